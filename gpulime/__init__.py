@@ -1,0 +1,68 @@
+"""gpulime: LIME explanations of image classifiers, thousands of images at a time, on the GPU.
+
+Letters for dimensions, used in every name, docstring, check and message:
+
+======= ==========================================================
+n       images
+s       samples: masks, and so forwards, per image
+k       segments of an image (the most of a batch, where it varies)
+l       labels explained per image
+b       rows of one model batch
+c h w   channels, height and width
+======= ==========================================================
+
+The public names are looked up when they are first used (PEP 562), so that ``import gpulime`` imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpulime import fills, masks, runs, segments, surrogate
+    from gpulime.errors import GpulimeError
+    from gpulime.explainer import Explainer
+    from gpulime.explanation import Explanations, ImageExplanation
+    from gpulime.masks import key
+
+try:
+    __version__ = version("gpulime")
+except PackageNotFoundError:  # a checkout that was never installed
+    __version__ = "0+unknown"
+
+_HOME = {
+    "Explainer": "gpulime.explainer",
+    "Explanations": "gpulime.explanation",
+    "ImageExplanation": "gpulime.explanation",
+    "GpulimeError": "gpulime.errors",
+    "key": "gpulime.masks",
+}
+_MODULES = ("fills", "masks", "runs", "segments", "surrogate")
+
+__all__ = [
+    "Explainer",
+    "Explanations",
+    "GpulimeError",
+    "ImageExplanation",
+    "__version__",
+    "fills",
+    "key",
+    "masks",
+    "runs",
+    "segments",
+    "surrogate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return import_module(f"gpulime.{name}")
+    raise AttributeError(f"module 'gpulime' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

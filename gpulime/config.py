@@ -1,0 +1,214 @@
+"""The settings of a run, as they stand in a YAML file and as options of ``gpulime explain``; free of torch.
+
+Every field carries the one line that ``gpulime explain --help`` shows for it. A setting is named ``section.field``
+(``lime.n_samples``) in options, in messages and here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from operator import attrgetter
+from typing import Any, Literal
+
+from gpulime.errors import GpulimeError, check, nearest
+
+CHANGES_NO_ROW = {
+    "out",
+    "report",
+    "data.workers",
+    "data.batch_size",
+    "data.limit",
+    "lime.batch_size",
+    "lime.device",
+    "store.flush_rows",
+    "store.flush_seconds",
+}
+
+
+def _setting(default: Any, line: str) -> Any:
+    """A field with its line for ``--help``; a callable default is a factory."""
+    about: dict[str, Any] = {"metadata": {"help": line}}
+    return field(default_factory=default, **about) if callable(default) else field(default=default, **about)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The classifier that is explained."""
+
+    factory: str | None = _setting(
+        None, "import path whose call returns the model: torchvision.models.resnet18, timm.create_model, my_project.make"
+    )
+    kwargs: dict[str, Any] = _setting(dict, "arguments of that call, e.g. {weights: IMAGENET1K_V1}")
+    checkpoint: str | None = _setting(
+        None, "weights to load: a .safetensors, a .pt or .pth holding tensors only, or package://PACKAGE/FILE"
+    )
+    class_names: str | None = _setting(
+        None, "names of the classes: a .txt (one a line), a .json (a list), or the import path of torchvision weights"
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images, and how they become the model's input; sizes not set are the model's own."""
+
+    source: str = _setting(
+        "skimage", "a folder (flat, or one folder a class), a .txt or .csv list of files, one image, or skimage"
+    )
+    workers: int = _setting(0, "processes that read images; 0 reads in the main one")
+    batch_size: int = _setting(16, "images read at a time")
+    limit: int | None = _setting(None, "explain only the first so many images")
+    resize: int | None = _setting(None, "pixels of the shorter side after resizing")
+    crop: int | None = _setting(None, "pixels of the centre crop's side")
+    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = (
+        _setting(None, "how pixels are interpolated when resizing")
+    )
+    max_megapixels: float = _setting(50.0, "larger images become error rows, before they are decoded")
+    exif: Literal["ignore", "apply"] = _setting(
+        "ignore", "a camera's rotation tag: ignored as torchvision's ImageFolder does, or applied"
+    )
+
+    def __post_init__(self) -> None:
+        at_least = {"workers": 0, "batch_size": 1, "limit": 1, "resize": 1, "crop": 1}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            check(value is None or value >= least, f"data.{name} must be {least} or more; got {value}")
+        check(self.max_megapixels > 0, f"data.max_megapixels must be above 0; got {self.max_megapixels}")
+
+
+@dataclass(frozen=True)
+class LimeConfig:
+    """How images are explained: the arguments of `gpulime.Explainer`, by the same names."""
+
+    n_samples: int = _setting(1000, "masked copies of each image that the model sees")
+    segments: dict[str, Any] | str = _setting(
+        "slic", "slic, quickshift, felzenszwalb or grid; with options {slic: {n_segments: 60}}"
+    )
+    fill: float | list[float] | str = _setting(
+        "mean", "what a hidden segment shows: mean (of the segment), blur, a number or a colour [r, g, b] in 0..1"
+    )
+    sampler: str = _setting("bernoulli", "how masks are drawn: bernoulli, or lime for exactly lime's own draws")
+    top_labels: int = _setting(5, "how many of the most probable classes are explained")
+    labels: Literal["top", "target", "top+target"] = _setting(
+        "top", "which classes are explained: the most probable ones, the image's true one, or both"
+    )
+    kernel_width: float | None = _setting(0.25, "width of the proximity kernel; smaller stays closer to the image")
+    alpha: float = _setting(1.0, "strength of the ridge penalty")
+    kernel: str | None = _setting(None, "name of another proximity kernel than lime's own")
+    distance: str = _setting("cosine", "distance between a mask and the whole image")
+    feature_selection: str = _setting(
+        "auto", "which segments are kept: auto, none, highest_weights, forward_selection or lasso_path"
+    )
+    num_features: int | None = _setting(None, "how many segments are kept; all where it is not set")
+    activation: str | None = _setting(
+        "softmax", "what turns the model's output into what is explained: softmax, sigmoid or null"
+    )
+    mean: list[float] | None = _setting(None, "mean of the model's normalisation, for pixels in 0..1; else its own")
+    std: list[float] | None = _setting(None, "standard deviation of the model's normalisation; else its own")
+    precision: str = _setting("float32", "what the model computes in: float32, bfloat16 or float16")
+    batch_size: int | Literal["auto"] = _setting("auto", "masked images in one model batch; auto measures the best")
+    device: str | None = _setting(None, "cpu, cuda, cuda:1 ...; the GPU where there is one if it is not set")
+    seed: int = _setting(0, "equal seeds draw equal masks")
+
+    def __post_init__(self) -> None:
+        check(
+            (self.mean is None) == (self.std is None),
+            f"lime.mean and lime.std must be given together; got {self.mean} and {self.std}",
+        )
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """When finished rows are written to disk: whichever comes first."""
+
+    flush_rows: int = _setting(256, "so many rows wait")
+    flush_seconds: float = _setting(60.0, "so many seconds have passed")
+
+    def __post_init__(self) -> None:
+        check(self.flush_rows >= 1, f"store.flush_rows must be 1 or more; got {self.flush_rows}")
+        check(self.flush_seconds > 0, f"store.flush_seconds must be above 0; got {self.flush_seconds}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    lime: LimeConfig = field(default_factory=LimeConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    out: str = _setting("runs/run", "directory of the run; what is already done there is kept and skipped")
+    report: bool = _setting(True, "write OUT/report.html at the end")
+
+
+SECTIONS: dict[str, Any] = {
+    entry.name: entry.default_factory for entry in fields(Config) if is_dataclass(entry.default_factory)
+}
+
+
+def settings() -> Iterator[tuple[str, Field[Any]]]:
+    """Each setting's full name (``out``, ``lime.n_samples``) and its field, in the order of the help."""
+    for entry in fields(Config):
+        if entry.name not in SECTIONS:
+            yield entry.name, entry
+    for section, kind in SECTIONS.items():
+        for entry in fields(kind):
+            yield f"{section}.{entry.name}", entry
+
+
+def flat(given: Mapping[Any, Any]) -> dict[str, Any]:
+    """Full name -> value of the settings in a nested mapping (of a YAML file, of run.json).
+
+    Raises
+    ------
+    GpulimeError
+        For a key that is no setting, naming it and the nearest that is one.
+    """
+    names = [name for name, _ in settings()]
+    found = {}
+    for key, value in given.items():
+        if key not in SECTIONS:
+            found[str(key)] = value
+        elif isinstance(value, Mapping):
+            found |= {f"{key}.{name}": inner for name, inner in value.items()}
+        elif value is not None:  # a section whose lines are all commented out is None
+            choices = ", ".join(name for name in names if name.startswith(f"{key}."))
+            raise GpulimeError(f"{key} must be a mapping of its settings ({choices}); got {value!r}")
+    for name in found:
+        check(name in names, f"unknown key {name!r}{nearest(name, [*names, *SECTIONS])}")
+    return found
+
+
+def from_dict(given: Mapping[str, Any]) -> Config:
+    """The settings of a nested mapping, as `dataclasses.asdict` writes them; what is missing has its default.
+
+    Raises
+    ------
+    GpulimeError
+        For an unknown key and for a value out of its range.
+    """
+    values = flat(given)
+    sections = {
+        section: kind(**{n.partition(".")[2]: value for n, value in values.items() if n.startswith(f"{section}.")})
+        for section, kind in SECTIONS.items()
+    }
+    return Config(**sections, **{name: value for name, value in values.items() if "." not in name})
+
+
+def config_hash(config: Config, segmenter: str, weights_sha256: str) -> str:
+    """Sixteen hex digits over all that changes a row of the results.
+
+    Parameters
+    ----------
+    config : Config
+        The settings; those of `CHANGES_NO_ROW` are left out.
+    segmenter : str
+        The segmenter with its options and its backend.
+    weights_sha256 : str
+        Digest of the model's weights: other weights behind the same path make another run.
+    """
+    kept = {name: attrgetter(name)(config) for name, _ in settings() if name not in CHANGES_NO_ROW}
+    text = json.dumps([kept, segmenter, weights_sha256], sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

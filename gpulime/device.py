@@ -1,0 +1,64 @@
+"""The only file that knows whether CUDA or CuPy exist."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+
+def installed(package: str) -> str | None:
+    """The installed version of ``package`` (a distribution's name), or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def cupy_version() -> str | None:
+    """The version of whichever CuPy wheel is installed, or None."""
+    return next((found for name in ("cupy-cuda12x", "cupy-cuda13x", "cupy") if (found := installed(name))), None)
+
+
+def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Memory for an op to fill. Tests replace this by one that poisons it with NaN."""
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until ``device`` has done what was asked of it; nothing to wait for on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def describe() -> dict[str, Any]:
+    """What this machine has, which path will run on it, and the command that would make it faster."""
+    cuda = torch.version.cuda
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    extra = f"cuda{cuda.split('.')[0]}" if cuda else None
+    if gpu is None:
+        path = f"PyTorch on the CPU, {torch.get_num_threads()} threads"
+        advice = (
+            "no GPU is visible to PyTorch: check nvidia-smi and the driver, or run on a machine that has one"
+            if cuda
+            else "this build of PyTorch has no CUDA: pip install --force-reinstall torch torchvision"
+        )
+    else:
+        path = f"PyTorch operations on {gpu}"
+        advice = "nothing faster is available in this version"
+    return {
+        "python": platform.python_version(),
+        "gpulime": installed("gpulime"),
+        "torch": torch.__version__,
+        "torchvision": installed("torchvision"),
+        "skimage": installed("scikit-image"),
+        "cuda": cuda,
+        "gpu": gpu,
+        "cupy": cupy_version() or (f'not installed (extra {extra}: pip install "gpulime[{extra}]")' if extra else None),
+        "path": path,
+        "advice": advice,
+    }

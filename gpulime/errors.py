@@ -1,0 +1,39 @@
+"""The one error a user of gpulime sees, and the context that is added to it on the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class GpulimeError(ValueError):
+    """Input, a setting or a model's answer was not what it must be; the message says what would be right."""
+
+
+@contextmanager
+def about(subject: str) -> Iterator[None]:
+    """Put ``subject`` (an image, a file, a setting) in front of a `GpulimeError` raised inside."""
+    try:
+        yield
+    except GpulimeError as error:
+        raise type(error)(f"{subject}: {error}") from error
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise `GpulimeError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise GpulimeError(message)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """``" (did you mean 'slic'?)"`` where one of ``choices`` resembles ``name``, else an empty string."""
+    close = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def unknown(what: str, name: object, choices: Iterable[str]) -> GpulimeError:
+    """The error for a name that is not among ``choices``: it lists them and points at the nearest."""
+    choices = list(choices)
+    listed = ", ".join(repr(choice) for choice in choices)
+    return GpulimeError(f"{what} must be one of {listed}; got {name!r}{nearest(str(name), choices)}")

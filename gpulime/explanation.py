@@ -1,0 +1,218 @@
+"""Explanations: the tensors of a whole batch, and one image of it in lime's own terms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpulime.errors import check
+
+Array = np.ndarray[Any, np.dtype[Any]]
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Explanations:
+    """What n images were explained by; every tensor is on the device that did the work.
+
+    Attributes
+    ----------
+    coefficients : (n, l, k) float64, how much each segment adds to each label; 0 beyond an image's count
+    labels : (n, l) int64, classes
+    predictions : (n, l) float32, the model's (activated) output for the whole image
+    local_predictions : (n, l) float64, the linear model's
+    intercepts : (n, l) float64
+    scores : (n, l) float64, weighted R2 of the linear model; NaN where the output is constant or not finite
+    segments : (n, h, w) int32, the segment of each pixel
+    counts : (n,) int64, segments of each image
+    segment_ids : (n, k) int64, what the segmenter called each segment; -1 beyond an image's count
+    non_finite : (n,) int64, samples for which the model's output was NaN or infinite; then coefficients are NaN
+    images : (n, c, h, w) uint8, the pictures, for showing only
+    """
+
+    coefficients: Tensor
+    labels: Tensor
+    predictions: Tensor
+    local_predictions: Tensor
+    intercepts: Tensor
+    scores: Tensor
+    segments: Tensor
+    counts: Tensor
+    segment_ids: Tensor
+    non_finite: Tensor
+    images: Tensor
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def __getitem__(self, index: int) -> ImageExplanation:
+        check(-len(self) <= index < len(self), f"index must be in [{-len(self)}, {len(self)}); got {index}")
+        return ImageExplanation(self, index % len(self))
+
+    def __iter__(self) -> Iterator[ImageExplanation]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        n, l, k = self.coefficients.shape
+        return f"Explanations({n} images, {l} labels, up to {k} segments, on {self.labels.device})"
+
+    def heatmaps(self) -> Tensor:
+        """Each pixel's coefficient: (n, l, h, w) float64."""
+        n, l, _ = self.coefficients.shape
+        where = self.segments.flatten(1).long()[:, None].expand(n, l, -1)
+        return self.coefficients.gather(2, where).view(n, l, *self.segments.shape[1:])
+
+    def to(self, device: torch.device | str) -> Explanations:
+        """The same on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def cpu(self) -> Explanations:
+        """The same on the CPU."""
+        return self.to("cpu")
+
+    def save(self, path: str | Path) -> None:
+        """Write to a NumPy .npz file, without pickle; `load` or `numpy.load` reads it."""
+        arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self)}
+        with Path(path).open("wb") as file:  # a file, so that no ".npz" is put behind the name
+            np.savez_compressed(file, about=np.array(json.dumps({"gpulime.Explanations": FORMAT})), **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Explanations:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        GpulimeError
+            If the file holds something else, or was written by a newer version.
+        """
+        names = [f.name for f in fields(cls)]
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                about = json.loads(str(file["about"])) if "about" in file else {}
+                tensors = {name: torch.from_numpy(file[name]) for name in names if name in file}
+        except ValueError:  # a pickle, or no archive at all
+            about, tensors = {}, {}
+        version = about.get("gpulime.Explanations", 0)
+        check(version != 0, f"{path} was not written by Explanations.save")
+        check(version <= FORMAT, f"{path} has format {version}; this gpulime reads up to {FORMAT}: update it")
+        check(len(tensors) == len(names), f"{path} lacks {sorted(set(names) - set(tensors))}")
+        return cls(**tensors)
+
+    @classmethod
+    def cat(cls, parts: list[Explanations]) -> Explanations:
+        """Put batches behind each other; fewer segments or labels are padded, as within a batch."""
+        check(len(parts) > 0, "there are no explanations to put together")
+        if len(parts) == 1:
+            return parts[0]
+        k = max(part.coefficients.shape[2] for part in parts)
+        padded = [
+            replace(
+                part,
+                coefficients=_widen(part.coefficients, k, 0.0),
+                segment_ids=_widen(part.segment_ids, k, -1),
+            )
+            for part in parts
+        ]
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in padded]) for f in fields(cls)})
+
+
+def _widen(tensor: Tensor, k: int, value: float) -> Tensor:
+    return torch.nn.functional.pad(tensor, (0, k - tensor.shape[-1]), value=value)
+
+
+class ImageExplanation:
+    """One image's explanation, with lime's methods.
+
+    Attributes
+    ----------
+    image : (h, w, c) float64 in [0, 1]
+    segments : (h, w) int64, with the segmenter's own ids
+    top_labels : list of int, the labels explained, in order
+    local_exp : dict, label -> list of (segment id, coefficient), strongest first
+    intercept, score, local_pred, prediction : dict, label -> float
+    """
+
+    def __init__(self, batch: Explanations, index: int) -> None:
+        row = {f.name: getattr(batch, f.name)[index].cpu().numpy() for f in fields(batch)}
+        count = int(row["counts"])
+        ids = row["segment_ids"][:count]
+        self.image: Array = row["images"].transpose(1, 2, 0) / 255.0
+        self.segments: Array = ids[row["segments"]]
+        self.top_labels: list[int] = row["labels"].tolist()
+        self.local_exp: dict[int, list[tuple[int, float]]] = {}
+        for label, weights in zip(self.top_labels, row["coefficients"][:, :count], strict=True):
+            order = np.argsort(-np.abs(weights), kind="stable")
+            self.local_exp[label] = [(int(ids[j]), float(weights[j])) for j in order]
+        self.intercept = self._by_label(row["intercepts"])
+        self.score = self._by_label(row["scores"])
+        self.local_pred = self._by_label(row["local_predictions"])
+        self.prediction = self._by_label(row["predictions"])
+
+    def _by_label(self, values: Array) -> dict[int, float]:
+        return dict(zip(self.top_labels, values.astype(float).tolist(), strict=True))
+
+    def get_image_and_mask(
+        self,
+        label: int,
+        positive_only: bool = True,
+        negative_only: bool = False,
+        hide_rest: bool = False,
+        num_features: int = 5,
+        min_weight: float = 0.0,
+    ) -> tuple[Array, Array]:
+        """The image and a mask of its strongest segments, as lime's method of that name gives them.
+
+        Parameters
+        ----------
+        label : int
+            One of ``top_labels``.
+        positive_only, negative_only : bool
+            Take only segments that speak for, or against, the label; at most one of the two. With neither, both are taken
+            and painted: green for, red against.
+        hide_rest : bool
+            Show only the chosen segments, on black.
+        num_features : int
+            The most segments to take.
+        min_weight : float
+            The least size of a coefficient.
+
+        Returns
+        -------
+        image : (h, w, c) float64
+        mask : (h, w) int64, 1 where a segment was taken, -1 where it was painted red; for
+            `skimage.segmentation.mark_boundaries`
+
+        Raises
+        ------
+        KeyError
+            If the label was not explained.
+        ValueError
+            If both only-flags are true.
+        """
+        if label not in self.local_exp:
+            raise KeyError(f"Label not in explanation: {label}; explained were {self.top_labels}")
+        if positive_only and negative_only:
+            raise ValueError("Positive_only and negative_only cannot be true at the same time.")
+        picked = self.local_exp[label]
+        if positive_only or negative_only:
+            sign = 1 if positive_only else -1
+            picked = [(segment, w) for segment, w in picked if sign * w > 0 and abs(w) > min_weight][:num_features]
+        else:
+            picked = [(segment, w) for segment, w in picked[:num_features] if abs(w) >= min_weight]
+        image = np.zeros(self.image.shape) if hide_rest else self.image.copy()
+        mask = np.zeros(self.segments.shape, dtype=self.segments.dtype)
+        for segment, w in picked:
+            inside = self.segments == segment
+            image[inside] = self.image[inside]
+            mask[inside] = 1
+            if not (positive_only or negative_only):
+                mask[inside] = -1 if w < 0 else 1
+                image[inside, 0 if w < 0 else min(1, self.image.shape[-1] - 1)] = self.image.max()
+        return image, mask

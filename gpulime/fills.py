@@ -1,0 +1,96 @@
+"""What a hidden segment shows instead: the mean of the segment, a blur, a colour, another image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpulime.errors import check, unknown
+
+Fill = str | float | Sequence[float] | Tensor
+FILLS = ("mean", "blur")
+
+
+def resolve(spec: Fill) -> str | Tensor:
+    """A name of `FILLS`, or a tensor: () for a number, (c,) for a colour, (n, c, h, w) or (c, h, w) for images.
+
+    Raises
+    ------
+    GpulimeError
+        For an unknown name, or anything that is not numbers.
+    """
+    if isinstance(spec, str):
+        if spec not in FILLS:
+            raise unknown("fill", spec, [*FILLS, "a number", "a colour (c,)", "images (n, c, h, w)"])
+        return spec
+    try:
+        value: Tensor = torch.as_tensor(spec)
+    except (TypeError, ValueError, RuntimeError):
+        value = torch.empty(0, 0)
+    check(
+        value.ndim in (0, 1, 3, 4) and value.numel() > 0 and not value.is_complex(),
+        f"fill must be {' or '.join(map(repr, FILLS))}, a number, a colour (c,) or images (n, c, h, w); got {spec!r:.100}",
+    )
+    check(bool(value.isfinite().all()), "fill must be finite; it holds NaN or infinity")
+    return value
+
+
+def fill(spec: str | Tensor, images: Tensor, labels: Tensor, k: int, unit: float = 1.0) -> Tensor:
+    """The picture that hidden segments show.
+
+    Parameters
+    ----------
+    spec : what `resolve` returns
+    images : (n, c, h, w) float tensor
+    labels : (n, h, w) int32 in [0, k)
+    k : int
+        The most segments of any image.
+    unit : float
+        What numbers are divided by: 255 where the caller's images were uint8, since a colour is given in their units.
+
+    Returns
+    -------
+    (n, c, h, w) tensor of the dtype of ``images``; it may share memory (a colour is expanded)
+
+    Raises
+    ------
+    GpulimeError
+        If a colour has not c entries, or a picture not the images' shape.
+    """
+    if isinstance(spec, str):
+        return segment_means(images, labels, k) if spec == "mean" else blur(images)
+    n, c, h, w = images.shape
+    value = spec.to(images.device, images.dtype) / unit
+    if value.ndim == 1:
+        check(value.shape[0] in (1, c), f"fill must have one entry per channel, c = {c}; got {value.shape[0]}")
+        value = value[:, None, None]
+    if value.ndim >= 3 and value.shape[-2:] != (1, 1):
+        shapes = [(c, h, w), (1, c, h, w), (n, c, h, w)]
+        check(tuple(value.shape) in shapes, f"fill must be (n, c, h, w) = {(n, c, h, w)}; got {tuple(value.shape)}")
+    return value.expand(n, c, h, w)
+
+
+def segment_means(images: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Every pixel replaced by the mean of its segment, each channel by itself (lime's ``hide_color=None``)."""
+    n, c, h, w = images.shape
+    where = labels.view(n, 1, h * w).long().expand(n, c, h * w)
+    sums = torch.zeros(n, c, k, dtype=torch.float64, device=images.device).scatter_add_(2, where, images.double().flatten(2))
+    ones = torch.ones(n, 1, h * w, dtype=torch.float64, device=images.device)
+    sizes = torch.zeros(n, 1, k, dtype=torch.float64, device=images.device).scatter_add_(2, where[:, :1], ones)
+    means = (sums / sizes.clamp(min=1)).to(images.dtype)
+    return means.gather(2, where).view(n, c, h, w)
+
+
+def blur(images: Tensor) -> Tensor:
+    """A Gaussian blur with a sigma of a twentieth of the longer side: shapes go, colours stay."""
+    from torchvision.transforms.functional import gaussian_blur
+
+    h, w = images.shape[2:]
+    sigma = max(h, w) / 20
+    # Reflection at the border reaches no further than the image itself, and a kernel has an odd size.
+    sizes = [2 * min(int(3 * sigma + 0.5), side - 1) + 1 for side in (w, h)]
+    blurred: Any = gaussian_blur(images, sizes, [sigma, sigma])
+    return blurred  # type: ignore[no-any-return]

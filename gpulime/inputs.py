@@ -1,0 +1,154 @@
+"""What users bring -> what the stages take: checked tensors on the device, and the model's normalisation both ways."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpulime.errors import GpulimeError, check
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images to explain together.
+
+    Attributes
+    ----------
+    images : (n, c, h, w) float or uint8
+    labels : (n,) or (n, l) integers, optional
+        Classes to explain; by default those with the highest output.
+    segments : (n, h, w) integers, optional
+        Label maps, in place of the segmenter's.
+    keys : (n,) int64, optional
+        ``gpulime.key(image_id)`` of each image; 0 by default.
+    top : bool
+        Explain the classes with the highest output too, before ``labels``; a label of -1 then means "none more".
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    segments: Tensor | None = None
+    keys: Tensor | None = None
+    top: bool = False
+
+    def checked(self, device: torch.device) -> Batch:
+        """The same on ``device``: float images, (n, l) int64 labels, int64 keys.
+
+        Raises
+        ------
+        GpulimeError
+            Where a tensor has not the rank, the shape or the dtype it must have, or is not finite.
+        """
+        images = self.images
+        check(isinstance(images, Tensor), f"images must be a tensor (n, c, h, w); got {type(images).__name__}")
+        check(images.ndim == 4, f"images must be (n, c, h, w); got {tuple(images.shape)}")
+        check(images.numel() > 0, f"images must be (n, c, h, w), none of them 0; got {tuple(images.shape)}")
+        known = images.is_floating_point() or images.dtype == torch.uint8
+        check(known, f"images must be floating or uint8; got {images.dtype}")
+        n, _, h, w = images.shape
+        keys = torch.zeros(n, dtype=torch.int64) if self.keys is None else self.keys
+        check(keys.shape == (n,) and keys.dtype == torch.int64, f"keys must be (n,) = ({n},) int64; got {_kind(keys)}")
+        if self.segments is not None:
+            given = tuple(self.segments.shape)
+            check(given == (n, h, w), f"segments must be (n, h, w) = {(n, h, w)}; got {given}")
+        images = images.to(device)
+        return Batch(
+            images=images / 255 if images.dtype == torch.uint8 else _finite(images.float()),
+            labels=None if self.labels is None else self._labels(n).to(device),
+            segments=None if self.segments is None else self.segments.to(device),
+            keys=keys.to(device),
+            top=self.top,
+        )
+
+    def _labels(self, n: int) -> Tensor:
+        labels = torch.as_tensor(self.labels)
+        integer = not (labels.is_floating_point() or labels.dtype == torch.bool)
+        check(
+            integer and labels.ndim in (1, 2) and labels.shape[0] == n and labels.numel() > 0,
+            f"labels must be integers, (n,) or (n, l) with n = {n}; got {_kind(labels)}",
+        )
+        least = -1 if self.top else 0
+        check(int(labels.min()) >= least, f"labels must not be negative; got {int(labels.min())}")
+        return labels.long().view(n, -1)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """``(image - mean) / std``, and whether images come with it done."""
+
+    mean: Tensor
+    std: Tensor
+    normalized: bool
+
+    @classmethod
+    def of(cls, mean: float | Sequence[float] | None, std: float | Sequence[float] | None, normalized: bool) -> Normalisation:
+        """From an Explainer's arguments.
+
+        Raises
+        ------
+        GpulimeError
+            If ``normalized`` lacks a mean or a std, or a std is not positive.
+        """
+        check(not normalized or (mean is not None and std is not None), "normalized=True needs mean and std, to undo it")
+        both = [
+            torch.as_tensor(v, dtype=torch.float32).flatten()
+            for v in (0.0 if mean is None else mean, 1.0 if std is None else std)
+        ]
+        check(bool(both[0].isfinite().all()), f"mean must be finite; got {mean}")
+        check(bool((both[1] > 0).all() and both[1].isfinite().all()), f"std must be positive; got {std}")
+        return cls(both[0], both[1], normalized)
+
+    def fits(self, images: Tensor) -> None:
+        """Raise `GpulimeError` unless mean and std have an entry per channel, and uint8 images are not called normalised."""
+        c = images.shape[1]
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            check(value.numel() in (1, c), f"{name} must have one entry per channel, c = {c}; got {value.numel()}")
+        check(
+            not (self.normalized and images.dtype == torch.uint8),
+            "normalized=True needs floating images; got torch.uint8, which cannot have been normalised",
+        )
+
+    def pictures(self, images: Tensor) -> Tensor:
+        """The images in [0, 1], for segmentation and for showing."""
+        if not self.normalized:
+            return images
+        mean, std = self._columns(images)
+        return (images * std + mean).clamp(0, 1)
+
+    def ready(self, images: Tensor) -> Tensor:
+        """The images as the model takes them."""
+        if self.normalized:
+            return images
+        mean, std = self._columns(images)
+        return (images - mean) / std
+
+    def _columns(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean.to(images.device)[:, None, None], self.std.to(images.device)[:, None, None]
+
+
+def outside_unit(images: Tensor) -> str | None:
+    """A warning about floats that are not in [0, 1], or None."""
+    low, high = (float(bound) for bound in images.aminmax())
+    if low >= -1e-3 and high <= 1 + 1e-3:
+        return None
+    return (
+        f"images run from {low:.3g} to {high:.3g}, outside [0, 1]: if they are normalised already, pass normalized=True with "
+        "mean and std; if they run to 255, pass them as uint8"
+    )
+
+
+def _finite(images: Tensor) -> Tensor:
+    if not math.isfinite(float(images.sum())):  # a sum may overflow: then look closer
+        bad = (~images.isfinite()).flatten(1).sum(1)
+        if bool(bad.any()):
+            first = int(bad.nonzero()[0])
+            raise GpulimeError(f"image {first}: {int(bad[first])} of its {images[0].numel()} values are NaN or infinite")
+    return images
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype}"

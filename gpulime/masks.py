@@ -1,0 +1,162 @@
+"""(seed, key, row, k) -> masks: which segments of an image one sample shows.
+
+Masks are a pure function, never a state: the same image gets the same masks alone, in any batch and order, on any device
+and after a resume. Row 0 of every image shows everything.
+
+References
+----------
+Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox4x32-10).
+Ribeiro, Singh and Guestrin, "Why should I trust you?", KDD 2016 (LIME).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpulime.errors import check, unknown
+
+_WORD = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def key(image_id: str | bytes | int) -> int:
+    """A key for an image from its name: the same on every machine and in every process.
+
+    Parameters
+    ----------
+    image_id : str, bytes or int
+        Whatever names the image. An int is taken by its decimal digits.
+
+    Returns
+    -------
+    int
+        In [-2**63, 2**63): what ``Explainer.explain(keys=)`` takes, as one entry of an int64 tensor.
+    """
+    data = image_id if isinstance(image_id, bytes) else str(image_id).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor | int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10 in integer tensor operations, so that every device gives the same bits.
+
+    Parameters
+    ----------
+    counter : four int64 tensors that broadcast, values in [0, 2**32)
+    key : two int64 tensors or ints, values in [0, 2**32)
+
+    Returns
+    -------
+    four int64 tensors of random words in [0, 2**32)
+    """
+    x0, x1, x2, x3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        # A product of two 32-bit words fits 64 bits unsigned; int64 wraps to the same bits, and the mask
+        # after the arithmetic shift takes the high word out of them.
+        p0, p1 = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
+        x0, x1, x2, x3 = (p1 >> 32 & _WORD) ^ x1 ^ k0, p1 & _WORD, (p0 >> 32 & _WORD) ^ x3 ^ k1, p0 & _WORD
+        k0, k1 = k0 + _WEYL[0] & _WORD, k1 + _WEYL[1] & _WORD
+    return x0, x1, x2, x3
+
+
+class Sampler(Protocol):
+    """Draws masks. One object serves a whole `gpulime.Explainer`."""
+
+    name: str
+
+    def __call__(self, keys: Tensor, rows: Tensor, counts: Tensor, k: int) -> Tensor:
+        """Draw the masks of given rows.
+
+        Parameters
+        ----------
+        keys, rows, counts : int64 tensors that broadcast to (...)
+            The image's key, the number of the sample in it (0 shows everything) and its number of segments.
+        k : int
+            Columns wanted, at least the largest count; what stands in columns beyond a count has no meaning.
+
+        Returns
+        -------
+        (..., k) bool tensor, True where a segment is shown
+        """
+        ...
+
+
+class Bernoulli:
+    """Every segment shown with probability 1/2, independently: LIME's own distribution.
+
+    Segment j of a row is bit ``j % 128`` of the Philox block with the counter (j // 128, row, key) and the key ``seed``.
+    """
+
+    name = "bernoulli"
+
+    def __init__(self, seed: int, n_samples: int) -> None:
+        self.seed = seed
+
+    def __call__(self, keys: Tensor, rows: Tensor, counts: Tensor, k: int) -> Tensor:
+        del counts  # a longer row begins with the shorter one's bits
+        blocks = torch.arange(-(-k // 128), device=rows.device)
+        rows, keys = rows[..., None], keys[..., None]
+        counter = torch.broadcast_tensors(blocks, rows & _WORD, keys & _WORD, keys >> 32 & _WORD)
+        words = torch.stack(philox4x32(counter, (self.seed & _WORD, self.seed >> 32 & _WORD)), dim=-1)
+        bits = words[..., None] >> torch.arange(32, device=rows.device) & 1
+        return (bits.flatten(-3)[..., :k] | (rows == 0)).bool()
+
+
+class Lime:
+    """Bit for bit what lime draws from ``numpy.random.RandomState(seed)``; the state starts anew for each image.
+
+    It equals ``LimeImageExplainer(random_state=seed).explain_instance(..., random_seed=0)``; with ``random_seed=None`` lime
+    draws one number more, for the segmenter, before its masks. Images of equal k share their masks, whatever their keys.
+    The masks of one k are kept as long as they are in use: s * k bytes.
+    """
+
+    name = "lime"
+
+    def __init__(self, seed: int, n_samples: int) -> None:
+        check(0 <= seed < 2**32, f"sampler='lime' needs a seed in [0, 2**32), as numpy's RandomState does; got {seed}")
+        self.seed, self.n_samples = seed, n_samples
+
+    @cached_property
+    def _table(self) -> Callable[[int], Tensor]:
+        @lru_cache(maxsize=8)
+        def table(k: int) -> Tensor:
+            draws = np.random.RandomState(self.seed).randint(0, 2, self.n_samples * k)
+            shown = torch.from_numpy(draws.astype(bool)).view(self.n_samples, k)
+            shown[0] = True
+            return shown
+
+        return table
+
+    def __call__(self, keys: Tensor, rows: Tensor, counts: Tensor, k: int) -> Tensor:
+        del keys
+        rows, counts = torch.broadcast_tensors(rows.cpu(), counts.cpu())
+        masks = torch.zeros(*rows.shape, k, dtype=torch.bool)
+        for count in counts.unique().tolist():
+            of_count = counts == count
+            masks[..., :count][of_count] = self._table(count)[rows[of_count]]
+        return masks
+
+
+SAMPLERS: dict[str, type[Bernoulli] | type[Lime]] = {"bernoulli": Bernoulli, "lime": Lime}
+
+
+def resolve(name: str, seed: int, n_samples: int) -> Sampler:
+    """The sampler of that name.
+
+    Raises
+    ------
+    GpulimeError
+        For another name, or a seed that the sampler cannot take.
+    """
+    if name not in SAMPLERS:
+        raise unknown("sampler", name, SAMPLERS)
+    check(-(2**63) <= seed < 2**64, f"seed must fit 64 bits; got {seed}")
+    return SAMPLERS[name](seed, n_samples)

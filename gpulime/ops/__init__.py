@@ -1,0 +1,1 @@
+"""One file per kernel: its launcher and its plain PyTorch reference."""

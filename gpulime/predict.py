@@ -1,0 +1,252 @@
+"""Masked rows -> outputs: how the model is called, in which precision and memory format, and with how many rows.
+
+The model stays the user's: it runs as it is, in eval mode and without gradients, and its flags, the random state and autocast
+are put back. Reduced precision is autocast, which casts the weights once per call of ``explain`` and keeps no copy, so new
+weights are seen at once. TF32 in the model is the user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpulime import device as devices
+from gpulime.errors import GpulimeError, check, unknown
+
+Model = nn.Module | Callable[[Tensor], Tensor]
+Activation = str | Callable[[Tensor], Tensor] | None
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda outputs: outputs.softmax(-1),
+    "sigmoid": torch.sigmoid,
+}
+
+
+class Predictor:
+    """A model and the way it is called."""
+
+    def __init__(self, model: Model, activation: Activation, precision: str, device: torch.device | str | None) -> None:
+        check(
+            callable(model),
+            f"model must be an nn.Module or a callable (b,c,h,w) -> (b,classes); got {type(model).__name__}",
+        )
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
+        if isinstance(activation, str) and activation not in ACTIVATIONS:
+            raise unknown("activation", activation, [*ACTIVATIONS, "None", "a callable"])
+        self.model, self.activation, self.precision = model, activation, PRECISIONS[precision]
+        self.module = model if isinstance(model, nn.Module) else None
+        self._wanted_device = torch.device(device) if device is not None else None
+        has_conv = self.module is not None and any(isinstance(m, nn.Conv2d) for m in self.module.modules())
+        self.memory_format = torch.channels_last if has_conv else torch.contiguous_format
+        self.forwards = 0
+        self._looked = False
+        self._proven = not has_conv  # whether the memory format is known to suit the model
+
+    def device(self, images: Tensor) -> torch.device:
+        """Where the work is done: as asked, else where the model is, else where the images are."""
+        home = next((t.device for t in self._weights()), None)
+        wanted = self._wanted_device
+        if home is not None and wanted is not None:
+            same = home.type == wanted.type and wanted.index in (None, home.index)
+            check(
+                same,
+                f"the model is on {home} and device={str(wanted)!r} was asked for; move it with model.to({str(wanted)!r})",
+            )
+        return home or wanted or images.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model's input: the precision, or the model's own where that is not float32."""
+        if self.precision != torch.float32:
+            return self.precision
+        return next((t.dtype for t in self._weights() if t.is_floating_point()), torch.float32)
+
+    def _weights(self) -> Iterator[Tensor]:
+        if self.module is not None:
+            yield from self.module.parameters()
+            yield from self.module.buffers()
+
+    @contextmanager
+    def inference(self, device: torch.device) -> Iterator[None]:
+        """Eval mode, no gradients, the asked precision; everything is put back as it was."""
+        flags = [(m, m.training) for m in self.module.modules()] if self.module is not None else []
+        reduced = self.precision != torch.float32
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"))
+            # Weights cast here have no gradient: a training loop's own autocast region must not find them in the cache.
+            stack.callback(torch.clear_autocast_cache)
+            stack.enter_context(torch.autocast(device.type, self.precision if reduced else None, enabled=reduced))
+            if self.module is not None and self.module.training:
+                self.module.eval()
+            try:
+                yield
+            finally:
+                for module, training in flags:
+                    module.training = training
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Outputs of the model for (b, c, h, w) rows: (b, classes) float32, activated.
+
+        Where memory runs out the rows are passed in halves, down to one: the same rows, the same answer.
+
+        Raises
+        ------
+        GpulimeError
+            If the model returns anything but a (b, classes) tensor.
+        """
+        outputs = self._forward(rows)
+        self.forwards += rows.shape[0]
+        activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
+        outputs = outputs.float()
+        if not self._looked:
+            self._looked = True
+            self._look(outputs)
+        if activate is not None:
+            outputs = checked(activate(outputs), rows.shape[0], "activation")
+        return outputs
+
+    def _look(self, outputs: Tensor) -> None:
+        """Once, at the first outputs: probabilities must not go through a softmax again."""
+        if self.activation == "softmax" and bool(((outputs >= 0).all(1) & ((outputs.sum(1) - 1).abs() < 1e-3)).all()):
+            warnings.warn(
+                "the model's outputs already sum to one, and activation='softmax' takes their softmax again: "
+                "pass activation=None",
+                stacklevel=2,
+            )
+
+    def _forward(self, rows: Tensor) -> Tensor:
+        b = rows.shape[0]
+        try:
+            outputs = self._proven_forward(rows)
+        except (torch.OutOfMemoryError, MemoryError):
+            if b == 1:
+                raise
+        else:
+            raw = checked(outputs, b, "model")
+            if self.activation == "softmax":
+                check(
+                    raw.shape[1] > 1,
+                    "the model returns one column, and softmax makes it 1 for every image; use activation='sigmoid'",
+                )
+            return raw
+        # Outside the handler, so that the failed call's tensors are gone.
+        warnings.warn(f"out of memory with {b} rows: passing them as {b // 2} and {b - b // 2}", stacklevel=2)
+        return torch.cat([self._forward(half) for half in rows.split([b // 2, b - b // 2])])
+
+    def _proven_forward(self, rows: Tensor) -> Any:
+        """Call the model; on the first rows find out whether it takes channels_last, which a ``view`` inside may refuse."""
+        if not self._proven:
+            try:
+                outputs = self.model(rows)
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
+            except RuntimeError:
+                self.memory_format = torch.contiguous_format
+                self._proven = True
+                return self.model(rows.contiguous())
+            self._proven = True
+            return outputs
+        return self.model(rows if self.memory_format is torch.channels_last else rows.contiguous())
+
+
+def checked(outputs: Any, b: int, source: str) -> Tensor:
+    """``outputs`` if it is a (b, classes) floating tensor, else an error that says what it is and what to write."""
+    if isinstance(outputs, Tensor):
+        shape = tuple(outputs.shape)
+        check(
+            outputs.ndim == 2 and shape[0] == b and shape[1] > 0,
+            f"the {source} must return (b, classes) with b = {b}; got {shape}",
+        )
+        check(outputs.is_floating_point(), f"the {source} must return a floating tensor; got {outputs.dtype}")
+        return outputs
+    kind = type(outputs).__name__
+    if hasattr(outputs, "logits"):
+        hint = "pass model=lambda x: model(x).logits"
+    elif isinstance(outputs, dict):
+        hint = f"it has the keys {list(outputs)[:5]}; pass model=lambda x: model(x)[key]"
+    elif isinstance(outputs, tuple | list):
+        hint = "pass model=lambda x: model(x)[0]"
+    else:
+        hint = "wrap it in a function that does"
+    raise GpulimeError(f"the {source} must return a (b, classes) tensor; got {kind}: {hint}")
+
+
+class BatchSize:
+    """The number of rows per model batch: fixed, or found by timing the queue's own first batches.
+
+    Sizes double from 4 (32 on a GPU) for as long as rows per second rise; each size runs once to warm up and twice for the
+    clock. The rows are real ones, so the search costs no forwards.
+    """
+
+    TIMED = 2
+
+    def __init__(self, b: int | str) -> None:
+        if isinstance(b, str):
+            check(b == "auto", f"batch_size must be a positive integer or 'auto'; got {b!r}")
+        else:
+            check(b >= 1, f"batch_size must be at least 1; got {b}")
+        self.setting = b
+        self._best: dict[tuple[Any, ...], int] = {}
+        self._trial: dict[tuple[Any, ...], _Trial] = {}
+
+    def get(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> int:
+        """Rows for the next batch of (c, h, w) images."""
+        if isinstance(self.setting, int):
+            return self.setting
+        kind = (shape, dtype, device)
+        if kind not in self._best and kind not in self._trial:
+            self._trial[kind] = _Trial(shape, device)
+        return self._best.get(kind) or self._trial[kind].b
+
+    @contextmanager
+    def timed(self, b: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+        """Around one batch of b rows: takes its time while the search lasts."""
+        kind = (shape, dtype, device)
+        trial = self._trial.get(kind)
+        if trial is None or trial.b != b:
+            yield
+            return
+        devices.synchronize(device)
+        start = time.perf_counter()
+        yield
+        devices.synchronize(device)
+        trial.observe(time.perf_counter() - start)
+        if trial.done:
+            self._best[kind] = trial.best
+            del self._trial[kind]
+
+
+class _Trial:
+    """The search for one shape, precision and device."""
+
+    PATIENCE = 2  # sizes in a row that bring nothing before the search ends
+    GAIN = 1.03
+    BYTES = 2**28  # of input rows: beyond, a batch is large for any model
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self.b = 32 if device.type == "cuda" else 4
+        self.best, self.rate, self.worse, self.done = self.b, 0.0, 0, False
+        self.most = max(self.b, self.BYTES // (4 * shape[0] * shape[1] * shape[2]))
+        self.times: list[float] = []
+
+    def observe(self, seconds: float) -> None:
+        self.times.append(seconds)
+        if len(self.times) <= BatchSize.TIMED:  # the first warms up
+            return
+        rate = self.b / min(self.times[1:])
+        if rate > self.rate * self.GAIN:
+            self.best, self.rate, self.worse = self.b, rate, 0
+        else:
+            self.worse += 1
+        self.times = []
+        self.b *= 2
+        self.done = self.worse >= self.PATIENCE or self.b > self.most

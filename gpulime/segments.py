@@ -1,0 +1,235 @@
+"""images -> segments: the parts of an image that can be hidden.
+
+A segmenter is a frozen dataclass of its options, any callable ``(h, w, c) array -> (h, w) labels`` as scikit-image's and
+lime's are, or label maps that the caller brings. Inside, ids run from 0 without gaps; ``Segments.ids`` leads back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpulime.errors import GpulimeError, about, check, nearest, unknown
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The segments of n images.
+
+    Attributes
+    ----------
+    labels : (n, h, w) int32, from 0 without gaps in each image
+    counts : (n,) int64, the number of segments of each image
+    ids : (n, k) int64, what the segmenter called each segment; -1 beyond an image's count
+    """
+
+    labels: Tensor
+    counts: Tensor
+    ids: Tensor
+
+    def to(self, device: torch.device) -> Segments:
+        """The same on another device."""
+        return Segments(self.labels.to(device), self.counts.to(device), self.ids.to(device))
+
+
+@dataclass(frozen=True)
+class Slic:
+    """SLIC superpixels: `skimage.segmentation.slic` with its own parameters, defaults and meaning."""
+
+    n_segments: int = 100
+    compactness: float = 10.0
+    max_num_iter: int = 10
+    sigma: float = 0.0
+    min_size_factor: float = 0.5
+    max_size_factor: float = 3.0
+    enforce_connectivity: bool = True
+
+    def __call__(self, image: Array) -> Array:
+        """Segment one (h, w, c) image with values in [0, 1]."""
+        from skimage.segmentation import slic
+
+        labels: Array = slic(image, **dataclasses.asdict(self), convert2lab=image.shape[2] == 3, channel_axis=-1, start_label=0)
+        return labels
+
+
+@dataclass(frozen=True)
+class Quickshift:
+    """Quickshift: `skimage.segmentation.quickshift` with lime's defaults."""
+
+    ratio: float = 0.2
+    kernel_size: float = 4.0
+    max_dist: float = 200.0
+    sigma: float = 0.0
+    rng: int = 42
+
+    def __call__(self, image: Array) -> Array:
+        """Segment one (h, w, c) image with values in [0, 1]."""
+        from skimage.segmentation import quickshift
+
+        labels: Array = quickshift(image, **dataclasses.asdict(self), convert2lab=image.shape[2] == 3, channel_axis=-1)
+        return labels
+
+
+@dataclass(frozen=True)
+class Felzenszwalb:
+    """Felzenszwalb's graph-based segmentation: `skimage.segmentation.felzenszwalb` with its own defaults."""
+
+    scale: float = 1.0
+    sigma: float = 0.8
+    min_size: int = 20
+
+    def __call__(self, image: Array) -> Array:
+        """Segment one (h, w, c) image with values in [0, 1]."""
+        from skimage.segmentation import felzenszwalb
+
+        labels: Array = felzenszwalb(image, **dataclasses.asdict(self), channel_axis=-1)
+        return labels
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rectangles of equal size, computed on the images' device; segment ids run row by row."""
+
+    rows: int = 7
+    columns: int = 7
+
+    def labels(self, n: int, h: int, w: int, device: torch.device) -> Tensor:
+        """(n, h, w) int32 labels; an image smaller than the grid gets one segment per pixel row or column."""
+        rows, columns = min(self.rows, h), min(self.columns, w)
+        y = torch.arange(h, device=device) * rows // h
+        x = torch.arange(w, device=device) * columns // w
+        return (y[:, None] * columns + x).int().expand(n, h, w).contiguous()
+
+
+Segmenter = Slic | Quickshift | Felzenszwalb | Grid | Callable[[Array], Any]
+SEGMENTERS: dict[str, type[Slic] | type[Quickshift] | type[Felzenszwalb] | type[Grid]] = {
+    "slic": Slic,
+    "quickshift": Quickshift,
+    "felzenszwalb": Felzenszwalb,
+    "grid": Grid,
+}
+
+
+def resolve(spec: str | Mapping[str, Any] | Segmenter) -> Segmenter:
+    """The segmenter that a setting means.
+
+    Parameters
+    ----------
+    spec : str, mapping or segmenter
+        A name; ``{name: {option: value}}`` as in a YAML file; a dataclass of this module; or a callable.
+
+    Raises
+    ------
+    GpulimeError
+        For an unknown name or option (with the right ones), or an option that makes no sense.
+    """
+    if isinstance(spec, str):
+        spec = {spec: {}}
+    if isinstance(spec, Mapping):
+        check(len(spec) == 1, f"segments must name one segmenter; got {list(spec)}")
+        name, options = next(iter(spec.items()))
+        if name not in SEGMENTERS:
+            raise unknown("segments", name, SEGMENTERS)
+        valid = {field.name: field.type for field in dataclasses.fields(SEGMENTERS[name])}
+        for option in options or {}:
+            if option not in valid:
+                listed = ", ".join(valid)
+                raise GpulimeError(f"segments {name!r} has no option {option!r}{nearest(option, valid)}; it has {listed}")
+        spec = SEGMENTERS[name](**(options or {}))
+    check(callable(spec) or isinstance(spec, Grid), f"segments must be a name, options or a callable; got {spec!r}")
+    for option, least in (("n_segments", 1), ("rows", 1), ("columns", 1)):
+        value = getattr(spec, option, least)
+        check(value >= least, f"segments: {option} must be at least {least}; got {value}")
+    return spec
+
+
+def describe(segmenter: Segmenter) -> str:
+    """Name, options and backend in one line: rows of two segmenters never mix in one run."""
+    if isinstance(segmenter, Grid):
+        return f"{segmenter!r} torch"
+    if isinstance(segmenter, Slic | Quickshift | Felzenszwalb):
+        return f"{segmenter!r} scikit-image {version('scikit-image')}"
+    return getattr(segmenter, "__qualname__", None) or repr(segmenter)
+
+
+def segment(segmenter: Segmenter, pictures: Tensor) -> Segments:
+    """Segment images, each by itself.
+
+    Parameters
+    ----------
+    segmenter : what `resolve` returns
+    pictures : (n, c, h, w) float tensor in [0, 1], on any device
+        One channel is shown to scikit-image and to callables as gray RGB, as lime does.
+
+    Returns
+    -------
+    Segments, on the device of ``pictures``
+    """
+    n, _, h, w = pictures.shape
+    if isinstance(segmenter, Grid):
+        return from_labels(segmenter.labels(n, h, w, pictures.device))
+    arrays = np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy())
+    with ThreadPoolExecutor(min(n, os.cpu_count() or 1)) as pool:
+        labels = list(pool.map(lambda i: segment_one(segmenter, arrays[i], f"image {i}"), range(n)))
+    return from_labels(torch.from_numpy(np.stack(labels))).to(pictures.device)
+
+
+def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Array:
+    """Segment one (h, w, c) array with values in [0, 1]; returns (h, w) int64 labels as the segmenter gave them.
+
+    Raises
+    ------
+    GpulimeError
+        Where the segmenter returns anything but (h, w) integers.
+    """
+    h, w, c = array.shape
+    if isinstance(segmenter, Grid):
+        labels = segmenter.labels(1, h, w, torch.device("cpu"))[0].numpy()
+    else:
+        labels = np.asarray(segmenter(array.repeat(3, axis=2) if c == 1 else array))
+    with about(f"{name}: segments {describe(segmenter)}"):
+        check(labels.shape == (h, w), f"must return (h, w) = {(h, w)} labels; got {labels.shape}")
+        check(labels.dtype.kind in "iu", f"must return integer labels; got {labels.dtype}")
+    return labels.astype(np.int64)
+
+
+def from_labels(labels: Tensor) -> Segments:
+    """Take label maps as they come and number their segments from 0 without gaps, in the order of their ids.
+
+    Parameters
+    ----------
+    labels : (n, h, w) integer tensor; any ids, negative ones and gaps included
+
+    Raises
+    ------
+    GpulimeError
+        If it is not an integer tensor of rank 3.
+    """
+    integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    check(integer, f"segments must be integer labels; got {labels.dtype}")
+    check(labels.ndim == 3 and labels.numel() > 0, f"segments must be (n, h, w); got {tuple(labels.shape)}")
+    n = labels.shape[0]
+    flat = labels.flatten(1).long()
+    low, high = (int(bound) for bound in flat.aminmax())
+    if high - low > 65_535:  # too wide for a table of what is present: name them by rank first
+        names, flat = flat.unique(return_inverse=True)
+    else:
+        names, flat = torch.arange(low, high + 1, device=flat.device), flat - low
+    present = torch.zeros(n, len(names), dtype=torch.bool, device=flat.device).scatter_(1, flat, True)
+    position = present.cumsum(1) - 1
+    counts = present.sum(1)
+    image, name = present.nonzero(as_tuple=True)
+    ids = torch.full((n, int(counts.max())), -1, device=flat.device)
+    ids[image, position[image, name]] = names[name]
+    return Segments(position.gather(1, flat).view(labels.shape).int(), counts, ids)

