@@ -1,55 +1,129 @@
-"""The command ``gpulime``: explain images, make the report of a run again, say what this machine offers."""
+"""The command ``gpulime``: explain images, write the report of a run again, say what this machine offers."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple
 
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace
-from yaml import YAMLError, safe_load
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from gpulime import __version__, config
-from gpulime.errors import GpulimeError, about, nearest
+from gpulime import __version__, config, options
+from gpulime.errors import GpulimeError, check
 
 BAD_USAGE = 2
 INTERRUPTED = 130
 
-EXPLAIN = """\
-Explain images with LIME. The settings come from a YAML file, from options, or both; what stands last wins.
-Start from one of the files in configs/:
+START = """
+Start from one of the files in configs/, then try it on images of your own:
 
   gpulime explain --config configs/quickstart.yaml
-  gpulime explain --config configs/quickstart.yaml --data.source my_photos --lime.n_samples 1000 --out runs/mine
+  gpulime explain --config configs/quickstart.yaml --data.source my_photos --out runs/mine
 """
-
-# How a value is called in help and messages; the keys are the annotations in config.py.
-WORDS = {
-    "int": ("N", "a whole number"),
-    "float": ("X", "a number"),
-    "str": ("TEXT", "text"),
-    "bool": ("true|false", "true or false"),
-    "list[float]": ("[X, ...]", "a list of numbers"),
-    "dict[str, Any]": ("{NAME: VALUE}", "a mapping"),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a user's mistake is one line on stderr and code 2."""
+    parser = _parser()
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:
+        parser.print_help(sys.stderr)
+        return BAD_USAGE
     try:
-        options = _parser().parse_args(argv)
-        return COMMANDS[options.subcommand](options[options.subcommand])
-    except SystemExit as leave:  # --help and --version
-        return int(leave.code or 0)
-    except ArgumentError as error:
-        message = _plain(str(error))
+        given = parser.parse_args(argv)
+    except SystemExit:  # --help and --version have answered
+        return 0
+    except (ArgumentError, GpulimeError) as error:
+        return _refuse(options.plain(str(error), COMMANDS))
+    try:
+        return COMMANDS[given.subcommand].run(given[given.subcommand])
     except GpulimeError as error:
-        message = str(error)
+        return _refuse(str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def explain(given: Namespace) -> int:
+    """Explain images and write a run directory."""
+    settings = given.as_dict()
+    del settings["config"]
+    chosen = config.from_dict(settings)
+    from gpulime.runs import job
+
+    return job.run(chosen)
+
+
+def report(given: Namespace) -> int:
+    """Write RUN/report.html again from the results of a run."""
+    check(given.run is not None, "report needs RUN, the directory of a run: gpulime report runs/quickstart")
+    from gpulime.runs import job
+
+    print(job.report(Path(given.run)))
+    return 0
+
+
+def doctor(_: Namespace) -> int:
+    """Say which versions and which device are here, and how to get a faster path."""
+    from gpulime import device
+
+    for name, fact in device.describe().items():
+        print(f"{name:12} {'none' if fact is None else fact}")
+    return 0
+
+
+class Command(NamedTuple):
+    """One command: what it does, its usage, its options, what stands below its help."""
+
+    run: Callable[[Namespace], int]
+    usage: str
+    add_options: Callable[[ArgumentParser], None]
+    epilog: str | None = None
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    parser.add_argument("run", nargs="?", metavar="RUN", help="directory of the run")
+
+
+COMMANDS = {
+    "explain": Command(explain, "[--config FILE] [--SETTING VALUE ...]", options.add, START),
+    "report": Command(report, "RUN", _add_run),
+    "doctor": Command(doctor, "", lambda parser: None),
+}
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, **{"max_help_position": 32, **settings})
+
+
+def _parser() -> ArgumentParser:
+    common: dict[str, Any] = {
+        "exit_on_error": False,
+        "allow_abbrev": False,
+        "formatter_class": _Help,
+        "print_config": None,
+    }
+    parser = ArgumentParser(
+        prog="gpulime",
+        version=__version__,
+        description="LIME explanations of image classifiers, thousands of images at a time.",
+        epilog=START,
+        **common,
+    )
+    commands = parser.add_subcommands(
+        title="commands", metavar="COMMAND", description="gpulime COMMAND --help shows the options of each."
+    )
+    for name, command in COMMANDS.items():
+        line = str(command.run.__doc__)
+        usage = f"gpulime {name} [-h] {command.usage}"
+        own = ArgumentParser(usage=usage, description=line, epilog=command.epilog, **common)
+        command.add_options(own)
+        commands.add_subcommand(name, own, help=line)
+    return parser
+
+
+def _refuse(message: str) -> int:
     print(f"gpulime: {message}", file=sys.stderr)
     return BAD_USAGE

@@ -3,13 +3,12 @@
 Every field carries the one line that ``gpulime explain --help`` shows for it. A setting is named ``section.field``
 (``lime.n_samples``) in options, in messages and here.
 """
+# ruff: noqa: RUF009  (what _setting returns is a dataclass field, made for this one place)
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -62,8 +61,8 @@ class DataConfig:
     limit: int | None = _setting(None, "explain only the first so many images")
     resize: int | None = _setting(None, "pixels of the shorter side after resizing")
     crop: int | None = _setting(None, "pixels of the centre crop's side")
-    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = (
-        _setting(None, "how pixels are interpolated when resizing")
+    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = _setting(
+        None, "how pixels are interpolated when resizing"
     )
     max_megapixels: float = _setting(50.0, "larger images become error rows, before they are decoded")
     exif: Literal["ignore", "apply"] = _setting(
@@ -94,10 +93,12 @@ class LimeConfig:
     labels: Literal["top", "target", "top+target"] = _setting(
         "top", "which classes are explained: the most probable ones, the image's true one, or both"
     )
-    kernel_width: float | None = _setting(0.25, "width of the proximity kernel; smaller stays closer to the image")
+    kernel_width: float | None = _setting(
+        0.25, "width of the proximity kernel; a smaller one trusts masks that hide little; null is 0.75 sqrt(segments)"
+    )
     alpha: float = _setting(1.0, "strength of the ridge penalty")
-    kernel: str | None = _setting(None, "name of another proximity kernel than lime's own")
-    distance: str = _setting("cosine", "distance between a mask and the whole image")
+    kernel: str | None = _setting(None, "proximity kernel: lime's exponential where it is not set, or uniform")
+    distance: str = _setting("cosine", "distance between a mask and the whole image: cosine, euclidean, hamming ...")
     feature_selection: str = _setting(
         "auto", "which segments are kept: auto, none, highest_weights, forward_selection or lasso_path"
     )
@@ -105,8 +106,8 @@ class LimeConfig:
     activation: str | None = _setting(
         "softmax", "what turns the model's output into what is explained: softmax, sigmoid or null"
     )
-    mean: list[float] | None = _setting(None, "mean of the model's normalisation, for pixels in 0..1; else its own")
-    std: list[float] | None = _setting(None, "standard deviation of the model's normalisation; else its own")
+    mean: list[float] | None = _setting(None, "mean of the model's normalisation, for pixels in 0..1; else its own, if known")
+    std: list[float] | None = _setting(None, "standard deviation of the model's normalisation; else its own, if known")
     precision: str = _setting("float32", "what the model computes in: float32, bfloat16 or float16")
     batch_size: int | Literal["auto"] = _setting("auto", "masked images in one model batch; auto measures the best")
     device: str | None = _setting(None, "cpu, cuda, cuda:1 ...; the GPU where there is one if it is not set")
@@ -121,10 +122,10 @@ class LimeConfig:
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """When finished rows are written to disk: whichever comes first."""
+    """When finished rows are written to disk: at whichever comes first."""
 
-    flush_rows: int = _setting(256, "so many rows wait")
-    flush_seconds: float = _setting(60.0, "so many seconds have passed")
+    flush_rows: int = _setting(256, "so many rows are waiting")
+    flush_seconds: float = _setting(60.0, "the oldest has waited so many seconds")
 
     def __post_init__(self) -> None:
         check(self.flush_rows >= 1, f"store.flush_rows must be 1 or more; got {self.flush_rows}")
@@ -158,6 +159,11 @@ def settings() -> Iterator[tuple[str, Field[Any]]]:
             yield f"{section}.{entry.name}", entry
 
 
+def default(entry: Field[Any]) -> Any:
+    """The value of a setting that is not given; a new object where it is mutable."""
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
+
+
 def flat(given: Mapping[Any, Any]) -> dict[str, Any]:
     """Full name -> value of the settings in a nested mapping (of a YAML file, of run.json).
 
@@ -174,8 +180,8 @@ def flat(given: Mapping[Any, Any]) -> dict[str, Any]:
         elif isinstance(value, Mapping):
             found |= {f"{key}.{name}": inner for name, inner in value.items()}
         elif value is not None:  # a section whose lines are all commented out is None
-            choices = ", ".join(name for name in names if name.startswith(f"{key}."))
-            raise GpulimeError(f"{key} must be a mapping of its settings ({choices}); got {value!r}")
+            example = fields(SECTIONS[key])[0].name
+            raise GpulimeError(f"{key} must be a mapping of settings such as '{key}: {{{example}: ...}}'; got {value!r}")
     for name in found:
         check(name in names, f"unknown key {name!r}{nearest(name, [*names, *SECTIONS])}")
     return found
@@ -197,18 +203,6 @@ def from_dict(given: Mapping[str, Any]) -> Config:
     return Config(**sections, **{name: value for name, value in values.items() if "." not in name})
 
 
-def config_hash(config: Config, segmenter: str, weights_sha256: str) -> str:
-    """Sixteen hex digits over all that changes a row of the results.
-
-    Parameters
-    ----------
-    config : Config
-        The settings; those of `CHANGES_NO_ROW` are left out.
-    segmenter : str
-        The segmenter with its options and its backend.
-    weights_sha256 : str
-        Digest of the model's weights: other weights behind the same path make another run.
-    """
-    kept = {name: attrgetter(name)(config) for name, _ in settings() if name not in CHANGES_NO_ROW}
-    text = json.dumps([kept, segmenter, weights_sha256], sort_keys=True, default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def fixed(config: Config) -> dict[str, Any]:
+    """The settings that change a row of the results, by their full names: all but `CHANGES_NO_ROW`."""
+    return {name: attrgetter(name)(config) for name, _ in settings() if name not in CHANGES_NO_ROW}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -17,13 +16,13 @@ from gpulime.explanation import Explanations
 from gpulime.inputs import Batch, Normalisation, outside_unit
 from gpulime.ops.masked_images import masked_images
 from gpulime.predict import Activation, BatchSize, Model, Predictor
-from gpulime.segments import Segmenter, Segments, from_labels, segment
+from gpulime.queue import MASK_ENTRIES, Flight, Queue
+from gpulime.segments import Segmenter, from_labels, segment
 from gpulime.segments import resolve as resolve_segments
 from gpulime.surrogate import Distance, Kernel, Moments, Settings, Surrogate, proximity
 
-# Pieces of work that bound memory: images prepared at once, masks drawn at once, entries of Gram matrices at once.
+# Pieces of work that bound memory: images prepared at once, entries of Gram matrices at once.
 FLIGHT_IMAGES, FLIGHT_BYTES = 64, 2**28
-MASK_ENTRIES = 2**21
 GRAM_ENTRIES = 2**24
 
 
@@ -110,7 +109,7 @@ class Explainer:
     ) -> None:
         check(n_samples >= 2, f"n_samples must be at least 2, the whole image and one mask; got {n_samples}")
         check(top_labels >= 1, f"top_labels must be at least 1; got {top_labels}")
-        self.n_samples, self.top_labels = n_samples, top_labels
+        self.n_samples, self.top_labels, self.seed = n_samples, top_labels, seed
         self.normalisation = Normalisation.of(mean, std, normalized)
         self.segmenter = resolve_segments(segments)
         self.fill = fills.resolve(fill)
@@ -174,44 +173,47 @@ class Explainer:
         Explanations
             Of images in the order they came; a batch of many images may come back in several pieces.
         """
-        queue = _Queue(self, progress)
+        queue = Queue(self.predictor, self.batch_size, self.compose, self.choose_labels, self.solve, progress)
         for batch in batches:
-            yield from queue.put(batch)
+            for flight in self.prepare(batch):
+                yield from queue.put(flight)
         yield from queue.finish()
 
-    def prepare(self, batch: Batch) -> Iterator[_Flight]:
+    def prepare(self, batch: Batch) -> Iterator[Flight]:
         """Everything that is done once per image: checks, segments, fill, normalisation; a few images at a time."""
         self.normalisation.fits(batch.images)
         unit = 255.0 if batch.images.dtype == torch.uint8 else 1.0
         batch = batch.checked(self.predictor.device(batch.images))
         if not self.normalisation.normalized:
             self._warn_once("range", outside_unit(batch.images))
-        images, labels, maps = batch.images, batch.labels, batch.segments
-        size = max(1, min(FLIGHT_IMAGES, FLIGHT_BYTES // (4 * images[0].numel())))
-        for start in range(0, len(images), size):
-            part = slice(start, start + size)
-            pictures = self.normalisation.pictures(images[part])
-            parts = segment(self.segmenter, pictures) if maps is None else from_labels(maps[part])
-            self._enough_samples(parts.ids.shape[1])
-            filled = fills.fill(self._fill_of(part), images[part], parts.labels, parts.ids.shape[1], unit)
+        size = max(1, min(FLIGHT_IMAGES, FLIGHT_BYTES // (4 * batch.images[0].numel())))
+        for start in range(0, len(batch.images), size):
+            where = slice(start, start + size)
+            part = batch.part(where)
+            assert part.keys is not None  # `checked` put zeros where there were none
+            pictures = self.normalisation.pictures(part.images)
+            parts = segment(self.segmenter, pictures) if part.segments is None else from_labels(part.segments)
+            k = parts.ids.shape[1]
+            self._enough_samples(k)
+            filled = fills.fill(self._fill_of(where), part.images, parts.labels, k, unit)
             ready = [
                 self.normalisation.ready(t).to(self.predictor.dtype, memory_format=self.predictor.memory_format)
-                for t in (images[part], filled)
+                for t in (part.images, filled)
             ]
-            yield _Flight(
+            yield Flight(
                 images=ready[0],
                 fill=ready[1],
                 parts=parts,
-                keys=batch.keys[part],
-                wanted=None if labels is None else labels[part],
-                top=batch.top or labels is None,
+                keys=part.keys,
+                wanted=part.labels,
+                top=part.top,
                 pictures=(pictures.clamp(0, 1) * 255).round().to(torch.uint8),
                 n_samples=self.n_samples,
             )
 
-    def _fill_of(self, part: slice) -> str | Tensor:
+    def _fill_of(self, where: slice) -> str | Tensor:
         fill = self.fill
-        return fill[part] if isinstance(fill, Tensor) and fill.ndim == 4 and fill.shape[0] > 1 else fill
+        return fill[where] if isinstance(fill, Tensor) and fill.ndim == 4 and fill.shape[0] > 1 else fill
 
     def _enough_samples(self, k: int) -> None:
         if k < self.n_samples:
@@ -230,18 +232,18 @@ class Explainer:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=2)
 
-    def draw(self, flight: _Flight, index: Tensor, rows: Tensor) -> Tensor:
+    def draw(self, flight: Flight, index: Tensor, rows: Tensor) -> Tensor:
         """Masks (..., k) bool of samples ``rows`` of the images ``index``, which broadcast; False beyond an image's count."""
         counts, k = flight.parts.counts[index], flight.parts.ids.shape[1]
         masks = self.sampler(flight.keys[index], rows, counts, k)
         return masks & (torch.arange(k, device=masks.device) < counts[..., None])
 
-    def rows(self, flight: _Flight, start: int, stop: int) -> Tensor:
+    def compose(self, flight: Flight, start: int, stop: int) -> Tensor:
         """The model's input for places ``start`` to ``stop`` of a flight's queue."""
         index, masks = flight.window(start, stop, self.draw)
         return masked_images(flight.images, flight.fill, flight.parts.labels, index, masks)
 
-    def choose_labels(self, flight: _Flight, outputs: Tensor) -> Tensor:
+    def choose_labels(self, flight: Flight, outputs: Tensor) -> Tensor:
         """The classes to explain (n, l), from the outputs (n, classes) for the whole images."""
         classes, wanted = outputs.shape[1], flight.wanted
         if wanted is not None:
@@ -254,7 +256,7 @@ class Explainer:
         best = outputs.topk(min(self.top_labels, classes), dim=1).indices
         return best if wanted is None else torch.cat([best, wanted.where(wanted >= 0, best[:, :1])], dim=1)
 
-    def solve(self, flight: _Flight) -> Explanations:
+    def solve(self, flight: Flight) -> Explanations:
         """Fit the surrogates of a flight whose outputs are all there."""
         outputs, counts, k = flight.outputs, flight.parts.counts, flight.parts.ids.shape[1]
         finite = outputs.isfinite()
@@ -279,134 +281,10 @@ class Explainer:
             images=flight.pictures,
         )
 
-    def _fit(self, flight: _Flight, outputs: Tensor, index: Tensor) -> Surrogate:
+    def _fit(self, flight: Flight, outputs: Tensor, index: Tensor) -> Surrogate:
         counts, k = flight.parts.counts[index], flight.parts.ids.shape[1]
         moments = Moments(counts, k, outputs[index, 0])
         for rows in torch.arange(self.n_samples, device=index.device).split(max(1, MASK_ENTRIES // (k * len(index)))):
             masks = self.draw(flight, index[:, None], rows)
             moments.add(masks, outputs[index[:, None], rows], proximity(masks, counts, self.settings))
         return moments.solve(self.settings)
-
-
-@dataclass
-class _Flight:
-    """Images on their way through the queue.
-
-    Its places are (image, sample) pairs: sample 0 of every image, then the rest, image by image.
-    """
-
-    images: Tensor
-    fill: Tensor
-    parts: Segments
-    keys: Tensor
-    wanted: Tensor | None
-    top: bool
-    pictures: Tensor
-    n_samples: int
-    taken: int = 0
-    first: list[Tensor] = field(default_factory=list)
-    drawn: tuple[int, int, Tensor] | None = None
-    labels: Tensor = field(init=False)
-    outputs: Tensor = field(init=False)
-
-    @property
-    def n(self) -> int:
-        return len(self.images)
-
-    @property
-    def size(self) -> int:
-        return self.n * self.n_samples
-
-    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Image and sample of the places ``start`` to ``stop``, two (stop - start,) int64 tensors."""
-        place = torch.arange(start, stop, device=self.keys.device)
-        rest = place - self.n
-        others = self.n_samples - 1
-        return place.where(rest < 0, rest // others), (1 + rest % others).where(rest >= 0, 0)
-
-    def window(self, start: int, stop: int, draw: Callable[[_Flight, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Image (b,) and mask (b, k) of the places; masks are drawn for many places at a time."""
-        index, _ = self.pairs(start, stop)
-        if self.drawn is None or not self.drawn[0] <= start <= stop <= self.drawn[1]:
-            ahead = min(self.size, max(stop, start + MASK_ENTRIES // (16 * self.parts.ids.shape[1])))
-            self.drawn = (start, ahead, draw(self, *self.pairs(start, ahead)))
-        offset = self.drawn[0]
-        return index, self.drawn[2][start - offset : stop - offset]
-
-    def receive(self, start: int, outputs: Tensor, choose_labels: Callable[[_Flight, Tensor], Tensor]) -> None:
-        """Keep what is wanted of the outputs (b, classes) of the places from ``start`` on."""
-        stop = start + len(outputs)
-        whole = outputs[: max(0, self.n - start)]
-        if len(whole):
-            self.first.append(whole)
-            if stop >= self.n:
-                first = torch.cat(self.first)
-                self.labels = choose_labels(self, first)
-                self.outputs = first.new_empty(self.n, self.n_samples, self.labels.shape[1])
-                self.outputs[:, 0] = first.gather(1, self.labels)
-                self.first = []
-        if stop > self.n:
-            index, rows = self.pairs(max(start, self.n), stop)
-            self.outputs[index, rows] = outputs[len(whole) :].gather(1, self.labels[index])
-
-
-class _Queue:
-    """Rows of all flights, one behind the other, passed to the model b at a time."""
-
-    def __init__(self, explainer: Explainer, progress: Callable[[int], object] | None) -> None:
-        self.explainer, self.progress = explainer, progress
-        self.flights: deque[_Flight] = deque()
-
-    def put(self, batch: Batch) -> Iterator[Explanations]:
-        """Take in images; gives back what is finished by passing full model batches."""
-        for flight in self.explainer.prepare(batch):
-            if self.flights and self._kind(flight) != self._kind(self.flights[0]):
-                yield from self.finish()
-            self.flights.append(flight)
-            yield from self._run(full=True)
-
-    def finish(self) -> Iterator[Explanations]:
-        """Pass what is left; the last model batch may be smaller."""
-        yield from self._run(full=False)
-
-    @staticmethod
-    def _kind(flight: _Flight) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
-        return tuple(flight.images.shape[1:]), flight.images.dtype, flight.images.device
-
-    def _run(self, full: bool) -> list[Explanations]:
-        """Pass batches while there are rows for them, and solve the flights that are complete."""
-        if not self.flights:
-            return []
-        explainer, kind, done = self.explainer, self._kind(self.flights[0]), []
-        left = sum(flight.size - flight.taken for flight in self.flights)
-        with explainer.predictor.inference(kind[2]):
-            while left and (left >= (b := explainer.batch_size.get(*kind)) or not full):
-                self._pass(min(b, left))
-                left -= min(b, left)
-                while self.flights and self.flights[0].taken == self.flights[0].size:
-                    done.append(explainer.solve(self.flights.popleft()))
-        return done
-
-    def _pass(self, b: int) -> None:
-        """One model batch."""
-        explainer = self.explainer
-        pieces = self._take(b)
-        with explainer.batch_size.timed(b, *self._kind(self.flights[0])):
-            rows = [explainer.rows(flight, start, stop) for flight, start, stop in pieces]
-            outputs = explainer.predictor(rows[0] if len(rows) == 1 else torch.cat(rows))
-        for (flight, start, stop), part in zip(pieces, outputs.split([p[2] - p[1] for p in pieces]), strict=True):
-            flight.receive(start, part[: stop - start], explainer.choose_labels)
-        if self.progress:
-            self.progress(b)
-
-    def _take(self, b: int) -> list[tuple[_Flight, int, int]]:
-        """The next b places: (flight, start, stop), of as many flights as it needs."""
-        pieces = []
-        for flight in self.flights:
-            start = flight.taken
-            flight.taken = min(flight.size, start + b)
-            pieces.append((flight, start, flight.taken))
-            b -= flight.taken - start
-            if not b:
-                break
-        return [piece for piece in pieces if piece[2] > piece[1]]

@@ -36,7 +36,7 @@ class Batch:
     top: bool = False
 
     def checked(self, device: torch.device) -> Batch:
-        """The same on ``device``: float images, (n, l) int64 labels, int64 keys.
+        """The same on ``device``: float images, (n, l) int64 labels or None, int64 keys.
 
         Raises
         ------
@@ -61,8 +61,13 @@ class Batch:
             labels=None if self.labels is None else self._labels(n).to(device),
             segments=None if self.segments is None else self.segments.to(device),
             keys=keys.to(device),
-            top=self.top,
+            top=self.top or self.labels is None,
         )
+
+    def part(self, where: slice) -> Batch:
+        """Some of its images."""
+        labels, segments, keys = (None if t is None else t[where] for t in (self.labels, self.segments, self.keys))
+        return Batch(self.images[where], labels, segments, keys, self.top)
 
     def _labels(self, n: int) -> Tensor:
         labels = torch.as_tensor(self.labels)

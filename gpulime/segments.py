@@ -155,12 +155,13 @@ def resolve(spec: str | Mapping[str, Any] | Segmenter) -> Segmenter:
 
 
 def describe(segmenter: Segmenter) -> str:
-    """Name, options and backend in one line: rows of two segmenters never mix in one run."""
-    if isinstance(segmenter, Grid):
-        return f"{segmenter!r} torch"
-    if isinstance(segmenter, Slic | Quickshift | Felzenszwalb):
-        return f"{segmenter!r} scikit-image {version('scikit-image')}"
-    return getattr(segmenter, "__qualname__", None) or repr(segmenter)
+    """Backend, name and options in one line: rows of two segmenters never mix in one run."""
+    name = next((name for name, kind in SEGMENTERS.items() if isinstance(segmenter, kind)), None)
+    if name is None:
+        return getattr(segmenter, "__qualname__", None) or repr(segmenter)
+    backend = "torch" if isinstance(segmenter, Grid) else f"scikit-image {version('scikit-image')}"
+    options = ", ".join(f"{option}={value!r}" for option, value in dataclasses.asdict(segmenter).items())  # type: ignore[arg-type]
+    return f"{backend} {name}({options})"
 
 
 def segment(segmenter: Segmenter, pictures: Tensor) -> Segments:

@@ -1,0 +1,104 @@
+"""The settings of config.py as command line options, a YAML file as their source, and the parser's errors in plain words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import Field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+from yaml import YAMLError, safe_load
+
+from gpulime import config
+from gpulime.errors import GpulimeError, about, nearest, unknown
+
+# An annotation in config.py -> how help calls such a value, and how a message does.
+WORDS = {
+    "int": ("N", "a whole number"),
+    "float": ("X", "a number"),
+    "str": ("TEXT", "text"),
+    "bool": ("true|false", "true or false"),
+    "list[float]": ("[X, ...]", "a list of numbers"),
+    "dict[str, Any]": ("{NAME: VALUE}", "a mapping"),
+    "None": ("null", "null"),
+}
+
+
+def add(parser: ArgumentParser) -> None:
+    """Give ``parser`` the option --config, and one for each setting."""
+    parser.add_argument(
+        "--config", action=_ConfigFile, metavar="FILE", help="YAML file of settings; an option after it overrides it"
+    )
+    groups: dict[str, Any] = {"": parser}
+    hints = {"": get_type_hints(config.Config)}
+    for section, kind in config.SECTIONS.items():
+        groups[section] = parser.add_argument_group(section, kind.__doc__)
+        hints[section] = get_type_hints(kind)
+    for name, field in config.settings():
+        section = name.rpartition(".")[0]
+        argument = groups[section].add_argument(
+            f"--{name}",
+            type=hints[section][field.name],
+            default=config.default(field),
+            metavar=_words(field)[0],
+            help=_help(field),
+        )
+        argument.option_strings = [f"--{name}"]  # not also jsonargparse's --NAME+, which appends to a list
+
+
+class _ConfigFile(ActionConfigFile):
+    """Reads a config file; its names are checked first, so that the message can tell the file and the nearest name."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        with about(f"config {str(values)!r}"):
+            config.flat(_read_yaml(Path(values)))
+        super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    try:
+        content = safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GpulimeError(f"cannot be read: {error.strerror}") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = f"line {mark.line + 1}, {error.problem}" if mark else str(error)  # type: ignore[union-attr]
+        raise GpulimeError(f"is not YAML: {reason}") from error
+    if not isinstance(content, dict):
+        raise GpulimeError(f"must be a mapping such as 'out: runs/mine'; got {content!r}")
+    return content
+
+
+def _words(field: Field[Any]) -> tuple[str, str]:
+    """How help calls the value of ``field``, and what a message says it must be."""
+    metavars, phrases = [], []
+    for piece in str(field.type).split(" | "):
+        literal = re.fullmatch(r"Literal\[(.*)\]", piece)
+        metavar, phrase = (
+            (literal[1].replace("'", "").replace(", ", "|"), literal[1].replace(", ", " or ")) if literal else WORDS[piece]
+        )
+        metavars += [metavar] if piece != "None" else []
+        phrases += [phrase]
+    return "|".join(metavars), " or ".join(phrases)
+
+
+def _help(field: Field[Any]) -> str:
+    default = config.default(field)
+    shown = f" (default: {str(default).lower()})" if default not in (None, {}) else ""
+    return f"{field.metadata['help']}{shown}".replace("%", "%%")
+
+
+def plain(message: str, commands: Iterable[str]) -> str:
+    """The parser's message in one line: the setting, what it must be, what was given and the nearest name."""
+    fields = dict(config.settings())
+    if (key := re.search(r'key "([\w.]+)"', message)) and key[1] in fields:
+        given = re.search(r"(?:Got|Given) value: (.*)", message)
+        return f"{key[1]} must be {_words(fields[key[1]])[1]}" + (f"; got {given[1]!r}" if given else "")
+    if option := re.search(r"[Uu]nrecognized arguments: ([^\s=]+)", message):
+        what = "option" if option[1].startswith("-") else "argument"
+        return f"unknown {what} {option[1]!r}{nearest(option[1], [f'--{name}' for name in [*fields, 'config']])}"
+    if choice := re.search(r"invalid choice: '(.*?)'", message):
+        return str(unknown("the command", choice[1], commands))
+    return " ".join(message.split())

@@ -1,0 +1,172 @@
+"""The queue: rows of all images in flight, one behind the other, so that every model batch is full."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gpulime.explanation import Explanations
+from gpulime.predict import BatchSize, Predictor
+from gpulime.segments import Segments
+
+MASK_ENTRIES = 2**21  # masks drawn at once, in entries
+
+Kind = tuple[tuple[int, ...], torch.dtype, torch.device]
+
+
+@dataclass
+class Flight:
+    """Images on their way through the queue.
+
+    Its places are (image, sample) pairs: sample 0 of every image, then the rest, image by image.
+
+    Attributes
+    ----------
+    images, fill : (n, c, h, w), ready for the model
+    parts : Segments
+    keys : (n,) int64
+    wanted : (n, l) int64 or None, labels that the caller wants explained
+    top : bool, whether the classes with the highest output are explained
+    pictures : (n, c, h, w) uint8
+    n_samples : int, s
+    taken : int, the places that the model has been given
+    labels : (n, l) int64, once sample 0 of every image has been seen
+    outputs : (n, s, l) float32, filled as they come: 4 bytes a sample and label are all that grows with s
+    """
+
+    images: Tensor
+    fill: Tensor
+    parts: Segments
+    keys: Tensor
+    wanted: Tensor | None
+    top: bool
+    pictures: Tensor
+    n_samples: int
+    taken: int = 0
+    first: list[Tensor] = field(default_factory=list)
+    drawn: tuple[int, int, Tensor] | None = None
+    labels: Tensor = field(init=False)
+    outputs: Tensor = field(init=False)
+
+    @property
+    def n(self) -> int:
+        return len(self.images)
+
+    @property
+    def size(self) -> int:
+        return self.n * self.n_samples
+
+    @property
+    def kind(self) -> Kind:
+        """What the rows of one model batch must share: (c, h, w), dtype, device."""
+        return tuple(self.images.shape[1:]), self.images.dtype, self.images.device
+
+    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Image and sample of the places ``start`` to ``stop``, two (stop - start,) int64 tensors."""
+        place = torch.arange(start, stop, device=self.keys.device)
+        rest = place - self.n
+        others = self.n_samples - 1
+        return place.where(rest < 0, rest // others), (1 + rest % others).where(rest >= 0, 0)
+
+    def window(self, start: int, stop: int, draw: Callable[[Flight, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Image (b,) and mask (b, k) of the places; masks are drawn for many places at a time."""
+        index, _ = self.pairs(start, stop)
+        if self.drawn is None or not self.drawn[0] <= start <= stop <= self.drawn[1]:
+            ahead = min(self.size, max(stop, start + MASK_ENTRIES // (16 * self.parts.ids.shape[1])))
+            self.drawn = (start, ahead, draw(self, *self.pairs(start, ahead)))
+        offset = self.drawn[0]
+        return index, self.drawn[2][start - offset : stop - offset]
+
+    def receive(self, start: int, outputs: Tensor, choose_labels: Callable[[Flight, Tensor], Tensor]) -> None:
+        """Keep what is wanted of the outputs (b, classes) of the places from ``start`` on."""
+        stop = start + len(outputs)
+        whole = outputs[: max(0, self.n - start)]
+        if len(whole):
+            self.first.append(whole)
+            if stop >= self.n:
+                first = torch.cat(self.first)
+                self.labels = choose_labels(self, first)
+                self.outputs = first.new_empty(self.n, self.n_samples, self.labels.shape[1])
+                self.outputs[:, 0] = first.gather(1, self.labels)
+                self.first = []
+        if stop > self.n:
+            index, rows = self.pairs(max(start, self.n), stop)
+            self.outputs[index, rows] = outputs[len(whole) :].gather(1, self.labels[index])
+
+
+class Queue:
+    """Passes the places of all flights to the model, b at a time, and solves the flights that are complete.
+
+    Parameters
+    ----------
+    predictor, batch_size
+        How the model is called, and with how many rows.
+    compose : callable (flight, start, stop) -> (b, c, h, w)
+        The model's input for some places of a flight.
+    choose_labels : callable (flight, outputs (n, classes) for the whole images) -> (n, l)
+    solve : callable flight -> Explanations
+    progress : callable, optional
+        Called with the number of rows after each model batch.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        batch_size: BatchSize,
+        compose: Callable[[Flight, int, int], Tensor],
+        choose_labels: Callable[[Flight, Tensor], Tensor],
+        solve: Callable[[Flight], Explanations],
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        self.predictor, self.batch_size = predictor, batch_size
+        self.compose, self.choose_labels, self.solve = compose, choose_labels, solve
+        self.progress = progress or (lambda b: None)
+        self.flights: deque[Flight] = deque()
+
+    def put(self, flight: Flight) -> list[Explanations]:
+        """Take in images; gives back what full model batches have finished."""
+        before = self.finish() if self.flights and flight.kind != self.flights[0].kind else []
+        self.flights.append(flight)
+        return before + self._run(full=True)
+
+    def finish(self) -> list[Explanations]:
+        """Pass what is left; the last model batch may be smaller."""
+        return self._run(full=False)
+
+    def _run(self, full: bool) -> list[Explanations]:
+        done: list[Explanations] = []
+        if not self.flights:
+            return done
+        kind = self.flights[0].kind
+        left = sum(flight.size - flight.taken for flight in self.flights)
+        with self.predictor.inference(kind[2]):
+            while left and (left >= (b := self.batch_size.get(*kind)) or not full):
+                self._pass(min(b, left), kind)
+                left -= min(b, left)
+                while self.flights and self.flights[0].taken == self.flights[0].size:
+                    done.append(self.solve(self.flights.popleft()))
+        return done
+
+    def _pass(self, b: int, kind: Kind) -> None:
+        """One model batch."""
+        pieces = list(self._take(b))
+        with self.batch_size.timed(b, *kind):
+            rows = [self.compose(*piece) for piece in pieces]
+            outputs = self.predictor(rows[0] if len(rows) == 1 else torch.cat(rows))
+        sizes = [stop - start for _, start, stop in pieces]
+        for (flight, start, _), part in zip(pieces, outputs.split(sizes), strict=True):
+            flight.receive(start, part, self.choose_labels)
+        self.progress(b)
+
+    def _take(self, b: int) -> Iterator[tuple[Flight, int, int]]:
+        """The next b places: (flight, start, stop), of as many flights as it needs."""
+        for flight in self.flights:
+            start = flight.taken
+            flight.taken = min(flight.size, start + b)
+            b -= flight.taken - start
+            if flight.taken > start:
+                yield flight, start, flight.taken

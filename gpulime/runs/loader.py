@@ -1,0 +1,164 @@
+"""Items -> pixels: images are read, cut and segmented one by one, in worker processes where there are any."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from gpulime import inputs
+from gpulime.errors import GpulimeError, check
+from gpulime.masks import key
+from gpulime.runs.sources import DecodeError, Item, Source
+from gpulime.runs.transform import Transform
+from gpulime.segments import Grid, Segmenter, segment_one
+
+
+@dataclass(frozen=True)
+class Read:
+    """One image as it was read, or why it could not be.
+
+    Attributes
+    ----------
+    item : Item
+    pixels : (c, h, w) tensor, uint8 or float; None where ``error`` says why
+    sha256 : hex digest of the file, or of the pixels where there is no file
+    segments : (h, w) int64 array; None where the explainer segments
+    error, kind : the message and its kind ('decode', 'too_large', ...)
+    """
+
+    item: Item
+    pixels: Tensor | None = None
+    sha256: str | None = None
+    segments: npt.NDArray[np.int64] | None = None
+    error: str | None = None
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads the items of a source through the model's transform."""
+
+    source: Source
+    transform: Transform
+
+    def __call__(self, item: Item) -> Read:
+        """Read one item; a file that is no image becomes a `Read` with its error."""
+        try:
+            decoded = self.source.load(item)
+        except DecodeError as error:
+            return Read(item, error=str(error), kind=error.kind)
+        pixels = torch.from_numpy(np.array(self.transform(decoded.picture))).permute(2, 0, 1)
+        return Read(item, pixels, decoded.sha256)
+
+
+@dataclass(frozen=True)
+class DatasetReader:
+    """Reads a map-style dataset of tensors or PIL images, with or without a target."""
+
+    dataset: Any
+
+    def __call__(self, item: Item) -> Read:
+        """Read the example whose number is the item's path; what the dataset raises becomes an error of that image."""
+        number, item = int(item.path), Item(item.image_id, b"", item.target)
+        try:
+            example = self.dataset[number]
+        except Exception as error:  # any code may stand behind a dataset
+            return Read(item, error=f"{type(error).__name__}: {error}", kind="decode")
+        image, target = (*example, None)[:2] if isinstance(example, tuple | list) else (example, None)
+        if isinstance(image, Image.Image):
+            image = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        if not isinstance(image, Tensor) or image.ndim != 3:
+            what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            return Read(item, error=f"an image must be a tensor (c, h, w) or a PIL image; got {what}", kind="decode")
+        if isinstance(target, int) or (isinstance(target, Tensor) and target.numel() == 1):
+            item = Item(item.image_id, b"", int(target))
+        bad = 0 if image.dtype == torch.uint8 else int((~image.isfinite()).sum())
+        if bad:
+            message = f"{bad} of its {image.numel()} values are NaN or infinite"
+            return Read(item, error=message, kind="non_finite")
+        return Read(item, image, hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest())
+
+
+@dataclass(frozen=True)
+class _Reads(Dataset[Read]):
+    items: Sequence[Item]
+    reader: Callable[[Item], Read]
+    segmenter: Segmenter | None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Read:
+        read = self.reader(self.items[index])
+        if self.segmenter is None or read.pixels is None or read.pixels.is_floating_point():
+            return read
+        picture = read.pixels.permute(1, 2, 0).numpy().astype(np.float32) / 255
+        labels = segment_one(self.segmenter, picture, f"image {read.item.image_id!r}")
+        return Read(read.item, read.pixels, read.sha256, labels)
+
+
+def read_all(
+    items: Sequence[Item], reader: Callable[[Item], Read], segmenter: Segmenter, batch_size: int, workers: int
+) -> Iterator[list[Read]]:
+    """Read all items in their order, ``batch_size`` at a time.
+
+    Worker processes also segment (a grid costs nothing and is left to the device); without any, the explainer does, in threads.
+    """
+    in_workers = segmenter if workers and not isinstance(segmenter, Grid) else None
+    dataset = _Reads(items, reader, in_workers)
+    loader: Any = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list)
+    return iter(loader)
+
+
+def batches(reads: Sequence[Read], labels: str) -> Iterator[tuple[list[Read], inputs.Batch]]:
+    """The readable ones of ``reads``, in order, as batches of images of one shape and dtype.
+
+    Parameters
+    ----------
+    reads : sequence of Read
+    labels : str
+        "top", "target" or "top+target".
+
+    Raises
+    ------
+    GpulimeError
+        If "target" is asked for and an image has none.
+    """
+    run: list[Read] = []
+    for read in [*reads, None]:
+        if run and (read is None or _kind(read) != _kind(run[0])):
+            yield run, _batch(run, labels)
+            run = []
+        if read is not None and read.pixels is not None:
+            run.append(read)
+
+
+def _kind(read: Read) -> Any:
+    return None if read.pixels is None else (read.pixels.shape, read.pixels.dtype)
+
+
+def _batch(reads: list[Read], labels: str) -> inputs.Batch:
+    images = torch.stack([read.pixels for read in reads if read.pixels is not None])
+    targets = [read.item.target for read in reads]
+    if labels == "target":
+        for read in reads:
+            if read.item.target is None:
+                raise GpulimeError(f"lime.labels: target needs a target for every image; {read.item.image_id!r} has none")
+    maps = [read.segments for read in reads if read.segments is not None]
+    check(len(maps) in (0, len(reads)), f"{len(maps)} of {len(reads)} images have label maps; all must have one, or none")
+    return inputs.Batch(
+        images=images / 255 if images.dtype == torch.uint8 else images,
+        labels=None if labels == "top" else torch.tensor([-1 if target is None else target for target in targets]),
+        segments=torch.from_numpy(np.stack(maps)) if maps else None,
+        keys=torch.tensor([key(read.item.image_id) for read in reads]),
+        top=labels != "target",
+    )

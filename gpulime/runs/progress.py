@@ -1,0 +1,80 @@
+"""What a person sees of a run: a bar while it works, a few lines for each of the first images, a summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+SHOWN_IMAGES = 20
+SHOWN_SEGMENTS = 3
+
+
+class Progress:
+    """Counts forwards and images; prints explanations as they come.
+
+    Parameters
+    ----------
+    images, n_samples : int
+        What is to be done: forwards are the product.
+    class_names : sequence of str, optional
+    """
+
+    def __init__(self, images: int, n_samples: int, class_names: Sequence[str] | None) -> None:
+        self.n_samples, self.class_names = n_samples, class_names
+        self.done, self.printed, self.started = 0, 0, time.perf_counter()
+        self.bar = tqdm(
+            total=images * n_samples,
+            unit=" forwards",
+            disable=images == 0,
+            file=sys.stderr,
+            leave=False,
+            mininterval=0.1 if sys.stderr.isatty() else 10,
+            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} forwards, {rate_fmt}{postfix}, {remaining} left",
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.started
+
+    def forwards(self, b: int) -> None:
+        """The model has seen b more rows."""
+        self.bar.update(b)
+        self.bar.set_postfix_str(f"{self.bar.n / self.n_samples / self.seconds:.2f} images/s", refresh=False)
+
+    def image(self, row: Mapping[str, Any]) -> None:
+        """A row has been kept."""
+        if row["status"] == "error" and row["error_type"] != "non_finite":
+            self.bar.total -= self.n_samples  # its forwards will not come
+        self.done += 1
+        if self.printed < SHOWN_IMAGES:
+            self.bar.write("\n".join(lines(row, self.class_names)), file=sys.stdout)
+        elif self.printed == SHOWN_IMAGES:
+            self.bar.write("... and so on; every image is in the results", file=sys.stdout)
+        self.printed += 1
+
+
+def lines(row: Mapping[str, Any], class_names: Sequence[str] | None) -> list[str]:
+    """A row of the store in words: its labels with output and R2, and each label's strongest segments."""
+    name = str(row["image_id"]).encode("unicode_escape").decode()
+    if row["status"] == "error":
+        return [f"{name}: {row['error_type']}: {str(row['error']).encode('unicode_escape').decode()}"]
+    found = [f"{name} ({row['n_segments']} segments)"]
+    for label, prob, r2, coef in zip(row["labels"], row["pred_probs"], row["r2"], row["coef"], strict=True):
+        called = class_names[label] if class_names is not None and label < len(class_names) else f"class {label}"
+        strongest = sorted(range(len(coef)), key=lambda j: -abs(coef[j]))[:SHOWN_SEGMENTS]
+        segments = "  ".join(f"#{j} {coef[j]:+.3f}" for j in strongest)
+        score = "   -" if r2 is None else f"{r2:.2f}"
+        found.append(f"  {called:28.28} {prob:6.3f}   R2 {score}   strongest segments {segments}")
+    return found

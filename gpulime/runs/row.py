@@ -1,0 +1,126 @@
+"""The row of one image: its columns, how its label map is packed, and the check that it fits."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from gpulime.errors import GpulimeError, check, unknown
+
+STATUSES = ("ok", "error")
+SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # how many segments each can tell apart
+
+
+def schema() -> pa.Schema:
+    """The columns, in the order of the shards; those of an error row are the ones that cannot be null."""
+
+    def always(name: str, dtype: pa.DataType) -> pa.Field:
+        return pa.field(name, dtype, nullable=False)
+
+    return pa.schema(
+        [
+            always("image_id", pa.string()),
+            always("path", pa.binary()),
+            ("target", pa.int32()),
+            always("status", pa.string()),
+            ("error_type", pa.string()),
+            ("error", pa.string()),
+            always("attempt", pa.int32()),
+            always("written_at", pa.timestamp("us", tz="UTC")),
+            ("h", pa.int32()),
+            ("w", pa.int32()),
+            ("n_segments", pa.int32()),
+            ("seg", pa.binary()),
+            ("seg_dtype", pa.string()),
+            ("segmenter", pa.string()),
+            ("labels", pa.list_(pa.int32())),
+            ("pred_probs", pa.list_(pa.float32())),
+            ("coef", pa.list_(pa.list_(pa.float32()))),
+            ("intercept", pa.list_(pa.float64())),
+            ("r2", pa.list_(pa.float64())),
+            always("n_samples", pa.int32()),
+            always("seed", pa.int64()),
+            always("config_hash", pa.string()),
+            ("image_sha256", pa.string()),
+        ]
+    )
+
+
+def record(row: Mapping[str, Any]) -> pa.RecordBatch:
+    """Check and convert one row by itself, so that a bad one cannot take a whole shard with it.
+
+    Parameters
+    ----------
+    row : mapping
+        A value per column of `schema`: Python values or numpy scalars and 1-D arrays. What may be null may be left out.
+
+    Raises
+    ------
+    GpulimeError
+        For an unknown or missing column and for a value of the wrong kind.
+    """
+    fields = schema()
+    for name in row:
+        if name not in fields.names:
+            raise unknown("column", name, fields.names)
+    missing = [field.name for field in fields if not field.nullable and row.get(field.name) is None]
+    check(not missing, f"every row must give {', '.join(missing)}")
+    if row["status"] not in STATUSES:
+        raise unknown("status", row["status"], STATUSES)
+    # A reason may quote a file name that is not UTF-8: that must not cost the row.
+    reason = row.get("error") and str(row["error"]).encode("utf-8", "backslashreplace").decode()
+    try:
+        return pa.RecordBatch.from_pylist([{**row, "error": reason}], schema=fields)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise GpulimeError(f"does not fit the columns of the store: {error}") from error
+
+
+def encode_segments(labels: npt.NDArray[Any]) -> tuple[bytes, str]:
+    """Pack a label map for the columns ``seg`` and ``seg_dtype``.
+
+    Parameters
+    ----------
+    labels : ndarray
+        (h, w) integers in [0, 65536).
+
+    Returns
+    -------
+    tuple of bytes and str
+        The zlib stream of the raster, row by row, and its dtype: ``"u1"`` up to 256 segments, else ``"<u2"``.
+    """
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    for dtype, limit in SEGMENT_DTYPES.items():
+        if low >= 0 and high < limit:
+            return zlib.compress(labels.astype(dtype).tobytes(), 6), dtype
+    raise GpulimeError(f"segment labels must lie in 0 ... 65535, got {low} ... {high}")
+
+
+def decode_segments(data: bytes, dtype: str, h: int, w: int) -> npt.NDArray[np.int32]:
+    """Unpack what `encode_segments` packed; never inflates more than h x w labels, whatever ``data`` holds.
+
+    Returns
+    -------
+    ndarray
+        (h, w) int32
+
+    Raises
+    ------
+    GpulimeError
+        Where ``data`` is damaged or holds more or fewer labels than h x w.
+    """
+    if dtype not in SEGMENT_DTYPES:
+        raise unknown("seg_dtype", dtype, SEGMENT_DTYPES)
+    size = h * w * np.dtype(dtype).itemsize
+    inflater = zlib.decompressobj()
+    try:
+        raster = inflater.decompress(data, size + 1)
+    except zlib.error as error:
+        raise GpulimeError(f"seg must be a zlib stream: {error}") from error
+    found = f"more than {size}" if len(raster) > size else str(len(raster))
+    check(len(raster) == size, f"seg must inflate to {size} bytes ({h} x {w} labels of dtype {dtype}), got {found}")
+    return np.frombuffer(raster, dtype).reshape(h, w).astype(np.int32)

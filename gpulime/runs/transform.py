@@ -1,0 +1,127 @@
+"""From a decoded picture to the pixels that the model sees: the model's own resize and crop, or those of the config."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as geometry
+
+from gpulime.config import DataConfig, LimeConfig
+from gpulime.errors import check
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Geometry in pixels, and the normalisation that the Explainer applies later.
+
+    Parameters
+    ----------
+    resize : int or None
+        Length of the shorter side after resizing; None leaves the size.
+    crop : int or None
+        Side of the square cut out of the centre, filled up with black where the picture is smaller; None cuts nothing.
+    interpolation : str
+        A value of torchvision's InterpolationMode.
+    mean, std : tuple of float or None
+        Per channel, for pixels in 0..1; None where the model wants them as they are.
+    """
+
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __call__(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
+        """The uint8 (h, w, 3) pixels of an RGB ``picture``, resized and cropped."""
+        if self.resize is not None:
+            picture = geometry.resize(picture, [self.resize], InterpolationMode(self.interpolation))
+        if self.crop is not None:
+            picture = geometry.center_crop(picture, [self.crop])
+        return np.asarray(picture, dtype=np.uint8)
+
+
+def choose(model: nn.Module, weights: Any, data: DataConfig, lime: LimeConfig) -> Transform:
+    """The transform of a run: what the settings say, and the model's own for the rest.
+
+    Parameters
+    ----------
+    model : Module
+        A model of timm brings its own transform.
+    weights : WeightsEnum or None
+        Weights of torchvision bring theirs.
+    data, lime : DataConfig, LimeConfig
+        ``data.resize``, ``data.crop``, ``data.interpolation``, ``lime.mean`` and ``lime.std``, where they are set.
+
+    Raises
+    ------
+    GpulimeError
+        Where no size is set and the model brings none, and where the crop does not fit into the resized picture.
+    """
+    own = of_torchvision(weights) or of_timm(model) or Transform()
+    given: dict[str, Any] = {
+        "resize": data.resize,
+        "crop": data.crop,
+        "interpolation": data.interpolation,
+        "mean": _floats(lime.mean),
+        "std": _floats(lime.std),
+    }
+    chosen = replace(own, **{name: value for name, value in given.items() if value is not None})
+    check(
+        chosen.resize is not None or chosen.crop is not None,
+        "the size of the model's input is not known: set data.crop, and where the model needs them data.resize, "
+        "data.interpolation, lime.mean and lime.std",
+    )
+    if chosen.resize is not None and chosen.crop is not None:
+        check(
+            chosen.crop <= chosen.resize,
+            f"data.crop must not be above data.resize; got {chosen.crop} and {chosen.resize} "
+            f"(the model's own are {own.crop} and {own.resize})",
+        )
+    return chosen
+
+
+def of_torchvision(weights: Any) -> Transform | None:
+    """The transform that comes with torchvision's ``weights`` (a member of a WeightsEnum); None where there is none."""
+    if weights is None:
+        return None
+    preset = weights.transforms()  # torchvision's ImageClassification for all its classifiers
+    return Transform(
+        preset.resize_size[0],
+        preset.crop_size[0],
+        preset.interpolation.value,
+        _floats(preset.mean),
+        _floats(preset.std),
+    )
+
+
+def of_timm(model: nn.Module) -> Transform | None:
+    """The transform that timm records with its models; None for another model, and where it is not a square centre crop."""
+    if "timm" not in sys.modules or not hasattr(model, "pretrained_cfg"):
+        return None
+    from timm.data import resolve_model_data_config
+
+    settings = resolve_model_data_config(model)
+    _, h, w = settings["input_size"]
+    if h != w or settings["crop_mode"] != "center":
+        return None
+    return Transform(
+        math.floor(h / settings["crop_pct"]),
+        h,
+        settings["interpolation"],
+        _floats(settings["mean"]),
+        _floats(settings["std"]),
+    )
+
+
+def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)

@@ -1,0 +1,119 @@
+"""A model's weights: read from a file without running anything in it, put into the model, and their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpulime.errors import GpulimeError, check
+
+PACKAGE = "package://"
+NESTED_UNDER = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights in a checkpoint
+PARALLEL = "module."  # what DataParallel puts before every name
+SHOWN_NAMES = 5
+
+
+def read(path: str) -> dict[str, Tensor]:
+    """The weights in a checkpoint, by name; nothing in the file is ever run.
+
+    Parameters
+    ----------
+    path : str
+        A .safetensors file, a file that torch.load reads with weights_only=True (the weights at its top, or under one
+        of `NESTED_UNDER`), or package://PACKAGE/FILE for such a file inside an installed package.
+
+    Raises
+    ------
+    GpulimeError
+        Where the file is missing or damaged, is a pickle that needs code, or holds no weights.
+    """
+    file = _located(path)
+    check(file.is_file(), "there is no such file")
+    content = _safetensors(file) if file.suffix == ".safetensors" else _torch_save(file)
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in NESTED_UNDER if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        kind = f"a mapping of {_some(content)}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise GpulimeError(f"must hold a state dict, at its top or under one of {_some(NESTED_UNDER)}; it holds {kind}")
+    return dict(content)
+
+
+def put(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Load ``weights`` into ``model``: all of them, and nothing else.
+
+    Raises
+    ------
+    GpulimeError
+        Naming the first few weights that are missing, that the model does not know, or that have another shape.
+    """
+    if _all_parallel(weights) and not _all_parallel(model.state_dict()):
+        weights = {name.removeprefix(PARALLEL): value for name, value in weights.items()}
+    try:
+        outcome = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # torch lists every weight of another shape
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        raise GpulimeError(f"does not fit the model: {'; '.join(lines[:SHOWN_NAMES])}") from error
+    faults = [
+        f"{len(names)} {what}: {_some(names)}"
+        for what, names in (("missing", outcome.missing_keys), ("unknown to it", outcome.unexpected_keys))
+        if names
+    ]
+    check(not faults, f"does not fit the model; weights {', '.join(faults)}")
+
+
+def sha256(model: nn.Module) -> str:
+    """Digest of all parameters and buffers: their names in order, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _located(path: str) -> Path:
+    if not path.startswith(PACKAGE):
+        return Path(path)
+    package, _, inside = path.removeprefix(PACKAGE).partition("/")
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise GpulimeError(f"there is no installed package {package!r}")
+    return Path(spec.submodule_search_locations[0], inside)
+
+
+def _safetensors(file: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise GpulimeError(f"is not a whole .safetensors file: {error}") from error
+
+
+def _torch_save(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise GpulimeError(
+            "holds more than tensors, or is damaged; it is not loaded, because that could run any code. "
+            "Save the weights alone, torch.save(model.state_dict(), path), or as .safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise GpulimeError(f"is not a whole file of torch.save: {error}") from error
+
+
+def _all_parallel(names: Iterable[str]) -> bool:
+    return all(name.startswith(PARALLEL) for name in names)
+
+
+def _some(names: Iterable[object]) -> str:
+    quoted = [repr(name) for name in names]
+    return ", ".join(quoted[:SHOWN_NAMES]) + (" ..." if len(quoted) > SHOWN_NAMES else "")

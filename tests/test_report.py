@@ -1,0 +1,274 @@
+"""The page of a run: complete in itself, whatever the images are called, with colours that mean what they say."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+from skimage import data, segmentation
+
+from gpulime.errors import GpulimeError
+from gpulime.report import overlay, page
+from gpulime.runs import store
+
+HOSTILE = ["</script><b>x", "../x", "two\nlines", "\u202egpj.exe", "\"'><img src=http://a.b onerror=x>", "{{ 7 * 7 }}"]
+PHOTOS = {name: np.ascontiguousarray(getattr(data, name)()[:224, :224]) for name in ("chelsea", "coffee", "astronaut")}
+BLUE, ORANGE = ImageColor.getrgb(overlay.FOR), ImageColor.getrgb(overlay.AGAINST)
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: its elements in order, each with its attributes, and the text below it."""
+
+    VOID = ("meta", "img", "br", "link", "base", "input")
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.elements, self._open = [], []
+        self.feed(self.source)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attributes):
+        element = {"tag": tag, "text": "", **dict(attributes)}
+        self.elements.append(element)
+        if tag not in self.VOID:
+            self._open.append(element)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self._open:
+            element["text"] += data
+
+    def all(self, tag, **attributes):
+        return [
+            element
+            for element in self.elements
+            if element["tag"] == tag and all(element.get(name) == value for name, value in attributes.items())
+        ]
+
+    def texts(self, tag, **attributes):
+        return [" ".join(element["text"].split()) for element in self.all(tag, **attributes)]
+
+
+def row(image_id, **changes):
+    common = {"image_id": image_id, "path": b"", "attempt": 1, "n_samples": 1000, "seed": 0, "config_hash": "0f" * 8}
+    return common | {"written_at": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)} | changes
+
+
+def explained(image_id, labels, coef, **changes):
+    seg, seg_dtype = store.encode_segments(labels)
+    h, w = labels.shape
+    sizes = {"h": h, "w": w, "n_segments": int(labels.max()) + 1, "seg": seg, "seg_dtype": seg_dtype}
+    facts = {"labels": [1, 2], "pred_probs": [0.75, 0.125], "r2": [0.5, None], "segmenter": "slic"}
+    return row(image_id, status="ok", coef=[coef, coef], **(sizes | facts | changes))
+
+
+def failed(image_id, **changes):
+    return row(image_id, status="error", error_type="decode", error=f"cannot read {image_id}", **changes)
+
+
+def show(run, *rows, picture=lambda row: PHOTOS.get(row["image_id"]), class_names=("tench", "tabby", "lynx")):
+    with store.Store(run) as results:
+        for one in rows:
+            results.append(one)
+    store.write_manifest(run, {"model": "efficientnet-lite0", "config_hash": "0f" * 8})
+    assert page.write(run, picture, class_names) == run / "report.html"
+    return Page(run / "report.html")
+
+
+HALVES = np.repeat([[0, 1, 2]], 12, axis=0).repeat(4, axis=1)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """Three photographs with plausible explanations, and failures with every kind of name."""
+    random = np.random.default_rng(0)
+    rows = []
+    for name, photo in PHOTOS.items():
+        labels = segmentation.slic(photo, n_segments=60, start_label=0)
+        rows.append(explained(name, labels, random.normal(size=labels.max() + 1)))
+    return show(tmp_path_factory.mktemp("runs") / "night", *rows, *map(failed, HOSTILE))
+
+
+def test_the_page_needs_nothing_else(shown):
+    assert not [element["tag"] for element in shown.elements if element["tag"] in ("script", "link", "iframe", "base")]
+    assert not [name for element in shown.elements for name in element if name.startswith("on") or name == "srcset"]
+    assert all(link["href"].startswith("#") for link in shown.all("a"))
+    assert all(image["src"].startswith("data:image/png;base64,") for image in shown.all("img"))
+    styles = [element.get("style") or "" for element in shown.elements] + [style["text"] for style in shown.all("style")]
+    targets = re.findall(r"url\(([^)]*)\)", "".join(styles))
+    assert targets
+    assert all(target.startswith("data:image/jpeg;base64,") for target in targets)
+    assert "@import" not in shown.source
+
+
+def test_a_policy_forbids_everything_but_its_own_pictures_and_styles(shown):
+    (policy,) = shown.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    rules = dict(rule.split(maxsplit=1) for rule in policy["content"].split("; "))
+    assert rules == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": "'unsafe-inline'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    # A policy holds only for what follows it.
+    assert [element["tag"] for element in shown.elements[:4]] == ["html", "head", "meta", "meta"]
+
+
+def test_one_card_per_image_with_texts_for_its_pictures(shown):
+    assert len(shown.all("article")) == len(PHOTOS)
+    assert shown.texts("h3") == list(PHOTOS)
+    for name, plain, coloured in zip(PHOTOS, shown.all("div", role="img"), shown.all("img"), strict=True):
+        assert plain["aria-label"] == f"{name}, as the model saw it"
+        assert coloured["alt"] == f"{name} with the segments that speak for tabby in blue and against it in orange"
+
+
+def test_headings_form_an_outline(shown):
+    levels = [element["tag"] for element in shown.elements if re.fullmatch("h[1-6]", element["tag"])]
+    assert levels == ["h1", "h2", "h3", "h3", "h3", "h2"]
+    assert shown.texts("h1") == ["night"]
+    assert shown.texts("title") == ["night · LIME explanations"]
+    assert shown.all("html")[0]["lang"] == "en"
+
+
+def test_the_head_sums_up_the_run(shown):
+    summary = dict(zip(shown.texts("dt"), shown.texts("dd"), strict=True))
+    assert summary == {
+        "Images": "9",
+        "Explained": "3",
+        "Failed": "6",
+        "Samples per image": "1,000",
+        "Segments by": "slic",
+        "Model": "efficientnet-lite0",
+    }
+
+
+def test_failures_are_listed_and_their_names_are_text(shown):
+    cells = shown.texts("code")[: len(HOSTILE)]
+    assert cells == ["</script><b>x", "../x", "two\\nlines", "\\u202egpj.exe", HOSTILE[4], "{{ 7 * 7 }}"]
+    assert "cannot read two\\nlines" in shown.texts("td")
+    assert not shown.all("b")
+    assert len(shown.all("img")) == len(PHOTOS)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_stays_text_in_a_card(tmp_path, name):
+    shown = show(tmp_path, explained(name, HALVES, [1, 0, -1]), class_names=["", name], picture=lambda row: PHOTOS["coffee"])
+    visible = page._visible(name)
+    assert shown.all("h3")[0]["text"] == visible
+    assert visible in [cell["text"] for cell in shown.all("td")]
+    assert shown.all("img")[0]["alt"].startswith(f"{visible} with the segments that speak for {visible}")
+    assert [len(shown.all(tag)) for tag in ("b", "script", "img")] == [0, 0, 1]
+
+
+def test_an_image_costs_little_and_its_picture_is_there_once(shown):
+    assert shown.source.count("data:image/jpeg") == shown.source.count("data:image/png") == len(PHOTOS)
+    assert len(shown.source) / len(PHOTOS) < 40_000
+
+
+def test_the_top_label_is_explained_first(tmp_path):
+    facts = {"coef": [[0.5, 0, 0], [-0.25, 0.03, 0.125]], "pred_probs": [0.25, 0.5], "r2": [1, float("nan")], "target": 0}
+    shown = show(tmp_path, explained("chelsea", HALVES, [1, 0, 0]) | facts)
+    cells = shown.texts("td")
+    assert cells == ["lynx", "0.500", "\N{EN DASH}", "tabby", "0.250", "1.00"]
+    assert shown.texts("small") == ["target tench · 3 segments"]
+    assert shown.texts("li") == ["1 \N{MINUS SIGN}0.250", "2 +0.125", "3 +0.030"]
+    assert "for lynx" in shown.all("img")[0]["alt"]
+    widths = [element["style"] for element in shown.elements if (element.get("class") or "").startswith("bar")]
+    assert widths == ["width: 100.0%", "width: 50.0%", "width: 12.0%"]
+
+
+def test_labels_without_names_are_numbers(tmp_path):
+    for names in (None, ["tench"]):
+        assert show(tmp_path, explained("chelsea", HALVES, [1, 0, 0]), class_names=names).texts("td")[0] == "class 1"
+
+
+def test_a_constant_model_has_no_strongest_segment(tmp_path):
+    shown = show(tmp_path, explained("chelsea", HALVES, [0, 0, 0], r2=[None, None]))
+    assert not shown.all("li")
+    assert "None: the prediction does not change when segments are hidden." in shown.texts("p")
+
+
+def test_a_picture_that_cannot_be_had_leaves_a_plain_ground(tmp_path):
+    shown = show(tmp_path, explained("gone", HALVES, [1, 0, 0]))
+    assert shown.source.count("data:image/jpeg") == 0
+    assert "picture not at hand" in shown.all("article")[0]["text"]
+
+
+def test_a_long_run_is_cut_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_CARDS", 2)
+    rows = [explained(f"{i}", HALVES, [1, 0, 0]) for i in range(5)] + [failed(f"bad {i}") for i in range(4)]
+    shown = show(tmp_path, *rows)
+    assert shown.texts("h3") == ["0", "1"]
+    assert [text.split(" more ")[0] for text in shown.texts("p") if " more " in text] == ["3", "2"]
+
+
+def test_an_empty_run_still_has_a_page(tmp_path):
+    shown = show(tmp_path)
+    assert shown.texts("dd")[:3] == ["0", "0", "0"]
+    assert not shown.all("h2")
+
+
+def test_a_page_takes_the_place_of_the_last_one(tmp_path):
+    show(tmp_path, failed("a"))
+    assert len(show(tmp_path, failed("b")).all("code")) == 3
+    assert not list((tmp_path / "_staging").iterdir())
+
+
+def test_a_damaged_row_is_named(tmp_path):
+    with pytest.raises(GpulimeError, match=r"image 'chelsea': seg must inflate to 156 bytes"):
+        show(tmp_path, explained("chelsea", HALVES, [1, 0, 0], h=13))
+
+
+def pixels(uri):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))).convert("RGBA")).astype(int)
+
+
+def test_hue_tells_the_sign_and_opacity_the_size():
+    coloured = pixels(overlay.overlay_uri(HALVES, np.array([0.2, -0.1, 0.0])))
+    assert coloured.shape == (480, 480, 4)
+    left, middle, right = coloured[200, 50], coloured[200, 230], coloured[200, 400]
+    assert tuple(left[:3]) == BLUE
+    assert tuple(middle[:3]) == ORANGE
+    assert left[3] == round(255 * overlay.DEEPEST)
+    assert middle[3] == pytest.approx(left[3] / 2, abs=1)
+    assert right[3] == 0
+    lines = np.flatnonzero((coloured[200] == overlay.OUTLINE).all(axis=1))
+    assert lines.tolist() == [159, 319]
+
+
+def test_no_coefficient_gives_no_colour():
+    coloured = pixels(overlay.overlay_uri(HALVES, np.zeros(3)))
+    assert set(np.unique(coloured[..., 3])) == {0, overlay.OUTLINE[3]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((224, 224), (224, 224)), ((28, 28), (320, 320)), ((1, 1), (320, 320)), ((600, 900), (213, 320)), ((1, 5000), (1, 320))],
+)
+def test_sizes_of_pictures(shape, size):
+    assert pixels(overlay.picture_uri(np.zeros((*shape, 3), np.uint8))).shape[:2] == size
+    labels = np.zeros(shape, int)
+    h, w, _ = pixels(overlay.overlay_uri(labels, np.ones(1))).shape
+    assert max(h, w) == overlay.OVERLAY_SIDE
+    assert h / w == pytest.approx(shape[0] / shape[1], rel=0.02, abs=1 / overlay.OVERLAY_SIDE)
+
+
+def test_a_segments_number_stands_on_the_segment():
+    ring = np.zeros((9, 11), int)
+    ring[1:8, 1:10] = 1
+    ring[3:6, 3:8] = 2
+    for segment in range(3):
+        across, down = overlay.centre(ring, segment)
+        assert ring[int(down * 9), int(across * 11)] == segment
+    assert overlay.centre(ring, 2) == (0.5, 0.5)
