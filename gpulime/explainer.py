@@ -197,7 +197,8 @@ class Explainer:
             self._enough_samples(k)
             filled = fills.fill(self._fill_of(where), part.images, parts.labels, k, unit)
             ready = [
-                self.normalisation.ready(t).to(self.predictor.dtype, memory_format=self.predictor.memory_format)
+                # Not .to(memory_format=), which leaves a tensor of the right dtype in the format it has.
+                self.normalisation.ready(t).to(self.predictor.dtype).contiguous(memory_format=self.predictor.memory_format)
                 for t in (part.images, filled)
             ]
             yield Flight(

@@ -12,8 +12,8 @@ Ribeiro, Singh and Guestrin, "Why should I trust you?", KDD 2016 (LIME).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -115,7 +115,7 @@ class Lime:
 
     It equals ``LimeImageExplainer(random_state=seed).explain_instance(..., random_seed=0)``; with ``random_seed=None`` lime
     draws one number more, for the segmenter, before its masks. Images of equal k share their masks, whatever their keys.
-    The masks of one k are kept as long as they are in use: s * k bytes.
+    The masks of the last few k are kept: s * k bytes each.
     """
 
     name = "lime"
@@ -124,25 +124,21 @@ class Lime:
         check(0 <= seed < 2**32, f"sampler='lime' needs a seed in [0, 2**32), as numpy's RandomState does; got {seed}")
         self.seed, self.n_samples = seed, n_samples
 
-    @cached_property
-    def _table(self) -> Callable[[int], Tensor]:
-        @lru_cache(maxsize=8)
-        def table(k: int) -> Tensor:
-            draws = np.random.RandomState(self.seed).randint(0, 2, self.n_samples * k)
-            shown = torch.from_numpy(draws.astype(bool)).view(self.n_samples, k)
-            shown[0] = True
-            return shown
-
-        return table
-
     def __call__(self, keys: Tensor, rows: Tensor, counts: Tensor, k: int) -> Tensor:
-        del keys
         rows, counts = torch.broadcast_tensors(rows.cpu(), counts.cpu())
         masks = torch.zeros(*rows.shape, k, dtype=torch.bool)
         for count in counts.unique().tolist():
             of_count = counts == count
-            masks[..., :count][of_count] = self._table(count)[rows[of_count]]
-        return masks
+            masks[..., :count][of_count] = _lime_table(self.seed, self.n_samples, count)[rows[of_count]]
+        return masks.to(keys.device)
+
+
+@lru_cache(maxsize=8)
+def _lime_table(seed: int, s: int, k: int) -> Tensor:
+    """All masks of an image with k segments, (s, k) bool."""
+    shown = torch.from_numpy(np.random.RandomState(seed).randint(0, 2, s * k).astype(bool)).view(s, k)
+    shown[0] = True
+    return shown
 
 
 SAMPLERS: dict[str, type[Bernoulli] | type[Lime]] = {"bernoulli": Bernoulli, "lime": Lime}

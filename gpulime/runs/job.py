@@ -41,6 +41,16 @@ Picture = Callable[[Mapping[str, Any]], "np.ndarray[Any, np.dtype[np.uint8]] | N
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What came of a run: images of it that are explained and that failed, and this call's seconds and forwards."""
+
+    ok: int
+    failed: int
+    seconds: float
+    forwards: int
+
+
+@dataclass(frozen=True)
 class Job:
     """What a run is made of.
 
@@ -100,7 +110,7 @@ def run(config: configs.Config) -> int:
     labels = lime.pop("labels")
     lime["device"] = lime["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     explainer = Explainer(loaded.model.to(lime["device"]), **lime)
-    return _perform(
+    outcome = _perform(
         Job(
             items=source.items,
             reader=FileReader(dataclasses.replace(source, items=[]), loaded.transform),
@@ -125,6 +135,7 @@ def run(config: configs.Config) -> int:
             out=Path(config.out),
         )
     )
+    return ERROR_ROWS if outcome.failed else OK
 
 
 def explain(
@@ -137,7 +148,7 @@ def explain(
     workers: int = 0,
     report: bool = True,
     **lime: Any,
-) -> int:
+) -> Outcome:
     """Explain a dataset into a run directory: `gpulime explain` for those who have model and data in Python.
 
     Parameters
@@ -162,8 +173,8 @@ def explain(
 
     Returns
     -------
-    int
-        0 if all images have explanations, 3 if some have error rows.
+    Outcome
+        How many images of the run have explanations and how many error rows.
 
     Raises
     ------
@@ -214,7 +225,7 @@ def report(run: Path) -> Path:
     return page.write(run, picture, manifest.get("class_names"))
 
 
-def _perform(job: Job) -> int:
+def _perform(job: Job) -> Outcome:
     _agree(job)
     done = store.done(job.out)
     todo = [item for item in job.items if item.image_id not in done]
@@ -227,10 +238,15 @@ def _perform(job: Job) -> int:
         for row in _rows(job, todo, progress):
             rows.append(row)
             progress.image(row)
-    failed = _summary(job, progress, len(todo))
+    statuses = store.read(job.out, ["status"])["status"].to_pylist()
+    failed = statuses.count("error")
+    outcome = Outcome(len(statuses) - failed, failed, progress.seconds, job.explainer.predictor.forwards)
+    print(f"{len(todo)} images in {outcome.seconds:.0f} s, {outcome.forwards / outcome.seconds:.0f} forwards/s; ", end="")
+    print(f"the run has {outcome.ok} ok, {outcome.failed} failed")
+    print(f"results: {job.out / store.RESULTS}")
     if job.report:
         print(f"report: {page.write(job.out, job.picture, job.class_names)}")
-    return ERROR_ROWS if failed else OK
+    return outcome
 
 
 def _agree(job: Job) -> None:
@@ -314,17 +330,6 @@ def _common(job: Job, read: Read) -> dict[str, Any]:
         "config_hash": job.config_hash,
         "image_sha256": read.sha256,
     }
-
-
-def _summary(job: Job, progress: Progress, explained: int) -> int:
-    """Print what came of it; returns how many images of the whole run have error rows."""
-    statuses = store.read(job.out, ["status"])["status"].to_pylist()
-    failed = int(statuses.count("error"))
-    forwards = job.explainer.predictor.forwards
-    rate = f", {forwards / progress.seconds:.0f} forwards/s" if forwards else ""
-    print(f"{explained} images in {progress.seconds:.0f} s{rate}; the run has {len(statuses) - failed} ok, {failed} failed")
-    print(f"results: {job.out / store.RESULTS}")
-    return failed
 
 
 def _items(dataset: Any) -> list[Item]:

@@ -84,7 +84,7 @@ def _read_image(file: BinaryIO, max_megapixels: float, exif: str) -> Image.Image
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # training code often sets it, and then the rest of a cut file is gray
     picture = _opened(file)
     _check_size(*picture.size, max_megapixels)
-    if picture.format == "PNG":  # Pillow's decoder does not miss a PNG's end
+    if picture.format == "PNG":  # to decode one, Pillow does not ask for its end
         picture.verify()
         file.seek(0)
         picture = _opened(file)

@@ -83,8 +83,9 @@ def find(config: DataConfig, class_names: Sequence[str] | None = None) -> Source
         .txt file with a path a line, a .csv file with a column of `PATH_COLUMNS` and perhaps one of `TARGET_COLUMNS`,
         one image, or 'skimage'. Paths in a list are relative to the list's own folder.
     class_names : sequence of str or None
-        Names of the model's classes. Where each folder bears one of them its images get that class as target, else the
-        folder's place among the sorted folders. In a list a target may be such a name.
+        Names of the model's classes. Where each folder bears one of them its images get that class as target; else the
+        folder's place among the sorted folders, where there are as many as classes; else none. In a list a target may be
+        such a name.
 
     Raises
     ------
@@ -123,7 +124,7 @@ def _in_folder(folder: str, class_names: Sequence[str] | None, ignored: Counter[
     """The images that lie in the folder itself, then those of each of its subfolders, at any depth."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     classes = [entry.name for entry in entries if entry.is_dir()]
-    named = class_names if class_names is not None and set(classes) <= set(class_names) else classes
+    named = _numbering(classes, class_names)
     files: list[tuple[str, int | None]] = [(entry.name, None) for entry in entries if not entry.is_dir()]
     files += [
         (os.path.relpath(os.path.join(inside, name), folder), _index(label, named))
@@ -137,6 +138,15 @@ def _in_folder(folder: str, class_names: Sequence[str] | None, ignored: Counter[
             yield Item(_image_id(name), os.fsencode(os.path.join(folder, name)), target)
         else:
             ignored[ending] += 1
+
+
+def _numbering(folders: Sequence[str], class_names: Sequence[str] | None) -> Sequence[str]:
+    """The names by whose places folders are numbered; none where a place would be a wrong target."""
+    if class_names is None:
+        return folders
+    if set(folders) <= set(class_names):
+        return class_names
+    return folders if len(folders) == len(class_names) else ()
 
 
 def _in_text(file: str) -> Iterator[Item]:
@@ -188,4 +198,4 @@ def _check_ids(items: Sequence[Item]) -> None:
     counts = Counter(item.image_id for item in items)
     twice = [image_id for image_id, count in counts.items() if count > 1]
     shown = ", ".join(repr(image_id) for image_id in twice[:SHOWN_IDS]) + (" ..." if len(twice) > SHOWN_IDS else "")
-    check(not twice, f"{len(twice)} images are there more than once: {shown}")
+    check(not twice, f"image ids must be unique; {len(twice)} repeated: {shown}")

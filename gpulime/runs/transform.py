@@ -47,7 +47,7 @@ class Transform:
             picture = geometry.resize(picture, [self.resize], InterpolationMode(self.interpolation))
         if self.crop is not None:
             picture = geometry.center_crop(picture, [self.crop])
-        return np.asarray(picture, dtype=np.uint8)
+        return np.array(picture, dtype=np.uint8)
 
 
 def choose(model: nn.Module, weights: Any, data: DataConfig, lime: LimeConfig) -> Transform:

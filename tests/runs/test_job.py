@@ -1,0 +1,253 @@
+"""A run: every image gets its row, a rerun goes on, other settings are refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import gpulime
+from gpulime import config as configs
+from gpulime.runs import job, store
+
+CLASSES = 4
+
+
+class Tiny(nn.Module):
+    """A classifier of any image: a fixed random projection of its 4 x 4 average colours."""
+
+    def __init__(self, seed=0, classes=CLASSES):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(48, classes, generator=generator))
+
+    def forward(self, x):
+        return nn.functional.adaptive_avg_pool2d(x, 4).flatten(1) @ self.weight
+
+
+def make_tiny(seed=0, classes=CLASSES):
+    return Tiny(seed, classes)
+
+
+class Poisoned(Tiny):
+    """NaN for images that are all black."""
+
+    def forward(self, x):
+        return super().forward(x).masked_fill((x.flatten(1).sum(1) == 0)[:, None], torch.nan)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Six noisy pictures in two folders, and three files that are no whole images."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "photographs"
+    for i in range(6):
+        folder = root / ("ant" if i < 3 else "bee")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    (root / "ant" / "page.jpg").write_text("<html>not found</html>")
+    (root / "bee" / "empty.jpg").touch()
+    whole = (root / "bee" / "3.png").read_bytes()
+    (root / "bee" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+def config(photographs, out, **lime):
+    lime = {"n_samples": 40, "segments": {"grid": {"rows": 3, "columns": 3}}, "top_labels": 2, **lime}
+    return configs.from_dict(
+        {
+            "model": {"factory": "test_job.make_tiny"},
+            "data": {"source": str(photographs), "crop": 32, "batch_size": 3},
+            "lime": lime,
+            "out": str(out),
+        }
+    )
+
+
+def rows_of(out):
+    return {row["image_id"]: row for row in store.read(out).to_pylist()}
+
+
+def test_every_image_gets_a_row(photographs, tmp_path, capsys):
+    assert job.run(config(photographs, tmp_path / "run")) == job.ERROR_ROWS
+    rows = rows_of(tmp_path / "run")
+    assert {name: row["error_type"] for name, row in rows.items() if row["status"] == "error"} == {
+        "ant/page.jpg": "decode",
+        "bee/empty.jpg": "decode",
+        "bee/cut.png": "decode",
+    }
+    good = [row for row in rows.values() if row["status"] == "ok"]
+    assert len(good) == 6
+    for row in good:
+        assert row["target"] == (0 if row["image_id"].startswith("ant") else 1)
+        assert (row["h"], row["w"], row["n_segments"]) == (32, 32, 9)
+        assert [len(c) for c in row["coef"]] == [9, 9]
+        assert row["pred_probs"][0] >= row["pred_probs"][1]
+        assert store.decode_segments(row["seg"], row["seg_dtype"], 32, 32).max() == 8
+    shown = capsys.readouterr()
+    assert "1 .txt" in shown.err
+    assert "6 ok, 3 failed" in shown.out
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1000
+
+
+def test_rows_are_what_the_explainer_gives(photographs, tmp_path):
+    job.run(config(photographs, tmp_path / "run"))
+    row = rows_of(tmp_path / "run")["bee/4.png"]
+    picture = np.asarray(Image.open(photographs / "bee" / "4.png"))[4:36, 9:41]
+    image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
+    explainer = gpulime.Explainer(make_tiny(), 40, {"grid": {"rows": 3, "columns": 3}}, top_labels=2)
+    expected = explainer.explain(image, keys=torch.tensor([gpulime.key("bee/4.png")]))
+    torch.testing.assert_close(torch.tensor(row["coef"]), expected.coefficients[0].float(), rtol=1e-5, atol=1e-7)
+    assert row["labels"] == expected.labels[0].tolist()
+    assert row["r2"] == pytest.approx(expected.scores[0].tolist(), abs=1e-6)
+
+
+def test_a_rerun_explains_only_what_is_left(photographs, tmp_path, monkeypatch):
+    whole = tmp_path / "whole"
+    job.run(config(photographs, whole))
+    resumed = tmp_path / "resumed"
+    part = config(photographs, resumed)
+    job.run(configs.from_dict({**_nested(part), "data": {**_nested(part)["data"], "limit": 4}}))
+    assert len(rows_of(resumed)) == 4
+    seen = []
+    monkeypatch.setattr(Tiny, "forward", _counting(Tiny.forward, seen))
+    assert job.run(part) == job.ERROR_ROWS
+    assert sum(seen) == 40 * 3  # three of the five that were left can be read
+    assert job.run(part) == job.ERROR_ROWS
+    assert sum(seen) == 40 * 3
+    once, twice = rows_of(whole), rows_of(resumed)
+    assert once.keys() == twice.keys()
+    for name, row in once.items():
+        assert row["seg"] == twice[name]["seg"]
+        if row["status"] == "ok":
+            largest = np.abs(row["coef"]).max()
+            np.testing.assert_allclose(row["coef"], twice[name]["coef"], rtol=0, atol=1e-5 * largest)
+    ids = [row["image_id"] for path in store.shards(resumed) for row in _shard(path)]
+    assert len(ids) == len(set(ids))
+
+
+def test_other_settings_and_other_weights_are_refused(photographs, tmp_path):
+    out = tmp_path / "run"
+    job.run(config(photographs, out))
+    with pytest.raises(gpulime.GpulimeError, match=r"lime\.n_samples was 40, is 50"):
+        job.run(config(photographs, out, n_samples=50))
+    other = _nested(config(photographs, out))
+    other["model"]["kwargs"] = {"seed": 1}
+    with pytest.raises(gpulime.GpulimeError, match="weights_sha256 was"):
+        job.run(configs.from_dict(other))
+    assert job.run(config(photographs, out, batch_size=7)) == job.ERROR_ROWS  # changes no row
+
+
+def test_top_and_target_are_explained_once_each(photographs, tmp_path):
+    job.run(config(photographs, tmp_path / "run", labels="top+target", top_labels=1))
+    for row in rows_of(tmp_path / "run").values():
+        if row["status"] == "ok":
+            assert row["labels"] == list(
+                dict.fromkeys([int(np.argmax(_predict(photographs / row["image_id"]))), row["target"]])
+            )
+
+
+def test_target_needs_targets(photographs, tmp_path):
+    with pytest.raises(gpulime.GpulimeError, match=r"0\.png.* has none"):
+        job.run(config(photographs / "ant", tmp_path / "run", labels="target"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_change_no_row(photographs, tmp_path, workers):
+    settings = _nested(config(photographs, tmp_path / "run", segments={"slic": {"n_segments": 12}}))
+    settings["data"]["workers"] = workers
+    job.run(configs.from_dict(settings))
+    settings["out"] = str(tmp_path / "plain")
+    settings["data"]["workers"] = 0
+    job.run(configs.from_dict(settings))
+    here, there = rows_of(tmp_path / "run"), rows_of(tmp_path / "plain")
+    assert [(name, row["seg"], row["coef"]) for name, row in here.items()] == [
+        (name, row["seg"], row["coef"]) for name, row in there.items()
+    ]
+
+
+def test_the_report_can_be_written_again(photographs, tmp_path):
+    out = tmp_path / "run"
+    job.run(config(photographs, out))
+    first = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    (photographs / "ant" / "0.png").unlink()  # its picture is gone, its explanation is not
+    second = job.report(out).read_bytes()
+    assert b"ant/0.png" in second
+    assert len(second) < len(first)
+    with pytest.raises(gpulime.GpulimeError, match=r"no run\.json"):
+        job.report(tmp_path)
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Six random images, of which number 2 cannot be had and number 4 is black."""
+
+    classes = ("w", "x", "y", "z")
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        if i == 2:
+            raise OSError("the disk is gone")
+        generator = torch.Generator().manual_seed(i)
+        image = torch.rand(3, 24, 20, generator=generator)
+        return image * (i != 4), i % CLASSES
+
+
+def test_a_dataset_is_explained_from_python(tmp_path):
+    out = tmp_path / "run"
+    outcome = gpulime.runs.explain(Poisoned(), Pictures(), out, labels="target", n_samples=60, segments="grid", fill=0.5)
+    rows = rows_of(out)
+    assert (outcome.ok, outcome.failed, outcome.forwards) == (4, 2, 5 * 60)
+    assert {name: row["error_type"] for name, row in rows.items() if row["error_type"]} == {"2": "decode", "4": "non_finite"}
+    assert "the disk is gone" in rows["2"]["error"]
+    assert "NaN or infinite for 1 of 60 samples" in rows["4"]["error"]
+    assert [row["labels"] for name, row in rows.items() if row["status"] == "ok"] == [[0], [1], [3], [1]]
+    assert json.loads((out / "run.json").read_text())["class_names"] == ["w", "x", "y", "z"]
+    assert "data:image/jpeg" in (out / "report.html").read_text()
+
+
+def test_neighbours_of_a_bad_image_are_untouched(tmp_path):
+    gpulime.runs.explain(Poisoned(), Pictures(), tmp_path / "a", n_samples=60, segments="grid", fill=0.5, batch_size=7)
+    gpulime.runs.explain(Tiny(), Pictures(), tmp_path / "b", n_samples=60, segments="grid", fill=0.5, batch_size=7)
+    poisoned, clean = rows_of(tmp_path / "a"), rows_of(tmp_path / "b")
+    for name in ("0", "1", "3", "5"):
+        assert poisoned[name]["coef"] == clean[name]["coef"]
+
+
+def test_an_unknown_argument_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="n_sample"):
+        gpulime.runs.explain(Tiny(), Pictures(), tmp_path / "run", n_sample=20)
+
+
+def _nested(config):
+    return json.loads(json.dumps(job.dataclasses.asdict(config)))
+
+
+def _counting(forward, seen):
+    def counted(self, x):
+        seen.append(len(x))
+        return forward(self, x)
+
+    return counted
+
+
+def _shard(path):
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pylist()
+
+
+def _predict(path):
+    pixels = np.asarray(Image.open(path))[4:36, 9:41]
+    return make_tiny()(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255).detach().numpy()[0]

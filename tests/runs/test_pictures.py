@@ -1,0 +1,254 @@
+"""Files that decode, files that must not, and that no pixel is made up."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+from torchvision.datasets.folder import default_loader
+
+from gpulime.runs.pictures import DecodeError, TooLargeError, decode
+
+
+def read(path, max_megapixels=50.0, exif="ignore"):
+    return decode(os.fsencode(path), max_megapixels=max_megapixels, exif=exif)
+
+
+def pixels(path, **settings):
+    return np.asarray(read(path, **settings).picture)
+
+
+@pytest.fixture
+def photograph():
+    """An RGB picture of 60 x 40 pixels with structure everywhere."""
+    y, x = np.mgrid[:40, :60]
+    noise = np.random.default_rng(0).integers(0, 60, (40, 60, 3))
+    array = np.stack([3 * x, 5 * y, 255 - 2 * x - 3 * y], axis=-1).clip(0, 195) + noise
+    return Image.fromarray(array.astype(np.uint8))
+
+
+@pytest.fixture
+def save(tmp_path, photograph):
+    def to_file(name, picture=None, **settings):
+        path = tmp_path / name
+        (photograph if picture is None else picture).save(path, **settings)
+        return path
+
+    return to_file
+
+
+def test_decoded_is_rgb_with_the_digest_of_the_file(save, photograph):
+    path = save("a.png")
+    decoded = read(path)
+    assert decoded.picture.mode == "RGB"
+    assert np.array_equal(decoded.picture, photograph)
+    assert decoded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+CUT = [
+    ("a.jpg", {}),
+    ("a.jpg", {"progressive": True}),
+    ("a.png", {}),
+    ("a.webp", {}),
+    ("a.bmp", {}),
+    ("a.ppm", {}),
+    ("a.tif", {}),
+    ("a.gif", {}),
+]
+
+
+@pytest.mark.parametrize("lenient", [False, True], ids=["strict", "LOAD_TRUNCATED_IMAGES"])
+@pytest.mark.parametrize(("name", "settings"), CUT)
+def test_a_file_cut_short_is_an_error(save, monkeypatch, name, settings, lenient):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)  # as much training code does
+    path = save(name, **settings)
+    whole = path.read_bytes()
+    assert pixels(path).shape == (40, 60, 3)
+    for length in (len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DecodeError) as caught:
+            read(path)
+        assert caught.value.kind == "decode"
+
+
+def test_an_array_cut_short_is_an_error(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((4, 4, 3), np.uint8))
+    whole = path.read_bytes()
+    for length in (0, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DecodeError, match="cannot be decoded"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html><title>404</title>", r"it starts with b'<!DOCTYPE html>"),
+        (b"\xff\xd8\xff\xe0" + bytes(20), "is not an image|cannot be decoded"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(30), "is not an image|cannot be decoded"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "is not an image of a known kind"),
+    ],
+    ids=["empty", "html", "jpeg header", "png header", "postscript"],
+)
+def test_what_is_not_an_image_is_an_error(tmp_path, content, message):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DecodeError, match=message):
+        read(path)
+
+
+def test_a_damaged_png_is_an_error(save):
+    path = save("a.png")
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(DecodeError):
+        read(path)
+
+
+def test_missing_and_special_files_are_errors(tmp_path):
+    with pytest.raises(DecodeError, match="there is no such file"):
+        read(tmp_path / "a.jpg")
+    with pytest.raises(DecodeError, match="is not a regular file"):
+        read(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(DecodeError, match="is not a regular file"):
+        read(tmp_path / "pipe.jpg")
+
+
+def _bomb(side):
+    """A one-bit PNG of side x side black pixels, without holding them in memory."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    packer, row = zlib.compressobj(9), bytes(1 + side // 8)
+    data = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path):
+    path, limit = tmp_path / "a.png", Image.MAX_IMAGE_PIXELS
+    path.write_bytes(_bomb(20000))
+    assert path.stat().st_size < 60_000
+    with pytest.raises(TooLargeError) as caught:
+        read(path)
+    assert caught.value.kind == "too_large"
+    assert str(caught.value) == "has 20000 x 20000 pixels, 400.0 megapixels; data.max_megapixels allows 50"
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_the_limit_is_the_runs_own_not_pillows(save, monkeypatch):
+    path = save("a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # 2400 pixels would be an error of Pillow's, 15 a warning
+    assert pixels(path).shape == (40, 60, 3)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    with pytest.raises(TooLargeError, match=r"60 x 40 pixels, 0\.0 megapixels; data\.max_megapixels allows 0\.002"):
+        read(path, max_megapixels=0.002)
+
+
+def test_a_large_array_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((30, 40, 3), np.uint8))
+    with pytest.raises(TooLargeError, match="40 x 30"):
+        read(path, max_megapixels=0.001)
+
+
+def test_exif_rotation_is_ignored_as_imagefolder_does_or_applied(save):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: what is stored must be turned by 90 degrees, clockwise
+    path = save("a.jpg", exif=exif)
+    stored = np.asarray(default_loader(str(path)))
+    assert stored.shape == (40, 60, 3)
+    assert np.array_equal(pixels(path), stored)
+    assert np.array_equal(pixels(path, exif="apply"), np.rot90(stored, -1))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_deep_gray_is_scaled_not_clipped(save, name):
+    values = np.linspace(0, 65535, 60 * 40).astype(np.uint16).reshape(40, 60)
+    path = save(name, Image.fromarray(values))
+    expected = np.rint(values / 257).astype(np.uint8)
+    assert expected.max() == 255
+    assert np.array_equal(pixels(path), np.repeat(expected[..., None], 3, axis=-1))
+
+
+def test_values_without_a_known_range_are_refused(save):
+    with pytest.raises(DecodeError, match="floating-point"):
+        read(save("a.tif", Image.fromarray(np.ones((4, 4), np.float32))))
+    with pytest.raises(DecodeError, match="from 0 to 70000; 16 bits end at 65535"):
+        read(save("b.tif", Image.fromarray(np.array([[0, 70000]], np.int32))))
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "settings"),
+    [
+        ("1", "a.png", {}),
+        ("L", "a.png", {}),
+        ("L", "a.png", {"transparency": 7}),
+        ("LA", "a.png", {}),
+        ("P", "a.png", {}),
+        ("P", "a.png", {"transparency": 3}),
+        ("P", "a.png", {"transparency": bytes(range(256))}),
+        ("RGB", "a.png", {"transparency": (1, 2, 3)}),
+        ("RGBA", "a.png", {}),
+        ("RGBA", "a.tif", {}),
+        ("RGBA", "a.webp", {"lossless": True, "exact": True}),
+        ("CMYK", "a.jpg", {}),
+        ("CMYK", "a.tif", {}),
+        ("YCbCr", "a.jpg", {}),
+    ],
+)
+def test_all_modes_become_the_rgb_of_imagefolder(save, photograph, mode, name, settings):
+    picture = photograph.convert(mode)
+    if mode.endswith("A"):
+        picture.putalpha(Image.fromarray(np.arange(2400, dtype=np.uint8).reshape(40, 60)))
+    path = save(name, picture, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of transparency that it drops
+        expected = np.asarray(default_loader(str(path)))
+    assert np.array_equal(pixels(path), expected)
+
+
+def test_alpha_is_dropped_not_blended(save):
+    path = save("a.png", Image.new("RGBA", (2, 2), (10, 20, 30, 0)))
+    assert np.array_equal(pixels(path), np.broadcast_to([10, 20, 30], (2, 2, 3)))
+
+
+def test_of_an_animation_the_first_frame_is_taken(save):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    path = save("a.gif", frames[0], save_all=True, append_images=frames[1:])
+    assert np.array_equal(pixels(path), np.broadcast_to([255, 0, 0], (8, 8, 3)))
+
+
+def test_arrays_are_read_as_they_are(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    path = tmp_path / "a.npy"
+    np.save(path, array)
+    assert np.array_equal(pixels(path), array)
+    assert read(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 5, 7), np.uint8), r"must hold a uint8 array \(h, w, 3\); it holds uint8 \(3, 5, 7\)"),
+        (np.zeros((5, 7), np.uint8), r"it holds uint8 \(5, 7\)"),
+        (np.zeros((5, 7, 3), np.float32), r"it holds float32 \(5, 7, 3\)"),
+        (np.array([{}], dtype=object), "cannot be decoded"),
+    ],
+)
+def test_other_arrays_are_errors(tmp_path, array, message):
+    path = tmp_path / "a.npy"
+    np.save(path, array, allow_pickle=True)
+    with pytest.raises(DecodeError, match=message):
+        read(path)

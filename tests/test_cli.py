@@ -1,0 +1,195 @@
+"""The command: what its help says, how options and files come together, and one line for each mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpulime import cli, config
+from gpulime.config import Config, LimeConfig, ModelConfig
+from gpulime.errors import GpulimeError
+from gpulime.runs import job
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The configs that ``explain`` would have run."""
+    configs = []
+    monkeypatch.setattr(job, "run", lambda chosen: configs.append(chosen) or 0)
+    return configs
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(text):
+        path = tmp_path / "run.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return to_file
+
+
+@pytest.mark.parametrize("command", [["--help"], ["explain", "--help"], ["--version"], ["explain", "--lime.n_sample", "1"]])
+def test_help_needs_no_torch_and_little_time(command):
+    code = f"""
+import sys, time
+from gpulime.cli import main
+main({command})
+heavy = {{"torch", "torchvision", "numpy", "PIL", "pyarrow", "skimage", "sklearn", "jinja2", "matplotlib"}} & set(sys.modules)
+assert not heavy, heavy
+assert time.process_time() < 1, time.process_time()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_gpulime_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "gpulime", "explian"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "gpulime: the command must be one of 'explain', 'report', 'doctor'; got 'explian' (did you mean 'explain'?)\n"
+    )
+
+
+def test_help_names_the_commands_and_where_to_start(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in cli.COMMANDS)
+    assert "gpulime explain --config configs/quickstart.yaml" in text
+
+
+def test_without_a_command_the_help_goes_to_stderr(capsys):
+    assert cli.main([]) == 2
+    assert "usage: gpulime" in capsys.readouterr().err
+
+
+def test_help_of_explain_describes_every_setting(capsys):
+    assert cli.main(["explain", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in config.settings():
+        assert f"--{name} " in text
+        assert field.metadata["help"] in text, name
+    assert "--lime.fill+" not in text
+    assert "(default: 1000)" in text
+
+
+def test_config_file_then_options(ran, write):
+    path = write("""
+model: {factory: my_project.make, kwargs: {depth: 3}}
+lime:
+  n_samples: 300
+  segments: {slic: {n_segments: 60}}
+  alpha: 1e-3
+  activation: null
+data: # nothing set
+out: runs/file
+""")
+    assert cli.main(["explain", "--config", path, "--lime.n_samples", "7", "--model.kwargs.width", "2"]) == 0
+    model = ModelConfig(factory="my_project.make", kwargs={"depth": 3, "width": 2})
+    lime = LimeConfig(n_samples=7, segments={"slic": {"n_segments": 60}}, alpha=0.001, activation=None)
+    assert ran == [Config(model=model, lime=lime, out="runs/file")]
+
+
+def test_options_alone(ran):
+    arguments = ["--lime.segments={grid: {rows: 3}}", "--lime.fill", "0.5", "--lime.batch_size", "8", "--report", "false"]
+    assert cli.main(["explain", *arguments]) == 0
+    lime = LimeConfig(segments={"grid": {"rows": 3}}, fill=0.5, batch_size=8)
+    assert ran == [Config(lime=lime, report=False)]
+    assert cli.main(["explain", "--lime.segments", "grid", "--lime.fill", "[0, 0.5, 1]", "--lime.kernel_width", "null"]) == 0
+    assert ran[1].lime == LimeConfig(segments="grid", fill=[0.0, 0.5, 1.0], kernel_width=None)
+
+
+def test_exit_code_is_the_runs(monkeypatch):
+    monkeypatch.setattr(job, "run", lambda chosen: 3)
+    assert cli.main(["explain"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lime: {n_sample: 10}", "config {path}: unknown key 'lime.n_sample' (did you mean 'lime.n_samples'?)"),
+        ("lime.n_sample: 10", "config {path}: unknown key 'lime.n_sample' (did you mean 'lime.n_samples'?)"),
+        ("lime: 10", "config {path}: lime must be a mapping of settings such as 'lime: {{n_samples: ...}}'; got 10"),
+        ("lime: {n_samples: ten}", "lime.n_samples must be a whole number; got 'ten'"),
+        ("lime: {n_samples: 1.5}", "lime.n_samples must be a whole number; got '1.5'"),
+        ("out: [", "config {path}: is not YAML: line 1, "),
+        ("out: x\nlime: [1, 2", "config {path}: is not YAML: line 2, "),
+        ("", "config {path}: must be a mapping such as 'out: runs/mine'; got None"),
+        ("- 1", "config {path}: must be a mapping such as 'out: runs/mine'; got [1]"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_says_what_is_right(write, capsys, text, message):
+    path = write(text)
+    assert cli.main(["explain", "--config", path]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("gpulime: " + message.format(path=repr(path)))
+    assert output.err.count("\n") == 1
+    assert not output.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "nowhere.yaml"], "config 'nowhere.yaml': cannot be read: No such file or directory"),
+        (["--lime.n_sample", "1"], "unknown option '--lime.n_sample' (did you mean '--lime.n_samples'?)"),
+        (["--lime.n_sample=1"], "unknown option '--lime.n_sample' (did you mean '--lime.n_samples'?)"),
+        (["photos"], "unknown argument 'photos'"),
+        (["--lime.n_samples", "many"], "lime.n_samples must be a whole number; got 'many'"),
+        (["--lime.kernel_width", "x"], "lime.kernel_width must be a number or null; got 'x'"),
+        (["--lime.batch_size", "x"], "lime.batch_size must be a whole number or 'auto'; got 'x'"),
+        (["--lime.labels", "x"], "lime.labels must be 'top' or 'target' or 'top+target'"),
+        (["--report", "maybe"], "report must be true or false"),
+        (["--data.workers", "-1"], "data.workers must be 0 or more; got -1"),
+        (["--lime.mean", "[0, 0, 0]"], "lime.mean and lime.std must be given together; got [0.0, 0.0, 0.0] and None"),
+    ],
+)
+def test_a_bad_option_is_one_line_that_says_what_is_right(capsys, arguments, message):
+    assert cli.main(["explain", *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"gpulime: {message}")
+    assert output.err.count("\n") == 1
+    assert not output.out
+
+
+def test_an_error_of_the_run_is_one_line(monkeypatch, capsys):
+    def fail(_):
+        raise GpulimeError("no such picture: 'a\\nb'")
+
+    monkeypatch.setattr(job, "run", fail)
+    assert cli.main(["explain"]) == 2
+    assert capsys.readouterr().err == "gpulime: no such picture: 'a\\nb'\n"
+
+
+def test_without_a_model_explain_says_what_to_set(capsys):
+    assert cli.main(["explain"]) == 2
+    assert capsys.readouterr().err.startswith("gpulime: model.factory must name what makes the model")
+
+
+def test_an_unknown_option_of_a_segmenter_is_named(tmp_path, capsys):
+    model = ["--model.factory=torchvision.models.squeezenet1_1", "--data.crop=64", f"--out={tmp_path / 'run'}"]
+    assert cli.main(["explain", *model, "--lime.segments={slic: {n_segment: 60}}"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("gpulime: ")
+    assert "'n_segment'" in message
+    assert "did you mean 'n_segments'?" in message
+
+
+def test_report_prints_the_path(monkeypatch, capsys):
+    monkeypatch.setattr(job, "report", lambda run: run / "report.html")
+    assert cli.main(["report", "runs/mine"]) == 0
+    assert capsys.readouterr().out == f"{Path('runs/mine/report.html')}\n"
+    assert cli.main(["report"]) == 2
+    assert capsys.readouterr().err.startswith("gpulime: report needs RUN")
+
+
+def test_doctor_prints_all_facts(capsys):
+    from gpulime import device
+
+    assert cli.main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for name, fact in device.describe().items():
+        assert name in text
+        assert str(fact or "none") in text

@@ -1,0 +1,117 @@
+"""The settings: their names and defaults, what changes a row, and the files in configs/."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+
+from gpulime import config
+from gpulime.config import Config, DataConfig, LimeConfig, StoreConfig
+from gpulime.errors import GpulimeError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_loads(path, monkeypatch):
+    from gpulime import cli
+    from gpulime.runs import job
+
+    given = []
+    monkeypatch.setattr(job, "run", lambda chosen: given.append(chosen) or 0)
+    assert cli.main(["explain", "--config", str(path)]) == 0
+    assert given[0].model.factory
+    assert given[0].out.startswith("runs/")
+
+
+def test_there_are_configs():
+    assert {"quickstart.yaml", "imagenet_val.yaml", "lime_defaults.yaml"} <= {path.name for path in CONFIGS}
+
+
+def test_lime_settings_are_the_arguments_of_explainer():
+    from gpulime import Explainer
+
+    arguments = inspect.signature(Explainer.__init__).parameters
+    for field in dataclasses.fields(LimeConfig):
+        if field.name != "labels":  # an argument of explain()
+            assert arguments[field.name].default == config.default(field), field.name
+
+
+def test_each_setting_has_a_line_for_the_help():
+    for name, field in config.settings():
+        assert 10 < len(field.metadata["help"]) < 120, name
+
+
+def _other(value):
+    """A valid value other than ``value``."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return {"other": 1} if isinstance(value, dict) else "other"
+
+
+@pytest.mark.parametrize("name", [name for name, _ in config.settings()])
+def test_fixed_holds_what_changes_a_row(name):
+    section, _, last = name.rpartition(".")
+    value = _other(config.default(dict(config.settings())[name]))
+    if last in ("mean", "std"):
+        changed = Config(lime=LimeConfig(mean=[0.5], std=[0.5]))
+    elif last in ("limit", "resize", "crop"):
+        changed = Config(data=DataConfig(**{last: 7}))
+    elif section:
+        changed = Config(**{section: config.SECTIONS[section](**{last: value})})
+    else:
+        changed = Config(**{last: value})
+    assert (config.fixed(changed) == config.fixed(Config())) == (name in config.CHANGES_NO_ROW)
+
+
+def test_changes_no_row_names_settings():
+    assert {name for name, _ in config.settings()} > config.CHANGES_NO_ROW
+
+
+def test_from_dict_reads_what_asdict_writes():
+    given = Config(out="x", lime=LimeConfig(n_samples=7, segments={"slic": {"n_segments": 3}}), store=StoreConfig(1, 2.0))
+    assert config.from_dict(dataclasses.asdict(given)) == given
+    assert config.from_dict({}) == config.from_dict({"lime": None}) == Config()
+    assert config.from_dict({"lime.n_samples": 7}) == Config(lime=LimeConfig(n_samples=7))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lime": {"n_sample": 10}}, "unknown key 'lime.n_sample' (did you mean 'lime.n_samples'?)"),
+        ({"lime.n_sample": 10}, "unknown key 'lime.n_sample' (did you mean 'lime.n_samples'?)"),
+        ({"n_samples": 10}, "unknown key 'n_samples' (did you mean 'lime.n_samples'?)"),
+        ({"lme": {"n_samples": 10}}, "unknown key 'lme' (did you mean 'lime'?)"),
+        ({"data": {1: 2}}, "unknown key 'data.1'"),
+        ({7: 8}, "unknown key '7'"),
+        ({"lime": 10}, "lime must be a mapping of settings such as 'lime: {n_samples: ...}'; got 10"),
+    ],
+)
+def test_unknown_keys_are_named_with_the_nearest(given, message):
+    with pytest.raises(GpulimeError) as caught:
+        config.from_dict(given)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("data", {"workers": -1}, "data.workers must be 0 or more; got -1"),
+        ("data", {"batch_size": 0}, "data.batch_size must be 1 or more; got 0"),
+        ("data", {"limit": 0}, "data.limit must be 1 or more; got 0"),
+        ("data", {"crop": 0}, "data.crop must be 1 or more; got 0"),
+        ("data", {"max_megapixels": 0.0}, "data.max_megapixels must be above 0; got 0.0"),
+        ("store", {"flush_rows": 0}, "store.flush_rows must be 1 or more; got 0"),
+        ("store", {"flush_seconds": 0.0}, "store.flush_seconds must be above 0; got 0.0"),
+        ("lime", {"mean": [0.5]}, "lime.mean and lime.std must be given together; got [0.5] and None"),
+    ],
+)
+def test_values_out_of_range_are_refused(section, values, message):
+    with pytest.raises(GpulimeError) as caught:
+        config.from_dict({section: values})
+    assert str(caught.value) == message

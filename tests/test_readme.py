@@ -1,0 +1,60 @@
+"""The README's Python runs as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import gpulime
+from gpulime import surrogate
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def block(word):
+    return next(code for code in BLOCKS if word in code)
+
+
+def test_the_example_explains_the_cat(capsys):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    names = {}
+    exec(block("chelsea"), names)
+    assert names["mask"].any()
+    assert names["image"].shape == (224, 224, 3)
+    assert names["explanations"].scores[0, 0] > 0.4
+
+
+def test_the_plain_pytorch_is_equivalent():
+    torch.manual_seed(0)
+    n_channels, h, w, k, s = 3, 12, 10, 8, 64
+    segments = gpulime.segments.Grid(2, 4).labels(1, h, w, torch.device("cpu"))[0].long()
+    image = torch.rand(n_channels, h, w)
+    names = {
+        "torch": torch,
+        "s": s,
+        "k": k,
+        "segments": segments,
+        "image": image,
+        "segment_means": gpulime.fills.segment_means(image[None], segments[None].int(), k)[0],
+        "mean": 0.5,
+        "std": 0.25,
+        "label": 2,
+        "model": lambda rows: rows.flatten(1)[:, ::40],
+    }
+    exec(block("segment_means"), names)
+    fitted = surrogate.fit(names["masks"][None], names["y"][None, :, None])
+    torch.testing.assert_close(names["coefficients"], fitted.coefficients[0, 0], rtol=1e-10, atol=1e-12)
+    assert names["coefficients"].abs().max() > 1e-3
+
+
+def test_results_read_without_gpulime(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures = [torch.rand(3, 16, 16) for _ in range(2)]
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))
+    gpulime.runs.explain(model, pictures, "runs/mine", n_samples=20, segments=gpulime.segments.Grid(3, 3))
+    names = {}
+    exec(block("pyarrow.dataset"), names)
+    assert names["segments"].shape == (16, 16)
+    assert names["segments"].max() == 8
