@@ -1,0 +1,56 @@
+"""What a run prints."""
+
+from gpulime.runs.progress import SHOWN_IMAGES, Progress, lines
+
+ROW = {
+    "image_id": "cats/a.png",
+    "status": "ok",
+    "n_segments": 3,
+    "labels": [1, 7],
+    "pred_probs": [0.75, 0.125],
+    "r2": [0.5, None],
+    "coef": [[0.1, -0.2, 0.05], [0.0, 0.0, 0.0]],
+}
+ERROR = {"image_id": "b\n.png", "status": "error", "error_type": "decode", "error": "is empty"}
+
+
+def test_an_image_in_words():
+    head, first, second = lines(ROW, ["ant", "cat"])
+    assert head == "cats/a.png (3 segments)"
+    assert first.split() == [
+        "cat",
+        "0.750",
+        "R2",
+        "0.50",
+        "strongest",
+        "segments",
+        "#1",
+        "-0.200",
+        "#0",
+        "+0.100",
+        "#2",
+        "+0.050",
+    ]
+    assert second.split()[:5] == ["class", "7", "0.125", "R2", "-"]
+
+
+def test_a_hostile_name_stays_on_its_line():
+    assert lines(ERROR, None) == ["b\\n.png: decode: is empty"]
+
+
+def test_only_the_first_images_are_printed(capsys):
+    with Progress(SHOWN_IMAGES + 5, 10, None) as progress:
+        for _ in range(SHOWN_IMAGES + 5):
+            progress.image(ERROR)
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == SHOWN_IMAGES + 1
+    assert "every image is in the results" in out[-1]
+
+
+def test_forwards_that_will_not_come_are_not_waited_for(capsys):
+    with Progress(3, 10, None) as progress:
+        progress.image(ERROR)
+        progress.forwards(20)
+        progress.image(ROW)
+        assert (progress.bar.n, progress.bar.total) == (20, 20)
+    assert "b\\n.png" in capsys.readouterr().out
