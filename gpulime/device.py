@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -27,6 +29,13 @@ def cupy_version() -> str | None:
 def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Memory for an op to fill. Tests replace this by one that poisons it with NaN."""
     return torch.empty(shape, dtype=dtype, device=device)
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Arithmetic as it is written: no gradients, and no autocast of the caller's."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def synchronize(device: torch.device) -> None:

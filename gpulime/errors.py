@@ -26,6 +26,17 @@ def check(condition: bool, message: str) -> None:
         raise GpulimeError(message)
 
 
+def whole(name: str, value: object, least: int, meaning: str = "") -> None:
+    """Raise `GpulimeError` unless ``value`` is a whole number of ``least`` or more."""
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    check(
+        fits,
+        f"{name} must be at least {least}{meaning}; got {value!r}"
+        if isinstance(value, int)
+        else f"{name} must be a whole number, at least {least}{meaning}; got {value!r}",
+    )
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """``" (did you mean 'slic'?)"`` where one of ``choices`` resembles ``name``, else an empty string."""
     close = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from gpulime import fills, masks
-from gpulime.errors import check
+from gpulime.device import exact
+from gpulime.errors import check, whole
 from gpulime.explanation import Explanations
 from gpulime.inputs import Batch, Normalisation, outside_unit
 from gpulime.ops.masked_images import masked_images
@@ -107,8 +108,8 @@ class Explainer:
         device: torch.device | str | None = None,
         seed: int = 0,
     ) -> None:
-        check(n_samples >= 2, f"n_samples must be at least 2, the whole image and one mask; got {n_samples}")
-        check(top_labels >= 1, f"top_labels must be at least 1; got {top_labels}")
+        whole("n_samples", n_samples, 2, ", the whole image and one mask")
+        whole("top_labels", top_labels, 1)
         self.n_samples, self.top_labels, self.seed = n_samples, top_labels, seed
         self.normalisation = Normalisation.of(mean, std, normalized)
         self.segmenter = resolve_segments(segments)
@@ -181,27 +182,31 @@ class Explainer:
 
     def prepare(self, batch: Batch) -> Iterator[Flight]:
         """Everything that is done once per image: checks, segments, fill, normalisation; a few images at a time."""
+        batch.check_images()
         self.normalisation.fits(batch.images)
         unit = 255.0 if batch.images.dtype == torch.uint8 else 1.0
-        batch = batch.checked(self.predictor.device(batch.images))
+        batch = batch.on(self.predictor.device(batch.images))
         if not self.normalisation.normalized:
             self._warn_once("range", outside_unit(batch.images))
         size = max(1, min(FLIGHT_IMAGES, FLIGHT_BYTES // (4 * batch.images[0].numel())))
         for start in range(0, len(batch.images), size):
             where = slice(start, start + size)
-            part = batch.part(where)
-            assert part.keys is not None  # `checked` put zeros where there were none
+            yield self._flight(batch.part(where), self._fill_of(where), unit)
+
+    def _flight(self, part: Batch, fill: str | Tensor, unit: float) -> Flight:
+        assert part.keys is not None  # `on` put zeros where there were none
+        with exact(part.images.device):
             pictures = self.normalisation.pictures(part.images)
             parts = segment(self.segmenter, pictures) if part.segments is None else from_labels(part.segments)
             k = parts.ids.shape[1]
             self._enough_samples(k)
-            filled = fills.fill(self._fill_of(where), part.images, parts.labels, k, unit)
+            filled = fills.fill(fill, part.images, parts.labels, k, unit)
+            # Not .to(memory_format=), which leaves a tensor of the right dtype in the format it has.
             ready = [
-                # Not .to(memory_format=), which leaves a tensor of the right dtype in the format it has.
                 self.normalisation.ready(t).to(self.predictor.dtype).contiguous(memory_format=self.predictor.memory_format)
                 for t in (part.images, filled)
             ]
-            yield Flight(
+            return Flight(
                 images=ready[0],
                 fill=ready[1],
                 parts=parts,
@@ -263,7 +268,8 @@ class Explainer:
         finite = outputs.isfinite()
         outputs = outputs.masked_fill(~finite, 0.0)
         together = max(1, GRAM_ENTRIES // (k * k * outputs.shape[2]))
-        fitted = [self._fit(flight, outputs, i) for i in torch.arange(len(counts), device=counts.device).split(together)]
+        with exact(outputs.device):
+            fitted = [self._fit(flight, outputs, i) for i in torch.arange(len(counts), device=counts.device).split(together)]
         non_finite = (~finite.all(-1)).sum(1)
         fit = {f.name: torch.cat([getattr(piece, f.name) for piece in fitted]) for f in fields(Surrogate)}
         for tensor in fit.values():
@@ -271,7 +277,7 @@ class Explainer:
         return Explanations(
             coefficients=fit["coefficients"],
             labels=flight.labels,
-            predictions=flight.outputs[:, 0],
+            predictions=flight.outputs[:, 0].clone(),
             local_predictions=fit["local_predictions"],
             intercepts=fit["intercepts"],
             scores=fit["scores"],

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gpulime.errors import check
+from gpulime.errors import GpulimeError, check
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = 1
@@ -93,14 +94,13 @@ class Explanations:
             If the file holds something else, or was written by a newer version.
         """
         names = [f.name for f in fields(cls)]
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                about = json.loads(str(file["about"])) if "about" in file else {}
-                tensors = {name: torch.from_numpy(file[name]) for name in names if name in file}
-        except ValueError:  # a pickle, or no archive at all
-            about, tensors = {}, {}
-        version = about.get("gpulime.Explanations", 0)
-        check(version != 0, f"{path} was not written by Explanations.save")
+        with Path(path).open("rb") as file:
+            try:
+                archive = dict(np.load(file, allow_pickle=False))
+                version = json.loads(str(archive["about"]))["gpulime.Explanations"]
+                tensors = {name: torch.from_numpy(archive[name]) for name in names if name in archive}
+            except (ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:  # a pickle, a part, something else
+                raise GpulimeError(f"{path} was not written by Explanations.save, or only a part of it is left") from error
         check(version <= FORMAT, f"{path} has format {version}; this gpulime reads up to {FORMAT}: update it")
         check(len(tensors) == len(names), f"{path} lacks {sorted(set(names) - set(tensors))}")
         return cls(**tensors)

@@ -67,7 +67,7 @@ def fill(spec: str | Tensor, images: Tensor, labels: Tensor, k: int, unit: float
     if value.ndim == 1:
         check(value.shape[0] in (1, c), f"fill must have one entry per channel, c = {c}; got {value.shape[0]}")
         value = value[:, None, None]
-    if value.ndim >= 3 and value.shape[-2:] != (1, 1):
+    elif value.ndim >= 3:
         shapes = [(c, h, w), (1, c, h, w), (n, c, h, w)]
         check(tuple(value.shape) in shapes, f"fill must be (n, c, h, w) = {(n, c, h, w)}; got {tuple(value.shape)}")
     return value.expand(n, c, h, w)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,16 @@ class Batch:
     keys: Tensor | None = None
     top: bool = False
 
-    def checked(self, device: torch.device) -> Batch:
+    def check_images(self) -> None:
+        """Raise `GpulimeError` unless the images are (n, c, h, w), floating or uint8."""
+        images = self.images
+        check(isinstance(images, Tensor), f"images must be a tensor (n, c, h, w); got {type(images).__name__}")
+        check(images.ndim == 4, f"images must be (n, c, h, w); got {tuple(images.shape)}")
+        check(images.numel() > 0, f"images must be (n, c, h, w), none of them 0; got {tuple(images.shape)}")
+        known = images.is_floating_point() or images.dtype == torch.uint8
+        check(known, f"images must be floating or uint8; got {images.dtype}")
+
+    def on(self, device: torch.device) -> Batch:
         """The same on ``device``: float images, (n, l) int64 labels or None, int64 keys.
 
         Raises
@@ -43,24 +53,20 @@ class Batch:
         GpulimeError
             Where a tensor has not the rank, the shape or the dtype it must have, or is not finite.
         """
-        images = self.images
-        check(isinstance(images, Tensor), f"images must be a tensor (n, c, h, w); got {type(images).__name__}")
-        check(images.ndim == 4, f"images must be (n, c, h, w); got {tuple(images.shape)}")
-        check(images.numel() > 0, f"images must be (n, c, h, w), none of them 0; got {tuple(images.shape)}")
-        known = images.is_floating_point() or images.dtype == torch.uint8
-        check(known, f"images must be floating or uint8; got {images.dtype}")
-        n, _, h, w = images.shape
-        keys = torch.zeros(n, dtype=torch.int64) if self.keys is None else self.keys
-        check(keys.shape == (n,) and keys.dtype == torch.int64, f"keys must be (n,) = ({n},) int64; got {_kind(keys)}")
+        n, _, h, w = self.images.shape
+        keys = torch.zeros(n, dtype=torch.int64) if self.keys is None else _tensor(self.keys)
+        fits = keys is not None and keys.shape == (n,) and keys.dtype == torch.int64
+        check(fits, f"keys must be (n,) = ({n},) int64; got {_kind(self.keys)}")
+        segments = None if self.segments is None else _tensor(self.segments)
         if self.segments is not None:
-            given = tuple(self.segments.shape)
-            check(given == (n, h, w), f"segments must be (n, h, w) = {(n, h, w)}; got {given}")
-        images = images.to(device)
+            fits = segments is not None and segments.shape == (n, h, w)
+            check(fits, f"segments must be (n, h, w) = {(n, h, w)}; got {_kind(self.segments)}")
+        images = self.images.detach().to(device)
         return Batch(
             images=images / 255 if images.dtype == torch.uint8 else _finite(images.float()),
             labels=None if self.labels is None else self._labels(n).to(device),
-            segments=None if self.segments is None else self.segments.to(device),
-            keys=keys.to(device),
+            segments=None if segments is None else segments.to(device),
+            keys=None if keys is None else keys.to(device),
             top=self.top or self.labels is None,
         )
 
@@ -70,12 +76,13 @@ class Batch:
         return Batch(self.images[where], labels, segments, keys, self.top)
 
     def _labels(self, n: int) -> Tensor:
-        labels = torch.as_tensor(self.labels)
-        integer = not (labels.is_floating_point() or labels.dtype == torch.bool)
-        check(
-            integer and labels.ndim in (1, 2) and labels.shape[0] == n and labels.numel() > 0,
-            f"labels must be integers, (n,) or (n, l) with n = {n}; got {_kind(labels)}",
-        )
+        labels = _tensor(self.labels)
+        if labels is None or labels.is_floating_point() or labels.dtype == torch.bool:
+            shaped = False
+        else:
+            shaped = labels.ndim in (1, 2) and labels.shape[0] == n and labels.numel() > 0
+        if labels is None or not shaped:
+            raise GpulimeError(f"labels must be integers, (n,) or (n, l) with n = {n}; got {_kind(self.labels)}")
         least = -1 if self.top else 0
         check(int(labels.min()) >= least, f"labels must not be negative; got {int(labels.min())}")
         return labels.long().view(n, -1)
@@ -155,5 +162,13 @@ def _finite(images: Tensor) -> Tensor:
     return images
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {tensor.dtype}"
+def _tensor(value: Any) -> Tensor | None:
+    """``value`` (a tensor, an array, a list) as a tensor; None where it is no numbers."""
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _kind(value: Any) -> str:
+    return f"{tuple(value.shape)} {value.dtype}" if hasattr(value, "shape") else type(value).__name__

@@ -125,7 +125,7 @@ class Lime:
         self.seed, self.n_samples = seed, n_samples
 
     def __call__(self, keys: Tensor, rows: Tensor, counts: Tensor, k: int) -> Tensor:
-        rows, counts = torch.broadcast_tensors(rows.cpu(), counts.cpu())
+        rows, counts, _ = torch.broadcast_tensors(rows.cpu(), counts.cpu(), keys.cpu())
         masks = torch.zeros(*rows.shape, k, dtype=torch.bool)
         for count in counts.unique().tolist():
             of_count = counts == count
@@ -154,5 +154,6 @@ def resolve(name: str, seed: int, n_samples: int) -> Sampler:
     """
     if name not in SAMPLERS:
         raise unknown("sampler", name, SAMPLERS)
+    check(isinstance(seed, int), f"seed must be a whole number; got {seed!r}")
     check(-(2**63) <= seed < 2**64, f"seed must fit 64 bits; got {seed}")
     return SAMPLERS[name](seed, n_samples)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gpulime import device as devices
-from gpulime.errors import GpulimeError, check, unknown
+from gpulime.errors import GpulimeError, check, unknown, whole
 
 Model = nn.Module | Callable[[Tensor], Tensor]
 Activation = str | Callable[[Tensor], Tensor] | None
@@ -85,7 +85,7 @@ class Predictor:
             # Weights cast here have no gradient: a training loop's own autocast region must not find them in the cache.
             stack.callback(torch.clear_autocast_cache)
             stack.enter_context(torch.autocast(device.type, self.precision if reduced else None, enabled=reduced))
-            if self.module is not None and self.module.training:
+            if self.module is not None and any(training for _, training in flags):
                 self.module.eval()
             try:
                 yield
@@ -193,7 +193,7 @@ class BatchSize:
         if isinstance(b, str):
             check(b == "auto", f"batch_size must be a positive integer or 'auto'; got {b!r}")
         else:
-            check(b >= 1, f"batch_size must be at least 1; got {b}")
+            whole("batch_size", b, 1)
         self.setting = b
         self._best: dict[tuple[Any, ...], int] = {}
         self._trial: dict[tuple[Any, ...], _Trial] = {}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpulime.errors import GpulimeError, about, check, nearest, unknown
+from gpulime.errors import GpulimeError, about, check, nearest, unknown, whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -141,16 +141,16 @@ def resolve(spec: str | Mapping[str, Any] | Segmenter) -> Segmenter:
         name, options = next(iter(spec.items()))
         if name not in SEGMENTERS:
             raise unknown("segments", name, SEGMENTERS)
-        valid = {field.name: field.type for field in dataclasses.fields(SEGMENTERS[name])}
+        valid = [field.name for field in dataclasses.fields(SEGMENTERS[name])]
+        check(isinstance(options or {}, Mapping), f"segments {name!r} takes a mapping of its options; got {options!r}")
         for option in options or {}:
             if option not in valid:
                 listed = ", ".join(valid)
                 raise GpulimeError(f"segments {name!r} has no option {option!r}{nearest(option, valid)}; it has {listed}")
         spec = SEGMENTERS[name](**(options or {}))
     check(callable(spec) or isinstance(spec, Grid), f"segments must be a name, options or a callable; got {spec!r}")
-    for option, least in (("n_segments", 1), ("rows", 1), ("columns", 1)):
-        value = getattr(spec, option, least)
-        check(value >= least, f"segments: {option} must be at least {least}; got {value}")
+    for option in ("n_segments", "rows", "columns") if isinstance(spec, Slic | Grid) else ():
+        whole(f"segments: {option}", getattr(spec, option, 1), 1)
     return spec
 
 

@@ -41,6 +41,7 @@ KERNELS: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
 SELECTIONS = ("none", "auto", "forward_selection", "highest_weights", "lasso_path")
 # An output whose weighted spread is under this part of its size is constant: what moves is float32 rounding.
 CONSTANT = 4 * torch.finfo(torch.float32).eps
+SURELY_REGULAR = 1e-6  # from this alpha on no system is singular, and none need be looked at
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def _checked(name: str, value: Any, shape: tuple[int, ...], device: torch.device
 class Moments:
     """Weighted sums over samples from which every fit follows; add pieces in any sizes, then `solve`.
 
-    Outputs are taken relative to row 0's, and masks to one half, so that sums of squares lose no digits to a large mean.
+    Outputs and masks are taken relative to row 0's, which often outweighs all others: its own part in the sums is then 0, and
+    no digits are lost to it.
     """
 
     def __init__(self, counts: Tensor, k: int, origin: Tensor) -> None:
@@ -156,7 +158,7 @@ class Moments:
 
     def add(self, masks: Tensor, outputs: Tensor, weights: Tensor) -> None:
         """Add samples: masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64."""
-        x = masks.double() - 0.5
+        x = masks.double() - 1
         y = outputs.double() - self.origin[:, None]
         w = weights[..., None]
         xw, yw = (x * w).mT, (y * w).mT
@@ -179,14 +181,14 @@ class Moments:
     def solve(self, settings: Settings) -> Surrogate:
         """Fit the weighted ridge with an intercept that is not penalised, after selecting segments.
 
-        The optimum is ``beta = (X'WX + alpha I)^-1 X'Wy`` of centred data. With ``alpha=0`` and a singular system the answer
-        is the one of least norm.
+        The optimum is ``beta = (X'WX + alpha I)^-1 X'Wy`` of centred data. Where the system is singular, as with ``alpha=0``
+        and fewer samples than segments, the answer is the one of least norm.
         """
         gram, cross, spread = self.centre()
         chosen = select(gram, cross, self.counts, self.samples, settings)
         beta = ridge(gram, cross, chosen, settings.alpha)
         mean_x, mean_y = (self.x / self.weight).squeeze(-1), (self.y / self.weight).squeeze(-1)
-        intercepts = self.origin + mean_y - (beta * (mean_x + 0.5)[:, None]).sum(-1)
+        intercepts = self.origin + mean_y - (beta * (mean_x + 1)[:, None]).sum(-1)
         residual = spread - 2 * (beta * cross).sum(-1) + ((beta @ gram) * beta).sum(-1)
         constant = spread <= self.weight.squeeze(-1) * (CONSTANT * self.origin).square()
         scores = torch.where(constant, torch.nan, 1 - residual / spread)
@@ -243,7 +245,7 @@ def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> Tensor:
     right = right.mT[:, None] if alike else right[..., None]
     factor, info = torch.linalg.cholesky_ex(system)
     beta = torch.cholesky_solve(right, factor)
-    if alpha == 0:
+    if alpha < SURELY_REGULAR:
         singular = (info > 0) | (
             factor.diagonal(dim1=-2, dim2=-1).amin(-1) ** 2 < 1e-12 * gram.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None]
         )
