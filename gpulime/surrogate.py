@@ -240,7 +240,7 @@ def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> Tensor:
     both = groups[..., None] & groups[..., None, :]
     eye = torch.eye(k, dtype=gram.dtype, device=gram.device)
     # A segment that is not chosen becomes an equation of its own, 1 * beta = 0.
-    system = gram[:, None] * both + eye * torch.where(groups, alpha, 1.0)[..., None]
+    system = gram[:, None] * both + eye * gram.new_tensor(1.0).where(~groups, alpha)[..., None]
     right = cross * chosen
     right = right.mT[:, None] if alike else right[..., None]
     factor, info = torch.linalg.cholesky_ex(system)

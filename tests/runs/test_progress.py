@@ -17,20 +17,8 @@ ERROR = {"image_id": "b\n.png", "status": "error", "error_type": "decode", "erro
 def test_an_image_in_words():
     head, first, second = lines(ROW, ["ant", "cat"])
     assert head == "cats/a.png (3 segments)"
-    assert first.split() == [
-        "cat",
-        "0.750",
-        "R2",
-        "0.50",
-        "strongest",
-        "segments",
-        "#1",
-        "-0.200",
-        "#0",
-        "+0.100",
-        "#2",
-        "+0.050",
-    ]
+    assert first.split()[:4] == ["cat", "0.750", "R2", "0.50"]
+    assert first.split()[-6:] == ["#1", "-0.200", "#0", "+0.100", "#2", "+0.050"]
     assert second.split()[:5] == ["class", "7", "0.125", "R2", "-"]
 
 
