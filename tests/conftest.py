@@ -1,0 +1,65 @@
+"""What all tests share: seeded randomness, devices, a small model and pictures for it."""
+
+from __future__ import annotations
+
+import os
+
+# Threads that wait for each other sleep: on a busy machine, spinning makes small operations many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest
+import torch
+from torch import nn
+
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def cnn():
+    """A convolutional classifier of 7 classes in eval mode, for images of any size, with all that has a state."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.AdaptiveAvgPool2d(3),
+        nn.Flatten(),
+        nn.Linear(54, 7),
+    )
+    with torch.no_grad():
+        model[-1].weight *= 20  # confident, so that segments matter
+        model[1].running_mean.normal_(std=0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def calls(cnn):
+    """The rows of each call of ``cnn``, as they come."""
+    seen = []
+    cnn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    return seen
+
+
+@pytest.fixture
+def pictures():
+    """(n, c, h, w) -> images in [0, 1]: a smooth gradient each, a spot and some noise, so that segmenters find parts."""
+
+    def make(n=4, c=3, h=24, w=20, seed=0):
+        random = torch.Generator().manual_seed(seed)
+        y, x = torch.linspace(0, 1, h)[:, None], torch.linspace(0, 1, w)
+        slopes = torch.rand(n, c, 2, 1, 1, generator=random)
+        spot = ((y - 0.5) ** 2 + (x - 0.4) ** 2 < 0.05).float() * torch.rand(n, c, 1, 1, generator=random)
+        noise = torch.rand(n, c, h, w, generator=random)
+        return (slopes[:, :, 0] * y + slopes[:, :, 1] * x + spot + 0.3 * noise) / 3.3
+
+    return make

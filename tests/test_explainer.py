@@ -1,0 +1,455 @@
+"""The Explainer end to end: the paper's numbers, one queue, and explanations that depend on their image alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import slow
+import torch
+
+import gpulime
+from gpulime import Explainer, Explanations
+from gpulime.inputs import Batch
+from gpulime.segments import Grid, Slic
+
+S = 40
+KEYS = torch.tensor([gpulime.key(f"image {i}") for i in range(16)])
+
+
+def explainer(model, **settings):
+    return Explainer(model, **{"n_samples": S, "segments": Grid(3, 4), "batch_size": 16} | settings)
+
+
+def explain(model, images, labels=None, maps=None, keys=None, **settings):
+    return explainer(model, **settings).explain(images, labels, maps, keys)
+
+
+def sizes(calls):
+    return [len(rows) for rows in calls]
+
+
+def assert_near(actual, expected, tolerance=1e-5):
+    assert actual.shape == expected.shape
+    assert expected.abs().max() > 0
+    assert float((actual - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+def assert_same(actual, expected, order=None, tolerance=1e-5):
+    """The same explanations of images in another order: all but rounding in the model's arithmetic is equal."""
+    order = list(range(len(expected))) if order is None else order
+    assert len(actual) == len(order)
+    for i, j in enumerate(order):
+        assert actual.counts[i] == expected.counts[j]
+        k = int(expected.counts[j])
+        assert torch.equal(actual.segments[i], expected.segments[j])
+        assert torch.equal(actual.labels[i], expected.labels[j])
+        assert torch.equal(actual.images[i], expected.images[j])
+        assert torch.equal(actual.segment_ids[i, :k], expected.segment_ids[j, :k])
+        assert_near(actual.coefficients[i, :, :k], expected.coefficients[j, :, :k], tolerance)
+        assert_near(actual.scores[i], expected.scores[j], tolerance)
+        assert_near(actual.predictions[i], expected.predictions[j], tolerance)
+        assert not actual.coefficients[i, :, k:].any()
+
+
+# The paper
+
+
+@pytest.mark.parametrize("fill", ["mean", 0.25])
+def test_is_the_paper(fill, device):
+    weights = torch.randn(3 * 12 * 10, 4) / 10
+    images = torch.rand(2, 3, 12, 10)
+    maps = torch.randint(0, 9, (2, 12, 10))
+    maps[1] = maps[1].clamp(max=5)
+    settings = {"fill": fill, "seed": slow.SEED, "activation": None}
+    actual = explain(
+        lambda rows: torch.tanh(rows.flatten(1) @ weights.to(rows)),
+        images.to(device),
+        torch.arange(4).expand(2, 4),
+        maps,
+        KEYS[:2],
+        **settings,
+    ).cpu()
+    for i in range(2):
+        image, labels = images[i].double().numpy(), maps[i].numpy()
+        expected = slow.explain(
+            image,
+            slow.segment_means(image[None], labels[None], 9)[0] if fill == "mean" else np.full_like(image, fill),
+            labels,
+            int(KEYS[i]),
+            lambda rows: np.tanh(rows.reshape(S, -1) @ weights.double().numpy()),
+            S,
+        )
+        assert_near(actual.coefficients[i, :, : labels.max() + 1], torch.from_numpy(expected))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("num_features", "hide_color"), [(100_000, None), (8, 0), (4, None)])
+def test_is_lime(num_features, hide_color, cnn, pictures):
+    """Sampler "lime" and lime itself, given the same picture, segments and model."""
+    lime_image = pytest.importorskip("lime.lime_image")
+    images, maps = pictures(2, h=16, w=16), torch.arange(256).view(1, 16, 16).expand(2, 16, 16) // 20
+    actual = explain(
+        cnn,
+        images,
+        maps=maps,
+        sampler="lime",
+        seed=11,
+        top_labels=3,
+        fill="mean" if hide_color is None else hide_color,
+        num_features=None if num_features > 12 else num_features,
+    )
+
+    @torch.no_grad()
+    def classifier(rows):
+        return cnn(torch.from_numpy(rows).float().permute(0, 3, 1, 2)).softmax(1).numpy()
+
+    for one, image, segments in zip(actual, images, maps, strict=True):
+        expected = lime_image.LimeImageExplainer(random_state=11).explain_instance(
+            image.permute(1, 2, 0).double().numpy(),
+            classifier,
+            top_labels=3,
+            hide_color=hide_color,
+            num_features=num_features,
+            num_samples=S,
+            segmentation_fn=lambda _, segments=segments: segments.numpy(),
+            random_seed=0,
+        )
+        assert one.top_labels == expected.top_labels
+        for label in one.top_labels:
+            ours, theirs = dict(one.local_exp[label]), dict(expected.local_exp[label])
+            assert [segment for segment, weight in ours.items() if weight] == list(theirs)
+            assert_near(torch.tensor([ours[segment] for segment in theirs]), torch.tensor(list(theirs.values())))
+            assert abs(one.intercept[label] - expected.intercept[label]) < 1e-6
+        first = one.top_labels[0]  # the only one whose score lime keeps
+        assert abs(one.score[first] - expected.score) < 1e-5
+        assert abs(one.local_pred[first] - expected.local_pred[0]) < 1e-6
+
+
+# One queue
+
+
+@pytest.mark.parametrize(
+    ("n", "s", "b", "expected"),
+    [
+        (7, 100, 64, [64] * 10 + [60]),
+        (1, 100, 64, [64, 36]),
+        (4, 16, 64, [64]),
+        (3, 5, 1, [1] * 15),
+        (5, 2, 3, [3, 3, 3, 1]),
+    ],
+)
+def test_model_batches_are_full(n, s, b, expected, cnn, calls, pictures):
+    explain(cnn, pictures(n), n_samples=s, batch_size=b, segments=Grid(1, 1))
+    assert sizes(calls) == expected
+
+
+def test_whole_images_come_first(cnn, calls, pictures):
+    images = pictures(7)
+    explain(cnn, images)
+    assert torch.equal(calls[0][:7], images)
+
+
+@pytest.mark.parametrize("lengths", [[5], [1, 1, 1, 1, 1], [2, 3], [4, 1]])
+def test_batches_of_a_stream_share_model_batches(lengths, cnn, calls, pictures):
+    images, progress = pictures(5), []
+    expected = explain(cnn, images, keys=KEYS[:5])
+    calls.clear()
+    batches = (Batch(x, keys=key) for x, key in zip(images.split(lengths), KEYS[:5].split(lengths), strict=True))
+    parts = list(explainer(cnn).stream(batches, progress.append))
+    assert sizes(calls) == progress == [16] * 12 + [8]
+    assert_same(Explanations.cat(parts), expected)
+
+
+def test_a_stream_gives_back_what_is_finished_and_reads_on_as_needed(cnn, pictures):
+    read = []
+
+    def batches():
+        for i in range(6):
+            read.append(i)
+            yield Batch(pictures(1, seed=i))
+
+    stream = explainer(cnn).stream(batches())
+    next(stream)
+    assert len(read) == 2
+    assert len(list(stream)) == 5
+
+
+def test_images_of_another_shape_start_anew(cnn, calls, pictures):
+    shapes = [(24, 20), (24, 20), (9, 30), (24, 20)]
+    batches = [pictures(2, h=h, w=w, seed=i) for i, (h, w) in enumerate(shapes)]
+    parts = list(explainer(cnn, batch_size=15).stream(map(Batch, batches)))
+    assert sizes(calls) == [15] * 10 + [10] + ([15] * 5 + [5]) * 2
+    assert [tuple(part.segments.shape[1:]) for part in parts for _ in part] == [shape for shape in shapes for _ in range(2)]
+    for images in batches:
+        alone = explain(cnn, images)
+        found = [part for part in parts if torch.equal(part.images[0], alone.images[0])]
+        assert_same(found[0], alone)
+
+
+def test_an_abandoned_or_failed_stream_leaves_nothing_behind(cnn, pictures):
+    engine = explainer(cnn)
+    expected = engine.explain(pictures())
+    next(engine.stream(Batch(pictures(1, seed=i)) for i in range(9)))
+    hook = cnn.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.explain(pictures())
+    hook.remove()
+    assert torch.equal(engine.explain(pictures()).coefficients, expected.coefficients)
+
+
+# Independence
+
+
+def rows_of(calls):
+    """How often the model saw each row, bit for bit."""
+    return Counter(row.contiguous().numpy().tobytes() for rows in calls for row in rows)
+
+
+@pytest.fixture
+def sixteen(cnn, calls, pictures):
+    """Sixteen images with different numbers of segments, their explanations in one call, and the rows that the model saw."""
+    images = pictures(16, h=33, w=31)
+    expected = explain(cnn, images, keys=KEYS, segments=Slic(n_segments=12), fill=0.0, batch_size=64)
+    assert len(expected.counts.unique()) > 2
+    assert sizes(calls) == [64] * 10
+    seen = rows_of(calls)
+    calls.clear()
+    return images, expected, seen
+
+
+@pytest.mark.parametrize("b", [1, 7, 64, "auto"])
+def test_the_size_of_model_batches_changes_nothing(b, sixteen, cnn, calls):
+    images, expected, seen = sixteen
+    actual = explain(cnn, images, keys=KEYS, segments=Slic(n_segments=12), fill=0.0, batch_size=b)
+    assert rows_of(calls) == seen
+    assert_same(actual, expected)
+
+
+def test_the_order_changes_nothing(sixteen, cnn, calls):
+    images, expected, seen = sixteen
+    order = torch.randperm(16)
+    actual = explain(cnn, images[order], keys=KEYS[order], segments=Slic(n_segments=12), fill=0.0, batch_size=64)
+    assert rows_of(calls) == seen
+    assert_same(actual, expected, order.tolist())
+
+
+@pytest.mark.parametrize("sampler", ["bernoulli", "lime"])
+def test_company_changes_nothing(sampler, sixteen, cnn, calls):
+    images, _, _ = sixteen
+    settings = {"segments": Slic(n_segments=12), "sampler": sampler, "num_features": 7}
+    together = explain(cnn, images, keys=KEYS, **settings)
+    seen = rows_of(calls)
+    calls.clear()
+    alone = [explain(cnn, images[i : i + 1], keys=KEYS[i : i + 1], **settings) for i in range(16)]
+    assert rows_of(calls) == seen
+    assert_same(Explanations.cat(alone), together)
+
+
+def test_keys_and_seeds_change_masks(cnn, calls, pictures):
+    image = pictures(1)
+    seen = []
+    for key, seed in [(0, 0), (1, 0), (-1, 0), (0, 1), (0, 2**64 - 1)]:
+        explain(cnn, image, keys=torch.tensor([key]), seed=seed, segments=Grid(4, 5))
+        seen.append(rows_of(calls))
+        calls.clear()
+    whole = image[0].numpy().tobytes()
+    for i, rows in enumerate(seen):
+        assert rows[whole] == 1
+        assert all(set(rows) & set(other) == {whole} for other in seen[:i])
+
+
+@pytest.mark.parametrize("names", [("FLIGHT_IMAGES", 2), ("GRAM_ENTRIES", 300)])
+def test_pieces_of_work_change_nothing(names, monkeypatch, cnn, pictures):
+    images, fill = pictures(5), pictures(5, seed=1)
+    expected = explain(cnn, images, keys=KEYS[:5], fill=fill)
+    monkeypatch.setattr(f"gpulime.explainer.{names[0]}", names[1])
+    assert_same(explain(cnn, images, keys=KEYS[:5], fill=fill), expected)
+
+
+def test_memory_does_not_grow_with_the_samples(monkeypatch):
+    """A model that costs nothing, 20,000 samples: neither the model nor the sampler is asked for much at once."""
+    s, entries, rows, drawn = 20_000, 2**13, [], []
+    images = torch.rand(2, 1, 8, 8)
+
+    def model(x):
+        rows.append(len(x))
+        return x.mean((2, 3)) * torch.tensor([1.0, 2.0])
+
+    def run():
+        engine = explainer(model, n_samples=s, batch_size=256, activation=None, alpha=0.0, segments=Grid(4, 4), fill=0.0)
+        draw = engine.draw
+        engine.draw = lambda *args: drawn.append(draw(*args)) or drawn[-1]
+        return engine.explain(images)
+
+    expected = run()
+    assert sum(rows) == 2 * s
+    assert max(rows) == 256
+    rows.clear()
+    drawn.clear()
+    monkeypatch.setattr("gpulime.explainer.MASK_ENTRIES", entries)
+    monkeypatch.setattr("gpulime.queue.MASK_ENTRIES", entries)
+    actual = run()
+    assert max(rows) == 256
+    assert max(masks.numel() for masks in drawn) <= entries
+    assert_near(actual.coefficients, expected.coefficients, 1e-9)
+    mass = images.unfold(2, 2, 2).unfold(3, 2, 2).sum((-1, -2)).view(2, 1, 16) / 64  # the model is linear in the segments
+    assert_near(actual.coefficients, mass * torch.tensor([2.0, 1.0])[:, None], 1e-5)
+
+
+# Labels
+
+
+def test_labels_default_to_the_highest_outputs(cnn, pictures):
+    images = pictures()
+    with torch.no_grad():
+        probabilities = cnn(images).softmax(1)
+    explanations = explain(cnn, images, top_labels=3)
+    best = probabilities.topk(3)
+    assert torch.equal(explanations.labels, best.indices)
+    torch.testing.assert_close(explanations.predictions, best.values)
+    assert explain(cnn, images, top_labels=50).labels.shape == (4, 7)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        torch.tensor([3, 0, 6, 3]),
+        torch.tensor([[1, 2], [6, 0], [5, 5], [0, 6]]),
+        np.array([1, 2, 3, 4]),
+        torch.tensor([1] * 4).byte(),
+    ],
+    ids=["(n,)", "(n, l)", "numpy", "uint8"],
+)
+def test_labels_that_are_given(labels, cnn, pictures):
+    everything = explain(cnn, pictures(), torch.arange(7).expand(4, 7))
+    explanations = explain(cnn, pictures(), labels)
+    wanted = torch.as_tensor(labels).long().view(4, -1)
+    assert torch.equal(explanations.labels, wanted)
+    for name in ("predictions", "scores", "intercepts", "local_predictions"):
+        assert_near(getattr(explanations, name), getattr(everything, name).gather(1, wanted), 1e-9)
+    where = wanted[..., None].expand(-1, -1, 12)
+    assert_near(explanations.coefficients, everything.coefficients.gather(1, where), 1e-9)
+
+
+def test_labels_beside_the_highest(cnn, pictures):
+    images = pictures()
+    top = explain(cnn, images, top_labels=2)
+    wanted = torch.tensor([[6], [-1], [0], [-1]])
+    (explanations,) = explainer(cnn, top_labels=2).stream([Batch(images, wanted, top=True)])
+    assert torch.equal(explanations.labels[:, :2], top.labels)
+    assert explanations.labels[:, 2].tolist() == [6, int(top.labels[1, 0]), 0, int(top.labels[3, 0])]
+    assert_near(explanations.coefficients[:, :2], top.coefficients, 1e-9)
+
+
+# Settings
+
+
+@pytest.mark.parametrize("c", [1, 2, 5])
+@pytest.mark.parametrize("fill", ["mean", "blur", 0.5])
+@pytest.mark.parametrize("segments", [Grid(3, 4), Slic(n_segments=6)])
+def test_any_number_of_channels(segments, fill, c, pictures):
+    weights = torch.randn(c * 24 * 20, 4) / 10
+    explanations = explain(lambda rows: rows.flatten(1) @ weights, pictures(2, c), fill=fill, segments=segments)
+    assert explanations.images.shape == (2, c, 24, 20)
+    assert explanations.scores.isfinite().all()
+    assert explanations[0].get_image_and_mask(int(explanations.labels[0, 0]))[0].shape == (24, 20, c)
+
+
+@pytest.mark.parametrize(
+    ("of_uint8", "of_floats"),
+    [(51, 0.2), ([51, 102, 0], [0.2, 0.4, 0.0]), (torch.full((3, 24, 20), 51), torch.full((3, 24, 20), 0.2))],
+    ids=["number", "colour", "image"],
+)
+def test_fills_are_in_the_units_of_the_images(of_uint8, of_floats, cnn, calls):
+    images = torch.randint(0, 256, (2, 3, 24, 20), dtype=torch.uint8)
+    settings = {"mean": 0.4, "std": 0.2}
+    actual = explain(cnn, images, fill=of_uint8, **settings)
+    first, _ = calls[:], calls.clear()
+    assert_same(actual, explain(cnn, images / 255, fill=of_floats, **settings))
+    torch.testing.assert_close(torch.cat(first), torch.cat(calls))
+    shown = torch.cat(calls) * 0.2 + 0.4
+    wanted = torch.as_tensor(of_floats).float()
+    wanted = wanted[:, None, None] if wanted.ndim == 1 else wanted
+    hidden = (shown - wanted).abs().amax(1) < 1e-5
+    assert 0.3 < hidden.double().mean() < 0.6
+
+
+def test_few_samples_are_legal_and_warn_once(cnn, pictures, recwarn):
+    engine = explainer(cnn, n_samples=12)
+    engine.explain(pictures())
+    engine.explain(pictures())
+    (message,) = (str(warning.message) for warning in recwarn)
+    assert message == "n_samples = 12 is not more than k = 12 segments: only alpha > 0 makes a fit possible"
+
+
+def test_a_model_that_is_constant_explains_nothing(pictures):
+    explanations = explain(lambda rows: torch.tensor([[1.0, 2.0]]).expand(len(rows), 2), pictures())
+    assert not explanations.coefficients.any()
+    assert explanations.scores.isnan().all()
+    assert not explanations.non_finite.any()
+    assert_near(explanations.local_predictions, explanations.predictions.double(), 1e-12)
+
+
+def test_reduced_precision_is_near(cnn, pictures):
+    expected = explain(cnn, pictures(), labels=torch.tensor([0, 1, 2, 3]))
+    actual = explain(cnn, pictures(), labels=torch.tensor([0, 1, 2, 3]), precision="bfloat16")
+    assert_near(actual.coefficients, expected.coefficients, 0.1)
+    assert not torch.equal(actual.coefficients, expected.coefficients)
+    # The solve is in float64 whatever the model runs in: it fits the outputs, rounded as they are, to the last digit.
+    linear = explain(lambda rows: rows.mean((2, 3)), pictures(), precision="bfloat16", activation=None, fill=0.0, alpha=0.0)
+    assert (linear.scores > 0.99).all()
+
+
+# Failures of the model
+
+
+@pytest.mark.parametrize(
+    ("rows", "value"),
+    [
+        ([2, *range(4 + 2 * (S - 1), 4 + 3 * (S - 1))], float("nan")),
+        ([4 + 2 * (S - 1) + 5], float("inf")),
+        ([2], float("nan")),
+    ],
+    ids=["every sample", "one sample", "whole image"],
+)
+@pytest.mark.parametrize(
+    "fit", [{}, {"alpha": 0.0}, {"num_features": 3}, {"num_features": 3, "feature_selection": "lasso_path"}]
+)
+def test_outputs_that_are_not_finite_stay_with_their_image(fit, rows, value, cnn, pictures):
+    """Image 2 of 4: the whole images are the first rows, then come the samples image by image."""
+
+    def model(x):
+        outputs = cnn(x)
+        outputs[rows] = value
+        return outputs
+
+    images, settings = pictures(), {"fill": 0.0, "batch_size": 4 * S, "keys": KEYS[:4], **fit}
+    expected = explain(lambda x: cnn(x), images, **settings)
+    message = f"image 2: the model's output was NaN or infinite for {len(rows)} of 40 samples; its coefficients are NaN"
+    with pytest.warns(UserWarning, match=message):
+        actual = explain(model, images, **settings)
+    assert actual.non_finite.tolist() == [0, 0, len(rows), 0]
+    fitted = ("coefficients", "scores", "intercepts", "local_predictions")
+    assert all(getattr(actual, name)[2].isnan().all() for name in fitted)
+    rest = [0, 1, 3]
+    for name in (*fitted, "predictions", "labels"):
+        assert torch.equal(getattr(actual, name)[rest], getattr(expected, name)[rest])
+
+
+def test_a_model_that_always_fails_is_not_retried_for_ever(cnn, calls, pictures):
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    cnn.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        explain(cnn, pictures())
+    assert len(calls) <= 2
+
+
+@pytest.mark.parametrize("name", ["coefficients", "labels", "segments", "images", "predictions"])
+def test_explanations_keep_no_more_than_they_show(name, cnn, pictures):
+    """A view would keep the outputs of every sample alive."""
+    tensor = getattr(explain(cnn, pictures()), name)
+    assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

@@ -1,0 +1,101 @@
+"""Fills: what a hidden segment shows, for any number of channels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gpulime import fills
+from gpulime.errors import GpulimeError
+
+N, C, H, W, K = 3, 3, 9, 7, 5
+
+
+def fill(spec, images, unit=1.0):
+    n, _, h, w = images.shape
+    labels = torch.randint(0, K, (n, h, w), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    return fills.fill(fills.resolve(spec), images, labels, K, unit)
+
+
+@pytest.mark.parametrize("c", [1, 3, 5])
+@pytest.mark.parametrize("spec", [*fills.FILLS, 0.25, [0.5], torch.rand(1, 1, H, W).expand(N, -1, H, W)])
+def test_any_number_of_channels(spec, c):
+    images = torch.rand(N, c, H, W)
+    if isinstance(spec, torch.Tensor):
+        spec = spec.expand(N, c, H, W)
+    filled = fill(spec, images)
+    assert (filled.shape, filled.dtype) == (images.shape, images.dtype)
+    assert filled.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("spec", "unit", "expected"),
+    [
+        (0.25, 1.0, torch.full((N, C, H, W), 0.25)),
+        (51, 255.0, torch.full((N, C, H, W), 0.2)),
+        ([0.1, 0.2, 0.3], 1.0, torch.tensor([0.1, 0.2, 0.3])[:, None, None].expand(N, C, H, W)),
+        ((255, 0, 51), 255.0, torch.tensor([1.0, 0.0, 0.2])[:, None, None].expand(N, C, H, W)),
+        (torch.arange(C * H * W).view(C, H, W), 1.0, torch.arange(C * H * W).float().view(C, H, W).expand(N, C, H, W)),
+        (torch.arange(N * C * H * W).view(N, C, H, W), 2.0, torch.arange(N * C * H * W).view(N, C, H, W) / 2),
+    ],
+    ids=["number", "number of uint8", "colour", "colour of uint8", "image", "images"],
+)
+def test_numbers_are_in_the_units_of_the_images(spec, unit, expected):
+    torch.testing.assert_close(fill(spec, torch.rand(N, C, H, W), unit), expected)
+
+
+def test_mean_is_that_of_each_segment_and_channel():
+    images = torch.arange(16.0).view(1, 2, 2, 4)
+    labels = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, 2]]], dtype=torch.int32)
+    expected = torch.tensor([[2.5, 2.5, 11 / 3, 11 / 3], [2.5, 2.5, 11 / 3, 7]])
+    torch.testing.assert_close(fills.fill("mean", images, labels, 4)[0], torch.stack([expected, expected + 8]))
+
+
+def test_mean_of_a_flat_segment_is_its_colour_exactly():
+    labels = torch.arange(6, dtype=torch.int32).view(1, 2, 3).repeat_interleave(50, 1).repeat_interleave(50, 2)
+    images = torch.rand(1, 3, 6).gather(2, labels.view(1, 1, -1).long().expand(1, 3, -1)).view(1, 3, 100, 150)
+    assert torch.equal(fills.segment_means(images, labels, 6), images)
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 9), (63, 65), (24, 20)])
+def test_blur_keeps_colours_and_loses_shapes(h, w):
+    flat = torch.full((2, 3, h, w), 0.25)
+    torch.testing.assert_close(fills.blur(flat), flat)
+    noise = torch.rand(2, 3, h, w)
+    blurred = fills.blur(noise)
+    assert blurred.shape == noise.shape
+    assert h * w < 10 or blurred.var() < noise.var() / 3
+    assert torch.equal(fills.blur(noise[1:]), blurred[1:])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("meen", r"fill must be one of 'mean', 'blur', .* got 'meen' \(did you mean 'mean'\?\)"),
+        (None, "fill must be 'mean' or 'blur', a number, .* got None"),
+        ([[0.1, 0.2]], r"images \(n, c, h, w\); got \[\[0.1, 0.2\]\]"),
+        ([], r"got \[\]"),
+        ([0.1, "x"], "got .0.1, 'x'"),
+        (float("nan"), "fill must be finite"),
+        ([0.1, float("inf")], "fill must be finite"),
+    ],
+)
+def test_what_is_no_fill(spec, message):
+    with pytest.raises(GpulimeError, match=message):
+        fills.resolve(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ([0.1, 0.2], "fill must have one entry per channel, c = 3; got 2"),
+        (torch.zeros(C, H, W + 1), r"fill must be \(n, c, h, w\) = \(3, 3, 9, 7\); got \(3, 9, 8\)"),
+        (torch.zeros(N + 1, C, H, W), r"= \(3, 3, 9, 7\); got \(4, 3, 9, 7\)"),
+        (torch.zeros(N, 1, H, W), r"= \(3, 3, 9, 7\); got \(3, 1, 9, 7\)"),
+        (torch.zeros(5, 1, 1), r"= \(3, 3, 9, 7\); got \(5, 1, 1\)"),
+        (torch.zeros(2, C, 1, 1), r"= \(3, 3, 9, 7\); got \(2, 3, 1, 1\)"),
+    ],
+)
+def test_fills_that_do_not_fit_the_images(spec, message):
+    with pytest.raises(GpulimeError, match=message):
+        fill(spec, torch.rand(N, C, H, W))

@@ -1,0 +1,352 @@
+"""How the model is called: as it is, in eval mode, with as many rows as it can take, and left as it was."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from gpulime import Explainer
+from gpulime.errors import GpulimeError
+from gpulime.predict import BatchSize, Predictor
+from gpulime.segments import Grid
+
+MODES = {
+    "train": lambda model: model.train(),
+    "eval": lambda model: model.eval(),
+    "a frozen part": lambda model: model.train()[1].eval(),
+    "training parts": lambda model: model.eval()[1:4].train(),
+}
+
+
+def explain(model, images, **settings):
+    explainer = Explainer(model, **{"n_samples": 20, "segments": Grid(3, 3), "batch_size": 16} | settings)
+    return explainer.explain(images)
+
+
+def assert_near(actual, expected, tolerance=1e-5):
+    assert float((actual - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+def state(model):
+    """All that an explanation must leave as it is."""
+    return {
+        "flags": [module.training for module in model.modules()],
+        "tensors": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "strides": [tensor.stride() for tensor in model.state_dict().values()],
+        "gradients": [(p.requires_grad, p.grad) for p in model.parameters()],
+        "random": torch.get_rng_state(),
+        "modes": [torch.is_grad_enabled(), torch.is_inference_mode_enabled()],
+        "autocast": [torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")],
+        "hooks": [list(module._forward_pre_hooks) for module in model.modules()],
+    }
+
+
+def assert_same_state(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        if name == "tensors":
+            assert all(torch.equal(actual[name][key], tensor) for key, tensor in value.items())
+        elif name == "random":
+            assert torch.equal(actual[name], value)
+        else:
+            assert actual[name] == value, name
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mode", MODES)
+def test_everything_stays_as_it_was(mode, precision, autocast, cnn, pictures):
+    expected = explain(cnn, pictures(), precision=precision)
+    MODES[mode](cnn)
+    cnn.register_forward_pre_hook(lambda *_: torch.rand(1) and None)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        before = state(cnn)
+        explanations = explain(cnn, pictures(), precision=precision)
+        assert_same_state(state(cnn), before)
+    assert torch.equal(explanations.coefficients, expected.coefficients)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("call", [1, 2])
+def test_everything_stays_as_it_was_when_the_model_fails(call, mode, cnn, pictures, calls):
+    def fail(*_):
+        torch.rand(1)
+        if len(calls) >= call:
+            raise RuntimeError("no such thing")
+
+    MODES[mode](cnn)
+    cnn.register_forward_hook(fail)
+    before = state(cnn)
+    with pytest.raises(RuntimeError, match="no such thing"):
+        explain(cnn, pictures())
+    assert_same_state(state(cnn), before)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_training_step_around_it_has_the_same_gradients(precision, cnn, pictures):
+    """Autocast keeps weights it has cast; those cast without gradients must not serve the training step."""
+
+    def gradients(explained):
+        model = copy.deepcopy(cnn).train()
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            if explained:
+                explain(model, pictures(), precision=precision)
+            loss = model(pictures()).float().square().mean()
+        loss.backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    actual, expected = gradients(True), gradients(False)
+    assert all(gradient.any() for gradient in expected)
+    assert all(torch.equal(left, right) for left, right in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("fill", ["mean", "blur"])
+@pytest.mark.parametrize(
+    "context",
+    [lambda: torch.autocast("cpu", torch.bfloat16), torch.no_grad, torch.inference_mode, torch.enable_grad],
+    ids=["autocast", "no_grad", "inference_mode", "enable_grad"],
+)
+def test_the_callers_context_changes_nothing(context, fill, cnn, pictures):
+    expected = explain(cnn, pictures(), fill=fill, mean=0.4, std=0.3)
+    with context():
+        actual = explain(cnn, pictures(), fill=fill, mean=0.4, std=0.3)
+    assert torch.equal(actual.coefficients, expected.coefficients)
+    assert not actual.coefficients.requires_grad
+
+
+def test_new_weights_are_seen(cnn, pictures):
+    explainer = Explainer(cnn, n_samples=20, segments=Grid(3, 3), batch_size=16, precision="bfloat16")
+    explainer.explain(pictures())
+    with torch.no_grad():
+        cnn[-1].weight.neg_()
+    torch.testing.assert_close(
+        explainer.explain(pictures()).coefficients, explain(cnn, pictures(), precision="bfloat16").coefficients
+    )
+
+
+@pytest.mark.filterwarnings("ignore:out of memory")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+@pytest.mark.parametrize("b", [7, 16, 60])
+def test_a_model_out_of_memory_gets_fewer_rows_and_gives_the_same_answer(error, b, cnn, pictures):
+    def starved(rows):
+        if len(rows) > 5:
+            raise error("no memory")
+        return cnn(rows)
+
+    expected = explain(cnn, pictures(3), batch_size=b)
+    with pytest.warns(UserWarning, match=f"out of memory with {b} rows: passing them as {b // 2} and {b - b // 2}"):
+        actual = explain(starved, pictures(3), batch_size=b)
+    assert_near(actual.coefficients, expected.coefficients)
+
+
+@pytest.mark.filterwarnings("ignore:out of memory")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_no_memory_for_one_row_is_an_error(error, pictures):
+    def starved(rows):
+        raise error(f"no memory for {len(rows)}")
+
+    with pytest.raises(error, match="no memory for 1"):
+        explain(starved, pictures())
+
+
+class Flat(nn.Module):
+    """A model whose ``view`` refuses channels_last, and that may write into its input."""
+
+    def __init__(self, in_place=False):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4 * 22 * 18, 5)
+        self.in_place, self.formats = in_place, []
+
+    def forward(self, x):
+        self.formats.append(x.is_contiguous())
+        x = self.conv(x.sub_(0.5) if self.in_place else x - 0.5).relu()
+        return self.linear(x.view(x.size(0), -1))
+
+
+def test_channels_last_is_used_where_the_model_takes_it(cnn, calls, pictures):
+    explain(cnn, pictures())
+    assert all(rows.is_contiguous(memory_format=torch.channels_last) for rows in calls)
+    hostile = Flat()
+    actual = explain(hostile, pictures())
+    assert hostile.formats == [False] + [True] * 5  # one refusal, then 4 * 20 rows in fives
+    assert_near(actual.coefficients, explain(lambda rows: hostile(rows.contiguous()), pictures()).coefficients)
+
+
+@pytest.mark.filterwarnings("ignore:out of memory")
+@pytest.mark.parametrize("most", [5, 16], ids=["asked again with fewer rows", "asked again in another format"])
+def test_a_model_that_writes_into_its_input_is_asked_again_with_the_same_rows(most, pictures):
+    def starved(rows):
+        outputs = model(rows.contiguous())
+        if len(rows) > most:
+            raise MemoryError
+        return outputs
+
+    torch.manual_seed(1)
+    expected = explain(Flat(), pictures())
+    torch.manual_seed(1)
+    model = Flat(in_place=True)
+    actual = explain(starved if most < 16 else model, pictures())
+    assert_near(actual.coefficients, expected.coefficients)
+    assert_near(actual.predictions, expected.predictions)
+
+
+def test_a_model_may_return_the_same_memory_again(cnn, pictures):
+    """As compiled models do that replay a CUDA graph."""
+    memory = torch.empty(2, 7)
+
+    def model(rows):
+        return memory[: len(rows)].copy_(cnn(rows))
+
+    expected = explain(cnn, pictures(5), batch_size=2, activation=None)
+    actual = explain(model, pictures(5), batch_size=2, activation=None)
+    assert torch.equal(actual.labels, expected.labels)
+    assert_near(actual.predictions, expected.predictions)
+    assert_near(actual.coefficients, expected.coefficients)
+
+
+@pytest.mark.parametrize(
+    ("model_dtype", "precision", "seen"),
+    [
+        (torch.float32, "float32", torch.float32),
+        (torch.float64, "float32", torch.float64),
+        (torch.bfloat16, "float32", torch.bfloat16),
+        (torch.float32, "bfloat16", torch.bfloat16),
+        (torch.float32, "float16", torch.float16),
+    ],
+)
+def test_the_input_has_the_models_dtype_or_the_asked_precision(model_dtype, precision, seen, cnn, calls, pictures):
+    expected = explain(cnn, pictures())
+    calls.clear()
+    explanations = explain(cnn.to(model_dtype), pictures(), precision=precision)
+    assert {rows.dtype for rows in calls} == {seen}
+    assert explanations.predictions.dtype == torch.float32
+    assert explanations.coefficients.dtype == torch.float64
+    assert_near(explanations.coefficients, expected.coefficients, 0.2 if seen.itemsize == 2 else 1e-5)
+
+
+LOGITS = torch.tensor([[1.0, 3.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        ("softmax", LOGITS.softmax(1)),
+        ("sigmoid", LOGITS.sigmoid()),
+        (None, LOGITS),
+        (lambda outputs: outputs**2, LOGITS**2),
+    ],
+    ids=["softmax", "sigmoid", "None", "callable"],
+)
+def test_activations(activation, expected, pictures):
+    explanations = explain(lambda rows: LOGITS.expand(len(rows), 3), pictures(1), activation=activation)
+    assert explanations.labels.tolist() == [[1, 2, 0]]
+    torch.testing.assert_close(explanations.predictions, expected[:, [1, 2, 0]])
+
+
+def test_a_softmax_of_probabilities_warns_once(cnn, pictures, recwarn):
+    probabilities = nn.Sequential(cnn, nn.Softmax(1))
+    for model, activation in [(cnn, "softmax"), (probabilities, None), (probabilities, "sigmoid")]:
+        explain(model, pictures(), activation=activation)
+    assert not recwarn.list
+    explainer = Explainer(probabilities, n_samples=20, segments=Grid(3, 3), batch_size=16)
+    explainer.explain(pictures())
+    explainer.explain(pictures())
+    (message,) = (str(warning.message) for warning in recwarn)
+    assert "outputs already sum to one" in message
+    assert "pass activation=None" in message
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            lambda x: {"logits": x, "loss": x},
+            r"got dict: it has the keys \['logits', 'loss'\]; pass model=lambda x: model\(x\)\[",
+        ),
+        (lambda x: SimpleNamespace(logits=x), r"got SimpleNamespace: pass model=lambda x: model\(x\).logits"),
+        (lambda x: (x, x), r"got tuple: pass model=lambda x: model\(x\)\[0\]"),
+        (lambda x: None, "got NoneType: wrap it in a function that does"),
+        (lambda x: x.mean((1, 2, 3)), r"the model must return \(b, classes\) with b = 16; got \(16,\)"),
+        (lambda x: x.mean((2, 3))[1:], r"with b = 16; got \(15, 3\)"),
+        (lambda x: x, r"with b = 16; got \(16, 3, 24, 20\)"),
+        (lambda x: x.mean((2, 3))[:, :0], r"with b = 16; got \(16, 0\)"),
+        (lambda x: x.mean((2, 3)).long(), "the model must return a floating tensor; got torch.int64"),
+        (lambda x: x.mean((1, 2, 3))[:, None], "returns one column, .* use activation='sigmoid'"),
+    ],
+)
+def test_what_a_model_must_return(model, message, pictures):
+    with pytest.raises(GpulimeError, match=message):
+        explain(model, pictures())
+
+
+def test_what_an_activation_must_return(cnn, pictures):
+    with pytest.raises(GpulimeError, match=r"the activation must return \(b, classes\) with b = 16; got \(16,\)"):
+        explain(cnn, pictures(), activation=lambda outputs: outputs[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        ("resnet18", {}, "model must be an nn.Module or a callable .* got str"),
+        (
+            nn.Linear(1, 1),
+            {"device": "meta"},
+            r"the model is on cpu and device='meta' was asked for; move it with model.to\('meta'\)",
+        ),
+    ],
+)
+def test_models_that_cannot_be_called(model, settings, message, pictures):
+    with pytest.raises(GpulimeError, match=message):
+        explain(model, pictures(), **settings)
+
+
+def test_work_is_done_where_the_model_is(device, cnn, pictures):
+    expected = explain(cnn, pictures())
+    explanations = explain(cnn.to(device), pictures())
+    assert explanations.coefficients.device.type == device.type
+    assert Predictor(cnn, None, "float32", None).device(pictures()).type == device.type
+    assert_near(explanations.cpu().coefficients, expected.coefficients, 1e-4)
+
+
+def sizes(seconds, most=60, shape=(3, 224, 224)):
+    """The sizes that "auto" passes while a batch of b rows takes ``seconds(b)``."""
+    batch_size, used = BatchSize("auto"), []
+    kind = shape, torch.float32, torch.device("cpu")
+    clock = SimpleNamespace(now=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpulime.predict.time", SimpleNamespace(perf_counter=lambda: clock.now))
+        for _ in range(most):
+            b = batch_size.get(*kind)
+            with batch_size.timed(b, *kind):
+                clock.now += seconds(b)
+            used.append(b)
+    return used
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        (lambda b: 1 + 0.1 * b, 256),  # ever better, up to 2**28 bytes of rows
+        (lambda b: b + 0.1 * max(0, b - 16) ** 2, 4),
+        (lambda b: 5 + b + max(0, b - 16) ** 2, 16),
+        (lambda b: b * (2 if b == 8 else 1) / min(b, 32), 32),  # one bad size does not end the search
+        (lambda b: b * 0.99 ** b.bit_length(), 4),  # a hundredth is no gain
+    ],
+)
+def test_auto_finds_the_fastest_size(seconds, best):
+    used = sizes(seconds)
+    assert used[:6] == [4, 4, 4, 8, 8, 8]
+    assert used[-20:] == [best] * 20
+
+
+def test_auto_passes_the_same_rows(cnn, calls, pictures):
+    expected = explain(cnn, pictures(5), n_samples=60)
+    calls.clear()
+    explanations = explain(cnn, pictures(5), n_samples=60, batch_size="auto")
+    assert sum(len(rows) for rows in calls) == 300
+    assert_near(explanations.coefficients, expected.coefficients)
