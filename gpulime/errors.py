@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 
 
 class GpulimeError(ValueError):
@@ -26,15 +27,18 @@ def check(condition: bool, message: str) -> None:
         raise GpulimeError(message)
 
 
-def whole(name: str, value: object, least: int, meaning: str = "") -> None:
-    """Raise `GpulimeError` unless ``value`` is a whole number of ``least`` or more."""
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    check(
-        fits,
-        f"{name} must be at least {least}{meaning}; got {value!r}"
-        if isinstance(value, int)
-        else f"{name} must be a whole number, at least {least}{meaning}; got {value!r}",
-    )
+def whole(name: str, value: object, least: int, meaning: str = "") -> int:
+    """``value`` as an int, a NumPy one included.
+
+    Raises
+    ------
+    GpulimeError
+        Unless it is a whole number of ``least`` or more.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise GpulimeError(f"{name} must be a whole number, at least {least}{meaning}; got {value!r}")
+    check(int(value) >= least, f"{name} must be at least {least}{meaning}; got {value!r}")
+    return int(value)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

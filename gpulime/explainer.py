@@ -52,6 +52,7 @@ class Explainer:
         The ridge penalty of the fit, on coefficients, not on the intercept.
     kernel : str, callable or None
         None or "exponential", "uniform", or a callable (distances (s,), kernel_width) -> weights (s,).
+        Callables are given the samples in pieces, so each must treat its rows one by one.
     distance : str or callable
         From each mask to the whole image: "cosine", "euclidean", "hamming", ..., or a callable masks (s, k) -> (s,).
     feature_selection : str
@@ -108,8 +109,8 @@ class Explainer:
         device: torch.device | str | None = None,
         seed: int = 0,
     ) -> None:
-        whole("n_samples", n_samples, 2, ", the whole image and one mask")
-        whole("top_labels", top_labels, 1)
+        n_samples = whole("n_samples", n_samples, 2, ", the whole image and one mask")
+        top_labels = whole("top_labels", top_labels, 1)
         self.n_samples, self.top_labels, self.seed = n_samples, top_labels, seed
         self.normalisation = Normalisation.of(mean, std, normalized)
         self.segmenter = resolve_segments(segments)
@@ -184,6 +185,7 @@ class Explainer:
         """Everything that is done once per image: checks, segments, fill, normalisation; a few images at a time."""
         batch.check_images()
         self.normalisation.fits(batch.images)
+        fills.fits(self.fill, tuple(batch.images.shape))
         unit = 255.0 if batch.images.dtype == torch.uint8 else 1.0
         batch = batch.on(self.predictor.device(batch.images))
         if not self.normalisation.normalized:

@@ -107,10 +107,14 @@ class Explanations:
 
     @classmethod
     def cat(cls, parts: list[Explanations]) -> Explanations:
-        """Put batches behind each other; fewer segments or labels are padded, as within a batch."""
+        """Put batches behind each other; fewer segments are padded, as within a batch."""
         check(len(parts) > 0, "there are no explanations to put together")
         if len(parts) == 1:
             return parts[0]
+        labels = {part.labels.shape[1] for part in parts}
+        check(len(labels) == 1, f"parts must have the same number of labels; got {sorted(labels)}")
+        shapes = {tuple(part.images.shape[1:]) for part in parts}
+        check(len(shapes) == 1, f"parts must have images of the same (c, h, w); got {sorted(shapes)}")
         k = max(part.coefficients.shape[2] for part in parts)
         padded = [
             replace(

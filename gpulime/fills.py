@@ -63,14 +63,19 @@ def fill(spec: str | Tensor, images: Tensor, labels: Tensor, k: int, unit: float
     if isinstance(spec, str):
         return segment_means(images, labels, k) if spec == "mean" else blur(images)
     n, c, h, w = images.shape
+    fits(spec, (n, c, h, w))
     value = spec.to(images.device, images.dtype) / unit
-    if value.ndim == 1:
-        check(value.shape[0] in (1, c), f"fill must have one entry per channel, c = {c}; got {value.shape[0]}")
-        value = value[:, None, None]
-    elif value.ndim >= 3:
+    return (value[:, None, None] if value.ndim == 1 else value).expand(n, c, h, w)
+
+
+def fits(spec: str | Tensor, shape: tuple[int, ...]) -> None:
+    """Raise `GpulimeError` unless a colour or pictures fit images of that shape (n, c, h, w)."""
+    n, c, h, w = shape
+    if isinstance(spec, Tensor) and spec.ndim == 1:
+        check(spec.shape[0] in (1, c), f"fill must have one entry per channel, c = {c}; got {spec.shape[0]}")
+    if isinstance(spec, Tensor) and spec.ndim >= 3:
         shapes = [(c, h, w), (1, c, h, w), (n, c, h, w)]
-        check(tuple(value.shape) in shapes, f"fill must be (n, c, h, w) = {(n, c, h, w)}; got {tuple(value.shape)}")
-    return value.expand(n, c, h, w)
+        check(tuple(spec.shape) in shapes, f"fill must be (n, c, h, w) = {(n, c, h, w)}; got {tuple(spec.shape)}")
 
 
 def segment_means(images: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -84,8 +84,9 @@ class Batch:
         if labels is None or not shaped:
             raise GpulimeError(f"labels must be integers, (n,) or (n, l) with n = {n}; got {_kind(self.labels)}")
         least = -1 if self.top else 0
+        labels = labels.long().view(n, -1)
         check(int(labels.min()) >= least, f"labels must not be negative; got {int(labels.min())}")
-        return labels.long().view(n, -1)
+        return labels
 
 
 @dataclass(frozen=True)

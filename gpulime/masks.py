@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Protocol
 
 import numpy as np
@@ -154,6 +155,7 @@ def resolve(name: str, seed: int, n_samples: int) -> Sampler:
     """
     if name not in SAMPLERS:
         raise unknown("sampler", name, SAMPLERS)
-    check(isinstance(seed, int), f"seed must be a whole number; got {seed!r}")
+    check(isinstance(seed, Integral), f"seed must be a whole number; got {seed!r}")
+    seed = int(seed)
     check(-(2**63) <= seed < 2**64, f"seed must fit 64 bits; got {seed}")
     return SAMPLERS[name](seed, n_samples)

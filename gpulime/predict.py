@@ -29,8 +29,18 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+MOST_ROWS = 2**20
+
+
 class Predictor:
-    """A model and the way it is called."""
+    """A model and the way it is called.
+
+    Attributes
+    ----------
+    memory_format : torch.memory_format, what the model's input is best given in
+    most : int, the most rows it can be given; falls when memory runs out
+    forwards : int, the rows it has been given
+    """
 
     def __init__(self, model: Model, activation: Activation, precision: str, device: torch.device | str | None) -> None:
         check(
@@ -47,6 +57,7 @@ class Predictor:
         has_conv = self.module is not None and any(isinstance(m, nn.Conv2d) for m in self.module.modules())
         self.memory_format = torch.channels_last if has_conv else torch.contiguous_format
         self.forwards = 0
+        self.most = MOST_ROWS
         self._looked = False
         self._proven = not has_conv  # whether the memory format is known to suit the model
 
@@ -80,6 +91,7 @@ class Predictor:
         flags = [(m, m.training) for m in self.module.modules()] if self.module is not None else []
         reduced = self.precision != torch.float32
         with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"))
             # Weights cast here have no gradient: a training loop's own autocast region must not find them in the cache.
@@ -124,38 +136,50 @@ class Predictor:
             )
 
     def _forward(self, rows: Tensor) -> Tensor:
-        b = rows.shape[0]
+        b, version = rows.shape[0], rows._version
+        if b > self.most:
+            return torch.cat([self._forward(part) for part in rows.split(self.most)])
         try:
-            outputs = self._proven_forward(rows)
-        except (torch.OutOfMemoryError, MemoryError):
-            if b == 1:
+            outputs = checked(self._proven_forward(rows), b, "model").to(rows.device)
+        except (RuntimeError, MemoryError) as error:
+            if b == 1 or not out_of_memory(error):
                 raise
         else:
-            raw = checked(outputs, b, "model")
-            if self.activation == "softmax":
-                check(
-                    raw.shape[1] > 1,
-                    "the model returns one column, and softmax makes it 1 for every image; use activation='sigmoid'",
-                )
-            return raw
+            check(
+                self.activation != "softmax" or outputs.shape[1] > 1,
+                "the model returns one column, and softmax makes it 1 for every image; use activation='sigmoid'",
+            )
+            return outputs
         # Outside the handler, so that the failed call's tensors are gone.
-        warnings.warn(f"out of memory with {b} rows: passing them as {b // 2} and {b - b // 2}", stacklevel=2)
-        return torch.cat([self._forward(half) for half in rows.split([b // 2, b - b // 2])])
+        check(
+            rows._version == version,
+            f"out of memory with {b} rows, and the model writes into its input, so that they cannot be passed again: "
+            "take a smaller batch_size or a model that copies",
+        )
+        if self.most == MOST_ROWS:
+            warnings.warn(f"out of memory with {b} rows: going on with fewer", stacklevel=2)
+        self.most = b // 2
+        return self._forward(rows)
 
     def _proven_forward(self, rows: Tensor) -> Any:
         """Call the model; on the first rows find out whether it takes channels_last, which a ``view`` inside may refuse."""
         if not self._proven:
             try:
-                outputs = self.model(rows)
-            except (torch.OutOfMemoryError, MemoryError):
-                raise
-            except RuntimeError:
+                outputs = self.model(rows.clone())  # it may write into them before it refuses
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    raise
                 self.memory_format = torch.contiguous_format
                 self._proven = True
                 return self.model(rows.contiguous())
             self._proven = True
             return outputs
         return self.model(rows if self.memory_format is torch.channels_last else rows.contiguous())
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what happened; CuPy raises a MemoryError, torch's CPU allocator a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def checked(outputs: Any, b: int, source: str) -> Tensor:
@@ -193,7 +217,7 @@ class BatchSize:
         if isinstance(b, str):
             check(b == "auto", f"batch_size must be a positive integer or 'auto'; got {b!r}")
         else:
-            whole("batch_size", b, 1)
+            b = whole("batch_size", b, 1)
         self.setting = b
         self._best: dict[tuple[Any, ...], int] = {}
         self._trial: dict[tuple[Any, ...], _Trial] = {}

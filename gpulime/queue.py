@@ -86,7 +86,7 @@ class Flight:
         stop = start + len(outputs)
         whole = outputs[: max(0, self.n - start)]
         if len(whole):
-            self.first.append(whole)
+            self.first.append(whole.clone())  # the model may write its next answer to the same memory
             if stop >= self.n:
                 first = torch.cat(self.first)
                 self.labels = choose_labels(self, first)
@@ -144,7 +144,7 @@ class Queue:
         kind = self.flights[0].kind
         left = sum(flight.size - flight.taken for flight in self.flights)
         with self.predictor.inference(kind[2]):
-            while left and (left >= (b := self.batch_size.get(*kind)) or not full):
+            while left and (left >= (b := min(self.batch_size.get(*kind), self.predictor.most)) or not full):
                 self._pass(min(b, left), kind)
                 left -= min(b, left)
                 while self.flights and self.flights[0].taken == self.flights[0].size:

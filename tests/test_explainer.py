@@ -238,7 +238,7 @@ def test_the_order_changes_nothing(sixteen, cnn, calls):
 @pytest.mark.parametrize("sampler", ["bernoulli", "lime"])
 def test_company_changes_nothing(sampler, sixteen, cnn, calls):
     images, _, _ = sixteen
-    settings = {"segments": Slic(n_segments=12), "sampler": sampler, "num_features": 7}
+    settings = {"segments": Slic(n_segments=12), "sampler": sampler, "num_features": 7, "fill": 0.0}
     together = explain(cnn, images, keys=KEYS, **settings)
     seen = rows_of(calls)
     calls.clear()

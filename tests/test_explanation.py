@@ -131,8 +131,8 @@ def test_cat_pads_segments():
     ("parts", "message"),
     [
         ([], "no explanations"),
-        ([explanations(l=2), explanations(l=3)], "labels.* 2 .* 3"),
-        ([explanations(c=3), explanations(c=1)], r"\(3, 8, 7\).*\(1, 8, 7\)"),
+        ([explanations(l=2), explanations(l=3)], "labels"),
+        ([explanations(c=3), explanations(c=1)], r"\(1, 8, 7\)"),
     ],
     ids=["nothing", "labels", "shapes"],
 )
