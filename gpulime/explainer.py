@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -18,12 +19,14 @@ from gpulime.inputs import Batch, Normalisation, outside_unit
 from gpulime.ops.masked_images import masked_images
 from gpulime.predict import Activation, BatchSize, Model, Predictor
 from gpulime.queue import MASK_ENTRIES, Flight, Queue
-from gpulime.segments import Segmenter, from_labels, segment
+from gpulime.segments import Segmenter, Segments, from_labels, segment
 from gpulime.segments import resolve as resolve_segments
 from gpulime.surrogate import Distance, Kernel, Moments, Settings, Surrogate, proximity
 
 # Pieces of work that bound memory: images prepared at once, entries of Gram matrices at once.
-FLIGHT_IMAGES, FLIGHT_BYTES = 64, 2**28
+AT_ONCE_IMAGES, AT_ONCE_BYTES = 64, 2**28
+# Images are finished together by flights of about so many rows: few on a CPU, where a row takes long and one waits for it.
+FLIGHT_ROWS = defaultdict(lambda: 2**14, cpu=2**10)
 GRAM_ENTRIES = 2**24
 
 
@@ -190,34 +193,40 @@ class Explainer:
         batch = batch.on(self.predictor.device(batch.images))
         if not self.normalisation.normalized:
             self._warn_once("range", outside_unit(batch.images))
-        size = max(1, min(FLIGHT_IMAGES, FLIGHT_BYTES // (4 * batch.images[0].numel())))
+        size = max(1, min(AT_ONCE_IMAGES, AT_ONCE_BYTES // (4 * batch.images[0].numel())))
+        flight = max(1, FLIGHT_ROWS[batch.images.device.type] // self.n_samples)
         for start in range(0, len(batch.images), size):
             where = slice(start, start + size)
-            yield self._flight(batch.part(where), self._fill_of(where), unit)
+            part, fill = batch.part(where), self._fill_of(where)
+            with exact(part.images.device):
+                ready, filled, parts, pictures = self._ready(part, fill, unit)
+            for i in range(0, len(pictures), flight):
+                some = slice(i, i + flight)
+                some_of = part.part(some)
+                assert some_of.keys is not None  # `on` put zeros where there were none
+                yield Flight(
+                    images=ready[some],
+                    fill=filled[some],
+                    parts=parts.part(some),
+                    keys=some_of.keys,
+                    wanted=some_of.labels,
+                    top=some_of.top,
+                    pictures=pictures[some],
+                    n_samples=self.n_samples,
+                )
 
-    def _flight(self, part: Batch, fill: str | Tensor, unit: float) -> Flight:
-        assert part.keys is not None  # `on` put zeros where there were none
-        with exact(part.images.device):
-            pictures = self.normalisation.pictures(part.images)
-            parts = segment(self.segmenter, pictures) if part.segments is None else from_labels(part.segments)
-            k = parts.ids.shape[1]
-            self._enough_samples(k)
-            filled = fills.fill(fill, part.images, parts.labels, k, unit)
+    def _ready(self, batch: Batch, fill: str | Tensor, unit: float) -> tuple[Tensor, Tensor, Segments, Tensor]:
+        """Images and fill as the model takes them, the segments, and uint8 pictures."""
+        pictures = self.normalisation.pictures(batch.images)
+        parts = segment(self.segmenter, pictures) if batch.segments is None else from_labels(batch.segments)
+        k = parts.ids.shape[1]
+        self._enough_samples(k)
+        ready, filled = (
             # Not .to(memory_format=), which leaves a tensor of the right dtype in the format it has.
-            ready = [
-                self.normalisation.ready(t).to(self.predictor.dtype).contiguous(memory_format=self.predictor.memory_format)
-                for t in (part.images, filled)
-            ]
-            return Flight(
-                images=ready[0],
-                fill=ready[1],
-                parts=parts,
-                keys=part.keys,
-                wanted=part.labels,
-                top=part.top,
-                pictures=(pictures.clamp(0, 1) * 255).round().to(torch.uint8),
-                n_samples=self.n_samples,
-            )
+            self.normalisation.ready(t).to(self.predictor.dtype).contiguous(memory_format=self.predictor.memory_format)
+            for t in (batch.images, fills.fill(fill, batch.images, parts.labels, k, unit))
+        )
+        return ready, filled, parts, (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def _fill_of(self, where: slice) -> str | Tensor:
         fill = self.fill

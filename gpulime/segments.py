@@ -38,6 +38,10 @@ class Segments:
     counts: Tensor
     ids: Tensor
 
+    def part(self, where: slice) -> Segments:
+        """Those of some of the images."""
+        return Segments(self.labels[where], self.counts[where], self.ids[where])
+
     def to(self, device: torch.device) -> Segments:
         """The same on another device."""
         return Segments(self.labels.to(device), self.counts.to(device), self.ids.to(device))

@@ -260,7 +260,10 @@ def test_keys_and_seeds_change_masks(cnn, calls, pictures):
         assert all(set(rows) & set(other) == {whole} for other in seen[:i])
 
 
-@pytest.mark.parametrize("names", [("FLIGHT_IMAGES", 2), ("GRAM_ENTRIES", 300)])
+@pytest.mark.parametrize(
+    "names",
+    [("AT_ONCE_IMAGES", 2), ("FLIGHT_ROWS", {"cpu": 1}), ("FLIGHT_ROWS", {"cpu": 10**6}), ("GRAM_ENTRIES", 300)],
+)
 def test_pieces_of_work_change_nothing(names, monkeypatch, cnn, pictures):
     images, fill = pictures(5), pictures(5, seed=1)
     expected = explain(cnn, images, keys=KEYS[:5], fill=fill)

@@ -59,10 +59,16 @@ class Progress:
             self.bar.total -= self.n_samples  # its forwards will not come
         self.done += 1
         if self.printed < SHOWN_IMAGES:
-            self.bar.write("\n".join(lines(row, self.class_names)), file=sys.stdout)
+            self._print("\n".join(lines(row, self.class_names)))
         elif self.printed == SHOWN_IMAGES:
-            self.bar.write("... and so on; every image is in the results", file=sys.stdout)
+            self._print("... and so on; every image is in the results")
         self.printed += 1
+
+    def _print(self, text: str) -> None:
+        if sys.stderr.isatty():
+            self.bar.write(text, file=sys.stdout)  # above the bar
+        else:
+            print(text, flush=True)
 
 
 def lines(row: Mapping[str, Any], class_names: Sequence[str] | None) -> list[str]:
