@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gpulime.errors import GpulimeError
     from gpulime.explainer import Explainer
     from gpulime.explanation import Explanations, ImageExplanation
+    from gpulime.inputs import Batch
     from gpulime.masks import key
 
 try:
@@ -33,6 +34,7 @@ except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0+unknown"
 
 _HOME = {
+    "Batch": "gpulime.inputs",
     "Explainer": "gpulime.explainer",
     "Explanations": "gpulime.explanation",
     "ImageExplanation": "gpulime.explanation",
@@ -42,6 +44,7 @@ _HOME = {
 _MODULES = ("fills", "masks", "runs", "segments", "surrogate")
 
 __all__ = [
+    "Batch",
     "Explainer",
     "Explanations",
     "GpulimeError",

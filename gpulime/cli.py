@@ -14,6 +14,7 @@ from gpulime import __version__, config, options
 from gpulime.errors import GpulimeError, check
 
 BAD_USAGE = 2
+NOT_WRITABLE = 74
 INTERRUPTED = 130
 
 START = """
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return COMMANDS[given.subcommand].run(given[given.subcommand])
     except GpulimeError as error:
         return _refuse(str(error))
+    except OSError as error:
+        print(f"gpulime: {error}", file=sys.stderr)
+        return NOT_WRITABLE
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from gpulime.errors import GpulimeError
+
 
 def installed(package: str) -> str | None:
     """The installed version of ``package`` (a distribution's name), or None."""
@@ -31,6 +33,23 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
     return torch.empty(shape, dtype=dtype, device=device)
 
 
+def named(name: torch.device | str) -> torch.device:
+    """The device of that name.
+
+    Raises
+    ------
+    GpulimeError
+        If there is no such device, or not on this machine.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise GpulimeError(f"device must be 'cpu', 'cuda' or 'cuda:N'; got {name!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise GpulimeError(f"device is {name!r}, and PyTorch sees {torch.cuda.device_count()} GPUs: gpulime doctor says more")
+    return device
+
+
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
     """Arithmetic as it is written: no gradients, and no autocast of the caller's."""
@@ -48,7 +67,7 @@ def describe() -> dict[str, Any]:
     """What this machine has, which path will run on it, and the command that would make it faster."""
     cuda = torch.version.cuda
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    extra = f"cuda{cuda.split('.')[0]}" if cuda else None
+    extra = f"cuda{cuda.split('.')[0]}" if cuda and cuda.split(".")[0] in ("12", "13") else None
     if gpu is None:
         path = f"PyTorch on the CPU, {torch.get_num_threads()} threads"
         advice = (

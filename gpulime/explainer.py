@@ -15,7 +15,7 @@ from gpulime import fills, masks
 from gpulime.device import exact
 from gpulime.errors import check, whole
 from gpulime.explanation import Explanations
-from gpulime.inputs import Batch, Normalisation, outside_unit
+from gpulime.inputs import Batch, Normalisation, channels_behind, outside_unit
 from gpulime.ops.masked_images import masked_images
 from gpulime.predict import Activation, BatchSize, Model, Predictor
 from gpulime.queue import MASK_ENTRIES, Flight, Queue
@@ -36,7 +36,8 @@ class Explainer:
     Parameters
     ----------
     model : nn.Module or callable
-        (b, c, h, w) tensor -> (b, classes) tensor. It is never modified and may be in train mode.
+        (b, c, h, w) tensor -> (b, classes) tensor. A module is never modified and may be in train mode; a function is called as
+        it is, so a model inside it must be in eval mode already.
     n_samples : int
         s, the masks and so the forwards per image, the whole image among them.
     segments : str, mapping, dataclass or callable
@@ -193,6 +194,7 @@ class Explainer:
         batch = batch.on(self.predictor.device(batch.images))
         if not self.normalisation.normalized:
             self._warn_once("range", outside_unit(batch.images))
+        self._warn_once("layout", channels_behind(batch.images))
         size = max(1, min(AT_ONCE_IMAGES, AT_ONCE_BYTES // (4 * batch.images[0].numel())))
         flight = max(1, FLIGHT_ROWS[batch.images.device.type] // self.n_samples)
         for start in range(0, len(batch.images), size):
@@ -221,12 +223,13 @@ class Explainer:
         parts = segment(self.segmenter, pictures) if batch.segments is None else from_labels(batch.segments)
         k = parts.ids.shape[1]
         self._enough_samples(k)
-        ready, filled = (
-            # Not .to(memory_format=), which leaves a tensor of the right dtype in the format it has.
-            self.normalisation.ready(t).to(self.predictor.dtype).contiguous(memory_format=self.predictor.memory_format)
-            for t in (batch.images, fills.fill(fill, batch.images, parts.labels, k, unit))
+        filled = fills.fill(fill, batch.images, parts.labels, k, unit)
+        return (
+            self._for_model(batch.images),
+            self._for_model(filled),
+            parts,
+            (pictures.clamp(0, 1) * 255).round().to(torch.uint8),
         )
-        return ready, filled, parts, (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def _fill_of(self, where: slice) -> str | Tensor:
         fill = self.fill
@@ -259,6 +262,17 @@ class Explainer:
         """The model's input for places ``start`` to ``stop`` of a flight's queue."""
         index, masks = flight.window(start, stop, self.draw)
         return masked_images(flight.images, flight.fill, flight.parts.labels, index, masks)
+
+    def count_classes(self, images: Tensor) -> int:
+        """The columns of the model's output, from a call with images (n, c, h, w)."""
+        batch = Batch(images).on(self.predictor.device(images))
+        with self.predictor.inference(batch.images.device):
+            return self.predictor(self._for_model(batch.images)).shape[1]
+
+    def _for_model(self, images: Tensor) -> Tensor:
+        # Not .to(memory_format=), which leaves a tensor of the right dtype in the format it has.
+        ready = self.normalisation.ready(images).to(self.predictor.dtype)
+        return ready.contiguous(memory_format=self.predictor.memory_format)
 
     def choose_labels(self, flight: Flight, outputs: Tensor) -> Tensor:
         """The classes to explain (n, l), from the outputs (n, classes) for the whole images."""

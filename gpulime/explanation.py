@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 from zipfile import BadZipFile
 
 import numpy as np
@@ -53,12 +53,20 @@ class Explanations:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
-    def __getitem__(self, index: int) -> ImageExplanation:
+    @overload
+    def __getitem__(self, index: int) -> ImageExplanation: ...
+    @overload
+    def __getitem__(self, index: slice) -> Explanations: ...
+    def __getitem__(self, index: int | slice) -> ImageExplanation | Explanations:
+        """One image's explanation, or those of several."""
+        if isinstance(index, slice):
+            return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
         check(-len(self) <= index < len(self), f"index must be in [{-len(self)}, {len(self)}); got {index}")
         return ImageExplanation(self, index % len(self))
 
     def __iter__(self) -> Iterator[ImageExplanation]:
-        return (self[i] for i in range(len(self)))
+        here = self.cpu()
+        return (here[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         n, l, k = self.coefficients.shape
@@ -153,7 +161,8 @@ class ImageExplanation:
         self.local_exp: dict[int, list[tuple[int, float]]] = {}
         for label, weights in zip(self.top_labels, row["coefficients"][:, :count], strict=True):
             order = np.argsort(-np.abs(weights), kind="stable")
-            self.local_exp[label] = [(int(ids[j]), float(weights[j])) for j in order]
+            used = order[weights[order] != 0] if weights.any() else order  # those not selected have 0
+            self.local_exp[label] = [(int(ids[j]), float(weights[j])) for j in used]
         self.intercept = self._by_label(row["intercepts"])
         self.score = self._by_label(row["scores"])
         self.local_pred = self._by_label(row["local_predictions"])

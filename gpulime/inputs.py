@@ -63,7 +63,9 @@ class Batch:
             check(fits, f"segments must be (n, h, w) = {(n, h, w)}; got {_kind(self.segments)}")
         images = self.images.detach().to(device)
         return Batch(
-            images=images / 255 if images.dtype == torch.uint8 else _finite(images.float()),
+            images=images / 255
+            if images.dtype == torch.uint8
+            else _finite(images if images.dtype == torch.float64 else images.float()),
             labels=None if self.labels is None else self._labels(n).to(device),
             segments=None if segments is None else segments.to(device),
             keys=None if keys is None else keys.to(device),
@@ -107,6 +109,8 @@ class Normalisation:
             If ``normalized`` lacks a mean or a std, or a std is not positive.
         """
         check(not normalized or (mean is not None and std is not None), "normalized=True needs mean and std, to undo it")
+        for name, value in (("mean", mean), ("std", std)):
+            check(value is None or _tensor(value) is not None, f"{name} must be a number or one per channel; got {value!r}")
         both = [
             torch.as_tensor(v, dtype=torch.float32).flatten()
             for v in (0.0 if mean is None else mean, 1.0 if std is None else std)
@@ -152,6 +156,14 @@ def outside_unit(images: Tensor) -> str | None:
         f"images run from {low:.3g} to {high:.3g}, outside [0, 1]: if they are normalised already, pass normalized=True with "
         "mean and std; if they run to 255, pass them as uint8"
     )
+
+
+def channels_behind(images: Tensor) -> str | None:
+    """A warning about images that look like (n, h, w, c), or None."""
+    if images.shape[3] in (1, 3, 4) and images.shape[1] > 4 < images.shape[2]:
+        shape = tuple(images.shape)
+        return f"images are {shape}: is that (n, h, w, c)? They must be (n, c, h, w); permute(0, 3, 1, 2) makes them so"
+    return None
 
 
 def _finite(images: Tensor) -> Tensor:

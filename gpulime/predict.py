@@ -1,12 +1,13 @@
 """Masked rows -> outputs: how the model is called, in which precision and memory format, and with how many rows.
 
 The model stays the user's: it runs as it is, in eval mode and without gradients, and its flags, the random state and autocast
-are put back. Reduced precision is autocast, which casts the weights once per call of ``explain`` and keeps no copy, so new
+are put back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy, so new
 weights are seen at once. TF32 in the model is the user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
 """
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ class Predictor:
     ----------
     memory_format : torch.memory_format, what the model's input is best given in
     most : int, the most rows it can be given; falls when memory runs out
+    classes : int or None, the columns of its output, once it has been called
     forwards : int, the rows it has been given
     """
 
@@ -53,12 +55,12 @@ class Predictor:
             raise unknown("activation", activation, [*ACTIVATIONS, "None", "a callable"])
         self.model, self.activation, self.precision = model, activation, PRECISIONS[precision]
         self.module = model if isinstance(model, nn.Module) else None
-        self._wanted_device = torch.device(device) if device is not None else None
+        self._wanted_device = devices.named(device) if device is not None else None
         has_conv = self.module is not None and any(isinstance(m, nn.Conv2d) for m in self.module.modules())
         self.memory_format = torch.channels_last if has_conv else torch.contiguous_format
         self.forwards = 0
         self.most = MOST_ROWS
-        self._looked = False
+        self.classes: int | None = None
         self._proven = not has_conv  # whether the memory format is known to suit the model
 
     def device(self, images: Tensor) -> torch.device:
@@ -106,7 +108,7 @@ class Predictor:
                     module.training = training
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Outputs of the model for (b, c, h, w) rows: (b, classes) float32, activated.
+        """Outputs of the model for (b, c, h, w) rows: (b, classes) float32 (float64 if the model's are), activated.
 
         Where memory runs out the rows are passed in halves, down to one: the same rows, the same answer.
 
@@ -118,9 +120,9 @@ class Predictor:
         outputs = self._forward(rows)
         self.forwards += rows.shape[0]
         activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
-        outputs = outputs.float()
-        if not self._looked:
-            self._looked = True
+        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
+        if self.classes is None:
+            self.classes = outputs.shape[1]
             self._look(outputs)
         if activate is not None:
             outputs = checked(activate(outputs), rows.shape[0], "activation")
@@ -156,10 +158,14 @@ class Predictor:
             f"out of memory with {b} rows, and the model writes into its input, so that they cannot be passed again: "
             "take a smaller batch_size or a model that copies",
         )
+        self.shrink(b)
+        return self._forward(rows)
+
+    def shrink(self, b: int) -> None:
+        """Memory ran out with b rows: from now on take half of that at most; said once."""
         if self.most == MOST_ROWS:
             warnings.warn(f"out of memory with {b} rows: going on with fewer", stacklevel=2)
-        self.most = b // 2
-        return self._forward(rows)
+        self.most = min(self.most, b // 2)
 
     def _proven_forward(self, rows: Tensor) -> Any:
         """Call the model; on the first rows find out whether it takes channels_last, which a ``view`` inside may refuse."""
@@ -167,7 +173,7 @@ class Predictor:
             try:
                 outputs = self.model(rows.clone())  # it may write into them before it refuses
             except RuntimeError as error:
-                if out_of_memory(error):
+                if out_of_memory(error) or not re.search("view|stride|contiguous|memory.?format", str(error)):
                     raise
                 self.memory_format = torch.contiguous_format
                 self._proven = True
@@ -194,11 +200,11 @@ def checked(outputs: Any, b: int, source: str) -> Tensor:
         return outputs
     kind = type(outputs).__name__
     if hasattr(outputs, "logits"):
-        hint = "pass model=lambda x: model(x).logits"
+        hint = "call model.eval() and pass model=lambda x: model(x).logits"
     elif isinstance(outputs, dict):
-        hint = f"it has the keys {list(outputs)[:5]}; pass model=lambda x: model(x)[key]"
+        hint = f"it has the keys {list(outputs)[:5]}; call model.eval() and pass model=lambda x: model(x)[key]"
     elif isinstance(outputs, tuple | list):
-        hint = "pass model=lambda x: model(x)[0]"
+        hint = "call model.eval() and pass model=lambda x: model(x)[0]"
     else:
         hint = "wrap it in a function that does"
     raise GpulimeError(f"the {source} must return a (b, classes) tensor; got {kind}: {hint}")

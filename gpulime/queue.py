@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gpulime.explanation import Explanations
-from gpulime.predict import BatchSize, Predictor
+from gpulime.predict import BatchSize, Predictor, out_of_memory
 from gpulime.segments import Segments
 
 MASK_ENTRIES = 2**21  # masks drawn at once, in entries
@@ -98,6 +98,22 @@ class Flight:
             self.outputs[index, rows] = outputs[len(whole) :].gather(1, self.labels[index])
 
 
+Piece = tuple[Flight, int, int]  # places start to stop of a flight
+
+
+def _halves(pieces: list[Piece], b: int) -> tuple[list[Piece], list[Piece]]:
+    """The first b places, and the others."""
+    first: list[Piece] = []
+    for i, (flight, start, stop) in enumerate(pieces):
+        if stop - start >= b:
+            first.append((flight, start, start + b))
+            rest = [(flight, start + b, stop)] if stop - start > b else []
+            return first, rest + pieces[i + 1 :]
+        first.append(pieces[i])
+        b -= stop - start
+    return first, []
+
+
 class Queue:
     """Passes the places of all flights to the model, b at a time, and solves the flights that are complete.
 
@@ -155,14 +171,27 @@ class Queue:
         """One model batch."""
         pieces = list(self._take(b))
         with self.batch_size.timed(b, *kind):
-            rows = [self.compose(*piece) for piece in pieces]
-            outputs = self.predictor(rows[0] if len(rows) == 1 else torch.cat(rows))
+            outputs = self._outputs(pieces)
         sizes = [stop - start for _, start, stop in pieces]
         for (flight, start, _), part in zip(pieces, outputs.split(sizes), strict=True):
             flight.receive(start, part, self.choose_labels)
         self.progress(b)
 
-    def _take(self, b: int) -> Iterator[tuple[Flight, int, int]]:
+    def _outputs(self, pieces: list[Piece]) -> Tensor:
+        """Outputs (b, classes) for pieces; in halves where memory runs out before the model is called."""
+        b = sum(stop - start for _, start, stop in pieces)
+        try:
+            parts = [self.compose(*piece) for piece in pieces]
+            rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+        except (RuntimeError, MemoryError) as error:
+            if b == 1 or not out_of_memory(error):
+                raise
+        else:
+            return self.predictor(rows)
+        self.predictor.shrink(b)
+        return torch.cat([self._outputs(half) for half in _halves(pieces, b // 2)])
+
+    def _take(self, b: int) -> Iterator[Piece]:
         """The next b places: (flight, start, stop), of as many flights as it needs."""
         for flight in self.flights:
             start = flight.taken

@@ -162,7 +162,7 @@ def describe(segmenter: Segmenter) -> str:
     """Backend, name and options in one line: rows of two segmenters never mix in one run."""
     name = next((name for name, kind in SEGMENTERS.items() if isinstance(segmenter, kind)), None)
     if name is None:
-        return getattr(segmenter, "__qualname__", None) or repr(segmenter)
+        return getattr(segmenter, "__qualname__", None) or type(segmenter).__qualname__
     backend = "torch" if isinstance(segmenter, Grid) else f"scikit-image {version('scikit-image')}"
     options = ", ".join(f"{option}={value!r}" for option, value in dataclasses.asdict(segmenter).items())  # type: ignore[arg-type]
     return f"{backend} {name}({options})"
@@ -185,8 +185,15 @@ def segment(segmenter: Segmenter, pictures: Tensor) -> Segments:
     if isinstance(segmenter, Grid):
         return from_labels(segmenter.labels(n, h, w, pictures.device))
     arrays = np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy())
-    with ThreadPoolExecutor(min(n, os.cpu_count() or 1)) as pool:
-        labels = list(pool.map(lambda i: segment_one(segmenter, arrays[i], f"image {i}"), range(n)))
+
+    def one(i: int) -> Array:
+        return segment_one(segmenter, arrays[i], f"image {i}")
+
+    if isinstance(segmenter, Slic | Quickshift | Felzenszwalb):
+        with ThreadPoolExecutor(min(n, os.cpu_count() or 1)) as pool:
+            labels = list(pool.map(one, range(n)))
+    else:  # whether a user's callable is safe in threads is not known
+        labels = [one(i) for i in range(n)]
     return from_labels(torch.from_numpy(np.stack(labels))).to(pictures.device)
 
 
@@ -202,7 +209,10 @@ def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Arra
     if isinstance(segmenter, Grid):
         labels = segmenter.labels(1, h, w, torch.device("cpu"))[0].numpy()
     else:
-        labels = np.asarray(segmenter(array.repeat(3, axis=2) if c == 1 else array))
+        try:
+            labels = np.asarray(segmenter(array.repeat(3, axis=2) if c == 1 else array))
+        except (TypeError, ValueError) as error:  # scikit-image's words on an option that makes no sense
+            raise GpulimeError(f"{name}: segments {describe(segmenter)} failed: {type(error).__name__}: {error}") from error
     with about(f"{name}: segments {describe(segmenter)}"):
         check(labels.shape == (h, w), f"must return (h, w) = {(h, w)} labels; got {labels.shape}")
         check(labels.dtype.kind in "iu", f"must return integer labels; got {labels.dtype}")

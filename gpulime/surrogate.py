@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpulime.errors import check, unknown
+from gpulime.errors import check, unknown, whole
 
 Distance = str | Callable[[Tensor], Any]
 Kernel = str | Callable[[Tensor, float], Any]
@@ -80,11 +81,12 @@ class Settings:
             raise unknown("distance", self.distance, DISTANCES)
         if self.feature_selection not in SELECTIONS:
             raise unknown("feature_selection", self.feature_selection, SELECTIONS)
-        check(self.alpha >= 0, f"alpha must not be negative; got {self.alpha}")
+        check(isinstance(self.alpha, Real) and self.alpha >= 0, f"alpha must be a number, 0 or more; got {self.alpha!r}")
         width = self.kernel_width
-        check(width is None or width > 0, f"kernel_width must be positive, or None for 0.75 * sqrt(k); got {width}")
-        count = self.num_features
-        check(count is None or count >= 1, f"num_features must be at least 1, or None for all; got {count}")
+        fits = width is None or (isinstance(width, Real) and width > 0)
+        check(fits, f"kernel_width must be a positive number, or None for 0.75 * sqrt(k); got {width!r}")
+        if self.num_features is not None:
+            whole("num_features", self.num_features, 1, ", or None for all")
 
 
 def proximity(masks: Tensor, counts: Tensor, settings: Settings) -> Tensor:
@@ -184,6 +186,8 @@ class Moments:
         The optimum is ``beta = (X'WX + alpha I)^-1 X'Wy`` of centred data. Where the system is singular, as with ``alpha=0``
         and fewer samples than segments, the answer is the one of least norm.
         """
+        if callable(settings.kernel):
+            check(bool((self.weight > 0).all()), "kernel must return a weight above 0 for some samples; got 0 for all")
         gram, cross, spread = self.centre()
         chosen = select(gram, cross, self.counts, self.samples, settings)
         beta = ridge(gram, cross, chosen, settings.alpha)

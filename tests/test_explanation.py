@@ -207,3 +207,20 @@ def test_repr_and_devices(device):
     moved = batch.to(device)
     assert all(getattr(moved, field.name).device.type == device.type for field in dataclasses.fields(moved))
     assert_equal(moved.cpu(), batch)
+
+
+def test_a_slice_is_a_smaller_batch():
+    batch = explanations()
+    part = batch[1:]
+    assert len(part) == len(batch) - 1
+    assert part[0].local_exp == batch[1].local_exp
+
+
+def test_segments_that_were_not_selected_are_not_listed():
+    batch = explanations()
+    coefficients = batch.coefficients.clone()
+    coefficients[0, 0, 1:] = 0
+    one = dataclasses.replace(batch, coefficients=coefficients)[0]
+    assert len(one.local_exp[one.top_labels[0]]) == 1
+    none = dataclasses.replace(batch, coefficients=0 * coefficients)[0]
+    assert len(none.local_exp[none.top_labels[0]]) == int(batch.counts[0])

@@ -177,3 +177,9 @@ def test_labels_beyond_the_classes_cost_the_first_batch_at_most(labels, cnn, pic
     with pytest.raises(GpulimeError, match="labels must be below the model's 7 classes; got 7"):
         explain(cnn, pictures(N), labels=labels)
     assert len(calls) == 1
+
+
+def test_channels_in_the_last_place_are_asked_about():
+    images = torch.rand(1, 12, 10, 3)
+    with pytest.warns(UserWarning, match=r"images are \(1, 12, 10, 3\): is that \(n, h, w, c\)"):
+        Explainer(lambda x: x.flatten(1)[:, :4], n_samples=20, segments=Grid(2, 2)).explain(images)

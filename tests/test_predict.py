@@ -232,7 +232,7 @@ def test_the_input_has_the_models_dtype_or_the_asked_precision(model_dtype, prec
     calls.clear()
     explanations = explain(cnn.to(model_dtype), pictures(), precision=precision)
     assert {rows.dtype for rows in calls} == {seen}
-    assert explanations.predictions.dtype == torch.float32
+    assert explanations.predictions.dtype == (torch.float64 if seen == torch.float64 else torch.float32)
     assert explanations.coefficients.dtype == torch.float64
     assert_near(explanations.coefficients, expected.coefficients, 0.2 if seen.itemsize == 2 else 1e-5)
 
@@ -274,10 +274,13 @@ def test_a_softmax_of_probabilities_warns_once(cnn, pictures, recwarn):
     [
         (
             lambda x: {"logits": x, "loss": x},
-            r"got dict: it has the keys \['logits', 'loss'\]; pass model=lambda x: model\(x\)\[",
+            r"got dict: it has the keys \['logits', 'loss'\]; call model.eval\(\) and pass model=lambda x: model\(x\)\[",
         ),
-        (lambda x: SimpleNamespace(logits=x), r"got SimpleNamespace: pass model=lambda x: model\(x\).logits"),
-        (lambda x: (x, x), r"got tuple: pass model=lambda x: model\(x\)\[0\]"),
+        (
+            lambda x: SimpleNamespace(logits=x),
+            r"got SimpleNamespace: call model.eval\(\) and pass model=lambda x: model\(x\).logits",
+        ),
+        (lambda x: (x, x), r"got tuple: call model.eval\(\) and pass model=lambda x: model\(x\)\[0\]"),
         (lambda x: None, "got NoneType: wrap it in a function that does"),
         (lambda x: x.mean((1, 2, 3)), r"the model must return \(b, classes\) with b = 16; got \(16,\)"),
         (lambda x: x.mean((2, 3))[1:], r"with b = 16; got \(15, 3\)"),
@@ -358,3 +361,57 @@ def test_auto_passes_the_same_rows(cnn, calls, pictures):
     explanations = explain(cnn, pictures(5), n_samples=60, batch_size="auto")
     assert sum(len(rows) for rows in calls) == 300
     assert_near(explanations.coefficients, expected.coefficients)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("gpu", "device must be 'cpu', 'cuda' or 'cuda:N'; got 'gpu'"), ("cuda:99", "sees [0-9]+ GPUs")]
+)
+def test_a_device_that_is_not_there_is_named(name, message, cnn):
+    with pytest.raises(GpulimeError, match=message):
+        Explainer(cnn, device=name)
+
+
+def test_no_memory_to_compose_rows_is_survived_too(monkeypatch, cnn, pictures):
+    expected, compose = explain(cnn, pictures(3)), Explainer.compose
+
+    def starved(self, flight, start, stop):
+        if stop - start > 5:
+            raise torch.OutOfMemoryError("no memory")
+        return compose(self, flight, start, stop)
+
+    monkeypatch.setattr(Explainer, "compose", starved)
+    with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer"):
+        actual = explain(cnn, pictures(3))
+    assert_near(actual.coefficients, expected.coefficients)
+
+
+def test_an_error_of_the_model_itself_is_not_tried_again(pictures):
+    calls = []
+
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+
+        def forward(self, x):
+            calls.append(len(x))
+            raise RuntimeError("the user's own")
+
+    with pytest.raises(RuntimeError, match="the user's own"):
+        explain(Broken(), pictures())
+    assert len(calls) == 1
+
+
+def test_a_double_model_is_explained_in_double(pictures):
+    """Differences of 1e-6 beside 1000 are there in float64, and gone in float32."""
+    linear = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).double()
+    with torch.no_grad():
+        linear[2].weight.mul_(1e-6)
+        linear[2].bias.fill_(1000)
+    explanations = explain(linear, pictures().double(), activation=None, fill=0.0)
+    assert explanations.predictions.dtype == torch.float64
+    with torch.no_grad():
+        linear[2].weight.mul_(1e6)
+        linear[2].bias.fill_(0)
+    expected = explain(linear, pictures().double(), activation=None, fill=0.0)
+    assert_near(explanations.coefficients * 1e6, expected.coefficients)

@@ -260,9 +260,12 @@ def test_what_callables_must_return(settings, message):
         ({"kernel": "exponentail"}, r"kernel must be one of 'exponential', 'uniform'; .* \(did you mean 'exponential'\?\)"),
         ({"distance": "cosin"}, r"distance must be one of 'cosine', .* 'dice'; got 'cosin' \(did you mean 'cosine'\?\)"),
         ({"feature_selection": "lasso"}, r"'none', 'auto', .* got 'lasso' \(did you mean 'lasso_path'\?\)"),
-        ({"alpha": -1.0}, "alpha must not be negative; got -1.0"),
-        ({"alpha": float("nan")}, "alpha must not be negative; got nan"),
-        ({"kernel_width": 0.0}, r"kernel_width must be positive, or None for 0.75 \* sqrt\(k\); got 0.0"),
+        ({"alpha": -1.0}, "alpha must be a number, 0 or more; got -1.0"),
+        ({"alpha": float("nan")}, "alpha must be a number, 0 or more; got nan"),
+        ({"kernel_width": 0.0}, r"kernel_width must be a positive number, or None for 0.75 \* sqrt\(k\); got 0.0"),
+        ({"alpha": "1"}, "alpha must be a number, 0 or more; got '1'"),
+        ({"kernel_width": "a"}, "kernel_width must be a positive number, .* got 'a'"),
+        ({"num_features": 2.5}, "num_features must be a whole number, at least 1, or None for all; got 2.5"),
         ({"num_features": 0}, "num_features must be at least 1, or None for all; got 0"),
     ],
 )
@@ -275,3 +278,9 @@ def test_outputs_that_do_not_fit_the_masks():
     masks, outputs, counts = samples()
     with pytest.raises(GpulimeError, match=r"outputs must be \(n, s, l\) = \(3, 200, 'l'\); got \(3, 199, 2\)"):
         fit(masks, outputs[:, 1:], counts)
+
+
+def test_a_kernel_that_weighs_nothing_is_an_error():
+    masks, outputs, counts = samples()
+    with pytest.raises(GpulimeError, match="a weight above 0 for some samples; got 0 for all"):
+        fit(masks, outputs, counts, Settings(kernel=lambda d, width: 0 * d))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -65,7 +66,7 @@ class Job:
     """
 
     items: Sequence[Item]
-    reader: Callable[[Item], Read]
+    reader: FileReader | DatasetReader
     explainer: Explainer
     labels: str
     fixed: Mapping[str, Any]
@@ -144,6 +145,7 @@ def explain(
     out: str | Path,
     *,
     labels: str = "top",
+    model_id: str | None = None,
     class_names: Sequence[str] | None = None,
     workers: int = 0,
     report: bool = True,
@@ -162,8 +164,10 @@ def explain(
         The run directory; what it has already is skipped.
     labels : "top", "target" or "top+target"
         Which classes are explained.
+    model_id : str, optional
+        Names a model that is a function: its weights cannot be compared, so a run is only gone on with under the same name.
     class_names : sequence of str, optional
-        By default ``dataset.classes``, where there is one.
+        Names of the model's classes.
     workers : int
         Processes that read the dataset.
     report : bool
@@ -179,12 +183,16 @@ def explain(
     Raises
     ------
     GpulimeError
-        As `run`, and for an argument that the Explainer does not have.
+        As `run`.
     """
+    loader = isinstance(dataset, torch.utils.data.DataLoader)
+    fits = not loader and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
+    check(fits, f"dataset must have a length above 0 and give its images by number; got {_named(type(dataset))}")
     check(labels in ("top", "target", "top+target"), f"labels must be 'top', 'target' or 'top+target'; got {labels!r}")
     explainer = Explainer(model, **lime)
-    names = getattr(dataset, "classes", None) if class_names is None else class_names
-    changing = {name: value for name, value in lime.items() if name not in ("batch_size", "device")}
+    given = inspect.signature(Explainer).bind(model, **lime)
+    given.apply_defaults()
+    changing = {name: value for name, value in given.arguments.items() if name not in ("model", "batch_size", "device")}
     return _perform(
         Job(
             items=_items(dataset),
@@ -195,9 +203,13 @@ def explain(
                 **{f"lime.{name}": _plain(value) for name, value in changing.items()},
                 "lime.labels": labels,
                 "segmenter": segments.describe(explainer.segmenter),
+                "model_id": model_id,
                 "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
             },
-            about={"model": type(model).__name__, "class_names": None if names is None else [str(name) for name in names]},
+            about={
+                "model": model_id or type(model).__name__,
+                "class_names": None if class_names is None else [str(name) for name in class_names],
+            },
             picture=_picture_in(dataset, explainer),
             data=configs.DataConfig(workers=workers),
             store=configs.StoreConfig(),
@@ -213,19 +225,19 @@ def report(run: Path) -> Path:
     Raises
     ------
     GpulimeError
-        If the directory holds no run.
+        If the directory holds no run, or one made from Python.
     """
     manifest = store.read_manifest(run)
     if manifest is None:
         raise GpulimeError(f"{run} holds no run: there is no run.json in it")
-    picture: Picture = lambda row: None  # noqa: E731
-    if "config" in manifest:
-        data = configs.from_dict(manifest["config"]).data
-        picture = _picture_of(data, Transform(**manifest["transform"]))
-    return page.write(run, picture, manifest.get("class_names"))
+    if "config" not in manifest:
+        raise GpulimeError(f"{run} was made from Python, where its images are: gpulime.runs.explain writes its report again")
+    data = configs.from_dict(manifest["config"]).data
+    return page.write(run, _picture_of(data, Transform(**manifest["transform"])), manifest.get("class_names"))
 
 
 def _perform(job: Job) -> Outcome:
+    check(job.explainer.seed < 2**63, f"a run's seed must be below 2**63; got {job.explainer.seed}")
     _agree(job)
     done = store.done(job.out)
     todo = [item for item in job.items if item.image_id not in done]
@@ -257,6 +269,8 @@ def _agree(job: Job) -> None:
         store.write_manifest(job.out, json.loads(json.dumps(about, default=repr)))
         return
     if manifest.get("config_hash") == job.config_hash:
+        known = job.fixed["weights_sha256"] or job.fixed.get("model_id")
+        check(bool(known), f"{job.out} holds results, and whether this function is their model is not known: give a model_id")
         return
     was, now = manifest.get("fixed", {}), json.loads(json.dumps(job.fixed, default=repr))
     changed = [
@@ -272,17 +286,39 @@ def _rows(job: Job, todo: Sequence[Item], progress: Progress) -> Iterator[dict[s
 
     def feed() -> Iterator[inputs.Batch]:
         for reads in read_all(todo, job.reader, job.explainer.segmenter, job.data.batch_size, job.data.workers):
-            failed.extend(read for read in reads if read.error is not None)
-            for readable, batch in batches(reads, job.labels):
+            sound = [_with_sound_target(job, read) for read in reads]
+            failed.extend(read for read in sound if read.error is not None)
+            for readable, batch in batches(sound, job.labels, job.reader.in_unit):
                 pending.extend(readable)
                 yield batch
 
     for finished in job.explainer.stream(feed(), progress.forwards):
         yield from (_error_row(job, failed.popleft()) for _ in range(len(failed)))
+        _fits(job.class_names, job.explainer.predictor.classes)
         explanations = finished.cpu()
         for i in range(len(explanations)):
             yield _row(job, pending.popleft(), explanations, i)
     yield from (_error_row(job, read) for read in failed)
+
+
+def _with_sound_target(job: Job, read: Read) -> Read:
+    """The same, or an error where the target is to be explained and cannot be."""
+    target, names = read.item.target, job.class_names
+    if read.pixels is None or job.labels == "top":
+        return read
+    if job.labels == "target" and target is None:
+        return Read(read.item, error="has no target, and labels is 'target'", kind="target")
+    if target is not None and job.explainer.predictor.classes is None and names is None:
+        job.explainer.count_classes(read.pixels[None])
+    classes = len(names) if names is not None else job.explainer.predictor.classes
+    if target is not None and classes is not None and not 0 <= target < classes:
+        return Read(read.item, error=f"its target is {target}; the model has {classes} classes", kind="target")
+    return read
+
+
+def _fits(names: Sequence[str] | None, classes: int | None) -> None:
+    fits = names is None or classes is None or len(names) == classes
+    check(fits, f"class_names has {len(names or ())} names; the model has {classes} classes")
 
 
 def _row(job: Job, read: Read, batch: Explanations, i: int) -> dict[str, Any]:
@@ -321,7 +357,7 @@ def _error_row(job: Job, read: Read) -> dict[str, Any]:
 def _common(job: Job, read: Read) -> dict[str, Any]:
     return {
         "image_id": read.item.image_id,
-        "path": read.item.path,
+        "path": os.path.abspath(read.item.path) if read.item.path else b"",
         "target": read.item.target,
         "attempt": 1,
         "written_at": datetime.now(UTC),
@@ -359,19 +395,30 @@ def _picture_in(dataset: Any, explainer: Explainer) -> Picture:
     numbers = {item.image_id: int(item.path) for item in _items(dataset)}
 
     def picture(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+        if row["image_id"] not in numbers:
+            return None
         read = DatasetReader(dataset)(Item(row["image_id"], str(numbers[row["image_id"]]).encode()))
         if read.pixels is None:
             return None
         unit = read.pixels / 255 if read.pixels.dtype == torch.uint8 else read.pixels
         shown = (explainer.normalisation.pictures(unit).clamp(0, 1) * 255).round().byte()
-        return (shown.expand(3, -1, -1) if len(shown) == 1 else shown[:3]).permute(1, 2, 0).numpy()
+        return (shown[:1].expand(3, -1, -1) if len(shown) < 3 else shown[:3]).permute(1, 2, 0).numpy()
 
     return picture
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON; a tensor by its content."""
-    return value.tolist() if isinstance(value, Tensor) else value
+    """A setting as JSON: numbers as they are, an array by a digest of its content, a function by its name."""
+    if isinstance(value, Tensor | np.ndarray):
+        array = np.ascontiguousarray(value)
+        return f"{array.dtype}{list(array.shape)} sha256 {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    if callable(value) and not dataclasses.is_dataclass(value):
+        return _named(value)
+    return value if isinstance(value, str | int | float | list | tuple | dict | None) else repr(value)
+
+
+def _named(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _versions() -> dict[str, str]:

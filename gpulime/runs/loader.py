@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gpulime import inputs
-from gpulime.errors import GpulimeError, check
+from gpulime.errors import check
 from gpulime.masks import key
-from gpulime.runs.sources import DecodeError, Item, Source
+from gpulime.runs.pictures import DecodeError, TooLargeError
+from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
 from gpulime.segments import Grid, Segmenter, segment_one
 
@@ -45,26 +46,38 @@ class Read:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads the items of a source through the model's transform."""
+    """Reads the items of a source through the model's transform; a run over files counts in [0, 1], its fill too."""
 
     source: Source
     transform: Transform
+    in_unit: ClassVar[bool] = True
 
     def __call__(self, item: Item) -> Read:
         """Read one item; a file that is no image becomes a `Read` with its error."""
         try:
             decoded = self.source.load(item)
+            self._check_enlarged(decoded.picture.size)
         except DecodeError as error:
             return Read(item, error=str(error), kind=error.kind)
         pixels = torch.from_numpy(np.array(self.transform(decoded.picture))).permute(2, 0, 1)
         return Read(item, pixels, decoded.sha256)
 
+    def _check_enlarged(self, size: tuple[int, int]) -> None:
+        """A thin picture, resized by its shorter side, may become as large as any."""
+        enlarged = ((self.transform.resize or min(size)) / min(size)) ** 2 * size[0] * size[1] / 1e6
+        if enlarged > self.source.max_megapixels:
+            raise TooLargeError(
+                f"has {size[0]} x {size[1]} pixels and {enlarged:.0f} megapixels when its shorter side is resized to "
+                f"{self.transform.resize}; data.max_megapixels allows {self.source.max_megapixels:g}"
+            )
+
 
 @dataclass(frozen=True)
 class DatasetReader:
-    """Reads a map-style dataset of tensors or PIL images, with or without a target."""
+    """Reads a map-style dataset of tensors or PIL images, with or without a target; the images keep their units."""
 
     dataset: Any
+    in_unit: ClassVar[bool] = False
 
     def __call__(self, item: Item) -> Read:
         """Read the example whose number is the item's path; what the dataset raises becomes an error of that image."""
@@ -79,13 +92,21 @@ class DatasetReader:
         if not isinstance(image, Tensor) or image.ndim != 3:
             what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
             return Read(item, error=f"an image must be a tensor (c, h, w) or a PIL image; got {what}", kind="decode")
-        if isinstance(target, int) or (isinstance(target, Tensor) and target.numel() == 1):
-            item = Item(item.image_id, b"", int(target))
+        image = image.detach().cpu()
+        if not (image.is_floating_point() or image.dtype == torch.uint8):
+            return Read(item, error=f"an image must be floating or uint8; got {image.dtype}", kind="decode")
+        item = Item(item.image_id, b"", _index(target))
         bad = 0 if image.dtype == torch.uint8 else int((~image.isfinite()).sum())
         if bad:
             message = f"{bad} of its {image.numel()} values are NaN or infinite"
             return Read(item, error=message, kind="non_finite")
-        return Read(item, image, hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest())
+        return Read(item, image, hashlib.sha256(image.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest())
+
+
+def _index(target: Any) -> int | None:
+    """A class index given as an int, a NumPy number or a tensor of one; None for anything else."""
+    array = np.asarray(target)
+    return int(array.reshape(())) if array.size == 1 and array.dtype.kind in "iu" else None
 
 
 @dataclass(frozen=True)
@@ -115,11 +136,12 @@ def read_all(
     """
     in_workers = segmenter if workers and not isinstance(segmenter, Grid) else None
     dataset = _Reads(items, reader, in_workers)
-    loader: Any = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list)
+    own = torch.Generator()  # the global random state is the user's
+    loader: Any = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list, generator=own)
     return iter(loader)
 
 
-def batches(reads: Sequence[Read], labels: str) -> Iterator[tuple[list[Read], inputs.Batch]]:
+def batches(reads: Sequence[Read], labels: str, in_unit: bool) -> Iterator[tuple[list[Read], inputs.Batch]]:
     """The readable ones of ``reads``, in order, as batches of images of one shape and dtype.
 
     Parameters
@@ -127,16 +149,13 @@ def batches(reads: Sequence[Read], labels: str) -> Iterator[tuple[list[Read], in
     reads : sequence of Read
     labels : str
         "top", "target" or "top+target".
-
-    Raises
-    ------
-    GpulimeError
-        If "target" is asked for and an image has none.
+    in_unit : bool
+        Whether uint8 images are brought to [0, 1] here, so that a fill counts in it too.
     """
     run: list[Read] = []
     for read in [*reads, None]:
         if run and (read is None or _kind(read) != _kind(run[0])):
-            yield run, _batch(run, labels)
+            yield run, _batch(run, labels, in_unit)
             run = []
         if read is not None and read.pixels is not None:
             run.append(read)
@@ -146,17 +165,13 @@ def _kind(read: Read) -> Any:
     return None if read.pixels is None else (read.pixels.shape, read.pixels.dtype)
 
 
-def _batch(reads: list[Read], labels: str) -> inputs.Batch:
+def _batch(reads: list[Read], labels: str, in_unit: bool) -> inputs.Batch:
     images = torch.stack([read.pixels for read in reads if read.pixels is not None])
     targets = [read.item.target for read in reads]
-    if labels == "target":
-        for read in reads:
-            if read.item.target is None:
-                raise GpulimeError(f"lime.labels: target needs a target for every image; {read.item.image_id!r} has none")
     maps = [read.segments for read in reads if read.segments is not None]
     check(len(maps) in (0, len(reads)), f"{len(maps)} of {len(reads)} images have label maps; all must have one, or none")
     return inputs.Batch(
-        images=images / 255 if images.dtype == torch.uint8 else images,
+        images=images / 255 if in_unit and images.dtype == torch.uint8 else images,
         labels=None if labels == "top" else torch.tensor([-1 if target is None else target for target in targets]),
         segments=torch.from_numpy(np.stack(maps)) if maps else None,
         keys=torch.tensor([key(read.item.image_id) for read in reads]),

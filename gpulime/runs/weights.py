@@ -71,7 +71,7 @@ def put(weights: Mapping[str, Tensor], model: nn.Module) -> None:
 def sha256(model: nn.Module) -> str:
     """Digest of all parameters and buffers: their names in order, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
         if isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

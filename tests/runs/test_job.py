@@ -157,8 +157,10 @@ def test_top_and_target_are_explained_once_each(photographs, tmp_path):
 
 
 def test_target_needs_targets(photographs, tmp_path):
-    with pytest.raises(gpulime.GpulimeError, match=r"0\.png.* has none"):
-        job.run(config(photographs / "ant", tmp_path / "run", labels="target"))
+    out = tmp_path / "run"
+    assert job.run(config(photographs / "ant", out, labels="target")) == job.ERROR_ROWS
+    reasons = {row["image_id"]: row["error_type"] for row in rows_of(out).values()}
+    assert reasons == {"0.png": "target", "1.png": "target", "2.png": "target", "page.jpg": "decode"}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -188,10 +190,11 @@ def test_the_report_can_be_written_again(photographs, tmp_path):
         job.report(tmp_path)
 
 
+NAMES = ("w", "x", "y", "z")
+
+
 class Pictures(torch.utils.data.Dataset):
     """Six random images, of which number 2 cannot be had and number 4 is black."""
-
-    classes = ("w", "x", "y", "z")
 
     def __len__(self):
         return 6
@@ -206,7 +209,9 @@ class Pictures(torch.utils.data.Dataset):
 
 def test_a_dataset_is_explained_from_python(tmp_path):
     out = tmp_path / "run"
-    outcome = gpulime.runs.explain(Poisoned(), Pictures(), out, labels="target", n_samples=60, segments="grid", fill=0.5)
+    outcome = gpulime.runs.explain(
+        Poisoned(), Pictures(), out, labels="target", n_samples=60, segments="grid", fill=0.5, class_names=NAMES
+    )
     rows = rows_of(out)
     assert (outcome.ok, outcome.failed, outcome.forwards) == (4, 2, 5 * 60)
     assert {name: row["error_type"] for name, row in rows.items() if row["error_type"]} == {"2": "decode", "4": "non_finite"}
@@ -225,9 +230,105 @@ def test_neighbours_of_a_bad_image_are_untouched(tmp_path):
         assert poisoned[name]["coef"] == clean[name]["coef"]
 
 
+SMALL = {"n_samples": 20, "segments": gpulime.segments.Grid(3, 3)}
+
+
 def test_an_unknown_argument_is_refused(tmp_path):
     with pytest.raises(TypeError, match="n_sample"):
         gpulime.runs.explain(Tiny(), Pictures(), tmp_path / "run", n_sample=20)
+
+
+@pytest.mark.parametrize("dataset", [[], iter([]), torch.utils.data.DataLoader([torch.rand(3, 4, 4)])])
+def test_what_is_no_dataset_is_refused(dataset, tmp_path):
+    with pytest.raises(gpulime.GpulimeError, match="dataset must have a length above 0"):
+        gpulime.runs.explain(Tiny(), dataset, tmp_path / "run", **SMALL)
+
+
+def test_a_fill_counts_in_the_units_of_the_dataset(tmp_path):
+    seen = []
+
+    def model(x):
+        seen.append(float(x.max()))
+        return x.mean((2, 3))
+
+    images = [torch.randint(0, 256, (3, 12, 12), dtype=torch.uint8)]
+    gpulime.runs.explain(model, images, tmp_path / "run", fill=128, model_id="mean", **SMALL)
+    assert max(seen) <= 1
+
+
+def test_a_bad_target_is_a_row(tmp_path):
+    images = [(torch.rand(3, 12, 12), target) for target in (1, 99, np.int64(2), -5)]
+    for names, out in ((None, "a"), (NAMES, "b")):
+        gpulime.runs.explain(Tiny(), images, tmp_path / out, labels="target", class_names=names, **SMALL)
+        rows = rows_of(tmp_path / out)
+        assert [row["status"] for row in rows.values()].count("ok") == 2
+        assert rows["2"]["labels"] == [2]
+        assert rows["1"]["error"] == "its target is 99; the model has 4 classes"
+        assert rows["3"]["error_type"] == "target"
+
+
+def test_names_must_be_those_of_the_models_classes(tmp_path):
+    with pytest.raises(gpulime.GpulimeError, match="class_names has 2 names; the model has 4 classes"):
+        gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)], tmp_path / "run", class_names=["a", "b"], **SMALL)
+
+
+def test_a_function_is_gone_on_with_under_its_name_only(tmp_path):
+    images, model = [torch.rand(3, 12, 12)], Tiny()
+    gpulime.runs.explain(lambda x: model(x), images, tmp_path / "a", **SMALL)
+    with pytest.raises(gpulime.GpulimeError, match="give a model_id"):
+        gpulime.runs.explain(lambda x: -model(x), images, tmp_path / "a", **SMALL)
+    gpulime.runs.explain(lambda x: model(x), images, tmp_path / "b", model_id="tiny", **SMALL)
+    assert gpulime.runs.explain(lambda x: model(x), images, tmp_path / "b", model_id="tiny", **SMALL).forwards == 0
+    with pytest.raises(gpulime.GpulimeError, match="model_id was 'tiny', is 'other'"):
+        gpulime.runs.explain(lambda x: -model(x), images, tmp_path / "b", model_id="other", **SMALL)
+
+
+def test_defaults_and_functions_are_the_same_settings_again(tmp_path):
+    images = [torch.rand(3, 12, 12)]
+
+    def settings():
+        return {"n_samples": 20, "fill": torch.zeros(3, 12, 12), "segments": halves}
+
+    gpulime.runs.explain(Tiny(), images, tmp_path / "run", **settings())
+    assert gpulime.runs.explain(Tiny(), images, tmp_path / "run", alpha=1.0, **settings()).forwards == 0
+    with pytest.raises(gpulime.GpulimeError, match=r"lime\.fill was"):
+        gpulime.runs.explain(Tiny(), images, tmp_path / "run", **settings() | {"fill": torch.ones(3, 12, 12)})
+
+
+@pytest.mark.parametrize("c", [1, 2, 5])
+def test_any_number_of_channels_has_a_report(c, tmp_path):
+    images = [torch.rand(c, 12, 12) for _ in range(3)]
+    gpulime.runs.explain(lambda x: x.flatten(1)[:, :4], images, tmp_path / "run", model_id="first", **SMALL)
+    fewer = gpulime.runs.explain(lambda x: x.flatten(1)[:, :4], images[:2], tmp_path / "run", model_id="first", **SMALL)
+    assert fewer.ok == 3
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_normalised_images_are_explained_and_shown_as_pictures(tmp_path):
+    images = [torch.rand(3, 12, 12) for _ in range(2)]
+    settings = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4), **SMALL}
+    mean, std = (torch.tensor(settings[name])[:, None, None] for name in ("mean", "std"))
+    gpulime.runs.explain(Tiny(), images, tmp_path / "a", **settings)
+    normalised = [(image - mean) / std for image in images]
+    gpulime.runs.explain(Tiny(), normalised, tmp_path / "b", normalized=True, **settings)
+    here, there = rows_of(tmp_path / "a"), rows_of(tmp_path / "b")
+    for name, row in here.items():
+        np.testing.assert_allclose(row["coef"], there[name]["coef"], atol=1e-5 * np.abs(row["coef"]).max())
+
+
+def test_a_report_of_a_python_run_is_not_spoilt(tmp_path):
+    gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)], tmp_path / "run", **SMALL)
+    with pytest.raises(gpulime.GpulimeError, match="made from Python"):
+        job.report(tmp_path / "run")
+
+
+def test_a_seed_that_the_store_cannot_hold_is_refused_first(tmp_path):
+    with pytest.raises(gpulime.GpulimeError, match=r"below 2\*\*63"):
+        gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)], tmp_path / "run", seed=2**63, **SMALL)
+
+
+def halves(image):
+    return np.arange(image.shape[0])[:, None].repeat(image.shape[1], 1) * 2 // image.shape[0]
 
 
 def _nested(config):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from gpulime.errors import GpulimeError
 from gpulime.masks import key
-from gpulime.runs.loader import DatasetReader, Read, batches, read_all
-from gpulime.runs.sources import Item
+from gpulime.runs.loader import DatasetReader, FileReader, Read, batches, read_all
+from gpulime.runs.sources import Item, Source
+from gpulime.runs.transform import Transform
 from gpulime.segments import Slic
 
 
@@ -22,6 +22,8 @@ def item(i):
         (torch.rand(3, 5, 4), (3, 5, 4), None),
         ((torch.rand(1, 5, 4), 7), (1, 5, 4), 7),
         ((torch.rand(1, 5, 4), torch.tensor(2)), (1, 5, 4), 2),
+        ((torch.rand(1, 5, 4, dtype=torch.bfloat16), np.int64(3)), (1, 5, 4), 3),
+        ((torch.rand(1, 5, 4, requires_grad=True), np.array([4])), (1, 5, 4), 4),
         ([Image.new("L", (4, 5)), "a caption"], (3, 5, 4), None),
     ],
 )
@@ -36,6 +38,7 @@ def test_a_dataset_may_give_tensors_or_pictures_with_or_without_target(example, 
     [
         (np.zeros((5, 4, 3)), "decode", "got ndarray"),
         (torch.rand(5, 4), "decode", r"got \(5, 4\)"),
+        (torch.zeros(3, 5, 4).long(), "decode", "floating or uint8; got torch.int64"),
         (torch.full((3, 2, 2), torch.nan), "non_finite", "12 of its 12 values"),
     ],
 )
@@ -50,7 +53,7 @@ def test_what_is_no_image_says_what_it_is(example, kind, message):
 def test_images_of_one_shape_go_together_in_order():
     shapes = [(3, 4, 4), (3, 4, 4), (3, 4, 5), None, (3, 4, 5), (3, 4, 4)]
     reads = [Read(item(i), None if shape is None else torch.rand(shape)) for i, shape in enumerate(shapes)]
-    found = list(batches(reads, "top"))
+    found = list(batches(reads, "top", True))
     assert [[read.item.image_id for read in part] for part, _ in found] == [
         ["image 0", "image 1"],
         ["image 2"],
@@ -63,16 +66,37 @@ def test_images_of_one_shape_go_together_in_order():
 
 @pytest.mark.parametrize(("labels", "wanted", "top"), [("top", None, True), ("target", [4], False), ("top+target", [4], True)])
 def test_which_labels_are_asked_for(labels, wanted, top):
-    [(_, batch)] = batches([Read(Item("a", b"", 4), torch.rand(1, 2, 2))], labels)
+    [(_, batch)] = batches([Read(Item("a", b"", 4), torch.rand(1, 2, 2))], labels, True)
     assert (batch.labels if batch.labels is None else batch.labels.tolist(), batch.top) == (wanted, top)
 
 
-def test_no_target_means_none_more_with_top_and_an_error_without():
-    reads = [Read(Item("a", b""), torch.rand(1, 2, 2))]
-    [(_, batch)] = batches(reads, "top+target")
+def test_no_target_means_none_more():
+    [(_, batch)] = batches([Read(Item("a", b""), torch.rand(1, 2, 2))], "top+target", True)
     assert batch.labels.tolist() == [-1]
-    with pytest.raises(GpulimeError, match="'a' has none"):
-        list(batches(reads, "target"))
+
+
+@pytest.mark.parametrize(("in_unit", "dtype", "most"), [(True, torch.float32, 1), (False, torch.uint8, 255)])
+def test_bytes_become_unit_floats_only_where_a_fill_counts_in_those(in_unit, dtype, most):
+    [(_, batch)] = batches([Read(Item("a", b""), torch.full((1, 2, 2), 255, dtype=torch.uint8))], "top", in_unit)
+    assert (batch.images.dtype, batch.images.max()) == (dtype, most)
+
+
+def test_a_thin_picture_that_resizing_would_blow_up_is_refused(tmp_path):
+    Image.new("RGB", (4000, 1)).save(tmp_path / "thin.png")
+    source = Source([], max_megapixels=1.0)
+    read = FileReader(source, Transform(resize=256, crop=224))(Item("thin.png", bytes(tmp_path / "thin.png")))
+    assert (read.pixels, read.kind) == (None, "too_large")
+    assert "262 megapixels" in read.error
+    assert FileReader(source, Transform(crop=224))(Item("thin.png", bytes(tmp_path / "thin.png"))).error is None
+
+
+def test_reading_leaves_the_random_state_alone():
+    before = torch.random.get_rng_state()
+    list(read_all([item(0)], DatasetReader([torch.rand(3, 4, 4)]), Slic(), 4, workers=0))
+    expected = torch.random.get_rng_state()
+    torch.random.set_rng_state(before)
+    torch.rand(3, 4, 4)
+    assert torch.equal(torch.random.get_rng_state(), expected)
 
 
 def test_workers_segment_what_they_read():
