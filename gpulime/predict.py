@@ -92,6 +92,8 @@ class Predictor:
         """Eval mode, no gradients, the asked precision; everything is put back as it was."""
         flags = [(m, m.training) for m in self.module.modules()] if self.module is not None else []
         reduced = self.precision != torch.float32
+        if device.type == "cpu":
+            devices.keep_memory()
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())

@@ -35,7 +35,7 @@ class Flight:
     n_samples : int, s
     taken : int, the places that the model has been given
     labels : (n, l) int64, once sample 0 of every image has been seen
-    outputs : (n, s, l) float32, filled as they come: 4 bytes a sample and label are all that grows with s
+    kept : (n * s, l) float32, outputs place by place as they come: 4 bytes a sample and label are all that grows with s
     """
 
     images: Tensor
@@ -48,9 +48,9 @@ class Flight:
     n_samples: int
     taken: int = 0
     first: list[Tensor] = field(default_factory=list)
-    drawn: tuple[int, int, Tensor] | None = None
+    drawn: tuple[int, int, Tensor, Tensor] | None = None
     labels: Tensor = field(init=False)
-    outputs: Tensor = field(init=False)
+    kept: Tensor = field(init=False)
 
     @property
     def n(self) -> int:
@@ -74,12 +74,12 @@ class Flight:
 
     def window(self, start: int, stop: int, draw: Callable[[Flight, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Image (b,) and mask (b, k) of the places; masks are drawn for many places at a time."""
-        index, _ = self.pairs(start, stop)
         if self.drawn is None or not self.drawn[0] <= start <= stop <= self.drawn[1]:
             ahead = min(self.size, max(stop, start + MASK_ENTRIES // (16 * self.parts.ids.shape[1])))
-            self.drawn = (start, ahead, draw(self, *self.pairs(start, ahead)))
-        offset = self.drawn[0]
-        return index, self.drawn[2][start - offset : stop - offset]
+            index, rows = self.pairs(start, ahead)
+            self.drawn = (start, ahead, index, draw(self, index, rows))
+        first, _, index, masks = self.drawn
+        return index[start - first : stop - first], masks[start - first : stop - first]
 
     def receive(self, start: int, outputs: Tensor, choose_labels: Callable[[Flight, Tensor], Tensor]) -> None:
         """Keep what is wanted of the outputs (b, classes) of the places from ``start`` on."""
@@ -90,12 +90,19 @@ class Flight:
             if stop >= self.n:
                 first = torch.cat(self.first)
                 self.labels = choose_labels(self, first)
-                self.outputs = first.new_empty(self.n, self.n_samples, self.labels.shape[1])
-                self.outputs[:, 0] = first.gather(1, self.labels)
+                self.kept = first.new_empty(self.size, self.labels.shape[1])
+                self.kept[: self.n] = first.gather(1, self.labels)
                 self.first = []
         if stop > self.n:
-            index, rows = self.pairs(max(start, self.n), stop)
-            self.outputs[index, rows] = outputs[len(whole) :].gather(1, self.labels[index])
+            begin = max(start, self.n)
+            index = torch.arange(begin - self.n, stop - self.n, device=outputs.device) // (self.n_samples - 1)
+            torch.gather(outputs[begin - start :], 1, self.labels[index], out=self.kept[begin:stop])
+
+    @property
+    def outputs(self) -> Tensor:
+        """(n, s, l), once they are all there."""
+        others = self.kept[self.n :].view(self.n, self.n_samples - 1, -1)
+        return torch.cat([self.kept[: self.n, None], others], dim=1)
 
 
 Piece = tuple[Flight, int, int]  # places start to stop of a flight

@@ -84,19 +84,20 @@ def _cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Te
     channels_last = _format(images) is torch.channels_last
     bits = _BITS[images.element_size()]
     rows = device.empty(*((b, h, w, c) if channels_last else (b, c, h, w)), dtype=images.dtype, device=images.device)
-    flat = rows.view(bits).view(b, h * w * c)
+    # One word a pixel serves the c planes of a plain image; in channels_last a pixel's values lie together, each with its word.
+    flat = rows.view(bits).view((b, 1, h * w * c) if channels_last else (b, c, h * w))
     words = masks.to(bits).neg()
     starts = [0, *(index.diff().nonzero().flatten() + 1).tolist(), b] if b else []
     for start, stop in pairwise(starts):  # each run of rows that share an image
         i = int(index[start])
         image, fill = (
-            (t[i].permute(1, 2, 0) if channels_last else t[i]).contiguous().view(bits).flatten() for t in (images, fills)
+            (t[i].permute(1, 2, 0) if channels_last else t[i]).contiguous().view(bits).view(flat.shape[1:])
+            for t in (images, fills)
         )
         where = labels[i].flatten().long()
-        where = where.repeat_interleave(c) if channels_last else where.repeat(c)
-        chosen = flat[start:stop]
-        torch.gather(words[start:stop], 1, where.expand(stop - start, -1), out=chosen)
-        chosen.bitwise_and_(image ^ fill).bitwise_xor_(fill)
+        where = where.repeat_interleave(c) if channels_last else where
+        shown = words[start:stop].gather(1, where.expand(stop - start, -1))[:, None]
+        torch.bitwise_and(shown, image ^ fill, out=flat[start:stop]).bitwise_xor_(fill)
     return rows.permute(0, 3, 1, 2) if channels_last else rows
 
 
