@@ -1,0 +1,1 @@
+"""What gpulime costs and what it is worth: ``python -m benchmarks.run``."""

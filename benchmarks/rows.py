@@ -1,0 +1,94 @@
+"""Rows of results/<device>.csv: one for each side of an entry, time and error together."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is kept of one side; the file holds it as text, empty where there is nothing.
+
+    ``ratio`` is that of our side to this one, and in our own row, which comes first, that to the fastest of the others: the
+    one that must keep the bound. ``q20`` and ``q80`` belong to ``cpu_s``. ``error`` is our coefficients' greatest difference
+    from those of ``error_what``, as a part of the largest, and may not pass ``error_limit``; ``top5`` is the part of the five
+    strongest segments that both have in common.
+    """
+
+    entry: str
+    side: str
+    cpu_s: str = ""
+    wall_s: str = ""
+    q20: str = ""
+    q80: str = ""
+    ratio: str = ""
+    bound: str = ""
+    ok: str = ""
+    error: str = ""
+    error_limit: str = ""
+    error_what: str = ""
+    top5: str = ""
+    rows: str = ""
+    repeats: str = ""
+    device: str = ""
+    torch: str = ""
+    python: str = ""
+    commit: str = ""
+    date: str = ""
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [Row(**row) for row in csv.DictReader(file)]
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Write a file anew."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def where() -> dict[str, str]:
+    """The columns that say where and when a row was measured."""
+    return {
+        "device": f"{_processor()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if _git("status", "--porcelain", "gpulime") else ""),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def results_file(device: str) -> Path:
+    """Where the rows of a device are kept."""
+    return RESULTS / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".csv")
+
+
+def _processor() -> str:
+    """The processor's model, as Linux names it."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else None
+    return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(HERE), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()

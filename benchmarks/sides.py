@@ -1,0 +1,83 @@
+"""gpulime, the bare model, and the definition that gives the error; what explains returns the targets' coefficients (n, k)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import gpulime
+from benchmarks.models import MEAN, STD, Setup
+from benchmarks.timer import Array, Forward
+
+
+def engine(setup: Setup) -> Forward:
+    """gpulime, with a new Explainer at every repeat, so that whatever one learns is paid for."""
+
+    def forward() -> Array:
+        explainer = gpulime.Explainer(
+            setup.model,
+            n_samples=setup.s,
+            sampler=setup.sampler,
+            mean=MEAN,
+            std=STD,
+            precision=setup.precision,
+            batch_size=setup.b,
+        )
+        explanations = explainer.explain(setup.images, segments=setup.label_maps)
+        place = (explanations.labels == setup.targets[:, None]).int().argmax(1)
+        return explanations.coefficients[torch.arange(setup.n), place].numpy()
+
+    return forward
+
+
+def bare(setup: Setup) -> Forward:
+    """The model alone, at its best: as many rows of photographs, ready in its precision and memory format."""
+    assert isinstance(setup.b, int)
+    reduced, model = setup.precision != "float32", setup.model_channels_last
+    rows = setup.normalised.repeat(-(-setup.b // setup.n), 1, 1, 1)[: setup.b]
+    rows = rows.to(getattr(torch, setup.precision), memory_format=torch.channels_last)
+
+    def forward() -> None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            for left in range(setup.rows, 0, -len(rows)):
+                model(rows[:left])
+
+    return forward
+
+
+def definition(setup: Setup) -> Forward:
+    """LIME as its paper has it, image by image, in float32 and with scikit-learn's ridge."""
+    from sklearn.linear_model import Ridge
+
+    sampler = gpulime.masks.resolve(setup.sampler, 0, setup.s)
+
+    @torch.no_grad()
+    def coefficients(image: Tensor, labels: Tensor, target: Tensor) -> Array:
+        k = int(labels.max()) + 1
+        masks = sampler(torch.tensor(0), torch.arange(setup.s), torch.tensor(k), k)
+        fill = segment_means(image, labels)
+        rows = (torch.where(part[:, None, labels], image, fill) for part in masks.split(10))
+        outputs = torch.cat([setup.model(batch).softmax(1)[:, target] for batch in rows]).double()
+        masks = masks.double()
+        weights = (-((1 - masks.mean(1).sqrt()) ** 2) / (2 * 0.25**2)).exp()
+        return Ridge(alpha=1.0).fit(masks.numpy(), outputs.numpy(), sample_weight=weights.numpy()).coef_
+
+    return lambda: padded(coefficients(*image) for image in zip(setup.normalised, setup.label_maps, setup.targets, strict=True))
+
+
+def segment_means(image: Tensor, labels: Tensor) -> Tensor:
+    """The image (c, h, w) with every segment in its mean colour, as all that explain here hide segments."""
+    fill = torch.empty_like(image)
+    for segment in labels.unique():
+        fill[:, labels == segment] = image[:, labels == segment].mean(1, keepdim=True)
+    return fill
+
+
+def padded(coefficients: Iterable[Array]) -> Array:
+    """Put images with different numbers of segments into one array, as gpulime does."""
+    rows = list(coefficients)
+    k = max(len(row) for row in rows)
+    return np.stack([np.pad(row, (0, k - len(row))) for row in rows])

@@ -1,0 +1,107 @@
+"""The clock: sides run in processes of their own, and the sides of one ratio in turns."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing import get_context
+from statistics import median, quantiles
+
+import numpy as np
+
+from benchmarks.models import Setup
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+Forward = Callable[[], Array | None]
+
+# glibc hands large blocks back to the system as they are freed, and then every layer of a model maps and clears its memory
+# anew: half of EfficientNet-Lite0's time in float32, by the chances of the heap. These settings let it keep them.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+
+
+@dataclass(frozen=True)
+class Process:
+    """Where sides run: what one leaves in the heap, in threads or in settings is not met by those elsewhere."""
+
+    name: str
+    keeps_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is measured: ``make(setup)`` prepares outside the clock, and one call of what it returns is one repeat."""
+
+    name: str
+    make: Callable[[Setup], Forward]
+    process: Process | None = None  # None: this one
+    b: int | None = None  # in place of the setup's
+
+    def run(self, setup: Setup) -> Run:
+        """One repeat, in the side's process."""
+        setup = setup if self.b is None else replace(setup, b=self.b)
+        if self.process is None:
+            return _run(self.make, setup)
+        return _executor(self.process).submit(_run, self.make, setup).result()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One repeat: coefficients (n, k) where the side explains, and seconds; CPU time is that of all threads."""
+
+    coefficients: Array | None
+    cpu: float
+    wall: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over the repeats of one side, in seconds, and the 20 % and 80 % quantiles of the CPU time."""
+
+    cpu: float
+    wall: float
+    q20: float
+    q80: float
+
+
+def interleaved(sides: Sequence[Side], setup: Setup, repeats: int) -> list[Timing]:
+    """Time every side ``repeats`` times, in the order A B A B ..., so that a machine that drifts hits all of them."""
+    runs = [[side.run(setup) for side in sides] for _ in range(repeats)]
+    return [_timing(of_side) for of_side in zip(*runs, strict=True)]
+
+
+def _timing(runs: Sequence[Run]) -> Timing:
+    cpu, wall = [run.cpu for run in runs], [run.wall for run in runs]
+    fifths = quantiles(cpu, n=5, method="inclusive") if len(cpu) > 1 else cpu * 4
+    return Timing(median(cpu), median(wall), fifths[0], fifths[3])
+
+
+def _run(make: Callable[[Setup], Forward], setup: Setup) -> Run:
+    forward = _forward(make, setup)
+    gc.collect()
+    cpu, wall = time.process_time(), time.perf_counter()
+    coefficients = forward()
+    return Run(coefficients, time.process_time() - cpu, time.perf_counter() - wall)
+
+
+@cache
+def _forward(make: Callable[[Setup], Forward], setup: Setup) -> Forward:
+    return make(setup)
+
+
+@cache
+def _executor(process: Process) -> ProcessPoolExecutor:
+    """One process, started with its environment, since glibc reads it once."""
+    environment = dict(os.environ)
+    os.environ.update(KEEP_MEMORY if process.keeps_memory else {})
+    try:
+        executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        executor.submit(os.getpid).result()
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+    return executor

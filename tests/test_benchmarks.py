@@ -1,0 +1,198 @@
+"""Benchmarks: an error beside every time, no time for a wrong answer, and a README that shows what was measured."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is part of the checkout, not of the package
+
+from benchmarks import rows, run, table
+from benchmarks.entries import ENTRIES, AtLeast, AtMost, Entry
+from benchmarks.models import Setup, pixels
+from benchmarks.rows import Row
+from benchmarks.sides import definition, engine
+from benchmarks.timer import Process, Side, interleaved
+
+SETUP = Setup(pixels, n=1, s=80, sampler="lime")
+ENTRY = Entry(
+    name="pixels",
+    about="over itself",
+    setup=SETUP,
+    theirs=(Side("itself", engine),),
+    bound=AtMost(1e6),
+    reference=Side("definition", definition),
+    tolerance=1e-5,
+    ours=Side("gpulime", engine),
+    repeats=2,
+)
+
+
+def wrong(setup):
+    """An engine whose coefficients are a ten-thousandth too large."""
+    forward = engine(setup)
+    return lambda: forward() * 1.0001
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    """Where --save keeps rows: not in the repository."""
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    return lambda: [row for path in tmp_path.iterdir() for row in rows.read(path)]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_the_error_of_every_entry_is_within_its_tolerance(entry):
+    if entry.reference.name == "lime":
+        pytest.importorskip("lime")
+    if entry.setup.make_model is not pixels:
+        pytest.importorskip("efficientnet_lite_pytorch")
+    setup = entry.tiny().setup
+    reference = run.expected(replace(entry.reference, process=None), replace(setup, b=10, precision="float32"))
+    error, top5 = run.difference(replace(entry.ours, process=None).run(setup).coefficients, reference)
+    assert error <= entry.tolerance
+    assert top5 >= (1.0 if setup.precision == "float32" else 0.6)
+
+
+def test_entries_are_data_with_names_of_their_own():
+    assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
+    assert {entry.setup.precision for entry in ENTRIES if entry.name.endswith("bfloat16")} == {"bfloat16"}
+    assert all(hash(entry) for entry in ENTRIES)
+
+
+def test_time_and_error_are_kept_together(kept, capsys):
+    assert run.main(["--save"], [ENTRY]) == 0
+    ours, theirs = kept()
+    assert [ours.side, theirs.side] == ["gpulime", "itself"]
+    assert ours.ok == "yes"
+    assert 0 <= float(ours.error) <= 1e-5
+    assert float(ours.q20) <= float(ours.cpu_s) <= float(ours.q80)
+    assert math.isclose(float(ours.ratio), float(ours.cpu_s) / float(theirs.cpu_s), rel_tol=0.1)
+    assert (ours.rows, ours.repeats, ours.top5) == ("80", "2", "1.00")
+    assert "ok" in capsys.readouterr().out
+
+
+def test_a_wrong_side_gets_no_time_and_fails(kept, capsys):
+    assert run.main(["--save"], [replace(ENTRY, ours=Side("gpulime", wrong))]) == 1
+    (row,) = kept()
+    assert (row.cpu_s, row.wall_s, row.ratio, row.ok) == ("", "", "", "no")
+    assert float(row.error) == pytest.approx(1e-4, rel=0.1)
+    assert "no time" in capsys.readouterr().out
+
+
+def test_an_answer_that_is_not_a_number_fails():
+    nan = replace(ENTRY, ours=Side("gpulime", lambda setup: lambda: engine(setup)() * math.nan))
+    assert run.main([], [nan]) == 1
+
+
+@pytest.mark.parametrize("bound", [AtMost(1e-6), AtLeast(1e6)])
+def test_a_missed_bound_fails(bound, kept):
+    assert run.main(["--save"], [replace(ENTRY, bound=bound)]) == 1
+    assert (kept()[0].ok, kept()[0].bound) == ("no", str(bound))
+
+
+def test_save_replaces_the_rows_of_what_ran(kept):
+    entries = [replace(ENTRY, name=name) for name in ("first", "second", "third")]
+    run.main(["--save", "--repeats", "1"], entries)
+    before = kept()
+    run.main(["--save", "--repeats", "1", "--only", "second"], entries)
+    after = kept()
+    assert [row.entry for row in after] == [row.entry for row in before]
+    assert [row for row in after if row.entry != "second"] == [row for row in before if row.entry != "second"]
+
+
+@pytest.mark.parametrize(("bound", "faster"), [(AtMost(1e6), 0.01), (AtLeast(1e-6), 100)])
+def test_against_fails_where_a_ratio_was_better(bound, faster, tmp_path, capsys):
+    entry = replace(ENTRY, bound=bound)
+    file = tmp_path / "earlier.csv"
+    rows.write(file, [Row("pixels", "gpulime", ratio=str(1 / faster)), Row("pixels", "itself", ratio="7")])
+    assert run.main(["--against", str(file)], [entry]) == 0
+    rows.write(file, [Row("pixels", "gpulime", ratio=str(faster)), Row("pixels", "itself", ratio="7")])
+    assert run.main(["--against", str(file)], [entry]) == 1
+    assert "slower than before" in capsys.readouterr().out
+
+
+def test_a_peer_that_is_not_installed_is_skipped_with_its_reason(kept, capsys):
+    def missing(setup):
+        raise ModuleNotFoundError("No module named 'lime'")
+
+    assert run.main(["--save"], [replace(ENTRY, theirs=(Side("lime", missing),))]) == 0
+    assert "skipped, No module named 'lime'" in capsys.readouterr().out
+    assert kept() == []
+
+
+def test_an_unknown_entry_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["--only", "pixel"], [ENTRY])
+    assert "pixels" in capsys.readouterr().err
+
+
+def test_sides_take_turns_and_their_preparation_is_not_timed():
+    turns = []
+
+    def of(name):
+        def make(setup):
+            turns.append(f"{name} made")
+            return lambda: turns.append(name)
+
+        return Side(name, make)
+
+    timings = interleaved([of("a"), of("b")], SETUP, 3)
+    assert turns == ["a made", "a", "b made", "b", "a", "b", "a", "b"]
+    assert all(timing.q20 <= timing.cpu <= timing.q80 for timing in timings)
+
+
+def keeps_memory(setup):
+    """Whether this process was started to keep memory, as a coefficient."""
+    import os
+
+    import numpy as np
+
+    return lambda: np.array([[float("MALLOC_MMAP_MAX_" in os.environ), os.getpid()]])
+
+
+@pytest.mark.long
+def test_sides_have_processes_of_their_own():
+    kept, again, plain = (
+        Side("", keeps_memory, process).run(SETUP).coefficients[0]
+        for process in (Process("kept", keeps_memory=True), Process("kept", keeps_memory=True), Process("plain"))
+    )
+    assert (kept[0], plain[0]) == (1, 0)
+    assert kept[1] == again[1] != plain[1]
+    assert len({kept[1], plain[1], keeps_memory(SETUP)()[0, 1]}) == 3
+
+
+def test_the_readme_shows_the_results():
+    block = table.BLOCK.search(table.README.read_text(encoding="utf-8"))
+    if not block:
+        pytest.skip("README.md has no <!-- benchmarks --> markers yet")
+    assert block[0] == table.render(), "python -m benchmarks.table --write"
+
+
+def test_the_table_has_a_row_per_entry(tmp_path, monkeypatch):
+    entry = ENTRIES[-1]
+    place = {field.name: field.name for field in fields(Row) if field.name in rows.where()}
+    times = [("gpulime", "1.0"), ("slow", "9.0"), ("fast", "7.0")]
+    measured = [
+        Row(entry.name, side, cpu_s=cpu, ratio="7.0", bound="at least 6", ok="yes", error="3e-07", top5="1.00", **place)
+        for side, cpu in times
+    ]
+    failed = Row(ENTRIES[0].name, "gpulime", ok="no", error="0.3", **place)
+    rows.write(tmp_path / "device.csv", [failed, *measured])
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    text = table.render()
+    (line,) = [line for line in text.splitlines() if entry.about in line]
+    assert all(part in line for part in ("**7.0**", "at least 6", "1.00 s", "7.00 s, fast", "3e-07"))
+    assert ENTRIES[0].about not in text
+    assert "device; torch torch, Python python; date, commit commit" in text
+
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nafter\n")
+    table.main(["--write"], readme)
+    assert readme.read_text() == f"before\n<!-- benchmarks -->\n{text}<!-- /benchmarks -->\nafter\n"
+    table.main(["--write"], readme)
+    assert readme.read_text().count("before") == 1
