@@ -74,7 +74,8 @@ class Entry:
 # Tolerances. Bfloat16 keeps 8 bits of every output: its own noise, a fraction of what another seed's masks would change.
 FLOAT32, BFLOAT16 = 1e-5, 0.2
 
-BARE = (Side("bare forwards", bare, BEST),)
+# In the engine's own process: where the heap happens to lie moves a forward by a fifth from one process to the next.
+BARE = (Side("bare forwards", bare, OURS),)
 FIXED = tuple(Side(f"b = {b}", engine, OURS, b) for b in (4, 8, 10, 16, 32, 64))
 LIME_TUTORIAL = (Side("lime as in tutorials", lime_tutorial, PLAIN),)
 LIME_BEST = (Side("lime at its best", lime_best, BEST),)
