@@ -20,7 +20,7 @@ Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Forward = Callable[[], Array | None]
 
 # glibc hands large blocks back to the system as they are freed, and then every layer of a model maps and clears its memory
-# anew: half of EfficientNet-Lite0's time in float32, by the chances of the heap. These settings let it keep them.
+# anew, or not, by the chances of the heap. These settings let it keep them.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 

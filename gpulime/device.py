@@ -66,7 +66,7 @@ def keep_memory() -> None:
     """Let glibc keep the memory of up to 1 GB blocks that are freed on a CPU, for the rest of the process.
 
     By itself it hands large blocks back to the system, and then every layer of a model maps and clears its output's memory
-    anew: half of the time of a small model in float32. Environments that choose for themselves are left alone.
+    anew. The setting is the whole process's. Environments that choose for themselves are left alone.
     """
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if platform.libc_ver()[0] == "glibc" and not chosen:

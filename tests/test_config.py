@@ -25,6 +25,11 @@ def test_every_config_loads(path, monkeypatch):
     assert cli.main(["explain", "--config", str(path)]) == 0
     assert given[0].model.factory
     assert given[0].out.startswith("runs/")
+    from gpulime import Explainer
+
+    lime = {field.name: getattr(given[0].lime, field.name) for field in dataclasses.fields(LimeConfig)}
+    del lime["labels"]  # an argument of explain()
+    assert Explainer(lambda rows: rows, **lime).n_samples == given[0].lime.n_samples  # its values are right too
 
 
 def test_there_are_configs():
