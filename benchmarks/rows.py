@@ -21,10 +21,10 @@ RESULTS = HERE / "results"
 class Row:
     """What is kept of one side; the file holds it as text, empty where there is nothing.
 
-    ``ratio`` is that of our side to this one, and in our own row, which comes first, that to the fastest of the others: the
-    one that must keep the bound. ``q20`` and ``q80`` belong to ``cpu_s``. ``error`` is our coefficients' greatest difference
-    from those of ``error_what``, as a part of the largest, and may not pass ``error_limit``; ``top5`` is the part of the five
-    strongest segments that both have in common.
+    ``ratio`` is the median, over neighbouring runs, of that of our side to this one, and in our own row, which comes first,
+    the worst of the others': the one that must keep the bound. ``q20`` and ``q80`` belong to ``cpu_s``. ``error`` is our
+    coefficients' greatest difference from those of ``error_what``, as a part of the largest, and may not pass
+    ``error_limit``; ``top5`` is the part of the five strongest segments that both have in common.
     """
 
     entry: str

@@ -43,8 +43,8 @@ def measure(entry: Entry, repeats: int, place: dict[str, str]) -> list[Row]:
     for side in entry.theirs:  # warm up; ours has run already
         side.run(entry.tiny().setup)
     timings = interleaved(sides, setup, repeats)
-    ratios = [entry.bound.ratio(timings[0].cpu, timing.cpu) for timing in timings]
-    ratios[0] = entry.bound.ratio(timings[0].cpu, min(timing.cpu for timing in timings[1:]))
+    ratios = [timings[0].ratio(timing, entry.bound.ratio) for timing in timings]
+    ratios[0] = entry.bound.worst(ratios[1:])
     ours = replace(ours, ok=_yes(entry.bound.holds(ratios[0])))
     rows = [ours, *(Row(entry.name, side.name, rows=ours.rows, repeats=ours.repeats, **place) for side in entry.theirs)]
     return [
@@ -125,11 +125,12 @@ def report(rows: Sequence[Row], slower: bool) -> None:
 
 
 def _seconds(timing: Timing) -> dict[str, str]:
+    q20, q80 = timing.spread
     return {
         "cpu_s": f"{timing.cpu:.3f}",
         "wall_s": f"{timing.wall:.3f}",
-        "q20": f"{timing.q20:.3f}",
-        "q80": f"{timing.q80:.3f}",
+        "q20": f"{q20:.3f}",
+        "q80": f"{q80:.3f}",
     }
 
 

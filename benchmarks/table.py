@@ -24,10 +24,10 @@ def table(rows: Sequence[Row]) -> str:
     for name, sides in groupby(rows, key=lambda row: row.entry):
         ours, *theirs = sides
         if name in about and ours.cpu_s:
-            fastest = min(theirs, key=lambda row: float(row.cpu_s))
+            hardest = next(row for row in theirs if row.ratio == ours.ratio)
             lines.append(
                 f"| {about[name]} | **{ours.ratio}** {'' if ours.ok == 'yes' else '(missed) '}| {ours.bound} "
-                f"| {float(ours.cpu_s):.2f} s | {float(fastest.cpu_s):.2f} s, {fastest.side} | {ours.error} | {ours.top5} |"
+                f"| {float(ours.cpu_s):.2f} s | {float(hardest.cpu_s):.2f} s, {hardest.side} | {ours.error} | {ours.top5} |"
             )
     one = rows[0]
     dates, commits = (sorted({getattr(row, name) for row in rows}) for name in ("date", "commit"))

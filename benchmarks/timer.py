@@ -1,4 +1,4 @@
-"""The clock: sides run in processes of their own, and the sides of one ratio in turns."""
+"""The clock: sides run in processes of their own, the sides of one ratio in turns, and a ratio is that of neighbours."""
 
 from __future__ import annotations
 
@@ -26,10 +26,15 @@ KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 @dataclass(frozen=True)
 class Process:
-    """Where sides run: what one leaves in the heap, in threads or in settings is not met by those elsewhere."""
+    """Where sides run: what one leaves in the heap, in threads or in settings is not met by those elsewhere.
+
+    ``fresh``: every repeat has a process of its own, as one who explains an image in a script or a notebook does, and pays for
+    whatever comes with a first call; importing and loading stay outside the clock.
+    """
 
     name: str
     keeps_memory: bool = False
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,10 @@ class Side:
         setup = setup if self.b is None else replace(setup, b=self.b)
         if self.process is None:
             return _run(self.make, setup)
-        return _executor(self.process).submit(_run, self.make, setup).result()
+        if self.process.fresh:
+            with _start(self.process) as executor:
+                return executor.submit(_run, self.make, setup).result()
+        return _running(self.process).submit(_run, self.make, setup).result()
 
 
 @dataclass(frozen=True)
@@ -60,24 +68,36 @@ class Run:
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians over the repeats of one side, in seconds, and the 20 % and 80 % quantiles of the CPU time."""
+    """The repeats of one side."""
 
-    cpu: float
-    wall: float
-    q20: float
-    q80: float
+    runs: tuple[Run, ...]
+
+    @property
+    def cpu(self) -> float:
+        """Seconds, the median."""
+        return median(run.cpu for run in self.runs)
+
+    @property
+    def wall(self) -> float:
+        """Seconds, the median."""
+        return median(run.wall for run in self.runs)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The 20 % and 80 % quantiles of the CPU time."""
+        cpu = [run.cpu for run in self.runs]
+        fifths = quantiles(cpu, n=5, method="inclusive") if len(cpu) > 1 else cpu * 4
+        return fifths[0], fifths[3]
+
+    def ratio(self, other: Timing, of: Callable[[float, float], float]) -> float:
+        """The median over pairs of runs that followed each other, in which a machine that drifts has drifted least."""
+        return median(of(mine.cpu, its.cpu) for mine, its in zip(self.runs, other.runs, strict=True))
 
 
 def interleaved(sides: Sequence[Side], setup: Setup, repeats: int) -> list[Timing]:
     """Time every side ``repeats`` times, in the order A B A B ..., so that a machine that drifts hits all of them."""
     runs = [[side.run(setup) for side in sides] for _ in range(repeats)]
-    return [_timing(of_side) for of_side in zip(*runs, strict=True)]
-
-
-def _timing(runs: Sequence[Run]) -> Timing:
-    cpu, wall = [run.cpu for run in runs], [run.wall for run in runs]
-    fifths = quantiles(cpu, n=5, method="inclusive") if len(cpu) > 1 else cpu * 4
-    return Timing(median(cpu), median(wall), fifths[0], fifths[3])
+    return [Timing(of_side) for of_side in zip(*runs, strict=True)]
 
 
 def _run(make: Callable[[Setup], Forward], setup: Setup) -> Run:
@@ -94,7 +114,12 @@ def _forward(make: Callable[[Setup], Forward], setup: Setup) -> Forward:
 
 
 @cache
-def _executor(process: Process) -> ProcessPoolExecutor:
+def _running(process: Process) -> ProcessPoolExecutor:
+    """The process of that name, which stays."""
+    return _start(process)
+
+
+def _start(process: Process) -> ProcessPoolExecutor:
     """One process, started with its environment, since glibc reads it once."""
     environment = dict(os.environ)
     os.environ.update(KEEP_MEMORY if process.keeps_memory else {})

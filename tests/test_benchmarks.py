@@ -16,7 +16,7 @@ from benchmarks.entries import ENTRIES, AtLeast, AtMost, Entry
 from benchmarks.models import Setup, pixels
 from benchmarks.rows import Row
 from benchmarks.sides import definition, engine
-from benchmarks.timer import Process, Side, interleaved
+from benchmarks.timer import Process, Run, Side, Timing, interleaved
 
 SETUP = Setup(pixels, n=1, s=80, sampler="lime")
 ENTRY = Entry(
@@ -143,7 +143,15 @@ def test_sides_take_turns_and_their_preparation_is_not_timed():
 
     timings = interleaved([of("a"), of("b")], SETUP, 3)
     assert turns == ["a made", "a", "b made", "b", "a", "b", "a", "b"]
-    assert all(timing.q20 <= timing.cpu <= timing.q80 for timing in timings)
+    assert all(timing.spread[0] <= timing.cpu <= timing.spread[1] for timing in timings)
+
+
+def test_a_ratio_is_that_of_neighbouring_runs():
+    """A machine that becomes four times as slow between two repeats changes no ratio."""
+    ours, theirs = (Timing(tuple(Run(None, cpu, cpu) for cpu in times)) for times in ((1, 4, 4.1), (2, 8, 8)))
+    assert ours.ratio(theirs, AtMost(1).ratio) == 0.5
+    assert ours.ratio(theirs, AtLeast(1).ratio) == 2
+    assert ours.cpu == 4
 
 
 def keeps_memory(setup):
@@ -164,6 +172,8 @@ def test_sides_have_processes_of_their_own():
     assert (kept[0], plain[0]) == (1, 0)
     assert kept[1] == again[1] != plain[1]
     assert len({kept[1], plain[1], keeps_memory(SETUP)()[0, 1]}) == 3
+    new = Side("", keeps_memory, Process("new", fresh=True))
+    assert len({new.run(SETUP).coefficients[0, 1] for _ in range(2)}) == 2
 
 
 def test_the_readme_shows_the_results():
@@ -176,10 +186,10 @@ def test_the_readme_shows_the_results():
 def test_the_table_has_a_row_per_entry(tmp_path, monkeypatch):
     entry = ENTRIES[-1]
     place = {field.name: field.name for field in fields(Row) if field.name in rows.where()}
-    times = [("gpulime", "1.0"), ("slow", "9.0"), ("fast", "7.0")]
+    times = [("gpulime", "1.0", "7.0"), ("slow", "9.0", "9.0"), ("fast", "7.0", "7.0")]
     measured = [
-        Row(entry.name, side, cpu_s=cpu, ratio="7.0", bound="at least 6", ok="yes", error="3e-07", top5="1.00", **place)
-        for side, cpu in times
+        Row(entry.name, side, cpu_s=cpu, ratio=ratio, bound="at least 6", ok="yes", error="3e-07", top5="1.00", **place)
+        for side, cpu, ratio in times
     ]
     failed = Row(ENTRIES[0].name, "gpulime", ok="no", error="0.3", **place)
     rows.write(tmp_path / "device.csv", [failed, *measured])

@@ -5,7 +5,8 @@ Equivalent to::
     shown = masks.gather(1, labels[index].flatten(1).long())       # (b, h*w)
     rows = torch.where(shown.view(b, 1, h, w), images[index], fills[index])
 
-It is a torch.library custom op with a fake, so that torch.compile and CUDA graphs see it.
+It is a torch.library op with a fake, so that torch.compile and CUDA graphs see it. It is defined by its schema:
+``torch.library.custom_op`` would import torch._dynamo at the first call, more than a second of every new process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ from torch import Tensor
 
 from gpulime import device
 from gpulime.errors import check
+
+torch.library.define(
+    "gpulime::masked_images",
+    "(Tensor images, Tensor fills, Tensor labels, Tensor index, Tensor masks) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -67,13 +74,13 @@ def masked_images_reference(images: Tensor, fills: Tensor, labels: Tensor, index
     return torch.where(shown, images[index], fills[index])
 
 
-@torch.library.custom_op("gpulime::masked_images", mutates_args=())
-def _op(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
+@torch.library.impl("gpulime::masked_images", "default")
+def _any_device(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
     rows = masked_images_reference(images, fills, labels, index, masks)
     return rows.contiguous(memory_format=_format(images))
 
 
-@_op.register_kernel("cpu")
+@torch.library.impl("gpulime::masked_images", "cpu")
 def _cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
     """Choose with bits: fill ^ ((image ^ fill) & shown), shown being all ones or all zeros.
 
@@ -101,7 +108,7 @@ def _cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Te
     return rows.permute(0, 3, 1, 2) if channels_last else rows
 
 
-@_op.register_fake
+@torch.library.register_fake("gpulime::masked_images")  # type: ignore[untyped-decorator]
 def _fake(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
     rows = images.new_empty(index.shape[0], *images.shape[1:])
     return rows.contiguous(memory_format=_format(images))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -161,3 +164,13 @@ def test_a_wrong_implementation_is_noticed(wrong):
     arguments = problem()
     with pytest.raises(AssertionError):
         assert_same_bits(wrong(*arguments), masked_images_reference(*arguments))
+
+
+def test_the_first_call_does_not_import_dynamo():
+    """It takes more than a second, and whoever explains one picture in a new process would wait for it."""
+    code = """
+import sys, torch, gpulime
+gpulime.Explainer(lambda x: x.mean((2, 3)), n_samples=5, segments="grid").explain(torch.rand(1, 3, 32, 32))
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
