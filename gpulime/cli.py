@@ -16,6 +16,7 @@ from gpulime.errors import GpulimeError, check
 BAD_USAGE = 2
 NOT_WRITABLE = 74
 INTERRUPTED = 130
+DRAINED = 143
 
 START = """
 Start from one of the files in configs/, then try it on images of your own:
@@ -54,17 +55,22 @@ def explain(given: Namespace) -> int:
     settings = given.as_dict()
     del settings["config"]
     chosen = config.from_dict(settings)
-    from gpulime.runs import job
+    from gpulime.runs import files
+    from gpulime.runs.stop import Stopped
 
-    return job.run(chosen)
+    try:
+        return files.run(chosen)
+    except Stopped as stopped:
+        print(f"gpulime: {stopped}", file=sys.stderr)
+        return DRAINED
 
 
 def report(given: Namespace) -> int:
     """Write RUN/report.html again from the results of a run."""
     check(given.run is not None, "report needs RUN, the directory of a run: gpulime report runs/quickstart")
-    from gpulime.runs import job
+    from gpulime.runs import files
 
-    print(job.report(Path(given.run)))
+    print(files.report(Path(given.run)))
     return 0
 
 

@@ -11,14 +11,14 @@ import pytest
 from gpulime import cli, config
 from gpulime.config import Config, LimeConfig, ModelConfig
 from gpulime.errors import GpulimeError
-from gpulime.runs import job
+from gpulime.runs import files
 
 
 @pytest.fixture
 def ran(monkeypatch):
     """The configs that ``explain`` would have run."""
     configs = []
-    monkeypatch.setattr(job, "run", lambda chosen: configs.append(chosen) or 0)
+    monkeypatch.setattr(files, "run", lambda chosen: configs.append(chosen) or 0)
     return configs
 
 
@@ -103,7 +103,7 @@ def test_options_alone(ran):
 
 
 def test_exit_code_is_the_runs(monkeypatch):
-    monkeypatch.setattr(job, "run", lambda chosen: 3)
+    monkeypatch.setattr(files, "run", lambda chosen: 3)
     assert cli.main(["explain"]) == 3
 
 
@@ -158,7 +158,7 @@ def test_an_error_of_the_run_is_one_line(monkeypatch, capsys):
     def fail(_):
         raise GpulimeError("no such picture: 'a\\nb'")
 
-    monkeypatch.setattr(job, "run", fail)
+    monkeypatch.setattr(files, "run", fail)
     assert cli.main(["explain"]) == 2
     assert capsys.readouterr().err == "gpulime: no such picture: 'a\\nb'\n"
 
@@ -178,7 +178,7 @@ def test_an_unknown_option_of_a_segmenter_is_named(tmp_path, capsys):
 
 
 def test_report_prints_the_path(monkeypatch, capsys):
-    monkeypatch.setattr(job, "report", lambda run: run / "report.html")
+    monkeypatch.setattr(files, "report", lambda run: run / "report.html")
     assert cli.main(["report", "runs/mine"]) == 0
     assert capsys.readouterr().out == f"{Path('runs/mine/report.html')}\n"
     assert cli.main(["report"]) == 2

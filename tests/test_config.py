@@ -18,10 +18,10 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_config_loads(path, monkeypatch):
     from gpulime import cli
-    from gpulime.runs import job
+    from gpulime.runs import files
 
     given = []
-    monkeypatch.setattr(job, "run", lambda chosen: given.append(chosen) or 0)
+    monkeypatch.setattr(files, "run", lambda chosen: given.append(chosen) or 0)
     assert cli.main(["explain", "--config", str(path)]) == 0
     assert given[0].model.factory
     assert given[0].out.startswith("runs/")

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from gpulime import inputs
 from gpulime.errors import check
 from gpulime.masks import key
+from gpulime.runs import stop
 from gpulime.runs.pictures import DecodeError, TooLargeError
 from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
@@ -137,8 +138,14 @@ def read_all(
     in_workers = segmenter if workers and not isinstance(segmenter, Grid) else None
     dataset = _Reads(items, reader, in_workers)
     own = torch.Generator()  # the global random state is the user's
-    loader: Any = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=list, generator=own)
+    loader: Any = DataLoader(
+        dataset, batch_size=batch_size, num_workers=workers, collate_fn=list, generator=own, worker_init_fn=_start_worker
+    )
     return iter(loader)
+
+
+def _start_worker(number: int) -> None:
+    stop.leave_to_parent()
 
 
 def batches(reads: Sequence[Read], labels: str, in_unit: bool) -> Iterator[tuple[list[Read], inputs.Batch]]:

@@ -114,7 +114,13 @@ class Store:
         if not self._rows:
             self._oldest = time.monotonic()
         self._rows.append(one)
-        if len(self._rows) >= self.flush_rows or time.monotonic() - self._oldest >= self.flush_seconds:
+        if len(self._rows) >= self.flush_rows:
+            self.flush()
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Write the rows in hand where the oldest has waited ``flush_seconds``; for those who wait long for the next row."""
+        if self._rows and time.monotonic() - self._oldest >= self.flush_seconds:
             self.flush()
 
     def flush(self) -> None:

@@ -1,5 +1,6 @@
 """A run: every image gets its row, a rerun goes on, other settings are refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 
 import gpulime
 from gpulime import config as configs
-from gpulime.runs import job, store
+from gpulime.runs import files, store
 
 CLASSES = 4
 
@@ -78,7 +79,7 @@ def rows_of(out):
 
 
 def test_every_image_gets_a_row(photographs, tmp_path, capsys):
-    assert job.run(config(photographs, tmp_path / "run")) == job.ERROR_ROWS
+    assert files.run(config(photographs, tmp_path / "run")) == files.ERROR_ROWS
     rows = rows_of(tmp_path / "run")
     assert {name: row["error_type"] for name, row in rows.items() if row["status"] == "error"} == {
         "ant/page.jpg": "decode",
@@ -100,7 +101,7 @@ def test_every_image_gets_a_row(photographs, tmp_path, capsys):
 
 
 def test_rows_are_what_the_explainer_gives(photographs, tmp_path):
-    job.run(config(photographs, tmp_path / "run"))
+    files.run(config(photographs, tmp_path / "run"))
     row = rows_of(tmp_path / "run")["bee/4.png"]
     picture = np.asarray(Image.open(photographs / "bee" / "4.png"))[4:36, 9:41]
     image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
@@ -113,16 +114,16 @@ def test_rows_are_what_the_explainer_gives(photographs, tmp_path):
 
 def test_a_rerun_explains_only_what_is_left(photographs, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
-    job.run(config(photographs, whole))
+    files.run(config(photographs, whole))
     resumed = tmp_path / "resumed"
     part = config(photographs, resumed)
-    job.run(configs.from_dict({**_nested(part), "data": {**_nested(part)["data"], "limit": 4}}))
+    files.run(configs.from_dict({**_nested(part), "data": {**_nested(part)["data"], "limit": 4}}))
     assert len(rows_of(resumed)) == 4
     seen = []
     monkeypatch.setattr(Tiny, "forward", _counting(Tiny.forward, seen))
-    assert job.run(part) == job.ERROR_ROWS
+    assert files.run(part) == files.ERROR_ROWS
     assert sum(seen) == 40 * 3  # three of the five that were left can be read
-    assert job.run(part) == job.ERROR_ROWS
+    assert files.run(part) == files.ERROR_ROWS
     assert sum(seen) == 40 * 3
     once, twice = rows_of(whole), rows_of(resumed)
     assert once.keys() == twice.keys()
@@ -137,18 +138,18 @@ def test_a_rerun_explains_only_what_is_left(photographs, tmp_path, monkeypatch):
 
 def test_other_settings_and_other_weights_are_refused(photographs, tmp_path):
     out = tmp_path / "run"
-    job.run(config(photographs, out))
+    files.run(config(photographs, out))
     with pytest.raises(gpulime.GpulimeError, match=r"lime\.n_samples was 40, is 50"):
-        job.run(config(photographs, out, n_samples=50))
+        files.run(config(photographs, out, n_samples=50))
     other = _nested(config(photographs, out))
     other["model"]["kwargs"] = {"seed": 1}
     with pytest.raises(gpulime.GpulimeError, match="weights_sha256 was"):
-        job.run(configs.from_dict(other))
-    assert job.run(config(photographs, out, batch_size=7)) == job.ERROR_ROWS  # changes no row
+        files.run(configs.from_dict(other))
+    assert files.run(config(photographs, out, batch_size=7)) == files.ERROR_ROWS  # changes no row
 
 
 def test_top_and_target_are_explained_once_each(photographs, tmp_path):
-    job.run(config(photographs, tmp_path / "run", labels="top+target", top_labels=1))
+    files.run(config(photographs, tmp_path / "run", labels="top+target", top_labels=1))
     for row in rows_of(tmp_path / "run").values():
         if row["status"] == "ok":
             assert row["labels"] == list(
@@ -158,7 +159,7 @@ def test_top_and_target_are_explained_once_each(photographs, tmp_path):
 
 def test_target_needs_targets(photographs, tmp_path):
     out = tmp_path / "run"
-    assert job.run(config(photographs / "ant", out, labels="target")) == job.ERROR_ROWS
+    assert files.run(config(photographs / "ant", out, labels="target")) == files.ERROR_ROWS
     reasons = {row["image_id"]: row["error_type"] for row in rows_of(out).values()}
     assert reasons == {"0.png": "target", "1.png": "target", "2.png": "target", "page.jpg": "decode"}
 
@@ -167,10 +168,10 @@ def test_target_needs_targets(photographs, tmp_path):
 def test_workers_change_no_row(photographs, tmp_path, workers):
     settings = _nested(config(photographs, tmp_path / "run", segments={"slic": {"n_segments": 12}}))
     settings["data"]["workers"] = workers
-    job.run(configs.from_dict(settings))
+    files.run(configs.from_dict(settings))
     settings["out"] = str(tmp_path / "plain")
     settings["data"]["workers"] = 0
-    job.run(configs.from_dict(settings))
+    files.run(configs.from_dict(settings))
     here, there = rows_of(tmp_path / "run"), rows_of(tmp_path / "plain")
     assert [(name, row["seg"], row["coef"]) for name, row in here.items()] == [
         (name, row["seg"], row["coef"]) for name, row in there.items()
@@ -179,15 +180,15 @@ def test_workers_change_no_row(photographs, tmp_path, workers):
 
 def test_the_report_can_be_written_again(photographs, tmp_path):
     out = tmp_path / "run"
-    job.run(config(photographs, out))
+    files.run(config(photographs, out))
     first = (out / "report.html").read_bytes()
     (out / "report.html").unlink()
     (photographs / "ant" / "0.png").unlink()  # its picture is gone, its explanation is not
-    second = job.report(out).read_bytes()
+    second = files.report(out).read_bytes()
     assert b"ant/0.png" in second
     assert len(second) < len(first)
     with pytest.raises(gpulime.GpulimeError, match=r"no run\.json"):
-        job.report(tmp_path)
+        files.report(tmp_path)
 
 
 NAMES = ("w", "x", "y", "z")
@@ -319,7 +320,7 @@ def test_normalised_images_are_explained_and_shown_as_pictures(tmp_path):
 def test_a_report_of_a_python_run_is_not_spoilt(tmp_path):
     gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)], tmp_path / "run", **SMALL)
     with pytest.raises(gpulime.GpulimeError, match="made from Python"):
-        job.report(tmp_path / "run")
+        files.report(tmp_path / "run")
 
 
 def test_a_seed_that_the_store_cannot_hold_is_refused_first(tmp_path):
@@ -332,7 +333,7 @@ def halves(image):
 
 
 def _nested(config):
-    return json.loads(json.dumps(job.dataclasses.asdict(config)))
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _counting(forward, seen):
@@ -352,3 +353,15 @@ def _shard(path):
 def _predict(path):
     pixels = np.asarray(Image.open(path))[4:36, 9:41]
     return make_tiny()(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255).detach().numpy()[0]
+
+
+def test_a_folder_named_with_a_slash_at_its_end_is_the_same(photographs, tmp_path):
+    files.run(config(photographs, tmp_path / "run"))
+    assert files.run(config(f"{photographs}/", tmp_path / "run")) == files.ERROR_ROWS
+
+
+def test_a_rerun_over_other_images_says_so(tmp_path, capsys):
+    images = [torch.rand(3, 12, 12) for _ in range(3)]
+    for dataset, said in ((images[:2], False), (images, False), (images[::-1], True)):
+        gpulime.runs.explain(Tiny(), dataset, tmp_path / "run", model_id="tiny", **SMALL)
+        assert ("image '0' is not what it was when it was explained" in capsys.readouterr().err) == said

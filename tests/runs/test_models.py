@@ -241,6 +241,15 @@ def test_timm_models_bring_their_transform(timm_model):
         assert "the size of the model's input is not known" in refused(timm_model(**settings), data=DataConfig())
 
 
+def test_a_model_of_timm_itself():
+    timm = pytest.importorskip("timm")
+    loaded = load(factory="timm.create_model", kwargs={"model_name": "resnet10t", "pretrained": False}, data=DataConfig())
+    assert type(loaded.model) is type(timm.create_model("resnet10t"))
+    own = timm.data.resolve_model_data_config(loaded.model)
+    assert (loaded.transform.crop, loaded.transform.mean) == (own["input_size"][1], own["mean"])
+    assert loaded.transform.resize == int(own["input_size"][1] / own["crop_pct"])
+
+
 def test_settings_come_before_the_models_own(timm_model):
     data = DataConfig(resize=100, crop=90, interpolation="nearest")
     chosen = load(timm_model(), data, LimeConfig(mean=[0, 0, 0], std=[1, 1, 1])).transform

@@ -35,6 +35,18 @@ def test_only_the_first_images_are_printed(capsys):
     assert "every image is in the results" in out[-1]
 
 
+def test_the_bar_tells_images_and_forwards_per_second_and_the_time_left():
+    with Progress(4, 10, None) as progress:
+        progress.started -= 10
+        progress.bar.start_t -= 10
+        progress.forwards(20)
+        bar = str(progress.bar)
+    assert "20/40 forwards" in bar
+    assert " 2.00 forwards/s" in bar
+    assert "0.20 images/s" in bar
+    assert "00:10 left" in bar
+
+
 def test_forwards_that_will_not_come_are_not_waited_for(capsys):
     with Progress(3, 10, None) as progress:
         progress.image(ERROR)

@@ -1,0 +1,145 @@
+"""Runs over a dataset, from Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gpulime import config as configs
+from gpulime import segments
+from gpulime.errors import check
+from gpulime.explainer import Explainer
+from gpulime.runs import weights
+from gpulime.runs.job import Job, Outcome, Picture, perform
+from gpulime.runs.loader import DatasetReader
+from gpulime.runs.sources import Item
+
+
+def explain(
+    model: Any,
+    dataset: Any,
+    out: str | Path,
+    *,
+    labels: str = "top",
+    model_id: str | None = None,
+    class_names: Sequence[str] | None = None,
+    workers: int = 0,
+    report: bool = True,
+    **lime: Any,
+) -> Outcome:
+    """Explain a dataset into a run directory: `gpulime explain` for those who have model and data in Python.
+
+    Parameters
+    ----------
+    model : nn.Module or callable
+        As for `gpulime.Explainer`.
+    dataset : map-style dataset
+        ``dataset[i]`` is an image, or (image, target): a PIL image or a tensor (c, h, w), uint8 or float, in [0, 1] or with
+        ``normalized=True``. With ``samples`` or ``imgs`` as ImageFolder has them, its paths are the ids; else the numbers are.
+    out : path
+        The run directory; what it has already is skipped.
+    labels : "top", "target" or "top+target"
+        Which classes are explained.
+    model_id : str, optional
+        Names a model that is a function: its weights cannot be compared, so a run is only gone on with under the same name.
+    class_names : sequence of str, optional
+        Names of the model's classes.
+    workers : int
+        Processes that read the dataset.
+    report : bool
+        Write ``report.html`` at the end.
+    **lime
+        Arguments of `gpulime.Explainer`.
+
+    Returns
+    -------
+    Outcome
+        How many images of the run have explanations and how many error rows.
+
+    Raises
+    ------
+    GpulimeError
+        As `gpulime.runs.files.run`.
+    """
+    loader = isinstance(dataset, torch.utils.data.DataLoader)
+    fits = not loader and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
+    check(fits, f"dataset must have a length above 0 and give its images by number; got {_named(type(dataset))}")
+    check(labels in ("top", "target", "top+target"), f"labels must be 'top', 'target' or 'top+target'; got {labels!r}")
+    explainer = Explainer(model, **lime)
+    given = inspect.signature(Explainer).bind(model, **lime)
+    given.apply_defaults()
+    changing = {name: value for name, value in given.arguments.items() if name not in ("model", "batch_size", "device")}
+    return perform(
+        Job(
+            items=_items(dataset),
+            reader=DatasetReader(dataset),
+            explainer=explainer,
+            labels=labels,
+            fixed={
+                **{f"lime.{name}": _plain(value) for name, value in changing.items()},
+                "lime.labels": labels,
+                "segmenter": segments.describe(explainer.segmenter),
+                "model_id": model_id,
+                "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
+            },
+            about={
+                "model": model_id or type(model).__name__,
+                "class_names": None if class_names is None else [str(name) for name in class_names],
+            },
+            picture=_picture_in(dataset, explainer),
+            data=configs.DataConfig(workers=workers),
+            store=configs.StoreConfig(),
+            report=report,
+            out=Path(out),
+        )
+    )
+
+
+def _items(dataset: Any) -> list[Item]:
+    """The examples of a dataset, by number; a path where the dataset tells one is the id."""
+    samples = getattr(dataset, "samples", None) or getattr(dataset, "imgs", None)
+    if isinstance(samples, list) and len(samples) == len(dataset):
+        root = getattr(dataset, "root", ".")
+        ids = [os.path.relpath(os.fspath(sample[0]), root) for sample in samples]
+    else:
+        ids = [str(i) for i in range(len(dataset))]
+    return [Item(name.encode("utf-8", "backslashreplace").decode(), str(i).encode()) for i, name in enumerate(ids)]
+
+
+def _picture_in(dataset: Any, explainer: Explainer) -> Picture:
+    numbers = {item.image_id: int(item.path) for item in _items(dataset)}
+
+    def picture(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+        if row["image_id"] not in numbers:
+            return None
+        read = DatasetReader(dataset)(Item(row["image_id"], str(numbers[row["image_id"]]).encode()))
+        if read.pixels is None:
+            return None
+        unit = read.pixels / 255 if read.pixels.dtype == torch.uint8 else read.pixels
+        shown = (explainer.normalisation.pictures(unit).clamp(0, 1) * 255).round().byte()
+        return (shown[:1].expand(3, -1, -1) if len(shown) < 3 else shown[:3]).permute(1, 2, 0).numpy()
+
+    return picture
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON: numbers as they are, an array by a digest of its content, a function by its name."""
+    if isinstance(value, Tensor | np.ndarray):
+        array = np.ascontiguousarray(value)
+        return f"{array.dtype}{list(array.shape)} sha256 {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    if callable(value) and not dataclasses.is_dataclass(value):
+        return _named(value)
+    return value if isinstance(value, str | int | float | list | tuple | dict | None) else repr(value)
+
+
+def _named(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"

@@ -1,0 +1,106 @@
+"""Runs over files, as a configuration describes them: what `gpulime explain` and `gpulime report` do."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gpulime import config as configs
+from gpulime import segments
+from gpulime.errors import GpulimeError
+from gpulime.explainer import Explainer
+from gpulime.report import page
+from gpulime.runs import models, sources, store
+from gpulime.runs.job import Job, Picture, perform
+from gpulime.runs.loader import FileReader
+from gpulime.runs.sources import Item
+from gpulime.runs.transform import Transform
+
+OK, ERROR_ROWS = 0, 3  # exit codes
+
+
+def run(config: configs.Config) -> int:
+    """Do what a configuration says; go on where an earlier run of it stopped.
+
+    Returns
+    -------
+    int
+        Exit code: 0 if all images of the run have explanations, 3 if some have error rows.
+
+    Raises
+    ------
+    GpulimeError
+        Where a setting, the model or the source is not what it must be, or the directory holds rows of other settings.
+    """
+    loaded = models.load(config.model, config.data, config.lime)
+    source = sources.find(config.data, loaded.class_names)
+    if source.ignored:
+        listed = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(source.ignored.items()))
+        print(f"{len(source.items)} images in {config.data.source}; left aside: {listed}", file=sys.stderr)
+    lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
+    labels = lime.pop("labels")
+    lime["device"] = lime["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    explainer = Explainer(loaded.model.to(lime["device"]), **lime)
+    outcome = perform(
+        Job(
+            items=source.items,
+            reader=FileReader(dataclasses.replace(source, items=[]), loaded.transform),
+            explainer=explainer,
+            labels=labels,
+            fixed={
+                **configs.fixed(config),
+                "data.source": os.path.normpath(config.data.source),
+                "transform": dataclasses.asdict(loaded.transform),
+                "segmenter": segments.describe(explainer.segmenter),
+                "weights_sha256": loaded.weights_sha256,
+            },
+            about={
+                "config": dataclasses.asdict(config),
+                "transform": dataclasses.asdict(loaded.transform),
+                "model": loaded.description,
+                "class_names": loaded.class_names,
+            },
+            picture=_picture_of(config.data, loaded.transform),
+            data=config.data,
+            store=config.store,
+            report=config.report,
+            out=Path(config.out),
+        )
+    )
+    return ERROR_ROWS if outcome.failed else OK
+
+
+def report(run: Path) -> Path:
+    """Write ``report.html`` of a run again, from its results and, where they are still there, its images.
+
+    Raises
+    ------
+    GpulimeError
+        If the directory holds no run, or one made from Python.
+    """
+    manifest = store.read_manifest(run)
+    if manifest is None:
+        raise GpulimeError(f"{run} holds no run: there is no run.json in it")
+    if "config" not in manifest:
+        raise GpulimeError(f"{run} was made from Python, where its images are: gpulime.runs.explain writes its report again")
+    data = configs.from_dict(manifest["config"]).data
+    return page.write(run, _picture_of(data, Transform(**manifest["transform"])), manifest.get("class_names"))
+
+
+def _picture_of(data: configs.DataConfig, transform: Transform) -> Picture:
+    source = sources.Source([], max_megapixels=data.max_megapixels, exif=data.exif)
+
+    def picture(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+        try:
+            return transform(source.load(Item(row["image_id"], row["path"])).picture)
+        except sources.DecodeError:  # it was there when it was explained
+            return None
+
+    return picture

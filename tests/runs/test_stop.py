@@ -1,0 +1,123 @@
+"""Signals: what is finished is kept, and the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from gpulime.runs import store
+from gpulime.runs.stop import Stop, Stopped
+
+SLOW = '''
+import time, torch
+from torch import nn
+
+class Slow(nn.Module):
+    """Takes 20 ms a batch, so that there is time to stop it."""
+    def forward(self, x):
+        time.sleep(0.02)
+        return x.mean((2, 3))
+
+def make():
+    return Slow()
+'''
+
+
+def command(folder):
+    return [sys.executable, "-m", "gpulime", "explain", "--config", str(folder / "run.yaml")]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve pictures and a run of about five seconds over them."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "pictures" / f"{i:02}.png")
+    (tmp_path / "slow_model.py").write_text(SLOW)
+    settings = {
+        "model": {"factory": "slow_model.make"},
+        "data": {"source": "pictures", "crop": 32, "batch_size": 2, "workers": 2},
+        "lime": {"n_samples": 100, "segments": {"grid": {"rows": 4, "columns": 4}}, "top_labels": 1, "batch_size": 5},
+        "out": "out",
+        "report": False,
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_to_the_group_keeps_what_is_finished_and_a_rerun_goes_on(number, folder):
+    process = subprocess.Popen(
+        command(folder),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # the first image's lines
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143, errors
+    assert f"stopped by {number.name}" in errors
+    assert "Traceback" not in errors
+    kept = store.read(folder / "out")["image_id"].to_pylist()
+    assert 0 < len(kept) < 12
+    again = subprocess.run(
+        command(folder), cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(folder)}
+    )
+    assert again.returncode == 0, again.stderr
+    assert f"{len(kept)} of 12 images are done already" in again.stderr
+    rows = store.read(folder / "out")["image_id"].to_pylist()
+    assert sorted(rows) == [f"{i:02}.png" for i in range(12)]
+
+
+def test_the_first_signal_is_remembered_and_the_next_has_its_usual_effect():
+    before = signal.getsignal(signal.SIGINT)
+    with Stop() as stop:
+        stop.check()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        with pytest.raises(Stopped, match="SIGINT"):
+            stop.check()
+        assert signal.getsignal(signal.SIGINT) is before
+    assert isinstance(Stopped(), KeyboardInterrupt)
+
+
+def test_handlers_of_the_callers_own_stay(monkeypatch):
+    called = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: called.append(number))
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.01)
+            stop.check()
+        assert called == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_rows_that_wait_long_are_written_between_images(tmp_path):
+    row = {"image_id": "a", "path": b"", "status": "error", "error_type": "decode", "error": "is empty", "attempt": 1}
+    row |= {"written_at": datetime.now(UTC), "n_samples": 10, "seed": 0, "config_hash": "0f" * 8}
+    path = Path(tmp_path)
+    with store.Store(path, flush_rows=100, flush_seconds=0.05) as rows:
+        rows.append(row)
+        rows.flush_if_due()
+        assert len(store.read(path)) == 0
+        time.sleep(0.06)
+        rows.flush_if_due()
+        assert len(store.read(path)) == 1
+        rows.flush_if_due()
