@@ -49,6 +49,8 @@ def named(name: torch.device | str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise GpulimeError(f"device must be 'cpu', 'cuda' or 'cuda:N'; got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise GpulimeError(f"device must be 'cpu', 'cuda' or 'cuda:N'; got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise GpulimeError(f"device is {name!r}, and PyTorch sees {torch.cuda.device_count()} GPUs: gpulime doctor says more")
     return device

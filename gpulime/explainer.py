@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -194,6 +193,7 @@ class Explainer:
         batch = batch.on(self.predictor.device(batch.images))
         if not self.normalisation.normalized:
             self._warn_once("range", outside_unit(batch.images))
+            self._warn_once("fill", fills.outside(self.fill, unit))
         self._warn_once("layout", channels_behind(batch.images))
         size = max(1, min(AT_ONCE_IMAGES, AT_ONCE_BYTES // (4 * batch.images[0].numel())))
         flight = max(1, FLIGHT_ROWS[batch.images.device.type] // self.n_samples)
@@ -296,16 +296,14 @@ class Explainer:
         with exact(outputs.device):
             fitted = [self._fit(flight, outputs, i) for i in torch.arange(len(counts), device=counts.device).split(together)]
         non_finite = (~finite.all(-1)).sum(1)
-        fit = {f.name: torch.cat([getattr(piece, f.name) for piece in fitted]) for f in fields(Surrogate)}
+        kept = ("coefficients", "intercepts", "scores", "local_predictions")
+        fit = {name: torch.cat([getattr(piece, name) for piece in fitted]) for name in kept}
         for tensor in fit.values():
             tensor[non_finite > 0] = torch.nan
         return Explanations(
-            coefficients=fit["coefficients"],
+            **fit,
             labels=flight.labels,
             predictions=flight.outputs[:, 0].clone(),
-            local_predictions=fit["local_predictions"],
-            intercepts=fit["intercepts"],
-            scores=fit["scores"],
             segments=flight.parts.labels,
             counts=counts,
             segment_ids=flight.parts.ids,

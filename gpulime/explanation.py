@@ -62,7 +62,7 @@ class Explanations:
         if isinstance(index, slice):
             return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
         check(-len(self) <= index < len(self), f"index must be in [{-len(self)}, {len(self)}); got {index}")
-        return ImageExplanation(self, index % len(self))
+        return ImageExplanation.of(self, index % len(self))
 
     def __iter__(self) -> Iterator[ImageExplanation]:
         here = self.cpu()
@@ -140,36 +140,48 @@ def _widen(tensor: Tensor, k: int, value: float) -> Tensor:
 
 
 class ImageExplanation:
-    """One image's explanation, with lime's methods.
+    """One image's explanation, with lime's fields and methods.
 
     Attributes
     ----------
-    image : (h, w, c) float64 in [0, 1]
-    segments : (h, w) int64, with the segmenter's own ids
-    top_labels : list of int, the labels explained, in order
+    image : (h, w, c) array
+    segments : (h, w) integers, with the segmenter's own ids
+    top_labels : list of int, the labels explained, most probable first
     local_exp : dict, label -> list of (segment id, coefficient), strongest first
-    intercept, score, local_pred, prediction : dict, label -> float
+    intercept, scores, local_preds, predictions : dict, label -> float
+    score, local_pred : those of the first label, as lime keeps them
     """
 
-    def __init__(self, batch: Explanations, index: int) -> None:
+    def __init__(self, image: Array, segments: Array) -> None:
+        self.image, self.segments = image, segments
+        self.top_labels: list[int]
+        self.local_exp: dict[int, list[tuple[int, float]]] = {}
+        self.intercept: dict[int, float] = {}
+        self.scores: dict[int, float] = {}
+        self.local_preds: dict[int, Any] = {}
+        self.predictions: dict[int, float] = {}
+        self.score: float | None = None
+        self.local_pred: Any = None
+
+    @classmethod
+    def of(cls, batch: Explanations, index: int) -> ImageExplanation:
+        """One image of a batch."""
         row = {f.name: getattr(batch, f.name)[index].cpu().numpy() for f in fields(batch)}
         count = int(row["counts"])
         ids = row["segment_ids"][:count]
-        self.image: Array = row["images"].transpose(1, 2, 0) / 255.0
-        self.segments: Array = ids[row["segments"]]
-        self.top_labels: list[int] = row["labels"].tolist()
-        self.local_exp: dict[int, list[tuple[int, float]]] = {}
-        for label, weights in zip(self.top_labels, row["coefficients"][:, :count], strict=True):
+        one = cls(row["images"].transpose(1, 2, 0) / 255.0, ids[row["segments"]])
+        one.top_labels = row["labels"].tolist()
+        for label, weights in zip(one.top_labels, row["coefficients"][:, :count], strict=True):
             order = np.argsort(-np.abs(weights), kind="stable")
             used = order[weights[order] != 0] if weights.any() else order  # those not selected have 0
-            self.local_exp[label] = [(int(ids[j]), float(weights[j])) for j in used]
-        self.intercept = self._by_label(row["intercepts"])
-        self.score = self._by_label(row["scores"])
-        self.local_pred = self._by_label(row["local_predictions"])
-        self.prediction = self._by_label(row["predictions"])
-
-    def _by_label(self, values: Array) -> dict[int, float]:
-        return dict(zip(self.top_labels, values.astype(float).tolist(), strict=True))
+            one.local_exp[label] = [(int(ids[j]), float(weights[j])) for j in used]
+        one.intercept, one.scores, one.local_preds, one.predictions = (
+            dict(zip(one.top_labels, row[name].astype(float).tolist(), strict=True))
+            for name in ("intercepts", "scores", "local_predictions", "predictions")
+        )
+        first = one.top_labels[0]
+        one.score, one.local_pred = one.scores[first], one.local_preds[first]
+        return one
 
     def get_image_and_mask(
         self,
@@ -210,7 +222,7 @@ class ImageExplanation:
             If both only-flags are true.
         """
         if label not in self.local_exp:
-            raise KeyError(f"Label not in explanation: {label}; explained were {self.top_labels}")
+            raise KeyError(f"Label not in explanation: {label}; explained were {list(self.local_exp)}")
         if positive_only and negative_only:
             raise ValueError("Positive_only and negative_only cannot be true at the same time.")
         picked = self.local_exp[label]

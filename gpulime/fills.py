@@ -78,6 +78,16 @@ def fits(spec: str | Tensor, shape: tuple[int, ...]) -> None:
         check(tuple(spec.shape) in shapes, f"fill must be (n, c, h, w) = {(n, c, h, w)}; got {tuple(spec.shape)}")
 
 
+def outside(spec: str | Tensor, unit: float) -> str | None:
+    """A warning about a colour or pictures that are not in the images' units, [0, unit], or None."""
+    if isinstance(spec, str) or (spec.min() >= 0 and spec.max() <= unit):
+        return None
+    return (
+        f"fill runs from {float(spec.min()):.3g} to {float(spec.max()):.3g}, and the images from 0 to {unit:g}: "
+        "a fill is given in the units of the images"
+    )
+
+
 def segment_means(images: Tensor, labels: Tensor, k: int) -> Tensor:
     """Every pixel replaced by the mean of its segment, each channel by itself (lime's ``hide_color=None``)."""
     n, c, h, w = images.shape

@@ -73,7 +73,9 @@ class Predictor:
                 same,
                 f"the model is on {home} and device={str(wanted)!r} was asked for; move it with model.to({str(wanted)!r})",
             )
-        return home or wanted or images.device
+        device = home or wanted or images.device
+        check(device.type in ("cpu", "cuda"), f"gpulime works on 'cpu' and 'cuda'; got {str(device)!r}: move it there with .to")
+        return device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from gpulime.explanation import Explanations
 from gpulime.predict import BatchSize, Predictor, out_of_memory
 from gpulime.segments import Segments
 
 MASK_ENTRIES = 2**21  # masks drawn at once, in entries
 
+T = TypeVar("T")  # what a solved flight becomes
 Kind = tuple[tuple[int, ...], torch.dtype, torch.device]
 
 
@@ -121,7 +122,7 @@ def _halves(pieces: list[Piece], b: int) -> tuple[list[Piece], list[Piece]]:
     return first, []
 
 
-class Queue:
+class Queue(Generic[T]):
     """Passes the places of all flights to the model, b at a time, and solves the flights that are complete.
 
     Parameters
@@ -131,7 +132,8 @@ class Queue:
     compose : callable (flight, start, stop) -> (b, c, h, w)
         The model's input for some places of a flight.
     choose_labels : callable (flight, outputs (n, classes) for the whole images) -> (n, l)
-    solve : callable flight -> Explanations
+    solve : callable flight -> T
+        What becomes of a flight whose outputs are all there.
     progress : callable, optional
         Called with the number of rows after each model batch.
     """
@@ -142,7 +144,7 @@ class Queue:
         batch_size: BatchSize,
         compose: Callable[[Flight, int, int], Tensor],
         choose_labels: Callable[[Flight, Tensor], Tensor],
-        solve: Callable[[Flight], Explanations],
+        solve: Callable[[Flight], T],
         progress: Callable[[int], object] | None = None,
     ) -> None:
         self.predictor, self.batch_size = predictor, batch_size
@@ -150,18 +152,18 @@ class Queue:
         self.progress = progress or (lambda b: None)
         self.flights: deque[Flight] = deque()
 
-    def put(self, flight: Flight) -> list[Explanations]:
+    def put(self, flight: Flight) -> list[T]:
         """Take in images; gives back what full model batches have finished."""
         before = self.finish() if self.flights and flight.kind != self.flights[0].kind else []
         self.flights.append(flight)
         return before + self._run(full=True)
 
-    def finish(self) -> list[Explanations]:
+    def finish(self) -> list[T]:
         """Pass what is left; the last model batch may be smaller."""
         return self._run(full=False)
 
-    def _run(self, full: bool) -> list[Explanations]:
-        done: list[Explanations] = []
+    def _run(self, full: bool) -> list[T]:
+        done: list[T] = []
         if not self.flights:
             return done
         kind = self.flights[0].kind

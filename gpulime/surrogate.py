@@ -40,8 +40,8 @@ KERNELS: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
     "uniform": lambda d, width: torch.ones_like(d),
 }
 SELECTIONS = ("none", "auto", "forward_selection", "highest_weights", "lasso_path")
-# An output whose weighted spread is under this part of its size is constant: what moves is float32 rounding.
-CONSTANT = 4 * torch.finfo(torch.float32).eps
+# An output whose weighted spread is under so many roundings of its dtype is constant: nothing else moves it.
+CONSTANT = 4
 SURELY_REGULAR = 1e-6  # from this alpha on no system is singular, and none need be looked at
 
 
@@ -55,12 +55,14 @@ class Surrogate:
     intercepts : (n, l)
     scores : (n, l) weighted R2; NaN where the output is constant, for then it is undefined
     local_predictions : (n, l), the linear model's answer for the whole image
+    ranks : (n, l, k) int64, the order in which the segments were selected, from 0; -1 for those that were not
     """
 
     coefficients: Tensor
     intercepts: Tensor
     scores: Tensor
     local_predictions: Tensor
+    ranks: Tensor
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class Moments:
         """
         (n, l), device = origin.shape, origin.device
         self.counts, self.k, self.origin = counts, k, origin.double()
+        self.rounding = torch.finfo(origin.dtype).eps
         self.samples = 0
         self.weight = torch.zeros(n, 1, 1, dtype=torch.float64, device=device)
         self.x = torch.zeros(n, k, 1, dtype=torch.float64, device=device)
@@ -189,14 +192,15 @@ class Moments:
         if callable(settings.kernel):
             check(bool((self.weight > 0).all()), "kernel must return a weight above 0 for some samples; got 0 for all")
         gram, cross, spread = self.centre()
-        chosen = select(gram, cross, self.counts, self.samples, settings)
+        ranks = select(gram, cross, self.counts, self.samples, settings)
+        chosen = (ranks[:, :1] >= 0).expand_as(ranks) if ranks.stride(1) == 0 else ranks >= 0
         beta = ridge(gram, cross, chosen, settings.alpha)
         mean_x, mean_y = (self.x / self.weight).squeeze(-1), (self.y / self.weight).squeeze(-1)
         intercepts = self.origin + mean_y - (beta * (mean_x + 1)[:, None]).sum(-1)
         residual = spread - 2 * (beta * cross).sum(-1) + ((beta @ gram) * beta).sum(-1)
-        constant = spread <= self.weight.squeeze(-1) * (CONSTANT * self.origin).square()
+        constant = spread <= self.weight.squeeze(-1) * (CONSTANT * self.rounding * self.origin).square()
         scores = torch.where(constant, torch.nan, 1 - residual / spread)
-        return Surrogate(beta, intercepts, scores, intercepts + beta.sum(-1))
+        return Surrogate(beta, intercepts, scores, intercepts + beta.sum(-1), ranks)
 
 
 def fit(masks: Tensor, outputs: Tensor, counts: Tensor | None = None, settings: Settings | None = None) -> Surrogate:
@@ -264,50 +268,57 @@ def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: 
 
     Returns
     -------
-    (n, l, k) bool
+    (n, l, k) int64, the order of choice from 0; -1 for those that were not chosen
     """
     n, l, k = cross.shape
-    valid = (torch.arange(k, device=gram.device) < counts[:, None])[:, None].expand(n, l, k)
+    column = torch.arange(k, device=gram.device)
+    valid = (column < counts[:, None])[:, None].expand(n, l, k)
     method, wanted = settings.feature_selection, settings.num_features
-    if wanted is None or wanted >= k:
-        if method != "lasso_path":  # with all wanted, only the lasso's path may still drop some
-            return valid
-        wanted = k
     if method == "auto":
-        method = "forward_selection" if wanted <= 6 else "highest_weights"
-    if method == "none":
-        return valid
+        method = "forward_selection" if wanted is not None and wanted <= 6 else "highest_weights"
+    if method == "none" or (wanted is None and method != "lasso_path"):  # only the lasso's path may still drop some
+        return column.expand(n, 1, k).masked_fill(~valid[:, :1], -1).expand(n, l, k)
+    wanted = k if wanted is None else min(wanted, k)
     if method == "highest_weights":
         size = ridge(gram, cross, valid, 0.01).abs().masked_fill(~valid, -1)
-        order = size.argsort(dim=-1, descending=True, stable=True)[..., :wanted]
-        return torch.zeros_like(valid).scatter(-1, order, True) & valid
-    if method == "forward_selection":
-        return forward_selection(gram, cross, valid, wanted)
-    return lasso_path(gram, cross, counts, samples, wanted)
+        order = size.argsort(dim=-1, descending=True, stable=True)
+    elif method == "forward_selection":
+        order = forward_selection(gram, cross, valid, wanted)
+    else:
+        chosen = lasso_path(gram, cross, counts, samples, wanted)
+        return (chosen.cumsum(-1) - 1).masked_fill(~chosen, -1)
+    ranks = torch.full((n, l, k), -1, device=gram.device)
+    return ranks.scatter(-1, order[..., :wanted], column[:wanted].expand(n, l, -1)).masked_fill(~valid, -1)
 
 
 def forward_selection(gram: Tensor, cross: Tensor, valid: Tensor, wanted: int) -> Tensor:
     """Greedy: add the segment that raises the weighted R2 of an unpenalised fit most; the first of equals wins.
 
     Each choice is swept out of the moments, so that a step costs one rank-one update instead of k fits.
+
+    Returns
+    -------
+    (n, l, wanted) int64, segments in the order of choice; where an image has fewer, invalid ones stand behind them
     """
     n, l, k = cross.shape
     rest = gram[:, None].repeat(1, l, 1, 1)
     scale = rest.diagonal(dim1=-2, dim2=-1).clone()
     right = cross.clone()
-    chosen = torch.zeros_like(valid)
-    for _ in range(min(wanted, k)):
+    picks: list[Tensor] = []
+    taken = torch.zeros_like(valid)
+    for _ in range(wanted):
         pivot = rest.diagonal(dim1=-2, dim2=-1)
         independent = pivot > 1e-10 * scale
         gain = torch.where(independent, right**2 / torch.where(independent, pivot, 1.0), 0.0)
-        best = gain.masked_fill(chosen | ~valid, -1).argmax(-1, keepdim=True)
-        chosen = chosen.scatter(-1, best, True)
+        best = gain.masked_fill(~valid, -1).masked_fill(taken, -2).argmax(-1, keepdim=True)
+        picks.append(best)
+        taken = taken.scatter(-1, best, True)
         usable = independent.gather(-1, best)
         column = rest.gather(-1, best[..., None, :].expand(n, l, k, 1)).squeeze(-1)
         step = torch.where(usable, column / torch.where(usable, column.gather(-1, best), 1.0), 0.0)
         right = right - step * right.gather(-1, best)
         rest = rest - step[..., None] * column[..., None, :]
-    return chosen & valid
+    return torch.cat(picks, -1)
 
 
 def lasso_path(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, wanted: int) -> Tensor:

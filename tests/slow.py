@@ -131,6 +131,7 @@ def fit(masks, outputs, counts, alpha=1.0, kernel_width=0.25, num_features=None,
         "intercepts": np.zeros((n, l)),
         "scores": np.zeros((n, l)),
         "local_predictions": np.zeros((n, l)),
+        "ranks": np.full((n, l, k), -1),
     }
     for i, j in np.ndindex(n, l):
         x, y, w = masks[i, :, : counts[i]].astype(float), outputs[i, :, j], weights[i]
@@ -145,6 +146,7 @@ def fit(masks, outputs, counts, alpha=1.0, kernel_width=0.25, num_features=None,
         fitted["intercepts"][i, j] = intercept
         fitted["scores"][i, j] = r2(y, intercept + x[:, used] @ beta, w)
         fitted["local_predictions"][i, j] = intercept + x[0, used] @ beta
+        fitted["ranks"][i, j, used] = range(len(used))
     return fitted
 
 

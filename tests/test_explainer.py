@@ -123,8 +123,8 @@ def test_is_lime(num_features, hide_color, cnn, pictures):
             assert_near(torch.tensor([ours[segment] for segment in theirs]), torch.tensor(list(theirs.values())))
             assert abs(one.intercept[label] - expected.intercept[label]) < 1e-6
         first = one.top_labels[0]  # the only one whose score lime keeps
-        assert abs(one.score[first] - expected.score) < 1e-5
-        assert abs(one.local_pred[first] - expected.local_pred[0]) < 1e-6
+        assert abs(one.scores[first] - expected.score) < 1e-5
+        assert abs(one.local_preds[first] - expected.local_pred[0]) < 1e-6
 
 
 # One queue

@@ -153,7 +153,7 @@ def test_an_image_of_the_batch():
         strengths = [abs(weight) for _, weight in one.local_exp[label]]
         assert strengths == sorted(strengths, reverse=True)
         assert dict(one.local_exp[label]) == {10 + 3 * i: float(batch.coefficients[0, j, i]) for i in range(4)}
-        actual = [one.prediction[label], one.local_pred[label], one.intercept[label], one.score[label]]
+        actual = [one.predictions[label], one.local_preds[label], one.intercept[label], one.scores[label]]
         expected = [batch.predictions, batch.local_predictions, batch.intercepts, batch.scores]
         assert actual == [float(tensor[0, j]) for tensor in expected]
     for index in (N, -N - 1):

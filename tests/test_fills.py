@@ -99,3 +99,11 @@ def test_what_is_no_fill(spec, message):
 def test_fills_that_do_not_fit_the_images(spec, message):
     with pytest.raises(GpulimeError, match=message):
         fill(spec, torch.rand(N, C, H, W))
+
+
+@pytest.mark.parametrize(("fill", "unit", "said"), [(128, 1, True), (0.5, 1, False), (128, 255, False), ("mean", 1, False)])
+def test_a_fill_in_other_units_than_the_images_is_noticed(fill, unit, said):
+    message = fills.outside(fills.resolve(fill), unit)
+    assert (message is not None) == said
+    if said:
+        assert message.startswith("fill runs from 128 to 128, and the images from 0 to 1")

@@ -305,10 +305,12 @@ def test_what_an_activation_must_return(cnn, pictures):
     [
         ("resnet18", {}, "model must be an nn.Module or a callable .* got str"),
         (
-            nn.Linear(1, 1),
-            {"device": "meta"},
-            r"the model is on cpu and device='meta' was asked for; move it with model.to\('meta'\)",
+            nn.Linear(1, 1, device="meta"),
+            {"device": "cpu"},
+            r"the model is on meta and device='cpu' was asked for; move it with model.to\('cpu'\)",
         ),
+        (nn.Linear(1, 1), {"device": "mps"}, "device must be 'cpu', 'cuda' or 'cuda:N'; got 'mps'"),
+        (nn.Linear(1, 1, device="meta"), {}, "gpulime works on 'cpu' and 'cuda'; got 'meta'"),
     ],
 )
 def test_models_that_cannot_be_called(model, settings, message, pictures):

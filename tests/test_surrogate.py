@@ -136,7 +136,7 @@ def test_a_constant_model_gives_zeros_and_no_score(method, alpha, value):
 def test_rounding_of_a_constant_is_no_signal():
     masks, outputs, counts = samples()
     noise = 1 + 1e-7 * torch.rand_like(outputs).round()  # the last bit of float32
-    assert fit(masks, noise, counts).scores.isnan().all()
+    assert fit(masks, noise.float(), counts).scores.isnan().all()
     assert fit(masks, 1 + 1e-4 * outputs, counts).scores.isfinite().all()
 
 

@@ -1,0 +1,371 @@
+"""lime's image explainer, by lime's names: ``from lime import lime_image`` becomes ``from gpulime import lime_image``.
+
+Masks, segments and numbers are lime's own for the same ``random_state``; docs/moving-from-lime.md lists what differs and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gpulime import surrogate
+from gpulime.errors import GpulimeError, about, check, unknown, whole
+from gpulime.explanation import ImageExplanation
+from gpulime.ops.masked_images import masked_images
+from gpulime.predict import BatchSize, Predictor
+from gpulime.queue import Flight, Queue
+from gpulime.segments import from_labels
+from gpulime.wrappers.scikit_image import SegmentationAlgorithm
+
+__all__ = ["ImageExplanation", "LimeImageExplainer"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Classifier = nn.Module | Callable[[Array], Any]
+Segmentation = Callable[[Array], Any]
+
+
+def exponential_kernel(d: Array, kernel_width: float) -> Array:
+    """Lime's default: ``sqrt(exp(-d**2 / kernel_width**2))`` of distances (s,)."""
+    weights: Array = np.sqrt(np.exp(-(d**2) / kernel_width**2))
+    return weights
+
+
+@dataclass
+class _Image:
+    """One image on its way: what lime's explanation of it needs besides the model's outputs."""
+
+    image: Array
+    labels: Array
+    masks: Array
+    top: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The arguments of one call."""
+
+    labels: Sequence[int]
+    hide_color: Any
+    top_labels: int | None
+    num_samples: int
+    segmentation_fn: Segmentation | None
+    distance_metric: Any
+    model_regressor: Any
+    random_seed: int | None
+    settings: surrogate.Settings
+
+
+class LimeImageExplainer:
+    """Explains predictions on images.
+
+    Parameters
+    ----------
+    kernel_width : float or None
+        Width of the kernel; None means ``0.75 * sqrt(k)`` for k segments.
+    kernel : callable, optional
+        (distances (s,), kernel_width) -> weights (s,); by default `exponential_kernel`.
+    verbose : bool
+        Print intercept, local prediction and prediction of each label.
+    feature_selection : str
+        "auto", "none", "forward_selection", "highest_weights" or "lasso_path".
+    random_state : int or numpy.random.RandomState, optional
+        Where masks come from; None is NumPy's global state.
+
+    Raises
+    ------
+    GpulimeError
+        For an unknown ``feature_selection``, with the right ones.
+    """
+
+    def __init__(
+        self,
+        kernel_width: float | None = 0.25,
+        kernel: Callable[..., Any] | None = None,
+        verbose: bool = False,
+        feature_selection: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        from sklearn.utils import check_random_state
+
+        if feature_selection not in surrogate.SELECTIONS:
+            raise unknown("feature_selection", feature_selection, surrogate.SELECTIONS)
+        self.kernel_width = None if kernel_width is None else float(kernel_width)
+        self.kernel = kernel or exponential_kernel
+        self.verbose = verbose
+        self.feature_selection = feature_selection
+        self.random_state: np.random.RandomState = check_random_state(random_state)
+
+    def explain_instance(
+        self,
+        image: Array,
+        classifier_fn: Classifier,
+        labels: Iterable[int] = (1,),
+        hide_color: Any = None,
+        top_labels: int | None = 5,
+        num_features: int = 100000,
+        num_samples: int = 1000,
+        batch_size: int = 10,
+        segmentation_fn: Segmentation | None = None,
+        distance_metric: Any = "cosine",
+        model_regressor: Any = None,
+        random_seed: int | None = None,
+        progress_bar: bool = True,
+    ) -> ImageExplanation:
+        """Explain the prediction for one image.
+
+        Parameters
+        ----------
+        image : (h, w, c) array of any dtype; (h, w) is taken as gray and becomes RGB
+        classifier_fn : callable or nn.Module
+            A function (b, h, w, c) array -> (b, classes) probabilities, such as scikit-learn's ``predict_proba``. Or a module,
+            which gets (b, c, h, w) tensors of the image's values in its own dtype, on its own device.
+        labels : iterable of int
+            What is explained where ``top_labels`` is None or 0.
+        hide_color : number or colour, optional
+            What hidden segments show; None is the mean of each segment.
+        top_labels : int, optional
+            Explain the so many most probable classes.
+        num_features : int
+            The most segments an explanation may use.
+        num_samples : int
+            s, masked images the model sees, the image itself among them.
+        batch_size : int
+            Images the model sees at once.
+        segmentation_fn : callable, optional
+            (h, w, c) array -> (h, w) integers; by default lime's quickshift.
+        distance_metric : str or callable
+            As for scikit-learn's ``pairwise_distances``.
+        model_regressor : scikit-learn regressor, optional
+            Fitted in place of the ridge; needs ``coef_``, ``intercept_`` and ``sample_weight``.
+        random_seed : int, optional
+            If given, none is drawn from ``random_state``; scikit-image's quickshift takes no seed any more.
+        progress_bar : bool
+            Show one.
+
+        Returns
+        -------
+        ImageExplanation
+
+        Raises
+        ------
+        GpulimeError
+            If the segmentation, the model's output or an argument is not what it must be.
+        """
+        return self.explain_instances(
+            [image],
+            classifier_fn,
+            labels=labels,
+            hide_color=hide_color,
+            top_labels=top_labels,
+            num_features=num_features,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            segmentation_fn=segmentation_fn,
+            distance_metric=distance_metric,
+            model_regressor=model_regressor,
+            random_seed=random_seed,
+            progress_bar=progress_bar,
+        )[0]
+
+    def explain_instances(
+        self,
+        images: Iterable[Array],
+        classifier_fn: Classifier,
+        labels: Iterable[int] = (1,),
+        hide_color: Any = None,
+        top_labels: int | None = 5,
+        num_features: int = 100000,
+        num_samples: int = 1000,
+        batch_size: int = 10,
+        segmentation_fn: Segmentation | None = None,
+        distance_metric: Any = "cosine",
+        model_regressor: Any = None,
+        random_seed: int | None = None,
+        progress_bar: bool = True,
+    ) -> list[ImageExplanation]:
+        """Explain many images in one queue: the model's batches are full whichever images their rows come from.
+
+        The answers are those of a loop over `explain_instance`, and so are the parameters.
+
+        Returns
+        -------
+        list of ImageExplanation
+        """
+        from tqdm.auto import tqdm
+
+        images = images if isinstance(images, Sequence | np.ndarray) else list(images)
+        call = _Call(
+            labels=[whole("labels", label, 0) for label in labels],
+            hide_color=hide_color,
+            top_labels=whole("top_labels", top_labels, 1) if top_labels else None,
+            num_samples=whole("num_samples", num_samples, 2, ", the whole image and one mask"),
+            segmentation_fn=segmentation_fn,
+            distance_metric=distance_metric,
+            model_regressor=model_regressor,
+            random_seed=random_seed,
+            settings=surrogate.Settings(feature_selection=self.feature_selection, num_features=num_features),
+        )
+        predictor = _predictor(classifier_fn)
+        under_way: dict[int, _Image] = {}
+        finished: list[ImageExplanation] = []
+        with tqdm(total=len(images) * num_samples, disable=not progress_bar) as bar:
+            queue: Queue[ImageExplanation] = Queue(
+                predictor,
+                BatchSize(batch_size),
+                compose=lambda flight, start, stop: _compose(flight, start, stop, under_way[int(flight.keys)].masks),
+                choose_labels=lambda flight, outputs: _choose_labels(under_way[int(flight.keys)], outputs, call),
+                solve=lambda flight: self._solve(under_way.pop(int(flight.keys)), flight, call),
+                progress=bar.update,
+            )
+            for i, image in enumerate(images):
+                with about(f"image {i}" if len(images) > 1 else "image"):
+                    under_way[i] = self._prepare(np.asarray(image), call)
+                finished += queue.put(_flight(i, under_way[i], call, predictor))
+            finished += queue.finish()
+        return finished
+
+    def _prepare(self, image: Array, call: _Call) -> _Image:
+        """Draw in lime's order: the segmentation's seed, where none is given, then the masks."""
+        from skimage.color import gray2rgb
+
+        if image.ndim == 2:
+            image = gray2rgb(image)
+        check(image.ndim == 3 and image.size > 0, f"must be (h, w, c) or (h, w); got {image.shape}")
+        if call.random_seed is None:
+            self.random_state.randint(0, high=1000)
+        segment = call.segmentation_fn or SegmentationAlgorithm("quickshift", kernel_size=4, max_dist=200, ratio=0.2)
+        labels = np.asarray(segment(image))
+        check(labels.shape == image.shape[:2], f"segmentation_fn must return (h, w) = {image.shape[:2]}; got {labels.shape}")
+        check(labels.dtype.kind in "iu", f"segmentation_fn must return integers; got {labels.dtype}")
+        k = np.unique(labels).size
+        masks = self.random_state.randint(0, 2, call.num_samples * k).reshape(call.num_samples, k)
+        masks[0] = 1
+        return _Image(image, labels, masks)
+
+    def _solve(self, one: _Image, flight: Flight, call: _Call) -> ImageExplanation:
+        """Fit a linear model to each label, as lime does, and put it into lime's fields."""
+        from sklearn.metrics import pairwise_distances
+
+        distances = pairwise_distances(one.masks, one.masks[:1], metric=call.distance_metric).ravel()
+        width = self.kernel_width if self.kernel_width is not None else 0.75 * one.masks.shape[1] ** 0.5
+        weights = np.asarray(self.kernel(distances, kernel_width=width), dtype=np.float64)
+        check(weights.shape == distances.shape, f"kernel must return weights (s,) = {distances.shape}; got {weights.shape}")
+        outputs = flight.outputs
+        bad = int((~outputs.isfinite()).any(-1).sum())
+        check(bad == 0, f"classifier_fn's output was NaN or infinite for {bad} of {call.num_samples} samples")
+        masks = torch.from_numpy(one.masks.astype(bool))[None].to(outputs.device)
+        moments = surrogate.Moments(flight.parts.counts, masks.shape[2], outputs[:, 0])
+        moments.add(masks, outputs, torch.from_numpy(weights)[None].to(outputs.device))
+        fitted = moments.solve(call.settings)
+
+        explanation = ImageExplanation(one.image, one.labels)
+        if call.top_labels:
+            explanation.top_labels = one.top
+        ids = np.unique(one.labels)
+        columns = [
+            tensor[0].cpu().numpy()
+            for tensor in (fitted.coefficients, fitted.ranks, fitted.intercepts, fitted.scores, fitted.local_predictions)
+        ]
+        # Of `score` and `local_pred` the last label's is left: with top_labels that of the most probable.
+        labels = list(enumerate(flight.labels[0].tolist()))
+        for j, label in reversed(labels) if call.top_labels else labels:
+            coefficients, ranks, intercept, score, local = (column[j] for column in columns)
+            used = np.argsort(np.where(ranks < 0, ranks.max() + 1, ranks), kind="stable")[: (ranks >= 0).sum()]
+            y = outputs[0, :, j].cpu().numpy()
+            values = coefficients[used]
+            local_pred = np.array([local])
+            if call.model_regressor is not None:
+                regressor, data = call.model_regressor, one.masks[:, used]
+                regressor.fit(data, y, sample_weight=weights)
+                score = regressor.score(data, y, sample_weight=weights)
+                values, intercept, local_pred = regressor.coef_, regressor.intercept_, regressor.predict(data[:1])
+            order = np.argsort(-np.abs(values), kind="stable")
+            explanation.intercept[label] = intercept
+            explanation.local_exp[label] = [(ids[used[i]], values[i]) for i in order]
+            explanation.scores[label] = explanation.score = score
+            explanation.local_preds[label] = explanation.local_pred = local_pred
+            explanation.predictions[label] = y[0]
+            if self.verbose:
+                print("Intercept", intercept)
+                print("Prediction_local", local_pred)
+                print("Right:", y[0])
+        return explanation
+
+
+def _predictor(classifier_fn: Classifier) -> Predictor:
+    if isinstance(classifier_fn, nn.Module):
+        return Predictor(classifier_fn, None, "float32", None)
+
+    def model(rows: Tensor) -> Tensor:
+        outputs = classifier_fn(rows.permute(0, 2, 3, 1).numpy())
+        array = outputs.detach().cpu().numpy() if isinstance(outputs, Tensor) else np.asarray(outputs)
+        array = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+        return torch.from_numpy(array[:, None] if array.ndim == 1 else array)
+
+    predictor = Predictor(model, None, "float32", None)
+    predictor.memory_format = torch.channels_last  # as (b, h, w, c) arrays lie
+    return predictor
+
+
+def _flight(key: int, one: _Image, call: _Call, predictor: Predictor) -> Flight:
+    """An image in the queue, in its own dtype for a function and in the module's for a module."""
+    parts = from_labels(torch.from_numpy(one.labels.astype(np.int64))[None])
+    fill = hidden(one.image, parts.labels[0].numpy(), call.hide_color)
+    images, fills = (torch.from_numpy(np.array(array)).permute(2, 0, 1)[None] for array in (one.image, fill))
+    device = predictor.device(images)
+    if predictor.module is not None:
+        images, fills = (
+            t.to(device, predictor.dtype).contiguous(memory_format=predictor.memory_format) for t in (images, fills)
+        )
+    keys = torch.tensor([key], device=device)
+    return Flight(images, fills, parts.to(device), keys, None, True, images, call.num_samples)
+
+
+def hidden(image: Array, labels: Array, color: Any) -> Array:
+    """What hidden segments show, in the image's dtype: means are cut off, not rounded, in whole numbers, as lime does.
+
+    Parameters
+    ----------
+    image : (h, w, c)
+    labels : (h, w), from 0 without gaps
+    color : number, colour (c,), image, or None for the mean of each segment
+    """
+    fill = image.copy()
+    if color is not None:
+        try:
+            fill[:] = color
+        except ValueError as error:
+            fits = f"must be a number, one per channel (c = {image.shape[2]}) or an image {image.shape}"
+            raise GpulimeError(f"hide_color {fits}; got {color!r:.100}") from error
+        return fill
+    order = labels.argsort(axis=None, kind="stable")
+    pixels, out = image.reshape(-1, image.shape[2])[order], fill.reshape(-1, image.shape[2])
+    bounds = [0, *np.bincount(labels.ravel()).cumsum()]
+    for start, stop in pairwise(bounds):
+        out[order[start:stop]] = [channel.mean() for channel in pixels[start:stop].T]
+    return fill
+
+
+def _compose(flight: Flight, start: int, stop: int, masks: Array) -> Tensor:
+    def draw(_: Flight, index: Tensor, rows: Tensor) -> Tensor:
+        return torch.from_numpy(masks[rows.cpu().numpy()].astype(bool)).to(rows.device)
+
+    index, shown = flight.window(start, stop, draw)
+    return masked_images(flight.images, flight.fill, flight.parts.labels, index, shown)
+
+
+def _choose_labels(one: _Image, outputs: Tensor, call: _Call) -> Tensor:
+    """(1, l): the most probable classes, by NumPy's order as lime takes them, or those that were asked for."""
+    first = outputs[0].cpu().numpy()
+    if call.top_labels:
+        one.top = np.argsort(first)[-call.top_labels :][::-1].tolist()
+        return torch.tensor([one.top], device=outputs.device)
+    beyond = [label for label in call.labels if label >= len(first)]
+    check(not beyond, f"labels must be below the number of classes, {len(first)}; got {beyond}")
+    return torch.tensor([call.labels], device=outputs.device)

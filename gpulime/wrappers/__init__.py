@@ -1,0 +1,1 @@
+"""Wrappers of other libraries, under lime's names."""

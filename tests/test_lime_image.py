@@ -1,0 +1,416 @@
+"""lime's names give lime's answers: rows, segments, coefficients, order; and where lime is wrong, what is right."""
+
+import contextlib
+import io
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from skimage.segmentation import slic
+from sklearn.linear_model import Lasso, Ridge
+from torch import nn
+
+from gpulime import GpulimeError
+from gpulime import lime_image as ours
+from gpulime.wrappers.scikit_image import SegmentationAlgorithm
+
+lime_image = pytest.importorskip("lime.lime_image")
+
+RNG = np.random.default_rng(0)
+H, W = 72, 84
+
+
+def smooth(h=H, w=W, channels=3, seed=0):
+    """A picture with structure, uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(1, channels, 7, 8, generator=generator)
+    image = nn.functional.interpolate(noise, (h, w), mode="bicubic", align_corners=False)[0]
+    image = image + 0.05 * torch.rand(channels, h, w, generator=generator)
+    return (image.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+
+
+IMAGE = smooth()
+
+
+def superpixels(image):
+    """About forty segments, ids from 0."""
+    return slic(image, n_segments=40, start_label=0, channel_axis=-1 if image.ndim == 3 else None)
+
+
+class Classifier:
+    """Four classes from a fixed projection; keeps what it was shown."""
+
+    def __init__(self, classes=4, seed=0):
+        self.weights = np.random.default_rng(seed).normal(size=(36, classes))
+        self.shown = []
+
+    def __call__(self, images):
+        self.shown.append(images.copy())
+        scale = 255.0 if images.dtype == np.uint8 else 1.0
+        gray = images.mean(3) / scale
+        h, w = gray.shape[1] // 6 * 6, gray.shape[2] // 6 * 6
+        pooled = gray[:, :h, :w].reshape(len(gray), 6, h // 6, 6, w // 6).mean((2, 4))
+        logits = 6 * pooled.reshape(len(gray), -1) @ self.weights
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        return exponentials / exponentials.sum(1, keepdims=True)
+
+
+def explain(module, image=IMAGE, *, explainer=(), **call):
+    """One explanation by lime or by us, with what the classifier was shown."""
+    classifier = Classifier()
+    call = {"num_samples": 150, "segmentation_fn": superpixels, "top_labels": 2, **call}
+    with contextlib.redirect_stderr(io.StringIO()):
+        made = module.LimeImageExplainer(**{"random_state": 7, **dict(explainer)})
+        return made.explain_instance(image, classifier, **call), classifier.shown
+
+
+def assert_same(image=IMAGE, *, explainer=(), **call):
+    theirs, their_rows = explain(lime_image, image, explainer=explainer, **call)
+    mine, my_rows = explain(ours, image, explainer=explainer, **call)
+    assert [rows.dtype for rows in my_rows] == [rows.dtype for rows in their_rows]
+    assert all(np.array_equal(a, b) for a, b in zip(my_rows, their_rows, strict=True))
+    assert_same_explanation(mine, theirs)
+    return mine, theirs
+
+
+def assert_same_explanation(mine, theirs):
+    np.testing.assert_array_equal(mine.segments, theirs.segments)
+    np.testing.assert_array_equal(mine.image, theirs.image)
+    assert getattr(mine, "top_labels", None) == getattr(theirs, "top_labels", None)
+    assert list(mine.local_exp) == list(theirs.local_exp)
+    for label, pairs in theirs.local_exp.items():
+        assert [segment for segment, _ in mine.local_exp[label]] == [segment for segment, _ in pairs]
+        np.testing.assert_allclose(
+            [weight for _, weight in mine.local_exp[label]], [weight for _, weight in pairs], rtol=0, atol=1e-9
+        )
+        np.testing.assert_allclose(mine.intercept[label], theirs.intercept[label], atol=1e-9)
+    np.testing.assert_allclose(mine.score, theirs.score, atol=1e-9)
+    np.testing.assert_allclose(mine.local_pred, theirs.local_pred, atol=1e-9)
+    assert np.shape(mine.local_pred) == np.shape(theirs.local_pred)
+
+
+@pytest.mark.parametrize("num_features", [3, 6, 10, 100000])
+@pytest.mark.parametrize("selection", ["auto", "none", "forward_selection", "highest_weights", "lasso_path"])
+def test_every_feature_selection(selection, num_features):
+    if selection == "forward_selection":
+        num_features = min(num_features, 12)  # lime needs a fit per segment and step
+    assert_same(explainer={"feature_selection": selection}, num_features=num_features)
+
+
+@pytest.mark.parametrize("hide_color", [None, 0, (10, 200, 30)], ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64], ids=lambda dtype: dtype.__name__)
+def test_every_fill_and_dtype(hide_color, dtype):
+    image = IMAGE if dtype == np.uint8 else (IMAGE / 255).astype(dtype)
+    color = hide_color if dtype == np.uint8 or hide_color is None else tuple(np.divide(hide_color, 255).ravel())
+    assert_same(image, hide_color=color)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64], ids=lambda dtype: dtype.__name__)
+def test_a_gray_picture_becomes_rgb(dtype):
+    gray = IMAGE[..., 0] if dtype == np.uint8 else IMAGE[..., 0] / 255
+    mine, _ = assert_same(gray)
+    assert mine.image.shape == (H, W, 3)
+
+
+@pytest.mark.parametrize(("labels", "top_labels"), [((0, 2), None), ([3], 0), ((1,), 1), ((1,), 4), ((1,), 50)])
+def test_labels(labels, top_labels):
+    assert_same(labels=labels, top_labels=top_labels)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "jaccard", "manhattan", lambda a, b: np.abs(a - b).mean()])
+@pytest.mark.filterwarnings("ignore:Data was converted to boolean")
+def test_every_distance(metric):
+    assert_same(distance_metric=metric, explainer={"kernel_width": 5.0} if metric in ("euclidean", "manhattan") else {})
+
+
+def triangular(d, kernel_width):
+    return np.maximum(0, 1 - d / kernel_width)
+
+
+@pytest.mark.parametrize(
+    "explainer", [{"kernel": triangular, "kernel_width": 0.9}, {"kernel_width": 1}], ids=["kernel", "width"]
+)
+def test_a_kernel_of_the_users(explainer):
+    assert_same(explainer=explainer)
+
+
+@pytest.mark.parametrize("regressor", [Ridge(alpha=0.1), Lasso(alpha=0.003)], ids=str)
+@pytest.mark.parametrize("num_features", [5, 8, 100000])
+def test_a_regressor_of_the_users(regressor, num_features):
+    assert_same(model_regressor=regressor, num_features=num_features)
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": 7}, {"batch_size": 1}, {"random_seed": 5}, {"num_samples": 61}], ids=str)
+def test_the_other_arguments(arguments):
+    assert_same(**arguments)
+
+
+def test_the_default_segmentation():
+    mine, _ = assert_same(smooth(200, 200), segmentation_fn=None)
+    assert 30 <= len(np.unique(mine.segments)) <= 100
+
+
+@pytest.mark.parametrize("algorithm", ["quickshift", "felzenszwalb"])
+def test_lime_s_own_segmentation_algorithm(algorithm):
+    from lime.wrappers.scikit_image import SegmentationAlgorithm as Theirs
+
+    options = {"quickshift": {"kernel_size": 3, "max_dist": 100, "ratio": 0.2}, "felzenszwalb": {"scale": 40, "min_size": 60}}
+    theirs, mine = (made(algorithm, **options[algorithm]) for made in (Theirs, SegmentationAlgorithm))
+    np.testing.assert_array_equal(mine(IMAGE), theirs(IMAGE))
+    assert_same(segmentation_fn=mine)
+
+
+def test_one_state_for_all_calls_as_in_lime():
+    images = [smooth(seed=seed) for seed in range(3)]
+    answers = []
+    for module in (lime_image, ours):
+        explainer = module.LimeImageExplainer(random_state=np.random.RandomState(3))
+        with contextlib.redirect_stderr(io.StringIO()):
+            answers.append(
+                [
+                    explainer.explain_instance(image, Classifier(), num_samples=60, segmentation_fn=superpixels)
+                    for image in images
+                ]
+            )
+        answers[-1].append(explainer.random_state.randint(1000))
+    assert answers[0].pop() == answers[1].pop()
+    for theirs, mine in zip(*answers, strict=True):
+        assert_same_explanation(mine, theirs)
+
+
+def test_verbose_prints_what_lime_prints(capsys):
+    printed = []
+    for module in (lime_image, ours):
+        explain(module, explainer={"verbose": True})
+        printed.append([line.split()[0] for line in capsys.readouterr().out.splitlines()])
+    assert printed[0] == printed[1]
+    assert printed[0][:3] == ["Intercept", "Prediction_local", "Right:"]
+
+
+MODES = [
+    {},
+    {"num_features": 3},
+    {"positive_only": False, "num_features": 6},
+    {"positive_only": False, "negative_only": True},
+    {"hide_rest": True},
+    {"positive_only": False, "hide_rest": True, "num_features": 10},
+    {"positive_only": False, "min_weight": 0.01, "num_features": 20},
+    {"min_weight": 0.01, "num_features": 20},
+]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64], ids=lambda dtype: dtype.__name__)
+def test_image_and_mask_in_every_mode(mode, dtype):
+    mine, theirs = assert_same(IMAGE if dtype == np.uint8 else IMAGE / 255)
+    for label in theirs.top_labels:
+        for a, b in zip(mine.get_image_and_mask(label, **mode), theirs.get_image_and_mask(label, **mode), strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+
+
+def test_the_errors_are_lime_s():
+    for module in (lime_image, ours):
+        explanation, _ = explain(module)
+        with pytest.raises(KeyError, match="Label not in explanation"):
+            explanation.get_image_and_mask(3 if 3 not in explanation.top_labels else 99)
+        with pytest.raises(ValueError, match="Positive_only and negative_only cannot be true at the same time"):
+            explanation.get_image_and_mask(explanation.top_labels[0], negative_only=True)
+
+
+def test_scores_and_local_predictions_of_every_label():
+    explanation, _ = explain(ours, top_labels=3)
+    first = explanation.top_labels[0]
+    assert list(explanation.scores) == list(explanation.local_preds) == explanation.top_labels[::-1]
+    assert explanation.score == explanation.scores[first]
+    assert explanation.local_pred == explanation.local_preds[first]
+    assert len(set(explanation.scores.values())) == 3
+
+
+def test_explainers_and_explanations_pickle():
+    explainer = ours.LimeImageExplainer(random_state=1)
+    again = pickle.loads(pickle.dumps(explainer))
+    call = {"num_samples": 60, "segmentation_fn": superpixels, "progress_bar": False}
+    one, two = (made.explain_instance(IMAGE, Classifier(), **call) for made in (explainer, again))
+    three = pickle.loads(pickle.dumps(two))
+    assert_same_explanation(one, two)
+    assert_same_explanation(two, three)
+    np.testing.assert_array_equal(two.get_image_and_mask(two.top_labels[0])[1], three.get_image_and_mask(two.top_labels[0])[1])
+
+
+# Where lime is wrong.
+
+
+def test_every_segment_of_slic_is_hidden():
+    """Its ids run from 1, and lime takes column j for id j: it never hides the last segment."""
+
+    def bottom(images):
+        inside = images[:, -8:, -8:].mean((1, 2, 3)) / 255
+        return np.stack([inside, 1 - inside], 1)
+
+    def from_one(image):
+        return superpixels(image) + 1
+
+    call = {"num_samples": 300, "segmentation_fn": from_one, "hide_color": 0, "labels": [0], "top_labels": None}
+    theirs, mine = (
+        made.LimeImageExplainer(random_state=0).explain_instance(IMAGE, bottom, **call) for made in (lime_image, ours)
+    )
+    np.testing.assert_array_equal(mine.segments, from_one(IMAGE))
+    last = from_one(IMAGE)[-1, -1]
+    assert mine.local_exp[0][0][0] == last
+    assert last not in dict(theirs.local_exp[0])  # the part of the picture that decides
+    assert set(dict(mine.local_exp[0])) == set(np.unique(mine.segments))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+def test_any_number_of_channels(channels):
+    classifier = Classifier()
+    image = smooth(channels=channels)
+    explainer = ours.LimeImageExplainer(random_state=0)
+    explanation = explainer.explain_instance(
+        image, classifier, num_samples=60, segmentation_fn=lambda image: superpixels(image[..., 0]), progress_bar=False
+    )
+    assert classifier.shown[0].shape == (10, H, W, channels)
+    label = explanation.top_labels[0]
+    assert explanation.get_image_and_mask(label, positive_only=False)[0].shape == image.shape
+
+
+def test_kernel_width_none_is_what_lime_documents():
+    explanation, _ = explain(ours, explainer={"kernel_width": None})
+    k = len(np.unique(explanation.segments))
+    wide, _ = explain(ours, explainer={"kernel_width": 0.75 * k**0.5})
+    assert_same_explanation(explanation, wide)
+    with pytest.raises(TypeError):
+        explain(lime_image, explainer={"kernel_width": None})
+
+
+def test_an_unknown_feature_selection_lists_the_right_ones():
+    with pytest.raises(GpulimeError, match=r"'lasso_path'; got 'lasso' \(did you mean 'lasso_path'\?\)"):
+        ours.LimeImageExplainer(feature_selection="lasso")
+
+
+def test_a_constant_model_has_no_score():
+    explanation = ours.LimeImageExplainer(random_state=0).explain_instance(
+        IMAGE, lambda images: np.full((len(images), 3), 1 / 3), num_samples=60, segmentation_fn=superpixels, progress_bar=False
+    )
+    assert np.isnan(explanation.score)
+    assert all(weight == 0 for _, weight in explanation.local_exp[0])
+
+
+@pytest.mark.parametrize("shape", [(-1, 1), (-1,)], ids=["column", "flat"])
+def test_one_output_column_works(shape):
+    explanation = ours.LimeImageExplainer(random_state=0).explain_instance(
+        IMAGE,
+        lambda images: (images.mean((1, 2, 3)) / 255).reshape(shape),
+        num_samples=60,
+        segmentation_fn=superpixels,
+        progress_bar=False,
+    )
+    assert explanation.top_labels == [0]
+
+
+# SegmentationAlgorithm.
+
+
+def test_a_misspelt_parameter_warns_with_the_nearest():
+    with pytest.warns(UserWarning, match=r"slic has no parameter 'compactnes' \(did you mean 'compactness'\?\)"):
+        algorithm = SegmentationAlgorithm("slic", n_segments=20, compactnes=1)
+    assert algorithm.target_params == {"n_segments": 20}
+    np.testing.assert_array_equal(algorithm(IMAGE), slic(IMAGE, n_segments=20))
+
+
+def test_set_params_refuses_what_lime_refuses():
+    algorithm = SegmentationAlgorithm("quickshift", kernel_size=3)
+    algorithm.set_params(ratio=0.4)
+    assert algorithm.target_params == {"ratio": 0.4}
+    with pytest.raises(ValueError, match="ration is not a valid parameter"):
+        algorithm.set_params(ration=0.4)
+    assert algorithm.filter_params(algorithm.target_fn, {"max_dist": 7}) == {"ratio": 0.4, "max_dist": 7}
+
+
+def test_an_unknown_algorithm_lists_the_right_ones():
+    with pytest.raises(GpulimeError, match="'quickshift', 'slic', 'felzenszwalb'; got 'watershed'"):
+        SegmentationAlgorithm("watershed")
+
+
+# Modules, and many images.
+
+
+class Module(nn.Module):
+    """The same classes as `Classifier`, in torch, double precision; has a mode, which must be put back."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.from_numpy(Classifier().weights))
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        h, w = x.shape[2] // 6 * 6, x.shape[3] // 6 * 6
+        pooled = nn.functional.avg_pool2d(x.mean(1, keepdim=True)[..., :h, :w], (h // 6, w // 6)).flatten(1)
+        return (6 * self.dropout(pooled) @ self.weights).softmax(1)
+
+
+def test_a_module_runs_on_its_device_and_is_left_as_it_was(device):
+    image = IMAGE / 255
+    module = Module().to(device).train()
+    function, _ = explain(ours, image)
+    made = ours.LimeImageExplainer(random_state=7)
+    call = {"num_samples": 150, "segmentation_fn": superpixels, "top_labels": 2, "progress_bar": False}
+    assert_same_explanation(made.explain_instance(image, module, **call), function)
+    assert module.training
+
+
+def test_many_images_in_one_queue_are_the_loop_s():
+    images = [smooth(seed=seed) for seed in range(3)] + [smooth(40, 52, seed=9)]
+    call = {"num_samples": 45, "segmentation_fn": superpixels, "progress_bar": False}
+    one_by_one, together = Classifier(), Classifier()
+    explainer = ours.LimeImageExplainer(random_state=2)
+    loop = [explainer.explain_instance(image, one_by_one, **call) for image in images]
+    queue = ours.LimeImageExplainer(random_state=2).explain_instances(images, together, **call)
+    for a, b in zip(loop, queue, strict=True):
+        assert_same_explanation(a, b)
+    assert [len(rows) for rows in together.shown] == [10] * 13 + [5] + [10] * 4 + [5]
+    assert len(one_by_one.shown) == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 1}, "num_samples must be at least 2"),
+        ({"labels": [9], "top_labels": None}, r"labels must be below the number of classes, 4; got \[9\]"),
+        ({"segmentation_fn": lambda image: np.zeros((3, 3), int)}, r"segmentation_fn must return \(h, w\) = \(72, 84\); got"),
+        ({"segmentation_fn": lambda image: np.zeros((H, W))}, "segmentation_fn must return integers; got float64"),
+        ({"hide_color": (1, 2)}, r"hide_color must be a number, one per channel \(c = 3\)"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused(arguments, message):
+    with pytest.raises(GpulimeError, match=message):
+        explain(ours, **arguments)
+
+
+def test_an_image_that_is_none_is_refused_by_its_number():
+    explainer = ours.LimeImageExplainer()
+    with pytest.raises(GpulimeError, match=r"image 1: must be \(h, w, c\) or \(h, w\); got \(4,\)"):
+        explainer.explain_instances(
+            [IMAGE, np.zeros(4)], Classifier(), num_samples=20, segmentation_fn=superpixels, progress_bar=False
+        )
+
+
+def test_outputs_that_are_no_numbers_are_refused():
+    with pytest.raises(GpulimeError, match="NaN or infinite for 60 of 60 samples"):
+        ours.LimeImageExplainer().explain_instance(
+            IMAGE, lambda images: np.full((len(images), 2), np.nan), num_samples=60, segmentation_fn=superpixels
+        )
+
+
+def test_no_progress_bar_is_quiet(capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours.LimeImageExplainer().explain_instance(
+            IMAGE, Classifier(), num_samples=20, segmentation_fn=superpixels, progress_bar=False
+        )
+    assert capfd.readouterr() == ("", "")
