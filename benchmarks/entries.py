@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.models import Setup, pixels
-from benchmarks.peers import captum, lime_best, lime_tutorial
+from benchmarks.peers import captum, drop_in, drop_in_best, drop_in_module, lime_best, lime_tutorial
 from benchmarks.sides import bare, definition, engine
 from benchmarks.timer import Process, Side
 
@@ -189,6 +189,39 @@ ENTRIES = (
         BFLOAT16,
         ours=GPULIME_NEW,
         repeats=7,
+    ),
+    Entry(
+        "drop_in_tutorial",
+        "`gpulime.lime_image` in lime's place, as tutorials call it",
+        PEER,
+        LIME_TUTORIAL,
+        AtLeast(1),
+        LIME,
+        FLOAT32,
+        ours=Side("gpulime.lime_image", drop_in, NEW),
+        repeats=5,
+    ),
+    Entry(
+        "drop_in_module",
+        "the same, given the model as it is",
+        PEER,
+        LIME_TUTORIAL,
+        AtLeast(1),
+        LIME,
+        FLOAT32,
+        ours=Side("gpulime.lime_image", drop_in_module, NEW),
+        repeats=5,
+    ),
+    Entry(
+        "drop_in_no_model",
+        "`gpulime.lime_image` in lime's place, without a model",
+        NOTHING,
+        LIME_ALONE,
+        AtLeast(4),
+        LIME,
+        FLOAT32,
+        ours=Side("gpulime.lime_image", drop_in_best, OURS),
+        repeats=9,
     ),
     Entry(
         "no_model_lime",

@@ -1,49 +1,74 @@
-"""lime and captum's Lime (extra ``peers``), given the same photographs, label maps and numbers of samples as gpulime."""
+"""lime, captum's Lime (extra ``peers``) and our `gpulime.lime_image`, given the same photographs, label maps and samples."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 from collections.abc import Callable
+from importlib import import_module
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.models import MEAN, STD, Setup
 from benchmarks.sides import padded, segment_means
 from benchmarks.timer import Array, Forward
 
 Images = np.ndarray[tuple[int, ...], np.dtype[np.float32]]  # (b, h, w, c)
+Classifier = Callable[[Images], Images]
 
 
 def lime_tutorial(setup: Setup) -> Forward:
     """As tutorials call lime: a plain model and batch, normalised as it comes, with gradients left on."""
+    return _lime("lime.lime_image", setup, setup.images, _classify_as_tutorials(setup))
+
+
+def drop_in(setup: Setup) -> Forward:
+    """The tutorials' code with the import changed."""
+    return _lime("gpulime.lime_image", setup, setup.images, _classify_as_tutorials(setup))
+
+
+def drop_in_module(setup: Setup) -> Forward:
+    """The tutorials' code with the import changed and the model given as it is."""
+    return _lime("gpulime.lime_image", setup, setup.normalised, nn.Sequential(setup.model, nn.Softmax(1)))
+
+
+def drop_in_best(setup: Setup) -> Forward:
+    """`lime_best` with the import changed."""
+    return _lime("gpulime.lime_image", setup, setup.normalised, _classify_at_best(setup))
+
+
+def _classify_as_tutorials(setup: Setup) -> Classifier:
     model = setup.model
 
     def classify(images: Images) -> Images:
         rows = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
         return model((rows - MEAN) / STD).softmax(1).detach().numpy()
 
-    return _lime(setup, setup.images, classify)
+    return classify
 
 
 def lime_best(setup: Setup) -> Forward:
     """The best one can do for lime: images normalised beforehand, model and batch in channels_last, no gradients."""
+    return _lime("lime.lime_image", setup, setup.normalised, _classify_at_best(setup))
+
+
+def _classify_at_best(setup: Setup) -> Classifier:
     model = setup.model_channels_last
 
     @torch.no_grad()
     def classify(images: Images) -> Images:
         return model(torch.from_numpy(images).permute(0, 3, 1, 2)).softmax(1).numpy()
 
-    return _lime(setup, setup.normalised, classify)
+    return classify
 
 
-def _lime(setup: Setup, images: Tensor, classify: Callable[[Images], Images]) -> Forward:
-    from lime.lime_image import LimeImageExplainer
+def _lime(module: str, setup: Setup, images: Tensor, classify: Classifier | nn.Module) -> Forward:
+    new_explainer = import_module(module).LimeImageExplainer
 
     def coefficients(image: Images, labels: Array, target: int) -> Array:
-        explainer = LimeImageExplainer(random_state=0)
+        explainer = new_explainer(random_state=0)
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
             explanation = explainer.explain_instance(
                 image, classify, num_samples=setup.s, batch_size=10, random_seed=0, segmentation_fn=lambda _: labels

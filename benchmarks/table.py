@@ -1,17 +1,22 @@
-"""``python -m benchmarks.table [--write]``: the README's table, from results/*.csv."""
+"""``python -m benchmarks.table [--write]``: the tables of the README and of docs/, from results/*.csv."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from benchmarks.entries import ENTRIES
 from benchmarks.rows import RESULTS, Row, read
 
-README = RESULTS.parent.parent / "README.md"
+ROOT = RESULTS.parent.parent
+# Which entries stand on which page.
+PAGES = {
+    ROOT / "README.md": re.compile(r"(?!drop_in_)"),
+    ROOT / "docs" / "moving-from-lime.md": re.compile(r"drop_in_|lime_|no_model_lime"),
+}
 BLOCK = re.compile(r"(?<=<!-- benchmarks -->\n).*?(?=<!-- /benchmarks -->)", re.DOTALL)
 
 
@@ -40,22 +45,28 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*head, *lines, ""])
 
 
-def render() -> str:
-    """The tables of all devices."""
-    return "\n".join(filter(None, (table(read(path)) for path in sorted(RESULTS.glob("*.csv")))))
+def render(names: re.Pattern[str]) -> str:
+    """The tables of all devices, of the entries whose names match."""
+    files = (read(path) for path in sorted(RESULTS.glob("*.csv")))
+    return "\n".join(filter(None, (table([row for row in rows if names.match(row.entry)]) for rows in files)))
 
 
-def main(argv: Sequence[str] | None = None, readme: Path = README) -> None:
-    """Print the tables, or put them between the README's markers."""
+def main(argv: Sequence[str] | None = None, pages: Mapping[Path, re.Pattern[str]] = PAGES) -> None:
+    """Print the tables, or put them between the markers of their pages."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put it into README.md, between the benchmarks markers")
-    if not parser.parse_args(argv).write:
-        print(render(), end="")
-        return
-    text, found = BLOCK.subn(lambda _: render(), readme.read_text(encoding="utf-8"))
-    if not found:
-        parser.error(f"{readme} has no <!-- benchmarks --> and <!-- /benchmarks -->")
-    readme.write_text(text, encoding="utf-8")
+    parser.add_argument(
+        "--write", action="store_true", help="put them into README.md and docs/, between the benchmarks markers"
+    )
+    write = parser.parse_args(argv).write
+    for page, names in pages.items():
+        tables = render(names)
+        if not write:
+            print(f"{page.name}\n\n{tables}")
+            continue
+        text, found = BLOCK.subn(lambda _, tables=tables: tables, page.read_text(encoding="utf-8"))
+        if not found:
+            parser.error(f"{page} has no <!-- benchmarks --> and <!-- /benchmarks -->")
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -58,3 +58,12 @@ def test_results_read_without_gpulime(tmp_path, monkeypatch):
     exec(block("pyarrow.dataset"), names)
     assert names["segments"].shape == (16, 16)
     assert names["segments"].max() == 8
+
+
+def test_lime_s_place():
+    names = {
+        "image": torch.rand(24, 24, 3).numpy(),
+        "classifier_fn": lambda images: images.mean((1, 2)) / images.mean((1, 2)).sum(1, keepdims=True),
+    }
+    exec(block("was: from lime import").replace("num_samples=1000", "num_samples=50, progress_bar=False"), names)
+    assert names["mask"].shape == (24, 24)
