@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,7 +64,7 @@ def test_results_read_without_gpulime(tmp_path, monkeypatch):
 def test_lime_s_place():
     names = {
         "image": torch.rand(24, 24, 3).numpy(),
-        "classifier_fn": lambda images: images.mean((1, 2)) / images.mean((1, 2)).sum(1, keepdims=True),
+        "classifier_fn": lambda images: np.exp(images.mean((1, 2))) / np.exp(images.mean((1, 2))).sum(1, keepdims=True),
     }
     exec(block("was: from lime import").replace("num_samples=1000", "num_samples=50, progress_bar=False"), names)
     assert names["mask"].shape == (24, 24)
