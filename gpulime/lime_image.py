@@ -123,8 +123,9 @@ class LimeImageExplainer:
         ----------
         image : (h, w, c) array of any dtype; (h, w) is taken as gray and becomes RGB
         classifier_fn : callable or nn.Module
-            A function (b, h, w, c) array -> (b, classes) probabilities, such as scikit-learn's ``predict_proba``. Or a module,
-            which gets (b, c, h, w) tensors of the image's values in its own dtype, on its own device.
+            A function (b, h, w, c) array -> (b, classes) probabilities, such as scikit-learn's ``predict_proba``; it gets the
+            image's dtype. Or a module, which gets (b, c, h, w) tensors in its own dtype, on its own device; uint8 images are
+            brought to [0, 1] for it.
         labels : iterable of int
             What is explained where ``top_labels`` is None or 0.
         hide_color : number or colour, optional
@@ -320,8 +321,9 @@ def _flight(key: int, one: _Image, call: _Call, predictor: Predictor) -> Flight:
     images, fills = (torch.from_numpy(np.array(array)).permute(2, 0, 1)[None] for array in (one.image, fill))
     device = predictor.device(images)
     if predictor.module is not None:
+        unit = 255 if images.dtype == torch.uint8 else 1
         images, fills = (
-            t.to(device, predictor.dtype).contiguous(memory_format=predictor.memory_format) for t in (images, fills)
+            (t.to(device, predictor.dtype) / unit).contiguous(memory_format=predictor.memory_format) for t in (images, fills)
         )
     keys = torch.tensor([key], device=device)
     return Flight(images, fills, parts.to(device), keys, None, True, images, call.num_samples)

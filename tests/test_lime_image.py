@@ -362,6 +362,15 @@ def test_a_module_runs_on_its_device_and_is_left_as_it_was(device):
     assert module.training
 
 
+def test_a_module_gets_uint8_images_in_unit_range():
+    call = {"num_samples": 100, "segmentation_fn": superpixels, "progress_bar": False, "hide_color": 0}
+    bytes_, floats = (
+        ours.LimeImageExplainer(random_state=0).explain_instance(image, Module(), **call) for image in (IMAGE, IMAGE / 255)
+    )
+    for label, pairs in floats.local_exp.items():
+        np.testing.assert_allclose(sorted(bytes_.local_exp[label]), sorted(pairs), atol=1e-12)
+
+
 def test_many_images_in_one_queue_are_the_loop_s():
     images = [smooth(seed=seed) for seed in range(3)] + [smooth(40, 52, seed=9)]
     call = {"num_samples": 45, "segmentation_fn": superpixels, "progress_bar": False}
