@@ -191,6 +191,9 @@ class Explainer:
         fills.fits(self.fill, tuple(batch.images.shape))
         unit = 255.0 if batch.images.dtype == torch.uint8 else 1.0
         batch = batch.on(self.predictor.device(batch.images))
+        highest = None if batch.labels is None else _highest(batch.labels)
+        if self.predictor.classes is not None:
+            _check_label(highest, self.predictor.classes)
         if not self.normalisation.normalized:
             self._warn_once("range", outside_unit(batch.images))
             self._warn_once("fill", fills.outside(self.fill, unit))
@@ -201,7 +204,7 @@ class Explainer:
             where = slice(start, start + size)
             part, fill = batch.part(where), self._fill_of(where)
             with exact(part.images.device):
-                ready, filled, parts, pictures = self._ready(part, fill, unit)
+                ready, filled, parts, pictures = self._ready(part, fill, unit, start)
             for i in range(0, len(pictures), flight):
                 some = slice(i, i + flight)
                 some_of = part.part(some)
@@ -215,14 +218,16 @@ class Explainer:
                     top=some_of.top,
                     pictures=pictures[some],
                     n_samples=self.n_samples,
+                    highest=highest,
                 )
 
-    def _ready(self, batch: Batch, fill: str | Tensor, unit: float) -> tuple[Tensor, Tensor, Segments, Tensor]:
+    def _ready(self, batch: Batch, fill: str | Tensor, unit: float, number: int) -> tuple[Tensor, Tensor, Segments, Tensor]:
         """Images and fill as the model takes them, the segments, and uint8 pictures."""
         pictures = self.normalisation.pictures(batch.images)
-        parts = segment(self.segmenter, pictures) if batch.segments is None else from_labels(batch.segments)
+        parts = segment(self.segmenter, pictures, number) if batch.segments is None else from_labels(batch.segments)
         k = parts.ids.shape[1]
         self._enough_samples(k)
+        self._try_callables(k)
         filled = fills.fill(fill, batch.images, parts.labels, k, unit)
         return (
             self._for_model(batch.images),
@@ -247,6 +252,12 @@ class Explainer:
             f"n_samples = {self.n_samples} is not more than k = {k} segments: only alpha > 0 makes a fit possible",
         )
 
+    def _try_callables(self, k: int) -> None:
+        """Two masks through the kernel and distance of the user's own, before any forward is spent."""
+        if "callables" not in self._warned and (callable(self.settings.kernel) or callable(self.settings.distance)):
+            self._warned.add("callables")
+            proximity(torch.ones(1, 2, k, dtype=torch.bool), torch.tensor([k]), self.settings)
+
     def _warn_once(self, kind: str, message: str | None) -> None:
         if message and kind not in self._warned:
             self._warned.add(kind)
@@ -265,8 +276,8 @@ class Explainer:
 
     def count_classes(self, images: Tensor) -> int:
         """The columns of the model's output, from a call with images (n, c, h, w)."""
-        batch = Batch(images).on(self.predictor.device(images))
-        with self.predictor.inference(batch.images.device):
+        with self.predictor.inference(device := self.predictor.device(images)):
+            batch = Batch(images.clone()).on(device)  # a copy, since the caller's may be an inference tensor
             return self.predictor(self._for_model(batch.images)).shape[1]
 
     def _for_model(self, images: Tensor) -> Tensor:
@@ -277,13 +288,9 @@ class Explainer:
     def choose_labels(self, flight: Flight, outputs: Tensor) -> Tensor:
         """The classes to explain (n, l), from the outputs (n, classes) for the whole images."""
         classes, wanted = outputs.shape[1], flight.wanted
-        if wanted is not None:
-            check(
-                int(wanted.max()) < classes,
-                f"labels must be below the model's {classes} classes; got {int(wanted.max())}",
-            )
-            if not flight.top:
-                return wanted
+        _check_label(flight.highest, classes)
+        if wanted is not None and not flight.top:
+            return wanted
         best = outputs.topk(min(self.top_labels, classes), dim=1).indices
         return best if wanted is None else torch.cat([best, wanted.where(wanted >= 0, best[:, :1])], dim=1)
 
@@ -318,3 +325,15 @@ class Explainer:
             masks = self.draw(flight, index[:, None], rows)
             moments.add(masks, outputs[index[:, None], rows], proximity(masks, counts, self.settings))
         return moments.solve(self.settings)
+
+
+def _highest(labels: Tensor) -> tuple[int, int]:
+    """The image with the highest of labels (n, l), and that label."""
+    most = labels.amax(1)
+    image = int(most.argmax())
+    return image, int(most[image])
+
+
+def _check_label(highest: tuple[int, int] | None, classes: int) -> None:
+    if highest is not None:
+        check(highest[1] < classes, f"labels must be below the model's {classes} classes; image {highest[0]} has {highest[1]}")

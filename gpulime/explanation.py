@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -107,11 +108,20 @@ class Explanations:
                 archive = dict(np.load(file, allow_pickle=False))
                 version = json.loads(str(archive["about"]))["gpulime.Explanations"]
                 tensors = {name: torch.from_numpy(archive[name]) for name in names if name in archive}
-            except (ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:  # a pickle, a part, something else
+                new = version > FORMAT
+            except (ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error) as error:  # a pickle, a part, rot
                 raise GpulimeError(f"{path} was not written by Explanations.save, or only a part of it is left") from error
-        check(version <= FORMAT, f"{path} has format {version}; this gpulime reads up to {FORMAT}: update it")
+        check(not new, f"{path} has format {version}; this gpulime reads up to {FORMAT}: update it")
         check(len(tensors) == len(names), f"{path} lacks {sorted(set(names) - set(tensors))}")
-        return cls(**tensors)
+        loaded = cls(**tensors)
+        check(loaded._fits(), f"{path} holds arrays whose shapes do not belong together")
+        return loaded
+
+    def _fits(self) -> bool:
+        (n, l, k), (h, w) = self.coefficients.shape, self.segments.shape[1:]
+        shapes = {"coefficients": (n, l, k), "segments": (n, h, w), "counts": (n,), "segment_ids": (n, k), "non_finite": (n,)}
+        shapes |= {"images": (n, *self.images.shape[1:2], h, w)}
+        return all(getattr(self, f.name).shape == shapes.get(f.name, (n, l)) for f in fields(self))
 
     @classmethod
     def cat(cls, parts: list[Explanations]) -> Explanations:

@@ -153,7 +153,7 @@ def resolve(name: str, seed: int, n_samples: int) -> Sampler:
     GpulimeError
         For another name, or a seed that the sampler cannot take.
     """
-    if name not in SAMPLERS:
+    if not isinstance(name, str) or name not in SAMPLERS:
         raise unknown("sampler", name, SAMPLERS)
     check(isinstance(seed, Integral), f"seed must be a whole number; got {seed!r}")
     seed = int(seed)

@@ -40,7 +40,7 @@ class Predictor:
     ----------
     memory_format : torch.memory_format, what the model's input is best given in
     most : int, the most rows it can be given; falls when memory runs out
-    classes : int or None, the columns of its output, once it has been called
+    classes : int or None, the columns of its activated output, once it has been called
     forwards : int, the rows it has been given
     """
 
@@ -49,9 +49,9 @@ class Predictor:
             callable(model),
             f"model must be an nn.Module or a callable (b,c,h,w) -> (b,classes); got {type(model).__name__}",
         )
-        if precision not in PRECISIONS:
+        if not isinstance(precision, str) or precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
-        if isinstance(activation, str) and activation not in ACTIVATIONS:
+        if not (activation is None or callable(activation) or (isinstance(activation, str) and activation in ACTIVATIONS)):
             raise unknown("activation", activation, [*ACTIVATIONS, "None", "a callable"])
         self.model, self.activation, self.precision = model, activation, PRECISIONS[precision]
         self.module = model if isinstance(model, nn.Module) else None
@@ -100,7 +100,8 @@ class Predictor:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"))
-            # Weights cast here have no gradient: a training loop's own autocast region must not find them in the cache.
+            # The cache may hold weights from before the caller's last step, and those cast here have no gradient for the next.
+            torch.clear_autocast_cache()
             stack.callback(torch.clear_autocast_cache)
             stack.enter_context(torch.autocast(device.type, self.precision if reduced else None, enabled=reduced))
             if self.module is not None and any(training for _, training in flags):
@@ -124,17 +125,18 @@ class Predictor:
         outputs = self._forward(rows)
         self.forwards += rows.shape[0]
         activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
-        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         if self.classes is None:
-            self.classes = outputs.shape[1]
             self._look(outputs)
+        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         if activate is not None:
             outputs = checked(activate(outputs), rows.shape[0], "activation")
+        self.classes = outputs.shape[1]
         return outputs
 
     def _look(self, outputs: Tensor) -> None:
         """Once, at the first outputs: probabilities must not go through a softmax again."""
-        if self.activation == "softmax" and bool(((outputs >= 0).all(1) & ((outputs.sum(1) - 1).abs() < 1e-3)).all()):
+        near = max(1e-3, 2 * torch.finfo(outputs.dtype).eps)
+        if self.activation == "softmax" and bool(((outputs >= 0).all(1) & ((outputs.float().sum(1) - 1).abs() < near)).all()):
             warnings.warn(
                 "the model's outputs already sum to one, and activation='softmax' takes their softmax again: "
                 "pass activation=None",

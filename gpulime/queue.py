@@ -31,6 +31,7 @@ class Flight:
     parts : Segments
     keys : (n,) int64
     wanted : (n, l) int64 or None, labels that the caller wants explained
+    highest : (image, label), the highest of those in the images' whole batch, by the image's number there
     top : bool, whether the classes with the highest output are explained
     pictures : (n, c, h, w) uint8
     n_samples : int, s
@@ -47,6 +48,7 @@ class Flight:
     top: bool
     pictures: Tensor
     n_samples: int
+    highest: tuple[int, int] | None = None
     taken: int = 0
     first: list[Tensor] = field(default_factory=list)
     drawn: tuple[int, int, Tensor, Tensor] | None = None
@@ -152,29 +154,45 @@ class Queue(Generic[T]):
         self.progress = progress or (lambda b: None)
         self.flights: deque[Flight] = deque()
 
-    def put(self, flight: Flight) -> list[T]:
-        """Take in images; gives back what full model batches have finished."""
-        before = self.finish() if self.flights and flight.kind != self.flights[0].kind else []
+    def put(self, flight: Flight) -> Iterator[T]:
+        """Take in images, pass full model batches, and give each flight as soon as it is finished."""
+        if self.flights and flight.kind != self.flights[0].kind:
+            yield from self.finish()
         self.flights.append(flight)
-        return before + self._run(full=True)
+        yield from self._run(full=True)
 
-    def finish(self) -> list[T]:
+    def finish(self) -> Iterator[T]:
         """Pass what is left; the last model batch may be smaller."""
         return self._run(full=False)
 
-    def _run(self, full: bool) -> list[T]:
-        done: list[T] = []
-        if not self.flights:
-            return done
+    def _run(self, full: bool) -> Iterator[T]:
+        while self.flights:
+            # Left before anything is given back: whoever takes it shall not find the model in eval mode, or autocast on.
+            with self.predictor.inference(self.flights[0].kind[2]):
+                done, b = self._advance(full)
+            yield from done  # before progress is told, which may raise: what is finished is not lost
+            if not b:
+                return
+            self.progress(b)
+
+    def _advance(self, full: bool) -> tuple[list[T], int]:
+        """Pass model batches until one finishes flights: these, and its rows; 0 where there is none left to pass."""
         kind = self.flights[0].kind
+        while b := self._next(full):
+            self._pass(b, kind)
+            done: list[T] = []
+            while self.flights and self.flights[0].taken == self.flights[0].size:
+                done.append(self.solve(self.flights.popleft()))
+            if done:
+                return done, b
+            self.progress(b)
+        return [], 0
+
+    def _next(self, full: bool) -> int:
+        """The rows of the next model batch; 0 where too few are left."""
         left = sum(flight.size - flight.taken for flight in self.flights)
-        with self.predictor.inference(kind[2]):
-            while left and (left >= (b := min(self.batch_size.get(*kind), self.predictor.most)) or not full):
-                self._pass(min(b, left), kind)
-                left -= min(b, left)
-                while self.flights and self.flights[0].taken == self.flights[0].size:
-                    done.append(self.solve(self.flights.popleft()))
-        return done
+        b = min(self.batch_size.get(*self.flights[0].kind), self.predictor.most)
+        return b if left >= b else 0 if full else left
 
     def _pass(self, b: int, kind: Kind) -> None:
         """One model batch."""
@@ -184,7 +202,6 @@ class Queue(Generic[T]):
         sizes = [stop - start for _, start, stop in pieces]
         for (flight, start, _), part in zip(pieces, outputs.split(sizes), strict=True):
             flight.receive(start, part, self.choose_labels)
-        self.progress(b)
 
     def _outputs(self, pieces: list[Piece]) -> Tensor:
         """Outputs (b, classes) for pieces; in halves where memory runs out before the model is called."""

@@ -168,7 +168,7 @@ def describe(segmenter: Segmenter) -> str:
     return f"{backend} {name}({options})"
 
 
-def segment(segmenter: Segmenter, pictures: Tensor) -> Segments:
+def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0) -> Segments:
     """Segment images, each by itself.
 
     Parameters
@@ -176,6 +176,8 @@ def segment(segmenter: Segmenter, pictures: Tensor) -> Segments:
     segmenter : what `resolve` returns
     pictures : (n, c, h, w) float tensor in [0, 1], on any device
         One channel is shown to scikit-image and to callables as gray RGB, as lime does.
+    number : int
+        That of the first image, for messages.
 
     Returns
     -------
@@ -187,7 +189,7 @@ def segment(segmenter: Segmenter, pictures: Tensor) -> Segments:
     arrays = np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy())
 
     def one(i: int) -> Array:
-        return segment_one(segmenter, arrays[i], f"image {i}")
+        return segment_one(segmenter, arrays[i], f"image {number + i}")
 
     if isinstance(segmenter, Slic | Quickshift | Felzenszwalb):
         with ThreadPoolExecutor(min(n, os.cpu_count() or 1)) as pool:
@@ -211,7 +213,7 @@ def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Arra
     else:
         try:
             labels = np.asarray(segmenter(array.repeat(3, axis=2) if c == 1 else array))
-        except (TypeError, ValueError) as error:  # scikit-image's words on an option that makes no sense
+        except Exception as error:  # scikit-image's words on an option that makes no sense, or whatever a callable raises
             raise GpulimeError(f"{name}: segments {describe(segmenter)} failed: {type(error).__name__}: {error}") from error
     with about(f"{name}: segments {describe(segmenter)}"):
         check(labels.shape == (h, w), f"must return (h, w) = {(h, w)} labels; got {labels.shape}")

@@ -11,6 +11,7 @@ Efroymson, "Multiple regression analysis", 1960 (forward selection by sweeping).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -77,15 +78,16 @@ class Settings:
     num_features: int | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.kernel) and self.kernel not in KERNELS:
+        if not callable(self.kernel) and not (isinstance(self.kernel, str) and self.kernel in KERNELS):
             raise unknown("kernel", self.kernel, KERNELS)
-        if not callable(self.distance) and self.distance not in DISTANCES:
+        if not callable(self.distance) and not (isinstance(self.distance, str) and self.distance in DISTANCES):
             raise unknown("distance", self.distance, DISTANCES)
         if self.feature_selection not in SELECTIONS:
             raise unknown("feature_selection", self.feature_selection, SELECTIONS)
-        check(isinstance(self.alpha, Real) and self.alpha >= 0, f"alpha must be a number, 0 or more; got {self.alpha!r}")
+        fits = isinstance(self.alpha, Real) and not isinstance(self.alpha, bool) and 0 <= self.alpha < math.inf
+        check(fits, f"alpha must be a number, 0 or more, and finite; got {self.alpha!r}")
         width = self.kernel_width
-        fits = width is None or (isinstance(width, Real) and width > 0)
+        fits = width is None or (isinstance(width, Real) and width > 0 and 0 < float(width) ** 2 < math.inf)
         check(fits, f"kernel_width must be a positive number, or None for 0.75 * sqrt(k); got {width!r}")
         if self.num_features is not None:
             whole("num_features", self.num_features, 1, ", or None for all")

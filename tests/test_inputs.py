@@ -170,11 +170,11 @@ def test_fills_of_later_images_are_checked_before_a_forward_is_spent_on_the_firs
         explain(never, GOOD, fill=torch.zeros(n, C, H, W))
 
 
-@pytest.mark.parametrize("labels", [torch.tensor([0, 7, 1]), torch.tensor([[0, 1], [0, 1], [6, 7]])])
-def test_labels_beyond_the_classes_cost_the_first_batch_at_most(labels, cnn, pictures):
+@pytest.mark.parametrize(("labels", "image"), [(torch.tensor([0, 7, 1]), 1), (torch.tensor([[0, 1], [0, 1], [6, 7]]), 2)])
+def test_labels_beyond_the_classes_cost_the_first_batch_at_most(labels, image, cnn, pictures):
     calls = []
     cnn.register_forward_hook(lambda *_: calls.append(1))
-    with pytest.raises(GpulimeError, match="labels must be below the model's 7 classes; got 7"):
+    with pytest.raises(GpulimeError, match=f"labels must be below the model's 7 classes; image {image} has 7"):
         explain(cnn, pictures(N), labels=labels)
     assert len(calls) == 1
 
@@ -183,3 +183,21 @@ def test_channels_in_the_last_place_are_asked_about():
     images = torch.rand(1, 12, 10, 3)
     with pytest.warns(UserWarning, match=r"images are \(1, 12, 10, 3\): is that \(n, h, w, c\)"):
         Explainer(lambda x: x.flatten(1)[:, :4], n_samples=20, segments=Grid(2, 2)).explain(images)
+
+
+def test_a_label_beyond_the_classes_costs_one_batch_of_many_flights(cnn, calls, pictures):
+    labels = torch.zeros(20, dtype=torch.int64)
+    labels[17] = 9
+    explainer = Explainer(cnn, 1000, segments="grid", batch_size=64)
+    for forwards in (64, 0):
+        del calls[:]
+        with pytest.raises(GpulimeError, match="below the model's 7 classes; image 17 has 9"):
+            explainer.explain(pictures(20), labels=labels)
+        assert sum(len(rows) for rows in calls) == forwards
+
+
+def test_callables_are_tried_before_a_forward_is_spent(cnn, calls, pictures):
+    for setting in ({"kernel": lambda d, width: d[:1]}, {"distance": lambda masks: masks}):
+        with pytest.raises(GpulimeError, match="must return one number per sample"):
+            Explainer(cnn, 80, segments="grid", **setting).explain(pictures())
+    assert calls == []

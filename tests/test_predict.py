@@ -417,3 +417,24 @@ def test_a_double_model_is_explained_in_double(pictures):
         linear[2].bias.fill_(0)
     expected = explain(linear, pictures().double(), activation=None, fill=0.0)
     assert_near(explanations.coefficients * 1e6, expected.coefficients)
+
+
+def test_new_weights_are_seen_inside_the_callers_autocast(cnn, pictures):
+    """A training step under autocast leaves the old weights in its cache."""
+    explainer = Explainer(cnn, 80, segments="grid", precision="bfloat16")
+    images = pictures()
+    with torch.autocast("cpu", torch.bfloat16):
+        cnn(images)
+        with torch.no_grad():
+            cnn[-1].weight.neg_()
+        inside = explainer.explain(images)
+    torch.testing.assert_close(inside.predictions, explainer.explain(images).predictions)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_softmax_inside_is_noticed_in_every_dtype(dtype, pictures):
+    def model(x):
+        return (9 * x.mean((2, 3))).softmax(1).to(dtype)
+
+    with pytest.warns(UserWarning, match="pass activation=None"):
+        explain(model, pictures())

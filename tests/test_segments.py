@@ -9,7 +9,7 @@ import pytest
 import torch
 from skimage import segmentation
 
-from gpulime import segments
+from gpulime import Explainer, segments
 from gpulime.errors import GpulimeError
 from gpulime.segments import Felzenszwalb, Grid, Quickshift, Slic, from_labels, resolve, segment
 
@@ -179,3 +179,16 @@ def test_descriptions_tell_segmenters_apart():
     assert "slic(n_segments=60, compactness=10.0" in lines[1]
     assert all("scikit-image 0." in line for line in lines[:4])
     assert lines[-1] == "from_labels"
+
+
+def test_a_failing_callable_is_named_by_the_number_of_the_image_in_the_whole_batch():
+    images = torch.rand(70, 3, 8, 8)
+    images[67] = 0
+
+    def fails(image):
+        if image.max() == 0:
+            raise RuntimeError("nothing to see")
+        return np.zeros((8, 8), int)
+
+    with pytest.raises(GpulimeError, match=r"image 67: .*RuntimeError: nothing to see"):
+        Explainer(lambda x: x.mean((2, 3)), 5, segments=fails).explain(images)

@@ -36,7 +36,7 @@ def masked_images(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, 
 
     Parameters
     ----------
-    images : (n, c, h, w), any dtype, contiguous or channels_last
+    images : (n, c, h, w), a dtype of 1 to 8 bytes, contiguous or channels_last
     fills : (n, c, h, w), like ``images``
     labels : (n, h, w) int32, the segment of each pixel, in [0, k)
     index : (b,) int64, the image of each row, in [0, n)

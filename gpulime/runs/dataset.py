@@ -21,7 +21,7 @@ from gpulime.explainer import Explainer
 from gpulime.runs import weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
 from gpulime.runs.loader import DatasetReader
-from gpulime.runs.sources import Item
+from gpulime.runs.sources import Item, check_ids
 
 
 def explain(
@@ -50,7 +50,8 @@ def explain(
     labels : "top", "target" or "top+target"
         Which classes are explained.
     model_id : str, optional
-        Names a model that is a function: its weights cannot be compared, so a run is only gone on with under the same name.
+        Names what cannot be compared, a model, kernel or segmenter that is a function: with one of them a run is only gone
+        on with under the same name.
     class_names : sequence of str, optional
         Names of the model's classes.
     workers : int
@@ -78,6 +79,8 @@ def explain(
     given = inspect.signature(Explainer).bind(model, **lime)
     given.apply_defaults()
     changing = {name: value for name, value in given.arguments.items() if name not in ("model", "batch_size", "device")}
+    functions = [name for name, value in given.arguments.items() if callable(value) and not _comparable(value)]
+    functions += ["model"] if inspect.isfunction(model) and "model" not in functions else []
     return perform(
         Job(
             items=_items(dataset),
@@ -100,6 +103,7 @@ def explain(
             store=configs.StoreConfig(),
             report=report,
             out=Path(out),
+            unnamed=[] if model_id else functions,
         )
     )
 
@@ -107,12 +111,24 @@ def explain(
 def _items(dataset: Any) -> list[Item]:
     """The examples of a dataset, by number; a path where the dataset tells one is the id."""
     samples = getattr(dataset, "samples", None) or getattr(dataset, "imgs", None)
-    if isinstance(samples, list) and len(samples) == len(dataset):
+    if isinstance(samples, list) and len(samples) == len(dataset) and all(_has_path(sample) for sample in samples):
         root = getattr(dataset, "root", ".")
-        ids = [os.path.relpath(os.fspath(sample[0]), root) for sample in samples]
+        ids = [os.path.relpath(os.fsdecode(sample[0]), root) for sample in samples]
     else:
         ids = [str(i) for i in range(len(dataset))]
-    return [Item(name.encode("utf-8", "backslashreplace").decode(), str(i).encode()) for i, name in enumerate(ids)]
+    items = [Item(name.encode("utf-8", "backslashreplace").decode(), str(i).encode()) for i, name in enumerate(ids)]
+    check_ids(items)
+    return items
+
+
+def _has_path(sample: Any) -> bool:
+    return isinstance(sample, tuple | list) and len(sample) > 0 and isinstance(sample[0], str | bytes | os.PathLike)
+
+
+def _comparable(value: Any) -> bool:
+    """Whether it can be told from others in another process: options, weights, functions that are imported by their names."""
+    named = inspect.isfunction(value) and "<" not in value.__qualname__
+    return named or isinstance(value, nn.Module) or dataclasses.is_dataclass(value)
 
 
 def _picture_in(dataset: Any, explainer: Explainer) -> Picture:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from gpulime import config as configs
+from gpulime import device as devices
 from gpulime import segments
-from gpulime.errors import GpulimeError
+from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
 from gpulime.report import page
 from gpulime.runs import models, sources, store
@@ -39,6 +40,7 @@ def run(config: configs.Config) -> int:
     GpulimeError
         Where a setting, the model or the source is not what it must be, or the directory holds rows of other settings.
     """
+    check(bool(config.out), f"out must name a directory; got {config.out!r}")
     loaded = models.load(config.model, config.data, config.lime)
     source = sources.find(config.data, loaded.class_names)
     if source.ignored:
@@ -47,7 +49,7 @@ def run(config: configs.Config) -> int:
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
     labels = lime.pop("labels")
     lime["device"] = lime["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    explainer = Explainer(loaded.model.to(lime["device"]), **lime)
+    explainer = Explainer(loaded.model.to(devices.named(lime["device"])), **lime)
     outcome = perform(
         Job(
             items=source.items,

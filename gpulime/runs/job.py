@@ -60,6 +60,7 @@ class Job:
     fixed : all that changes a row; a directory holds rows of one such set only
     about : what else run.json tells: the model, the transform, the class names
     picture : row -> the picture of an image as the model saw it, for the report
+    unnamed : functions among the settings that nothing tells from others of their kind
     """
 
     items: Sequence[Item]
@@ -73,6 +74,7 @@ class Job:
     store: configs.StoreConfig
     report: bool
     out: Path
+    unnamed: Sequence[str] = ()
 
     @property
     def config_hash(self) -> str:
@@ -104,19 +106,22 @@ def perform(job: Job) -> Outcome:
         print(f"{len(job.items) - len(todo)} of {len(job.items)} images are done already", file=sys.stderr)
         _look_again(job, next((item for item in job.items if item.image_id in done), None))
     with (
+        Stop() as stop,  # outermost: the last shard is written under it too
         store.Store(job.out, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds) as rows,
         Progress(len(todo), job.explainer.n_samples, job.class_names) as progress,
-        Stop() as stop,
     ):
 
         def after_model_batch(b: int) -> None:
+            _fits(job.class_names, job.explainer.predictor.classes)
             progress.forwards(b)
             rows.flush_if_due()
             stop.check()
 
-        for row in _rows(job, todo, after_model_batch):
+        for row in _rows(job, todo, after_model_batch, stop):
             rows.append(row)
             progress.image(row)
+            stop.check()
+    stop.check()
     statuses = store.read(job.out, ["status"])["status"].to_pylist()
     failed = statuses.count("error")
     outcome = Outcome(len(statuses) - failed, failed, progress.seconds, job.explainer.predictor.forwards)
@@ -136,8 +141,9 @@ def _agree(job: Job) -> None:
         store.write_manifest(job.out, json.loads(json.dumps(about, default=repr)))
         return
     if manifest.get("config_hash") == job.config_hash:
-        known = job.fixed["weights_sha256"] or job.fixed.get("model_id")
-        check(bool(known), f"{job.out} holds results, and whether this function is their model is not known: give a model_id")
+        these = f"{' and '.join(job.unnamed)} {'are' if len(job.unnamed) > 1 else 'is'}"
+        doubt = f"whether {these} what made them is not known of a function: give a model_id, another for other functions"
+        check(not job.unnamed, f"{job.out} holds results, and {doubt}")
         return
     was, now = manifest.get("fixed", {}), json.loads(json.dumps(job.fixed, default=repr))
     changed = [
@@ -159,13 +165,14 @@ def _look_again(job: Job, item: Item | None) -> None:
         )
 
 
-def _rows(job: Job, todo: Sequence[Item], after_model_batch: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+def _rows(job: Job, todo: Sequence[Item], after_model_batch: Callable[[int], None], stop: Stop) -> Iterator[dict[str, Any]]:
     """Rows of the store as images are finished; those that cannot be read come as they are met."""
     pending: deque[Read] = deque()
     failed: deque[Read] = deque()
 
     def feed() -> Iterator[inputs.Batch]:
         for reads in read_all(todo, job.reader, job.explainer.segmenter, job.data.batch_size, job.data.workers):
+            stop.check()
             sound = [_with_sound_target(job, read) for read in reads]
             failed.extend(read for read in sound if read.error is not None)
             for readable, batch in batches(sound, job.labels, job.reader.in_unit):
@@ -174,7 +181,6 @@ def _rows(job: Job, todo: Sequence[Item], after_model_batch: Callable[[int], Non
 
     for finished in job.explainer.stream(feed(), after_model_batch):
         yield from (_error_row(job, failed.popleft()) for _ in range(len(failed)))
-        _fits(job.class_names, job.explainer.predictor.classes)
         explanations = finished.cpu()
         for i in range(len(explanations)):
             yield _row(job, pending.popleft(), explanations, i)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gpulime import inputs
-from gpulime.errors import check
+from gpulime.errors import GpulimeError, check
 from gpulime.masks import key
 from gpulime.runs import stop
 from gpulime.runs.pictures import DecodeError, TooLargeError
@@ -89,8 +89,9 @@ class DatasetReader:
             return Read(item, error=f"{type(error).__name__}: {error}", kind="decode")
         image, target = (*example, None)[:2] if isinstance(example, tuple | list) else (example, None)
         if isinstance(image, Image.Image):
-            image = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-        if not isinstance(image, Tensor) or image.ndim != 3:
+            array = np.array(image if image.mode == "L" else image.convert("RGB"))
+            image = torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+        if not isinstance(image, Tensor) or image.ndim != 3 or image.numel() == 0:
             what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
             return Read(item, error=f"an image must be a tensor (c, h, w) or a PIL image; got {what}", kind="decode")
         image = image.detach().cpu()
@@ -124,7 +125,10 @@ class _Reads(Dataset[Read]):
         if self.segmenter is None or read.pixels is None or read.pixels.is_floating_point():
             return read
         picture = read.pixels.permute(1, 2, 0).numpy().astype(np.float32) / 255
-        labels = segment_one(self.segmenter, picture, f"image {read.item.image_id!r}")
+        try:
+            labels = segment_one(self.segmenter, picture)
+        except GpulimeError as error:
+            return Read(read.item, error=str(error), kind="segments")
         return Read(read.item, read.pixels, read.sha256, labels)
 
 
@@ -133,10 +137,10 @@ def read_all(
 ) -> Iterator[list[Read]]:
     """Read all items in their order, ``batch_size`` at a time.
 
-    Worker processes also segment (a grid costs nothing and is left to the device); without any, the explainer does, in threads.
+    They are segmented on the way, so that an image whose segmentation fails is one error; a grid is left to the device, and
+    floats, which may be normalised, to the explainer.
     """
-    in_workers = segmenter if workers and not isinstance(segmenter, Grid) else None
-    dataset = _Reads(items, reader, in_workers)
+    dataset = _Reads(items, reader, None if isinstance(segmenter, Grid) else segmenter)
     own = torch.Generator()  # the global random state is the user's
     loader: Any = DataLoader(
         dataset, batch_size=batch_size, num_workers=workers, collate_fn=list, generator=own, worker_init_fn=_start_worker

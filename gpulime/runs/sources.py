@@ -100,7 +100,7 @@ def find(config: DataConfig, class_names: Sequence[str] | None = None) -> Source
             raise GpulimeError(f"cannot be read: {error}") from error
         others = ", ".join(f"{ending or 'no ending'} ({count})" for ending, count in ignored.items())
         check(bool(items), f"holds no image ({', '.join(ENDINGS)})" + (f"; other files there: {others}" if others else ""))
-        _check_ids(items)
+        check_ids(items)
     return Source(items[: config.limit], dict(ignored), config.max_megapixels, config.exif)
 
 
@@ -123,9 +123,10 @@ def _items(source: str, class_names: Sequence[str] | None, ignored: Counter[str]
 def _in_folder(folder: str, class_names: Sequence[str] | None, ignored: Counter[str]) -> Iterator[Item]:
     """The images that lie in the folder itself, then those of each of its subfolders, at any depth."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    classes = [entry.name for entry in entries if entry.is_dir()]
+    folders = {entry.name for entry in entries if _is_folder(entry)}
+    classes = sorted(folders)
     named = _numbering(classes, class_names)
-    files: list[tuple[str, int | None]] = [(entry.name, None) for entry in entries if not entry.is_dir()]
+    files: list[tuple[str, int | None]] = [(entry.name, None) for entry in entries if entry.name not in folders]
     files += [
         (os.path.relpath(os.path.join(inside, name), folder), _index(label, named))
         for label in classes
@@ -138,6 +139,13 @@ def _in_folder(folder: str, class_names: Sequence[str] | None, ignored: Counter[
             yield Item(_image_id(name), os.fsencode(os.path.join(folder, name)), target)
         else:
             ignored[ending] += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself: an image with an error
+        return False
 
 
 def _numbering(folders: Sequence[str], class_names: Sequence[str] | None) -> Sequence[str]:
@@ -194,7 +202,7 @@ def _image_id(path: str) -> str:
     return os.fsencode(path.replace(os.sep, "/")).decode("utf-8", "backslashreplace")
 
 
-def _check_ids(items: Sequence[Item]) -> None:
+def check_ids(items: Sequence[Item]) -> None:
     counts = Counter(item.image_id for item in items)
     twice = [image_id for image_id, count in counts.items() if count > 1]
     shown = ", ".join(repr(image_id) for image_id in twice[:SHOWN_IDS]) + (" ..." if len(twice) > SHOWN_IDS else "")

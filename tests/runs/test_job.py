@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -365,3 +367,162 @@ def test_a_rerun_over_other_images_says_so(tmp_path, capsys):
     for dataset, said in ((images[:2], False), (images, False), (images[::-1], True)):
         gpulime.runs.explain(Tiny(), dataset, tmp_path / "run", model_id="tiny", **SMALL)
         assert ("image '0' is not what it was when it was explained" in capsys.readouterr().err) == said
+
+
+def test_an_image_is_kept_as_soon_as_its_rows_are_through(tmp_path):
+    """A model that fails in the last image's rows: those before it have theirs, whatever the batch size."""
+
+    class Fails(Tiny):
+        seen = 0
+
+        def forward(self, x):
+            self.seen += len(x)
+            if self.seen > 3 * 1000 + 300:
+                raise RuntimeError("broken")
+            return super().forward(x)
+
+    images = [torch.rand(3, 12, 12) for _ in range(4)]
+    with pytest.raises(RuntimeError, match="broken"):
+        gpulime.runs.explain(Fails(), images, tmp_path / "run", n_samples=1000, segments="grid", batch_size=64)
+    assert store.read(tmp_path / "run")["image_id"].to_pylist() == ["0", "1", "2"]
+
+
+def test_a_signal_while_the_last_shard_is_written_waits_for_it(tmp_path, monkeypatch):
+    publish = store.publish
+
+    def interrupted(run, name, data):
+        if name.startswith(store.RESULTS):
+            os.kill(os.getpid(), signal.SIGINT)
+        publish(run, name, data)
+
+    monkeypatch.setattr(store, "publish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)] * 4, tmp_path / "run", **SMALL)
+    assert len(store.read(tmp_path / "run")) == 4
+
+
+class Unreadable:
+    """Forty examples that cannot be read, and a signal with the fourth."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        if i == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError("no such image")
+
+
+def test_a_signal_while_images_are_read_ends_the_run(tmp_path):
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        gpulime.runs.explain(Tiny(), Unreadable(), tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def refuses_dark(image):
+    if image.max() < 0.1:
+        raise RuntimeError("too dark")
+    return halves(image)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("bad", "kind", "message"),
+    [
+        (torch.zeros(3, 0, 5), "decode", "(3, 0, 5)"),
+        (torch.zeros(3, 12, 12, dtype=torch.uint8), "segments", "RuntimeError: too dark"),
+    ],
+    ids=["empty", "segmentation"],
+)
+def test_one_bad_image_is_one_error_row(bad, kind, message, workers, tmp_path):
+    images = [torch.full((3, 12, 12), 200, dtype=torch.uint8) for _ in range(3)]
+    images[1] = bad
+    gpulime.runs.explain(Tiny(), images, tmp_path / "run", workers=workers, n_samples=20, segments=refuses_dark)
+    rows = rows_of(tmp_path / "run")
+    assert [rows[name]["status"] for name in "012"] == ["ok", "error", "ok"]
+    assert rows["1"]["error_type"] == kind
+    assert message in rows["1"]["error"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"kernel": lambda d, width: torch.ones_like(d)},
+        {"segments": lambda image: halves(image)},
+        {"activation": lambda z: z.softmax(1)},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_functions_without_a_name_cannot_be_compared(setting, tmp_path):
+    images = [torch.rand(3, 12, 12) for _ in range(2)]
+    arguments = {**SMALL, **setting}
+    gpulime.runs.explain(Tiny(), images[:1], tmp_path / "a", **arguments)
+    with pytest.raises(gpulime.GpulimeError, match=f"whether {next(iter(setting))} is what made them .* give a model_id"):
+        gpulime.runs.explain(Tiny(), images, tmp_path / "a", **arguments)
+    for _ in range(2):
+        outcome = gpulime.runs.explain(Tiny(), images, tmp_path / "b", model_id="mine", **arguments)
+    assert outcome.ok == 2
+
+
+class Listed:
+    """A dataset with a list of samples, as ImageFolder has, of what it is told."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, i):
+        return torch.full((3, 12, 12), i / 4), 0
+
+
+def test_two_examples_of_one_path_are_refused(tmp_path):
+    with pytest.raises(gpulime.GpulimeError, match=r"a/x\.png"):
+        gpulime.runs.explain(Tiny(), Listed([("a/x.png", 0), ("a/x.png", 1), ("b.png", 2)]), tmp_path / "run", **SMALL)
+
+
+def test_samples_that_are_no_paths_are_numbered(tmp_path):
+    gpulime.runs.explain(Tiny(), Listed([(torch.zeros(2), 0), (torch.ones(2), 1)]), tmp_path / "run", **SMALL)
+    assert set(rows_of(tmp_path / "run")) == {"0", "1"}
+
+
+def test_gray_pictures_stay_gray(tmp_path):
+    gray = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (12, 12), dtype=np.uint8)) for i in range(2)]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
+    assert gpulime.runs.explain(model, gray, tmp_path / "run", **SMALL).ok == 2
+
+
+def test_a_narrowing_activation_bounds_the_targets(tmp_path):
+    images = [(torch.rand(3, 12, 12), target) for target in (0, 3)]
+    gpulime.runs.explain(Tiny(), images, tmp_path / "run", labels="target", activation=first_two, **SMALL)
+    rows = rows_of(tmp_path / "run")
+    assert [rows[name]["error_type"] for name in "01"] == [None, "target"]
+
+
+def first_two(outputs):
+    return outputs[:, :2]
+
+
+def test_class_names_of_another_length_cost_one_batch(tmp_path):
+    seen = []
+    model = Tiny()
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    images = [torch.rand(3, 12, 12)] * 3
+    with pytest.raises(gpulime.GpulimeError, match="class_names has 2 names; the model has 4 classes"):
+        gpulime.runs.explain(model, images, tmp_path / "run", class_names=["a", "b"], batch_size=8, **SMALL)
+    assert sum(seen) == 8
+
+
+@pytest.mark.parametrize("device", ["cuda:9", "gpu", "mps"])
+def test_a_device_that_is_not_there_is_named(device, photographs, tmp_path):
+    with pytest.raises(gpulime.GpulimeError, match=f"device.*{device}"):
+        files.run(config(photographs, tmp_path / "run", device=device))
+
+
+def test_a_link_to_itself_is_one_error_row(photographs, tmp_path):
+    (photographs / "loop.png").symlink_to("loop.png")
+    files.run(config(photographs, tmp_path / "run"))
+    rows = rows_of(tmp_path / "run")
+    assert rows["loop.png"]["error_type"] == "decode"
+    assert sum(row["status"] == "ok" for row in rows.values()) == 6
