@@ -116,6 +116,7 @@ ENTRIES = (
         AtMost(1.05),
         DEFINITION,
         FLOAT32,
+        repeats=15,
     ),
     Entry(
         "engine_over_model_bfloat16",

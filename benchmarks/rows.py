@@ -21,10 +21,10 @@ RESULTS = HERE / "results"
 class Row:
     """What is kept of one side; the file holds it as text, empty where there is nothing.
 
-    ``ratio`` is the median, over neighbouring runs, of that of our side to this one, and in our own row, which comes first,
-    the worst of the others': the one that must keep the bound. ``q20`` and ``q80`` belong to ``cpu_s``. ``error`` is our
-    coefficients' greatest difference from those of ``error_what``, as a part of the largest, and may not pass
-    ``error_limit``; ``top5`` is the part of the five strongest segments that both have in common.
+    ``ratio`` is that of the medians, our side's to this one's, and in our own row, which comes first, the worst of the
+    others': the one that must keep the bound. ``paired`` is the median of the ratios of neighbouring runs. ``q20`` and
+    ``q80`` belong to ``cpu_s``. ``error`` is our coefficients' greatest difference from those of ``error_what``, as a part of
+    the largest, and may not pass ``error_limit``; ``top5`` is the part of the five strongest segments that both have.
     """
 
     entry: str
@@ -34,6 +34,7 @@ class Row:
     q20: str = ""
     q80: str = ""
     ratio: str = ""
+    paired: str = ""
     bound: str = ""
     ok: str = ""
     error: str = ""
@@ -67,11 +68,12 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
 def where() -> dict[str, str]:
     """The columns that say where and when a row was measured."""
+    dirty = _git("status", "--porcelain", "gpulime", "benchmarks/*.py")
     return {
         "device": f"{_processor()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if _git("status", "--porcelain", "gpulime") else ""),
+        "commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if dirty else ""),
         "date": datetime.now(UTC).date().isoformat(),
     }
 

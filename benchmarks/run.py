@@ -43,12 +43,15 @@ def measure(entry: Entry, repeats: int, place: dict[str, str]) -> list[Row]:
     for side in entry.theirs:  # warm up; ours has run already
         side.run(entry.tiny().setup)
     timings = interleaved(sides, setup, repeats)
-    ratios = [timings[0].ratio(timing, entry.bound.ratio) for timing in timings]
+    ratios = [entry.bound.ratio(timings[0].cpu, timing.cpu) for timing in timings]
+    paired = [timings[0].paired(timing, entry.bound.ratio) for timing in timings]
     ratios[0] = entry.bound.worst(ratios[1:])
+    paired[0] = paired[1 + ratios[1:].index(ratios[0])]
     ours = replace(ours, ok=_yes(entry.bound.holds(ratios[0])))
     rows = [ours, *(Row(entry.name, side.name, rows=ours.rows, repeats=ours.repeats, **place) for side in entry.theirs)]
     return [
-        replace(row, ratio=f"{ratio:.3f}", **_seconds(timing)) for row, timing, ratio in zip(rows, timings, ratios, strict=True)
+        replace(row, ratio=f"{ratio:.3f}", paired=f"{pair:.3f}", **_seconds(timing))
+        for row, timing, ratio, pair in zip(rows, timings, ratios, paired, strict=True)
     ]
 
 
@@ -120,7 +123,8 @@ def report(rows: Sequence[Row], slower: bool) -> None:
     print(f"{ours.entry}: {verdict}: {'ok' if ours.ok == 'yes' else 'FAILED'}{', slower than before' * slower}")
     for row in rows:
         if row.cpu_s:
-            print(f"    {row.side:16} {row.cpu_s:>8} s CPU ({row.q20} to {row.q80}) {row.wall_s:>8} s wall, ratio {row.ratio}")
+            ratios = f"ratio {row.ratio}, paired {row.paired}"
+            print(f"    {row.side:16} {row.cpu_s:>8} s CPU ({row.q20} to {row.q80}) {row.wall_s:>8} s wall, {ratios}")
     sys.stdout.flush()
 
 

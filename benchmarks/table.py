@@ -31,7 +31,7 @@ def table(rows: Sequence[Row]) -> str:
         if name in about and ours.cpu_s:
             hardest = next(row for row in theirs if row.ratio == ours.ratio)
             lines.append(
-                f"| {about[name]} | **{ours.ratio}** {'' if ours.ok == 'yes' else '(missed) '}| {ours.bound} "
+                f"| {about[name]} | **{ours.ratio}** ({ours.paired}) {'' if ours.ok == 'yes' else '(missed) '}| {ours.bound} "
                 f"| {float(ours.cpu_s):.2f} s | {float(hardest.cpu_s):.2f} s, {hardest.side} | {ours.error} | {ours.top5} |"
             )
     one = rows[0]
@@ -39,7 +39,7 @@ def table(rows: Sequence[Row]) -> str:
     head = [
         f"{one.device}; torch {one.torch}, Python {one.python}; {', '.join(dates)}, commit {', '.join(commits)}",
         "",
-        "| CPU time | ratio | must be | gpulime | beside it | error | top 5 |",
+        "| CPU time | ratio (paired) | must be | gpulime | beside it | error | top 5 |",
         "|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *lines, ""])

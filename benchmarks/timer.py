@@ -1,4 +1,4 @@
-"""The clock: sides run in processes of their own, the sides of one ratio in turns, and a ratio is that of neighbours."""
+"""The clock: sides run in processes of their own, and the sides of one ratio in turns."""
 
 from __future__ import annotations
 
@@ -89,15 +89,19 @@ class Timing:
         fifths = quantiles(cpu, n=5, method="inclusive") if len(cpu) > 1 else cpu * 4
         return fifths[0], fifths[3]
 
-    def ratio(self, other: Timing, of: Callable[[float, float], float]) -> float:
-        """The median over pairs of runs that followed each other, in which a machine that drifts has drifted least."""
+    def paired(self, other: Timing, of: Callable[[float, float], float]) -> float:
+        """The median ratio of runs that followed each other, in which a machine that drifts has drifted least."""
         return median(of(mine.cpu, its.cpu) for mine, its in zip(self.runs, other.runs, strict=True))
 
 
 def interleaved(sides: Sequence[Side], setup: Setup, repeats: int) -> list[Timing]:
-    """Time every side ``repeats`` times, in the order A B A B ..., so that a machine that drifts hits all of them."""
-    runs = [[side.run(setup) for side in sides] for _ in range(repeats)]
-    return [Timing(of_side) for of_side in zip(*runs, strict=True)]
+    """Time every side ``repeats`` times, in the order A B B A A B ..., so that a machine that drifts hits all of them."""
+    runs: list[list[Run]] = [[] for _ in sides]
+    for turn in range(repeats):
+        order = list(zip(sides, runs, strict=True))
+        for side, of_side in reversed(order) if turn % 2 else order:
+            of_side.append(side.run(setup))
+    return [Timing(tuple(of_side)) for of_side in runs]
 
 
 def _run(make: Callable[[Setup], Forward], setup: Setup) -> Run:
