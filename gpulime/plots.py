@@ -48,7 +48,7 @@ def one(
         _draw(explanation, label, kind, axes, num_features, class_names)
         return _figure_of(axes)
     rows, columns = (2, 2) if kind == "panels" else (1, 1)
-    figure = _figure(rows, columns)
+    figure = _figure(rows, columns, kind)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     _draw(explanation, label, kind, axes, num_features, class_names)
     if kind == "panels":
@@ -82,7 +82,7 @@ def many(
     if ax is None:
         columns = each if each > 1 else min(COLUMNS, len(explanations))
         rows = -(-len(explanations) * each // columns)
-        figure = _figure(rows, columns)
+        figure = _figure(rows, columns, kind)
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     else:
         axes = _given(ax)
@@ -108,10 +108,11 @@ def _axes_each(kind: str) -> int:
     return len(PANELS) if kind == "panels" else 1
 
 
-def _figure(rows: int, columns: int) -> Figure:
+def _figure(rows: int, columns: int, kind: str) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(SIDE * columns + 0.4, SIDE * rows + 0.2), layout="constrained")
+    width = 1.4 * SIDE if kind == "bars" else SIDE
+    return Figure(figsize=(width * columns + 0.4, SIDE * rows + 0.2), layout="constrained")
 
 
 def _given(ax: Any) -> list[Axes]:
@@ -190,6 +191,7 @@ def _bars(explanation: Explained, label: int, ax: Axes, num_features: int) -> No
     ax.set_xlim(min([0, *values]) - 0.4 * span * any(w < 0 for w in values), max([0, *values]) + 0.4 * span)
     ax.axvline(0, color="0.5", linewidth=0.8)
     ax.set_xlabel("coefficient")
+    ax.locator_params(axis="x", nbins=4)
     ax.tick_params(length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
     if not picked:

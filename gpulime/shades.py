@@ -122,12 +122,17 @@ def rgb(image: Array) -> Picture:
     return picture
 
 
-def blend(picture: Picture | None, segments: Array, heatmap: Array, largest: float) -> Picture:
+def blank(shape: tuple[int, ...]) -> Picture:
+    """What stands for a picture that is not at hand: gray, (h, w, 3) uint8."""
+    return np.full((*shape, 3), 138, np.uint8)
+
+
+def blend(picture: Picture, segments: Array, heatmap: Array, largest: float) -> Picture:
     """The colours of an explanation on its picture in gray, with thin outlines of the segments.
 
     Parameters
     ----------
-    picture : (h, w, 3) uint8, or None where it is not at hand; then the ground is gray
+    picture : (h, w, 3) uint8
     segments : (h, w) integers
     heatmap : (h, w) finite
     largest : float
@@ -138,7 +143,6 @@ def blend(picture: Picture | None, segments: Array, heatmap: Array, largest: flo
     ndarray
         (h, w, 3) uint8
     """
-    picture = np.full((*segments.shape, 3), 138, np.uint8) if picture is None else picture
     gray = (picture @ np.array([0.299, 0.587, 0.114]))[..., None]
     ground = gray + LIGHTER * (255 - gray)
     hue = np.where(heatmap[..., None] > 0, ImageColor.getrgb(FOR), ImageColor.getrgb(AGAINST))
@@ -147,6 +151,16 @@ def blend(picture: Picture | None, segments: Array, heatmap: Array, largest: flo
     edge = OUTLINE * outlines(segments)[..., None]
     blended: Picture = np.rint(colours + edge * (255 - colours)).astype(np.uint8)
     return blended
+
+
+def transparent(segments: Array, heatmap: Array, largest: float) -> Picture:
+    """The colours of an explanation alone, to lay over any picture: (h, w, 4) uint8, opaque as the coefficient is large."""
+    depth = DEEPEST * np.minimum(np.abs(heatmap) / largest, 1)
+    hue = np.where(heatmap[..., None] > 0, ImageColor.getrgb(FOR), ImageColor.getrgb(AGAINST))
+    edge = outlines(segments)
+    alpha = np.where(edge, np.maximum(depth, OUTLINE), depth)
+    colours: Picture = np.dstack([np.where(edge[..., None], 255, hue), np.rint(255 * alpha)]).astype(np.uint8)
+    return colours
 
 
 def outlines(segments: Array) -> npt.NDArray[np.bool_]:

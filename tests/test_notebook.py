@@ -15,7 +15,6 @@ from test_shades import single
 
 from gpulime import notebook, shades
 
-
 TAGS = {"div", "p", "span", "img", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "br"}
 
 
