@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from gpulime import shades
 from gpulime.errors import about
-from gpulime.report.diff_text import called, printable
+from gpulime.report.diff_text import called, printable, quantile_names
 from gpulime.runs import files, store
 from gpulime.runs.diff import TOP, Diff, ImageDiff, LabelDiff
 
@@ -89,6 +89,8 @@ def write(diff: Diff, to: Path) -> Path:
         b=str(diff.b),
         settings=diff.settings,
         summary=diff.summary,
+        spreads=diff.spreads,
+        quantiles=quantile_names(),
         cards=cards,
         left_out=len(diff.images) - len(cards),
         colours={"for": shades.FOR, "against": shades.AGAINST},

@@ -100,21 +100,27 @@ class Diff:
         n = len(self.images)
         same = sum(image.same_segments for image in self.images)
         changed = sum(image.changed for image in self.images)
-        pairs = [label for image in self.images for label in image.labels]
-        shifts = [abs(label.probability_b - label.probability_a) for label in pairs]
+        pairs = sum(len(image.labels) for image in self.images)
         facts = [
             ("images in both", f"{n + self.failed:,} (only in A {self.only_a:,}, only in B {self.only_b:,})"),
             ("explained by both", f"{n:,}"),
             ("top label changed", f"{changed:,} of {n:,}"),
             ("same segments", f"{same:,} of {n:,}" + ("" if same == n else "; the others have no correlation")),
-            ("labels compared", f"{len(pairs):,}"),
-            ("rank correlation", _spread([label.correlation for label in pairs])),
-            (f"overlap of the top {TOP}", _spread([label.overlap for label in pairs])),
-            ("change of probability", _spread(shifts)),
+            ("labels compared", f"{pairs:,}"),
         ]
         if self.names_a and self.names_b and list(self.names_a) != list(self.names_b):
             facts.append(("class names", "differ between the runs; labels are compared by number"))
         return facts
+
+    @property
+    def spreads(self) -> list[tuple[str, list[float] | None]]:
+        """How the measures of all labels lie, as (measure, its `QUANTILES`); None where it is not known for any."""
+        pairs = [label for image in self.images for label in image.labels]
+        return [
+            ("rank correlation", _quantiles([label.correlation for label in pairs])),
+            (f"overlap of the top {TOP}", _quantiles([label.overlap for label in pairs])),
+            ("change of probability", _quantiles([abs(label.probability_b - label.probability_a) for label in pairs])),
+        ]
 
 
 def compare(a: Path, b: Path) -> Diff:
@@ -182,7 +188,7 @@ def _same_segments(a: Row, b: Row) -> bool:
 
 
 def rank_correlation(x: Array, y: Array) -> float | None:
-    """Spearman's rank correlation of coefficients (k,), equal ones sharing their mean rank; None where some are all the same."""
+    """Spearman's rank correlation of coefficients (k,), equal ones sharing their mean rank; None where all are equal."""
     from scipy.stats import rankdata
 
     ranks = [rankdata(values) for values in (x, y)]
@@ -208,9 +214,6 @@ def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str
     ]
 
 
-def _spread(values: Sequence[float | None]) -> str:
+def _quantiles(values: Sequence[float | None]) -> list[float] | None:
     known = [value for value in values if value is not None]
-    if not known:
-        return "not known for any"
-    low, quarter, median, three_quarters, high = np.quantile(known, QUANTILES)
-    return f"median {median:.3f}; half lie in {quarter:.3f} to {three_quarters:.3f}, 90 % in {low:.3f} to {high:.3f}"
+    return [float(value) for value in np.quantile(known, QUANTILES)] if known else None

@@ -118,8 +118,10 @@ def _picture_of(data: configs.DataConfig, transform: Transform) -> Picture:
 
     def picture(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
         try:
-            return transform(source.load(Item(row["image_id"], row["path"])).picture)
+            found = source.load(Item(row["image_id"], row["path"]))
         except sources.DecodeError:  # it was there when it was explained
             return None
+        changed = row.get("image_sha256") not in (None, found.sha256)  # then its segments would lie on another picture
+        return None if changed else transform(found.picture)
 
     return picture
