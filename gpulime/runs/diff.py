@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,8 +208,12 @@ def top_overlap(x: Array, y: Array, top: int = TOP) -> float | None:
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     was, now = a.get("fixed", {}), b.get("fixed", {})
     none = "not set"
+
+    def shown(value: Any) -> str:
+        return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", str(value))  # a sha256
+
     return [
-        (name, str(was.get(name, none)), str(now.get(name, none)))
+        (name, shown(was.get(name, none)), shown(now.get(name, none)))
         for name in {**was, **now}
         if was.get(name, none) != now.get(name, none)
     ]

@@ -159,12 +159,13 @@ def test_what_cannot_be_compared_is_named(tmp_path, make, message):
 
 def test_the_table_has_settings_counts_and_the_most_changed(tmp_path):
     many = [explained(f"{i:02}" + "long" * 20) for i in range(12)]
-    a = run(tmp_path / "a", *many, explained("x\ny"), fixed={"n": 3, "same": 1})
+    a = run(tmp_path / "a", *many, explained("x\ny"), fixed={"n": 3, "same": 1, "sha": "0a" * 32})
     changed = explained("x\ny", coef=[REVERSED] * 2)
-    b = run(tmp_path / "b", *many, changed, fixed={"n": 4, "same": 1, "new": [1]})
+    b = run(tmp_path / "b", *many, changed, fixed={"n": 4, "same": 1, "sha": "1b" * 32, "new": [1]})
     text = diff_text.table(compare(a, b))
     lines = text.splitlines()
     assert re.search(r"^n +3 -> 4$", text, re.MULTILINE)
+    assert re.search(r"^sha +0a0a0a0a0a0a\.\.\. -> 1b1b1b1b1b1b\.\.\.$", text, re.MULTILINE)
     assert re.search(r"^new +not set -> \[1\]$", text, re.MULTILINE)
     assert "same  " not in "".join(lines[:4])
     start = next(i for i, line in enumerate(lines) if line.startswith("most changed"))
