@@ -96,12 +96,12 @@ def test_numbers_of_bars_do_not_touch_the_names_of_segments():
 
 def test_panels_are_the_four_of_limes_tutorials():
     one = single(c=3)
-    figure = one.plot(label=7, kind="panels", num_features=3)
+    figure = one.plot(label=7, kind="panels", num_features=2)
     assert [ax.get_title() for ax in figure.axes] == ["positive", "positive and negative", "image", "mask"]
     positive, both, image, mask = (ax.images[0].get_array() for ax in figure.axes)
-    shown, _ = one.get_image_and_mask(7, positive_only=True, hide_rest=True, num_features=3)
+    shown, _ = one.get_image_and_mask(7, positive_only=True, hide_rest=True, num_features=2)
     np.testing.assert_array_equal(positive, shown)
-    painted, signs = one.get_image_and_mask(7, positive_only=False, num_features=3)
+    painted, signs = one.get_image_and_mask(7, positive_only=False, num_features=2)
     np.testing.assert_array_equal(both, mark_boundaries(painted, signs))
     np.testing.assert_array_equal(image, one.image)
     np.testing.assert_array_equal(mask, signs)

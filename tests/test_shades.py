@@ -80,7 +80,7 @@ def test_the_strongest_come_first_without_zeros_and_what_is_not_finite():
 
 def test_blend_has_the_hue_of_the_sign_and_the_depth_of_the_size():
     segments = np.array([[0, 1, 2, 3]]).repeat(6, 0).repeat(6, 1)
-    blended = shades.blend(shades.blank(segments.shape), segments, np.array([1.0, -1.0, 0.5, 0.0])[segments], 1.0).astype(int)
+    blended = shades.blend(shades.blank(segments.shape), segments, np.array([0.2, -0.2, 0.1, 0.0])[segments], 0.2).astype(int)
     full, against, weak, none = (blended[2, column] for column in (2, 8, 14, 20))
     ground = 138 + shades.LIGHTER * (255 - 138)
     for shown, colour in ((full, shades.FOR), (against, shades.AGAINST)):
