@@ -14,7 +14,7 @@ EXTRAS = {
     "cuda13": ["cupy-cuda13x>=13.6"],
     "peers": ["lime==0.2.0.1", "captum"],
 }
-EXTRAS["test"] = [*EXTRAS["demo"], "lime==0.2.0.1", "import-linter", "mypy", "pytest", "ruff", "timm"]
+EXTRAS["test"] = [*EXTRAS["demo"], "lime==0.2.0.1", "import-linter", "matplotlib", "mypy", "pytest", "ruff", "timm"]
 
 setup(
     name="gpulime",

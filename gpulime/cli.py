@@ -1,4 +1,4 @@
-"""The command ``gpulime``: explain images, write the report of a run again, say what this machine offers."""
+"""The command ``gpulime``: explain images, write the report of a run again, export and compare runs, say what is here."""
 
 from __future__ import annotations
 
@@ -74,6 +74,30 @@ def report(given: Namespace) -> int:
     return 0
 
 
+def export(given: Namespace) -> int:
+    """Write explanations as files: an overlay per label as PNG, heat maps and label map as .npz."""
+    check(given.run is not None, "export needs RUN, the directory of a run: gpulime export runs/quickstart --to exported")
+    check(given.to is not None, "export needs --to DIR, a folder that is not there yet: --to exported")
+    from gpulime.runs import export
+
+    count = export.export(Path(given.run), _ids(given), Path(given.to))
+    print(f"{count:,} images: {Path(given.to) / export.INDEX}")
+    return 0
+
+
+def diff(given: Namespace) -> int:
+    """Compare two runs: rank correlation, overlap of the top segments, labels that changed, and a page of both."""
+    both = given.run_a is not None and given.run_b is not None
+    check(both, "diff needs RUN_A and RUN_B, the directories of two runs: gpulime diff runs/before runs/after")
+    from gpulime.report import diff_page, diff_text
+    from gpulime.runs import diff
+
+    found = diff.compare(Path(given.run_a), Path(given.run_b))
+    page = diff_page.write(found, Path(given.to or given.run_b))
+    print(f"{diff_text.table(found)}\n\npage: {page}")
+    return 0
+
+
 def doctor(_: Namespace) -> int:
     """Say which versions and which device are here, and how to get a faster path."""
     from gpulime import device
@@ -96,9 +120,35 @@ def _add_run(parser: ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", metavar="RUN", help="directory of the run")
 
 
+def _add_export(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--to", metavar="DIR", type=str, help="where the files go: a folder that is empty or not there yet")
+    parser.add_argument("--ids", metavar="ID", type=str, nargs="+", help="images to write (default: all that are explained)")
+    parser.add_argument("--ids-file", metavar="FILE", type=str, help="a text file of more ids, one a line")
+
+
+def _add_diff(parser: ArgumentParser) -> None:
+    parser.add_argument("run_a", nargs="?", metavar="RUN_A", help="directory of the run before")
+    parser.add_argument("run_b", nargs="?", metavar="RUN_B", help="directory of the run after")
+    parser.add_argument("--to", metavar="DIR", type=str, help="where diff.html goes (default: RUN_B)")
+
+
+def _ids(given: Namespace) -> list[str] | None:
+    """The ids that were asked for, None where none was."""
+    if given.ids_file is None:
+        return None if given.ids is None else list(given.ids)
+    try:
+        lines = Path(given.ids_file).read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GpulimeError(f"--ids-file {given.ids_file!r} cannot be read: {error}") from error
+    return [*(given.ids or ()), *(line.removesuffix("\r") for line in lines if line.strip())]
+
+
 COMMANDS = {
     "explain": Command(explain, "[--config FILE] [--SETTING VALUE ...]", options.add, START),
     "report": Command(report, "RUN", _add_run),
+    "export": Command(export, "RUN --to DIR [--ids ID ...] [--ids-file FILE]", _add_export),
+    "diff": Command(diff, "RUN_A RUN_B [--to DIR]", _add_diff),
     "doctor": Command(doctor, "", lambda parser: None),
 }
 

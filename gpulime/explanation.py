@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gpulime.errors import GpulimeError, check
+from gpulime.errors import GpulimeError, check, whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = 1
@@ -72,6 +75,48 @@ class Explanations:
     def __repr__(self) -> str:
         n, l, k = self.coefficients.shape
         return f"Explanations({n} images, {l} labels, up to {k} segments, on {self.labels.device})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first images with the overlay of their first label."""
+        from gpulime import notebook
+
+        shown = self[: notebook.MOST_IMAGES]
+        return notebook.many(repr(self), list(shown), len(self) - len(shown))
+
+    def plot(
+        self,
+        label: int | None = None,
+        kind: str = "overlay",
+        ax: Any = None,
+        num_features: int = 5,
+        class_names: Sequence[str] | None = None,
+        most: int = 12,
+    ) -> Figure:
+        """Draw the first images, as `ImageExplanation.plot` draws one; needs the extra ``plots``.
+
+        Parameters
+        ----------
+        label, kind, num_features, class_names
+            As for one image; by default each image shows its own first label.
+        ax : several matplotlib Axes, optional
+            Where to draw: an array such as ``subplots`` returns, with an axes for each image, four for "panels"; those beyond
+            are emptied. By default a figure is made.
+        most : int
+            The most images to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            It is not shown: a notebook does so by itself, elsewhere ``savefig`` it.
+
+        Raises
+        ------
+        GpulimeError
+            As for one image, and where there are too few axes or no images.
+        """
+        from gpulime import plots
+
+        return plots.many(list(self[: whole("most", most, 1)]), label, kind, ax, num_features, class_names)
 
     def heatmaps(self) -> Tensor:
         """Each pixel's coefficient: (n, l, h, w) float64."""
@@ -193,6 +238,51 @@ class ImageExplanation:
         one.score, one.local_pred = one.scores[first], one.local_preds[first]
         return one
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the image, the overlay of its first label, and a table of its labels."""
+        from gpulime import notebook
+
+        return notebook.one(self)
+
+    def plot(
+        self,
+        label: int | None = None,
+        kind: str = "overlay",
+        ax: Any = None,
+        num_features: int = 5,
+        class_names: Sequence[str] | None = None,
+    ) -> Figure:
+        """Draw the explanation of a label; needs the extra ``plots``.
+
+        Parameters
+        ----------
+        label : int, optional
+            One of those explained; by default the first.
+        kind : {"overlay", "bars", "panels"}
+            The picture in gray below the colours of all segments, blue for the label and orange against it, the strongest
+            with their rank; a bar for each of the strongest segments; or the four pictures of lime's tutorials: positive,
+            positive and negative, image, mask.
+        ax : matplotlib Axes, optional
+            Where to draw; four of them for "panels". By default a figure is made.
+        num_features : int
+            The most segments that are numbered, drawn as bars or shown in the panels.
+        class_names : sequence of str, optional
+            Names for the title.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            It is not shown: a notebook does so by itself, elsewhere ``savefig`` it.
+
+        Raises
+        ------
+        GpulimeError
+            If matplotlib is missing, for an unknown kind or label, and for another number of axes than the kind needs.
+        """
+        from gpulime import plots
+
+        return plots.one(self, label, kind, ax, num_features, class_names)
+
     def get_image_and_mask(
         self,
         label: int,
@@ -242,7 +332,8 @@ class ImageExplanation:
         else:
             picked = [(segment, w) for segment, w in picked[:num_features] if abs(w) >= min_weight]
         image = np.zeros(self.image.shape) if hide_rest else self.image.copy()
-        mask = np.zeros(self.segments.shape, dtype=self.segments.dtype)
+        signed = np.issubdtype(self.segments.dtype, np.signedinteger)
+        mask = np.zeros(self.segments.shape, dtype=self.segments.dtype if signed else np.int64)  # it may hold -1
         for segment, w in picked:
             inside = self.segments == segment
             image[inside] = self.image[inside]

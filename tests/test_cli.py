@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import rows
 
 from gpulime import cli, config
 from gpulime.config import Config, LimeConfig, ModelConfig
@@ -32,7 +33,10 @@ def write(tmp_path):
     return to_file
 
 
-@pytest.mark.parametrize("command", [["--help"], ["explain", "--help"], ["--version"], ["explain", "--lime.n_sample", "1"]])
+HELP = [["--help"], ["explain", "--help"], ["diff", "--help"], ["export"], ["--version"], ["explain", "--lime.n_sample", "1"]]
+
+
+@pytest.mark.parametrize("command", HELP)
 def test_help_needs_no_torch_and_little_time(command):
     code = f"""
 import sys, time
@@ -50,7 +54,8 @@ def test_python_m_gpulime_is_the_command():
     done = subprocess.run([sys.executable, "-m", "gpulime", "explian"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "gpulime: the command must be one of 'explain', 'report', 'doctor'; got 'explian' (did you mean 'explain'?)\n"
+        "gpulime: the command must be one of 'explain', 'report', 'export', 'diff', 'doctor'; "
+        "got 'explian' (did you mean 'explain'?)\n"
     )
 
 
@@ -183,6 +188,50 @@ def test_report_prints_the_path(monkeypatch, capsys):
     assert capsys.readouterr().out == f"{Path('runs/mine/report.html')}\n"
     assert cli.main(["report"]) == 2
     assert capsys.readouterr().err.startswith("gpulime: report needs RUN")
+
+
+def test_export_writes_what_is_asked_for_by_option_and_by_file(tmp_path, capsys):
+    folder = rows.run(tmp_path / "run", *(rows.explained(name) for name in ("a", "b b", "c", "d")))
+    (tmp_path / "ids.txt").write_bytes("\ufeffb b\r\n\nc\n".encode())
+    to = tmp_path / "to"
+    assert cli.main(["export", str(folder), "--ids", "d", "a", "--ids-file", str(tmp_path / "ids.txt"), "--to", str(to)]) == 0
+    assert capsys.readouterr().out == f"4 images: {to / 'index.csv'}\n"
+    lines = (to / "index.csv").read_text().splitlines()[1::2]
+    assert [line.split(",")[0] for line in lines] == ["d", "a", "b b", "c"]
+    assert cli.main(["export", str(folder), "--to", str(tmp_path / "all")]) == 0
+    assert len(list((tmp_path / "all").glob("*.npz"))) == 4
+
+
+def test_diff_prints_a_table_and_writes_a_page(tmp_path, capsys):
+    a, b = (str(rows.run(tmp_path / name, rows.explained("x"))) for name in "ab")
+    assert cli.main(["diff", a, b]) == 0
+    printed = capsys.readouterr().out
+    assert "rank correlation" in printed
+    assert printed.endswith(f"\npage: {tmp_path / 'b' / 'diff.html'}\n")
+    assert (tmp_path / "b" / "diff.html").is_file()
+    assert cli.main(["diff", a, b, "--to", str(tmp_path / "page")]) == 0
+    assert (tmp_path / "page" / "diff.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export"], "export needs RUN"),
+        (["export", "runs/mine"], "export needs --to DIR"),
+        (["export", "nowhere", "--to", "x"], "nowhere holds no run: there is no run.json in it"),
+        (["export", "nowhere", "--to", "x", "--ids-file", "no.txt"], "--ids-file 'no.txt' cannot be read: "),
+        (["diff"], "diff needs RUN_A and RUN_B"),
+        (["diff", "runs/mine"], "diff needs RUN_A and RUN_B"),
+        (["diff", "nowhere", "there"], "nowhere holds no run"),
+    ],
+)
+def test_export_and_diff_say_what_is_missing(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"gpulime: {message}")
+    assert output.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_doctor_prints_all_facts(capsys):

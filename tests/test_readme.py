@@ -18,13 +18,17 @@ def block(word):
     return next(code for code in BLOCKS if word in code)
 
 
-def test_the_example_explains_the_cat(capsys):
+def test_the_example_explains_the_cat(capsys, tmp_path, monkeypatch):
     pytest.importorskip("efficientnet_lite_pytorch")
     names = {}
     exec(block("chelsea"), names)
     assert names["mask"].any()
     assert names["image"].shape == (224, 224, 3)
     assert names["explanations"].scores[0, 0] > 0.4
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    exec(block("savefig"), names)
+    assert (tmp_path / "cat.png").stat().st_size > 10_000
 
 
 def test_the_plain_pytorch_is_equivalent():

@@ -87,13 +87,32 @@ def report(run: Path) -> Path:
     GpulimeError
         If the directory holds no run, or one made from Python.
     """
-    manifest = store.read_manifest(run)
-    if manifest is None:
-        raise GpulimeError(f"{run} holds no run: there is no run.json in it")
-    if "config" not in manifest:
+    about = manifest(run)
+    if "config" not in about:
         raise GpulimeError(f"{run} was made from Python, where its images are: gpulime.runs.explain writes its report again")
-    data = configs.from_dict(manifest["config"]).data
-    return page.write(run, _picture_of(data, Transform(**manifest["transform"])), manifest.get("class_names"))
+    return page.write(run, pictures(run), about.get("class_names"))
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    """What a run's ``run.json`` tells.
+
+    Raises
+    ------
+    GpulimeError
+        If the directory holds no run.
+    """
+    about = store.read_manifest(run)
+    if about is None:
+        raise GpulimeError(f"{run} holds no run: there is no run.json in it")
+    return about
+
+
+def pictures(run: Path) -> Picture:
+    """What finds the picture of a row as the model saw it; None for each row of a run made from Python, which has no files."""
+    about = manifest(run)
+    if "config" not in about:
+        return lambda row: None
+    return _picture_of(configs.from_dict(about["config"]).data, Transform(**about["transform"]))
 
 
 def _picture_of(data: configs.DataConfig, transform: Transform) -> Picture:
@@ -101,8 +120,10 @@ def _picture_of(data: configs.DataConfig, transform: Transform) -> Picture:
 
     def picture(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
         try:
-            return transform(source.load(Item(row["image_id"], row["path"])).picture)
+            found = source.load(Item(row["image_id"], row["path"]))
         except sources.DecodeError:  # it was there when it was explained
             return None
+        changed = row.get("image_sha256") not in (None, found.sha256)  # then its segments would lie on another picture
+        return None if changed else transform(found.picture)
 
     return picture

@@ -67,6 +67,8 @@ class Source:
         """Read one image; raises `DecodeError`, whose ``kind`` is 'decode' or 'too_large'."""
         if item.path:
             return decode(item.path, max_megapixels=self.max_megapixels, exif=self.exif)
+        if item.image_id not in PHOTOGRAPHS:  # the id of a row that came from elsewhere
+            raise DecodeError(f"is none of scikit-image's photographs {', '.join(PHOTOGRAPHS)}")
         import skimage.data
 
         array = getattr(skimage.data, item.image_id)()

@@ -1,0 +1,52 @@
+"""Runs made of rows, for tests that read a run without having explained anything."""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+from PIL import Image
+
+from gpulime.config import Config
+from gpulime.runs import store
+
+HOSTILE = ["</script><b>x", "../../x", "two\nlines", "\u202egpj.exe", "{{ 7 * 7 }}", "=1+1", "/etc/x"]
+HOSTILE += ["\"'><img src=http://a.b onerror=x>", "download_all"]
+LABELS = np.arange(4).reshape(2, 2).repeat(12, 0).repeat(10, 1)  # quarters of (24, 20)
+
+
+def row(image_id, **changes):
+    common = {"image_id": image_id, "path": b"", "attempt": 1, "n_samples": 50, "seed": 0, "config_hash": "0f" * 8}
+    return common | {"written_at": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)} | changes
+
+
+def explained(image_id, coef=((0.5, -0.25, 0.125, 0.0), (0.1, 0.2, 0.3, 0.4)), segments=LABELS, **changes):
+    seg, seg_dtype = store.encode_segments(segments)
+    h, w = segments.shape
+    sizes = {"h": h, "w": w, "n_segments": int(segments.max()) + 1, "seg": seg, "seg_dtype": seg_dtype, "segmenter": "grid"}
+    facts = {"labels": [1, 2], "pred_probs": [0.75, 0.125], "r2": [0.5, None], "intercept": [0.1, 0.2]}
+    return row(image_id, status="ok", coef=[list(one) for one in coef], **(sizes | facts | changes))
+
+
+def failed(image_id, **changes):
+    return row(image_id, status="error", error_type="decode", error="is empty", **changes)
+
+
+def run(folder, *rows, names=("tench", "tabby", "lynx"), fixed=None, files=True):
+    """A run directory; with ``files`` it says, as one of the command does, where pictures come from."""
+    from dataclasses import asdict
+
+    with store.Store(folder) as results:
+        for one in rows:
+            results.append(one)
+    transform = {"resize": None, "crop": None, "interpolation": "bilinear", "mean": None, "std": None}
+    origin = {"config": asdict(Config()), "transform": transform} if files else {}
+    store.write_manifest(folder, {**origin, "class_names": names, "fixed": fixed or {}})
+    return folder
+
+
+def picture(folder, name="cat.png", size=LABELS.shape):
+    """A file with a picture, and its path as a row has it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / name)
+    return str(folder / name).encode(), pixels

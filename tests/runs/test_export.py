@@ -1,0 +1,132 @@
+"""Exported files hold what the run holds, under names that no id can choose."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from rows import HOSTILE, LABELS, explained, failed, picture, run
+
+from gpulime import shades
+from gpulime.errors import GpulimeError
+from gpulime.runs.export import COLUMNS, INDEX, export
+
+
+def index(folder):
+    with (folder / INDEX).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def opened(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_arrays_are_those_of_the_row(tmp_path):
+    assert export(run(tmp_path / "run", explained("a"), explained("b", coef=[[1, 2, 3, 4]] * 2)), ["b"], tmp_path / "to") == 1
+    lines = index(tmp_path / "to")
+    assert [tuple(line) for line in lines] == [COLUMNS] * 2
+    assert [(line["image_id"], line["label"], line["name"], line["prediction"], line["r2"]) for line in lines] == [
+        ("b", "1", "tabby", "0.75", "0.5"),
+        ("b", "2", "lynx", "0.125", ""),
+    ]
+    assert lines[0]["arrays"] == lines[1]["arrays"] == f"000000-{hashlib.sha256(b'b').hexdigest()[:12]}.npz"
+    with np.load(tmp_path / "to" / lines[0]["arrays"], allow_pickle=False) as arrays:
+        assert str(arrays["image_id"]) == "b"
+        np.testing.assert_array_equal(arrays["labels"], [1, 2])
+        np.testing.assert_array_equal(arrays["predictions"], np.float32([0.75, 0.125]))
+        np.testing.assert_array_equal(arrays["intercepts"], [0.1, 0.2])
+        np.testing.assert_array_equal(arrays["r2"], [0.5, np.nan])
+        np.testing.assert_array_equal(arrays["coefficients"], np.float32([[1, 2, 3, 4]] * 2))
+        np.testing.assert_array_equal(arrays["segments"], LABELS)
+        np.testing.assert_array_equal(arrays["heatmaps"], np.float32([LABELS + 1] * 2))
+        assert arrays["segments"].dtype == np.int32
+        assert arrays["heatmaps"].dtype == arrays["coefficients"].dtype == np.float32
+
+
+def test_overlays_lie_on_the_picture_where_it_is_at_hand_and_are_transparent_elsewhere(tmp_path):
+    path, pixels = picture(tmp_path)
+    wrong_size, _ = picture(tmp_path, "other.png", (30, 20))
+    rows = [explained("here", path=path), explained("gone", path=b"/nowhere.png"), explained("other", path=wrong_size)]
+    export(run(tmp_path / "run", *rows), None, tmp_path / "to")
+    lines = index(tmp_path / "to")
+    shown = {(line["image_id"], line["label"]): opened(tmp_path / "to" / line["overlay"]) for line in lines}
+    heat = np.array([0.5, -0.25, 0.125, 0.0])[LABELS]
+    np.testing.assert_array_equal(shown["here", "1"], shades.blend(pixels, LABELS, heat, 0.5))
+    for image_id in ("gone", "other"):
+        overlay = shown[image_id, "1"]
+        assert overlay.shape == (24, 20, 4)
+        quarters = overlay[[2, 2, 14, 14], [2, 14, 2, 14]]  # inside each
+        assert quarters[:, 3].tolist() == [191, 96, 48, 0]
+        assert quarters[0, 2] > quarters[0, 0]  # blue
+        assert quarters[1, 0] > quarters[1, 2]  # orange
+
+
+def test_a_picture_that_changed_since_is_not_at_hand(tmp_path):
+    path, pixels = picture(tmp_path)
+    now, then = hashlib.sha256((tmp_path / "cat.png").read_bytes()).hexdigest(), "0" * 64
+    folder = run(tmp_path / "run", *(explained(sha256, path=path, image_sha256=sha256) for sha256 in (now, then)))
+    export(folder, None, tmp_path / "to")
+    shapes = [opened(tmp_path / "to" / line["overlay"]).shape for line in index(tmp_path / "to")]
+    assert shapes == [pixels.shape] * 2 + [(*LABELS.shape, 4)] * 2
+
+
+def test_a_run_made_from_python_has_no_pictures_at_hand(tmp_path):
+    export(run(tmp_path / "run", explained("a"), files=False), None, tmp_path / "to")
+    assert opened(tmp_path / "to" / index(tmp_path / "to")[0]["overlay"]).shape == (*LABELS.shape, 4)
+
+
+def test_no_id_makes_a_name(tmp_path):
+    rows = [explained(image_id) for image_id in HOSTILE]
+    assert export(run(tmp_path / "run", *rows), HOSTILE, tmp_path / "in" / "to") == len(HOSTILE)
+    names = sorted(path.name for path in (tmp_path / "in" / "to").iterdir())
+    assert len(names) == 3 * len(HOSTILE) + 1
+    assert all(re.fullmatch(r"\d{6}-[0-9a-f]{12}(\.npz|-class-[12]\.png)|index\.csv", name) for name in names)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "in"}
+    assert [line["image_id"] for line in index(tmp_path / "in" / "to")][::2] == HOSTILE  # newlines and quotes come back whole
+
+
+def test_all_that_are_ok_by_default_and_each_once(tmp_path):
+    folder = run(tmp_path / "run", explained("a"), failed("bad"), explained("c"))
+    assert export(folder, None, tmp_path / "all") == 2
+    assert export(folder, ["c", "a", "c"], tmp_path / "some") == 2
+    assert [line["image_id"] for line in index(tmp_path / "some")] == ["c", "c", "a", "a"]
+
+
+def test_names_are_left_out_where_they_are_not_known(tmp_path):
+    export(run(tmp_path / "run", explained("a"), names=("tench", "tabby")), None, tmp_path / "to")
+    assert [line["name"] for line in index(tmp_path / "to")] == ["tabby", ""]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["cats/1.jpeg", "a"], r"1 of 2 ids are not among the 3 of .*run: 'cats/1.jpeg' \(did you mean 'cats/1.jpg'\?\)"),
+        (["zzz"] * 2, r"1 of 1 ids are not among the 3 of .*run: 'zzz'$"),
+        ([str(i) for i in range(9)], r"9 of 9 ids are not among the 3 .*'0', '1', '2', '3', '4' \.\.\.$"),
+        (["a", "bad"], "image 'bad' has no explanation: decode: is empty"),
+        ([], "ids must name at least one image; got none"),
+    ],
+)
+def test_an_id_that_cannot_be_written_is_named(tmp_path, ids, message):
+    folder = run(tmp_path / "run", explained("a"), explained("cats/1.jpg"), failed("bad"))
+    with pytest.raises(GpulimeError, match=message):
+        export(folder, ids, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_nothing_is_overwritten_and_a_run_must_hold_something(tmp_path):
+    folder = run(tmp_path / "run", explained("a"))
+    (tmp_path / "empty").mkdir()
+    assert export(folder, None, tmp_path / "empty") == 1
+    for taken in (tmp_path / "empty", tmp_path / "empty" / INDEX):
+        with pytest.raises(GpulimeError, match="is there and not an empty folder: choose another"):
+            export(folder, None, taken)
+    with pytest.raises(GpulimeError, match=r"holds no run: there is no run\.json in it"):
+        export(tmp_path, None, tmp_path / "to")
+    with pytest.raises(GpulimeError, match="holds no explanation: 1 rows, none of them ok"):
+        export(run(tmp_path / "bad", failed("a")), None, tmp_path / "to")

@@ -1,0 +1,118 @@
+"""What notebooks show: whole HTML that runs nothing, loads nothing and says what the explanation says."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_explanation import explanations
+from test_shades import single
+
+from gpulime import notebook, shades
+
+TAGS = {"div", "p", "span", "img", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "br"}
+
+
+class Fragment(HTMLParser):
+    """The elements of a piece of HTML, each with its attributes and the text in it; everything opened must be closed."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self._open = [], []
+        self.feed(html)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attributes):
+        element = {"tag": tag, "text": "", **dict(attributes)}
+        self.elements.append(element)
+        if tag not in ("img", "br"):
+            self._open.append(element)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self._open:
+            element["text"] += data
+
+    def texts(self, tag):
+        texts = [" ".join(element["text"].split()) for element in self.elements if element["tag"] == tag]
+        return [text.replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-") for text in texts]
+
+    def pictures(self):
+        addresses = [element["src"] for element in self.elements if element["tag"] == "img"]
+        assert all(address.startswith("data:image/jpeg;base64,") for address in addresses)
+        data = [base64.b64decode(address.partition(",")[2], validate=True) for address in addresses]
+        return [np.asarray(Image.open(io.BytesIO(file))) for file in data]
+
+
+def test_one_image_is_its_pictures_and_a_table_of_its_labels():
+    html = single()._repr_html_()
+    page = Fragment(html)
+    assert page.texts("th") == ["label", "prediction", "R²", "strongest segments"]
+    cells = page.texts("td")
+    assert cells[:4] == ["7", "0.750", "0.50", "9 +0.500 1 -0.250 4 +0.125"]
+    assert cells[4:] == ["3", "0.250", "-", "1 +0.300 40 -0.100"]
+    picture, overlay = page.pictures()
+    assert picture.shape == overlay.shape == (160, 120, 3)
+    blue, orange, none = overlay[120, 30], overlay[40, 30], overlay[120, 90]
+    assert int(blue[2]) - blue[0] > 60
+    assert int(orange[0]) - orange[2] > 25
+    assert np.ptp(none.astype(int)) < 25
+
+
+@pytest.mark.parametrize("html", [single()._repr_html_(), explanations()._repr_html_()], ids=["one", "batch"])
+def test_nothing_is_run_loaded_or_painted_over(html):
+    page = Fragment(html)
+    assert {element["tag"] for element in page.elements} <= TAGS
+    assert not [name for element in page.elements for name in element if name.startswith("on")]
+    assert "url(" not in html
+    assert "http" not in html
+    styles = [element.get("style", "") for element in page.elements]
+    assert not [style for style in styles if re.search(r"(^|;)color:", style)]  # the notebook's theme keeps its own
+    backgrounds = {colour for style in styles for colour in re.findall(r"background:([^;]+)", style)}
+    assert backgrounds <= {"none", shades.FOR, shades.AGAINST}
+    assert all(element["alt"] for element in page.elements if element["tag"] == "img")
+
+
+@pytest.mark.parametrize(("n", "more"), [(1, None), (12, None), (13, "and 1 more image"), (40, "and 28 more images")])
+def test_a_batch_shows_the_first_and_counts_the_rest(n, more):
+    page = Fragment(explanations(n=n)._repr_html_())
+    assert len(page.pictures()) == min(n, notebook.MOST_IMAGES)
+    assert page.texts("p")[1:] == ([more] if more else [])
+    assert page.texts("p")[0].startswith(f"Explanations({n} images")
+    one = explanations(n=n)[0]
+    assert page.texts("figcaption")[0] == f"0class 281 · {one.predictions[281]:.3f} · R² {one.scores[281]:.2f}"
+
+
+def test_many_labels_are_cut_off():
+    one = single()
+    one.top_labels, one.local_exp = list(range(13)), {label: [(1, 0.1)] for label in range(13)}
+    page = Fragment(one._repr_html_())
+    assert len(page.texts("tr")) == 1 + notebook.MOST_LABELS
+    assert page.texts("p")[0] == "and 3 more labels"
+
+
+def test_what_is_missing_or_not_finite_is_a_dash():
+    one = single()
+    one.local_exp = {7: [(9, float("nan"))], 3: []}
+    one.scores, one.predictions = {7: float("inf")}, {}
+    assert Fragment(one._repr_html_()).texts("td") == ["7", "-", "-", "none", "3", "-", "-", "none"]
+    one.local_exp, one.top_labels = {}, []
+    assert Fragment(one._repr_html_()).pictures() == []
+
+
+def test_an_empty_batch_and_a_large_image_are_small():
+    assert Fragment(explanations()[:0]._repr_html_()).pictures() == []
+    page = Fragment(single(h=1200, w=600)._repr_html_())
+    assert page.pictures()[0].shape == (notebook.SIDES[1], notebook.SIDES[1] // 2, 3)
+
+
+def test_text_is_escaped():
+    assert "&lt;script&gt;" in notebook.many("<script>", [], 0)
