@@ -56,7 +56,7 @@ class Browser:
         )
         for end in (commands, answers):
             os.close(end)
-        self._number, self._buffer, self._session, self.events = 0, b"", None, []
+        self._number, self._buffer, self._session, self._scripts, self.events = 0, b"", None, True, []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -102,6 +102,7 @@ class Browser:
     def scripts(self, allowed):
         """Whether pages may run scripts, from the next one on."""
         self.call("Emulation.setScriptExecutionDisabled", value=not allowed)
+        self._scripts = allowed
 
     def open(self, url):
         """Load a page and wait until it is complete; return the seconds it took."""
@@ -143,7 +144,10 @@ class Browser:
 
     def screenshot(self, path=None):
         """What the window shows, (h, w, 3) uint8, once everything in it is drawn."""
-        self.js("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 100))))")
+        if self._scripts:
+            self.js("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 100))))")
+        else:
+            time.sleep(0.5)
         data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
         if path is not None:
             path.write_bytes(data)

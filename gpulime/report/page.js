@@ -191,8 +191,7 @@ function tell(fits) {
 
 const FILTERS = ["id", "class", "right", "pmin", "pmax", "rmin", "rmax"];
 const NAMES = [...FILTERS, "sort", "label", "top", "scale", "strength"];
-const links = [...document.querySelectorAll(".pager a")];
-const current = Number(links.find((one) => one.ariaCurrent)?.dataset.page ?? 1);
+const current = Number(document.querySelector(".pager [aria-current]")?.dataset.page ?? 1);
 const initial = Object.fromEntries(NAMES.map((name) => [name, controls[name]?.value]));
 
 function hash() {
@@ -203,7 +202,7 @@ function hash() {
 
 function remember() {
   if (location.hash !== hash()) history.replaceState(null, "", hash() || location.pathname);
-  links.forEach((one) => { one.href = one.getAttribute("href").split("#")[0] + hash(); });
+  document.querySelectorAll(".pager a, output a").forEach((one) => { one.href = one.getAttribute("href").split("#")[0] + hash(); });
 }
 
 function recall() {
@@ -213,7 +212,7 @@ function recall() {
 
 function link(page, text) {
   const anchor = made("a", "", text);
-  anchor.href = (page === 1 ? "report.html" : `report-${page}.html`) + hash();
+  anchor.href = page === 1 ? "report.html" : `report-${page}.html`; // remember adds the state
   return anchor;
 }
 
