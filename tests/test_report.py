@@ -295,7 +295,7 @@ def test_a_card_has_the_coefficients_of_every_label_once(tmp_path):
 def test_kinds_of_failures_are_counted_and_paths_are_shown(tmp_path):
     rows = [failed("a", path=b"/data/a.jpg"), failed("b") | {"error_type": None}, failed("c", path=b"/data/\xff")]
     shown = show(tmp_path, *rows)
-    assert "2 decode, 1 unknown" in shown.texts("p")
+    assert "decode: 2, unknown: 1" in shown.texts("p")
     assert shown.texts("small", **{"class": "path"}) == ["/data/a.jpg", "/data/\\xff"]
 
 
@@ -368,6 +368,7 @@ def test_many_segments_have_the_ids_of_the_results(tmp_path):
     ids = [int(i) for i in card["data-ids"].split()]
     assert {7, 299} < set(ids)
     assert len(ids) == overlay.MOST_SEGMENTS
+    assert shown.texts("small") == ["300 segments, the 254 strongest coloured"]
     assert shown.texts("li") == ["#299 +2.00", "#7 \N{MINUS SIGN}1.00"]
 
 

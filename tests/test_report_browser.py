@@ -25,8 +25,8 @@ COEFFICIENTS = [[0.5, -0.25, 0.01], [-0.04, 0.01, 0.02]]
 IMAGES = [
     ("cats/one.jpg", [0.9, 0.05], 0.8, 1),
     ("cats/two.jpg", [0.3, 0.6], 0.4, 1),
-    ("dogs/three.jpg", [0.7, 0.2], -0.1, 1),
     ("dogs/<b>ten</b>.jpg", [0.5, 0.3], None, None),
+    ("dogs/three.jpg", [0.7, 0.2], -0.1, 1),
     ("dogs/five.jpg", [0.4, 0.35], 0.9, 0),
     ("dogs/six.jpg", [0.1, 0.8], 0.7, 1),
 ]
@@ -184,7 +184,7 @@ def test_filters_tell_what_fits_here_and_on_other_pages(opened):
     assert names(opened) == ["cats/one.jpg", "dogs/three.jpg"]
     assert count(opened) == "2 of 4 images on this page; none on the others"
     choose(opened, right="", pmin=0.5, pmax=0.7)
-    assert names(opened) == ["cats/two.jpg", "dogs/three.jpg", "dogs/<b>ten</b>.jpg"]
+    assert names(opened) == ["cats/two.jpg", "dogs/<b>ten</b>.jpg", "dogs/three.jpg"]
     choose(opened, pmin="", pmax="", rmax=0.5)
     assert names(opened) == ["cats/two.jpg", "dogs/three.jpg"]
     choose(opened, id="nothing is called so")
@@ -196,20 +196,33 @@ def test_filters_tell_what_fits_here_and_on_other_pages(opened):
 
 
 def test_cards_are_sorted_and_those_without_a_value_come_last(opened):
-    one, two, three, ten = (name for name, *_ in IMAGES[:ON_A_PAGE])
+    one, two, ten, three = (name for name, *_ in IMAGES[:ON_A_PAGE])
     orders = {
         "p+": [ten, two, three, one],
         "p-": [one, three, two, ten],
         "r+": [three, two, one, ten],
         "r-": [one, two, three, ten],
         "t+": [two, one, three, ten],
-        "c+": [two, one, three, ten],
+        "c+": [two, one, ten, three],
         "i+": [one, two, ten, three],
-        "": [one, two, three, ten],
+        "": [one, two, ten, three],
     }
     for order, expected in orders.items():
         choose(opened, sort=order)
         assert names(opened) == expected, order
+
+
+def test_the_way_to_the_failures_keeps_the_view(opened, run):
+    choose(opened, id="cats")
+    opened.click("dd a")
+    assert opened.js("location.hash") == "#failed"
+    opened.wait("document.getElementById('failed').getBoundingClientRect().top < innerHeight")
+    assert names(opened) == ["cats/one.jpg", "cats/two.jpg"]
+    opened.open((run / "report-2.html").as_uri())
+    opened.click("dd a")
+    opened.wait("location.pathname.endsWith('report.html') && document.querySelector('.scripted') !== null")
+    assert opened.js("location.hash") == "#failed"
+    opened.wait("document.getElementById('failed').getBoundingClientRect().top < innerHeight")
 
 
 def test_another_page_shows_the_same_view(opened):
@@ -229,9 +242,9 @@ def test_everything_is_at_hand_on_the_keyboard(opened):
     opened.type("j")
     assert opened.js(focused) == "cats/one.jpg"
     opened.type("jjjj")
-    assert opened.js(focused) == "dogs/<b>ten</b>.jpg"
-    opened.type("k")
     assert opened.js(focused) == "dogs/three.jpg"
+    opened.type("k")
+    assert opened.js(focused) == "dogs/<b>ten</b>.jpg"
     opened.type("2")
     assert opened.js("document.activeElement.querySelector('.chosen').textContent") == "lynx"
     opened.type("9")

@@ -201,7 +201,12 @@ function hash() {
 }
 
 function remember() {
-  if (location.hash !== hash()) history.replaceState(null, "", hash() || location.pathname);
+  history.replaceState(null, "", hash() || location.pathname);
+  carry();
+}
+
+/** Links to other pages take the view along. */
+function carry() {
   document.querySelectorAll(".pager a, output a").forEach((one) => { one.href = one.getAttribute("href").split("#")[0] + hash(); });
 }
 
@@ -212,7 +217,7 @@ function recall() {
 
 function link(page, text) {
   const anchor = made("a", "", text);
-  anchor.href = page === 1 ? "report.html" : `report-${page}.html`; // remember adds the state
+  anchor.href = page === 1 ? "report.html" : `report-${page}.html`; // carry adds the view
   return anchor;
 }
 
@@ -276,6 +281,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 window.addEventListener("hashchange", () => {
+  if (!location.hash.includes("=")) return; // a place on the page, not a view
   recall();
   show();
 });
@@ -332,5 +338,5 @@ const observer = new IntersectionObserver((seen) => seen.forEach(({ target, isIn
 cards.forEach((card) => observer.observe(card.element));
 recall();
 show();
-remember();
+carry();
 })();
