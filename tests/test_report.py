@@ -205,6 +205,7 @@ def test_labels_without_names_are_numbers(tmp_path):
 def test_a_constant_model_has_no_strongest_segment(tmp_path):
     shown = show(tmp_path, explained("chelsea", HALVES, [0, 0, 0], r2=[None, None]))
     assert not shown.all("li")
+    assert "hidden" in shown.all("p", **{"class": "scale"})[0]
     assert "None: the prediction does not change when segments are hidden." in shown.texts("p")
 
 

@@ -57,6 +57,7 @@ function draw(card) {
   list(card, label, scale, strongest);
   const view = card.element.querySelector(".view img");
   view.alt = `${card.name} with the segments that speak for ${label.name} in blue and against it in orange`;
+  card.element.querySelector(".scale").hidden = !strongest.length;
   const [low, high] = card.element.querySelectorAll(".scale > span:not(.ramp)");
   low.textContent = MINUS + scale.toFixed(label.decimals);
   high.textContent = `+${scale.toFixed(label.decimals)}`;

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,8 @@ def page_name(number: int) -> str:
     return PAGE if number == 1 else f"report-{number}.html"
 
 
-def _each(table: pa.Table) -> Any:
-    """The rows of a table, one by one."""
+def _each(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows of a table, one by one: label maps and coefficients of a page are never all Python objects."""
     return (table.slice(i, 1).to_pylist()[0] for i in range(table.num_rows))
 
 
