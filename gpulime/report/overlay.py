@@ -82,7 +82,7 @@ def overlay_uri(
     pixels = np.where(_outlines(labels), rest + 1, entries[labels]).astype(np.uint8)
     image = Image.fromarray(pixels)
     image.putpalette(_palette(coefficients), "RGBA")
-    return _uri(image, "PNG", optimize=True)
+    return _uri(image, "PNG", compress_level=8)
 
 
 def centre(labels: npt.NDArray[np.integer[Any]], segment: int) -> tuple[float, float]:
