@@ -47,21 +47,26 @@ class Browser:
         commands, self._out = os.pipe()
         self._in, answers = os.pipe()
         # The browser reads 3 and writes 4: both ends move out of the way of these first (sh takes one digit only).
-        commands, answers = (fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (commands, answers))
+        given = [commands, answers]
+        commands, answers = (fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in given)
         self._process = subprocess.Popen(
             ["bash", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "bash", path, *FLAGS, f"--user-data-dir={self._profile}"],
             pass_fds=(commands, answers),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for end in (commands, answers):
+        for end in (*given, commands, answers):  # so that the browser's end is seen here
             os.close(end)
         self._number, self._buffer, self._session, self._scripts, self.events = 0, b"", None, True, []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-        self.size(width, height)
+        try:
+            target = self.call("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self.call(f"{domain}.enable")
+            self.size(width, height)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self):
         return self
