@@ -31,7 +31,7 @@ setup(
     package_data={
         "gpulime": ["py.typed"],
         "gpulime.kernels": ["*.cu", "*.cuh", "README.md"],
-        "gpulime.report": ["*.html.j2"],
+        "gpulime.report": ["*.html.j2", "*.css", "*.js"],
     },
     install_requires=[
         "torch>=2.6",

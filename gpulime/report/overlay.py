@@ -13,12 +13,15 @@ from PIL import Image, ImageColor
 # Blue and orange stay apart for every common kind of colour blindness, on photographs and on either theme.
 FOR = "#2b7fff"
 AGAINST = "#ff7a1a"
-DEEPEST = 0.75  # opacity of the strongest segment, in [0, 1]
-OUTLINE = (255, 255, 255, 110)  # red, green, blue, alpha
+OUTLINE = (255, 255, 255, 150)  # red, green, blue, alpha
+
+# A palette has 256 entries: one a segment, then one for the segments without an entry of their own and one for the outlines.
+MOST_SEGMENTS = 254
 
 # The longer side in pixels. Pictures within these bounds stay as they are.
 PICTURE_SIDES = (160, 320)
-OVERLAY_SIDE = 480
+PICTURE_QUALITY = 75
+OVERLAY_SIDE = 320
 
 
 def picture_uri(picture: npt.NDArray[np.uint8]) -> str:
@@ -35,26 +38,51 @@ def picture_uri(picture: npt.NDArray[np.uint8]) -> str:
     if not smallest <= side <= largest:
         h, w = (max(1, round(length * largest / side)) for length in picture.shape[:2])
         image = image.resize((w, h), Image.Resampling.LANCZOS if side > largest else Image.Resampling.NEAREST)
-    return _uri(image, "JPEG", quality=85, optimize=True)
+    return _uri(image, "JPEG", quality=PICTURE_QUALITY, progressive=True, optimize=True)
 
 
-def overlay_uri(labels: npt.NDArray[np.integer[Any]], coefficients: npt.NDArray[np.floating[Any]]) -> str:
-    """The segments of one label as a transparent PNG: hue by sign, opacity by size, thin outlines.
+def kept(coefficients: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.integer[Any]]:
+    """The segments that get an entry of the palette, by their ids in rising order: all where they fit.
+
+    Where there are more than `MOST_SEGMENTS`, each label in turn keeps its strongest; the others stay without colour.
+
+    Parameters
+    ----------
+    coefficients : ndarray
+        (l, k)
+    """
+    k = coefficients.shape[1]
+    if k <= MOST_SEGMENTS:
+        return np.arange(k)
+    best_rank = np.argsort(np.argsort(-np.abs(coefficients), axis=1, kind="stable"), axis=1, kind="stable").min(axis=0)
+    return np.sort(np.argsort(best_rank, kind="stable")[:MOST_SEGMENTS])
+
+
+def overlay_uri(
+    labels: npt.NDArray[np.integer[Any]], ids: npt.NDArray[np.integer[Any]], coefficients: npt.NDArray[np.floating[Any]]
+) -> str:
+    """The segments as a palette PNG, coloured for one label: hue by sign, opacity by size, thin outlines.
+
+    Pixels say which segment they show: entry i of the palette is segment ``ids[i]``, so that another label needs another
+    palette and no other map. The last entry is the outlines', the one before it that of segments that are not in ``ids``.
 
     Parameters
     ----------
     labels : ndarray
         (h, w) integers in [0, k)
+    ids : ndarray
+        (p,) the segments with an entry, from `kept`
     coefficients : ndarray
-        (k,) finite; the largest magnitude gets the deepest colour
+        (p,) theirs, finite; the largest magnitude gets the full colour
     """
-    largest = np.abs(coefficients).max(initial=0.0)
-    shades = np.rint(127 * coefficients / (largest or 1.0)).astype(int) + 128  # 1 ... 255, and 128 is transparent
+    rest = len(ids)
+    entries = np.full(int(labels.max(initial=0)) + 1, rest)
+    entries[ids] = np.arange(len(ids))
     labels = _resample(labels)
-    pixels = np.where(_outlines(labels), 0, shades[labels]).astype(np.uint8)
+    pixels = np.where(_outlines(labels), rest + 1, entries[labels]).astype(np.uint8)
     image = Image.fromarray(pixels)
-    image.putpalette(_palette(), "RGBA")
-    return _uri(image, "PNG", optimize=True)
+    image.putpalette(_palette(coefficients), "RGBA")
+    return _uri(image, "PNG", compress_level=8)
 
 
 def centre(labels: npt.NDArray[np.integer[Any]], segment: int) -> tuple[float, float]:
@@ -81,13 +109,12 @@ def _outlines(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
     return edge
 
 
-def _palette() -> bytes:
-    """256 colours as RGBA: the outline, 127 shades against, nothing, 127 shades for."""
-    palette = np.empty((256, 4), dtype=np.uint8)
-    palette[:128, :3] = ImageColor.getrgb(AGAINST)
-    palette[128:, :3] = ImageColor.getrgb(FOR)
-    palette[:, 3] = np.rint(255 * DEEPEST * np.abs(np.arange(256) - 128) / 127)
-    palette[0] = OUTLINE
+def _palette(coefficients: npt.NDArray[np.floating[Any]]) -> bytes:
+    """A colour per segment as RGBA, then nothing, then the outline; page.js does the same for the other labels."""
+    palette = np.zeros((len(coefficients) + 2, 4), dtype=np.uint8)
+    palette[:-2, :3] = np.where(coefficients[:, None] > 0, ImageColor.getrgb(FOR), ImageColor.getrgb(AGAINST))
+    palette[:-2, 3] = np.rint(255 * np.abs(coefficients) / (np.abs(coefficients).max(initial=0.0) or 1.0))
+    palette[-1] = OUTLINE
     return palette.tobytes()
 
 

@@ -1,10 +1,12 @@
-"""One page that shows a run: each picture beside its explanation, and what could not be explained."""
+"""The pages that show a run: each picture beside its explanation, and what could not be explained."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,55 +15,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 
-from gpulime.errors import about
 from gpulime.report import overlay
+from gpulime.report.card import card
+from gpulime.report.summary import Entry, entries, summary
 from gpulime.runs import store
 
 PAGE = "report.html"
-MOST_CARDS = 500  # a browser still scrolls this page with ease; the results hold every row
-STRONGEST = 5
-
-
-@dataclass(frozen=True)
-class Label:
-    """One explained label; ``r2`` is None where the fit has no score."""
-
-    name: str
-    prediction: float
-    r2: float | None
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One of the strongest segments of the top label: where it lies and how it compares with the strongest, in [0, 1]."""
-
-    coefficient: str
-    sign: str
-    share: float
-    across: float
-    down: float
-
-
-@dataclass(frozen=True)
-class Card:
-    """One explained image."""
-
-    name: str
-    h: int
-    w: int
-    n_segments: int
-    target: str | None
-    picture: str | None
-    overlay: str
-    labels: list[Label]
-    strongest: list[Segment]
+MOST_CARDS = 500  # a browser still scrolls this page with ease
+MOST_FAILURES = 5000
+MOST_INDEXED = 10_000  # images that every page knows of, at some 60 bytes each; pages of larger runs know their own
+HERE = Path(__file__).parent
 
 
 def write(
     run: Path, picture: Callable[[dict[str, Any]], npt.NDArray[np.uint8] | None], class_names: Sequence[str] | None
 ) -> Path:
-    """Write ``report.html`` of a run: one file that needs nothing else, no network and no script.
+    """Write ``report.html`` of a run, and ``report-2.html`` ... beyond 500 images: files that need nothing else, no network.
 
     Parameters
     ----------
@@ -75,85 +46,116 @@ def write(
     Returns
     -------
     Path
-        The page.
+        The first page.
     """
-    manifest = store.read_manifest(run) or {}
-    rows = store.read(run)
-    explained = rows.filter(pc.equal(rows["status"], "ok"))
-    failed = rows.filter(pc.equal(rows["status"], "error"))
-    shown = explained.slice(0, MOST_CARDS).to_pylist()
-    html = _template().render(
-        title=run.resolve().name,
-        summary=_summary(manifest, rows, explained.num_rows, failed.num_rows),
-        cards=[_card(row, picture(row), class_names) for row in shown],
-        left_out=explained.num_rows - len(shown),
-        failures=failed.slice(0, MOST_CARDS).select(["image_id", "error_type", "error"]).to_pylist(),
-        failures_left_out=max(0, failed.num_rows - MOST_CARDS),
-        colours={"for": overlay.FOR, "against": overlay.AGAINST},
-        manifest=manifest,
-    )
-    store.publish(run, PAGE, html.encode("utf-8", "backslashreplace"))
-    return run / PAGE
 
-
-def _summary(manifest: Mapping[str, Any], rows: pa.Table, explained: int, failed: int) -> list[tuple[str, str]]:
-    """What the head of the page says, as (term, value)."""
-    samples = sorted(set(rows["n_samples"].to_pylist()))
-    segmenters = sorted({name.partition("(")[0] for name in rows["segmenter"].to_pylist() if name is not None})
-    facts = {
-        "Images": f"{rows.num_rows:,}",
-        "Explained": f"{explained:,}",
-        "Failed": f"{failed:,}",
-        "Samples per image": ", ".join(f"{count:,}" for count in samples),
-        "Segments by": ", ".join(segmenters),
-        "Model": str(manifest.get("model", "")),
-    }
-    return [(term, value) for term, value in facts.items() if value]
-
-
-def _card(row: dict[str, Any], picture: npt.NDArray[np.uint8] | None, class_names: Sequence[str] | None) -> Card:
     def named(label: int) -> str:
         return class_names[label] if class_names is not None and label < len(class_names) else f"class {label}"
 
-    with about(f"image {row['image_id']!r}"):
-        segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
-    scores = [score if score is not None and math.isfinite(score) else None for score in row["r2"]]
-    labels = [Label(named(label), *facts) for label, *facts in zip(row["labels"], row["pred_probs"], scores, strict=True)]
-    top = int(np.argmax(row["pred_probs"]))
-    coefficients = np.asarray(row["coef"][top])
-    return Card(
-        name=row["image_id"],
-        h=row["h"],
-        w=row["w"],
-        n_segments=row["n_segments"],
-        target=None if row["target"] is None else named(row["target"]),
-        picture=None if picture is None else overlay.picture_uri(picture),
-        overlay=overlay.overlay_uri(segments, coefficients),
-        labels=[labels[top], *labels[:top], *labels[top + 1 :]],
-        strongest=_strongest(segments, coefficients),
-    )
-
-
-def _strongest(segments: npt.NDArray[np.int32], coefficients: npt.NDArray[np.floating[Any]]) -> list[Segment]:
-    order = np.argsort(-np.abs(coefficients), kind="stable")[:STRONGEST]
-    order = order[coefficients[order] != 0]
-    largest = float(np.abs(coefficients).max(initial=0.0))
-    # Three figures of the largest, and the same decimals for all, so that they can be compared at a glance.
-    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
-    return [
-        Segment(
-            f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}"),
-            "for" if value > 0 else "against",
-            abs(value) / largest,
-            *overlay.centre(segments, segment),
+    manifest = store.read_manifest(run) or {}
+    rows = store.read(run)
+    explained = rows.filter(pc.equal(rows["status"], "ok"))
+    images = entries(explained, manifest)
+    pages = max(1, -(-len(images) // MOST_CARDS))
+    shared = {
+        "title": run.resolve().name,
+        "summary": summary(rows, images, manifest),
+        "failures": _failures(rows),
+        "manifest": manifest,
+        "output": "Output" if manifest.get("fixed", {}).get("lime.activation", "softmax") is None else "Probability",
+        "pages": pages,
+        "pager": {number: page_name(number) for number in range(1, pages + 1)},
+        **_assets(),
+    }
+    template = _template()
+    for number in range(pages, 0, -1):  # the first page last: what it links to is there
+        start = (number - 1) * MOST_CARDS
+        shown = images[start : start + MOST_CARDS]
+        html = template.render(
+            number=number,
+            # Made while the template runs: a page's pictures are held once, as text.
+            cards=(
+                card(row, picture(row), named, image.right)
+                for image, row in zip(shown, _each(explained.slice(start, MOST_CARDS)), strict=True)
+            ),
+            here=len(shown),
+            index=_index(images, start, len(shown), named),
+            **shared,
         )
-        for segment, value in ((int(segment), float(coefficients[segment])) for segment in order)
-    ]
+        store.publish(run, page_name(number), html.encode("utf-8", "backslashreplace"))
+    _remove_pages_after(run, pages)
+    return run / PAGE
+
+
+def page_name(number: int) -> str:
+    """The file of a page, from 1."""
+    return PAGE if number == 1 else f"report-{number}.html"
+
+
+def _each(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows of a table, one by one: label maps and coefficients of a page are never all Python objects."""
+    return (table.slice(i, 1).to_pylist()[0] for i in range(table.num_rows))
+
+
+def _failures(rows: pa.Table) -> dict[str, Any]:
+    """The error rows as the first page lists them, and how many there are of each kind."""
+    failed = rows.filter(pc.equal(rows["status"], "error"))
+    kinds = Counter(kind or "unknown" for kind in failed["error_type"].to_pylist())
+    listed = failed.slice(0, MOST_FAILURES).select(["image_id", "path", "error_type", "error"]).to_pylist()
+    for row in listed:
+        row["path"] = row["path"].decode("utf-8", "backslashreplace")
+    return {"count": failed.num_rows, "rows": listed, "left_out": failed.num_rows - len(listed), "kinds": kinds.most_common()}
+
+
+def _index(images: Sequence[Entry], start: int, here: int, named: Callable[[int], str]) -> dict[str, Any]:
+    """What the script of a page knows of the run's images: an entry each, in short."""
+    whole = len(images) <= MOST_INDEXED
+    known = images if whole else images[start : start + here]
+    labels = sorted({image.label for image in known})
+    return {
+        "start": start if whole else 0,
+        "here": here,
+        "page": MOST_CARDS,
+        "total": len(images),
+        "whole": whole,
+        "classes": {label: _visible(named(label)) for label in labels},
+        "targets": any(image.right is not None for image in known),
+        "images": [
+            [
+                _visible(image.name),
+                image.label,
+                round(image.prediction, 4),
+                None if image.r2 is None else round(image.r2, 3),
+                None if image.right is None else int(image.right),
+            ]
+            for image in known
+        ],
+    }
+
+
+def _remove_pages_after(run: Path, pages: int) -> None:
+    """Remove what an earlier and longer report has left."""
+    for path in run.glob("report-*.html"):
+        match = re.fullmatch(r"report-(\d+)\.html", path.name)
+        if match and int(match[1]) > pages:
+            path.unlink()
+
+
+def _assets() -> dict[str, Any]:
+    """Style and script, which every page carries, and the digest by which its policy lets this one script run."""
+    colours = f":root {{ --for: {overlay.FOR}; --against: {overlay.AGAINST}; }}\n"
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {
+        "style": Markup(colours + (HERE / "page.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": Markup(f"sha256-{digest}"),
+    }
 
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,  # always: by its name Jinja2 would not take .html.j2 for HTML
         finalize=_visible,
         undefined=jinja2.StrictUndefined,
@@ -165,6 +167,6 @@ def _template() -> jinja2.Template:
 
 def _visible(value: Any) -> Any:
     """Show newlines, control characters and changes of writing direction in a name instead of obeying them."""
-    if not isinstance(value, str) or value.isprintable():
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in value)

@@ -1,0 +1,158 @@
+"""One explained image of a page, as its template and its script need it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpulime.errors import about
+from gpulime.report import overlay
+from gpulime.runs import store
+
+STRONGEST = 5
+FIGURES = 3  # of a label's largest coefficient; all of its coefficients have the same decimals, to be compared at a glance
+MOST_DECIMALS = 12
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One of the strongest segments of a label: its id in the results, and how it compares with the strongest, in [0, 1]."""
+
+    id: int
+    coefficient: str
+    sign: str
+    share: float
+    across: float
+    down: float
+
+
+@dataclass(frozen=True)
+class Label:
+    """One explained label; ``r2`` is None where the fit has no score.
+
+    ``coefficients`` are whole numbers in units of the last decimal, one per entry of the overlay's palette.
+    """
+
+    name: str
+    prediction: float
+    r2: float | None
+    is_target: bool
+    decimals: int
+    coefficients: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One explained image: the most probable of its explained labels comes first, and the overlay shows that one.
+
+    ``ids`` are the segments of the palette's entries where they are not 0, 1, 2 ..., and ``spots`` the places of all segments
+    that are among a label's strongest: id, across and down in thousandths of the picture.
+    """
+
+    name: str
+    h: int
+    w: int
+    n_segments: int
+    target: str | None
+    right: bool | None
+    picture: str | None
+    overlay: str
+    ids: str
+    spots: str
+    scale: str
+    labels: list[Label]
+    strongest: list[Segment]
+
+    @property
+    def folder(self) -> str:
+        """The part of the name up to its last slash."""
+        return self.name[: self.name.rfind("/") + 1]
+
+
+def card(
+    row: Mapping[str, Any], picture: npt.NDArray[np.uint8] | None, named: Callable[[int], str], right: bool | None
+) -> Card:
+    """Make the card of a row of the store.
+
+    Parameters
+    ----------
+    row : mapping
+        A row of the store with an explanation.
+    picture : ndarray, optional
+        (h, w, 3) uint8, what the model saw.
+    named : callable
+        The name of a class.
+    right : bool, optional
+        Whether the model's class is the target, where that is known.
+    """
+    with about(f"image {row['image_id']!r}"):
+        segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
+    coefficients = np.asarray(row["coef"], dtype=float)
+    ids = overlay.kept(coefficients)
+    top = top_label(row)
+    order = [top, *(j for j in range(len(row["labels"])) if j != top)]
+    strongest = {j: _strongest(coefficients[j]) for j in order}
+    places = {i: overlay.centre(segments, i) for i in sorted(set().union(*strongest.values()))}
+    largest = np.abs(coefficients[top]).max(initial=0.0)
+    return Card(
+        name=row["image_id"],
+        h=row["h"],
+        w=row["w"],
+        n_segments=row["n_segments"],
+        target=None if row["target"] is None else named(row["target"]),
+        right=right,
+        picture=None if picture is None else overlay.picture_uri(picture),
+        overlay=overlay.overlay_uri(segments, ids, coefficients[top, ids]),
+        ids="" if len(ids) == coefficients.shape[1] else " ".join(map(str, ids)),
+        spots=" ".join(f"{i} {1000 * across:.0f} {1000 * down:.0f}" for i, (across, down) in places.items()),
+        scale=f"{largest:.{_decimals(coefficients[top])}f}",
+        labels=[_label(row, j, named, coefficients[j, ids], _decimals(coefficients[j])) for j in order],
+        strongest=[_segment(coefficients[top], i, *places[i]) for i in strongest[top]],
+    )
+
+
+def top_label(row: Mapping[str, Any]) -> int:
+    """Where the most probable of the explained labels stands among them."""
+    return int(np.argmax(row["pred_probs"]))
+
+
+def score(value: float | None) -> float | None:
+    """An R2, or None where the fit has none."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _label(
+    row: Mapping[str, Any], j: int, named: Callable[[int], str], coefficients: npt.NDArray[np.floating[Any]], decimals: int
+) -> Label:
+    return Label(
+        name=named(row["labels"][j]),
+        prediction=row["pred_probs"][j],
+        r2=score(row["r2"][j]),
+        is_target=row["labels"][j] == row["target"],
+        decimals=decimals,
+        coefficients=" ".join(str(round(value * 10**decimals)) for value in coefficients.tolist()),
+    )
+
+
+def _strongest(coefficients: npt.NDArray[np.floating[Any]]) -> list[int]:
+    """Ids of the segments with the largest magnitudes, from the strongest; those that print as 0 are left out."""
+    order = np.argsort(-np.abs(coefficients), kind="stable")[:STRONGEST]
+    shown = np.rint(np.abs(coefficients[order]) * 10 ** _decimals(coefficients)) > 0
+    return [int(i) for i in order[shown]]
+
+
+def _segment(coefficients: npt.NDArray[np.floating[Any]], i: int, across: float, down: float) -> Segment:
+    value = float(coefficients[i])
+    printed = f"{value:+.{_decimals(coefficients)}f}".replace("-", "\N{MINUS SIGN}")
+    share = abs(value) / float(np.abs(coefficients).max())
+    return Segment(i, printed, "for" if value > 0 else "against", share, across, down)
+
+
+def _decimals(coefficients: npt.NDArray[np.floating[Any]]) -> int:
+    largest = float(np.abs(coefficients).max(initial=0.0))
+    return min(max(0, FIGURES - 1 - math.floor(math.log10(largest))), MOST_DECIMALS) if largest else 0

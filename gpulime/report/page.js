@@ -1,0 +1,343 @@
+"use strict";
+// Sorts and filters the cards of a page, and shows other labels by giving an overlay's map another palette.
+// Without it the page shows all images with the overlays of their top labels.
+(() => {
+const STRONGEST = 5;
+const MINUS = "\u2212";
+const index = JSON.parse(document.getElementById("index").textContent);
+const form = document.querySelector(".tools");
+if (!form) return;
+const controls = form.elements;
+const grid = document.querySelector(".cards");
+const output = form.querySelector("output");
+const colours = ["--for", "--against"].map((name) => rgb(getComputedStyle(document.documentElement).getPropertyValue(name)));
+
+// ---- A page's cards
+
+const cards = [...grid.children].map((element, i) => {
+  const [name, label, probability, r2, right] = index.images[index.start + i];
+  const rows = [...element.querySelectorAll("tbody tr")];
+  return { element, i, name, label, probability, r2, right, rows, chosen: 0, drawn: "0", near: false, labels: null, map: null };
+});
+const cardOf = new Map(cards.map((card) => [card.element, card]));
+
+/** The labels of a card: their coefficients as stored, whole numbers of the last decimal. */
+function labels(card) {
+  card.labels ??= card.rows.map((row) => {
+    const decimals = Number(row.dataset.decimals);
+    const values = row.dataset.coefficients.split(" ").map((text) => Number(text) / 10 ** decimals);
+    const order = values.map((_, i) => i).sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]));
+    return { decimals, values, order, largest: Math.abs(values[order[0]]), name: row.querySelector("button").textContent };
+  });
+  return card.labels;
+}
+
+let pageLargest = null;
+function scaleOf(card, label) {
+  const largest = (one) => Math.max(...labels(one).map((other) => other.largest));
+  if (controls.scale.value === "image") return largest(card);
+  if (controls.scale.value === "page") return (pageLargest ??= Math.max(...cards.map(largest)));
+  return label.largest;
+}
+
+// ---- An overlay in the colours of a label
+
+/** Draws a card for its chosen label, unless it shows that already or is far from what the reader sees. */
+function draw(card) {
+  const state = `${card.chosen}${controls.top.value && ` top ${controls.top.value}`}${controls.scale.value && ` by ${controls.scale.value}`}`;
+  if (!card.near || card.drawn === state) return;
+  card.drawn = state;
+  const label = labels(card)[card.chosen];
+  const scale = scaleOf(card, label);
+  const count = controls.top.value === "" ? Infinity : Number(controls.top.value);
+  const strongest = label.order.slice(0, STRONGEST).filter((i) => label.values[i] !== 0);
+  card.ids ??= card.element.dataset.ids ? card.element.dataset.ids.split(" ").map(Number) : label.values.map((_, i) => i);
+  paint(card, label, scale, new Set(label.order.slice(0, count)));
+  mark(card, strongest.slice(0, count));
+  list(card, label, scale, strongest);
+  const view = card.element.querySelector(".view img");
+  view.alt = `${card.name} with the segments that speak for ${label.name} in blue and against it in orange`;
+  card.element.querySelector(".scale").hidden = !strongest.length;
+  const [low, high] = card.element.querySelectorAll(".scale > span:not(.ramp)");
+  low.textContent = MINUS + scale.toFixed(label.decimals);
+  high.textContent = `+${scale.toFixed(label.decimals)}`;
+  card.element.querySelector(".chosen").textContent = label.name;
+  card.rows.forEach((row, i) => row.querySelector("button").setAttribute("aria-pressed", String(i === card.chosen)));
+}
+
+function paint(card, label, scale, coloured) {
+  const image = card.element.querySelector(".view img");
+  card.map ??= bytes(image.src);
+  const palette = label.values.map((value, i) => [
+    ...colours[value > 0 ? 0 : 1], coloured.has(i) && scale ? Math.round(Math.min(1, Math.abs(value) / scale) * 255) : 0,
+  ]);
+  const old = image.src;
+  image.src = URL.createObjectURL(new Blob([recoloured(card.map, palette)], { type: "image/png" }));
+  if (old.startsWith("blob:")) URL.revokeObjectURL(old);
+}
+
+function mark(card, segments) {
+  card.spots ??= new Map(triples(card.element.dataset.spots).map(([id, across, down]) => [id, [across / 10, down / 10]]));
+  card.element.querySelector(".marks").replaceChildren(...segments.map((i) => {
+    const spot = made("span", "", card.ids[i]);
+    [spot.style.left, spot.style.top] = card.spots.get(card.ids[i]).map((part) => `${part}%`);
+    return spot;
+  }));
+}
+
+function list(card, label, scale, segments) {
+  const items = segments.map((i) => {
+    const value = label.values[i];
+    const item = document.createElement("li");
+    const track = made("span", "track", "");
+    track.append(made("span", `bar ${value > 0 ? "for" : "against"}`, ""));
+    track.firstChild.style.width = `${(100 * Math.abs(value)) / scale}%`;
+    const sign = value > 0 ? "+" : MINUS;
+    item.append(made("span", "id", `#${card.ids[i]}`), track, made("span", "", sign + Math.abs(value).toFixed(label.decimals)));
+    return item;
+  });
+  card.element.querySelector(".strongest").replaceChildren(...items);
+  card.element.querySelector(".none").hidden = items.length > 0;
+}
+
+/** A palette PNG with other colours, [red, green, blue, alpha] for its first entries; its map stays as it is. */
+function recoloured(png, palette) {
+  const copy = png.slice();
+  const view = new DataView(copy.buffer);
+  for (let at = 8; at < copy.length;) {
+    const size = view.getUint32(at);
+    const kind = String.fromCharCode(...copy.subarray(at + 4, at + 8));
+    if (kind === "PLTE") palette.forEach((colour, i) => copy.set(colour.slice(0, 3), at + 8 + 3 * i));
+    if (kind === "tRNS") palette.forEach((colour, i) => { copy[at + 8 + i] = colour[3]; });
+    if (kind === "PLTE" || kind === "tRNS") view.setUint32(at + 8 + size, crc32(copy.subarray(at + 4, at + 8 + size)));
+    at += 12 + size;
+  }
+  return copy;
+}
+
+const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
+  for (let bit = 0; bit < 8; bit += 1) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
+  return n;
+});
+function crc32(data) {
+  let crc = 0xffffffff;
+  for (const byte of data) crc = CRC[(crc ^ byte) & 255] ^ (crc >>> 8);
+  return (crc ^ 0xffffffff) >>> 0;
+}
+
+// ---- Filter and sort
+
+/** What the form asks of an image, as a function of its entry in the index. */
+function filter() {
+  const wanted = controls.id.value.trim().toLowerCase();
+  const bound = (name, otherwise) => (controls[name].value === "" ? otherwise : Number(controls[name].value));
+  const [pmin, pmax, rmin, rmax] = [bound("pmin", -Infinity), bound("pmax", Infinity), bound("rmin", -Infinity), bound("rmax", Infinity)];
+  const byScore = controls.rmin.value !== "" || controls.rmax.value !== "";
+  const right = controls.right?.value ?? "";
+  return ([name, label, probability, r2, isRight]) =>
+    name.toLowerCase().includes(wanted) &&
+    (controls.class.value === "" || label === Number(controls.class.value)) &&
+    (right === "" || isRight === Number(right)) &&
+    probability >= pmin && probability <= pmax &&
+    (!byScore || (r2 !== null && r2 >= rmin && r2 <= rmax));
+}
+
+const TEXT = new Intl.Collator(undefined, { numeric: true });
+const KEYS = { p: (card) => card.probability, r: (card) => card.r2, t: (card) => card.right, c: (card) => index.classes[card.label], i: (card) => card.name };
+/** Images without the value come last, equal ones stay in the order of the run. */
+function sorted() {
+  const [name, direction] = controls.sort.value;
+  if (!name) return cards;
+  const sign = direction === "-" ? -1 : 1;
+  const compare = (a, b) => (typeof a === "string" ? TEXT.compare(a, b) : a - b);
+  const keyed = cards.map((card) => [KEYS[name](card), card]);
+  keyed.sort(([a, one], [b, other]) => (a === null) - (b === null) || (a === null ? 0 : sign * compare(a, b)) || one.i - other.i);
+  return keyed.map(([, card]) => card);
+}
+
+let order = cards;
+function arrange() {
+  const fits = filter();
+  const wanted = sorted();
+  cards.forEach((card) => { card.element.hidden = !fits(index.images[index.start + card.i]); });
+  if (wanted.some((card, i) => card !== order[i])) grid.append(...wanted.map((card) => card.element));
+  order = wanted;
+  tell(fits);
+}
+
+/** Says how many images fit: on this page, and on which others. */
+function tell(fits) {
+  const here = cards.filter((card) => !card.element.hidden).length;
+  const filtered = here < cards.length;
+  const several = index.total > index.here;
+  output.replaceChildren(`${filtered ? `${number(here)} of ${number(cards.length)}` : number(here)} image${cards.length === 1 ? "" : "s"}${several ? " on this page" : ""}`);
+  if (several && index.whole && FILTERS.some((name) => controls[name] && controls[name].value !== "")) {
+    const elsewhere = new Map();
+    index.images.forEach((entry, i) => {
+      const page = Math.floor(i / index.page) + 1;
+      if (fits(entry) && page !== current) elsewhere.set(page, (elsewhere.get(page) ?? 0) + 1);
+    });
+    [...elsewhere].slice(0, 6).forEach(([page, count], i) => {
+      const other = made("span", "", ` (${number(count)})`);
+      other.prepend(link(page, `page ${page}`));
+      output.append(i ? ", " : "; more on ", other);
+    });
+    if (elsewhere.size > 6) output.append(` and ${elsewhere.size - 6} more`);
+    if (!elsewhere.size) output.append("; none on the others");
+  } else if (several && !filtered) output.append(` of ${number(index.total)}`);
+  document.querySelector(".nothing").hidden = here > 0;
+}
+
+// ---- The form's state is in the address, so that a view can be kept, and other pages show the same
+
+const FILTERS = ["id", "class", "right", "pmin", "pmax", "rmin", "rmax"];
+const NAMES = [...FILTERS, "sort", "label", "top", "scale", "strength"];
+const current = Number(document.querySelector(".pager [aria-current]")?.dataset.page ?? 1);
+const initial = Object.fromEntries(NAMES.map((name) => [name, controls[name]?.value]));
+
+function hash() {
+  const changed = NAMES.filter((name) => controls[name] && controls[name].value !== initial[name]);
+  const text = new URLSearchParams(changed.map((name) => [name, controls[name].value])).toString();
+  return text && `#${text}`;
+}
+
+function remember() {
+  history.replaceState(null, "", hash() || location.pathname);
+  carry();
+}
+
+/** Links to other pages take the view along. */
+function carry() {
+  document.querySelectorAll(".pager a, output a").forEach((one) => { one.href = one.getAttribute("href").split("#")[0] + hash(); });
+}
+
+function recall() {
+  const state = new URLSearchParams(location.hash.slice(1));
+  NAMES.forEach((name) => { if (controls[name]) controls[name].value = state.get(name) ?? initial[name]; });
+}
+
+function link(page, text) {
+  const anchor = made("a", "", text);
+  anchor.href = page === 1 ? "report.html" : `report-${page}.html`; // carry adds the view
+  return anchor;
+}
+
+// ---- What the reader does
+
+function chooseAll() {
+  const wanted = controls.label.value;
+  cards.forEach((card) => {
+    const target = card.rows.findIndex((row) => "target" in row.dataset);
+    card.chosen = wanted === "target" ? Math.max(0, target) : Math.min(Number(wanted), card.rows.length - 1);
+  });
+}
+
+function redraw() {
+  document.documentElement.style.setProperty("--strength", Number(controls.strength.value) / 100);
+  cards.forEach(draw);
+}
+
+function choose(card, i) {
+  if (i >= card.rows.length) return;
+  card.chosen = i;
+  card.near = true;
+  draw(card);
+}
+
+function step(by) {
+  const visible = order.filter((card) => !card.element.hidden);
+  const at = visible.findIndex((card) => card.element.contains(document.activeElement));
+  const next = visible[at < 0 ? 0 : Math.min(visible.length - 1, Math.max(0, at + by))];
+  next?.element.focus({ preventScroll: true });
+  next?.element.scrollIntoView({ block: "nearest" });
+}
+
+form.addEventListener("submit", (event) => event.preventDefault());
+form.addEventListener("input", (event) => {
+  if (event.target.name === "label") chooseAll();
+  if ([...FILTERS, "sort"].includes(event.target.name)) arrange();
+  else redraw();
+  remember();
+});
+form.addEventListener("reset", (event) => {
+  event.preventDefault();
+  NAMES.forEach((name) => { if (controls[name]) controls[name].value = initial[name]; });
+  show();
+  remember();
+});
+grid.addEventListener("click", (event) => {
+  const button = event.target.closest(".labels button");
+  if (!button) return;
+  const card = cardOf.get(button.closest(".card"));
+  choose(card, card.rows.indexOf(button.closest("tr")));
+});
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+  const card = cardOf.get(event.target.closest?.(".card"));
+  if (event.key === "j") step(1);
+  else if (event.key === "k") step(-1);
+  else if (event.key === "/") controls.id.focus();
+  else if (card && /^[1-9]$/.test(event.key)) choose(card, Number(event.key) - 1);
+  else return;
+  event.preventDefault();
+});
+window.addEventListener("hashchange", () => {
+  if (!location.hash.includes("=")) return; // a place on the page, not a view
+  recall();
+  show();
+});
+
+// ---- Small helpers
+
+function rgb(text) {
+  return [1, 3, 5].map((at) => parseInt(text.trim().slice(at, at + 2), 16));
+}
+function bytes(uri) {
+  return Uint8Array.from(atob(uri.slice(uri.indexOf(",") + 1)), (sign) => sign.charCodeAt(0));
+}
+function triples(text) {
+  const numbers = text.split(" ").map(Number);
+  return Array.from({ length: Math.floor(numbers.length / 3) }, (_, i) => numbers.slice(3 * i, 3 * i + 3));
+}
+function made(tag, kind, text) {
+  const element = document.createElement(tag);
+  if (kind) element.className = kind;
+  element.textContent = text;
+  return element;
+}
+function option(value, text) {
+  const element = made("option", "", text);
+  element.value = value;
+  return element;
+}
+function number(n) {
+  return n.toLocaleString("en");
+}
+
+// ---- Start
+
+function show() {
+  chooseAll();
+  arrange();
+  redraw();
+}
+
+const counts = new Map();
+index.images.forEach(([, label]) => counts.set(label, (counts.get(label) ?? 0) + 1));
+const classes = Object.entries(index.classes).sort(([, a], [, b]) => TEXT.compare(a, b));
+controls.class.append(...classes.map(([label, name]) => option(label, `${name} (${number(counts.get(Number(label)))})`)));
+const most = Math.max(...cards.map((card) => card.rows.length));
+controls.label.append(...Array.from({ length: most - 1 }, (_, i) => option(i + 1, `number ${i + 2}`)));
+if (document.querySelector("[data-target]")) controls.label.append(option("target", "target"));
+document.querySelectorAll(".labels button").forEach((button) => { button.disabled = false; });
+document.documentElement.classList.add("scripted");
+const observer = new IntersectionObserver((seen) => seen.forEach(({ target, isIntersecting }) => {
+  const card = cardOf.get(target);
+  card.near = isIntersecting;
+  draw(card);
+}), { rootMargin: "400px" });
+cards.forEach((card) => observer.observe(card.element));
+recall();
+show();
+carry();
+})();

@@ -1,0 +1,311 @@
+"""The report as its readers meet it: in a browser, with its mouse and its keys, in both themes, without scripts too."""
+
+from __future__ import annotations
+
+import json
+
+import browser
+import numpy as np
+import pytest
+from test_report import HALVES, PHOTOS, explained, failed, pixels, show
+
+from gpulime.report import overlay, page
+
+PATH = browser.find()
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(PATH is None, reason=f"no browser is installed; any of {', '.join(browser.NAMES)} will do"),
+]
+
+GRAY = np.full((96, 96, 3), 128, np.uint8)
+MINUS = "\N{MINUS SIGN}"
+COEFFICIENTS = [[0.5, -0.25, 0.01], [-0.04, 0.01, 0.02]]
+
+# name, the two labels' probabilities, R2, target; classes are "tench", "tabby" and "lynx", and the labels 1 and 2
+IMAGES = [
+    ("cats/one.jpg", [0.9, 0.05], 0.8, 1),
+    ("cats/two.jpg", [0.3, 0.6], 0.4, 1),
+    ("dogs/<b>ten</b>.jpg", [0.5, 0.3], None, None),
+    ("dogs/three.jpg", [0.7, 0.2], -0.1, 1),
+    ("dogs/five.jpg", [0.4, 0.35], 0.9, 0),
+    ("dogs/six.jpg", [0.1, 0.8], 0.7, 1),
+]
+ON_A_PAGE = 4
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.Browser(PATH) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Six images on two pages, and a failure."""
+    folder = tmp_path_factory.mktemp("runs") / "night"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "MOST_CARDS", ON_A_PAGE)
+        rows = [
+            explained(name, HALVES, [], pred_probs=probabilities, r2=[r2, r2], target=target) | {"coef": COEFFICIENTS}
+            for name, probabilities, r2, target in IMAGES
+        ]
+        show(folder, *rows, failed("</script><b>x"), picture=lambda row: GRAY)
+    return folder
+
+
+@pytest.fixture
+def opened(chromium, run):
+    chromium.size(1280, 1000)
+    chromium.theme("light")
+    chromium.open((run / "report.html").as_uri())
+    yield chromium
+    assert chromium.problems() == []
+
+
+def choose(chromium, **controls):
+    """Give controls of the form their values, as a reader does."""
+    for name, value in controls.items():
+        control = f"document.querySelector('[name=\"{name}\"]')"
+        chromium.js(
+            f"{control}.value = {json.dumps(str(value))}; {control}.dispatchEvent(new Event('input', {{bubbles: true}}))"
+        )
+        assert chromium.js(f"{control}.value") == str(value)
+
+
+def names(chromium):
+    """The visible cards' names, in their order."""
+    return chromium.js("[...document.querySelectorAll('.card:not([hidden]) h3')].map((heading) => heading.textContent)")
+
+
+def count(chromium):
+    return chromium.js("document.querySelector('output').textContent")
+
+
+def view(chromium, card=0):
+    """The overlay of a card as it stands on the screen, (h, w, 3), and then its left, middle and right segment's colour."""
+    find = f"document.querySelectorAll('.view')[{card}]"
+    chromium.js(f"{find}.scrollIntoView({{block: 'center'}})")
+    chromium.wait(f"{find}.querySelector('img').complete")
+    shot = chromium.screenshot()
+    x, y, w, h = (
+        round(v) for v in chromium.js(f"(({{x, y, width, height}}) => [x, y, width, height])({find}.getBoundingClientRect())")
+    )
+    shown = shot[y : y + h, x : x + w].astype(int)
+    return [shown[h // 4, w * sixth // 6] for sixth in (1, 3, 5)]
+
+
+def blueness(colour):
+    return int(colour[2] - colour[0])
+
+
+def test_another_label_is_another_palette_of_the_same_map(opened):
+    left, middle, right = view(opened)
+    assert blueness(left) > 90
+    assert blueness(middle) < -30
+    assert abs(blueness(right)) < 10
+    opened.click(".card tbody tr:nth-child(2) button")
+    left, middle, right = view(opened)
+    assert blueness(left) < -90
+    assert blueness(middle) > 15
+    assert blueness(right) > blueness(middle) + 15
+    card = "document.querySelector('.card')"
+    assert opened.js(f"[...{card}.querySelectorAll('.scale span')].map((s) => s.textContent)") == [
+        f"{MINUS}0.0400",
+        "",
+        "+0.0400",
+    ]
+    assert opened.js(f"[...{card}.querySelectorAll('li')].map((s) => s.textContent)") == [
+        f"#0{MINUS}0.0400",
+        "#2+0.0200",
+        "#1+0.0100",
+    ]
+    assert opened.js(f"[...{card}.querySelectorAll('.marks span')].map((s) => s.textContent)") == ["0", "2", "1"]
+    assert opened.js(f"[...{card}.querySelectorAll('.labels button')].map((s) => s.ariaPressed)") == ["false", "true"]
+    assert "speak for lynx" in opened.js(f"{card}.querySelector('img').alt")
+    opened.click(".card tbody tr:nth-child(1) button")
+    assert blueness(view(opened)[0]) > 90
+
+
+def test_the_scripts_palette_is_the_engines(chromium, tmp_path):
+    random = np.random.default_rng(0)
+    labels = np.arange(300).reshape(15, 20).repeat(8, axis=0).repeat(6, axis=1)
+    coef = random.normal(size=(2, 300)) * [[1.0], [1e-3]]
+    show(tmp_path, explained("a", labels, []) | {"coef": coef.tolist()}, picture=lambda row: GRAY)
+    chromium.open((tmp_path / "report.html").as_uri())
+    chromium.click(".card tbody tr:nth-child(2) button")
+    chromium.wait("document.querySelector('.view img').src.startsWith('blob:') && document.querySelector('.view img').complete")
+    shape, shown = chromium.js(
+        """(() => {
+          const image = document.querySelector(".view img");
+          const canvas = document.createElement("canvas");
+          [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+          const pen = canvas.getContext("2d");
+          pen.drawImage(image, 0, 0);
+          return [[canvas.height, canvas.width, 4], [...pen.getImageData(0, 0, canvas.width, canvas.height).data]];
+        })()"""
+    )
+    shown = np.reshape(shown, shape)
+    ids = overlay.kept(coef)
+    expected = pixels(overlay.overlay_uri(labels, ids, coef[1, ids]))
+    assert np.abs(shown[..., 3] - expected[..., 3]).max() <= 1
+    deep = expected[..., 3] > 100  # a canvas keeps the colours of faint pixels roughly
+    assert np.abs(shown - expected)[deep].max() <= 3
+
+
+def test_fewer_segments_and_less_colour(opened):
+    choose(opened, top=1)
+    left, middle, _ = view(opened)
+    assert blueness(left) > 90
+    assert abs(blueness(middle)) < 10
+    choose(opened, strength=0)
+    assert abs(blueness(view(opened)[0])) < 10
+    opened.click("[type=reset]")
+    assert blueness(view(opened)[1]) < -30
+
+
+def test_one_scale_for_all_labels_of_an_image(opened):
+    opened.click(".card tbody tr:nth-child(2) button")
+    choose(opened, scale="image")
+    assert -25 < blueness(view(opened)[0]) < 0
+    assert opened.js("document.querySelector('.scale').textContent") == f"{MINUS}0.5000+0.5000"
+
+
+def test_filters_tell_what_fits_here_and_on_other_pages(opened):
+    first = [name for name, *_ in IMAGES[:ON_A_PAGE]]
+    assert names(opened) == first
+    assert count(opened) == "4 images on this page of 6"
+    opened.click("[name=id]")
+    opened.type("dogs")
+    assert names(opened) == first[2:]
+    assert count(opened) == "2 of 4 images on this page; more on page 2 (2)"
+    choose(opened, id="", **{"class": 2})
+    assert names(opened) == ["cats/two.jpg"]
+    choose(opened, **{"class": ""}, right=1)
+    assert names(opened) == ["cats/one.jpg", "dogs/three.jpg"]
+    assert count(opened) == "2 of 4 images on this page; none on the others"
+    choose(opened, right="", pmin=0.5, pmax=0.7)
+    assert names(opened) == ["cats/two.jpg", "dogs/<b>ten</b>.jpg", "dogs/three.jpg"]
+    choose(opened, pmin="", pmax="", rmax=0.5)
+    assert names(opened) == ["cats/two.jpg", "dogs/three.jpg"]
+    choose(opened, id="nothing is called so")
+    assert names(opened) == []
+    assert opened.js("document.querySelector('.nothing').checkVisibility()")
+    opened.click("[type=reset]")
+    assert names(opened) == first
+    assert opened.js("location.hash") == ""
+
+
+def test_cards_are_sorted_and_those_without_a_value_come_last(opened):
+    one, two, ten, three = (name for name, *_ in IMAGES[:ON_A_PAGE])
+    orders = {
+        "p+": [ten, two, three, one],
+        "p-": [one, three, two, ten],
+        "r+": [three, two, one, ten],
+        "r-": [one, two, three, ten],
+        "t+": [two, one, three, ten],
+        "c+": [two, one, ten, three],
+        "i+": [one, two, ten, three],
+        "": [one, two, ten, three],
+    }
+    for order, expected in orders.items():
+        choose(opened, sort=order)
+        assert names(opened) == expected, order
+
+
+def test_the_way_to_the_failures_keeps_the_view(opened, run):
+    choose(opened, id="cats")
+    opened.click("dd a")
+    assert opened.js("location.hash") == "#failed"
+    opened.wait("document.getElementById('failed').getBoundingClientRect().top < innerHeight")
+    assert names(opened) == ["cats/one.jpg", "cats/two.jpg"]
+    opened.open((run / "report-2.html").as_uri())
+    opened.click("dd a")
+    opened.wait("location.pathname.endsWith('report.html') && document.querySelector('.scripted') !== null")
+    assert opened.js("location.hash") == "#failed"
+    opened.wait("document.getElementById('failed').getBoundingClientRect().top < innerHeight")
+
+
+def test_another_page_shows_the_same_view(opened):
+    choose(opened, id="dogs", sort="p+", label="target")
+    opened.click("output a")
+    opened.wait("location.pathname.endsWith('report-2.html') && document.querySelector('.scripted') !== null")
+    assert names(opened) == ["dogs/five.jpg", "dogs/six.jpg"]
+    assert count(opened) == "2 images on this page; more on page 1 (2)"
+    assert blueness(view(opened, 1)[0]) > 90  # the target of the last is its second label, the first row of the store
+    opened.click("[rel=prev]")
+    opened.wait("location.pathname.endsWith('report.html') && document.querySelector('.scripted') !== null")
+    assert names(opened) == ["dogs/<b>ten</b>.jpg", "dogs/three.jpg"]
+
+
+def test_everything_is_at_hand_on_the_keyboard(opened):
+    focused = "document.activeElement.querySelector?.('h3')?.textContent"
+    opened.type("j")
+    assert opened.js(focused) == "cats/one.jpg"
+    opened.type("jjjj")
+    assert opened.js(focused) == "dogs/three.jpg"
+    opened.type("k")
+    assert opened.js(focused) == "dogs/<b>ten</b>.jpg"
+    opened.type("2")
+    assert opened.js("document.activeElement.querySelector('.chosen').textContent") == "lynx"
+    opened.type("9")
+    assert opened.js("document.activeElement.querySelector('.chosen').textContent") == "lynx"
+    opened.type("/")
+    assert opened.js("document.activeElement.name") == "id"
+    opened.type("j")
+    assert names(opened) == [name for name, *_ in IMAGES[:ON_A_PAGE] if "j" in name]
+    unnamed = (
+        "[...document.querySelectorAll('input, select')].filter((c) => !c.labels?.length && !c.ariaLabel).map((c) => c.name)"
+    )
+    assert opened.js(unnamed) == []
+
+
+def test_without_scripts_the_top_labels_are_shown(opened, run):
+    opened.scripts(False)
+    try:
+        opened.call("Page.navigate", url=(run / "report.html").as_uri())
+        opened.wait("document.readyState === 'complete' && document.querySelectorAll('.card').length === 4")
+        assert blueness(view(opened)[0]) > 90
+        assert not opened.js("document.querySelector('.tools').checkVisibility()")
+        assert opened.js("[...document.querySelectorAll('.labels button')].every((button) => button.disabled)")
+    finally:
+        opened.scripts(True)
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_both_themes_are_legible_at_every_width(opened, width):
+    for theme, light in (("light", True), ("dark", False)):
+        opened.size(width, 1000)
+        opened.theme(theme)
+        shot = opened.screenshot().mean(axis=2)
+        ground, ink = (np.median(shot), (shot.min() if light else shot.max()))
+        assert ground > 230 if light else ground < 30
+        assert abs(ground - ink) > 180
+        assert opened.js("document.documentElement.scrollWidth") == width
+        styles = "['.quiet', 'body'].map((one) => getComputedStyle(document.querySelector(one)))"
+        colours = f"(([one, other]) => [one.color, other.backgroundColor])({styles})"
+        quiet, behind = (np.array([int(v) for v in colour[4:-1].split(",")]) for colour in opened.js(colours))
+        assert contrast(quiet, behind) > 4.5  # WCAG's AA
+
+
+def contrast(one, other):
+    """https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio"""
+
+    def luminance(colour):
+        unit = colour / 255
+        return np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    dark, light = sorted([luminance(one), luminance(other)])
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_five_hundred_cards_open_and_filter_quickly(chromium, tmp_path):
+    rows = [explained(f"{i}", HALVES, [1.0, -0.5, 0.1], pred_probs=[0.5 + i / 1000, 0.1]) for i in range(500)]
+    show(tmp_path, *rows, picture=lambda row: PHOTOS["chelsea"])
+    assert (tmp_path / "report.html").stat().st_size < 500 * 25_000
+    assert chromium.open((tmp_path / "report.html").as_uri()) < 10
+    started, drawn = chromium.js("performance.now()"), "document.querySelectorAll('img[src^=blob]').length"
+    choose(chromium, sort="p-", top=1, pmin=0.9)
+    assert chromium.js("performance.now()") - started < 3000
+    assert names(chromium)[0] == "499"
+    assert 0 < chromium.js(drawn) < 60  # only what the reader is near
+    assert chromium.problems() == []
