@@ -15,13 +15,14 @@ import pytest
 from PIL import Image, ImageColor
 from skimage import data, segmentation
 
+from gpulime import shades
 from gpulime.errors import GpulimeError
 from gpulime.report import overlay, page
 from gpulime.runs import store
 
 HOSTILE = ["</script><b>x", "../x", "two\nlines", "\u202egpj.exe", "\"'><img src=http://a.b onerror=x>", "{{ 7 * 7 }}"]
 PHOTOS = {name: np.ascontiguousarray(getattr(data, name)()[:224, :224]) for name in ("chelsea", "coffee", "astronaut")}
-BLUE, ORANGE = ImageColor.getrgb(overlay.FOR), ImageColor.getrgb(overlay.AGAINST)
+BLUE, ORANGE = ImageColor.getrgb(shades.FOR), ImageColor.getrgb(shades.AGAINST)
 
 
 class Page(HTMLParser):

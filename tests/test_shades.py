@@ -8,7 +8,6 @@ from PIL import ImageColor
 
 from gpulime import shades
 from gpulime.explanation import ImageExplanation
-from gpulime.report import overlay
 
 IDS = (1, 4, 9, 40)  # from 1, with gaps
 WEIGHTS = {7: [(9, 0.5), (1, -0.25), (4, 0.125), (40, 0.0)], 3: [(1, 0.3), (40, -0.1)]}
@@ -23,10 +22,6 @@ def single(dtype="uint8", c=3, h=16, w=12, segments_dtype=np.int64):
     one.local_exp, one.top_labels = dict(WEIGHTS), [7, 3]
     one.predictions, one.scores = {7: np.float64(0.75), 3: 0.25}, {7: 0.5, 3: float("nan")}
     return one
-
-
-def test_colours_are_the_reports():
-    assert (shades.FOR, shades.AGAINST, shades.DEEPEST) == (overlay.FOR, overlay.AGAINST, overlay.DEEPEST)
 
 
 RAMP = np.arange(0, 256, 51).reshape(2, 3, 1).repeat(3, 2)

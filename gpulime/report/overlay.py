@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor
 
-# Blue and orange stay apart for every common kind of colour blindness, on photographs and on either theme.
-FOR = "#2b7fff"
-AGAINST = "#ff7a1a"
+from gpulime import shades
+from gpulime.shades import AGAINST, FOR
+
 OUTLINE = (255, 255, 255, 150)  # red, green, blue, alpha
 
 # A palette has 256 entries: one a segment, then one for the segments without an entry of their own and one for the outlines.
@@ -78,8 +78,8 @@ def overlay_uri(
     rest = len(ids)
     entries = np.full(int(labels.max(initial=0)) + 1, rest)
     entries[ids] = np.arange(len(ids))
-    labels = _resample(labels)
-    pixels = np.where(_outlines(labels), rest + 1, entries[labels]).astype(np.uint8)
+    (labels,) = shades.resized([labels], OVERLAY_SIDE, OVERLAY_SIDE)  # one size, so that all outlines are equally thin
+    pixels = np.where(shades.outlines(labels), rest + 1, entries[labels]).astype(np.uint8)
     image = Image.fromarray(pixels)
     image.putpalette(_palette(coefficients), "RGBA")
     return _uri(image, "PNG", compress_level=8)
@@ -87,26 +87,8 @@ def overlay_uri(
 
 def centre(labels: npt.NDArray[np.integer[Any]], segment: int) -> tuple[float, float]:
     """A point inside a segment near its middle, as (across, down) in [0, 1] of the picture."""
-    points = np.argwhere(labels == segment)
-    middle = points[np.square(points - points.mean(axis=0)).sum(axis=1).argmin()]
-    down, across = (middle + 0.5) / labels.shape
-    return float(across), float(down)
-
-
-def _resample(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
-    """Nearest neighbours on a grid of one size for all pictures, so that their outlines are equally thin."""
-    sizes = [max(1, round(n * OVERLAY_SIDE / max(labels.shape))) for n in labels.shape]
-    rows, columns = (np.arange(size) * n // size for size, n in zip(sizes, labels.shape, strict=True))
-    resampled: npt.NDArray[np.integer[Any]] = labels[np.ix_(rows, columns)]
-    return resampled
-
-
-def _outlines(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
-    """True on the last pixel before another segment begins, to the right or below."""
-    edge = np.zeros(labels.shape, dtype=bool)
-    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    edge[:-1] |= labels[:-1] != labels[1:]
-    return edge
+    across, down = shades.centre(labels, segment)
+    return (across + 0.5) / labels.shape[1], (down + 0.5) / labels.shape[0]
 
 
 def _palette(coefficients: npt.NDArray[np.floating[Any]]) -> bytes:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from gpulime.report import overlay
+from gpulime import shades
 from gpulime.report.card import card
 from gpulime.report.summary import Entry, entries, summary
 from gpulime.runs import store
@@ -143,7 +143,7 @@ def _remove_pages_after(run: Path, pages: int) -> None:
 
 def _assets() -> dict[str, Any]:
     """Style and script, which every page carries, and the digest by which its policy lets this one script run."""
-    colours = f":root {{ --for: {overlay.FOR}; --against: {overlay.AGAINST}; }}\n"
+    colours = f":root {{ --for: {shades.FOR}; --against: {shades.AGAINST}; }}\n"
     script = (HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {
