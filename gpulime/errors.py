@@ -43,7 +43,7 @@ def whole(name: str, value: object, least: int, meaning: str = "") -> int:
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """``" (did you mean 'slic'?)"`` where one of ``choices`` resembles ``name``, else an empty string."""
-    close = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -14,6 +14,17 @@ SHOWN_IMAGES = 20
 SHOWN_SEGMENTS = 3
 
 
+class _Lines:
+    """For logs: each state of the bar on a line of its own, where a terminal would see it change in place."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            sys.stderr.write(f"{text.strip()}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 class Progress:
     """Counts forwards and images; prints explanations as they come.
 
@@ -31,7 +42,7 @@ class Progress:
             total=images * n_samples,
             unit=" forwards",
             disable=images == 0,
-            file=sys.stderr,
+            file=sys.stderr if sys.stderr.isatty() else _Lines(),
             leave=False,
             mininterval=0.1 if sys.stderr.isatty() else 10,
             bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} forwards, {rate_fmt}{postfix}, {remaining} left",

@@ -47,6 +47,18 @@ def test_the_bar_tells_images_and_forwards_per_second_and_the_time_left():
     assert "00:10 left" in bar
 
 
+def test_in_a_log_every_state_is_a_line(capsys):
+    with Progress(4, 10, None) as progress:
+        progress.bar.mininterval = 0
+        progress.forwards(20)
+        progress.bar.refresh()
+        progress.image(ROW)
+    shown = capsys.readouterr().err
+    assert "\r" not in shown
+    assert all(line.endswith("left") for line in shown.splitlines())
+    assert "20/40 forwards" in shown.splitlines()[-1]
+
+
 def test_forwards_that_will_not_come_are_not_waited_for(capsys):
     with Progress(3, 10, None) as progress:
         progress.image(ERROR)
