@@ -123,8 +123,10 @@ def _add_run(parser: ArgumentParser) -> None:
 def _add_export(parser: ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--to", metavar="DIR", type=str, help="where the files go: a folder that is empty or not there yet")
-    parser.add_argument("--ids", metavar="ID", type=str, nargs="+", help="images to write (default: all that are explained)")
-    parser.add_argument("--ids-file", metavar="FILE", type=str, help="a text file of more ids, one a line")
+    parser.add_argument("--ids", metavar="ID", type=str, nargs="+", action="extend", help="images to write (default: all)")
+    parser.add_argument(
+        "--ids-file", metavar="FILE", type=str, help="a text file of ids to write, one a line, with those of --ids"
+    )
 
 
 def _add_diff(parser: ArgumentParser) -> None:

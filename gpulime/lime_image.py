@@ -5,7 +5,8 @@ Masks, segments and numbers are lime's own for the same ``random_state``; docs/m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -14,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gpulime import device as devices
 from gpulime import surrogate
+from gpulime.device import exact
 from gpulime.errors import GpulimeError, about, check, unknown, whole
 from gpulime.explanation import ImageExplanation
 from gpulime.ops.masked_images import masked_images
 from gpulime.predict import BatchSize, Predictor
 from gpulime.queue import Flight, Queue
-from gpulime.segments import from_labels
-from gpulime.wrappers.scikit_image import SegmentationAlgorithm
+from gpulime.segments import Quickshift, from_labels
 
 __all__ = ["ImageExplanation", "LimeImageExplainer"]
 
@@ -41,9 +43,9 @@ class _Image:
     """One image on its way: what lime's explanation of it needs besides the model's outputs."""
 
     image: Array
-    labels: Array
+    segments: Array
     masks: Array
-    top: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class LimeImageExplainer:
 
         if feature_selection not in surrogate.SELECTIONS:
             raise unknown("feature_selection", feature_selection, surrogate.SELECTIONS)
+        check(kernel_width is None or float(kernel_width) > 0, f"kernel_width must be above 0, or None; got {kernel_width!r}")
         self.kernel_width = None if kernel_width is None else float(kernel_width)
         self.kernel = kernel or exponential_kernel
         self.verbose = verbose
@@ -202,7 +205,7 @@ class LimeImageExplainer:
 
         images = images if isinstance(images, Sequence | np.ndarray) else list(images)
         call = _Call(
-            labels=[whole("labels", label, 0) for label in labels],
+            labels=[] if top_labels else _labels(labels),
             hide_color=hide_color,
             top_labels=whole("top_labels", top_labels, 1) if top_labels else None,
             num_samples=whole("num_samples", num_samples, 2, ", the whole image and one mask"),
@@ -240,14 +243,14 @@ class LimeImageExplainer:
         check(image.ndim == 3 and image.size > 0, f"must be (h, w, c) or (h, w); got {image.shape}")
         if call.random_seed is None:
             self.random_state.randint(0, high=1000)
-        segment = call.segmentation_fn or SegmentationAlgorithm("quickshift", kernel_size=4, max_dist=200, ratio=0.2)
-        labels = np.asarray(segment(image))
-        check(labels.shape == image.shape[:2], f"segmentation_fn must return (h, w) = {image.shape[:2]}; got {labels.shape}")
-        check(labels.dtype.kind in "iu", f"segmentation_fn must return integers; got {labels.dtype}")
-        k = np.unique(labels).size
+        segments = np.asarray((call.segmentation_fn or _quickshift)(image))
+        h, w = image.shape[:2]
+        check(segments.shape == (h, w), f"segmentation_fn must return (h, w) = {(h, w)}; got {segments.shape}")
+        check(segments.dtype.kind in "iufb", f"segmentation_fn must return numbers; got {segments.dtype}")
+        k = np.unique(segments).size
         masks = self.random_state.randint(0, 2, call.num_samples * k).reshape(call.num_samples, k)
         masks[0] = 1
-        return _Image(image, labels, masks)
+        return _Image(image, segments, masks)
 
     def _solve(self, one: _Image, flight: Flight, call: _Call) -> ImageExplanation:
         """Fit a linear model to each label, as lime does, and put it into lime's fields."""
@@ -257,24 +260,27 @@ class LimeImageExplainer:
         width = self.kernel_width if self.kernel_width is not None else 0.75 * one.masks.shape[1] ** 0.5
         weights = np.asarray(self.kernel(distances, kernel_width=width), dtype=np.float64)
         check(weights.shape == distances.shape, f"kernel must return weights (s,) = {distances.shape}; got {weights.shape}")
+        sound = bool(np.isfinite(weights).all() and (weights >= 0).all() and weights.any())
+        check(sound, "kernel must return finite weights of 0 or more, not all 0")
         outputs = flight.outputs
         bad = int((~outputs.isfinite()).any(-1).sum())
         check(bad == 0, f"classifier_fn's output was NaN or infinite for {bad} of {call.num_samples} samples")
         masks = torch.from_numpy(one.masks.astype(bool))[None].to(outputs.device)
-        moments = surrogate.Moments(flight.parts.counts, masks.shape[2], outputs[:, 0])
-        moments.add(masks, outputs, torch.from_numpy(weights)[None].to(outputs.device))
-        fitted = moments.solve(call.settings)
+        with exact(outputs.device):
+            moments = surrogate.Moments(flight.parts.counts, masks.shape[2], outputs[:, 0])
+            moments.add(masks, outputs, torch.from_numpy(weights)[None].to(outputs.device))
+            fitted = moments.solve(call.settings)
 
-        explanation = ImageExplanation(one.image, one.labels)
+        explanation = ImageExplanation(one.image, one.segments)
         if call.top_labels:
-            explanation.top_labels = one.top
-        ids = np.unique(one.labels)
+            explanation.top_labels = one.labels
+        ids = np.unique(one.segments)
         columns = [
             tensor[0].cpu().numpy()
             for tensor in (fitted.coefficients, fitted.ranks, fitted.intercepts, fitted.scores, fitted.local_predictions)
         ]
         # Of `score` and `local_pred` the last label's is left: with top_labels that of the most probable.
-        labels = list(enumerate(flight.labels[0].tolist()))
+        labels = list(enumerate(one.labels))
         for j, label in reversed(labels) if call.top_labels else labels:
             coefficients, ranks, intercept, score, local = (column[j] for column in columns)
             used = np.argsort(np.where(ranks < 0, ranks.max() + 1, ranks), kind="stable")[: (ranks >= 0).sum()]
@@ -299,26 +305,57 @@ class LimeImageExplainer:
         return explanation
 
 
+class _Function(Predictor):
+    """A function, called as it is: gradients, autocast and the random state are its caller's."""
+
+    @contextmanager
+    def inference(self, device: torch.device) -> Iterator[None]:
+        devices.keep_memory()
+        yield
+
+
+class _Module(Predictor):
+    """A module, which may return one number an image, (b,)."""
+
+    def _proven_forward(self, rows: Tensor) -> Any:
+        outputs = super()._proven_forward(rows)
+        return outputs[:, None] if isinstance(outputs, Tensor) and outputs.ndim == 1 else outputs
+
+
+def _labels(labels: Any) -> list[int]:
+    try:
+        given = [int(label) for label in labels]
+    except (TypeError, ValueError) as error:
+        raise GpulimeError(f"labels must be class numbers where top_labels is None or 0; got {labels!r}") from error
+    check(bool(given), "labels must name a class where top_labels is None or 0; got none")
+    return given
+
+
+def _quickshift(image: Array) -> Array:
+    """Lime's default segmentation; as of RGB where there is one channel, and not through Lab where there are others."""
+    return Quickshift()(image.repeat(3, axis=2) if image.shape[2] == 1 else image)
+
+
 def _predictor(classifier_fn: Classifier) -> Predictor:
     if isinstance(classifier_fn, nn.Module):
-        return Predictor(classifier_fn, None, "float32", None)
+        return _Module(classifier_fn, None, "float32", None)
 
     def model(rows: Tensor) -> Tensor:
         outputs = classifier_fn(rows.permute(0, 2, 3, 1).numpy())
         array = outputs.detach().cpu().numpy() if isinstance(outputs, Tensor) else np.asarray(outputs)
-        array = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+        array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
         return torch.from_numpy(array[:, None] if array.ndim == 1 else array)
 
-    predictor = Predictor(model, None, "float32", None)
+    predictor = _Function(model, None, "float32", None)
     predictor.memory_format = torch.channels_last  # as (b, h, w, c) arrays lie
     return predictor
 
 
 def _flight(key: int, one: _Image, call: _Call, predictor: Predictor) -> Flight:
     """An image in the queue, in its own dtype for a function and in the module's for a module."""
-    parts = from_labels(torch.from_numpy(one.labels.astype(np.int64))[None])
+    parts = from_labels(torch.from_numpy(np.unique(one.segments, return_inverse=True)[1].reshape(1, *one.segments.shape)))
     fill = hidden(one.image, parts.labels[0].numpy(), call.hide_color)
-    images, fills = (torch.from_numpy(np.array(array)).permute(2, 0, 1)[None] for array in (one.image, fill))
+    images, fills = (_tensor(array) for array in (one.image, fill))
     device = predictor.device(images)
     if predictor.module is not None:
         unit = 255 if images.dtype == torch.uint8 else 1
@@ -327,6 +364,14 @@ def _flight(key: int, one: _Image, call: _Call, predictor: Predictor) -> Flight:
         )
     keys = torch.tensor([key], device=device)
     return Flight(images, fills, parts.to(device), keys, None, True, images, call.num_samples)
+
+
+def _tensor(image: Array) -> Tensor:
+    """(h, w, c) array -> (1, c, h, w) tensor that lies as the array does, in this machine's byte order."""
+    try:
+        return torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C")).permute(2, 0, 1)[None]
+    except TypeError as error:
+        raise GpulimeError(f"images must be of a dtype that PyTorch has; got {image.dtype}") from error
 
 
 def hidden(image: Array, labels: Array, color: Any) -> Array:
@@ -364,10 +409,9 @@ def _compose(flight: Flight, start: int, stop: int, masks: Array) -> Tensor:
 
 def _choose_labels(one: _Image, outputs: Tensor, call: _Call) -> Tensor:
     """(1, l): the most probable classes, by NumPy's order as lime takes them, or those that were asked for."""
-    first = outputs[0].cpu().numpy()
-    if call.top_labels:
-        one.top = np.argsort(first)[-call.top_labels :][::-1].tolist()
-        return torch.tensor([one.top], device=outputs.device)
-    beyond = [label for label in call.labels if label >= len(first)]
-    check(not beyond, f"labels must be below the number of classes, {len(first)}; got {beyond}")
-    return torch.tensor([call.labels], device=outputs.device)
+    first = outputs[0].detach().cpu().numpy()
+    classes = len(first)
+    one.labels = np.argsort(first)[-call.top_labels :][::-1].tolist() if call.top_labels else list(call.labels)
+    beyond = [label for label in one.labels if not -classes <= label < classes]
+    check(not beyond, f"labels must be below the number of classes, {classes}; got {beyond}")
+    return torch.tensor([[label % classes for label in one.labels]], device=outputs.device)

@@ -98,7 +98,8 @@ def plain(message: str, commands: Iterable[str]) -> str:
         return f"{key[1]} must be {_words(fields[key[1]])[1]}" + (f"; got {given[1]!r}" if given else "")
     if option := re.search(r"[Uu]nrecognized arguments: ([^\s=]+)", message):
         what = "option" if option[1].startswith("-") else "argument"
-        return f"unknown {what} {option[1]!r}{nearest(option[1], [f'--{name}' for name in [*fields, 'config']])}"
+        known = [f"--{name}" for name in [*fields, "config", "ids", "ids-file", "to"]]
+        return f"unknown {what} {option[1]!r}{nearest(option[1], known)}"
     if choice := re.search(r"invalid choice: '(.*?)'", message):
         return str(unknown("the command", choice[1], commands))
     return " ".join(message.split())

@@ -48,7 +48,7 @@ class Classifier:
 
     def __call__(self, images):
         self.shown.append(images.copy())
-        scale = 255.0 if images.dtype == np.uint8 else 1.0
+        scale = 255.0 if images.dtype.kind in "iu" else 1.0
         gray = images.mean(3) / scale
         h, w = gray.shape[1] // 6 * 6, gray.shape[2] // 6 * 6
         pooled = gray[:, :h, :w].reshape(len(gray), 6, h // 6, 6, w // 6).mean((2, 4))
@@ -114,9 +114,98 @@ def test_a_gray_picture_becomes_rgb(dtype):
     assert mine.image.shape == (H, W, 3)
 
 
-@pytest.mark.parametrize(("labels", "top_labels"), [((0, 2), None), ([3], 0), ((1,), 1), ((1,), 4), ((1,), 50)])
+@pytest.mark.parametrize(
+    ("labels", "top_labels"),
+    [((0, 2), None), ([3], 0), ((1,), 1), ((1,), 4), ((1,), 50), (None, 3), (1, 3), ("cat", 3), ([-1], None), (range(3), None)],
+)
 def test_labels(labels, top_labels):
     assert_same(labels=labels, top_labels=top_labels)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.asfortranarray(IMAGE),
+        IMAGE[:, ::-1],
+        IMAGE.astype(np.int64),
+        (IMAGE / 255).astype(np.float16),
+        np.broadcast_to(IMAGE[..., :1], IMAGE.shape),
+    ],
+    ids=["Fortran", "reversed", "int64", "float16", "read-only"],
+)
+def test_arrays_of_every_kind(image):
+    assert_same(image)
+    _, rows = explain(ours, image)
+    assert all(batch.flags.c_contiguous for batch in rows)
+
+
+def test_big_endian_pictures():
+    swapped, _ = explain(ours, (IMAGE / 255).astype(">f8"))
+    native, _ = explain(ours, IMAGE / 255)
+    for label, pairs in native.local_exp.items():
+        assert swapped.local_exp[label] == pairs
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        lambda image: superpixels(image).astype(float),
+        lambda image: superpixels(image) > 20,
+    ],
+    ids=["float", "bool"],
+)
+def test_label_maps_of_other_numbers(labels):
+    assert_same(segmentation_fn=labels)
+
+
+def test_label_maps_with_gaps_and_negative_ids():
+    plain, _ = explain(ours)
+    odd, _ = explain(ours, segmentation_fn=lambda image: 3 * superpixels(image) - 7)
+    for label, pairs in plain.local_exp.items():
+        assert odd.local_exp[label] == [(3 * segment - 7, weight) for segment, weight in pairs]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda outputs: outputs[:, ::-1],
+        lambda outputs: outputs.tolist(),
+        lambda outputs: torch.from_numpy(outputs),
+        lambda outputs: outputs.astype(np.float32),
+        lambda outputs: (1000 * outputs).astype(int),
+    ],
+    ids=["reversed", "list", "tensor", "float32", "int"],
+)
+def test_answers_of_every_kind(answer):
+    classifier, both = Classifier(), []
+    for module in (lime_image, ours):
+        made = module.LimeImageExplainer(random_state=7)
+        with contextlib.redirect_stderr(io.StringIO()):
+            answers = made.explain_instance(
+                IMAGE,
+                lambda images: answer(classifier(images)),
+                num_samples=80,
+                segmentation_fn=superpixels,
+                top_labels=2,
+            )
+            both.append(answers)
+    assert_same_explanation(both[1], both[0])
+
+
+def test_a_function_is_called_as_it_is():
+    """Its gradients, the caller's autocast, and new random numbers in every batch."""
+    seen = []
+
+    def function(images):
+        seen.append((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.rand(()).item()))
+        return images.mean((1, 2)) / 255
+
+    with torch.autocast("cpu", torch.bfloat16):
+        ours.LimeImageExplainer().explain_instance(
+            IMAGE, function, num_samples=30, segmentation_fn=superpixels, progress_bar=False
+        )
+    assert [state[:2] for state in seen] == [(True, True)] * 3
+    assert len({state[2] for state in seen}) == 3
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "jaccard", "manhattan", lambda a, b: np.abs(a - b).mean()])
@@ -264,13 +353,14 @@ def test_every_segment_of_slic_is_hidden():
     assert set(dict(mine.local_exp[0])) == set(np.unique(mine.segments))
 
 
+@pytest.mark.parametrize("segmentation_fn", [None, lambda image: superpixels(image[..., 0])], ids=["default", "given"])
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])
-def test_any_number_of_channels(channels):
+def test_any_number_of_channels(channels, segmentation_fn):
     classifier = Classifier()
     image = smooth(channels=channels)
     explainer = ours.LimeImageExplainer(random_state=0)
     explanation = explainer.explain_instance(
-        image, classifier, num_samples=60, segmentation_fn=lambda image: superpixels(image[..., 0]), progress_bar=False
+        image, classifier, num_samples=60, segmentation_fn=segmentation_fn, progress_bar=False
     )
     assert classifier.shown[0].shape == (10, H, W, channels)
     label = explanation.top_labels[0]
@@ -362,10 +452,20 @@ def test_a_module_runs_on_its_device_and_is_left_as_it_was(device):
     assert module.training
 
 
+def test_a_module_with_one_number_an_image(device):
+    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(0)).to(device)
+    image = smooth(channels=1) / 255
+    explanation = ours.LimeImageExplainer(random_state=0).explain_instance(
+        image, module, num_samples=60, segmentation_fn=lambda image: superpixels(image[..., 0]), progress_bar=False
+    )
+    assert explanation.top_labels == [0]
+
+
 def test_a_module_gets_uint8_images_in_unit_range():
-    call = {"num_samples": 100, "segmentation_fn": superpixels, "progress_bar": False, "hide_color": 0}
+    call = {"num_samples": 100, "segmentation_fn": superpixels, "progress_bar": False}
     bytes_, floats = (
-        ours.LimeImageExplainer(random_state=0).explain_instance(image, Module(), **call) for image in (IMAGE, IMAGE / 255)
+        ours.LimeImageExplainer(random_state=0).explain_instance(image, Module(), hide_color=color, **call)
+        for image, color in ((IMAGE, 51), (IMAGE / 255, 0.2))
     )
     for label, pairs in floats.local_exp.items():
         np.testing.assert_allclose(sorted(bytes_.local_exp[label]), sorted(pairs), atol=1e-12)
@@ -390,7 +490,12 @@ def test_many_images_in_one_queue_are_the_loop_s():
         ({"num_samples": 1}, "num_samples must be at least 2"),
         ({"labels": [9], "top_labels": None}, r"labels must be below the number of classes, 4; got \[9\]"),
         ({"segmentation_fn": lambda image: np.zeros((3, 3), int)}, r"segmentation_fn must return \(h, w\) = \(72, 84\); got"),
-        ({"segmentation_fn": lambda image: np.zeros((H, W))}, "segmentation_fn must return integers; got float64"),
+        ({"segmentation_fn": lambda image: np.full((H, W), "a")}, "segmentation_fn must return numbers; got <U1"),
+        ({"labels": None, "top_labels": None}, "labels must be class numbers where top_labels is None or 0; got None"),
+        ({"labels": [], "top_labels": 0}, "labels must name a class"),
+        ({"explainer": {"kernel": lambda d, kernel_width: 0 * d}}, "kernel must return finite weights of 0 or more, not all 0"),
+        ({"explainer": {"kernel": lambda d, kernel_width: d - 0.2}}, "kernel must return finite weights of 0 or more"),
+        ({"explainer": {"kernel_width": 0}}, "kernel_width must be above 0, or None; got 0"),
         ({"hide_color": (1, 2)}, r"hide_color must be a number, one per channel \(c = 3\)"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],

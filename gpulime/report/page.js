@@ -281,6 +281,7 @@ document.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
+window.addEventListener("beforeprint", () => cards.forEach((card) => { card.near = true; draw(card); }));
 window.addEventListener("hashchange", () => {
   if (!location.hash.includes("=")) return; // a place on the page, not a view
   recall();

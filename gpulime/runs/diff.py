@@ -44,18 +44,22 @@ class LabelDiff:
 
 @dataclass(frozen=True)
 class ImageDiff:
-    """One image that both runs explain; ``top_a`` and ``top_b`` are its most probable explained labels, with probability."""
+    """One image that both runs explain; ``top_a`` and ``top_b`` are its most probable explained labels, with probability.
+
+    ``knows_top`` says whether these are the model's most probable classes in both runs, and not targets alone.
+    """
 
     image_id: str
     top_a: tuple[int, float]
     top_b: tuple[int, float]
     same_segments: bool
     labels: list[LabelDiff]
+    knows_top: bool = True
 
     @property
     def changed(self) -> bool:
-        """Whether the top label changed."""
-        return self.top_a[0] != self.top_b[0]
+        """Whether the top label changed, where it is known."""
+        return self.knows_top and self.top_a[0] != self.top_b[0]
 
     @property
     def leading(self) -> LabelDiff | None:
@@ -100,12 +104,12 @@ class Diff:
         """What came of it, as (term, value)."""
         n = len(self.images)
         same = sum(image.same_segments for image in self.images)
-        changed = sum(image.changed for image in self.images)
+        changed, known = (sum(getattr(image, name) for image in self.images) for name in ("changed", "knows_top"))
         pairs = sum(len(image.labels) for image in self.images)
         facts = [
             ("images in both", f"{n + self.failed:,} (only in A {self.only_a:,}, only in B {self.only_b:,})"),
             ("explained by both", f"{n:,}"),
-            ("top label changed", f"{changed:,} of {n:,}"),
+            ("top label changed", f"{changed:,} of {n:,}" if known else "not known: a run explains targets alone"),
             ("same segments", f"{same:,} of {n:,}" + ("" if same == n else "; the others have no correlation")),
             ("labels compared", f"{pairs:,}"),
         ]
@@ -142,7 +146,8 @@ def compare(a: Path, b: Path) -> Diff:
     if not pairs:
         raise GpulimeError(f"no image is in both: {a} has {len(ids_a)}, {b} has {len(ids_b)}, by other ids")
     explained = [(x, y) for x, y in _together(rows_a, rows_b, pairs) if x["status"] == y["status"] == "ok"]
-    images = sorted((_image(x, y) for x, y in explained), key=lambda image: image.order)
+    knows_top = all(manifest.get("fixed", {}).get("lime.labels") != "target" for manifest in (about_a, about_b))
+    images = sorted((_image(x, y, knows_top) for x, y in explained), key=lambda image: image.order)
     return Diff(
         a=a,
         b=b,
@@ -162,7 +167,7 @@ def _together(rows_a: pa.Table, rows_b: pa.Table, pairs: Sequence[tuple[int, int
         yield from zip(rows_a.take(places_a).to_pylist(), rows_b.take(places_b).to_pylist(), strict=True)
 
 
-def _image(a: Row, b: Row) -> ImageDiff:
+def _image(a: Row, b: Row, knows_top: bool) -> ImageDiff:
     with about(f"image {a['image_id']!r}"):
         same = _same_segments(a, b)
     labels = []
@@ -172,7 +177,7 @@ def _image(a: Row, b: Row) -> ImageDiff:
             x, y = np.array(a["coef"][i]), np.array(b["coef"][j])
             numbers = (rank_correlation(x, y), top_overlap(x, y)) if same else (None, None)
             labels.append(LabelDiff(label, a["pred_probs"][i], b["pred_probs"][j], *numbers))
-    return ImageDiff(a["image_id"], _top(a), _top(b), same, labels)
+    return ImageDiff(a["image_id"], _top(a), _top(b), same, labels, knows_top)
 
 
 def _top(row: Row) -> tuple[int, float]:

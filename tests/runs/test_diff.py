@@ -281,3 +281,14 @@ def test_the_page_shows_the_fifty_most_changed(tmp_path):
     assert len(shown.all("article")) == diff_page.MOST_CARDS == 50
     assert "3 more images, less changed, are counted above and not shown." in shown.texts("p")
     assert len(shown.source) < 50 * 25_000
+
+
+def test_targets_alone_are_no_top_labels(tmp_path):
+    """A run that explains targets does not know which class was the most probable."""
+    a = run(
+        tmp_path / "a", explained("x", labels=[2], pred_probs=[0.1], r2=[0.5], coef=[COEF]), fixed={"lime.labels": "target"}
+    )
+    b = run(tmp_path / "b", explained("x", labels=[1], pred_probs=[0.9], r2=[0.5], coef=[COEF]), fixed={"lime.labels": "top"})
+    found = compare(a, b)
+    assert not found.images[0].changed
+    assert dict(found.summary)["top label changed"] == "not known: a run explains targets alone"
