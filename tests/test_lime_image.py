@@ -172,7 +172,7 @@ def test_label_maps_with_gaps_and_negative_ids():
         lambda outputs: outputs.tolist(),
         lambda outputs: torch.from_numpy(outputs),
         lambda outputs: outputs.astype(np.float32),
-        lambda outputs: (1000 * outputs).astype(int),
+        lambda outputs: (1e6 * outputs).astype(int),
     ],
     ids=["reversed", "list", "tensor", "float32", "int"],
 )
@@ -186,7 +186,7 @@ def test_answers_of_every_kind(answer):
                 lambda images: answer(classifier(images)),
                 num_samples=80,
                 segmentation_fn=superpixels,
-                top_labels=2,
+                top_labels=1,
             )
             both.append(answers)
     assert_same_explanation(both[1], both[0])
