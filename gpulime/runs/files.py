@@ -85,11 +85,12 @@ def report(run: Path) -> Path:
     Raises
     ------
     GpulimeError
-        If the directory holds no run, or one made from Python.
+        If the directory holds no run, or one made from Python whose report has pictures, which this one would lack.
     """
     about = manifest(run)
-    if "config" not in about:
-        raise GpulimeError(f"{run} was made from Python, where its images are: gpulime.runs.explain writes its report again")
+    there = "config" not in about and (run / page.PAGE).exists()
+    doubt = f"{run} was made from Python, and its images are not at hand: {page.PAGE} would lose its pictures"
+    check(not there, f"{doubt}. Move it away to have one without")
     return page.write(run, pictures(run), about.get("class_names"))
 
 
