@@ -273,9 +273,12 @@ def test_verbose_prints_what_lime_prints(capsys):
     printed = []
     for module in (lime_image, ours):
         explain(module, explainer={"verbose": True})
-        printed.append([line.split()[0] for line in capsys.readouterr().out.splitlines()])
-    assert printed[0] == printed[1]
-    assert printed[0][:3] == ["Intercept", "Prediction_local", "Right:"]
+        printed.append([line.split() for line in capsys.readouterr().out.splitlines()])
+    words, numbers = zip(
+        *([[line[0] for line in lines], [float(line[1].strip("[]")) for line in lines]] for lines in printed), strict=True
+    )
+    assert words[0] == words[1] == ["Intercept", "Prediction_local", "Right:"] * 2
+    np.testing.assert_allclose(numbers[0], numbers[1], atol=1e-7)
 
 
 MODES = [
@@ -316,6 +319,8 @@ def test_scores_and_local_predictions_of_every_label():
     assert explanation.score == explanation.scores[first]
     assert explanation.local_pred == explanation.local_preds[first]
     assert len(set(explanation.scores.values())) == 3
+    for label, prediction in explanation.predictions.items():
+        assert prediction == Classifier()(IMAGE[None])[0, label]
 
 
 def test_explainers_and_explanations_pickle():
@@ -519,6 +524,11 @@ def test_outputs_that_are_no_numbers_are_refused():
         ours.LimeImageExplainer().explain_instance(
             IMAGE, lambda images: np.full((len(images), 2), np.nan), num_samples=60, segmentation_fn=superpixels
         )
+
+
+def test_the_progress_bar_counts_the_samples(capfd):
+    ours.LimeImageExplainer().explain_instance(IMAGE, Classifier(), num_samples=20, segmentation_fn=superpixels)
+    assert "20/20" in capfd.readouterr().err
 
 
 def test_no_progress_bar_is_quiet(capfd):
