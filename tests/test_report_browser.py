@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import browser
@@ -309,3 +310,32 @@ def test_five_hundred_cards_open_and_filter_quickly(chromium, tmp_path):
     assert names(chromium)[0] == "499"
     assert 0 < chromium.js(drawn) < 60  # only what the reader is near
     assert chromium.problems() == []
+
+
+def test_an_r2_from_a_bound_on(opened):
+    choose(opened, rmin=0.75)
+    assert names(opened) == ["cats/one.jpg"]
+    choose(opened, rmin=-0.5)
+    assert names(opened) == ["cats/one.jpg", "cats/two.jpg", "dogs/three.jpg"]
+
+
+def test_an_id_is_found_whatever_its_case(opened):
+    choose(opened, id="CATS/T")
+    assert names(opened) == ["cats/two.jpg"]
+
+
+def test_the_strength_grows_with_the_slider(opened):
+    strengths = []
+    for strength in (0, 25, 50, 75, 100):
+        choose(opened, strength=strength)
+        strengths.append(blueness(view(opened)[0]))
+    assert abs(strengths[0]) < 5
+    assert all(later > earlier + 20 for earlier, later in itertools.pairwise(strengths))
+
+
+def test_one_scale_for_the_page_leaves_weak_labels_pale(opened):
+    choose(opened, scale="page")
+    opened.click(".card tbody tr:nth-child(2) button")
+    left, _, _ = view(opened)
+    assert -40 < blueness(left) < 0
+    assert opened.js("document.querySelector('.card .scale span').textContent") == f"{MINUS}0.5000"
