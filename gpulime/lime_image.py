@@ -5,30 +5,25 @@ Masks, segments and numbers are lime's own for the same ``random_state``; docs/m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gpulime import device as devices
-from gpulime import surrogate
+from gpulime import lime_rows, surrogate
 from gpulime.device import exact
 from gpulime.errors import GpulimeError, about, check, unknown, whole
 from gpulime.explanation import ImageExplanation
-from gpulime.ops.masked_images import masked_images
-from gpulime.predict import BatchSize, Predictor
+from gpulime.lime_rows import Array, Classifier
+from gpulime.predict import BatchSize
 from gpulime.queue import Flight, Queue
-from gpulime.segments import Quickshift, from_labels
+from gpulime.segments import Quickshift
 
 __all__ = ["ImageExplanation", "LimeImageExplainer"]
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Classifier = nn.Module | Callable[[Array], Any]
 Segmentation = Callable[[Array], Any]
 
 
@@ -53,7 +48,6 @@ class _Call:
     """The arguments of one call."""
 
     labels: Sequence[int]
-    hide_color: Any
     top_labels: int | None
     num_samples: int
     segmentation_fn: Segmentation | None
@@ -206,7 +200,6 @@ class LimeImageExplainer:
         images = images if isinstance(images, Sequence | np.ndarray) else list(images)
         call = _Call(
             labels=[] if top_labels else _labels(labels),
-            hide_color=hide_color,
             top_labels=whole("top_labels", top_labels, 1) if top_labels else None,
             num_samples=whole("num_samples", num_samples, 2, ", the whole image and one mask"),
             segmentation_fn=segmentation_fn,
@@ -215,22 +208,22 @@ class LimeImageExplainer:
             random_seed=random_seed,
             settings=surrogate.Settings(feature_selection=self.feature_selection, num_features=num_features),
         )
-        predictor = _predictor(classifier_fn)
+        predictor = lime_rows.predictor(classifier_fn)
         under_way: dict[int, _Image] = {}
         finished: list[ImageExplanation] = []
         with tqdm(total=len(images) * num_samples, disable=not progress_bar) as bar:
             queue: Queue[ImageExplanation] = Queue(
                 predictor,
                 BatchSize(batch_size),
-                compose=lambda flight, start, stop: _compose(flight, start, stop, under_way[int(flight.keys)].masks),
+                compose=lambda flight, start, stop: lime_rows.compose(flight, start, stop, under_way[int(flight.keys)].masks),
                 choose_labels=lambda flight, outputs: _choose_labels(under_way[int(flight.keys)], outputs, call),
                 solve=lambda flight: self._solve(under_way.pop(int(flight.keys)), flight, call),
                 progress=bar.update,
             )
             for i, image in enumerate(images):
                 with about(f"image {i}" if len(images) > 1 else "image"):
-                    under_way[i] = self._prepare(np.asarray(image), call)
-                finished += queue.put(_flight(i, under_way[i], call, predictor))
+                    one = under_way[i] = self._prepare(np.asarray(image), call)
+                finished += queue.put(lime_rows.flight(i, one.image, one.segments, hide_color, num_samples, predictor))
             finished += queue.finish()
         return finished
 
@@ -305,23 +298,6 @@ class LimeImageExplainer:
         return explanation
 
 
-class _Function(Predictor):
-    """A function, called as it is: gradients, autocast and the random state are its caller's."""
-
-    @contextmanager
-    def inference(self, device: torch.device) -> Iterator[None]:
-        devices.keep_memory()
-        yield
-
-
-class _Module(Predictor):
-    """A module, which may return one number an image, (b,)."""
-
-    def _proven_forward(self, rows: Tensor) -> Any:
-        outputs = super()._proven_forward(rows)
-        return outputs[:, None] if isinstance(outputs, Tensor) and outputs.ndim == 1 else outputs
-
-
 def _labels(labels: Any) -> list[int]:
     try:
         given = [int(label) for label in labels]
@@ -334,77 +310,6 @@ def _labels(labels: Any) -> list[int]:
 def _quickshift(image: Array) -> Array:
     """Lime's default segmentation; as of RGB where there is one channel, and not through Lab where there are others."""
     return Quickshift()(image.repeat(3, axis=2) if image.shape[2] == 1 else image)
-
-
-def _predictor(classifier_fn: Classifier) -> Predictor:
-    if isinstance(classifier_fn, nn.Module):
-        return _Module(classifier_fn, None, "float32", None)
-
-    def model(rows: Tensor) -> Tensor:
-        outputs = classifier_fn(rows.permute(0, 2, 3, 1).numpy())
-        array = outputs.detach().cpu().numpy() if isinstance(outputs, Tensor) else np.asarray(outputs)
-        array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
-        return torch.from_numpy(array[:, None] if array.ndim == 1 else array)
-
-    predictor = _Function(model, None, "float32", None)
-    predictor.memory_format = torch.channels_last  # as (b, h, w, c) arrays lie
-    return predictor
-
-
-def _flight(key: int, one: _Image, call: _Call, predictor: Predictor) -> Flight:
-    """An image in the queue, in its own dtype for a function and in the module's for a module."""
-    parts = from_labels(torch.from_numpy(np.unique(one.segments, return_inverse=True)[1].reshape(1, *one.segments.shape)))
-    fill = hidden(one.image, parts.labels[0].numpy(), call.hide_color)
-    images, fills = (_tensor(array) for array in (one.image, fill))
-    device = predictor.device(images)
-    if predictor.module is not None:
-        unit = 255 if images.dtype == torch.uint8 else 1
-        images, fills = (
-            (t.to(device, predictor.dtype) / unit).contiguous(memory_format=predictor.memory_format) for t in (images, fills)
-        )
-    keys = torch.tensor([key], device=device)
-    return Flight(images, fills, parts.to(device), keys, None, True, images, call.num_samples)
-
-
-def _tensor(image: Array) -> Tensor:
-    """(h, w, c) array -> (1, c, h, w) tensor that lies as the array does, in this machine's byte order."""
-    try:
-        return torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C")).permute(2, 0, 1)[None]
-    except TypeError as error:
-        raise GpulimeError(f"images must be of a dtype that PyTorch has; got {image.dtype}") from error
-
-
-def hidden(image: Array, labels: Array, color: Any) -> Array:
-    """What hidden segments show, in the image's dtype: means are cut off, not rounded, in whole numbers, as lime does.
-
-    Parameters
-    ----------
-    image : (h, w, c)
-    labels : (h, w), from 0 without gaps
-    color : number, colour (c,), image, or None for the mean of each segment
-    """
-    fill = image.copy()
-    if color is not None:
-        try:
-            fill[:] = color
-        except ValueError as error:
-            fits = f"must be a number, one per channel (c = {image.shape[2]}) or an image {image.shape}"
-            raise GpulimeError(f"hide_color {fits}; got {color!r:.100}") from error
-        return fill
-    order = labels.argsort(axis=None, kind="stable")
-    pixels, out = image.reshape(-1, image.shape[2])[order], fill.reshape(-1, image.shape[2])
-    bounds = [0, *np.bincount(labels.ravel()).cumsum()]
-    for start, stop in pairwise(bounds):
-        out[order[start:stop]] = [channel.mean() for channel in pixels[start:stop].T]
-    return fill
-
-
-def _compose(flight: Flight, start: int, stop: int, masks: Array) -> Tensor:
-    def draw(_: Flight, index: Tensor, rows: Tensor) -> Tensor:
-        return torch.from_numpy(masks[rows.cpu().numpy()].astype(bool)).to(rows.device)
-
-    index, shown = flight.window(start, stop, draw)
-    return masked_images(flight.images, flight.fill, flight.parts.labels, index, shown)
 
 
 def _choose_labels(one: _Image, outputs: Tensor, call: _Call) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markup import Fragment
 from PIL import Image
 from test_explanation import explanations
 from test_shades import single
@@ -18,32 +18,11 @@ from gpulime import notebook, shades
 TAGS = {"div", "p", "span", "img", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "br"}
 
 
-class Fragment(HTMLParser):
-    """The elements of a piece of HTML, each with its attributes and the text in it; everything opened must be closed."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.elements, self._open = [], []
-        self.feed(html)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag, attributes):
-        element = {"tag": tag, "text": "", **dict(attributes)}
-        self.elements.append(element)
-        if tag not in ("img", "br"):
-            self._open.append(element)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        for element in self._open:
-            element["text"] += data
+class Shown(Fragment):
+    """A piece of HTML with plain signs, and its pictures."""
 
     def texts(self, tag):
-        texts = [" ".join(element["text"].split()) for element in self.elements if element["tag"] == tag]
-        return [text.replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-") for text in texts]
+        return [text.replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-") for text in super().texts(tag)]
 
     def pictures(self):
         addresses = [element["src"] for element in self.elements if element["tag"] == "img"]
@@ -54,7 +33,7 @@ class Fragment(HTMLParser):
 
 def test_one_image_is_its_pictures_and_a_table_of_its_labels():
     html = single()._repr_html_()
-    page = Fragment(html)
+    page = Shown(html)
     assert page.texts("th") == ["label", "prediction", "R²", "strongest segments"]
     cells = page.texts("td")
     assert cells[:4] == ["7", "0.750", "0.50", "9 +0.500 1 -0.250 4 +0.125"]
@@ -69,7 +48,7 @@ def test_one_image_is_its_pictures_and_a_table_of_its_labels():
 
 @pytest.mark.parametrize("html", [single()._repr_html_(), explanations()._repr_html_()], ids=["one", "batch"])
 def test_nothing_is_run_loaded_or_painted_over(html):
-    page = Fragment(html)
+    page = Shown(html)
     assert {element["tag"] for element in page.elements} <= TAGS
     assert not [name for element in page.elements for name in element if name.startswith("on")]
     assert "url(" not in html
@@ -83,7 +62,7 @@ def test_nothing_is_run_loaded_or_painted_over(html):
 
 @pytest.mark.parametrize(("n", "more"), [(1, None), (12, None), (13, "and 1 more image"), (40, "and 28 more images")])
 def test_a_batch_shows_the_first_and_counts_the_rest(n, more):
-    page = Fragment(explanations(n=n)._repr_html_())
+    page = Shown(explanations(n=n)._repr_html_())
     assert len(page.pictures()) == min(n, notebook.MOST_IMAGES)
     assert page.texts("p")[1:] == ([more] if more else [])
     assert page.texts("p")[0].startswith(f"Explanations({n} images")
@@ -94,7 +73,7 @@ def test_a_batch_shows_the_first_and_counts_the_rest(n, more):
 def test_many_labels_are_cut_off():
     one = single()
     one.top_labels, one.local_exp = list(range(13)), {label: [(1, 0.1)] for label in range(13)}
-    page = Fragment(one._repr_html_())
+    page = Shown(one._repr_html_())
     assert len(page.texts("tr")) == 1 + notebook.MOST_LABELS
     assert page.texts("p")[0] == "and 3 more labels"
 
@@ -103,14 +82,14 @@ def test_what_is_missing_or_not_finite_is_a_dash():
     one = single()
     one.local_exp = {7: [(9, float("nan"))], 3: []}
     one.scores, one.predictions = {7: float("inf")}, {}
-    assert Fragment(one._repr_html_()).texts("td") == ["7", "-", "-", "none", "3", "-", "-", "none"]
+    assert Shown(one._repr_html_()).texts("td") == ["7", "-", "-", "none", "3", "-", "-", "none"]
     one.local_exp, one.top_labels = {}, []
-    assert Fragment(one._repr_html_()).pictures() == []
+    assert Shown(one._repr_html_()).pictures() == []
 
 
 def test_an_empty_batch_and_a_large_image_are_small():
-    assert Fragment(explanations()[:0]._repr_html_()).pictures() == []
-    page = Fragment(single(h=1200, w=600)._repr_html_())
+    assert Shown(explanations()[:0]._repr_html_()).pictures() == []
+    page = Shown(single(h=1200, w=600)._repr_html_())
     assert page.pictures()[0].shape == (notebook.SIDES[1], notebook.SIDES[1] // 2, 3)
 
 

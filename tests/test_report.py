@@ -8,10 +8,10 @@ import hashlib
 import io
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markup import Page
 from PIL import Image, ImageColor
 from skimage import data, segmentation
 
@@ -23,43 +23,6 @@ from gpulime.runs import store
 HOSTILE = ["</script><b>x", "../x", "two\nlines", "\u202egpj.exe", "\"'><img src=http://a.b onerror=x>", "{{ 7 * 7 }}"]
 PHOTOS = {name: np.ascontiguousarray(getattr(data, name)()[:224, :224]) for name in ("chelsea", "coffee", "astronaut")}
 BLUE, ORANGE = ImageColor.getrgb(shades.FOR), ImageColor.getrgb(shades.AGAINST)
-
-
-class Page(HTMLParser):
-    """What a browser makes of a page: its elements in order, each with its attributes, and the text below it."""
-
-    VOID = ("meta", "img", "br", "link", "base", "input")
-
-    def __init__(self, path):
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.elements, self._open = [], []
-        self.feed(self.source)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag, attributes):
-        element = {"tag": tag, "text": "", **dict(attributes)}
-        self.elements.append(element)
-        if tag not in self.VOID:
-            self._open.append(element)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        for element in self._open:
-            element["text"] += data
-
-    def all(self, tag, **attributes):
-        return [
-            element
-            for element in self.elements
-            if element["tag"] == tag and all(element.get(name) == value for name, value in attributes.items())
-        ]
-
-    def texts(self, tag, **attributes):
-        return [" ".join(element["text"].split()) for element in self.all(tag, **attributes)]
 
 
 def row(image_id, **changes):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markup import Page
 from PIL import Image
 from rows import HOSTILE, LABELS, explained, failed, picture, run
 from scipy.stats import spearmanr
@@ -186,39 +186,6 @@ def test_nothing_explained_by_both_is_a_table_and_a_page(tmp_path):
 def test_names_that_differ_are_said(tmp_path):
     a, b = run(tmp_path / "a", explained("x")), run(tmp_path / "b", explained("x"), names=("a", "b", "c"))
     assert dict(compare(a, b).summary)["class names"] == "differ between the runs; labels are compared by number"
-
-
-class Page(HTMLParser):
-    """The elements of a page, each with its attributes and the text below it; everything opened must be closed."""
-
-    VOID = ("meta", "img", "br", "link", "base", "input")
-
-    def __init__(self, path):
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.elements, self._open = [], []
-        self.feed(self.source)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag, attributes):
-        element = {"tag": tag, "text": "", **dict(attributes)}
-        self.elements.append(element)
-        if tag not in self.VOID:
-            self._open.append(element)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        for element in self._open:
-            element["text"] += data
-
-    def all(self, tag):
-        return [element for element in self.elements if element["tag"] == tag]
-
-    def texts(self, tag):
-        return [" ".join(element["text"].split()) for element in self.all(tag)]
 
 
 def page(tmp_path, a, b):

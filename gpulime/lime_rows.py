@@ -1,0 +1,113 @@
+"""The rows of lime's explainer in the queue: an image in its own dtype, what hides its segments, and who is shown them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gpulime import device as devices
+from gpulime.errors import GpulimeError
+from gpulime.ops.masked_images import masked_images
+from gpulime.predict import Predictor
+from gpulime.queue import Flight
+from gpulime.segments import from_labels
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Classifier = nn.Module | Callable[[Array], Any]
+
+
+def predictor(classifier_fn: Classifier) -> Predictor:
+    """How a function of (b, h, w, c) arrays, or a module, is called."""
+    if isinstance(classifier_fn, nn.Module):
+        return _Module(classifier_fn, None, "float32", None)
+
+    def model(rows: Tensor) -> Tensor:
+        outputs = classifier_fn(rows.permute(0, 2, 3, 1).numpy())
+        array = outputs.detach().cpu().numpy() if isinstance(outputs, Tensor) else np.asarray(outputs)
+        array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
+        return torch.from_numpy(array[:, None] if array.ndim == 1 else array)
+
+    called = _Function(model, None, "float32", None)
+    called.memory_format = torch.channels_last  # as (b, h, w, c) arrays lie
+    return called
+
+
+class _Function(Predictor):
+    """A function, called as it is: gradients, autocast and the random state are its caller's."""
+
+    @contextmanager
+    def inference(self, device: torch.device) -> Iterator[None]:
+        devices.keep_memory()
+        yield
+
+
+class _Module(Predictor):
+    """A module, which may return one number an image, (b,)."""
+
+    def _proven_forward(self, rows: Tensor) -> Any:
+        outputs = super()._proven_forward(rows)
+        return outputs[:, None] if isinstance(outputs, Tensor) and outputs.ndim == 1 else outputs
+
+
+def flight(key: int, image: Array, segments: Array, hide_color: Any, num_samples: int, called: Predictor) -> Flight:
+    """An image in the queue, in its own dtype for a function and in the module's for a module."""
+    parts = from_labels(torch.from_numpy(np.unique(segments, return_inverse=True)[1].reshape(1, *segments.shape)))
+    fill = hidden(image, parts.labels[0].numpy(), hide_color)
+    images, fills = (_tensor(array) for array in (image, fill))
+    device = called.device(images)
+    if called.module is not None:
+        unit = 255 if images.dtype == torch.uint8 else 1
+        images, fills = (
+            (t.to(device, called.dtype) / unit).contiguous(memory_format=called.memory_format) for t in (images, fills)
+        )
+    keys = torch.tensor([key], device=device)
+    return Flight(images, fills, parts.to(device), keys, None, True, images, num_samples)
+
+
+def _tensor(image: Array) -> Tensor:
+    """(h, w, c) array -> (1, c, h, w) tensor that lies as the array does, in this machine's byte order."""
+    try:
+        return torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C")).permute(2, 0, 1)[None]
+    except TypeError as error:
+        raise GpulimeError(f"images must be of a dtype that PyTorch has; got {image.dtype}") from error
+
+
+def hidden(image: Array, labels: Array, color: Any) -> Array:
+    """What hidden segments show, in the image's dtype: means are cut off, not rounded, in whole numbers, as lime does.
+
+    Parameters
+    ----------
+    image : (h, w, c)
+    labels : (h, w), from 0 without gaps
+    color : number, colour (c,), image, or None for the mean of each segment
+    """
+    fill = image.copy()
+    if color is not None:
+        try:
+            fill[:] = color
+        except ValueError as error:
+            fits = f"must be a number, one per channel (c = {image.shape[2]}) or an image {image.shape}"
+            raise GpulimeError(f"hide_color {fits}; got {color!r:.100}") from error
+        return fill
+    order = labels.argsort(axis=None, kind="stable")
+    pixels, out = image.reshape(-1, image.shape[2])[order], fill.reshape(-1, image.shape[2])
+    bounds = [0, *np.bincount(labels.ravel()).cumsum()]
+    for start, stop in pairwise(bounds):
+        out[order[start:stop]] = [channel.mean() for channel in pixels[start:stop].T]
+    return fill
+
+
+def compose(flight: Flight, start: int, stop: int, masks: Array) -> Tensor:
+    """The rows of some places of an image's flight, by its masks (s, k)."""
+
+    def draw(_: Flight, index: Tensor, rows: Tensor) -> Tensor:
+        return torch.from_numpy(masks[rows.cpu().numpy()].astype(bool)).to(rows.device)
+
+    index, shown = flight.window(start, stop, draw)
+    return masked_images(flight.images, flight.fill, flight.parts.labels, index, shown)
