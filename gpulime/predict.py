@@ -1,8 +1,9 @@
 """Masked rows -> outputs: how the model is called, in which precision and memory format, and with how many rows.
 
-The model stays the user's: it runs as it is, in eval mode and without gradients, and its flags, the random state and autocast
-are put back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy, so new
-weights are seen at once. TF32 in the model is the user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
+The model stays the user's: it runs in eval mode and without gradients, and its flags, the random state and autocast are put
+back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy; on a CPU the
+weights of convolutions are folded with the BatchNorm behind them, anew for each piece too. So new weights are seen at once.
+TF32 in the model is the user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from gpulime import device as devices
 from gpulime.errors import GpulimeError, check, unknown, whole
+from gpulime.folding import Folding
 
 Model = nn.Module | Callable[[Tensor], Tensor]
 Activation = str | Callable[[Tensor], Tensor] | None
@@ -61,6 +63,8 @@ class Predictor:
         self.forwards = 0
         self.most = MOST_ROWS
         self.classes: int | None = None
+        self._folding = Folding() if has_conv else None
+        self._folds = False  # whether it is used now
         self._proven = not has_conv  # whether the memory format is known to suit the model
 
     def device(self, images: Tensor) -> torch.device:
@@ -96,6 +100,9 @@ class Predictor:
         reduced = self.precision != torch.float32
         if device.type == "cpu":
             devices.keep_memory()
+        if self.module is not None and self._folding is not None:
+            self._folds = device.type == "cpu" and Folding.suits(self.module)
+            self._folding.forget()
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
@@ -177,16 +184,19 @@ class Predictor:
         """Call the model; on the first rows find out whether it takes channels_last, which a ``view`` inside may refuse."""
         if not self._proven:
             try:
-                outputs = self.model(rows.clone())  # it may write into them before it refuses
+                outputs = self._call(rows.clone())  # it may write into them before it refuses
             except RuntimeError as error:
                 if out_of_memory(error) or not re.search("view|stride|contiguous|memory.?format", str(error)):
                     raise
                 self.memory_format = torch.contiguous_format
                 self._proven = True
-                return self.model(rows.contiguous())
+                return self._call(rows.contiguous())
             self._proven = True
             return outputs
-        return self.model(rows if self.memory_format is torch.channels_last else rows.contiguous())
+        return self._call(rows if self.memory_format is torch.channels_last else rows.contiguous())
+
+    def _call(self, rows: Tensor) -> Any:
+        return self._folding(self.model, rows) if self._folds and self._folding is not None else self.model(rows)
 
 
 def out_of_memory(error: BaseException) -> bool:

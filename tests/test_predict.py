@@ -22,6 +22,18 @@ MODES = {
 }
 
 
+class Extra(nn.Module):
+    """A layer that does something beside giving on what it gets."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, rows):
+        self.what()
+        return rows
+
+
 def explain(model, images, **settings):
     explainer = Explainer(model, **{"n_samples": 20, "segments": Grid(3, 3), "batch_size": 16} | settings)
     return explainer.explain(images)
@@ -61,8 +73,7 @@ def assert_same_state(actual, expected):
 @pytest.mark.parametrize("mode", MODES)
 def test_everything_stays_as_it_was(mode, precision, autocast, cnn, pictures):
     expected = explain(cnn, pictures(), precision=precision)
-    MODES[mode](cnn)
-    cnn.register_forward_pre_hook(lambda *_: torch.rand(1) and None)
+    MODES[mode](cnn.append(Extra(lambda: torch.rand(1))))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         before = state(cnn)
         explanations = explain(cnn, pictures(), precision=precision)
@@ -73,13 +84,12 @@ def test_everything_stays_as_it_was(mode, precision, autocast, cnn, pictures):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("call", [1, 2])
 def test_everything_stays_as_it_was_when_the_model_fails(call, mode, cnn, pictures, calls):
-    def fail(*_):
+    def fail():
         torch.rand(1)
         if len(calls) >= call:
             raise RuntimeError("no such thing")
 
-    MODES[mode](cnn)
-    cnn.register_forward_hook(fail)
+    MODES[mode](cnn.append(Extra(fail)))
     before = state(cnn)
     with pytest.raises(RuntimeError, match="no such thing"):
         explain(cnn, pictures())

@@ -1,0 +1,417 @@
+"""BatchNorm folded into the convolution before it: the same answer for every model, and only where it is the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gpulime.folding import Folding
+from gpulime.predict import Predictor
+
+ROWS = (3, 4, 16, 16)
+
+
+def lived(model):
+    """As after training: every BatchNorm has statistics and weights that do something."""
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
+            part.running_mean.normal_(std=0.3)
+            part.running_var.uniform_(0.5, 2)
+            if part.affine:
+                nn.init.uniform_(part.weight, 0.5, 1.5)
+                nn.init.normal_(part.bias, std=0.2)
+    return model.eval()
+
+
+@torch.no_grad()
+def twice(model, rows=None, precision=None):
+    """What a model gives by itself, what it gives in its trial and folded, and how many pairs there are."""
+    rows = torch.rand(ROWS) if rows is None else rows
+    folding = Folding()
+    with torch.autocast("cpu", precision, enabled=precision is not None):
+        plain, trial, folded = model(rows.clone()), folding(model, rows.clone()), folding(model, rows.clone())
+    return plain, trial, folded, folding
+
+
+def assert_near(actual, expected, tolerance=1e-5):
+    assert float((actual - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+class Model(nn.Module):
+    """A convolution and a BatchNorm, used in any way."""
+
+    def __init__(self, forward, conv=None, norm=None):
+        super().__init__()
+        self.conv = conv or nn.Conv2d(4, 6, 3, padding=1)
+        self.norm = norm or nn.BatchNorm2d(6)
+        self.other = nn.BatchNorm2d(6)
+        self.way = forward
+
+    def forward(self, rows):
+        return self.way(self, rows).mean((2, 3))
+
+
+def plain(m, x):
+    return m.norm(m.conv(x))
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 6, 3),
+        nn.Conv2d(4, 6, 3, bias=False),
+        nn.Conv2d(4, 6, 1, stride=2),
+        nn.Conv2d(4, 6, 3, padding="same", dilation=2),
+        nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(4, 8, 3, groups=4),
+    ],
+    ids=["bias", "no bias", "1x1", "dilated", "reflect", "groups"],
+)
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_pair_gives_the_same(conv, affine, memory_format):
+    model = lived(Model(plain, conv, nn.BatchNorm2d(conv.out_channels, eps=0.1, affine=affine)))
+    rows = torch.rand(ROWS).to(memory_format=memory_format)
+    expected, trial, folded, folding = twice(model, rows)
+    assert_near(folded, expected)
+    assert torch.equal(trial, folded)  # an answer does not depend on when it was asked for
+    assert len(folding.pairs) == 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "tolerance"),
+    [(torch.float64, None, 1e-14), (torch.bfloat16, None, 0.05), (torch.float32, torch.bfloat16, 0.05)],
+    ids=["double", "bfloat16", "autocast"],
+)
+def test_in_every_precision(dtype, precision, tolerance):
+    model = lived(Model(plain)).to(dtype)
+    expected, trial, folded, folding = twice(model, torch.rand(ROWS, dtype=dtype), precision)
+    assert folded.dtype == expected.dtype
+    assert_near(folded.double(), expected.double(), tolerance)
+    assert torch.equal(trial, folded)
+    assert [pair.folded[0].dtype for pair in folding.pairs.values()] == [precision or dtype]
+
+
+def residual(m, x):
+    y = m.conv(x)
+    return m.norm(y) + y
+
+
+def looked_at(m, x):
+    y = m.conv(x)
+    return m.norm(y) * y.mean()
+
+
+def listed(m, x):
+    y = m.conv(x)
+    return torch.cat([m.norm(y), y], 1)
+
+
+def in_place(m, x):
+    return m.norm(m.conv(x).relu_())
+
+
+def kept_view(m, x):
+    y = m.conv(x)
+    channel = y[:, :1]
+    return m.norm(y) + channel
+
+
+def written_input(m, x):
+    x = x.clone()
+    y = m.conv(x)
+    x.zero_()
+    return m.norm(y)
+
+
+def two_norms(m, x):
+    y = m.conv(x)
+    return m.norm(y) + m.other(y)
+
+
+def shared(m, x):
+    return m.norm(m.conv(x)) + m.other(m.conv(x.flip(0)))
+
+
+def once_alone(m, x):
+    return m.norm(m.conv(x)) + m.conv(x)
+
+
+def alone_first(m, x):
+    return m.conv(x).relu() + m.norm(m.conv(x))
+
+
+def batch_statistics(m, x):
+    return F.batch_norm(m.conv(x), m.norm.running_mean.clone(), m.norm.running_var.clone(), training=True)
+
+
+def by_name(m, x):
+    return m.norm(F.conv2d(x, weight=m.conv.weight, bias=m.conv.bias))
+
+
+def fresh_weight(m, x):
+    return m.norm(F.conv2d(x, m.conv.weight * 2, m.conv.bias, 1))
+
+
+def fresh_bias(m, x):
+    return m.norm(F.conv2d(x, m.conv.weight, m.conv.bias + 1, 1))
+
+
+def to_float64(m, x):
+    return m.norm(m.conv(x).double())
+
+
+def own_norm(m, x):
+    return (m.conv(x) - m.norm.running_mean.view(1, -1, 1, 1)) * 2
+
+
+WAYS = [
+    residual,
+    looked_at,
+    listed,
+    in_place,
+    kept_view,
+    written_input,
+    two_norms,
+    shared,
+    once_alone,
+    alone_first,
+    batch_statistics,
+    by_name,
+    fresh_weight,
+    fresh_bias,
+    own_norm,
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_what_is_not_a_pair_is_left_as_it_is(way):
+    model = lived(Model(way))
+    expected, trial, folded, folding = twice(model)
+    assert torch.equal(folded, expected)
+    assert_near(trial, expected)
+    torch.testing.assert_close(folding(model, rows := torch.rand(ROWS)), model(rows), rtol=0, atol=0)
+
+
+def test_a_pair_twice_in_a_model_stays_one():
+    model = lived(Model(lambda m, x: m.norm(m.conv(x)) + m.norm(m.conv(x.flip(0)))))
+    expected, trial, folded, folding = twice(model)
+    assert_near(folded, expected)
+    assert torch.equal(trial, folded)
+    assert len(folding.pairs) == 1
+
+
+def test_questions_about_its_shape_are_no_use_of_it():
+    def asking(m, x):
+        y = m.conv(x)
+        assert y.shape[0] == y.size(0) == len(x)
+        assert y.ndim == y.dim()
+        assert y.dtype == x.dtype
+        return m.norm(y)
+
+    assert len(twice(lived(Model(asking)))[3].pairs) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_statistics_that_are_no_numbers_are_left_to_the_model(value):
+    model = lived(Model(plain))
+    model.norm.running_var[2] = value
+    expected, trial, folded, _ = twice(model)
+    torch.testing.assert_close(trial, expected, equal_nan=True)
+    torch.testing.assert_close(folded, expected, equal_nan=True)
+
+
+def test_what_cancels_out_is_left_to_the_model():
+    """A channel far from zero with little spread: rounding decides what is left, so two ways differ."""
+    model = lived(Model(plain))
+    model.conv.weight.data.mul_(1e-6)
+    model.conv.bias.data.fill_(1000 / 3)
+    model.norm.running_mean.fill_(1000 / 3)
+    model.norm.running_var.fill_(1e-12)
+    expected, trial, folded, folding = twice(model)
+    assert not folding.pairs
+    assert torch.equal(trial, expected)
+    assert torch.equal(folded, expected)
+
+
+LATER = [way for way in WAYS if way is not written_input]  # by then nothing is computed from the input again
+
+
+@pytest.mark.parametrize("later", [*LATER, lambda m, x: m.conv(x), lambda m, x: m.other(m.conv(x))])
+@torch.no_grad()
+def test_a_model_that_goes_another_way_later_is_called_again_without(later):
+    model, rows, folding = lived(Model(plain)), torch.rand(ROWS), Folding()
+    calls = []
+    folding(model, rows)
+    model.way = lambda m, x: (calls.append(1), later(m, x))[1]
+    expected = model(rows)
+    calls.clear()
+    assert torch.equal(folding(model, rows), expected)
+    again = later not in (by_name, fresh_weight, fresh_bias)  # other weights are no surprise
+    assert len(calls) == 1 + again
+    assert torch.equal(folding(model, rows), expected)
+    assert len(calls) == 2 + again  # and from then on as it is
+
+
+@torch.no_grad()
+def test_a_norm_that_is_exchanged_is_noticed():
+    model, rows, folding = lived(Model(plain)), torch.rand(ROWS), Folding()
+    folding(model, rows)
+    model.norm = lived(nn.BatchNorm2d(6))
+    assert torch.equal(folding(model, rows), model(rows))
+
+
+@torch.no_grad()
+def test_a_convolution_that_is_exchanged_is_called_as_it_is():
+    model, rows, folding = lived(Model(plain)), torch.rand(ROWS), Folding()
+    folding(model, rows)
+    model.conv = nn.Conv2d(4, 6, 3, padding=1)
+    assert_near(folding(model, rows), model(rows))
+
+
+@torch.no_grad()
+def test_a_bias_that_is_exchanged_is_seen():
+    model, rows, folding = lived(Model(plain)), torch.rand(ROWS), Folding()
+    folding(model, rows)
+    model.conv.bias = nn.Parameter(torch.ones(6))
+    assert_near(folding(model, rows), model(rows))
+
+
+@torch.no_grad()
+def test_a_model_that_writes_into_its_input_is_left_as_it_is():
+    model = lived(Model(lambda m, x: m.norm(m.conv(x.mul_(2)))))
+    rows = torch.rand(ROWS)
+    expected, trial, folded, _ = twice(model, rows)
+    assert torch.equal(trial, expected)
+    assert torch.equal(folded, expected)
+
+
+@torch.no_grad()
+def test_an_error_of_the_model_leaves_no_trace():
+    model, rows, folding = lived(Model(plain)), torch.rand(ROWS), Folding()
+    expected = model(rows)
+
+    def failing(m, x):
+        m.conv(x)
+        raise RuntimeError("no such thing")
+
+    for way in (plain, failing, plain):
+        model.way = way
+        if way is failing:
+            with pytest.raises(RuntimeError, match="no such thing"):
+                folding(model, rows)
+        else:
+            assert_near(folding(model, rows), expected)
+    assert len(folding.pairs) == 1
+    assert_near(folding(model, rows), expected)
+
+
+CHANGES = {
+    "the weight": lambda m: m.conv.weight.mul_(2),
+    "the weight's data": lambda m: m.conv.weight.data.mul_(2),
+    "the bias": lambda m: m.conv.bias.data.add_(1),
+    "the mean": lambda m: m.norm.running_mean.add_(1),
+    "the variance": lambda m: m.norm.running_var.mul_(3),
+    "the norm's weight": lambda m: m.norm.weight.data.mul_(-2),
+    "the norm's bias": lambda m: m.norm.bias.data.sub_(1),
+    "eps": lambda m: setattr(m.norm, "eps", 0.5),
+    "all by load_state_dict": lambda m: m.load_state_dict({name: tensor + 1 for name, tensor in m.state_dict().items()}),
+    "the module": lambda m: setattr(m, "conv", nn.Conv2d(4, 6, 3, padding=1)),
+    "the parameter": lambda m: setattr(m.conv, "weight", nn.Parameter(m.conv.weight * 2)),
+    "the statistics' tensor": lambda m: setattr(m.norm, "running_mean", m.norm.running_mean + 1),
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_weights_that_change_between_two_explanations_are_seen(change, precision):
+    model, rows = lived(Model(plain)), torch.rand(ROWS)
+
+    def outputs(predictor):
+        with predictor.inference(rows.device):
+            return predictor(rows), predictor(rows)
+
+    predictor = Predictor(model, None, precision, None)
+    before = outputs(predictor)[1]
+    with torch.no_grad():
+        CHANGES[change](model)
+    actual, expected = outputs(predictor), outputs(Predictor(model, None, precision, None))
+    for left, right in zip(actual, expected, strict=True):
+        assert_near(left, right, 1e-6 if precision == "float32" else 0.02)
+    assert not torch.allclose(actual[1], before, rtol=0.05)
+
+
+def hooked(model):
+    model.norm.register_forward_hook(lambda *_: None)
+    return model
+
+
+def hooked_before(model):
+    model.conv.register_forward_pre_hook(lambda *_: None)
+    return model
+
+
+@pytest.mark.parametrize(
+    "change",
+    [hooked, hooked_before, lambda m: torch.jit.trace(m, torch.rand(ROWS)), lambda m: torch.compile(m, backend="eager")],
+    ids=["hook", "pre-hook", "scripted", "compiled"],
+)
+@pytest.mark.filterwarnings("ignore:`?torch.jit")
+def test_models_that_it_cannot_look_through_run_as_they_are(change):
+    assert Folding.suits(model := lived(Model(plain)))
+    assert not Folding.suits(change(model))
+    assert not Folding.suits(nn.Sequential(model if change in (hooked, hooked_before) else change(model)))
+
+
+def test_a_hook_sees_what_the_layers_give():
+    model, rows = lived(Model(plain)), torch.rand(ROWS)
+    seen = []
+    predictor = Predictor(model, None, "float32", None)
+    with predictor.inference(rows.device):
+        predictor(rows)
+    model.conv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with predictor.inference(rows.device):
+        outputs = predictor(rows)
+    with torch.no_grad():
+        assert torch.equal(outputs, model(rows))
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_a_hook_on_all_modules_counts_too():
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert not Folding.suits(Model(plain))
+    finally:
+        hook.remove()
+    assert Folding.suits(Model(plain))
+
+
+MODELS = {  # pairs that each has, of its BatchNorms
+    "torchvision.resnet18": (20, 20),
+    "torchvision.mobilenet_v3_small": (34, 34),
+    "torchvision.shufflenet_v2_x0_5": (56, 56),
+    "torchvision.densenet121": (59, 121),  # the others come before their convolution
+    "torchvision.convnext_tiny": (0, 0),
+    "timm.efficientnet_lite0": (49, 49),
+    "timm.regnetx_002": (44, 44),
+    "timm.resnetv2_50": (32, 49),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_the_field(name, precision):
+    import timm
+    import torchvision
+
+    source, function = name.split(".")
+    create = timm.create_model if source == "timm" else torchvision.models.get_model
+    model = lived(create(function, num_classes=10)).to(memory_format=torch.channels_last)
+    expected, trial, folded, folding = twice(model, torch.rand(2, 3, 96, 96), precision)
+    norms = sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    assert (len(folding.pairs), norms) == MODELS[name]
+    assert_near(folded, expected, 1e-4 if precision is None else 0.2)
+    assert torch.equal(trial, folded)
