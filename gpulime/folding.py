@@ -28,17 +28,23 @@ LOOKS = {
 
 
 class Norm(NamedTuple):
-    """A BatchNorm in eval mode; every tensor is (channels,)."""
+    """A BatchNorm; every tensor is (channels,)."""
 
     mean: Tensor
     var: Tensor
     weight: Tensor | None
     bias: Tensor | None
     eps: float
+    training: bool
+
+    @classmethod
+    def of(cls, args: Arguments, kwargs: dict[str, Any]) -> Norm:
+        """From batch_norm's arguments as it passes them on: input, mean and variance by place, the others by name."""
+        return cls(args[1], args[2], kwargs["weight"], kwargs["bias"], kwargs["eps"], kwargs["training"])
 
     def same(self, other: Norm) -> bool:
         """Whether these are the very tensors of ``other``."""
-        return all(mine is its for mine, its in zip(self[:4], other[:4], strict=True)) and self.eps == other.eps
+        return all(mine is its for mine, its in zip(self[:4], other[:4], strict=True)) and self[4:] == other[4:]
 
     def into(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """The weights (channels, ...) and biases (channels,) of a convolution and this, one after the other; float64."""
@@ -73,7 +79,6 @@ class Call(NamedTuple):
     """A convolution that has been called as it is, and what came of it."""
 
     image: Tensor
-    version: int
     weight: Tensor
     bias: Tensor | None
     rest: Arguments
@@ -91,7 +96,6 @@ class Folding(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.pairs: dict[int, Pair] = {}  # by the id of the convolution's weight, which the pair keeps alive
-        self._alone: set[int] = set()  # ids of weights that have no BatchNorm of their own, during the trial
         # By the id of a convolution's output: calls as they are and folded ones, on their way to the BatchNorm, then what has
         # been there and is still held by someone.
         self._tried: dict[int, Call] = {}
@@ -126,15 +130,18 @@ class Folding(TorchFunctionMode):
         try:
             with self:
                 outputs = model(given)
-            self._sound = self._sound and not self._due and given._version == version
+            self._sound = self._sound and given._version == version
             self._trial = False
         finally:
-            for table in (self._tried, self._due, self._spent, self._pair_of, self._alone):
+            for table in (self._tried, self._due, self._spent, self._pair_of):
                 table.clear()
         return outputs if self._sound else model(rows)
 
     def __torch_function__(self, func: Any, types: Any, args: Arguments = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # a compiled function in the model: what it takes cannot be seen again
+            self._sound = False
+            return func(*args, **kwargs)
         if func is batch_norm and id(args[0]) in self._due:
             return self._pass(*self._due.pop(id(args[0])), args, kwargs)
         if func is batch_norm and id(args[0]) in self._tried:
@@ -153,28 +160,28 @@ class Folding(TorchFunctionMode):
             return output
         output = torch.conv2d(image, weight, bias, *rest)
         own = isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))  # not made for this call
-        if self._trial and own and id(weight) not in self._alone:
-            self._tried[id(output)] = Call(image, image._version, weight, bias, rest, output)
+        if self._trial and own:
+            self._tried[id(output)] = Call(image, weight, bias, rest, output)
         return output
 
     def _try(self, call: Call, args: Arguments, kwargs: dict[str, Any]) -> Tensor:
         """The BatchNorm of an output that nothing else has taken: both ways, and a pair if they agree."""
-        plain = batch_norm(*args, **kwargs)
+        plain, norm = batch_norm(*args, **kwargs), Norm.of(args, kwargs)
+        if norm.training:
+            return plain
         last = call.output.is_contiguous(memory_format=torch.channels_last)
         memory_format = torch.channels_last if last else torch.contiguous_format
-        if _evaluates(kwargs) and call.image._version == call.version and plain.dtype == call.output.dtype:
-            pair = Pair(call.weight, call.bias, _norm(args, kwargs), plain.dtype, memory_format)
-            folded = torch.conv2d(call.image, *pair.weights(), *call.rest)
-            if _near(folded, plain):
-                self.pairs[id(call.weight)] = pair
-                self._spend(call.output, pair)
-                return folded
-        self._alone.add(id(call.weight))
-        return plain
+        pair = Pair(call.weight, call.bias, norm, call.output.dtype, memory_format)
+        folded = torch.conv2d(call.image, *pair.weights(), *call.rest)
+        if not _near(folded, plain):
+            return plain
+        self.pairs[id(call.weight)] = pair
+        self._spend(call.output, pair)
+        return folded
 
     def _pass(self, output: Tensor, pair: Pair, args: Arguments, kwargs: dict[str, Any]) -> Tensor:
         """The BatchNorm of an output that is its own already; another tensor, so that the two can be told apart."""
-        self._sound = self._sound and _evaluates(kwargs) and pair.norm.same(_norm(args, kwargs))
+        self._sound = self._sound and pair.norm.same(Norm.of(args, kwargs))
         self._spend(output, pair)
         return output.detach()
 
@@ -184,15 +191,11 @@ class Folding(TorchFunctionMode):
     def _use(self, *values: Any) -> None:
         """Something takes these: what the BatchNorm alone should have taken is not its own."""
         for key in map(id, _tensors(values)):
-            if key in self._tried:
-                self._alone.add(id(self._tried.pop(key).weight))
-            elif key in self._due:
+            self._tried.pop(key, None)
+            if key in self._due:
                 self._sound = False
-            elif key in self._spent:
-                # The trial's own output is right: only what comes after it is not to be folded.
-                weight = self._pair_of[key].weight
-                self._sound = self._sound and self._trial and self.pairs.pop(id(weight), None) is not None
-                self._alone.add(id(weight))
+            elif key in self._spent:  # the trial's own output is right: only what comes after it is not to be folded
+                self._sound = self._sound and self._trial and self.pairs.pop(id(self._pair_of[key].weight), None) is not None
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -201,18 +204,6 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, tuple | list):
             yield from _tensors(value)
-        elif isinstance(value, dict):
-            yield from _tensors(value.values())
-
-
-def _evaluates(kwargs: dict[str, Any]) -> bool:
-    """Whether batch_norm takes its running statistics."""
-    return not kwargs["training"]
-
-
-def _norm(args: Arguments, kwargs: dict[str, Any]) -> Norm:
-    """The arguments of batch_norm as it passes them on: input, mean and variance by place, the others by name."""
-    return Norm(args[1], args[2], kwargs["weight"], kwargs["bias"], kwargs["eps"])
 
 
 def _near(actual: Tensor, expected: Tensor) -> bool:
