@@ -121,8 +121,8 @@ class LimeImageExplainer:
         image : (h, w, c) array of any dtype; (h, w) is taken as gray and becomes RGB
         classifier_fn : callable or nn.Module
             A function (b, h, w, c) array -> (b, classes) probabilities, such as scikit-learn's ``predict_proba``; it gets the
-            image's dtype. Or a module, which gets (b, c, h, w) tensors in its own dtype, on its own device; uint8 images are
-            brought to [0, 1] for it.
+            image's dtype. Or a module, which gets (b, c, h, w) tensors in its own dtype, on its own device; whole numbers are
+            brought to [0, 1] for it: uint16 by 65535, all others by 255. Floats stay as they are.
         labels : iterable of int
             What is explained where ``top_labels`` is None or 0.
         hide_color : number or colour, optional

@@ -466,14 +466,43 @@ def test_a_module_with_one_number_an_image(device):
     assert explanation.top_labels == [0]
 
 
-def test_a_module_gets_uint8_images_in_unit_range():
-    call = {"num_samples": 100, "segmentation_fn": superpixels, "progress_bar": False}
-    bytes_, floats = (
+@pytest.mark.parametrize(
+    ("dtype", "white"),
+    [(np.uint8, 255), (np.uint16, 65535), (">u2", 65535), (np.int64, 255), (np.int32, 255), (np.uint32, 255)],
+    ids=str,
+)
+def test_a_module_gets_whole_numbers_in_unit_range(dtype, white):
+    call = {"num_samples": 100, "segmentation_fn": lambda _: superpixels(IMAGE), "progress_bar": False}
+    image = (IMAGE.astype(int) * (white // 255)).astype(dtype)
+    whole, floats = (
         ours.LimeImageExplainer(random_state=0).explain_instance(image, Module(), hide_color=color, **call)
-        for image, color in ((IMAGE, 51), (IMAGE / 255, 0.2))
+        for image, color in ((image, white // 5), (IMAGE / 255, 0.2))
     )
     for label, pairs in floats.local_exp.items():
-        np.testing.assert_allclose(sorted(bytes_.local_exp[label]), sorted(pairs), atol=1e-12)
+        np.testing.assert_allclose(sorted(whole.local_exp[label]), sorted(pairs), atol=1e-12)
+
+
+def test_white_is_one_in_half_precision_too():
+    seen = []
+
+    class Half(nn.Linear):
+        def forward(self, x):
+            seen.append(x)
+            return x.float().mean((2, 3))
+
+    image = np.full((H, W, 3), 65535, dtype=np.uint16)
+    ours.LimeImageExplainer().explain_instance(
+        image, Half(1, 1).half(), num_samples=20, segmentation_fn=lambda _: superpixels(IMAGE), progress_bar=False
+    )
+    assert all(rows.dtype == torch.float16 and (rows == 1).all() for rows in seen)
+
+
+@pytest.mark.parametrize("image", [IMAGE.astype(np.int64) - 1, IMAGE.astype(np.int32) * 257], ids=["below", "beyond"])
+def test_whole_numbers_whose_white_nobody_knows_are_refused_for_a_module(image):
+    call = {"num_samples": 20, "segmentation_fn": lambda _: superpixels(IMAGE), "progress_bar": False}
+    with pytest.raises(GpulimeError, match=r"an image of int\d\d must run from 0 to 255 .* got .*: pass floats"):
+        ours.LimeImageExplainer().explain_instance(image, Module(), **call)
+    ours.LimeImageExplainer().explain_instance(image, Classifier(), **call)  # a function takes what it is given
 
 
 def test_many_images_in_one_queue_are_the_loop_s():
