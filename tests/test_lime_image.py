@@ -518,6 +518,158 @@ def test_many_images_in_one_queue_are_the_loop_s():
     assert len(one_by_one.shown) == 20
 
 
+class Counting(Module):
+    """Keeps how many rows each call has."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def forward(self, x):
+        self.rows.append(len(x))
+        return super().forward(x)
+
+
+def test_many_images_of_a_module_are_the_loop_s():
+    images = [smooth(seed=seed) / 255 for seed in range(4)]
+    call = {"num_samples": 45, "segmentation_fn": superpixels, "top_labels": 2, "progress_bar": False}
+    one_by_one, together = Counting(), Counting()
+    explainer = ours.LimeImageExplainer(random_state=2)
+    loop = [explainer.explain_instance(image, one_by_one, **call) for image in images]
+    queue = ours.LimeImageExplainer(random_state=2).explain_instances(images, together, **call)
+    for a, b in zip(loop, queue, strict=True):
+        assert_same_explanation(a, b)  # within 1e-9
+    assert one_by_one.rows == [10, 10, 10, 10, 5] * 4
+    assert together.rows == [10] * 18
+
+
+QUIET = {"num_samples": 20, "segmentation_fn": superpixels, "progress_bar": False}
+
+
+@pytest.mark.parametrize(
+    ("images", "got"),
+    [(IMAGE, r"\(72, 84, 3\)"), (IMAGE[..., 0], r"\(72, 84\)"), (torch.from_numpy(IMAGE), r"\(72, 84, 3\)"), (7, "int")],
+    ids=["rgb", "gray", "tensor", "number"],
+)
+def test_one_image_in_place_of_many_is_refused(images, got):
+    message = rf"images must be a sequence of arrays, or one array \(n, h, w, c\); got {got}: pass \[image\] for one image"
+    with pytest.raises(GpulimeError, match=message):
+        ours.LimeImageExplainer().explain_instances(images, Classifier(), **QUIET)
+
+
+def ragged(images):
+    array = np.empty(len(images), dtype=object)
+    array[:] = images
+    return array
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, np.stack, torch.tensor, ragged], ids=lambda kind: kind.__name__)
+def test_many_images_come_as_anything_that_holds_them(kind):
+    images = [smooth(seed=seed) for seed in range(2)]
+    expected = ours.LimeImageExplainer(random_state=0).explain_instances(images, Classifier(), **QUIET)
+    given = kind(np.stack(images) if kind is torch.tensor else images)
+    for a, b in zip(
+        ours.LimeImageExplainer(random_state=0).explain_instances(given, Classifier(), **QUIET), expected, strict=True
+    ):
+        assert_same_explanation(a, b)
+
+
+DARK = np.zeros_like(IMAGE)
+
+
+def picky_segments(image):
+    if not image.any():
+        raise RuntimeError("all is dark")
+    return superpixels(image)
+
+
+def picky_classifier(images):
+    if not images.reshape(len(images), -1).any(1).all():
+        raise RuntimeError("all is dark")
+    return Classifier()(images)
+
+
+def nan_classifier(images):
+    return np.where(images.any((1, 2, 3))[:, None], Classifier()(images), np.nan)
+
+
+FAILING = {
+    "segmentation": ({"segmentation_fn": picky_segments}, Classifier(), "RuntimeError: all is dark"),
+    "classifier": ({"segmentation_fn": lambda _: superpixels(IMAGE)}, picky_classifier, "RuntimeError: all is dark"),
+    "output": ({"segmentation_fn": lambda _: superpixels(IMAGE)}, nan_classifier, "classifier_fn's output was NaN"),
+}
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+@pytest.mark.parametrize("failing", FAILING)
+def test_an_image_that_fails_takes_no_other_with_it(failing, batch_size):
+    arguments, classifier, message = FAILING[failing]
+    call = {**QUIET, "num_samples": 45, "batch_size": batch_size, **arguments}
+    images = [smooth(seed=0), DARK, smooth(seed=1), DARK, smooth(seed=2), smooth(seed=3)]
+    explainer, loop = ours.LimeImageExplainer(random_state=3), {}
+    for i, image in enumerate(images):
+        with contextlib.suppress(GpulimeError, RuntimeError):
+            loop[i] = explainer.explain_instance(image, classifier, **call)
+    with pytest.raises(ours.UnexplainedError, match=f"^image 1: {message}.*; 1 more failed.*; 4 of 6 were explained") as raised:
+        ours.LimeImageExplainer(random_state=3).explain_instances(images, classifier, **call)
+    error = raised.value
+    assert sorted(error.explanations) == sorted(loop) == [0, 2, 4, 5]
+    assert sorted(error.failures) == [1, 3]
+    assert error.__cause__ is error.failures[1]
+    for i, explanation in loop.items():
+        assert_same_explanation(error.explanations[i], explanation)
+
+
+def test_one_image_s_error_is_its_own():
+    """As lime raises it: neither wrapped nor numbered."""
+    with pytest.raises(RuntimeError, match=r"^all is dark$") as raised:
+        ours.LimeImageExplainer().explain_instance(DARK, Classifier(), **{**QUIET, "segmentation_fn": picky_segments})
+    assert raised.value.__cause__ is None
+    assert not raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize("batch_size", [10, 10_000])
+def test_what_fails_for_the_first_three_is_not_tried_on_all(batch_size):
+    calls = []
+
+    def broken(images):
+        calls.append(len(images))
+        raise TypeError("no such keyword")
+
+    with pytest.raises(
+        ours.UnexplainedError, match=r"2 more failed.*; 17 were not tried, as the first 3 all failed$"
+    ) as raised:
+        ours.LimeImageExplainer().explain_instances([IMAGE] * 20, broken, **QUIET, batch_size=batch_size)
+    assert len(calls) <= 4
+    assert sorted(raised.value.failures) == [0, 1, 2]
+
+
+def test_the_error_pickles_with_what_it_holds():
+    with pytest.raises(ours.UnexplainedError) as raised:
+        ours.LimeImageExplainer().explain_instances([IMAGE, DARK], Classifier(), **{**QUIET, "segmentation_fn": picky_segments})
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert str(again) == str(raised.value)
+    assert_same_explanation(again.explanations[0], raised.value.explanations[0])
+    assert str(again.failures[1]) == "all is dark"
+
+
+def test_what_comes_of_many_images_is_a_list_that_shows_itself():
+    images = [smooth(seed=seed) for seed in range(5)]
+    explanations = ours.LimeImageExplainer(random_state=0).explain_instances(images, Classifier(), **QUIET)
+    assert isinstance(explanations, list)
+    assert explanations == list(explanations)
+    assert repr(explanations) == "ImageExplanations(5 images)"
+    again = pickle.loads(pickle.dumps(explanations))
+    assert type(again) is type(explanations[1:3]) is ours.ImageExplanations
+    assert_same_explanation(again[4], explanations[4])
+    html = explanations._repr_html_()
+    assert "ImageExplanations(5 images)" in html
+    assert html.count("<figure") == 5
+    pytest.importorskip("matplotlib")
+    assert len(explanations.plot().axes) == 8
+    assert len(explanations[1:].plot(kind="panels", most=2).axes) == 8
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -542,7 +694,7 @@ def test_what_makes_no_sense_is_refused(arguments, message):
 
 def test_an_image_that_is_none_is_refused_by_its_number():
     explainer = ours.LimeImageExplainer()
-    with pytest.raises(GpulimeError, match=r"image 1: must be \(h, w, c\) or \(h, w\); got \(4,\)"):
+    with pytest.raises(GpulimeError, match=r"image 1: an image must be \(h, w, c\) or \(h, w\); got \(4,\)"):
         explainer.explain_instances(
             [IMAGE, np.zeros(4)], Classifier(), num_samples=20, segmentation_fn=superpixels, progress_bar=False
         )
