@@ -27,10 +27,16 @@ def predictor(classifier_fn: Classifier) -> Predictor:
     if isinstance(classifier_fn, nn.Module):
         return _Module(classifier_fn, None, "float32", None)
 
+    right = "classifier_fn must be a function (b, h, w, c) array -> (b, classes) probabilities, or an nn.Module"
+    check(callable(classifier_fn), f"{right}; got {type(classifier_fn).__name__}")
+
     def model(rows: Tensor) -> Tensor:
         outputs = classifier_fn(rows.permute(0, 2, 3, 1).numpy())
-        array = outputs.detach().cpu().numpy() if isinstance(outputs, Tensor) else np.asarray(outputs)
-        array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
+        try:
+            array = outputs.detach().cpu().numpy() if isinstance(outputs, Tensor) else np.asarray(outputs)
+            array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
+        except (TypeError, ValueError) as error:
+            raise GpulimeError(f"classifier_fn must return (b, classes) probabilities; got {type(outputs).__name__}") from error
         return torch.from_numpy(array[:, None] if array.ndim == 1 else array)
 
     called = _Function(model, None, "float32", None)

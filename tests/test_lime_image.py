@@ -4,6 +4,7 @@ import contextlib
 import io
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -705,6 +706,35 @@ def test_outputs_that_are_no_numbers_are_refused():
         ours.LimeImageExplainer().explain_instance(
             IMAGE, lambda images: np.full((len(images), 2), np.nan), num_samples=60, segmentation_fn=superpixels
         )
+
+
+class Output(nn.Module):
+    """A module whose answer is made from the right one."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("classifier", "message"),
+    [
+        (Output(lambda outputs: SimpleNamespace(logits=outputs)), r"whose forward returns model\(x\).logits"),
+        (Output(lambda outputs: {"logits": outputs}), r"whose forward returns model\(x\)\[key\] with one of \['logits'\]"),
+        (Output(lambda outputs: (outputs, outputs)), r"whose forward returns model\(x\)\[0\]"),
+        (lambda images: {"scores": 1}, r"classifier_fn must return \(b, classes\) probabilities; got dict"),
+        (lambda images: [[1, 2], [3]], r"classifier_fn must return \(b, classes\) probabilities; got list"),
+        ("resnet18", r"classifier_fn must be a function \(b, h, w, c\) array -> .*, or an nn.Module; got str"),
+    ],
+    ids=["logits", "module dict", "tuple", "dict", "ragged", "name"],
+)
+def test_a_wrong_classifier_is_told_what_the_drop_in_takes(classifier, message):
+    with pytest.raises(GpulimeError, match=message) as raised:
+        ours.LimeImageExplainer().explain_instance(IMAGE, classifier, **QUIET)
+    assert "model=" not in str(raised.value)
 
 
 def test_the_progress_bar_counts_the_samples(capfd):
