@@ -100,6 +100,14 @@ def test_every_feature_selection(selection, num_features):
     assert_same(explainer={"feature_selection": selection}, num_features=num_features)
 
 
+def test_forward_selection_by_default_is_of_all_segments():
+    """lime's num_features is 100000: every segment is chosen, one by one."""
+    mine, _ = assert_same(explainer={"feature_selection": "forward_selection"}, top_labels=1)
+    k = len(np.unique(mine.segments))
+    assert k >= 30
+    assert len(mine.local_exp[mine.top_labels[0]]) == k
+
+
 @pytest.mark.parametrize("hide_color", [None, 0, (10, 200, 30)], ids=str)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64], ids=lambda dtype: dtype.__name__)
 def test_every_fill_and_dtype(hide_color, dtype):
