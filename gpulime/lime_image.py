@@ -294,6 +294,8 @@ class LimeImageExplainer:
             y = outputs[0, :, j].cpu().numpy()
             values = coefficients[used]
             local_pred = np.array([local])
+            if not weights[1:].any():
+                score = np.float64(1)  # scikit-learn's, and so lime's, for one point
             if call.model_regressor is not None:
                 regressor, data = call.model_regressor, one.masks[:, used]
                 regressor.fit(data, y, sample_weight=weights)
