@@ -322,9 +322,9 @@ class ImageExplanation:
 
         Returns
         -------
-        image : (h, w, c) float64
-        mask : (h, w) int64, 1 where a segment was taken, -1 where it was painted red; for
-            `skimage.segmentation.mark_boundaries`
+        image : (h, w, c) in the image's own range, and in its dtype; with ``hide_rest`` float64
+        mask : (h, w) in the segments' dtype, int64 where that has no sign: 1 where a segment was taken, -1 where it was
+            painted red; for `skimage.segmentation.mark_boundaries`
 
         Raises
         ------
@@ -344,7 +344,7 @@ class ImageExplanation:
         else:
             picked = [(segment, w) for segment, w in picked[:num_features] if abs(w) >= min_weight]
         image = np.zeros(self.image.shape) if hide_rest else self.image.copy()
-        signed = np.issubdtype(self.segments.dtype, np.signedinteger)
+        signed = self.segments.dtype.kind in "if"
         mask = np.zeros(self.segments.shape, dtype=self.segments.dtype if signed else np.int64)  # it may hold -1
         for segment, w in picked:
             inside = self.segments == segment

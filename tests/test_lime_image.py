@@ -315,6 +315,21 @@ def test_image_and_mask_in_every_mode(mode, dtype):
             assert a.dtype == b.dtype
 
 
+@pytest.mark.parametrize("ids", [np.int32, np.float64], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("dtype", [np.int64, np.float32], ids=lambda dtype: dtype.__name__)
+def test_image_and_mask_have_lime_s_dtypes(dtype, ids):
+    """The image's own unless the rest is hidden, and the segments'."""
+    image = IMAGE.astype(dtype) if dtype == np.int64 else (IMAGE / 255).astype(dtype)
+    mine, theirs = assert_same(image, segmentation_fn=lambda _: superpixels(IMAGE).astype(ids))
+    for mode in MODES:
+        picture, mask = mine.get_image_and_mask(mine.top_labels[0], **mode)
+        for a, b in zip((picture, mask), theirs.get_image_and_mask(mine.top_labels[0], **mode), strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+        assert picture.dtype == (np.float64 if mode.get("hide_rest") else dtype)
+        assert mask.dtype == ids
+
+
 def test_the_errors_are_lime_s():
     for module in (lime_image, ours):
         explanation, _ = explain(module)
