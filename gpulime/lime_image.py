@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from skimage.color import gray2rgb
+from sklearn.metrics import pairwise_distances
+from sklearn.utils import check_random_state
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from gpulime import lime_rows, surrogate
 from gpulime.device import exact
@@ -78,8 +82,6 @@ class LimeImageExplainer:
         feature_selection: str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        from sklearn.utils import check_random_state
-
         if feature_selection not in surrogate.SELECTIONS:
             raise unknown("feature_selection", feature_selection, surrogate.SELECTIONS)
         check(kernel_width is None or float(kernel_width) > 0, f"kernel_width must be above 0, or None; got {kernel_width!r}")
@@ -186,7 +188,7 @@ class LimeImageExplainer:
 
         The answers are those of a loop over `explain_instance`. An image that fails, or for which the classifier does, takes no
         other with it: the error comes when all others are explained, and has them. Only where the first three images all fail
-        are the others not tried.
+        are the others not tried. A KeyboardInterrupt has the ``explanations`` so far, too.
 
         Parameters
         ----------
@@ -207,8 +209,6 @@ class LimeImageExplainer:
         GpulimeError
             If an argument is not what it must be.
         """
-        from tqdm.auto import tqdm
-
         images = _sequence(images)
         n = len(images)
         call = _Call(
@@ -232,19 +232,23 @@ class LimeImageExplainer:
                 solve=lambda one, flight: self._solve(one, flight, call),
                 progress=bar.update,
             )
-            for i in range(n):
-                queue.put(i)
-                if queue.hopeless:
-                    break
-            queue.finish()
+            try:
+                for i in range(n):
+                    queue.put(i)
+                    if queue.hopeless:
+                        break
+                queue.finish()
+            except KeyboardInterrupt as interrupt:
+                if queue.explanations:
+                    interrupt.explanations = queue.explanations  # type: ignore[attr-defined]
+                    interrupt.add_note(f"{len(queue.explanations)} of {n} images were explained: sys.last_value.explanations")
+                raise
         if queue.failures:
             raise UnexplainedError(queue.explanations, queue.failures, n) from queue.failures[min(queue.failures)]
         return ImageExplanations(queue.explanations[i] for i in range(n))
 
     def _prepare(self, image: Array, call: _Call) -> Prepared:
         """Draw in lime's order: the segmentation's seed, where none is given, then the masks."""
-        from skimage.color import gray2rgb
-
         if image.ndim == 2:
             image = gray2rgb(image)
         check(image.ndim == 3 and image.size > 0, f"an image must be (h, w, c) or (h, w); got {image.shape}")
@@ -261,8 +265,6 @@ class LimeImageExplainer:
 
     def _solve(self, one: Prepared, flight: Flight, call: _Call) -> ImageExplanation:
         """Fit a linear model to each label, as lime does, and put it into lime's fields."""
-        from sklearn.metrics import pairwise_distances
-
         distances = pairwise_distances(one.masks, one.masks[:1], metric=call.distance_metric).ravel()
         width = self.kernel_width if self.kernel_width is not None else 0.75 * one.masks.shape[1] ** 0.5
         weights = np.asarray(self.kernel(distances, kernel_width=width), dtype=np.float64)

@@ -671,6 +671,24 @@ def test_what_fails_for_the_first_three_is_not_tried_on_all(batch_size):
     assert sorted(raised.value.failures) == [0, 1, 2]
 
 
+def test_an_interrupt_has_what_is_explained():
+    """In a notebook it is ``sys.last_value``."""
+
+    def impatient(images):
+        if len(classifier.shown) == 7:
+            raise KeyboardInterrupt
+        return classifier(images)
+
+    classifier, images = Classifier(), [smooth(seed=seed) for seed in range(5)]
+    with pytest.raises(KeyboardInterrupt) as raised:
+        ours.LimeImageExplainer(random_state=0).explain_instances(images, impatient, **QUIET)
+    assert raised.value.__notes__ == ["3 of 5 images were explained: sys.last_value.explanations"]
+    explainer = ours.LimeImageExplainer(random_state=0)
+    for i, explanation in raised.value.explanations.items():
+        assert_same_explanation(explanation, explainer.explain_instance(images[i], Classifier(), **QUIET))
+    assert list(raised.value.explanations) == [0, 1, 2]
+
+
 def test_the_error_pickles_with_what_it_holds():
     with pytest.raises(ours.UnexplainedError) as raised:
         ours.LimeImageExplainer().explain_instances([IMAGE, DARK], Classifier(), **{**QUIET, "segmentation_fn": picky_segments})
