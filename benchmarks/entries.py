@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.models import Setup, pixels
-from benchmarks.peers import captum, drop_in, drop_in_best, drop_in_module, lime_best, lime_tutorial
+from benchmarks.peers import captum, drop_in, drop_in_best, drop_in_many, drop_in_module, lime_best, lime_tutorial
 from benchmarks.sides import bare, definition, engine
 from benchmarks.timer import Process, Side
 
@@ -99,6 +99,7 @@ LIME = Side("lime", lime_best, BEST)
 FORWARDS = Setup()
 AUTO = Setup(n=2, b="auto")
 PEER = Setup(n=1, sampler="lime")
+PEER_MANY = Setup(sampler="lime")
 NOTHING = Setup(pixels, n=1, s=1000, b=16, sampler="lime")
 
 
@@ -212,6 +213,17 @@ ENTRIES = (
         FLOAT32,
         ours=Side("gpulime.lime_image", drop_in_module, NEW),
         repeats=5,
+    ),
+    Entry(
+        "drop_in_many",
+        "the same for four photographs: `explain_instances` beside the loop",
+        PEER_MANY,
+        LIME_TUTORIAL,
+        AtLeast(1),
+        LIME,
+        FLOAT32,
+        ours=Side("gpulime.lime_image", drop_in_many, NEW),
+        repeats=3,
     ),
     Entry(
         "drop_in_no_model",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks.models import MEAN, STD, Setup
 from benchmarks.sides import padded, segment_means
 from benchmarks.timer import Array, Forward
+from gpulime import ImageExplanation
 
 Images = np.ndarray[tuple[int, ...], np.dtype[np.float32]]  # (b, h, w, c)
 Classifier = Callable[[Images], Images]
@@ -32,6 +34,21 @@ def drop_in(setup: Setup) -> Forward:
 def drop_in_module(setup: Setup) -> Forward:
     """The tutorials' code with the import changed and the model given as it is."""
     return _lime("gpulime.lime_image", setup, setup.normalised, nn.Sequential(setup.model, nn.Softmax(1)))
+
+
+def drop_in_many(setup: Setup) -> Forward:
+    """The same for all images in one queue, in place of the tutorials' loop."""
+    from gpulime.lime_image import LimeImageExplainer
+
+    images, classify = _arrays(setup.normalised), nn.Sequential(setup.model, nn.Softmax(1))
+    targets = setup.targets.tolist()
+
+    def forward() -> Array:
+        explainer = LimeImageExplainer(random_state=0)
+        explanations = explainer.explain_instances(images, classify, progress_bar=False, **_call(setup))
+        return _coefficients(explanations, targets)
+
+    return forward
 
 
 def drop_in_best(setup: Setup) -> Forward:
@@ -66,19 +83,30 @@ def _classify_at_best(setup: Setup) -> Classifier:
 
 def _lime(module: str, setup: Setup, images: Tensor, classify: Classifier | nn.Module) -> Forward:
     new_explainer = import_module(module).LimeImageExplainer
+    arrays, targets = _arrays(images), setup.targets.tolist()
 
-    def coefficients(image: Images, labels: Array, target: int) -> Array:
-        explainer = new_explainer(random_state=0)
+    def forward() -> Array:
+        explainer, call = new_explainer(random_state=0), _call(setup)
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-            explanation = explainer.explain_instance(
-                image, classify, num_samples=setup.s, batch_size=10, random_seed=0, segmentation_fn=lambda _: labels
-            )
-        weights = dict(explanation.local_exp[target])
-        return np.array([weights[segment] for segment in range(len(weights))])
+            return _coefficients((explainer.explain_instance(image, classify, **call) for image in arrays), targets)
 
-    arrays = [np.ascontiguousarray(image.permute(1, 2, 0)) for image in images]
-    maps = [labels.numpy() for labels in setup.label_maps]
-    return lambda: padded(coefficients(*image) for image in zip(arrays, maps, setup.targets.tolist(), strict=True))
+    return forward
+
+
+def _arrays(images: Tensor) -> list[Images]:
+    return [np.ascontiguousarray(image.permute(1, 2, 0)) for image in images]
+
+
+def _call(setup: Setup) -> dict[str, Any]:
+    """The arguments of one pass over the images; the label maps come in their order."""
+    maps = iter([labels.numpy() for labels in setup.label_maps])
+    return {"num_samples": setup.s, "batch_size": 10, "random_seed": 0, "segmentation_fn": lambda _: next(maps)}
+
+
+def _coefficients(explanations: Iterable[ImageExplanation], targets: Sequence[int]) -> Array:
+    """(n, k), those of the targets."""
+    found = (dict(one.local_exp[target]) for one, target in zip(explanations, targets, strict=True))
+    return padded(np.array([weights[segment] for segment in range(len(weights))]) for weights in found)
 
 
 def captum(setup: Setup) -> Forward:

@@ -1,4 +1,4 @@
-"""Explanations: the tensors of a whole batch, and one image of it in lime's own terms."""
+"""Explanations: the tensors of a whole batch, one image of it in lime's own terms, and a list of such images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, overload
 from zipfile import BadZipFile
 
 import numpy as np
@@ -23,8 +23,62 @@ Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = 1
 
 
+class _Sliceable(Protocol):
+    """A collection of explanations, and a part of one."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[ImageExplanation]: ...
+    def __getitem__(self, index: slice, /) -> _Sliceable: ...
+
+
+class _Shown:
+    """How several explanations are shown."""
+
+    def _repr_html_(self: _Sliceable) -> str:
+        """What a notebook shows: the first images with the overlay of their first label."""
+        from gpulime import notebook
+
+        shown = self[: notebook.MOST_IMAGES]
+        return notebook.many(repr(self), list(shown), len(self) - len(shown))
+
+    def plot(
+        self: _Sliceable,
+        label: int | None = None,
+        kind: str = "overlay",
+        ax: Any = None,
+        num_features: int = 5,
+        class_names: Sequence[str] | None = None,
+        most: int = 12,
+    ) -> Figure:
+        """Draw the first images, as `ImageExplanation.plot` draws one; needs the extra ``plots``.
+
+        Parameters
+        ----------
+        label, kind, num_features, class_names
+            As for one image; by default each image shows its own first label.
+        ax : several matplotlib Axes, optional
+            Where to draw: an array such as ``subplots`` returns, with an axes for each image, four for "panels"; those beyond
+            are emptied. By default a figure is made.
+        most : int
+            The most images to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            It is not shown: a notebook does so by itself, elsewhere ``savefig`` it.
+
+        Raises
+        ------
+        GpulimeError
+            As for one image, and where there are too few axes or no images.
+        """
+        from gpulime import plots
+
+        return plots.many(list(self[: whole("most", most, 1)]), label, kind, ax, num_features, class_names)
+
+
 @dataclass(frozen=True, eq=False)
-class Explanations:
+class Explanations(_Shown):
     """What n images were explained by; every tensor is on the device that did the work.
 
     Attributes
@@ -75,48 +129,6 @@ class Explanations:
     def __repr__(self) -> str:
         n, l, k = self.coefficients.shape
         return f"Explanations({n} images, {l} labels, up to {k} segments, on {self.labels.device})"
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the first images with the overlay of their first label."""
-        from gpulime import notebook
-
-        shown = self[: notebook.MOST_IMAGES]
-        return notebook.many(repr(self), list(shown), len(self) - len(shown))
-
-    def plot(
-        self,
-        label: int | None = None,
-        kind: str = "overlay",
-        ax: Any = None,
-        num_features: int = 5,
-        class_names: Sequence[str] | None = None,
-        most: int = 12,
-    ) -> Figure:
-        """Draw the first images, as `ImageExplanation.plot` draws one; needs the extra ``plots``.
-
-        Parameters
-        ----------
-        label, kind, num_features, class_names
-            As for one image; by default each image shows its own first label.
-        ax : several matplotlib Axes, optional
-            Where to draw: an array such as ``subplots`` returns, with an axes for each image, four for "panels"; those beyond
-            are emptied. By default a figure is made.
-        most : int
-            The most images to draw.
-
-        Returns
-        -------
-        matplotlib.figure.Figure
-            It is not shown: a notebook does so by itself, elsewhere ``savefig`` it.
-
-        Raises
-        ------
-        GpulimeError
-            As for one image, and where there are too few axes or no images.
-        """
-        from gpulime import plots
-
-        return plots.many(list(self[: whole("most", most, 1)]), label, kind, ax, num_features, class_names)
 
     def heatmaps(self) -> Tensor:
         """Each pixel's coefficient: (n, l, h, w) float64."""
@@ -310,9 +322,9 @@ class ImageExplanation:
 
         Returns
         -------
-        image : (h, w, c) float64
-        mask : (h, w) int64, 1 where a segment was taken, -1 where it was painted red; for
-            `skimage.segmentation.mark_boundaries`
+        image : (h, w, c) in the image's own range, and in its dtype; with ``hide_rest`` float64
+        mask : (h, w) in the segments' dtype, int64 where that has no sign: 1 where a segment was taken, -1 where it was
+            painted red; for `skimage.segmentation.mark_boundaries`
 
         Raises
         ------
@@ -332,7 +344,7 @@ class ImageExplanation:
         else:
             picked = [(segment, w) for segment, w in picked[:num_features] if abs(w) >= min_weight]
         image = np.zeros(self.image.shape) if hide_rest else self.image.copy()
-        signed = np.issubdtype(self.segments.dtype, np.signedinteger)
+        signed = self.segments.dtype.kind in "if"
         mask = np.zeros(self.segments.shape, dtype=self.segments.dtype if signed else np.int64)  # it may hold -1
         for segment, w in picked:
             inside = self.segments == segment
@@ -342,3 +354,18 @@ class ImageExplanation:
                 mask[inside] = -1 if w < 0 else 1
                 image[inside, 0 if w < 0 else min(1, self.image.shape[-1] - 1)] = self.image.max()
         return image, mask
+
+
+class ImageExplanations(_Shown, list[ImageExplanation]):
+    """A list of explanations that can be drawn, and that shows itself in a notebook; a slice of it can too."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> ImageExplanation: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> ImageExplanations: ...
+    def __getitem__(self, index: SupportsIndex | slice, /) -> ImageExplanation | ImageExplanations:
+        """One image's explanation, or those of several."""
+        return ImageExplanations(super().__getitem__(index)) if isinstance(index, slice) else super().__getitem__(index)
+
+    def __repr__(self) -> str:
+        return f"ImageExplanations({len(self)} images)"

@@ -6,23 +6,28 @@ Masks, segments and numbers are lime's own for the same ``random_state``; docs/m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from skimage.color import gray2rgb
+from sklearn.metrics import pairwise_distances
+from sklearn.utils import check_random_state
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from gpulime import lime_rows, surrogate
 from gpulime.device import exact
-from gpulime.errors import GpulimeError, about, check, unknown, whole
-from gpulime.explanation import ImageExplanation
+from gpulime.errors import GpulimeError, check, unknown, whole
+from gpulime.explanation import ImageExplanation, ImageExplanations
+from gpulime.lime_queue import LimeQueue, Prepared, UnexplainedError
 from gpulime.lime_rows import Array, Classifier
 from gpulime.predict import BatchSize
-from gpulime.queue import Flight, Queue
+from gpulime.queue import Flight
 from gpulime.segments import Quickshift
 
-__all__ = ["ImageExplanation", "LimeImageExplainer"]
+__all__ = ["ImageExplanation", "ImageExplanations", "LimeImageExplainer", "UnexplainedError"]
 
 Segmentation = Callable[[Array], Any]
 
@@ -31,16 +36,6 @@ def exponential_kernel(d: Array, kernel_width: float) -> Array:
     """Lime's default: ``sqrt(exp(-d**2 / kernel_width**2))`` of distances (s,)."""
     weights: Array = np.sqrt(np.exp(-(d**2) / kernel_width**2))
     return weights
-
-
-@dataclass
-class _Image:
-    """One image on its way: what lime's explanation of it needs besides the model's outputs."""
-
-    image: Array
-    segments: Array
-    masks: Array
-    labels: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -87,8 +82,6 @@ class LimeImageExplainer:
         feature_selection: str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        from sklearn.utils import check_random_state
-
         if feature_selection not in surrogate.SELECTIONS:
             raise unknown("feature_selection", feature_selection, surrogate.SELECTIONS)
         check(kernel_width is None or float(kernel_width) > 0, f"kernel_width must be above 0, or None; got {kernel_width!r}")
@@ -121,8 +114,8 @@ class LimeImageExplainer:
         image : (h, w, c) array of any dtype; (h, w) is taken as gray and becomes RGB
         classifier_fn : callable or nn.Module
             A function (b, h, w, c) array -> (b, classes) probabilities, such as scikit-learn's ``predict_proba``; it gets the
-            image's dtype. Or a module, which gets (b, c, h, w) tensors in its own dtype, on its own device; uint8 images are
-            brought to [0, 1] for it.
+            image's dtype. Or a module, which gets (b, c, h, w) tensors in its own dtype, on its own device; whole numbers are
+            brought to [0, 1] for it: uint16 by 65535, all others by 255. Floats stay as they are.
         labels : iterable of int
             What is explained where ``top_labels`` is None or 0.
         hide_color : number or colour, optional
@@ -155,21 +148,25 @@ class LimeImageExplainer:
         GpulimeError
             If the segmentation, the model's output or an argument is not what it must be.
         """
-        return self.explain_instances(
-            [image],
-            classifier_fn,
-            labels=labels,
-            hide_color=hide_color,
-            top_labels=top_labels,
-            num_features=num_features,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            segmentation_fn=segmentation_fn,
-            distance_metric=distance_metric,
-            model_regressor=model_regressor,
-            random_seed=random_seed,
-            progress_bar=progress_bar,
-        )[0]
+        try:
+            return self.explain_instances(
+                [image],
+                classifier_fn,
+                labels=labels,
+                hide_color=hide_color,
+                top_labels=top_labels,
+                num_features=num_features,
+                num_samples=num_samples,
+                batch_size=batch_size,
+                segmentation_fn=segmentation_fn,
+                distance_metric=distance_metric,
+                model_regressor=model_regressor,
+                random_seed=random_seed,
+                progress_bar=progress_bar,
+            )[0]
+        except UnexplainedError as unexplained:
+            error = unexplained.failures[0]
+        raise error  # as it was raised, with its own cause
 
     def explain_instances(
         self,
@@ -186,18 +183,34 @@ class LimeImageExplainer:
         model_regressor: Any = None,
         random_seed: int | None = None,
         progress_bar: bool = True,
-    ) -> list[ImageExplanation]:
+    ) -> ImageExplanations:
         """Explain many images in one queue: the model's batches are full whichever images their rows come from.
 
-        The answers are those of a loop over `explain_instance`, and so are the parameters.
+        The answers are those of a loop over `explain_instance`. An image that fails, or for which the classifier does, takes no
+        other with it: the error comes when all others are explained, and has them. Only where the first three images all fail
+        are the others not tried. A KeyboardInterrupt has the ``explanations`` so far, too.
+
+        Parameters
+        ----------
+        images : sequence or iterable of arrays, each as for `explain_instance`; or one array (n, h, w, c)
+        classifier_fn, ..., progress_bar
+            As for `explain_instance`.
 
         Returns
         -------
-        list of ImageExplanation
-        """
-        from tqdm.auto import tqdm
+        ImageExplanations
+            A list of `ImageExplanation`, in the order of the images.
 
-        images = images if isinstance(images, Sequence | np.ndarray) else list(images)
+        Raises
+        ------
+        UnexplainedError
+            A `GpulimeError` for images that could not be explained: ``explanations`` and ``failures`` are dicts by the image's
+            number.
+        GpulimeError
+            If an argument is not what it must be.
+        """
+        images = _sequence(images)
+        n = len(images)
         call = _Call(
             labels=[] if top_labels else _labels(labels),
             top_labels=whole("top_labels", top_labels, 1) if top_labels else None,
@@ -209,31 +222,36 @@ class LimeImageExplainer:
             settings=surrogate.Settings(feature_selection=self.feature_selection, num_features=num_features),
         )
         predictor = lime_rows.predictor(classifier_fn)
-        under_way: dict[int, _Image] = {}
-        finished: list[ImageExplanation] = []
-        with tqdm(total=len(images) * num_samples, disable=not progress_bar) as bar:
-            queue: Queue[ImageExplanation] = Queue(
+        with tqdm(total=n * num_samples, disable=not progress_bar) as bar:
+            queue = LimeQueue(
                 predictor,
                 BatchSize(batch_size),
-                compose=lambda flight, start, stop: lime_rows.compose(flight, start, stop, under_way[int(flight.keys)].masks),
-                choose_labels=lambda flight, outputs: _choose_labels(under_way[int(flight.keys)], outputs, call),
-                solve=lambda flight: self._solve(under_way.pop(int(flight.keys)), flight, call),
+                prepare=lambda i: self._prepare(np.asarray(images[i]), call),
+                flight=lambda i, one: lime_rows.flight(i, one.image, one.segments, hide_color, num_samples, predictor),
+                choose_labels=lambda one, outputs: _choose_labels(one, outputs, call),
+                solve=lambda one, flight: self._solve(one, flight, call),
                 progress=bar.update,
             )
-            for i, image in enumerate(images):
-                with about(f"image {i}" if len(images) > 1 else "image"):
-                    one = under_way[i] = self._prepare(np.asarray(image), call)
-                finished += queue.put(lime_rows.flight(i, one.image, one.segments, hide_color, num_samples, predictor))
-            finished += queue.finish()
-        return finished
+            try:
+                for i in range(n):
+                    queue.put(i)
+                    if queue.hopeless:
+                        break
+                queue.finish()
+            except KeyboardInterrupt as interrupt:
+                if queue.explanations:
+                    interrupt.explanations = queue.explanations  # type: ignore[attr-defined]
+                    interrupt.add_note(f"{len(queue.explanations)} of {n} images were explained: sys.last_value.explanations")
+                raise
+        if queue.failures:
+            raise UnexplainedError(queue.explanations, queue.failures, n) from queue.failures[min(queue.failures)]
+        return ImageExplanations(queue.explanations[i] for i in range(n))
 
-    def _prepare(self, image: Array, call: _Call) -> _Image:
+    def _prepare(self, image: Array, call: _Call) -> Prepared:
         """Draw in lime's order: the segmentation's seed, where none is given, then the masks."""
-        from skimage.color import gray2rgb
-
         if image.ndim == 2:
             image = gray2rgb(image)
-        check(image.ndim == 3 and image.size > 0, f"must be (h, w, c) or (h, w); got {image.shape}")
+        check(image.ndim == 3 and image.size > 0, f"an image must be (h, w, c) or (h, w); got {image.shape}")
         if call.random_seed is None:
             self.random_state.randint(0, high=1000)
         segments = np.asarray((call.segmentation_fn or _quickshift)(image))
@@ -243,12 +261,10 @@ class LimeImageExplainer:
         k = np.unique(segments).size
         masks = self.random_state.randint(0, 2, call.num_samples * k).reshape(call.num_samples, k)
         masks[0] = 1
-        return _Image(image, segments, masks)
+        return Prepared(image, segments, masks)
 
-    def _solve(self, one: _Image, flight: Flight, call: _Call) -> ImageExplanation:
+    def _solve(self, one: Prepared, flight: Flight, call: _Call) -> ImageExplanation:
         """Fit a linear model to each label, as lime does, and put it into lime's fields."""
-        from sklearn.metrics import pairwise_distances
-
         distances = pairwise_distances(one.masks, one.masks[:1], metric=call.distance_metric).ravel()
         width = self.kernel_width if self.kernel_width is not None else 0.75 * one.masks.shape[1] ** 0.5
         weights = np.asarray(self.kernel(distances, kernel_width=width), dtype=np.float64)
@@ -280,6 +296,8 @@ class LimeImageExplainer:
             y = outputs[0, :, j].cpu().numpy()
             values = coefficients[used]
             local_pred = np.array([local])
+            if not weights[1:].any():
+                score = np.float64(1)  # scikit-learn's, and so lime's, for one point
             if call.model_regressor is not None:
                 regressor, data = call.model_regressor, one.masks[:, used]
                 regressor.fit(data, y, sample_weight=weights)
@@ -298,6 +316,16 @@ class LimeImageExplainer:
         return explanation
 
 
+def _sequence(images: Any) -> Sequence[Array] | Array:
+    """The images as what has a length; one image in their place would be taken for its rows."""
+    shape = getattr(images, "shape", None)
+    if len(shape) not in (1, 4) if shape is not None else not isinstance(images, Iterable):
+        got = type(images).__name__ if shape is None else tuple(shape)
+        right = "[image] for one image, list(images) for gray ones (n, h, w)"
+        raise GpulimeError(f"images must be a sequence of arrays, or one array (n, h, w, c); got {got}: pass {right}")
+    return images if isinstance(images, Sequence | np.ndarray) else list(images)
+
+
 def _labels(labels: Any) -> list[int]:
     try:
         given = [int(label) for label in labels]
@@ -312,7 +340,7 @@ def _quickshift(image: Array) -> Array:
     return Quickshift()(image.repeat(3, axis=2) if image.shape[2] == 1 else image)
 
 
-def _choose_labels(one: _Image, outputs: Tensor, call: _Call) -> Tensor:
+def _choose_labels(one: Prepared, outputs: Tensor, call: _Call) -> Tensor:
     """(1, l): the most probable classes, by NumPy's order as lime takes them, or those that were asked for."""
     first = outputs[0].detach().cpu().numpy()
     classes = len(first)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gpulime import device as devices
-from gpulime.errors import GpulimeError
+from gpulime.errors import GpulimeError, check
 from gpulime.ops.masked_images import masked_images
 from gpulime.predict import Predictor
 from gpulime.queue import Flight
@@ -27,10 +27,16 @@ def predictor(classifier_fn: Classifier) -> Predictor:
     if isinstance(classifier_fn, nn.Module):
         return _Module(classifier_fn, None, "float32", None)
 
+    right = "classifier_fn must be a function (b, h, w, c) array -> (b, classes) probabilities, or an nn.Module"
+    check(callable(classifier_fn), f"{right}; got {type(classifier_fn).__name__}")
+
     def model(rows: Tensor) -> Tensor:
         outputs = classifier_fn(rows.permute(0, 2, 3, 1).numpy())
-        array = outputs.detach().cpu().numpy() if isinstance(outputs, Tensor) else np.asarray(outputs)
-        array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
+        try:
+            array = outputs.detach().cpu().numpy() if isinstance(outputs, Tensor) else np.asarray(outputs)
+            array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
+        except (TypeError, ValueError) as error:
+            raise GpulimeError(f"classifier_fn must return (b, classes) probabilities; got {type(outputs).__name__}") from error
         return torch.from_numpy(array[:, None] if array.ndim == 1 else array)
 
     called = _Function(model, None, "float32", None)
@@ -59,15 +65,25 @@ def flight(key: int, image: Array, segments: Array, hide_color: Any, num_samples
     """An image in the queue, in its own dtype for a function and in the module's for a module."""
     parts = from_labels(torch.from_numpy(np.unique(segments, return_inverse=True)[1].reshape(1, *segments.shape)))
     fill = hidden(image, parts.labels[0].numpy(), hide_color)
+    if called.module is not None and image.dtype.kind in "iu":
+        most = _white(image)
+        image, fill = image / most, fill / most
     images, fills = (_tensor(array) for array in (image, fill))
     device = called.device(images)
     if called.module is not None:
-        unit = 255 if images.dtype == torch.uint8 else 1
-        images, fills = (
-            (t.to(device, called.dtype) / unit).contiguous(memory_format=called.memory_format) for t in (images, fills)
-        )
+        images, fills = (t.to(device, called.dtype).contiguous(memory_format=called.memory_format) for t in (images, fills))
     keys = torch.tensor([key], device=device)
     return Flight(images, fills, parts.to(device), keys, None, True, images, num_samples)
+
+
+def _white(image: Array) -> int:
+    """The whole number that a module gets as 1: the dtype's largest for uint8 and uint16, as in scikit-image, else 255."""
+    if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
+        return int(np.iinfo(image.dtype).max)
+    low, high = int(image.min()), int(image.max())
+    inside = f"an image of {image.dtype} must run from 0 to 255 to be brought to [0, 1] for a module"
+    check(low >= 0 and high <= 255, f"{inside}; got {low} to {high}: pass floats in the module's own range")
+    return 255
 
 
 def _tensor(image: Array) -> Tensor:

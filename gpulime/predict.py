@@ -214,16 +214,17 @@ def checked(outputs: Any, b: int, source: str) -> Tensor:
         )
         check(outputs.is_floating_point(), f"the {source} must return a floating tensor; got {outputs.dtype}")
         return outputs
-    kind = type(outputs).__name__
     if hasattr(outputs, "logits"):
-        hint = "call model.eval() and pass model=lambda x: model(x).logits"
+        part = "model(x).logits"
     elif isinstance(outputs, dict):
-        hint = f"it has the keys {list(outputs)[:5]}; call model.eval() and pass model=lambda x: model(x)[key]"
+        part = f"model(x)[key] with one of {list(outputs)[:5]}"
     elif isinstance(outputs, tuple | list):
-        hint = "call model.eval() and pass model=lambda x: model(x)[0]"
+        part = "model(x)[0]"
     else:
-        hint = "wrap it in a function that does"
-    raise GpulimeError(f"the {source} must return a (b, classes) tensor; got {kind}: {hint}")
+        part = "one"
+    # A module, and no function: it keeps its mode, its device and its dtype known, and lime_image gives functions arrays.
+    hint = f"wrap it in an nn.Module whose forward returns {part}"
+    raise GpulimeError(f"the {source} must return a (b, classes) tensor; got {type(outputs).__name__}: {hint}")
 
 
 class BatchSize:

@@ -157,6 +157,7 @@ class Moments:
         self.rounding = torch.finfo(origin.dtype).eps
         self.samples = 0
         self.weight = torch.zeros(n, 1, 1, dtype=torch.float64, device=device)
+        self.others = torch.zeros(n, 1, dtype=torch.float64, device=device)  # weight but for row 0's: a narrow kernel's is tiny
         self.x = torch.zeros(n, k, 1, dtype=torch.float64, device=device)
         self.y = torch.zeros(n, l, 1, dtype=torch.float64, device=device)
         self.xx = torch.zeros(n, k, k, dtype=torch.float64, device=device)
@@ -164,11 +165,12 @@ class Moments:
         self.yy = torch.zeros(n, l, 1, dtype=torch.float64, device=device)
 
     def add(self, masks: Tensor, outputs: Tensor, weights: Tensor) -> None:
-        """Add samples: masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64."""
+        """Add samples, row 0 first: masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64."""
         x = masks.double() - 1
         y = outputs.double() - self.origin[:, None]
         w = weights[..., None]
         xw, yw = (x * w).mT, (y * w).mT
+        self.others += w[:, 0 if self.samples else 1 :].sum(1)
         self.samples += masks.shape[1]
         self.weight += w.sum(1, keepdim=True)
         self.x += xw.sum(-1, keepdim=True)
@@ -200,7 +202,7 @@ class Moments:
         mean_x, mean_y = (self.x / self.weight).squeeze(-1), (self.y / self.weight).squeeze(-1)
         intercepts = self.origin + mean_y - (beta * (mean_x + 1)[:, None]).sum(-1)
         residual = spread - 2 * (beta * cross).sum(-1) + ((beta @ gram) * beta).sum(-1)
-        constant = spread <= self.weight.squeeze(-1) * (CONSTANT * self.rounding * self.origin).square()
+        constant = spread <= self.others * (CONSTANT * self.rounding * self.origin).square()
         scores = torch.where(constant, torch.nan, 1 - residual / spread)
         return Surrogate(beta, intercepts, scores, intercepts + beta.sum(-1), ranks)
 

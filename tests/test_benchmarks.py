@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is part of 
 from benchmarks import rows, run, table
 from benchmarks.entries import ENTRIES, AtLeast, AtMost, Entry
 from benchmarks.models import Setup, pixels
+from benchmarks.peers import drop_in_many, lime_best
 from benchmarks.rows import Row
 from benchmarks.sides import definition, engine
 from benchmarks.timer import Process, Run, Side, Timing, interleaved
@@ -70,7 +71,17 @@ def test_every_side_runs_and_explains_the_same(make, b):
     coefficients = Side("", make, b=b).run(SETUP).coefficients
     if make.__name__ not in ("bare", "captum"):
         expected = Side("", definition).run(replace(SETUP, b=10)).coefficients
-        assert run.difference(coefficients, expected)[0] < (1e-5 if make.__name__ != "drop_in_module" else 1e-4)
+        assert run.difference(coefficients, expected)[0] < (
+            1e-4 if make.__name__ in ("drop_in_module", "drop_in_many") else 1e-5
+        )
+
+
+def test_many_images_in_one_queue_are_those_of_lime_s_loop():
+    pytest.importorskip("lime")
+    setup = replace(SETUP, n=3)
+    many, loop = (Side("", make).run(setup).coefficients for make in (drop_in_many, lime_best))
+    assert many.shape[0] == 3
+    assert run.difference(many, loop)[0] < 1e-4
 
 
 MISSED = {

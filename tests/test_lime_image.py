@@ -4,6 +4,7 @@ import contextlib
 import io
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,6 +98,14 @@ def test_every_feature_selection(selection, num_features):
     if selection == "forward_selection":
         num_features = min(num_features, 12)  # lime needs a fit per segment and step
     assert_same(explainer={"feature_selection": selection}, num_features=num_features)
+
+
+def test_forward_selection_by_default_is_of_all_segments():
+    """lime's num_features is 100000: every segment is chosen, one by one."""
+    mine, _ = assert_same(explainer={"feature_selection": "forward_selection"}, top_labels=1)
+    k = len(np.unique(mine.segments))
+    assert k >= 30
+    assert len(mine.local_exp[mine.top_labels[0]]) == k
 
 
 @pytest.mark.parametrize("hide_color", [None, 0, (10, 200, 30)], ids=str)
@@ -208,10 +217,13 @@ def test_a_function_is_called_as_it_is():
     assert len({state[2] for state in seen}) == 3
 
 
+@pytest.mark.parametrize("kernel_width", [0.25, 5.0])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "jaccard", "manhattan", lambda a, b: np.abs(a - b).mean()])
 @pytest.mark.filterwarnings("ignore:Data was converted to boolean")
-def test_every_distance(metric):
-    assert_same(distance_metric=metric, explainer={"kernel_width": 5.0} if metric in ("euclidean", "manhattan") else {})
+def test_every_distance(metric, kernel_width):
+    """Euclidean distances leave lime's kernel next to nothing but the image itself, manhattan ones nothing."""
+    mine, _ = assert_same(distance_metric=metric, explainer={"kernel_width": kernel_width})
+    assert np.isfinite(mine.score)
 
 
 def triangular(d, kernel_width):
@@ -301,6 +313,21 @@ def test_image_and_mask_in_every_mode(mode, dtype):
         for a, b in zip(mine.get_image_and_mask(label, **mode), theirs.get_image_and_mask(label, **mode), strict=True):
             np.testing.assert_array_equal(a, b)
             assert a.dtype == b.dtype
+
+
+@pytest.mark.parametrize("ids", [np.int32, np.float64], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("dtype", [np.int64, np.float32], ids=lambda dtype: dtype.__name__)
+def test_image_and_mask_have_lime_s_dtypes(dtype, ids):
+    """The image's own unless the rest is hidden, and the segments'."""
+    image = IMAGE.astype(dtype) if dtype == np.int64 else (IMAGE / 255).astype(dtype)
+    mine, theirs = assert_same(image, segmentation_fn=lambda _: superpixels(IMAGE).astype(ids))
+    for mode in MODES:
+        picture, mask = mine.get_image_and_mask(mine.top_labels[0], **mode)
+        for a, b in zip((picture, mask), theirs.get_image_and_mask(mine.top_labels[0], **mode), strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+        assert picture.dtype == (np.float64 if mode.get("hide_rest") else dtype)
+        assert mask.dtype == ids
 
 
 def test_the_errors_are_lime_s():
@@ -466,14 +493,43 @@ def test_a_module_with_one_number_an_image(device):
     assert explanation.top_labels == [0]
 
 
-def test_a_module_gets_uint8_images_in_unit_range():
-    call = {"num_samples": 100, "segmentation_fn": superpixels, "progress_bar": False}
-    bytes_, floats = (
+@pytest.mark.parametrize(
+    ("dtype", "white"),
+    [(np.uint8, 255), (np.uint16, 65535), (">u2", 65535), (np.int64, 255), (np.int32, 255), (np.uint32, 255)],
+    ids=str,
+)
+def test_a_module_gets_whole_numbers_in_unit_range(dtype, white):
+    call = {"num_samples": 100, "segmentation_fn": lambda _: superpixels(IMAGE), "progress_bar": False}
+    image = (IMAGE.astype(int) * (white // 255)).astype(dtype)
+    whole, floats = (
         ours.LimeImageExplainer(random_state=0).explain_instance(image, Module(), hide_color=color, **call)
-        for image, color in ((IMAGE, 51), (IMAGE / 255, 0.2))
+        for image, color in ((image, white // 5), (IMAGE / 255, 0.2))
     )
     for label, pairs in floats.local_exp.items():
-        np.testing.assert_allclose(sorted(bytes_.local_exp[label]), sorted(pairs), atol=1e-12)
+        np.testing.assert_allclose(sorted(whole.local_exp[label]), sorted(pairs), atol=1e-12)
+
+
+def test_white_is_one_in_half_precision_too():
+    seen = []
+
+    class Half(nn.Linear):
+        def forward(self, x):
+            seen.append(x)
+            return x.float().mean((2, 3))
+
+    image = np.full((H, W, 3), 65535, dtype=np.uint16)
+    ours.LimeImageExplainer().explain_instance(
+        image, Half(1, 1).half(), num_samples=20, segmentation_fn=lambda _: superpixels(IMAGE), progress_bar=False
+    )
+    assert all(rows.dtype == torch.float16 and (rows == 1).all() for rows in seen)
+
+
+@pytest.mark.parametrize("image", [IMAGE.astype(np.int64) - 1, IMAGE.astype(np.int32) * 257], ids=["below", "beyond"])
+def test_whole_numbers_whose_white_nobody_knows_are_refused_for_a_module(image):
+    call = {"num_samples": 20, "segmentation_fn": lambda _: superpixels(IMAGE), "progress_bar": False}
+    with pytest.raises(GpulimeError, match=r"an image of int\d\d must run from 0 to 255 .* got .*: pass floats"):
+        ours.LimeImageExplainer().explain_instance(image, Module(), **call)
+    ours.LimeImageExplainer().explain_instance(image, Classifier(), **call)  # a function takes what it is given
 
 
 def test_many_images_in_one_queue_are_the_loop_s():
@@ -487,6 +543,176 @@ def test_many_images_in_one_queue_are_the_loop_s():
         assert_same_explanation(a, b)
     assert [len(rows) for rows in together.shown] == [10] * 13 + [5] + [10] * 4 + [5]
     assert len(one_by_one.shown) == 20
+
+
+class Counting(Module):
+    """Keeps how many rows each call has."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def forward(self, x):
+        self.rows.append(len(x))
+        return super().forward(x)
+
+
+def test_many_images_of_a_module_are_the_loop_s():
+    images = [smooth(seed=seed) / 255 for seed in range(4)]
+    call = {"num_samples": 45, "segmentation_fn": superpixels, "top_labels": 2, "progress_bar": False}
+    one_by_one, together = Counting(), Counting()
+    explainer = ours.LimeImageExplainer(random_state=2)
+    loop = [explainer.explain_instance(image, one_by_one, **call) for image in images]
+    queue = ours.LimeImageExplainer(random_state=2).explain_instances(images, together, **call)
+    for a, b in zip(loop, queue, strict=True):
+        assert_same_explanation(a, b)  # within 1e-9
+    assert one_by_one.rows == [10, 10, 10, 10, 5] * 4
+    assert together.rows == [10] * 18
+
+
+QUIET = {"num_samples": 20, "segmentation_fn": superpixels, "progress_bar": False}
+
+
+@pytest.mark.parametrize(
+    ("images", "got"),
+    [(IMAGE, r"\(72, 84, 3\)"), (IMAGE[..., 0], r"\(72, 84\)"), (torch.from_numpy(IMAGE), r"\(72, 84, 3\)"), (7, "int")],
+    ids=["rgb", "gray", "tensor", "number"],
+)
+def test_one_image_in_place_of_many_is_refused(images, got):
+    message = rf"images must be a sequence of arrays, or one array \(n, h, w, c\); got {got}: pass \[image\] for one image"
+    with pytest.raises(GpulimeError, match=message):
+        ours.LimeImageExplainer().explain_instances(images, Classifier(), **QUIET)
+
+
+def ragged(images):
+    array = np.empty(len(images), dtype=object)
+    array[:] = images
+    return array
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, np.stack, torch.tensor, ragged], ids=lambda kind: kind.__name__)
+def test_many_images_come_as_anything_that_holds_them(kind):
+    images = [smooth(seed=seed) for seed in range(2)]
+    expected = ours.LimeImageExplainer(random_state=0).explain_instances(images, Classifier(), **QUIET)
+    given = kind(np.stack(images) if kind is torch.tensor else images)
+    for a, b in zip(
+        ours.LimeImageExplainer(random_state=0).explain_instances(given, Classifier(), **QUIET), expected, strict=True
+    ):
+        assert_same_explanation(a, b)
+
+
+DARK = np.zeros_like(IMAGE)
+
+
+def picky_segments(image):
+    if not image.any():
+        raise RuntimeError("all is dark")
+    return superpixels(image)
+
+
+def picky_classifier(images):
+    if not images.reshape(len(images), -1).any(1).all():
+        raise RuntimeError("all is dark")
+    return Classifier()(images)
+
+
+def nan_classifier(images):
+    return np.where(images.any((1, 2, 3))[:, None], Classifier()(images), np.nan)
+
+
+FAILING = {
+    "segmentation": ({"segmentation_fn": picky_segments}, Classifier(), "RuntimeError: all is dark"),
+    "classifier": ({"segmentation_fn": lambda _: superpixels(IMAGE)}, picky_classifier, "RuntimeError: all is dark"),
+    "output": ({"segmentation_fn": lambda _: superpixels(IMAGE)}, nan_classifier, "classifier_fn's output was NaN"),
+}
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+@pytest.mark.parametrize("failing", FAILING)
+def test_an_image_that_fails_takes_no_other_with_it(failing, batch_size):
+    arguments, classifier, message = FAILING[failing]
+    call = {**QUIET, "num_samples": 45, "batch_size": batch_size, **arguments}
+    images = [smooth(seed=0), DARK, smooth(seed=1), DARK, smooth(seed=2), smooth(seed=3)]
+    explainer, loop = ours.LimeImageExplainer(random_state=3), {}
+    for i, image in enumerate(images):
+        with contextlib.suppress(GpulimeError, RuntimeError):
+            loop[i] = explainer.explain_instance(image, classifier, **call)
+    with pytest.raises(ours.UnexplainedError, match=f"^image 1: {message}.*; 1 more failed.*; 4 of 6 were explained") as raised:
+        ours.LimeImageExplainer(random_state=3).explain_instances(images, classifier, **call)
+    error = raised.value
+    assert sorted(error.explanations) == sorted(loop) == [0, 2, 4, 5]
+    assert sorted(error.failures) == [1, 3]
+    assert error.__cause__ is error.failures[1]
+    for i, explanation in loop.items():
+        assert_same_explanation(error.explanations[i], explanation)
+
+
+def test_one_image_s_error_is_its_own():
+    """As lime raises it: neither wrapped nor numbered."""
+    with pytest.raises(RuntimeError, match=r"^all is dark$") as raised:
+        ours.LimeImageExplainer().explain_instance(DARK, Classifier(), **{**QUIET, "segmentation_fn": picky_segments})
+    assert raised.value.__cause__ is None
+    assert not raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize("batch_size", [10, 10_000])
+def test_what_fails_for_the_first_three_is_not_tried_on_all(batch_size):
+    calls = []
+
+    def broken(images):
+        calls.append(len(images))
+        raise TypeError("no such keyword")
+
+    with pytest.raises(
+        ours.UnexplainedError, match=r"2 more failed.*; 17 were not tried, as the first 3 all failed$"
+    ) as raised:
+        ours.LimeImageExplainer().explain_instances([IMAGE] * 20, broken, **QUIET, batch_size=batch_size)
+    assert len(calls) <= 4
+    assert sorted(raised.value.failures) == [0, 1, 2]
+
+
+def test_an_interrupt_has_what_is_explained():
+    """In a notebook it is ``sys.last_value``."""
+
+    def impatient(images):
+        if len(classifier.shown) == 7:
+            raise KeyboardInterrupt
+        return classifier(images)
+
+    classifier, images = Classifier(), [smooth(seed=seed) for seed in range(5)]
+    with pytest.raises(KeyboardInterrupt) as raised:
+        ours.LimeImageExplainer(random_state=0).explain_instances(images, impatient, **QUIET)
+    assert raised.value.__notes__ == ["3 of 5 images were explained: sys.last_value.explanations"]
+    explainer = ours.LimeImageExplainer(random_state=0)
+    for i, explanation in raised.value.explanations.items():
+        assert_same_explanation(explanation, explainer.explain_instance(images[i], Classifier(), **QUIET))
+    assert list(raised.value.explanations) == [0, 1, 2]
+
+
+def test_the_error_pickles_with_what_it_holds():
+    with pytest.raises(ours.UnexplainedError) as raised:
+        ours.LimeImageExplainer().explain_instances([IMAGE, DARK], Classifier(), **{**QUIET, "segmentation_fn": picky_segments})
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert str(again) == str(raised.value)
+    assert_same_explanation(again.explanations[0], raised.value.explanations[0])
+    assert str(again.failures[1]) == "all is dark"
+
+
+def test_what_comes_of_many_images_is_a_list_that_shows_itself():
+    images = [smooth(seed=seed) for seed in range(5)]
+    explanations = ours.LimeImageExplainer(random_state=0).explain_instances(images, Classifier(), **QUIET)
+    assert isinstance(explanations, list)
+    assert explanations == list(explanations)
+    assert repr(explanations) == "ImageExplanations(5 images)"
+    again = pickle.loads(pickle.dumps(explanations))
+    assert type(again) is type(explanations[1:3]) is ours.ImageExplanations
+    assert_same_explanation(again[4], explanations[4])
+    html = explanations._repr_html_()
+    assert "ImageExplanations(5 images)" in html
+    assert html.count("<figure") == 5
+    pytest.importorskip("matplotlib")
+    assert len(explanations.plot().axes) == 8
+    assert len(explanations[1:].plot(kind="panels", most=2).axes) == 8
 
 
 @pytest.mark.parametrize(
@@ -513,7 +739,7 @@ def test_what_makes_no_sense_is_refused(arguments, message):
 
 def test_an_image_that_is_none_is_refused_by_its_number():
     explainer = ours.LimeImageExplainer()
-    with pytest.raises(GpulimeError, match=r"image 1: must be \(h, w, c\) or \(h, w\); got \(4,\)"):
+    with pytest.raises(GpulimeError, match=r"image 1: an image must be \(h, w, c\) or \(h, w\); got \(4,\)"):
         explainer.explain_instances(
             [IMAGE, np.zeros(4)], Classifier(), num_samples=20, segmentation_fn=superpixels, progress_bar=False
         )
@@ -524,6 +750,35 @@ def test_outputs_that_are_no_numbers_are_refused():
         ours.LimeImageExplainer().explain_instance(
             IMAGE, lambda images: np.full((len(images), 2), np.nan), num_samples=60, segmentation_fn=superpixels
         )
+
+
+class Output(nn.Module):
+    """A module whose answer is made from the right one."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("classifier", "message"),
+    [
+        (Output(lambda outputs: SimpleNamespace(logits=outputs)), r"whose forward returns model\(x\).logits"),
+        (Output(lambda outputs: {"logits": outputs}), r"whose forward returns model\(x\)\[key\] with one of \['logits'\]"),
+        (Output(lambda outputs: (outputs, outputs)), r"whose forward returns model\(x\)\[0\]"),
+        (lambda images: {"scores": 1}, r"classifier_fn must return \(b, classes\) probabilities; got dict"),
+        (lambda images: [[1, 2], [3]], r"classifier_fn must return \(b, classes\) probabilities; got list"),
+        ("resnet18", r"classifier_fn must be a function \(b, h, w, c\) array -> .*, or an nn.Module; got str"),
+    ],
+    ids=["logits", "module dict", "tuple", "dict", "ragged", "name"],
+)
+def test_a_wrong_classifier_is_told_what_the_drop_in_takes(classifier, message):
+    with pytest.raises(GpulimeError, match=message) as raised:
+        ours.LimeImageExplainer().explain_instance(IMAGE, classifier, **QUIET)
+    assert "model=" not in str(raised.value)
 
 
 def test_the_progress_bar_counts_the_samples(capfd):

@@ -282,16 +282,10 @@ def test_a_softmax_of_probabilities_warns_once(cnn, pictures, recwarn):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (
-            lambda x: {"logits": x, "loss": x},
-            r"got dict: it has the keys \['logits', 'loss'\]; call model.eval\(\) and pass model=lambda x: model\(x\)\[",
-        ),
-        (
-            lambda x: SimpleNamespace(logits=x),
-            r"got SimpleNamespace: call model.eval\(\) and pass model=lambda x: model\(x\).logits",
-        ),
-        (lambda x: (x, x), r"got tuple: call model.eval\(\) and pass model=lambda x: model\(x\)\[0\]"),
-        (lambda x: None, "got NoneType: wrap it in a function that does"),
+        (lambda x: {"logits": x, "loss": x}, r"got dict: .* returns model\(x\)\[key\] with one of \['logits', 'loss'\]"),
+        (lambda x: SimpleNamespace(logits=x), r"got SimpleNamespace: .* whose forward returns model\(x\).logits"),
+        (lambda x: (x, x), r"got tuple: wrap it in an nn.Module whose forward returns model\(x\)\[0\]"),
+        (lambda x: None, "got NoneType: wrap it in an nn.Module whose forward returns one"),
         (lambda x: x.mean((1, 2, 3)), r"the model must return \(b, classes\) with b = 16; got \(16,\)"),
         (lambda x: x.mean((2, 3))[1:], r"with b = 16; got \(15, 3\)"),
         (lambda x: x, r"with b = 16; got \(16, 3, 24, 20\)"),

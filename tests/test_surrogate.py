@@ -140,6 +140,17 @@ def test_rounding_of_a_constant_is_no_signal():
     assert fit(masks, 1 + 1e-4 * outputs, counts).scores.isfinite().all()
 
 
+def test_a_kernel_that_leaves_nearly_nothing_is_no_constant():
+    """Outputs change, by however little weight; only a constant has no score, whoever is in its batch."""
+    masks, outputs, counts = samples()
+    weights = torch.full(masks.shape[:2], 1e-60, dtype=torch.float64)
+    weights[:, 0] = 1
+    everything = [slice(None)]
+    scores = moments(masks, outputs, weights, counts, everything).scores
+    assert_near(scores, torch.zeros_like(scores), 1e-12)
+    assert moments(masks, torch.ones_like(outputs), weights, counts, everything).scores.isnan().all()
+
+
 @pytest.mark.parametrize("method", ["none", "forward_selection", "highest_weights", "lasso_path"])
 def test_permuting_segments_permutes_coefficients(method):
     masks, outputs, counts = samples([9, 9])

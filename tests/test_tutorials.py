@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
+from test_lime_image import assert_same_explanation
 from torch import nn
 
 from gpulime import lime_image
@@ -59,8 +60,16 @@ def quiet():
         yield
 
 
-def segments_of(explanation, label, count):
-    return [segment for segment, _ in explanation.local_exp[label][:count]]
+def assert_same_as_lime(mine, image, classifier, segmenter, **call):
+    """What lime finds with the same random state on the same segments, which for lime are counted from 0."""
+    first = mine.segments.min()
+    theirs = lime.LimeImageExplainer(random_state=0).explain_instance(
+        image, classifier, segmentation_fn=lambda image: segmenter(image) - first, **call
+    )
+    theirs.segments += first
+    for label, pairs in theirs.local_exp.items():
+        theirs.local_exp[label] = [(segment + first, weight) for segment, weight in pairs]
+    assert_same_explanation(mine, theirs)
 
 
 @pytest.mark.long
@@ -77,14 +86,9 @@ def test_a_random_forest_on_digits(digits):
 
     explainer = lime_image.LimeImageExplainer(verbose=False, random_state=0)
     segmenter = SegmentationAlgorithm("quickshift", kernel_size=1, max_dist=200, ratio=0.2)
-    explanation = explainer.explain_instance(
-        X_test[0],
-        classifier_fn=pipeline.predict_proba,
-        top_labels=10,
-        hide_color=0,
-        num_samples=10000,
-        segmentation_fn=segmenter,
-    )
+    call = {"top_labels": 10, "hide_color": 0, "num_samples": 10000}
+    explanation = explainer.explain_instance(X_test[0], classifier_fn=pipeline.predict_proba, segmentation_fn=segmenter, **call)
+    assert_same_as_lime(explanation, X_test[0], pipeline.predict_proba, segmenter, **call)
     temp, mask = explanation.get_image_and_mask(
         y_test[0], positive_only=True, num_features=10, hide_rest=False, min_weight=0.01
     )
@@ -123,9 +127,9 @@ def test_a_neural_network_on_gray_pictures_turned_rgb():
 
     explainer = lime_image.LimeImageExplainer(random_state=0)
     segmenter = SegmentationAlgorithm("slic", n_segments=100, compactness=1, sigma=1)
-    explanation = explainer.explain_instance(
-        X[200], pipeline.predict_proba, top_labels=3, hide_color=0, num_samples=1000, segmentation_fn=segmenter
-    )
+    call = {"top_labels": 3, "hide_color": 0, "num_samples": 1000}
+    explanation = explainer.explain_instance(X[200], pipeline.predict_proba, segmentation_fn=segmenter, **call)
+    assert_same_as_lime(explanation, X[200], pipeline.predict_proba, segmenter, **call)
     person = y[200]
     assert explanation.top_labels[0] == person
     assert explanation.segments.min() == 1
@@ -146,9 +150,11 @@ def test_one_sigmoid_and_a_misspelt_parameter(digits):
 
     with pytest.warns(UserWarning, match="did you mean 'compactness'"):
         segmenter = SegmentationAlgorithm("slic", n_segments=30, compactnes=1)
+    call = {"top_labels": 5, "num_samples": 300}
     explanation = lime_image.LimeImageExplainer(random_state=0).explain_instance(
-        X_test[0], predict, top_labels=5, num_samples=300, segmentation_fn=segmenter
+        X_test[0], predict, segmentation_fn=segmenter, **call
     )
+    assert_same_as_lime(explanation, X_test[0], predict, segmenter, **call)
     assert explanation.top_labels == [0]
     temp, mask = explanation.get_image_and_mask(explanation.top_labels[0], positive_only=True, num_features=5, hide_rest=False)
     assert mark_boundaries(temp, mask).shape == (28, 28, 3)
