@@ -237,6 +237,20 @@ def test_nothing_is_said_of_right_and_wrong_where_only_targets_are_explained(tmp
     assert shown.texts("th", **{"class": "number"}) == ["Output", "R²"]
 
 
+def test_the_settings_and_versions_of_the_run_are_listed(tmp_path):
+    fixed = {"lime.n_samples": 1000, "lime.segments": {"slic": {"n_segments": 60}}, "lime.kernel": None, "lime.fill": "mean"}
+    shown = show(tmp_path, explained("a", HALVES, [1, 0, 0]), fixed=fixed, versions={"torch": "2.6", "gpulime": "1.0"})
+    settings = [element["text"].split() for element in shown.all("tr") if "scope" not in element]
+    assert [" ".join(words) for words in settings][:6] == [
+        "lime.n_samples1000",
+        'lime.segments{"slic": {"n_segments": 60}}',
+        "lime.kernelnone",
+        "lime.fillmean",
+        "torch2.6",
+        "gpulime1.0",
+    ]
+
+
 def test_scores_are_counted_in_bins_and_those_below_zero_apart(tmp_path):
     values = [-3.0, 0.0, 0.52, 0.549, 1.0, None]
     shown = show(tmp_path, *[explained(f"{i}", HALVES, [1, 0, 0], r2=[value, None]) for i, value in enumerate(values)])

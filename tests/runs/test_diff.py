@@ -212,6 +212,17 @@ def test_both_sides_share_a_picture_a_label_and_a_scale(tmp_path):
     assert blueness[0] == pytest.approx(2 * blueness[1], rel=0.1)  # half the coefficient, half the colour
 
 
+def test_each_side_shows_its_own_picture(tmp_path):
+    """The file may have been replaced between the runs: B's colours then lie on what B's model saw."""
+    paths = []
+    for name, gray in (("dark.png", 40), ("light.png", 220)):
+        Image.new("RGB", LABELS.shape[::-1], (gray,) * 3).save(tmp_path / name)
+        paths.append(str(tmp_path / name).encode())
+    shown = page(tmp_path, *([explained("x", [[1.0, 0, 0, 0]] * 2, path=path)] for path in paths))
+    corners = [pixels(image)[-20, -20].mean() for image in shown.all("img")]  # where no segment is coloured
+    assert corners == pytest.approx([40, 40 + 0.2 * 215, 220 + 0.2 * 35], abs=4)
+
+
 def test_a_picture_that_is_not_at_hand_is_gray(tmp_path):
     shown = page(tmp_path, [explained("x", path=b"/nowhere.png")], [explained("x", path=b"/nowhere.png")])
     assert "picture not at hand" in shown.texts("div")
