@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpulime.errors import about
 from gpulime.report import overlay
 from gpulime.runs import store
 
@@ -82,7 +81,7 @@ def card(
     Parameters
     ----------
     row : mapping
-        A row of the store with an explanation.
+        A row of the store with a whole explanation.
     picture : ndarray, optional
         (h, w, 3) uint8, what the model saw.
     named : callable
@@ -90,8 +89,7 @@ def card(
     right : bool, optional
         Whether the model's class is the target, where that is known.
     """
-    with about(f"image {row['image_id']!r}"):
-        segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
+    segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
     coefficients = np.asarray(row["coef"], dtype=float)
     ids = overlay.kept(coefficients)
     top = top_label(row)

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpulime import shades
-from gpulime.errors import about
 from gpulime.report.diff_text import called, printable, quantile_names
 from gpulime.runs import files, store
 from gpulime.runs.diff import TOP, Diff, ImageDiff, LabelDiff
@@ -82,8 +81,7 @@ def write(diff: Diff, to: Path) -> Path:
     cards = []
     for image in shown:
         a, b = (of_run[image.image_id] for of_run in rows)
-        with about(f"image {image.image_id!r}"):
-            cards.append(_card(diff, image, a, b, [picture(row) for picture, row in zip(pictures, (a, b), strict=True)]))
+        cards.append(_card(diff, image, a, b, [picture(row) for picture, row in zip(pictures, (a, b), strict=True)]))
     html = _template().render(
         a=str(diff.a),
         b=str(diff.b),

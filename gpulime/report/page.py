@@ -20,7 +20,7 @@ from markupsafe import Markup
 from gpulime import shades
 from gpulime.report.card import card
 from gpulime.report.summary import Entry, entries, summary
-from gpulime.runs import store
+from gpulime.runs import damage, store
 
 PAGE = "report.html"
 MOST_CARDS = 500  # a browser still scrolls this page with ease
@@ -53,7 +53,7 @@ def write(
         return class_names[label] if class_names is not None and label < len(class_names) else f"class {label}"
 
     manifest = store.read_manifest(run) or {}
-    rows = store.read(run)
+    rows = damage.marked(store.read(run))
     explained = rows.filter(pc.equal(rows["status"], "ok"))
     images = entries(explained, manifest)
     pages = max(1, -(-len(images) // MOST_CARDS))
@@ -61,7 +61,7 @@ def write(
         "title": run.resolve().name,
         "summary": summary(rows, images, manifest),
         "failures": _failures(rows),
-        "manifest": manifest,
+        "config_hash": manifest.get("config_hash"),
         "output": "Output" if manifest.get("fixed", {}).get("lime.activation", "softmax") is None else "Probability",
         "pages": pages,
         "pager": {number: page_name(number) for number in range(1, pages + 1)},

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gpulime.errors import GpulimeError, about
-from gpulime.runs import files, store
+from gpulime.errors import GpulimeError
+from gpulime.runs import damage, files, store
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = Mapping[str, Any]
@@ -85,6 +85,7 @@ class Diff:
     settings : (name, in A, in B) of each setting that differs
     only_a, only_b : int, images that only one run has a row of
     failed : int, images in both of which at least one run has no explanation
+    damaged_a, damaged_b : int, images whose explanation is damaged, in each run
     images : ImageDiff of those both explain, the most changed first
     names_a, names_b : the classes' names, where they are known
     """
@@ -95,6 +96,8 @@ class Diff:
     only_a: int
     only_b: int
     failed: int
+    damaged_a: int
+    damaged_b: int
     images: list[ImageDiff]
     names_a: Sequence[str] | None
     names_b: Sequence[str] | None
@@ -113,6 +116,9 @@ class Diff:
             ("same segments", f"{same:,} of {n:,}" + ("" if same == n else "; the others have no correlation")),
             ("labels compared", f"{pairs:,}"),
         ]
+        if self.damaged_a or self.damaged_b:
+            left_out = "; they are left out, and gpulime report lists them with the reasons"
+            facts.append(("damaged rows", f"{self.damaged_a:,} in A, {self.damaged_b:,} in B{left_out}"))
         if self.names_a and self.names_b and list(self.names_a) != list(self.names_b):
             facts.append(("class names", "differ between the runs; labels are compared by number"))
         return facts
@@ -134,12 +140,12 @@ def compare(a: Path, b: Path) -> Diff:
     Raises
     ------
     GpulimeError
-        Where a directory holds no run, both are the same, no image is in both, or a row is damaged.
+        Where a directory holds no run, both are the same, or no image is in both.
     """
     about_a, about_b = files.manifest(a), files.manifest(b)
     if a.resolve() == b.resolve():
         raise GpulimeError(f"A and B must be two runs; both are {a}")
-    rows_a, rows_b = store.read(a), store.read(b)
+    rows_a, rows_b = (damage.marked(store.read(run)) for run in (a, b))
     ids_a, ids_b = rows_a["image_id"].to_pylist(), rows_b["image_id"].to_pylist()
     place = {image_id: i for i, image_id in enumerate(ids_b)}
     pairs = [(i, place[image_id]) for i, image_id in enumerate(ids_a) if image_id in place]
@@ -155,6 +161,8 @@ def compare(a: Path, b: Path) -> Diff:
         only_a=len(ids_a) - len(pairs),
         only_b=len(ids_b) - len(pairs),
         failed=len(pairs) - len(images),
+        damaged_a=rows_a["error_type"].to_pylist().count(damage.KIND),
+        damaged_b=rows_b["error_type"].to_pylist().count(damage.KIND),
         images=images,
         names_a=about_a.get("class_names"),
         names_b=about_b.get("class_names"),
@@ -168,8 +176,7 @@ def _together(rows_a: pa.Table, rows_b: pa.Table, pairs: Sequence[tuple[int, int
 
 
 def _image(a: Row, b: Row, knows_top: bool) -> ImageDiff:
-    with about(f"image {a['image_id']!r}"):
-        same = _same_segments(a, b)
+    same = _same_segments(a, b)
     labels = []
     for i, label in enumerate(a["labels"]):
         if label in b["labels"]:

@@ -87,7 +87,7 @@ def test_labels_are_matched_by_class(tmp_path):
 
 @pytest.mark.parametrize(
     "segments",
-    [LABELS[::-1].copy(), LABELS[:, :-1].copy(), np.where(LABELS == 3, 4, LABELS)],
+    [LABELS[::-1].copy(), LABELS[:, :-1].copy(), np.where(np.arange(20) > 17, 4, LABELS)],
     ids=["other", "shape", "count"],
 )
 def test_other_segments_are_said_and_have_no_correlation(tmp_path, segments):
@@ -145,12 +145,8 @@ def test_more_images_than_are_read_at_once(tmp_path, monkeypatch):
             lambda tmp: (run(tmp / "a", explained("x"), explained("z")), run(tmp / "b", explained("y"))),
             "no image is in both: .*a has 2, .*b has 1, by other ids",
         ),
-        (
-            lambda tmp: (run(tmp / "a", explained("x")), run(tmp / "b", explained("x", seg=b"junk"))),
-            "image 'x': seg must be a zlib stream",
-        ),
     ],
-    ids=["no run", "one", "same", "nothing shared", "damaged"],
+    ids=["no run", "one", "same", "nothing shared"],
 )
 def test_what_cannot_be_compared_is_named(tmp_path, make, message):
     with pytest.raises(GpulimeError, match=message):
@@ -263,10 +259,9 @@ def test_the_page_shows_the_fifty_most_changed(tmp_path):
 
 def test_targets_alone_are_no_top_labels(tmp_path):
     """A run that explains targets does not know which class was the most probable."""
-    a = run(
-        tmp_path / "a", explained("x", labels=[2], pred_probs=[0.1], r2=[0.5], coef=[COEF]), fixed={"lime.labels": "target"}
-    )
-    b = run(tmp_path / "b", explained("x", labels=[1], pred_probs=[0.9], r2=[0.5], coef=[COEF]), fixed={"lime.labels": "top"})
+    one = {"r2": [0.5], "coef": [COEF], "intercept": [0.1]}
+    a = run(tmp_path / "a", explained("x", labels=[2], pred_probs=[0.1], **one), fixed={"lime.labels": "target"})
+    b = run(tmp_path / "b", explained("x", labels=[1], pred_probs=[0.9], **one), fixed={"lime.labels": "top"})
     found = compare(a, b)
     assert not found.images[0].changed
     assert dict(found.summary)["top label changed"] == "not known: a run explains targets alone"
