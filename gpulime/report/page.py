@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from gpulime import shades
+from gpulime.classes import called
 from gpulime.report.card import card
 from gpulime.report.summary import Entry, entries, summary
 from gpulime.runs import damage, store
@@ -50,7 +51,7 @@ def write(
     """
 
     def named(label: int) -> str:
-        return class_names[label] if class_names is not None and label < len(class_names) else f"class {label}"
+        return called(label, class_names)
 
     manifest = store.read_manifest(run) or {}
     rows = damage.marked(store.read(run))

@@ -15,6 +15,7 @@ import pyarrow as pa
 from PIL import Image
 
 from gpulime import shades
+from gpulime.classes import name_of
 from gpulime.errors import GpulimeError, check, nearest
 from gpulime.runs import damage, files, store
 
@@ -135,6 +136,7 @@ def _write(
         else:
             shown = shades.blend(picture, segments, heatmaps[j], largest)
         Image.fromarray(shown).save(to / overlay, optimize=True)
-        name = names[label] if names is not None and label < len(names) else ""
-        lines.append((row["image_id"], f"{stem}.npz", label, name, row["pred_probs"][j], row["r2"][j], overlay))
+        lines.append(
+            (row["image_id"], f"{stem}.npz", label, name_of(label, names) or "", row["pred_probs"][j], row["r2"][j], overlay)
+        )
     return lines
