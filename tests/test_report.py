@@ -165,9 +165,11 @@ def test_labels_without_names_are_numbers(tmp_path):
         assert show(tmp_path, explained("chelsea", HALVES, [1, 0, 0]), class_names=names).texts("td")[0] == "class 1"
 
 
-def test_a_constant_model_has_no_strongest_segment(tmp_path):
-    shown = show(tmp_path, explained("chelsea", HALVES, [0, 0, 0], r2=[None, None]))
+@pytest.mark.parametrize("noise", [0, 1e-16, 4e-13])
+def test_a_constant_model_has_no_strongest_segment_and_no_colour(tmp_path, noise):
+    shown = show(tmp_path, explained("chelsea", HALVES, [noise, -noise, 0], r2=[None, None]))
     assert not shown.all("li")
+    assert set(np.unique(pixels(shown.all("img")[0]["src"])[..., 3])) == {0, overlay.OUTLINE[3]}
     assert "hidden" in shown.all("p", **{"class": "scale"})[0]
     assert "None: the prediction does not change when segments are hidden." in shown.texts("p")
 

@@ -73,7 +73,7 @@ def overlay_uri(
     ids : ndarray
         (p,) the segments with an entry, from `kept`
     coefficients : ndarray
-        (p,) theirs, finite; the largest magnitude gets the full colour
+        (p,) theirs, finite and as they are printed; the largest magnitude gets the full colour
     """
     rest = len(ids)
     entries = np.full(int(labels.max(initial=0)) + 1, rest)
