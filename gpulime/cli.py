@@ -98,8 +98,8 @@ def diff(given: Namespace) -> int:
     from gpulime.runs import diff
 
     found = diff.compare(Path(given.run_a), Path(given.run_b))
-    page = diff_page.write(found, Path(given.to or given.run_b))
-    print(f"{diff_text.table(found)}\n\npage: {page}")
+    print(diff_text.table(found), flush=True)  # first: the page may not be writable
+    print(f"\npage: {diff_page.write(found, Path(given.to or given.run_b))}")
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gpulime import shades
 from gpulime.errors import GpulimeError
 from gpulime.runs import damage, files, store
 
@@ -31,8 +32,8 @@ class LabelDiff:
     probability_a, probability_b : float
     correlation : float or None, Spearman's, of the segments' coefficients; None where the segments differ or a run's
         coefficients are all the same
-    overlap : float or None, the part of the `TOP` strongest segments that both share, in [0, 1]; None where the segments
-        differ or no segment has a coefficient
+    overlap : float or None, the area in the `TOP` strongest segments of both runs over that in those of either, in [0, 1],
+        whatever the segments are; None where the pictures have other sizes or no segment has a coefficient
     """
 
     label: int
@@ -46,12 +47,14 @@ class LabelDiff:
 class ImageDiff:
     """One image that both runs explain; ``top_a`` and ``top_b`` are its most probable explained labels, with probability.
 
-    ``knows_top`` says whether these are the model's most probable classes in both runs, and not targets alone.
+    ``knows_top`` says whether these are the model's most probable classes in both runs, and not targets alone, ``same_size``
+    and ``same_segments`` whether both saw a picture of one size, cut into the same segments.
     """
 
     image_id: str
     top_a: tuple[int, float]
     top_b: tuple[int, float]
+    same_size: bool
     same_segments: bool
     labels: list[LabelDiff]
     knows_top: bool = True
@@ -62,17 +65,22 @@ class ImageDiff:
         return self.knows_top and self.top_a[0] != self.top_b[0]
 
     @property
+    def comparable(self) -> bool:
+        """Whether any number tells how far the explanations agree."""
+        return self.same_size and bool(self.labels)
+
+    @property
     def leading(self) -> LabelDiff | None:
         """The shared label that was the most probable in A."""
         return max(self.labels, key=lambda one: one.probability_a, default=None)
 
     @property
     def order(self) -> tuple[float, ...]:
-        """The most changed sort first: another top label, then a low correlation, then a large change of probability."""
+        """Most changed first: another top label or not comparable, then by overlap, correlation and change of probability."""
         lead = self.leading
-        correlation = lead.correlation if lead is not None and lead.correlation is not None else 1.0
+        overlap, correlation = (1.0, 1.0) if lead is None else (_or_one(lead.overlap), _or_one(lead.correlation))
         shift = abs(lead.probability_b - lead.probability_a) if lead is not None else 1.0
-        return not self.changed, correlation, -shift
+        return self.comparable and not self.changed, overlap, correlation, -shift
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,8 @@ class Diff:
             ("same segments", f"{same:,} of {n:,}" + ("" if same == n else "; the others have no correlation")),
             ("labels compared", f"{pairs:,}"),
         ]
+        if apart := sum(not image.comparable for image in self.images):
+            facts.append(("not comparable", f"{apart:,}: other sizes, or no label in both; they come first"))
         if self.damaged_a or self.damaged_b:
             left_out = "; they are left out, and gpulime report lists them with the reasons"
             facts.append(("damaged rows", f"{self.damaged_a:,} in A, {self.damaged_b:,} in B{left_out}"))
@@ -176,15 +186,17 @@ def _together(rows_a: pa.Table, rows_b: pa.Table, pairs: Sequence[tuple[int, int
 
 
 def _image(a: Row, b: Row, knows_top: bool) -> ImageDiff:
-    same = _same_segments(a, b)
+    map_a, map_b = (store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"]) for row in (a, b))
+    same_size, same = map_a.shape == map_b.shape, np.array_equal(map_a, map_b)
     labels = []
     for i, label in enumerate(a["labels"]):
         if label in b["labels"]:
             j = b["labels"].index(label)
-            x, y = np.array(a["coef"][i]), np.array(b["coef"][j])
-            numbers = (rank_correlation(x, y), top_overlap(x, y)) if same else (None, None)
-            labels.append(LabelDiff(label, a["pred_probs"][i], b["pred_probs"][j], *numbers))
-    return ImageDiff(a["image_id"], _top(a), _top(b), same, labels, knows_top)
+            x, y = (np.round(coefficients, shades.MOST_DECIMALS) for coefficients in (a["coef"][i], b["coef"][j]))
+            correlation = rank_correlation(x, y) if same else None
+            overlap = top_overlap(map_a, x, map_b, y) if same_size else None
+            labels.append(LabelDiff(label, a["pred_probs"][i], b["pred_probs"][j], correlation, overlap))
+    return ImageDiff(a["image_id"], _top(a), _top(b), same_size, same, labels, knows_top)
 
 
 def _top(row: Row) -> tuple[int, float]:
@@ -192,12 +204,9 @@ def _top(row: Row) -> tuple[int, float]:
     return row["labels"][j], row["pred_probs"][j]
 
 
-def _same_segments(a: Row, b: Row) -> bool:
-    shape = ("h", "w", "n_segments")
-    if any(a[name] != b[name] for name in shape):
-        return False
-    map_a, map_b = (store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"]) for row in (a, b))
-    return np.array_equal(map_a, map_b)
+def _or_one(measure: float | None) -> float:
+    """A measure of agreement; where there is none, nothing has changed that it could show."""
+    return 1.0 if measure is None else measure
 
 
 def rank_correlation(x: Array, y: Array) -> float | None:
@@ -210,11 +219,29 @@ def rank_correlation(x: Array, y: Array) -> float | None:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def top_overlap(x: Array, y: Array, top: int = TOP) -> float | None:
-    """The part of the ``top`` largest coefficients (k,) by size that both have in common; zeros are never among them."""
-    largest = [{int(j) for j in np.argsort(-np.abs(values), kind="stable")[:top] if values[j] != 0} for values in (x, y)]
-    most = max(map(len, largest))
-    return len(largest[0] & largest[1]) / most if most else None
+def top_overlap(map_a: Array, x: Array, map_b: Array, y: Array, top: int = TOP) -> float | None:
+    """Intersection over union of the pixels in the ``top`` strongest segments of both.
+
+    Parameters
+    ----------
+    map_a, map_b : (h, w) segments from 0
+    x, y : (k,) their coefficients; how many segments there are may differ. Those of 0 are never among the strongest.
+
+    Returns
+    -------
+    float or None
+        In [0, 1]; None where no segment has a coefficient.
+    """
+    area_a, area_b = _strongest_area(map_a, x, top), _strongest_area(map_b, y, top)
+    either = np.count_nonzero(area_a | area_b)
+    return np.count_nonzero(area_a & area_b) / either if either else None
+
+
+def _strongest_area(segments: Array, coefficients: Array, top: int) -> Array:
+    strong = np.zeros(len(coefficients), bool)
+    strong[np.argsort(-np.abs(coefficients), kind="stable")[:top]] = True
+    picked: Array = (strong & (coefficients != 0))[segments]
+    return picked
 
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -41,15 +41,23 @@ def test_what_has_no_order_has_no_correlation():
     ("x", "y", "expected"),
     [
         ([9, -8, 7, 6, 5, 4, 3], [9, 8, -7, 6, 5, 4, 3], 1.0),
-        ([9, 8, 7, 6, 5, 4, 3], [3, 4, 5, 6, 7, 8, 9], 3 / 5),
+        ([9, 8, 7, 6, 5, 4, 3], [3, 4, 5, 6, 7, 8, 9], 3 / 7),
         ([1, 0, 0, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0, 0], 1 / 2),  # zeros are no strong segments
         ([1, 0, 0], [0, 1, 0], 0.0),
+        ([1, 0, 0], [0, 0, 0], 0.0),
         ([0, 0, 0], [0, 0, 0], None),
         ([0.5], [0.1], 1.0),
     ],
 )
-def test_the_overlap_counts_the_strongest_by_size(x, y, expected):
-    assert top_overlap(np.array(x), np.array(y)) == expected
+def test_the_overlap_is_of_the_strongest_by_size(x, y, expected):
+    one_each = np.arange(len(x))[None]
+    assert top_overlap(one_each, np.array(x), one_each, np.array(y)) == expected
+
+
+def test_the_overlap_is_of_areas_whatever_the_segments_are():
+    stripes, blocks = np.repeat([[0, 1, 2, 3]], 6, 0), np.repeat([[0], [1], [2]], 2, 0).repeat(4, 1)
+    assert top_overlap(stripes, np.array([0, 0, 0.1, 0.2]), blocks, np.array([0, 0.5, 0])) == 4 / (12 + 8 - 4)
+    assert top_overlap(stripes, np.array([3, 2, 1, 0]), stripes, np.array([0, 3, 2, 1]), top=2) == 6 / 18
 
 
 def of(tmp_path, a, b, **settings):
@@ -82,7 +90,7 @@ def test_labels_are_matched_by_class(tmp_path):
     (label,) = image.labels
     assert (label.label, label.probability_a, label.probability_b) == (1, 0.75, 0.25)
     assert label.correlation == pytest.approx(spearmanr(COEF, REVERSED).statistic)
-    assert label.overlap == 2 / 3  # {0, 1, 2} and {1, 2, 3}
+    assert label.overlap == 2 / 4  # quarters {0, 1, 2} and {1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +103,11 @@ def test_other_segments_are_said_and_have_no_correlation(tmp_path, segments):
     found = of(tmp_path, [explained("x"), explained("y")], [explained("x", coef, segments), explained("y")])
     (other,) = (image for image in found.images if image.image_id == "x")
     assert not other.same_segments
-    assert [(label.correlation, label.overlap) for label in other.labels] == [(None, None)] * 2
+    assert [label.correlation for label in other.labels] == [None] * 2
+    assert [label.overlap is None for label in other.labels] == [segments.shape != LABELS.shape] * 2
+    assert other.comparable == other.same_size == (segments.shape == LABELS.shape)
+    assert found.images[0] is other
+    assert dict(found.summary).get("not comparable", "").startswith("" if other.comparable else "1: other sizes")
     assert dict(found.summary)["same segments"] == "1 of 2; the others have no correlation"
     correlations = dict(found.spreads)["rank correlation"]
     assert correlations == pytest.approx([1.0] * 5)  # of y alone
@@ -112,18 +124,22 @@ def test_maps_are_compared_decoded(tmp_path):
 
 def test_the_most_changed_come_first(tmp_path):
     weak = [0.4, -0.25, 0.5, 0.0]
-    a = [explained(name) for name in ("same", "shift", "weak", "reversed", "label")]
+    a = [explained(name) for name in ("same", "shift", "weak", "reversed", "cut", "other", "label")]
     b = [
         explained("same"),
         explained("shift", pred_probs=[0.5, 0.125]),
         explained("weak", coef=[weak, COEF]),
         explained("reversed", coef=[REVERSED, COEF]),
+        explained("cut", [[0.0, 1.0]] * 2, LABELS // 2),
+        explained("other", labels=[7, 8]),
         explained("label", pred_probs=[0.1, 0.2]),
     ]
     found = of(tmp_path, a, b)
-    assert [image.image_id for image in found.images] == ["label", "reversed", "weak", "shift", "same"]
-    assert dict(found.summary)["top label changed"] == "1 of 5"
-    shifts = sorted([0.65, 0.075, 0.25] + [0.0] * 7)
+    order = ["other", "label", "cut", "reversed", "weak", "shift", "same"]
+    assert [image.image_id for image in found.images] == order
+    assert dict(found.summary)["top label changed"] == "2 of 7"
+    assert dict(found.summary)["not comparable"].startswith("1: ")
+    shifts = sorted([0.65, 0.075, 0.25] + [0.0] * 9)
     assert dict(found.spreads)["change of probability"] == pytest.approx(np.quantile(shifts, [0.05, 0.25, 0.5, 0.75, 0.95]))
 
 
@@ -231,7 +247,7 @@ def test_other_segments_and_other_labels_can_be_shown(tmp_path):
     shown = page(tmp_path, [explained("x"), explained("y")], [other, apart])
     captions = shown.texts("figcaption")
     assert captions[:3] == ["Image", "A: tabby 0.750, R² 0.50", "B: class 5 0.750, R² 0.50"]
-    assert captions[3:] == ["Image the segments differ", "A: lynx 0.125", "B: lynx 0.050"]
+    assert captions[3:] == ["Image the sizes differ", "A: lynx 0.125", "B: lynx 0.050"]
     assert "No label is explained by both." in shown.texts("p")
 
 
