@@ -20,7 +20,7 @@ MOST_SEGMENTS = 254
 
 # The longer side in pixels. Pictures within these bounds stay as they are.
 PICTURE_SIDES = (160, 320)
-PICTURE_QUALITY = 75
+PICTURE_QUALITY = 72
 OVERLAY_SIDE = 320
 
 
@@ -82,7 +82,7 @@ def overlay_uri(
     pixels = np.where(shades.outlines(labels), rest + 1, entries[labels]).astype(np.uint8)
     image = Image.fromarray(pixels)
     image.putpalette(_palette(coefficients), "RGBA")
-    return _uri(image, "PNG", compress_level=8)
+    return _uri(image, "PNG", compress_level=7)  # 8 takes twice the time for 3 % less
 
 
 def centre(labels: npt.NDArray[np.integer[Any]], segment: int) -> tuple[float, float]:

@@ -235,8 +235,10 @@ def test_each_side_shows_its_own_picture(tmp_path):
     assert corners == pytest.approx([40, 40 + 0.2 * 215, 220 + 0.2 * 35], abs=4)
 
 
-def test_a_picture_that_is_not_at_hand_is_gray(tmp_path):
-    shown = page(tmp_path, [explained("x", path=b"/nowhere.png")], [explained("x", path=b"/nowhere.png")])
+@pytest.mark.parametrize("files", [True, False], ids=["gone", "made from Python"])
+def test_a_picture_that_is_not_at_hand_is_gray(tmp_path, files):
+    a, b = ([explained("x", path=b"/nowhere.png")] for _ in "ab")
+    shown = Page(diff_page.write(of(tmp_path, a, b, files=files), tmp_path / "b"))
     assert "picture not at hand" in shown.texts("div")
     assert len(shown.all("img")) == 2
 
