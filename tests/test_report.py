@@ -215,7 +215,7 @@ def test_a_long_run_has_pages_that_know_of_each_other(tmp_path, monkeypatch):
         [("report-2.html", "prev")],
     ]
     for number, one in enumerate(pages):
-        assert index(one)["start"] == 2 * number
+        assert (index(one)["first"], index(one)["start"]) == (0, 2 * number)
         assert [entry[0] for entry in index(one)["images"]] == list("01234")
         assert [entry[4] for entry in index(one)["images"]] == [0, 1, 0, 1, 0]
         assert one.texts("h2") == ["Explained", "Failed"][: 2 if number == 0 else 1]
@@ -229,8 +229,11 @@ def test_pages_of_a_very_long_run_know_their_own_images(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MOST_INDEXED", 3)
     show(tmp_path, *[explained(f"{i}", HALVES, [1, 0, 0]) for i in range(5)])
     facts = index(Page(tmp_path / "report-2.html"))
-    assert (facts["start"], facts["whole"], facts["total"], facts["targets"]) == (0, False, 5, False)
+    assert (facts["first"], facts["start"], facts["whole"], facts["total"], facts["targets"]) == (2, 2, False, 5, False)
     assert [entry[0] for entry in facts["images"]] == ["2", "3"]
+    assert [entry[0] for entry in index(Page(tmp_path / "report.html"))["images"]] == list("01234")  # the first knows all ...
+    monkeypatch.setattr(page, "MOST_INDEXED_FIRST", 4)  # ... but not without end
+    assert [entry[0] for entry in index(show(tmp_path))["images"]] == ["0", "1"]
 
 
 def test_nothing_is_said_of_right_and_wrong_where_only_targets_are_explained(tmp_path):

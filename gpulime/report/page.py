@@ -26,7 +26,8 @@ from gpulime.runs import damage, store
 PAGE = "report.html"
 MOST_CARDS = 500  # a browser still scrolls this page with ease
 MOST_FAILURES = 5000
-MOST_INDEXED = 10_000  # images that every page knows of, at some 60 bytes each; pages of larger runs know their own
+MOST_INDEXED = 5_000  # images that every page knows of, at some 60 bytes each; pages of larger runs know their own
+MOST_INDEXED_FIRST = 100_000  # and the first page knows of this many, so that a larger run can be sorted there
 HERE = Path(__file__).parent
 
 
@@ -109,16 +110,20 @@ def _failures(rows: pa.Table) -> dict[str, Any]:
 
 
 def _index(images: Sequence[Entry], start: int, here: int, named: Callable[[int], str]) -> dict[str, Any]:
-    """What the script of a page knows of the run's images: an entry each, in short."""
-    whole = len(images) <= MOST_INDEXED
+    """What the script of a page knows of the run's images: an entry each, in short.
+
+    ``first`` and ``start`` are the places in the run of the first image known and of the first one shown.
+    """
+    whole = len(images) <= (MOST_INDEXED if start else MOST_INDEXED_FIRST)
     known = images if whole else images[start : start + here]
     labels = sorted({image.label for image in known})
     return {
-        "start": start if whole else 0,
-        "here": here,
+        "first": 0 if whole else start,
+        "start": start,
         "page": MOST_CARDS,
         "total": len(images),
         "whole": whole,
+        "first_page_is_whole": len(images) <= MOST_INDEXED_FIRST,
         "classes": {label: _visible(named(label)) for label in labels},
         "targets": any(image.right is not None for image in known),
         "images": [
