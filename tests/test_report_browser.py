@@ -248,9 +248,13 @@ def test_the_whole_run_is_sorted_and_filtered_in_a_table(opened):
 
 
 def test_the_table_leads_to_an_image_on_its_page(opened):
-    focused = "document.activeElement.querySelector?.('h3')?.textContent"
+    focused = "document.activeElement.closest('.card')?.querySelector('h3').textContent"
     choose(opened, sort="r-", label=1)
     opened.click(".run tbody tr:nth-child(2) a")
+    opened.wait(f"{focused} === 'cats/one.jpg'")
+    opened.click("h1")
+    assert opened.js(focused) is None
+    opened.click(".run tbody tr:nth-child(2) a")  # again
     opened.wait(f"{focused} === 'cats/one.jpg'")
     opened.click(".run tbody tr:nth-child(3) a")
     opened.wait("location.pathname.endsWith('report-2.html') && document.querySelector('.scripted') !== null")

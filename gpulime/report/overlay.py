@@ -38,7 +38,7 @@ def picture_uri(picture: npt.NDArray[np.uint8]) -> str:
     if not smallest <= side <= largest:
         h, w = (max(1, round(length * largest / side)) for length in picture.shape[:2])
         image = image.resize((w, h), Image.Resampling.LANCZOS if side > largest else Image.Resampling.NEAREST)
-    return _uri(image, "JPEG", quality=PICTURE_QUALITY, progressive=True, optimize=True)
+    return _uri(image, "JPEG", quality=PICTURE_QUALITY, optimize=True)
 
 
 def kept(coefficients: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.integer[Any]]:

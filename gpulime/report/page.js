@@ -356,6 +356,9 @@ window.addEventListener("hashchange", () => {
   goTo(wanted, "start");
 });
 more?.addEventListener("click", lengthen);
+run?.addEventListener("click", (event) => { // the address of the image that was gone to last does not change
+  if (event.target.href === location.href) goTo(cardAt.get(Number(event.target.dataset.place)), "start");
+});
 
 // ---- Small helpers
 
