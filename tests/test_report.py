@@ -154,6 +154,7 @@ def test_an_image_costs_25_kb_and_its_pictures_are_there_once(tmp_path):
     shown = show(tmp_path, *rows, picture=lambda row: PHOTOS[row["image_id"].partition("/")[2]])
     assert shown.source.count("data:image/jpeg") == shown.source.count("data:image/png") == len(rows)
     assert len(shown.source) < 25_000 * len(rows)
+    assert "\n " not in shown.source.partition("<main>")[2].partition("<script")[0]  # the template's indentation is not there
 
 
 def test_the_top_label_is_explained_first(tmp_path):

@@ -122,9 +122,15 @@ def test_maps_are_compared_decoded(tmp_path):
     assert image.same_segments
 
 
+def test_the_noise_of_a_constant_model_is_not_compared(tmp_path):
+    noise = np.random.default_rng(0).normal(scale=1e-16, size=(2, 2, 4))
+    (image,) = of(tmp_path, [explained("x", noise[0])], [explained("x", noise[1])]).images
+    assert [(label.correlation, label.overlap) for label in image.labels] == [(None, None)] * 2
+
+
 def test_the_most_changed_come_first(tmp_path):
     weak = [0.4, -0.25, 0.5, 0.0]
-    a = [explained(name) for name in ("same", "shift", "weak", "reversed", "cut", "other", "label")]
+    a = [explained(name) for name in ("same", "shift", "weak", "reversed", "cut", "other", "label", "size")]
     b = [
         explained("same"),
         explained("shift", pred_probs=[0.5, 0.125]),
@@ -133,13 +139,14 @@ def test_the_most_changed_come_first(tmp_path):
         explained("cut", [[0.0, 1.0]] * 2, LABELS // 2),
         explained("other", labels=[7, 8]),
         explained("label", pred_probs=[0.1, 0.2]),
+        explained("size", segments=LABELS[:, :-1].copy()),
     ]
     found = of(tmp_path, a, b)
-    order = ["other", "label", "cut", "reversed", "weak", "shift", "same"]
+    order = ["other", "label", "size", "cut", "reversed", "weak", "shift", "same"]
     assert [image.image_id for image in found.images] == order
-    assert dict(found.summary)["top label changed"] == "2 of 7"
-    assert dict(found.summary)["not comparable"].startswith("1: ")
-    shifts = sorted([0.65, 0.075, 0.25] + [0.0] * 9)
+    assert dict(found.summary)["top label changed"] == "2 of 8"
+    assert dict(found.summary)["not comparable"].startswith("2: ")
+    shifts = sorted([0.65, 0.075, 0.25] + [0.0] * 11)
     assert dict(found.spreads)["change of probability"] == pytest.approx(np.quantile(shifts, [0.05, 0.25, 0.5, 0.75, 0.95]))
 
 
