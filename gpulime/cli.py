@@ -78,11 +78,16 @@ def export(given: Namespace) -> int:
     """Write explanations as files: an overlay per label as PNG, heat maps and label map as .npz."""
     check(given.run is not None, "export needs RUN, the directory of a run: gpulime export runs/quickstart --to exported")
     check(given.to is not None, "export needs --to DIR, a folder that is not there yet: --to exported")
-    from gpulime.runs import export
+    from gpulime.runs import export, files
 
-    count = export.export(Path(given.run), _ids(given), Path(given.to))
-    print(f"{count:,} images: {Path(given.to) / export.INDEX}")
-    return 0
+    written = export.export(Path(given.run), _ids(given), Path(given.to))
+    for image_id, reason in written.damaged.items():
+        print(f"gpulime: image {image_id!r} is left out, its row is damaged: {reason}", file=sys.stderr)
+    if written.without_picture:
+        transparent = "their overlays are transparent, to lay over any picture"
+        print(f"{written.without_picture:,} without a picture at hand: {transparent}", file=sys.stderr)
+    print(f"{written.images:,} images: {Path(given.to) / export.INDEX}")
+    return files.ERROR_ROWS if written.damaged else files.OK
 
 
 def diff(given: Namespace) -> int:
@@ -93,8 +98,8 @@ def diff(given: Namespace) -> int:
     from gpulime.runs import diff
 
     found = diff.compare(Path(given.run_a), Path(given.run_b))
-    page = diff_page.write(found, Path(given.to or given.run_b))
-    print(f"{diff_text.table(found)}\n\npage: {page}")
+    print(diff_text.table(found), flush=True)  # first: the page may not be writable
+    print(f"\npage: {diff_page.write(found, Path(given.to or given.run_b))}")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, overload
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpulime.classes import Names
 from gpulime.errors import GpulimeError, check, whole
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class _Shown:
         kind: str = "overlay",
         ax: Any = None,
         num_features: int = 5,
-        class_names: Sequence[str] | None = None,
+        class_names: Names | None = None,
         most: int = 12,
     ) -> Figure:
         """Draw the first images, as `ImageExplanation.plot` draws one; needs the extra ``plots``.
@@ -262,7 +263,7 @@ class ImageExplanation:
         kind: str = "overlay",
         ax: Any = None,
         num_features: int = 5,
-        class_names: Sequence[str] | None = None,
+        class_names: Names | None = None,
     ) -> Figure:
         """Draw the explanation of a label; needs the extra ``plots``.
 
@@ -278,8 +279,8 @@ class ImageExplanation:
             Where to draw; four of them for "panels". By default a figure is made.
         num_features : int
             The most segments that are numbered, drawn as bars or shown in the panels.
-        class_names : sequence of str, optional
-            Names for the title.
+        class_names : sequence of str or mapping of int to str, optional
+            Names for the title; a label without one is shown by its number.
 
         Returns
         -------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpulime import shades
+from gpulime.classes import Names, called
 from gpulime.errors import GpulimeError, about, check, unknown, whole
 from gpulime.shades import Array, Explained
 
@@ -31,7 +32,7 @@ def one(
     kind: str,
     ax: Any,
     num_features: int,
-    class_names: Sequence[str] | None,
+    class_names: Names | None,
 ) -> Figure:
     """Draw one explanation; the parameters are those of `gpulime.ImageExplanation.plot`.
 
@@ -67,7 +68,7 @@ def many(
     kind: str,
     ax: Any,
     num_features: int,
-    class_names: Sequence[str] | None,
+    class_names: Names | None,
 ) -> Figure:
     """Draw several explanations, one behind the other; the parameters are those of `gpulime.Explanations.plot`.
 
@@ -137,7 +138,7 @@ def _draw(
     kind: str,
     axes: Sequence[Axes],
     num_features: int,
-    class_names: Sequence[str] | None,
+    class_names: Names | None,
 ) -> None:
     title = _title(explanation, label, class_names)
     if kind == "panels":
@@ -148,10 +149,8 @@ def _draw(
     axes[0].set_title(title, fontsize="medium", parse_math=False)
 
 
-def _title(explanation: Explained, label: int, class_names: Sequence[str] | None) -> str:
-    known = class_names is not None and 0 <= label < len(class_names)
-    name = str(class_names[label]) if known and class_names is not None else f"class {label}"
-    facts = [name]
+def _title(explanation: Explained, label: int, class_names: Names | None) -> str:
+    facts = [called(label, class_names)]
     if label in explanation.predictions:
         facts.append(f"{float(explanation.predictions[label]):.3f}")
     if np.isfinite(score := float(explanation.scores.get(label, np.nan))):

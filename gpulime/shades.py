@@ -28,6 +28,9 @@ DEEPEST = 0.75  # opacity of the strongest segment, in [0, 1]
 LIGHTER = 0.2  # how much white veils the gray picture below the colours
 OUTLINE = 0.43  # opacity of the white lines between segments
 
+FIGURES = 3  # of the largest coefficient of a scale; all others have the same decimals, to be compared at a glance
+MOST_DECIMALS = 12  # what is 0 with these is rounding noise: it has no colour, no number and no rank
+
 
 class Explained(Protocol):
     """What a picture shows of one image's explanation; `gpulime.ImageExplanation` has it."""
@@ -72,8 +75,8 @@ def chosen(one: Explained, label: int | None) -> int:
 
 
 def strongest(weights: Weighted, most: int) -> list[tuple[int, float]]:
-    """The ``most`` largest coefficients, those of 0 and those not finite left out, as (segment id, coefficient)."""
-    kept = [(int(segment), float(w)) for segment, w in weights if math.isfinite(w) and w != 0]
+    """The ``most`` largest coefficients, noise and those not finite left out, as (segment id, coefficient)."""
+    kept = [(int(segment), float(w)) for segment, w in weights if math.isfinite(w) and round(float(w), MOST_DECIMALS) != 0]
     return sorted(kept, key=lambda pair: -abs(pair[1]))[: max(0, most)]
 
 
@@ -173,9 +176,9 @@ def outlines(segments: Array) -> npt.NDArray[np.bool_]:
 
 def centre(segments: Array, segment: int) -> tuple[float, float]:
     """The pixel of a segment nearest to its middle, as (across, down) in pixels."""
-    points = np.argwhere(segments == segment)
-    down, across = points[np.square(points - points.mean(axis=0)).sum(axis=1).argmin()]
-    return float(across), float(down)
+    down, across = np.divmod(np.flatnonzero(segments == segment), segments.shape[1])
+    nearest = (np.square(down - down.mean()) + np.square(across - across.mean())).argmin()
+    return float(across[nearest]), float(down[nearest])
 
 
 def resized(arrays: Iterable[Array], least: int, most: int) -> list[Array]:
@@ -195,6 +198,10 @@ def jpeg_uri(picture: Picture) -> str:
 
 
 def signed(value: float, largest: float) -> str:
-    """A coefficient with a true minus sign, and the same decimals for all of one scale: three figures of the largest."""
-    decimals = min(12, max(0, 2 - math.floor(math.log10(largest))))
-    return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    """A coefficient with a true minus sign and the decimals of its scale."""
+    return f"{value:+.{decimals(largest)}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def decimals(largest: float) -> int:
+    """The decimals of all coefficients of a scale: `FIGURES` figures of the largest, `MOST_DECIMALS` at most."""
+    return min(max(0, FIGURES - 1 - math.floor(math.log10(largest))), MOST_DECIMALS) if largest else 0

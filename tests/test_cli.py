@@ -213,6 +213,16 @@ def test_diff_prints_a_table_and_writes_a_page(tmp_path, capsys):
     assert (tmp_path / "page" / "diff.html").is_file()
 
 
+def test_diff_prints_its_table_where_the_page_cannot_be_written(tmp_path, capsys):
+    a, b = (str(rows.run(tmp_path / name, rows.explained("x"))) for name in "ab")
+    (tmp_path / "file").write_text("no folder")
+    assert cli.main(["diff", a, b, "--to", str(tmp_path / "file")]) == cli.NOT_WRITABLE
+    printed = capsys.readouterr()
+    assert "rank correlation" in printed.out
+    assert "page:" not in printed.out
+    assert printed.err.startswith("gpulime: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

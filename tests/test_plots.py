@@ -161,6 +161,11 @@ def test_names_are_not_taken_for_formulas(tmp_path):
     assert single().plot(class_names=names[:7]).axes[0].get_title().startswith("class 7, ")
 
 
+def test_names_may_be_a_mapping_that_lacks_some():
+    assert single().plot(class_names={7: "cat"}).axes[0].get_title().startswith("cat, ")
+    assert single().plot(class_names={3: "cat"}).axes[0].get_title().startswith("class 7, ")
+
+
 @pytest.mark.parametrize("kind", plots.KINDS)
 def test_what_is_not_finite_or_zero_has_no_colour(kind, tmp_path):
     one = single()

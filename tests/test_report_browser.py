@@ -178,12 +178,12 @@ def test_filters_tell_what_fits_here_and_on_other_pages(opened):
     opened.click("[name=id]")
     opened.type("dogs")
     assert names(opened) == first[2:]
-    assert count(opened) == "2 of 4 images on this page; more on page 2 (2)"
+    assert count(opened) == "2 of 4 images on this page, 4 of 6 in the run"
     choose(opened, id="", **{"class": 2})
     assert names(opened) == ["cats/two.jpg"]
     choose(opened, **{"class": ""}, right=1)
     assert names(opened) == ["cats/one.jpg", "dogs/three.jpg"]
-    assert count(opened) == "2 of 4 images on this page; none on the others"
+    assert count(opened) == "2 of 4 images on this page, 2 of 6 in the run"
     choose(opened, right="", pmin=0.5, pmax=0.7)
     assert names(opened) == ["cats/two.jpg", "dogs/<b>ten</b>.jpg", "dogs/three.jpg"]
     choose(opened, pmin="", pmax="", rmax=0.5)
@@ -213,6 +213,93 @@ def test_cards_are_sorted_and_those_without_a_value_come_last(opened):
         assert names(opened) == expected, order
 
 
+def table(chromium):
+    """The lines of the table of the whole run, as texts of their cells; none while it is hidden."""
+    lines = "[...document.querySelectorAll('.run:not([hidden]) tbody tr')]"
+    return chromium.js(f"{lines}.map((line) => [...line.cells].map((cell) => cell.textContent))")
+
+
+def test_the_whole_run_is_sorted_and_filtered_in_a_table(opened):
+    one, two, ten, three, five, six = (name for name, *_ in IMAGES)
+    assert table(opened) == []
+    orders = {
+        "p+": [five, ten, two, three, six, one],
+        "r-": [five, one, six, two, three, ten],
+        "t+": [two, five, six, one, three, ten],
+        "c+": [two, six, one, ten, three, five],
+        "i+": [one, two, ten, five, six, three],
+    }
+    for order, expected in orders.items():
+        choose(opened, sort=order)
+        assert [line[1] for line in table(opened)] == expected, order
+        assert [line[0] for line in table(opened)] == list("123456")
+    choose(opened, sort="r-")
+    assert opened.js("document.querySelector('#run').textContent") == "6 images of the whole run, by R², highest first"
+    assert table(opened)[0] == ["1", five, "tabby", "0.400", "0.90", "wrong", "2"]
+    assert table(opened)[-1] == ["6", ten, "tabby", "0.500", "\N{EN DASH}", "", "1"]
+    choose(opened, right=0)
+    assert [line[1] for line in table(opened)] == [five, six, two]
+    assert names(opened) == [two]
+    heading = "3 images of the whole run fit, by R², highest first"
+    assert opened.js("document.querySelector('#run').textContent") == heading
+    choose(opened, id="no such image")
+    assert table(opened) == []
+    assert opened.js("document.querySelector('[name=sort]').closest('label').textContent").startswith("Sort by")
+
+
+def test_the_table_leads_to_an_image_on_its_page(opened):
+    focused = "document.activeElement.closest('.card')?.querySelector('h3').textContent"
+    choose(opened, sort="r-", label=1)
+    opened.click(".run tbody tr:nth-child(2) a")
+    opened.wait(f"{focused} === 'cats/one.jpg'")
+    opened.click("h1")
+    assert opened.js(focused) is None
+    opened.click(".run tbody tr:nth-child(2) a")  # again
+    opened.wait(f"{focused} === 'cats/one.jpg'")
+    opened.click(".run tbody tr:nth-child(3) a")
+    opened.wait("location.pathname.endsWith('report-2.html') && document.querySelector('.scripted') !== null")
+    opened.wait(f"{focused} === 'dogs/six.jpg'")
+    assert opened.js("(({top, bottom}) => top >= 0 && bottom <= innerHeight)(document.activeElement.getBoundingClientRect())")
+    assert names(opened) == ["dogs/five.jpg", "dogs/six.jpg"]
+    assert opened.js("document.querySelector('[name=label]').value") == "1"
+    assert len(table(opened)) == len(IMAGES)
+    choose(opened, top=1)  # changes the view, not the table
+    assert "top=1" in opened.js("document.querySelector('.run a').href")
+    assert "image=" not in opened.js("location.hash")
+
+
+def test_a_long_table_is_lengthened(chromium, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_CARDS", 2)
+    show(tmp_path, *[explained(f"{i}", HALVES, [1.0, -0.5, 0.1], pred_probs=[i / 1000, 0]) for i in range(250)])
+    chromium.open((tmp_path / "report-7.html").as_uri())
+    choose(chromium, sort="p-")
+    button = "document.querySelector('.run button')"
+    assert [line[1] for line in table(chromium)] == [str(249 - i) for i in range(100)]
+    assert chromium.js(f"{button}.textContent") == "Show 100 of 150 more"
+    chromium.click(".run button")
+    assert chromium.js(f"{button}.textContent") == "Show 50 of 50 more"
+    chromium.click(".run button")
+    assert [line[1] for line in table(chromium)] == [str(249 - i) for i in range(250)]
+    assert not chromium.js(f"{button}.checkVisibility()")
+    assert chromium.problems() == []
+
+
+def test_pages_of_a_very_long_run_lead_to_the_one_that_sorts_it(chromium, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_CARDS", 2)
+    monkeypatch.setattr(page, "MOST_INDEXED", 3)
+    show(tmp_path, *[explained(f"{i}", HALVES, [1.0, -0.5, 0.1], pred_probs=[i / 10, 0]) for i in range(5)])
+    chromium.open((tmp_path / "report-2.html").as_uri())
+    choose(chromium, sort="p-")
+    assert names(chromium) == ["3", "2"]
+    assert table(chromium) == []
+    assert chromium.js("document.querySelector('[name=sort]').closest('label').textContent").startswith("Sort this page by")
+    assert count(chromium) == "2 images on this page of 5; sort and filter the whole run"
+    chromium.click("output a")
+    chromium.wait("location.pathname.endsWith('report.html') && document.querySelector('.scripted') !== null")
+    assert [line[1] for line in table(chromium)] == list("43210")
+    assert chromium.problems() == []
+
+
 def test_the_way_to_the_failures_keeps_the_view(opened, run):
     choose(opened, id="cats")
     opened.click("dd a")
@@ -228,10 +315,10 @@ def test_the_way_to_the_failures_keeps_the_view(opened, run):
 
 def test_another_page_shows_the_same_view(opened):
     choose(opened, id="dogs", sort="p+", label="target")
-    opened.click("output a")
+    opened.click("[rel=next]")
     opened.wait("location.pathname.endsWith('report-2.html') && document.querySelector('.scripted') !== null")
     assert names(opened) == ["dogs/five.jpg", "dogs/six.jpg"]
-    assert count(opened) == "2 images on this page; more on page 1 (2)"
+    assert count(opened) == "2 images on this page, 4 of 6 in the run"
     assert blueness(view(opened, 1)[0]) > 90  # the target of the last is its second label, the first row of the store
     opened.click("[rel=prev]")
     opened.wait("location.pathname.endsWith('report.html') && document.querySelector('.scripted') !== null")
@@ -274,6 +361,7 @@ def test_without_scripts_the_top_labels_are_shown(opened, run):
 
 @pytest.mark.parametrize("width", [400, 1280])
 def test_both_themes_are_legible_at_every_width(opened, width):
+    choose(opened, sort="i+")  # with the table of the run
     for theme, light in (("light", True), ("dark", False)):
         opened.size(width, 1000)
         opened.theme(theme)
@@ -286,6 +374,36 @@ def test_both_themes_are_legible_at_every_width(opened, width):
         colours = f"(([one, other]) => [one.color, other.backgroundColor])({styles})"
         quiet, behind = (np.array([int(v) for v in colour[4:-1].split(",")]) for colour in opened.js(colours))
         assert contrast(quiet, behind) > 4.5  # WCAG's AA
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_numbers_of_segments_do_not_lie_on_those_of_stronger_ones(chromium, tmp_path, width):
+    crowd = np.arange(225).reshape(15, 15).repeat(8, axis=0).repeat(8, axis=1)
+    strongest = [112, 113, 128, 127, 30]  # neighbours, but for the last
+    coef = np.zeros(225)
+    coef[strongest] = [5, 4, 3, 2, 1]
+    show(tmp_path, explained("a", crowd, []) | {"coef": [coef, coef[::-1]]}, picture=lambda row: GRAY)
+    find = "[...document.querySelectorAll('.marks span')].filter((one) => one.checkVisibility({visibilityProperty: true}))"
+    box = "(({x, y, width, height}) => [x, y, width, height])(one.getBoundingClientRect())"
+    marks = f"{find}.map((one) => [+one.textContent, ...{box}])"
+
+    def shown():
+        chromium.screenshot()
+        found = chromium.js(marks)
+        for (_, x, y, w, h), (_, left, top, wide, high) in itertools.combinations(found, 2):
+            assert x + w <= left or left + wide <= x or y + h <= top or top + high <= y
+        return {number for number, *_ in found}
+
+    chromium.size(2 * 1280 - width, 1000)
+    chromium.open((tmp_path / "report.html").as_uri())
+    before = shown()
+    chromium.size(width, 1000)  # a window that changes is looked at again
+    after = shown()
+    for numbers in (before, after):
+        assert {112, 30} <= numbers < set(strongest)
+    chromium.type("j2")
+    assert {112, 194} <= shown() < {224 - number for number in strongest}
+    assert chromium.problems() == []
 
 
 def contrast(one, other):

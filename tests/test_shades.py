@@ -73,6 +73,14 @@ def test_the_strongest_come_first_without_zeros_and_what_is_not_finite():
     assert shades.scale([(3, 0.0)]) == 1.0
 
 
+def test_rounding_noise_is_no_coefficient():
+    noise = [(1, 4e-13), (4, -1e-16)]
+    assert shades.strongest(noise, 9) == []
+    assert shades.scale(noise) == 1.0
+    assert not shades.heat(np.array([[1, 4]]), noise).any()
+    assert shades.strongest([(1, 1e-12)], 9) == [(1, 1e-12)]
+
+
 def test_blend_has_the_hue_of_the_sign_and_the_depth_of_the_size():
     segments = np.array([[0, 1, 2, 3]]).repeat(6, 0).repeat(6, 1)
     blended = shades.blend(shades.blank(segments.shape), segments, np.array([0.2, -0.2, 0.1, 0.0])[segments], 0.2).astype(int)

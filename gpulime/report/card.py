@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpulime.errors import about
+from gpulime import shades
 from gpulime.report import overlay
 from gpulime.runs import store
 
 STRONGEST = 5
-FIGURES = 3  # of a label's largest coefficient; all of its coefficients have the same decimals, to be compared at a glance
-MOST_DECIMALS = 12
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def card(
     Parameters
     ----------
     row : mapping
-        A row of the store with an explanation.
+        A row of the store with a whole explanation.
     picture : ndarray, optional
         (h, w, 3) uint8, what the model saw.
     named : callable
@@ -90,15 +88,18 @@ def card(
     right : bool, optional
         Whether the model's class is the target, where that is known.
     """
-    with about(f"image {row['image_id']!r}"):
-        segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
-    coefficients = np.asarray(row["coef"], dtype=float)
+    segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
+    exact = np.asarray(row["coef"], dtype=float)
+    decimals = [shades.decimals(largest) for largest in np.abs(exact).max(axis=1)]
+    coefficients = np.stack(
+        [one.round(most) for one, most in zip(exact, decimals, strict=True)]
+    )  # what is seen is what is printed
     ids = overlay.kept(coefficients)
     top = top_label(row)
     order = [top, *(j for j in range(len(row["labels"])) if j != top)]
     strongest = {j: _strongest(coefficients[j]) for j in order}
     places = {i: overlay.centre(segments, i) for i in sorted(set().union(*strongest.values()))}
-    largest = np.abs(coefficients[top]).max(initial=0.0)
+    largest = np.abs(coefficients[top]).max()
     return Card(
         name=row["image_id"],
         h=row["h"],
@@ -110,9 +111,9 @@ def card(
         overlay=overlay.overlay_uri(segments, ids, coefficients[top, ids]),
         ids="" if len(ids) == coefficients.shape[1] else " ".join(map(str, ids)),
         spots=" ".join(f"{i} {1000 * across:.0f} {1000 * down:.0f}" for i, (across, down) in places.items()),
-        scale=f"{largest:.{_decimals(coefficients[top])}f}",
-        labels=[_label(row, j, named, coefficients[j, ids], _decimals(coefficients[j])) for j in order],
-        strongest=[_segment(coefficients[top], i, *places[i]) for i in strongest[top]],
+        scale=f"{largest:.{decimals[top]}f}",
+        labels=[_label(row, j, named, coefficients[j, ids], decimals[j]) for j in order],
+        strongest=[_segment(i, coefficients[top, i], largest, decimals[top], *places[i]) for i in strongest[top]],
     )
 
 
@@ -142,17 +143,9 @@ def _label(
 def _strongest(coefficients: npt.NDArray[np.floating[Any]]) -> list[int]:
     """Ids of the segments with the largest magnitudes, from the strongest; those that print as 0 are left out."""
     order = np.argsort(-np.abs(coefficients), kind="stable")[:STRONGEST]
-    shown = np.rint(np.abs(coefficients[order]) * 10 ** _decimals(coefficients)) > 0
-    return [int(i) for i in order[shown]]
+    return [int(i) for i in order if coefficients[i]]
 
 
-def _segment(coefficients: npt.NDArray[np.floating[Any]], i: int, across: float, down: float) -> Segment:
-    value = float(coefficients[i])
-    printed = f"{value:+.{_decimals(coefficients)}f}".replace("-", "\N{MINUS SIGN}")
-    share = abs(value) / float(np.abs(coefficients).max())
-    return Segment(i, printed, "for" if value > 0 else "against", share, across, down)
-
-
-def _decimals(coefficients: npt.NDArray[np.floating[Any]]) -> int:
-    largest = float(np.abs(coefficients).max(initial=0.0))
-    return min(max(0, FIGURES - 1 - math.floor(math.log10(largest))), MOST_DECIMALS) if largest else 0
+def _segment(i: int, value: float, largest: float, decimals: int, across: float, down: float) -> Segment:
+    printed = f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    return Segment(i, printed, "for" if value > 0 else "against", abs(value) / largest, across, down)

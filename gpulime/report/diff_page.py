@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpulime import shades
-from gpulime.errors import about
-from gpulime.report.diff_text import called, printable, quantile_names
+from gpulime.classes import called
+from gpulime.report.diff_text import printable, quantile_names
 from gpulime.runs import files, store
 from gpulime.runs.diff import TOP, Diff, ImageDiff, LabelDiff
 
@@ -47,7 +47,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Card:
-    """One image in both runs; ``largest`` is the coefficient with the deepest colour, None where each side has its own."""
+    """One image in both runs; ``note`` says what the sides do not share, or the coefficient with the deepest colour."""
 
     name: str
     picture: str | None
@@ -56,8 +56,7 @@ class Card:
     top_a: str
     top_b: str
     changed: bool
-    same_segments: bool
-    largest: str | None
+    note: str
     labels: list[tuple[str, LabelDiff]]
 
 
@@ -82,8 +81,7 @@ def write(diff: Diff, to: Path) -> Path:
     cards = []
     for image in shown:
         a, b = (of_run[image.image_id] for of_run in rows)
-        with about(f"image {image.image_id!r}"):
-            cards.append(_card(diff, image, a, b, [picture(row) for picture, row in zip(pictures, (a, b), strict=True)]))
+        cards.append(_card(diff, image, a, b, [picture(row) for picture, row in zip(pictures, (a, b), strict=True)]))
     html = _template().render(
         a=str(diff.a),
         b=str(diff.b),
@@ -122,10 +120,17 @@ def _card(diff: Diff, image: ImageDiff, a: Row, b: Row, pictures: Sequence[shade
         top_a=called(image.top_a[0], diff.names_a),
         top_b=called(image.top_b[0], diff.names_b),
         changed=image.changed,
-        same_segments=image.same_segments,
-        largest=None if lead is None else shades.signed(largest[0], largest[0]).removeprefix("+"),
+        note=_note(image, largest[0]),
         labels=[(called(label.label, diff.names_a), label) for label in image.labels],
     )
+
+
+def _note(image: ImageDiff, largest: float) -> str:
+    if not image.same_size:
+        return "the sizes differ"
+    if not image.same_segments:
+        return "the segments differ"
+    return "" if image.leading is None else f"deepest colour {shades.signed(largest, largest).replace('+', '±')}"
 
 
 def _weights(row: Row, label: int) -> list[tuple[int, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpulime.classes import called
 from gpulime.runs.diff import QUANTILES, TOP, Diff
 
 SHOWN = 10
@@ -43,11 +44,6 @@ def quantile_names() -> list[str]:
 
 def _called(label: int, probability: float, names: Sequence[str] | None) -> str:
     return f"{printable(called(label, names)):.23} {probability:.3f}"
-
-
-def called(label: int, names: Sequence[str] | None) -> str:
-    """The name of a class, or its number."""
-    return names[label] if names is not None and 0 <= label < len(names) else f"class {label}"
 
 
 def printable(text: str) -> str:

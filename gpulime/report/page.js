@@ -1,5 +1,5 @@
 "use strict";
-// Sorts and filters the cards of a page, and shows other labels by giving an overlay's map another palette.
+// Sorts and filters the images of a run, and shows other labels by giving an overlay's map another palette.
 // Without it the page shows all images with the overlays of their top labels.
 (() => {
 const STRONGEST = 5;
@@ -12,14 +12,19 @@ const grid = document.querySelector(".cards");
 const output = form.querySelector("output");
 const colours = ["--for", "--against"].map((name) => rgb(getComputedStyle(document.documentElement).getPropertyValue(name)));
 
-// ---- A page's cards
+// ---- The images that are known, of the run or of this page alone, and the cards of this page
 
+const images = index.images.map(([name, label, probability, r2, right], i) => {
+  const place = index.first + i;
+  return { place, page: Math.floor(place / index.page) + 1, name, label, probability, r2, right };
+});
 const cards = [...grid.children].map((element, i) => {
-  const [name, label, probability, r2, right] = index.images[index.start + i];
+  const image = images[index.start - index.first + i];
   const rows = [...element.querySelectorAll("tbody tr")];
-  return { element, i, name, label, probability, r2, right, rows, chosen: 0, drawn: "0", near: false, labels: null, map: null };
+  return { ...image, element, rows, chosen: 0, drawn: "0", near: false, labels: null, map: null };
 });
 const cardOf = new Map(cards.map((card) => [card.element, card]));
+const cardAt = new Map(cards.map((card) => [card.place, card]));
 
 /** The labels of a card: their coefficients as stored, whole numbers of the last decimal. */
 function labels(card) {
@@ -42,10 +47,16 @@ function scaleOf(card, label) {
 
 // ---- An overlay in the colours of a label
 
-/** Draws a card for its chosen label, unless it shows that already or is far from what the reader sees. */
+/** Draws a card for its chosen label, unless it is far from what the reader sees. */
 function draw(card) {
+  if (!card.near) return;
+  colour(card);
+  thin(card);
+}
+
+function colour(card) {
   const state = `${card.chosen}${controls.top.value && ` top ${controls.top.value}`}${controls.scale.value && ` by ${controls.scale.value}`}`;
-  if (!card.near || card.drawn === state) return;
+  if (card.drawn === state) return;
   card.drawn = state;
   const label = labels(card)[card.chosen];
   const scale = scaleOf(card, label);
@@ -83,6 +94,17 @@ function mark(card, segments) {
     [spot.style.left, spot.style.top] = card.spots.get(card.ids[i]).map((part) => `${part}%`);
     return spot;
   }));
+}
+
+/** Hides the numbers that would lie on those of stronger segments. */
+function thin(card) {
+  const spots = [...card.element.querySelectorAll(".marks span")].map((spot) => [spot, spot.getBoundingClientRect()]);
+  const shown = [];
+  spots.forEach(([spot, box]) => {
+    const free = shown.every((other) => box.right <= other.left || box.left >= other.right || box.bottom <= other.top || box.top >= other.bottom);
+    spot.classList.toggle("covered", !free);
+    if (free) shown.push(box);
+  });
 }
 
 function list(card, label, scale, segments) {
@@ -127,14 +149,14 @@ function crc32(data) {
 
 // ---- Filter and sort
 
-/** What the form asks of an image, as a function of its entry in the index. */
+/** What the form asks of an image, as a function of it. */
 function filter() {
   const wanted = controls.id.value.trim().toLowerCase();
   const bound = (name, otherwise) => (controls[name].value === "" ? otherwise : Number(controls[name].value));
   const [pmin, pmax, rmin, rmax] = [bound("pmin", -Infinity), bound("pmax", Infinity), bound("rmin", -Infinity), bound("rmax", Infinity)];
   const byScore = controls.rmin.value !== "" || controls.rmax.value !== "";
   const right = controls.right?.value ?? "";
-  return ([name, label, probability, r2, isRight]) =>
+  return ({ name, label, probability, r2, right: isRight }) =>
     name.toLowerCase().includes(wanted) &&
     (controls.class.value === "" || label === Number(controls.class.value)) &&
     (right === "" || isRight === Number(right)) &&
@@ -143,49 +165,86 @@ function filter() {
 }
 
 const TEXT = new Intl.Collator(undefined, { numeric: true });
-const KEYS = { p: (card) => card.probability, r: (card) => card.r2, t: (card) => card.right, c: (card) => index.classes[card.label], i: (card) => card.name };
-/** Images without the value come last, equal ones stay in the order of the run. */
+const KEYS = { p: (one) => one.probability, r: (one) => one.r2, t: (one) => one.right, c: (one) => index.classes[one.label], i: (one) => one.name };
+/** All images in the order that is asked for: those without the value come last, equal ones stay in the order of the run. */
 function sorted() {
   const [name, direction] = controls.sort.value;
-  if (!name) return cards;
+  if (!name) return images;
   const sign = direction === "-" ? -1 : 1;
   const compare = (a, b) => (typeof a === "string" ? TEXT.compare(a, b) : a - b);
-  const keyed = cards.map((card) => [KEYS[name](card), card]);
-  keyed.sort(([a, one], [b, other]) => (a === null) - (b === null) || (a === null ? 0 : sign * compare(a, b)) || one.i - other.i);
-  return keyed.map(([, card]) => card);
+  const keyed = images.map((image) => [KEYS[name](image), image]);
+  keyed.sort(([a, one], [b, other]) => (a === null) - (b === null) || (a === null ? 0 : sign * compare(a, b)) || one.place - other.place);
+  return keyed.map(([, image]) => image);
 }
 
 let order = cards;
 function arrange() {
   const fits = filter();
-  const wanted = sorted();
-  cards.forEach((card) => { card.element.hidden = !fits(index.images[index.start + card.i]); });
+  const all = sorted();
+  const found = all.filter(fits);
+  const wanted = all.flatMap((image) => cardAt.get(image.place) ?? []);
+  cards.forEach((card) => { card.element.hidden = !fits(card); });
   if (wanted.some((card, i) => card !== order[i])) grid.append(...wanted.map((card) => card.element));
   order = wanted;
-  tell(fits);
+  tell(found.length);
+  tabulate(found);
 }
 
-/** Says how many images fit: on this page, and on which others. */
-function tell(fits) {
+const several = index.total > cards.length;
+const asked = () => FILTERS.some((name) => controls[name] && controls[name].value !== "");
+
+/** Says how many images fit: on this page, and in the run. */
+function tell(found) {
   const here = cards.filter((card) => !card.element.hidden).length;
-  const filtered = here < cards.length;
-  const several = index.total > index.here;
-  output.replaceChildren(`${filtered ? `${number(here)} of ${number(cards.length)}` : number(here)} image${cards.length === 1 ? "" : "s"}${several ? " on this page" : ""}`);
-  if (several && index.whole && FILTERS.some((name) => controls[name] && controls[name].value !== "")) {
-    const elsewhere = new Map();
-    index.images.forEach((entry, i) => {
-      const page = Math.floor(i / index.page) + 1;
-      if (fits(entry) && page !== current) elsewhere.set(page, (elsewhere.get(page) ?? 0) + 1);
-    });
-    [...elsewhere].slice(0, 6).forEach(([page, count], i) => {
-      const other = made("span", "", ` (${number(count)})`);
-      other.prepend(link(page, `page ${page}`));
-      output.append(i ? ", " : "; more on ", other);
-    });
-    if (elsewhere.size > 6) output.append(` and ${elsewhere.size - 6} more`);
-    if (!elsewhere.size) output.append("; none on the others");
-  } else if (several && !filtered) output.append(` of ${number(index.total)}`);
+  const counted = here < cards.length ? `${number(here)} of ${number(cards.length)}` : number(here);
+  output.replaceChildren(`${counted} image${cards.length === 1 ? "" : "s"}${several ? " on this page" : ""}`);
   document.querySelector(".nothing").hidden = here > 0;
+  if (!several) return;
+  if (!asked()) output.append(` of ${number(index.total)}`);
+  else if (index.whole) output.append(`, ${number(found)} of ${number(index.total)} in the run`);
+  if (!index.whole && index.first_page_is_whole) output.append("; ", link(1, "sort and filter the whole run"));
+}
+
+// ---- A table of the whole run in the order of the form, beside the cards of one page
+
+const LINES = 100; // at a time
+const run = document.querySelector(".run");
+const more = run?.querySelector("button");
+let lines = [];
+
+function tabulate(found) {
+  if (!run) return;
+  lines = found;
+  run.hidden = !found.length || !(asked() || controls.sort.value);
+  run.querySelector("#run").textContent = `${number(found.length)} image${found.length === 1 ? "" : "s"} of the whole run${asked() ? " fit" : ""}`
+    + (controls.sort.value ? `, by ${controls.sort.selectedOptions[0].text}` : "");
+  run.querySelector("tbody").replaceChildren();
+  run.querySelector(".scroller").scrollTop = 0;
+  lengthen();
+}
+
+function lengthen() {
+  const body = run.querySelector("tbody");
+  const start = body.childElementCount;
+  if (!run.hidden) body.append(...lines.slice(start, start + LINES).map((image, i) => line(image, start + i + 1)));
+  const left = lines.length - body.childElementCount;
+  more.hidden = left === 0;
+  more.textContent = `Show ${number(Math.min(LINES, left))} of ${number(left)} more`;
+  carry();
+}
+
+function line(image, rank) {
+  const row = document.createElement("tr");
+  const cell = (text, kind = "") => { row.append(made("td", kind, text)); };
+  cell(number(rank), "number");
+  cell("");
+  row.lastChild.append(link(image.page, image.name, image.place));
+  cell(index.classes[image.label]);
+  cell(image.probability.toFixed(3), "number");
+  cell(image.r2 === null ? "\u2013" : image.r2.toFixed(2), "number");
+  if (index.targets) cell(["wrong", "right"][image.right] ?? "", ["wrong", "right"][image.right] ?? "");
+  cell(number(image.page), "number");
+  return row;
 }
 
 // ---- The form's state is in the address, so that a view can be kept, and other pages show the same
@@ -195,9 +254,11 @@ const NAMES = [...FILTERS, "sort", "label", "top", "scale", "strength"];
 const current = Number(document.querySelector(".pager [aria-current]")?.dataset.page ?? 1);
 const initial = Object.fromEntries(NAMES.map((name) => [name, controls[name]?.value]));
 
-function hash() {
+/** The view as the end of an address, and the place in the run of the image to go to. */
+function hash(place) {
   const changed = NAMES.filter((name) => controls[name] && controls[name].value !== initial[name]);
-  const text = new URLSearchParams(changed.map((name) => [name, controls[name].value])).toString();
+  const state = changed.map((name) => [name, controls[name].value]);
+  const text = new URLSearchParams(place === undefined ? state : [...state, ["image", place]]).toString();
   return text && `#${text}`;
 }
 
@@ -208,17 +269,20 @@ function remember() {
 
 /** Links to other pages take the view along. */
 function carry() {
-  document.querySelectorAll(".pager a, output a").forEach((one) => { one.href = one.getAttribute("href").split("#")[0] + hash(); });
+  const links = document.querySelectorAll(".pager a, output a, .run a");
+  links.forEach((one) => { one.href = one.getAttribute("href").split("#")[0] + hash(one.dataset.place); });
 }
 
 function recall() {
   const state = new URLSearchParams(location.hash.slice(1));
   NAMES.forEach((name) => { if (controls[name]) controls[name].value = state.get(name) ?? initial[name]; });
+  return state.has("image") ? cardAt.get(Number(state.get("image"))) : undefined;
 }
 
-function link(page, text) {
+function link(page, text, place) {
   const anchor = made("a", "", text);
   anchor.href = page === 1 ? "report.html" : `report-${page}.html`; // carry adds the view
+  if (place !== undefined) anchor.dataset.place = place;
   return anchor;
 }
 
@@ -247,9 +311,12 @@ function choose(card, i) {
 function step(by) {
   const visible = order.filter((card) => !card.element.hidden);
   const at = visible.findIndex((card) => card.element.contains(document.activeElement));
-  const next = visible[at < 0 ? 0 : Math.min(visible.length - 1, Math.max(0, at + by))];
-  next?.element.focus({ preventScroll: true });
-  next?.element.scrollIntoView({ block: "nearest" });
+  goTo(visible[at < 0 ? 0 : Math.min(visible.length - 1, Math.max(0, at + by))], "nearest");
+}
+
+function goTo(card, block) {
+  card?.element.focus({ preventScroll: true });
+  card?.element.scrollIntoView({ block });
 }
 
 form.addEventListener("submit", (event) => event.preventDefault());
@@ -284,8 +351,13 @@ document.addEventListener("keydown", (event) => {
 window.addEventListener("beforeprint", () => cards.forEach((card) => { card.near = true; draw(card); }));
 window.addEventListener("hashchange", () => {
   if (!location.hash.includes("=")) return; // a place on the page, not a view
-  recall();
+  const wanted = recall();
   show();
+  goTo(wanted, "start");
+});
+more?.addEventListener("click", lengthen);
+run?.addEventListener("click", (event) => { // the address of the image that was gone to last does not change
+  if (event.target.href === location.href) goTo(cardAt.get(Number(event.target.dataset.place)), "start");
 });
 
 // ---- Small helpers
@@ -324,7 +396,7 @@ function show() {
 }
 
 const counts = new Map();
-index.images.forEach(([, label]) => counts.set(label, (counts.get(label) ?? 0) + 1));
+images.forEach(({ label }) => counts.set(label, (counts.get(label) ?? 0) + 1));
 const classes = Object.entries(index.classes).sort(([, a], [, b]) => TEXT.compare(a, b));
 controls.class.append(...classes.map(([label, name]) => option(label, `${name} (${number(counts.get(Number(label)))})`)));
 const most = Math.max(...cards.map((card) => card.rows.length));
@@ -338,7 +410,9 @@ const observer = new IntersectionObserver((seen) => seen.forEach(({ target, isIn
   draw(card);
 }), { rootMargin: "400px" });
 cards.forEach((card) => observer.observe(card.element));
-recall();
+new ResizeObserver(() => cards.forEach(draw)).observe(grid);
+const wanted = recall();
 show();
 carry();
+goTo(wanted, "start");
 })();

@@ -18,14 +18,16 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from gpulime import shades
+from gpulime.classes import called
 from gpulime.report.card import card
 from gpulime.report.summary import Entry, entries, summary
-from gpulime.runs import store
+from gpulime.runs import damage, store
 
 PAGE = "report.html"
 MOST_CARDS = 500  # a browser still scrolls this page with ease
 MOST_FAILURES = 5000
-MOST_INDEXED = 10_000  # images that every page knows of, at some 60 bytes each; pages of larger runs know their own
+MOST_INDEXED = 5_000  # images that every page knows of, at some 60 bytes each; pages of larger runs know their own
+MOST_INDEXED_FIRST = 100_000  # and the first page knows of this many, so that a larger run can be sorted there
 HERE = Path(__file__).parent
 
 
@@ -50,10 +52,10 @@ def write(
     """
 
     def named(label: int) -> str:
-        return class_names[label] if class_names is not None and label < len(class_names) else f"class {label}"
+        return called(label, class_names)
 
     manifest = store.read_manifest(run) or {}
-    rows = store.read(run)
+    rows = damage.marked(store.read(run))
     explained = rows.filter(pc.equal(rows["status"], "ok"))
     images = entries(explained, manifest)
     pages = max(1, -(-len(images) // MOST_CARDS))
@@ -61,7 +63,7 @@ def write(
         "title": run.resolve().name,
         "summary": summary(rows, images, manifest),
         "failures": _failures(rows),
-        "manifest": manifest,
+        "config_hash": manifest.get("config_hash"),
         "output": "Output" if manifest.get("fixed", {}).get("lime.activation", "softmax") is None else "Probability",
         "pages": pages,
         "pager": {number: page_name(number) for number in range(1, pages + 1)},
@@ -108,16 +110,20 @@ def _failures(rows: pa.Table) -> dict[str, Any]:
 
 
 def _index(images: Sequence[Entry], start: int, here: int, named: Callable[[int], str]) -> dict[str, Any]:
-    """What the script of a page knows of the run's images: an entry each, in short."""
-    whole = len(images) <= MOST_INDEXED
+    """What the script of a page knows of the run's images: an entry each, in short.
+
+    ``first`` and ``start`` are the places in the run of the first image known and of the first one shown.
+    """
+    whole = len(images) <= (MOST_INDEXED if start else MOST_INDEXED_FIRST)
     known = images if whole else images[start : start + here]
     labels = sorted({image.label for image in known})
     return {
-        "start": start if whole else 0,
-        "here": here,
+        "first": 0 if whole else start,
+        "start": start,
         "page": MOST_CARDS,
         "total": len(images),
         "whole": whole,
+        "first_page_is_whole": len(images) <= MOST_INDEXED_FIRST,
         "classes": {label: _visible(named(label)) for label in labels},
         "targets": any(image.right is not None for image in known),
         "images": [
@@ -155,14 +161,14 @@ def _assets() -> dict[str, Any]:
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,  # always: by its name Jinja2 would not take .html.j2 for HTML
         finalize=_visible,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2")
+    source = (HERE / "page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(re.sub(r"^ +", "", source, flags=re.MULTILINE))  # indentation is 0.6 KB an image
 
 
 def _visible(value: Any) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gpulime.errors import GpulimeError, about
-from gpulime.runs import files, store
+from gpulime import shades
+from gpulime.errors import GpulimeError
+from gpulime.runs import damage, files, store
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = Mapping[str, Any]
@@ -31,8 +32,8 @@ class LabelDiff:
     probability_a, probability_b : float
     correlation : float or None, Spearman's, of the segments' coefficients; None where the segments differ or a run's
         coefficients are all the same
-    overlap : float or None, the part of the `TOP` strongest segments that both share, in [0, 1]; None where the segments
-        differ or no segment has a coefficient
+    overlap : float or None, the area in the `TOP` strongest segments of both runs over that in those of either, in [0, 1],
+        whatever the segments are; None where the pictures have other sizes or no segment has a coefficient
     """
 
     label: int
@@ -46,12 +47,14 @@ class LabelDiff:
 class ImageDiff:
     """One image that both runs explain; ``top_a`` and ``top_b`` are its most probable explained labels, with probability.
 
-    ``knows_top`` says whether these are the model's most probable classes in both runs, and not targets alone.
+    ``knows_top`` says whether these are the model's most probable classes in both runs, and not targets alone, ``same_size``
+    and ``same_segments`` whether both saw a picture of one size, cut into the same segments.
     """
 
     image_id: str
     top_a: tuple[int, float]
     top_b: tuple[int, float]
+    same_size: bool
     same_segments: bool
     labels: list[LabelDiff]
     knows_top: bool = True
@@ -62,17 +65,22 @@ class ImageDiff:
         return self.knows_top and self.top_a[0] != self.top_b[0]
 
     @property
+    def comparable(self) -> bool:
+        """Whether any number tells how far the explanations agree."""
+        return self.same_size and bool(self.labels)
+
+    @property
     def leading(self) -> LabelDiff | None:
         """The shared label that was the most probable in A."""
         return max(self.labels, key=lambda one: one.probability_a, default=None)
 
     @property
     def order(self) -> tuple[float, ...]:
-        """The most changed sort first: another top label, then a low correlation, then a large change of probability."""
+        """Most changed first: another top label or not comparable, then by overlap, correlation and change of probability."""
         lead = self.leading
-        correlation = lead.correlation if lead is not None and lead.correlation is not None else 1.0
+        overlap, correlation = (1.0, 1.0) if lead is None else (_or_one(lead.overlap), _or_one(lead.correlation))
         shift = abs(lead.probability_b - lead.probability_a) if lead is not None else 1.0
-        return not self.changed, correlation, -shift
+        return self.comparable and not self.changed, overlap, correlation, -shift
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class Diff:
     settings : (name, in A, in B) of each setting that differs
     only_a, only_b : int, images that only one run has a row of
     failed : int, images in both of which at least one run has no explanation
+    damaged_a, damaged_b : int, images whose explanation is damaged, in each run
     images : ImageDiff of those both explain, the most changed first
     names_a, names_b : the classes' names, where they are known
     """
@@ -95,6 +104,8 @@ class Diff:
     only_a: int
     only_b: int
     failed: int
+    damaged_a: int
+    damaged_b: int
     images: list[ImageDiff]
     names_a: Sequence[str] | None
     names_b: Sequence[str] | None
@@ -113,6 +124,11 @@ class Diff:
             ("same segments", f"{same:,} of {n:,}" + ("" if same == n else "; the others have no correlation")),
             ("labels compared", f"{pairs:,}"),
         ]
+        if apart := sum(not image.comparable for image in self.images):
+            facts.append(("not comparable", f"{apart:,}: other sizes, or no label in both; they come first"))
+        if self.damaged_a or self.damaged_b:
+            left_out = "; they are left out, and gpulime report lists them with the reasons"
+            facts.append(("damaged rows", f"{self.damaged_a:,} in A, {self.damaged_b:,} in B{left_out}"))
         if self.names_a and self.names_b and list(self.names_a) != list(self.names_b):
             facts.append(("class names", "differ between the runs; labels are compared by number"))
         return facts
@@ -134,12 +150,12 @@ def compare(a: Path, b: Path) -> Diff:
     Raises
     ------
     GpulimeError
-        Where a directory holds no run, both are the same, no image is in both, or a row is damaged.
+        Where a directory holds no run, both are the same, or no image is in both.
     """
     about_a, about_b = files.manifest(a), files.manifest(b)
     if a.resolve() == b.resolve():
         raise GpulimeError(f"A and B must be two runs; both are {a}")
-    rows_a, rows_b = store.read(a), store.read(b)
+    rows_a, rows_b = (damage.marked(store.read(run)) for run in (a, b))
     ids_a, ids_b = rows_a["image_id"].to_pylist(), rows_b["image_id"].to_pylist()
     place = {image_id: i for i, image_id in enumerate(ids_b)}
     pairs = [(i, place[image_id]) for i, image_id in enumerate(ids_a) if image_id in place]
@@ -155,6 +171,8 @@ def compare(a: Path, b: Path) -> Diff:
         only_a=len(ids_a) - len(pairs),
         only_b=len(ids_b) - len(pairs),
         failed=len(pairs) - len(images),
+        damaged_a=rows_a["error_type"].to_pylist().count(damage.KIND),
+        damaged_b=rows_b["error_type"].to_pylist().count(damage.KIND),
         images=images,
         names_a=about_a.get("class_names"),
         names_b=about_b.get("class_names"),
@@ -168,16 +186,17 @@ def _together(rows_a: pa.Table, rows_b: pa.Table, pairs: Sequence[tuple[int, int
 
 
 def _image(a: Row, b: Row, knows_top: bool) -> ImageDiff:
-    with about(f"image {a['image_id']!r}"):
-        same = _same_segments(a, b)
+    map_a, map_b = (store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"]) for row in (a, b))
+    same_size, same = map_a.shape == map_b.shape, np.array_equal(map_a, map_b)
     labels = []
     for i, label in enumerate(a["labels"]):
         if label in b["labels"]:
             j = b["labels"].index(label)
-            x, y = np.array(a["coef"][i]), np.array(b["coef"][j])
-            numbers = (rank_correlation(x, y), top_overlap(x, y)) if same else (None, None)
-            labels.append(LabelDiff(label, a["pred_probs"][i], b["pred_probs"][j], *numbers))
-    return ImageDiff(a["image_id"], _top(a), _top(b), same, labels, knows_top)
+            x, y = (np.round(coefficients, shades.MOST_DECIMALS) for coefficients in (a["coef"][i], b["coef"][j]))
+            correlation = rank_correlation(x, y) if same else None
+            overlap = top_overlap(map_a, x, map_b, y) if same_size else None
+            labels.append(LabelDiff(label, a["pred_probs"][i], b["pred_probs"][j], correlation, overlap))
+    return ImageDiff(a["image_id"], _top(a), _top(b), same_size, same, labels, knows_top)
 
 
 def _top(row: Row) -> tuple[int, float]:
@@ -185,12 +204,9 @@ def _top(row: Row) -> tuple[int, float]:
     return row["labels"][j], row["pred_probs"][j]
 
 
-def _same_segments(a: Row, b: Row) -> bool:
-    shape = ("h", "w", "n_segments")
-    if any(a[name] != b[name] for name in shape):
-        return False
-    map_a, map_b = (store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"]) for row in (a, b))
-    return np.array_equal(map_a, map_b)
+def _or_one(measure: float | None) -> float:
+    """A measure of agreement; where there is none, nothing has changed that it could show."""
+    return 1.0 if measure is None else measure
 
 
 def rank_correlation(x: Array, y: Array) -> float | None:
@@ -203,11 +219,29 @@ def rank_correlation(x: Array, y: Array) -> float | None:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def top_overlap(x: Array, y: Array, top: int = TOP) -> float | None:
-    """The part of the ``top`` largest coefficients (k,) by size that both have in common; zeros are never among them."""
-    largest = [{int(j) for j in np.argsort(-np.abs(values), kind="stable")[:top] if values[j] != 0} for values in (x, y)]
-    most = max(map(len, largest))
-    return len(largest[0] & largest[1]) / most if most else None
+def top_overlap(map_a: Array, x: Array, map_b: Array, y: Array, top: int = TOP) -> float | None:
+    """Intersection over union of the pixels in the ``top`` strongest segments of both.
+
+    Parameters
+    ----------
+    map_a, map_b : (h, w) segments from 0
+    x, y : (k,) their coefficients; how many segments there are may differ. Those of 0 are never among the strongest.
+
+    Returns
+    -------
+    float or None
+        In [0, 1]; None where no segment has a coefficient.
+    """
+    area_a, area_b = _strongest_area(map_a, x, top), _strongest_area(map_b, y, top)
+    either = np.count_nonzero(area_a | area_b)
+    return np.count_nonzero(area_a & area_b) / either if either else None
+
+
+def _strongest_area(segments: Array, coefficients: Array, top: int) -> Array:
+    strong = np.zeros(len(coefficients), bool)
+    strong[np.argsort(-np.abs(coefficients), kind="stable")[:top]] = True
+    picked: Array = (strong & (coefficients != 0))[segments]
+    return picked
 
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -6,23 +6,41 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 from PIL import Image
 
 from gpulime import shades
-from gpulime.errors import GpulimeError, about, check, nearest
-from gpulime.runs import files, store
+from gpulime.classes import name_of
+from gpulime.errors import GpulimeError, check, nearest
+from gpulime.runs import damage, files, store
 
 INDEX = "index.csv"
 COLUMNS = ("image_id", "arrays", "label", "name", "prediction", "r2", "overlay")
 SHOWN_IDS = 5
 
 
-def export(run: Path, ids: Sequence[str] | None, to: Path) -> int:
+@dataclass(frozen=True)
+class Exported:
+    """What came of an export.
+
+    Attributes
+    ----------
+    images : int, how many were written
+    damaged : image_id -> reason, of those left out because their rows are damaged
+    without_picture : int, those of ``images`` whose pictures were not at hand, so that their overlays are transparent
+    """
+
+    images: int
+    damaged: dict[str, str]
+    without_picture: int
+
+
+def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     """Write the explanations of a run into a folder.
 
     A file is named by a running number and the start of its id's sha256, never by the id itself: an id may hold whatever the
@@ -33,16 +51,11 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> int:
     run : Path
         The run directory.
     ids : sequence of str, optional
-        Which images; all that are explained by default.
+        Which images; all that are explained by default. One whose row is damaged is left out.
     to : Path
         A folder that is empty or not there yet. For each image it gets an .npz with image_id, labels (l,), predictions (l,),
         intercepts (l,), r2 (l,), coefficients (l, k) float32, segments (h, w) int32 and heatmaps (l, h, w) float32; for each
         label a PNG of its overlay: on the picture in gray where that is at hand, else by itself and transparent.
-
-    Returns
-    -------
-    int
-        How many images were written.
 
     Raises
     ------
@@ -50,31 +63,36 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> int:
         Where the run holds no results, an id is unknown or has no explanation, or ``to`` is not empty.
     """
     manifest = files.manifest(run)
-    chosen = _choose(run, ids)
+    rows = damage.marked(store.read(run))
+    chosen, damaged = _choose(run, rows, ids)
     check(not to.exists() or (to.is_dir() and not any(to.iterdir())), f"{to} is there and not an empty folder: choose another")
     names, picture = manifest.get("class_names"), files.pictures(run)
     to.mkdir(parents=True, exist_ok=True)
-    rows = store.read(run)
-    rows = rows.filter(pc.equal(rows["status"], "ok"))
     places = {image_id: place for place, image_id in enumerate(rows["image_id"].to_pylist())}
     index: list[tuple[Any, ...]] = []
+    without_picture = 0
     for number, image_id in enumerate(chosen):
         (row,) = rows.slice(places[image_id], 1).to_pylist()
-        with about(f"image {image_id!r}"):
-            index += _write(row, picture(row), to, f"{number:06d}-{hashlib.sha256(image_id.encode()).hexdigest()[:12]}", names)
+        stem = f"{number:06d}-{hashlib.sha256(image_id.encode()).hexdigest()[:12]}"
+        ground = picture(row)
+        if ground is not None and ground.shape[:2] != (row["h"], row["w"]):
+            ground = None
+        without_picture += ground is None
+        index += _write(row, ground, to, stem, names)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *index])
     (to / INDEX).write_text(text.getvalue(), encoding="utf-8", newline="")
-    return len(chosen)
+    return Exported(len(chosen), damaged, without_picture)
 
 
-def _choose(run: Path, ids: Sequence[str] | None) -> list[str]:
-    """The ids that are to be written, each once."""
-    known = {row.pop("image_id"): row for row in store.read(run, ["image_id", "status", "error_type", "error"]).to_pylist()}
+def _choose(run: Path, rows: pa.Table, ids: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    """The ids that are to be written, each once, and the reasons of those that cannot be because their rows are damaged."""
+    facts = rows.select(["image_id", "status", "error_type", "error"]).to_pylist()
+    known = {row.pop("image_id"): row for row in facts}
+    damaged = {image_id: row["error"] for image_id, row in known.items() if row["error_type"] == damage.KIND}
     if ids is None:
-        ids = [image_id for image_id, row in known.items() if row["status"] == "ok"]
+        ids = [image_id for image_id, row in known.items() if row["status"] == "ok" or image_id in damaged]
         check(bool(ids), f"{run} holds no explanation: {len(known)} rows, none of them ok")
-        return list(ids)
     check(len(ids) > 0, "ids must name at least one image; got none")
     unknown = [image_id for image_id in dict.fromkeys(ids) if image_id not in known]
     if unknown:
@@ -83,8 +101,10 @@ def _choose(run: Path, ids: Sequence[str] | None) -> list[str]:
         raise GpulimeError(f"{len(unknown)} of {len(set(ids))} ids are not among the {len(known)} of {run}: {shown}{more}")
     for image_id in ids:
         row = known[image_id]
-        check(row["status"] == "ok", f"image {image_id!r} has no explanation: {row['error_type']}: {row['error']}")
-    return list(dict.fromkeys(ids))
+        explained = row["status"] == "ok" or image_id in damaged
+        check(explained, f"image {image_id!r} has no explanation: {row['error_type']}: {row['error']}")
+    chosen = dict.fromkeys(ids)
+    return [one for one in chosen if one not in damaged], {one: damaged[one] for one in chosen if one in damaged}
 
 
 def _write(
@@ -111,11 +131,12 @@ def _write(
     for j, label in enumerate(row["labels"]):
         overlay = f"{stem}-class-{label}.png"
         largest = shades.scale(list(enumerate(row["coef"][j])))
-        if picture is not None and picture.shape[:2] == segments.shape:
-            shown = shades.blend(picture, segments, heatmaps[j], largest)
-        else:
+        if picture is None:
             shown = shades.transparent(segments, heatmaps[j], largest)
+        else:
+            shown = shades.blend(picture, segments, heatmaps[j], largest)
         Image.fromarray(shown).save(to / overlay, optimize=True)
-        name = names[label] if names is not None and label < len(names) else ""
-        lines.append((row["image_id"], f"{stem}.npz", label, name, row["pred_probs"][j], row["r2"][j], overlay))
+        lines.append(
+            (row["image_id"], f"{stem}.npz", label, name_of(label, names) or "", row["pred_probs"][j], row["r2"][j], overlay)
+        )
     return lines

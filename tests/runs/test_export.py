@@ -27,7 +27,8 @@ def opened(path):
 
 
 def test_arrays_are_those_of_the_row(tmp_path):
-    assert export(run(tmp_path / "run", explained("a"), explained("b", coef=[[1, 2, 3, 4]] * 2)), ["b"], tmp_path / "to") == 1
+    folder = run(tmp_path / "run", explained("a"), explained("b", coef=[[1, 2, 3, 4]] * 2))
+    assert export(folder, ["b"], tmp_path / "to").images == 1
     lines = index(tmp_path / "to")
     assert [tuple(line) for line in lines] == [COLUMNS] * 2
     assert [(line["image_id"], line["label"], line["name"], line["prediction"], line["r2"]) for line in lines] == [
@@ -52,7 +53,7 @@ def test_overlays_lie_on_the_picture_where_it_is_at_hand_and_are_transparent_els
     path, pixels = picture(tmp_path)
     wrong_size, _ = picture(tmp_path, "other.png", (30, 20))
     rows = [explained("here", path=path), explained("gone", path=b"/nowhere.png"), explained("other", path=wrong_size)]
-    export(run(tmp_path / "run", *rows), None, tmp_path / "to")
+    assert export(run(tmp_path / "run", *rows), None, tmp_path / "to").without_picture == 2
     lines = index(tmp_path / "to")
     shown = {(line["image_id"], line["label"]): opened(tmp_path / "to" / line["overlay"]) for line in lines}
     heat = np.array([0.5, -0.25, 0.125, 0.0])[LABELS]
@@ -82,7 +83,7 @@ def test_a_run_made_from_python_has_no_pictures_at_hand(tmp_path):
 
 def test_no_id_makes_a_name(tmp_path):
     rows = [explained(image_id) for image_id in HOSTILE]
-    assert export(run(tmp_path / "run", *rows), HOSTILE, tmp_path / "in" / "to") == len(HOSTILE)
+    assert export(run(tmp_path / "run", *rows), HOSTILE, tmp_path / "in" / "to").images == len(HOSTILE)
     names = sorted(path.name for path in (tmp_path / "in" / "to").iterdir())
     assert len(names) == 3 * len(HOSTILE) + 1
     assert all(re.fullmatch(r"\d{6}-[0-9a-f]{12}(\.npz|-class-[12]\.png)|index\.csv", name) for name in names)
@@ -92,8 +93,8 @@ def test_no_id_makes_a_name(tmp_path):
 
 def test_all_that_are_ok_by_default_and_each_once(tmp_path):
     folder = run(tmp_path / "run", explained("a"), failed("bad"), explained("c"))
-    assert export(folder, None, tmp_path / "all") == 2
-    assert export(folder, ["c", "a", "c"], tmp_path / "some") == 2
+    assert export(folder, None, tmp_path / "all").images == 2
+    assert export(folder, ["c", "a", "c"], tmp_path / "some").images == 2
     assert [line["image_id"] for line in index(tmp_path / "some")] == ["c", "c", "a", "a"]
 
 
@@ -122,7 +123,7 @@ def test_an_id_that_cannot_be_written_is_named(tmp_path, ids, message):
 def test_nothing_is_overwritten_and_a_run_must_hold_something(tmp_path):
     folder = run(tmp_path / "run", explained("a"))
     (tmp_path / "empty").mkdir()
-    assert export(folder, None, tmp_path / "empty") == 1
+    assert export(folder, None, tmp_path / "empty").images == 1
     for taken in (tmp_path / "empty", tmp_path / "empty" / INDEX):
         with pytest.raises(GpulimeError, match="is there and not an empty folder: choose another"):
             export(folder, None, taken)

@@ -1,0 +1,67 @@
+"""Rows that say "ok" and hold no whole explanation: found in one place, before anything is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gpulime.errors import GpulimeError, check
+from gpulime.runs.row import decode_segments, schema
+
+KIND = "damaged"
+CHUNK = 256  # rows in memory at once
+PER_LABEL = ("pred_probs", "coef", "intercept", "r2")
+NEEDED = ("h", "w", "n_segments", "seg", "seg_dtype", "labels", *PER_LABEL)
+
+
+def marked(rows: pa.Table) -> pa.Table:
+    """The rows of a run, those whose explanation is damaged turned into error rows that say why.
+
+    What reads explanations reads them from here: a damaged one is then left out and counted as any other failure, and all
+    others can be relied on.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        With all columns, from `store.read`.
+    """
+    reasons: list[str | None] = []
+    for chunk in rows.select(["status", *NEEDED]).to_batches(max_chunksize=CHUNK):
+        reasons += [_reason(row) if row["status"] == "ok" else None for row in chunk.to_pylist()]
+    reason = pa.array(reasons, pa.string())
+    for name, value in (("status", "error"), ("error_type", KIND), ("error", reason)):
+        changed = pc.if_else(reason.is_valid(), value, rows[name])
+        rows = rows.set_column(rows.schema.get_field_index(name), schema().field(name), changed)
+    return rows
+
+
+def _reason(row: Mapping[str, Any]) -> str | None:
+    try:
+        _check_whole(row)
+    except GpulimeError as error:
+        return str(error)
+    return None
+
+
+def _check_whole(row: Mapping[str, Any]) -> None:
+    missing = [name for name in NEEDED if row[name] is None]
+    check(not missing, f"an explanation must have {', '.join(missing)}")
+    h, w, k, l = row["h"], row["w"], row["n_segments"], len(row["labels"])
+    check(min(h, w, k, l) > 0, f"h, w, n_segments and labels must be 1 or more, got {h}, {w}, {k}, {l}")
+    sizes = np.bincount(decode_segments(row["seg"], row["seg_dtype"], h, w).ravel())
+    check(len(sizes) == k and bool(sizes.all()), f"seg must show the segments 0 ... {k - 1}, got {_spans(sizes)}")
+    for name in PER_LABEL:
+        check(len(row[name]) == l, f"{name} must have an entry for each of {l} labels, got {len(row[name])}")
+    lengths = {len(coefficients or ()) for coefficients in row["coef"]}
+    check(lengths == {k}, f"coef must have {k} coefficients for each label, got {sorted(lengths)}")
+    for name in ("labels", "pred_probs", "coef"):
+        check(bool(np.isfinite(np.asarray(row[name], float)).all()), f"{name} must be finite, got {row[name]!r:.80}")
+
+
+def _spans(sizes: np.ndarray[Any, np.dtype[Any]]) -> str:
+    found = np.flatnonzero(sizes)
+    return f"{len(found)} from {found[0]} to {found[-1]}"
