@@ -1,30 +1,48 @@
-"""BatchNorm folded into the convolution before it: where a module runs on a CPU, one pass over the pixels less for each pair.
+"""What follows a convolution, folded into it: where a module runs on a CPU, a pass over the pixels less for each such step.
 
-In eval mode BatchNorm is a scale and a shift of each channel, and so are the weights before it. Nothing of the model is
-touched: while it runs, a mode of PyTorch sees each function it calls. A convolution whose output goes to a BatchNorm and
-nowhere else is, from then on, called with weights that hold both, and the BatchNorm gives back what it gets.
+In eval mode BatchNorm is a scale and a shift of each channel, and so are the weights before it; a ReLU costs nothing while a
+value is at hand. Nothing of the model is touched: while it runs, a mode of PyTorch sees each function that it calls. A
+convolution whose output goes to a BatchNorm or a ReLU and nowhere else is, from then on, called so that it does both, and the
+step behind it gives back what it gets.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain as joined
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm
+from torch.nn.functional import batch_norm, hardtanh, relu, relu6
 from torch.overrides import TorchFunctionMode
 
 Arguments = tuple[Any, ...]
+Named = dict[str, Any]
 
-# What may be asked of a convolution's output on its way to the BatchNorm; anything else is a use of its values.
+# What may be asked of a tensor on its way to the next step; anything else is a use of its values.
 LOOKS = {
     Tensor.dim,
     Tensor.size,
     *(getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "layout", "is_cuda", "requires_grad")),
 }
+WRITING_RELUS = {torch.relu_, Tensor.relu_}
+RELUS = {relu, torch.relu, Tensor.relu, *WRITING_RELUS}
+
+# Functions that make no NaN of finite numbers, short of overflow, by their names. A ReLU inside a convolution makes NaN a
+# number, so behind any other function, a division say, it stays outside.
+# fmt: off
+FINITE = {
+    "conv2d", "batch_norm", "linear", "relu", "relu_", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "sigmoid",
+    "add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__isub__", "mul", "mul_", "__mul__",
+    "__rmul__", "__imul__", "cat", "stack", "chunk", "split", "pad", "interpolate", "mean", "dropout", "max_pool2d",
+    "avg_pool2d", "adaptive_avg_pool2d", "flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "contiguous",
+    "detach", "expand", "__getitem__", "__get__", "dim", "size", "numel", "gelu", "softmax", "_assert",
+}
+# fmt: on
 
 
 class Norm(NamedTuple):
@@ -38,12 +56,19 @@ class Norm(NamedTuple):
     training: bool
 
     @classmethod
-    def of(cls, args: Arguments, kwargs: dict[str, Any]) -> Norm:
+    def of(cls, args: Arguments, kwargs: Named) -> Norm:
         """From batch_norm's arguments as it passes them on: input, mean and variance by place, the others by name."""
         return cls(args[1], args[2], kwargs["weight"], kwargs["bias"], kwargs["eps"], kwargs["training"])
 
-    def same(self, other: Norm) -> bool:
-        """Whether these are the very tensors of ``other``."""
+    @property
+    def writes(self) -> bool:
+        """Whether it writes into its input."""
+        return False
+
+    def same(self, other: Step) -> bool:
+        """Whether ``other`` has these very tensors."""
+        if not isinstance(other, Norm):
+            return False
         return all(mine is its for mine, its in zip(self[:4], other[:4], strict=True)) and self[4:] == other[4:]
 
     def into(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -56,70 +81,123 @@ class Norm(NamedTuple):
         return weight.double() * scale.view(-1, *[1] * (weight.ndim - 1)), shift
 
 
-@dataclass
-class Pair:
-    """A convolution's weights and the BatchNorm that follows; ``folded`` are both in one, in the dtype of their output."""
+class Activation(NamedTuple):
+    """A ReLU or what cuts values off at both ends, by oneDNN's name; ``writes`` where it writes into its input."""
 
-    weight: Tensor
-    bias: Tensor | None
-    norm: Norm
-    dtype: torch.dtype
-    memory_format: torch.memory_format
-    folded: tuple[Tensor, Tensor] | None = None
+    name: str
+    limits: tuple[float, ...]
+    writes: bool
 
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Made once, until ``folded`` is forgotten."""
-        if self.folded is None:
-            weight, bias = self.norm.into(self.weight, self.bias)
-            self.folded = weight.to(self.dtype).contiguous(memory_format=self.memory_format), bias.to(self.dtype)
-        return self.folded
+    @classmethod
+    def of(cls, func: Any, kwargs: Named) -> Activation | None:
+        """From the function that is called and its arguments by name; None for any other function."""
+        writes = bool(kwargs.get("inplace")) or func in WRITING_RELUS
+        if func in RELUS:
+            return cls("relu", (), writes)
+        if func is relu6:
+            return cls("hardtanh", (0.0, 6.0), writes)
+        if func is hardtanh:
+            return cls("hardtanh", (float(kwargs["min_val"]), float(kwargs["max_val"])), writes)
+        return None
+
+    def same(self, other: Step) -> bool:
+        """Whether ``other`` does the same."""
+        return self == other
 
 
-class Call(NamedTuple):
-    """A convolution that has been called as it is, and what came of it."""
+Step = Norm | Activation
 
-    image: Tensor
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A convolution's weights and the steps behind it; ``rest`` is stride, padding, dilation and groups."""
+
     weight: Tensor
     bias: Tensor | None
     rest: Arguments
-    output: Tensor
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def activation(self) -> Activation | None:
+        """The one at its end."""
+        return self.steps[-1] if self.steps and isinstance(self.steps[-1], Activation) else None
+
+    @cached_property
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """The weights with those of the BatchNorm, in the output's dtype."""
+        weight, bias = self.weight.detach(), self.bias
+        if self.steps and isinstance(norm := self.steps[0], Norm):
+            weight, bias = norm.into(weight, bias)
+        weight = weight.to(self.dtype).contiguous(memory_format=self.memory_format)
+        return weight, None if bias is None else bias.detach().to(self.dtype)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The convolution and its steps, in one pass."""
+        if (activation := self.activation) is None:
+            return torch.conv2d(image, *self.folded, *self.rest)
+        stride, padding, dilation, groups = self.rest
+        shape = [[n, n] if isinstance(n, int) else n for n in (padding, stride, dilation)]
+        act = activation.name, list(activation.limits), ""
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise(image.to(self.dtype), *self.folded, *shape, groups, *act)
+        return output
+
+    def fits(self, image: Tensor, expected: Tensor) -> bool:
+        """Whether it gives what the steps one by one do; seen on one row."""
+        if self.activation is not None and not _fuses(self.dtype, self.rest):
+            return False
+        actual, expected = self(image[:1]), expected[:1]
+        if actual.dtype != expected.dtype or actual.stride()[1:] != expected.stride()[1:]:
+            return False
+        difference = (actual - expected).abs().max()  # half of the digits agree; NaN does not
+        return bool(difference <= torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max())
+
+
+class Place(NamedTuple):
+    """How far a tensor is on its way through a chain, and the image that went in."""
+
+    tensor: Tensor
+    chain: Chain
+    done: int
+    image: Tensor
 
 
 class Folding(TorchFunctionMode):
     """How one model's convolutions are called.
 
-    The first rows are its trial: each convolution there is called both ways, and a pair stands only if both give the same and
-    nothing else takes the convolution's own output. Should a later call go another way (a branch that does take it), that call
-    is made again without, and so are all that follow.
+    The first rows are its trial: each step is done both ways there, and stands only if both give the same and nothing else
+    takes what is between. Should a later call go another way (a branch that does take it), that call is made again without,
+    and so are all that follow.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.pairs: dict[int, Pair] = {}  # by the id of the convolution's weight, which the pair keeps alive
-        # By the id of a convolution's output: calls as they are and folded ones, on their way to the BatchNorm, then what has
-        # been there and is still held by someone.
-        self._tried: dict[int, Call] = {}
-        self._due: dict[int, tuple[Tensor, Pair]] = {}
+        self.chains: dict[int, Chain] = {}  # by the id of the convolution's weight, which the chain keeps alive
+        # By the id of a tensor: on its way to the next step, in the trial or later, and what has been there and is still held.
+        self._tried: dict[int, Place] = {}
+        self._due: dict[int, Place] = {}
         self._spent: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
-        self._pair_of: dict[int, Pair] = {}
-        self._trial, self._sound = True, True
+        self._spent_at: dict[int, tuple[Tensor, int]] = {}
+        self._trial, self._sound, self._finite = True, True, True
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
-        """Whether all that ``module`` does can be seen, and no hook of the user's looks between its layers."""
-        return not torch.nn.modules.module._has_any_global_hook() and not any(
+        """Whether all that ``module`` does can be seen, no hook of the user's looks between its layers, and it has no NaN."""
+        if torch.nn.modules.module._has_any_global_hook() or any(
             part._forward_hooks
             or part._forward_pre_hooks
             or isinstance(part, torch.jit.ScriptModule)
             or part._compiled_call_impl is not None
             or hasattr(part, "_orig_mod")  # of torch.compile
             for part in module.modules()
-        )
+        ):
+            return False
+        return all(_is_finite(tensor) for tensor in joined(module.parameters(), module.buffers()))
 
     def forget(self) -> None:
         """The weights may have changed: fold them anew."""
-        for pair in self.pairs.values():
-            pair.folded = None
+        self.chains = {key: replace(chain) for key, chain in self.chains.items()}
 
     def __call__(self, model: Callable[[Tensor], Any], rows: Tensor) -> Any:
         """``model(rows)``."""
@@ -127,75 +205,96 @@ class Folding(TorchFunctionMode):
             return model(rows)
         given = rows.clone() if self._trial else rows  # it may write into them, and be called again
         version = given._version
+        self._finite = _is_finite(given)
         try:
             with self:
                 outputs = model(given)
             self._sound = self._sound and given._version == version
             self._trial = False
         finally:
-            for table in (self._tried, self._due, self._spent, self._pair_of):
+            for table in (self._tried, self._due, self._spent, self._spent_at):
                 table.clear()
         return outputs if self._sound else model(rows)
 
-    def __torch_function__(self, func: Any, types: Any, args: Arguments = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Arguments = (), kwargs: Named | None = None) -> Any:
         kwargs = kwargs or {}
         if torch.compiler.is_compiling():  # a compiled function in the model: what it takes cannot be seen again
             self._sound = False
             return func(*args, **kwargs)
-        if func is batch_norm and id(args[0]) in self._due:
-            return self._pass(*self._due.pop(id(args[0])), args, kwargs)
-        if func is batch_norm and id(args[0]) in self._tried:
-            return self._try(self._tried.pop(id(args[0])), args, kwargs)
+        self._finite = self._finite and getattr(func, "__name__", "") in FINITE
+        if args and (step := _step(func, args, kwargs)) is not None:
+            key = id(args[0])
+            if key in self._due and self._due[key].chain.steps[self._due[key].done].same(step):
+                return self._pass(self._due.pop(key))
+            if key in self._tried:
+                return self._try(self._tried.pop(key), step, func(*args, **kwargs))
         if (self._tried or self._due or self._spent) and func not in LOOKS:
             self._use(*args, *kwargs.values())
-        if func is torch.conv2d and len(args) > 2 and not kwargs:  # as nn.Conv2d calls it
+        if func is torch.conv2d and len(args) == 7 and not kwargs and args[0].ndim == 4:  # as nn.Conv2d calls it
             return self._convolution(*args)
         return func(*args, **kwargs)
 
     def _convolution(self, image: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        pair = self.pairs.get(id(weight))
-        if pair is not None and pair.bias is bias:
-            output = torch.conv2d(image, *pair.weights(), *rest)
-            self._due[id(output)] = output, pair
+        chain = self.chains.get(id(weight))
+        if chain is not None and chain.bias is bias and chain.rest == rest and (self._finite or not chain.activation):
+            output = chain(image)
+            self._due[id(output)] = Place(output, chain, 0, image)
             return output
         output = torch.conv2d(image, weight, bias, *rest)
         own = isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))  # not made for this call
         if self._trial and own:
-            self._tried[id(output)] = Call(image, weight, bias, rest, output)
+            last = output.is_contiguous(memory_format=torch.channels_last)
+            memory_format = torch.channels_last if last else torch.contiguous_format
+            self._tried[id(output)] = Place(output, Chain(weight, bias, rest, output.dtype, memory_format), 0, image)
         return output
 
-    def _try(self, call: Call, args: Arguments, kwargs: dict[str, Any]) -> Tensor:
-        """The BatchNorm of an output that nothing else has taken: both ways, and a pair if they agree."""
-        plain, norm = batch_norm(*args, **kwargs), Norm.of(args, kwargs)
-        if norm.training:
-            return plain
-        last = call.output.is_contiguous(memory_format=torch.channels_last)
-        memory_format = torch.channels_last if last else torch.contiguous_format
-        pair = Pair(call.weight, call.bias, norm, call.output.dtype, memory_format)
-        folded = torch.conv2d(call.image, *pair.weights(), *call.rest)
-        if not _near(folded, plain):
-            return plain
-        self.pairs[id(call.weight)] = pair
-        self._spend(call.output, pair)
-        return folded
+    def _try(self, place: Place, step: Step, output: Tensor) -> Tensor:
+        """A step, done, of something that nothing else has taken: it joins the chain if that gives the same."""
+        _, chain, done, image = place
+        suited = done == 0 and not step.training if isinstance(step, Norm) else self._finite
+        longer = replace(chain, steps=(*chain.steps, step))
+        if not (suited and longer.fits(image, output)):
+            return output
+        self.chains[id(chain.weight)] = longer
+        if not step.writes:
+            self._spend(place)
+        if isinstance(step, Norm):
+            output = longer(image)  # as it will be from now on; an activation inside changes no digit
+            self._tried[id(output)] = Place(output, longer, done + 1, image)
+        return output
 
-    def _pass(self, output: Tensor, pair: Pair, args: Arguments, kwargs: dict[str, Any]) -> Tensor:
-        """The BatchNorm of an output that is its own already; another tensor, so that the two can be told apart."""
-        self._sound = self._sound and pair.norm.same(Norm.of(args, kwargs))
-        self._spend(output, pair)
-        return output.detach()
+    def _pass(self, place: Place) -> Tensor:
+        """A step that is done already: what it got, as another tensor, so that the two can be told apart, unless it writes."""
+        tensor, chain, done, image = place
+        output = tensor
+        if not chain.steps[done].writes:
+            self._spend(place)
+            output = tensor.detach()
+        if done + 1 < len(chain.steps):
+            self._due[id(output)] = Place(output, chain, done + 1, image)
+        return output
 
-    def _spend(self, output: Tensor, pair: Pair) -> None:
-        self._spent[id(output)], self._pair_of[id(output)] = output, pair
+    def _spend(self, place: Place) -> None:
+        self._spent[id(place.tensor)], self._spent_at[id(place.tensor)] = place.tensor, (place.chain.weight, place.done)
 
     def _use(self, *values: Any) -> None:
-        """Something takes these: what the BatchNorm alone should have taken is not its own."""
+        """Something takes these: what the next step alone should have taken is not its own."""
         for key in map(id, _tensors(values)):
             self._tried.pop(key, None)
-            if key in self._due:
+            if key in self._due or (key in self._spent and not self._trial):
                 self._sound = False
             elif key in self._spent:  # the trial's own output is right: only what comes after it is not to be folded
-                self._sound = self._sound and self._trial and self.pairs.pop(id(self._pair_of[key].weight), None) is not None
+                self._cut(*self._spent_at[key])
+
+    def _cut(self, weight: Tensor, done: int) -> None:
+        chain = self.chains.pop(id(weight), None)
+        if chain is not None and done > 0:
+            self.chains[id(weight)] = replace(chain, steps=chain.steps[:done])
+
+
+def _step(func: Any, args: Arguments, kwargs: Named) -> Step | None:
+    """What is called, if it can follow a convolution."""
+    return Norm.of(args, kwargs) if func is batch_norm else Activation.of(func, kwargs)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -206,7 +305,12 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _near(actual: Tensor, expected: Tensor) -> bool:
-    """Whether they differ by rounding alone: half of the digits of their dtype agree."""
-    difference = (actual - expected).abs().max()
-    return bool(difference <= torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max())
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all of it is, and its sum too: that is one pass."""
+    return not tensor.is_floating_point() or bool(tensor.sum().isfinite())
+
+
+def _fuses(dtype: torch.dtype, rest: Arguments) -> bool:
+    """Whether PyTorch has a convolution with an activation inside, from oneDNN, for these."""
+    known = dtype in (torch.float32, torch.bfloat16) and not any(isinstance(n, str) for n in rest)
+    return known and bool(torch.backends.mkldnn.enabled) and hasattr(torch.ops.mkldnn, "_convolution_pointwise")

@@ -2,7 +2,7 @@
 
 The model stays the user's: it runs in eval mode and without gradients, and its flags, the random state and autocast are put
 back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy; on a CPU the
-weights of convolutions are folded with the BatchNorm behind them, anew for each piece too. So new weights are seen at once.
+steps behind a convolution are folded into it (`gpulime.folding`), anew for each piece too. So new weights are seen at once.
 TF32 in the model is the user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
 """
 

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolution before it: the same answer for every model, and only where it is the same."""
+"""Steps folded into the convolution before them: the same answer for every model, and only where it is the same."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_pair_gives_the_same(conv, affine, memory_format):
     expected, trial, folded, folding = twice(model, rows)
     assert_near(folded, expected)
     assert torch.equal(trial, folded)  # an answer does not depend on when it was asked for
-    assert len(folding.pairs) == 2
+    assert len(folding.chains) == 2
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_in_every_precision(dtype, precision, tolerance):
     assert folded.dtype == expected.dtype
     assert_near(folded.double(), expected.double(), tolerance)
     assert torch.equal(trial, folded)
-    assert [pair.folded[0].dtype for pair in folding.pairs.values()] == [precision or dtype] * 2
+    assert [chain.folded[0].dtype for chain in folding.chains.values()] == [precision or dtype] * 2
 
 
 def residual(m, x):
@@ -176,9 +176,9 @@ def own_norm(m, x):
     return (m.conv(x) - m.norm.running_mean.view(1, -1, 1, 1)) * 2
 
 
-ALONE = [looked_at, listed, in_place, kept_view, residual, two_norms, used_by_name]  # only this pair is none
+ALONE = [looked_at, listed, kept_view, residual, two_norms, used_by_name]  # only this pair is none
 ALL = [shared, once_alone, alone_first]  # the second call shows it, and nothing is folded from then on
-OTHER = [batch_statistics, by_name, with_options, fresh_weight, fresh_bias, own_norm, written_input]
+OTHER = [in_place, batch_statistics, by_name, with_options, fresh_weight, fresh_bias, own_norm, written_input]
 WAYS = [*ALONE, *ALL, *OTHER]
 
 
@@ -191,7 +191,7 @@ def test_what_is_not_a_pair_is_left_as_it_is(way):
     assert torch.equal(folded[:, :6], expected[:, :6])
     if way in OTHER:
         assert torch.equal(trial[:, :6], expected[:, :6])
-    assert len(folding.pairs) == 1 or way in ALL
+    assert len(folding.chains) == 1 or way in [*ALL, in_place]
     assert torch.equal(folded, expected) == (way in ALL)
     with torch.no_grad():
         assert_near(folding(model, rows := torch.rand(ROWS)), model(rows))
@@ -202,7 +202,7 @@ def test_a_pair_twice_in_a_model_stays_one():
     expected, trial, folded, folding = twice(model)
     assert_near(folded, expected)
     assert torch.equal(trial, folded)
-    assert len(folding.pairs) == 2
+    assert len(folding.chains) == 2
 
 
 def test_batch_statistics_are_no_pair_even_where_they_agree():
@@ -214,7 +214,7 @@ def test_batch_statistics_are_no_pair_even_where_they_agree():
         y = model.conv(rows)
         model.norm.running_mean.copy_(y.mean((0, 2, 3)))
         model.norm.running_var.copy_(y.var((0, 2, 3), correction=0))
-    assert len(twice(model, rows)[3].pairs) == 1
+    assert len(twice(model, rows)[3].chains) == 1
 
 
 def test_questions_about_its_shape_are_no_use_of_it():
@@ -225,7 +225,142 @@ def test_questions_about_its_shape_are_no_use_of_it():
         assert y.dtype == x.dtype
         return m.norm(y)
 
-    assert len(twice(lived(Model(asking)))[3].pairs) == 2
+    assert len(twice(lived(Model(asking)))[3].chains) == 2
+
+
+ACTIVATIONS = {
+    "relu": nn.ReLU(),
+    "relu in place": nn.ReLU(inplace=True),
+    "relu6": nn.ReLU6(),
+    "relu6 in place": nn.ReLU6(inplace=True),
+    "hardtanh": nn.Hardtanh(-0.3, 0.2),
+    "torch.relu": torch.relu,
+    "torch.relu_": torch.relu_,
+    "Tensor.relu": lambda z: z.relu(),
+    "Tensor.relu_": lambda z: z.relu_(),
+    "F.relu6": F.relu6,
+}
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_activation_joins_its_convolution(activation, normed, memory_format, precision):
+    act = ACTIVATIONS[activation]
+    model = lived(Model(lambda m, x: act(m.norm(m.conv(x)) if normed else m.conv(x))))
+    expected, trial, folded, folding = twice(model, torch.rand(ROWS).to(memory_format=memory_format), precision)
+    steps = [chain.steps for chain in folding.chains.values() if chain.weight is model.conv.weight]
+    assert [type(step).__name__ for step in steps[0]] == ["Norm"] * normed + ["Activation"]
+    assert_near(folded, expected, 1e-5 if precision is None else 0.02)
+    assert_near(trial, folded, 1e-6 if precision is None else 0.02)
+
+
+def other_activation(m, x):
+    return F.silu(m.norm(m.conv(x)))
+
+
+def kept(m, x):
+    z = m.norm(m.conv(x))
+    return z.relu() + z
+
+
+def kept_before(m, x):
+    z = m.norm(m.conv(x))
+    doubled = z * 2
+    return z.relu() + doubled
+
+
+def two_activations(m, x):
+    z = m.norm(m.conv(x))
+    return z.relu() + F.relu6(z)
+
+
+def divided(m, x):
+    return m.norm(m.conv(x / 2)).relu()
+
+
+def added(m, x):
+    return (m.norm(m.conv(x)) + 1).relu()
+
+
+def normed_twice(m, x):
+    return m.other(m.norm(m.conv(x))).relu()
+
+
+@pytest.mark.parametrize("way", [other_activation, kept, kept_before, two_activations, divided, added, normed_twice])
+def test_only_the_norm_joins_where_the_activation_cannot(way):
+    model = lived(Model(way))
+    expected, trial, folded, folding = twice(model)
+    for outputs in (trial, folded):
+        assert_near(outputs, expected)
+    assert torch.equal(trial, folded)
+    assert sorted(len(chain.steps) for chain in folding.chains.values()) == [1, 1]
+
+
+@torch.no_grad()
+def test_an_activation_that_is_another_one_later_is_noticed():
+    model, rows, folding = lived(Model(lambda m, x: m.norm(m.conv(x)).relu())), torch.randn(ROWS), Folding()
+    folding(model, rows)
+    for way in (kept, kept_before, lambda m, x: F.hardtanh(m.norm(m.conv(x)), 0, 0.1), plain):
+        folding = Folding()
+        model.way = lambda m, x: m.norm(m.conv(x)).relu()
+        folding(model, rows)
+        model.way = way
+        assert torch.equal(folding(model, rows), model(rows))
+
+
+def test_two_in_turn_do_not_mix():
+    """The second is called before the first has its activation, so what it gets has none inside."""
+
+    def in_turn(m, x):
+        first, second = m.norm(m.conv(x)), m.norm(m.conv(x.flip(0) * 2))
+        return first.relu() + second.relu()
+
+    model = lived(Model(in_turn))
+    expected, trial, folded, _ = twice(model, torch.randn(ROWS))
+    assert_near(trial, expected)
+    assert_near(folded, expected)
+
+
+NANS = {
+    "in the rows": lambda m, x: m.norm(m.conv(x)).relu(),
+    "by a division": lambda m, x: m.norm(m.conv(x / x.std((1, 2, 3), keepdim=True))).relu(),
+    "by a logarithm between": lambda m, x: F.relu6(m.other(m.conv2(m.norm(m.conv(x)).relu().log()))),
+}
+
+
+@pytest.mark.parametrize("trial", [True, False])
+@pytest.mark.parametrize("way", NANS)
+@torch.no_grad()
+def test_nan_stays_nan(way, trial):
+    """A ReLU inside a convolution would make it 0, and nobody would see that the model broke down."""
+    model = lived(Model(NANS[way]))
+    model.conv2 = nn.Conv2d(6, 6, 1)
+    rows, folding = torch.rand(ROWS) + 0.5, Folding()
+    if not trial:
+        folding(model, rows)
+    rows[1] = float("nan") if way == "in the rows" else 1
+    expected = model(rows)
+    assert expected.isnan().any()
+    torch.testing.assert_close(folding(model, rows), expected, equal_nan=True)
+
+
+def test_a_model_with_nan_in_it_runs_as_it_is():
+    model = Model(lambda m, x: m.norm(m.conv(x)).relu())
+    assert Folding.suits(model)
+    with torch.no_grad():
+        model.other.weight[2] = float("nan")
+    assert not Folding.suits(model)
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+def test_without_one_dnn_activations_stay_outside():
+    model = lived(Model(lambda m, x: m.norm(m.conv(x)).relu()))
+    with torch.backends.mkldnn.flags(enabled=False):
+        expected, _, folded, folding = twice(model)
+        assert_near(folded, expected)
+    assert [len(chain.steps) for chain in folding.chains.values()] == [1, 1]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
@@ -245,7 +380,7 @@ def test_what_cancels_out_is_left_to_the_model():
     model.norm.running_mean.fill_(1000 / 3)
     model.norm.running_var.fill_(1e-12)
     expected, trial, folded, folding = twice(model)
-    assert len(folding.pairs) == 1
+    assert len(folding.chains) == 1
     assert torch.equal(trial[:, :6], expected[:, :6])
     assert torch.equal(folded[:, :6], expected[:, :6])
 
@@ -355,7 +490,7 @@ def test_an_error_of_the_model_leaves_no_trace():
                 folding(model, rows)
         else:
             assert_near(folding(model, rows), expected)
-    assert len(folding.pairs) == 2
+    assert len(folding.chains) == 2
     assert_near(folding(model, rows), expected)
 
 
@@ -463,15 +598,17 @@ def test_a_hook_on_all_modules_counts_too():
     assert Folding.suits(Model(plain))
 
 
-MODELS = {  # pairs that each has, of its BatchNorms
-    "torchvision.resnet18": (20, 20),
-    "torchvision.mobilenet_v3_small": (34, 34),
-    "torchvision.shufflenet_v2_x0_5": (56, 56),
-    "torchvision.densenet121": (59, 121),  # the others come before their convolution
-    "torchvision.convnext_tiny": (0, 0),
-    "timm.efficientnet_lite0": (49, 49),
-    "timm.regnetx_002": (44, 44),
-    "timm.resnetv2_50": (32, 49),
+MODELS = {  # chains that each has, those that end in an activation, and its BatchNorms
+    "torchvision.vgg11": (8, 8, 0),
+    "torchvision.resnet18": (20, 9, 20),  # other activations come after the addition
+    "torchvision.mobilenet_v2": (52, 35, 52),
+    "torchvision.mobilenet_v3_small": (34, 5, 34),  # Hardswish and squeeze-excitation
+    "torchvision.shufflenet_v2_x0_5": (56, 37, 56),
+    "torchvision.densenet121": (59, 59, 121),  # the other norms come before their convolution
+    "torchvision.convnext_tiny": (0, 0, 0),
+    "timm.efficientnet_lite0": (49, 33, 49),
+    "timm.regnetx_002": (44, 27, 44),
+    "timm.resnetv2_50": (32, 32, 49),
 }
 
 
@@ -487,6 +624,7 @@ def test_models_of_the_field(name, precision):
     model = lived(create(function, num_classes=10)).to(memory_format=torch.channels_last)
     expected, trial, folded, folding = twice(model, torch.rand(2, 3, 96, 96), precision)
     norms = sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
-    assert (len(folding.pairs), norms) == MODELS[name]
+    activations = sum(chain.activation is not None for chain in folding.chains.values())
+    assert (len(folding.chains), activations, norms) == MODELS[name]
     assert_near(folded, expected, 1e-4 if precision is None else 0.2)
-    assert torch.equal(trial, folded)
+    assert_near(trial, folded, 1e-5 if precision is None else 0.2)
