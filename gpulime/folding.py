@@ -39,8 +39,8 @@ FINITE = {
     "conv2d", "batch_norm", "linear", "relu", "relu_", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "sigmoid",
     "add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__isub__", "mul", "mul_", "__mul__",
     "__rmul__", "__imul__", "cat", "stack", "chunk", "split", "pad", "interpolate", "mean", "dropout", "max_pool2d",
-    "avg_pool2d", "adaptive_avg_pool2d", "flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "contiguous",
-    "detach", "expand", "__getitem__", "__get__", "dim", "size", "numel", "gelu", "softmax", "_assert",
+    "avg_pool2d", "adaptive_avg_pool2d", "flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze",
+    "contiguous", "detach", "expand", "__getitem__", "__get__", "dim", "size", "numel", "gelu", "softmax", "_assert",
 }
 # fmt: on
 
@@ -143,15 +143,17 @@ class Chain:
         output: Tensor = torch.ops.mkldnn._convolution_pointwise(image.to(self.dtype), *self.folded, *shape, groups, *act)
         return output
 
-    def fits(self, image: Tensor, expected: Tensor) -> bool:
-        """Whether it gives what the steps one by one do; seen on one row."""
+    def tried(self, image: Tensor, expected: Tensor) -> Tensor | None:
+        """What it gives for ``image``, or None where that is not what the steps gave one by one; one row is looked at."""
         if self.activation is not None and not _fuses(self.dtype, self.rest):
-            return False
-        actual, expected = self(image[:1]), expected[:1]
-        if actual.dtype != expected.dtype or actual.stride()[1:] != expected.stride()[1:]:
-            return False
+            return None
+        output = self(image)
+        if output.dtype != expected.dtype or output.stride() != expected.stride():
+            return None
+        actual, expected = output[:1], expected[:1]
         difference = (actual - expected).abs().max()  # half of the digits agree; NaN does not
-        return bool(difference <= torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max())
+        near = difference <= torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
+        return output if near else None
 
 
 class Place(NamedTuple):
@@ -253,15 +255,15 @@ class Folding(TorchFunctionMode):
         _, chain, done, image = place
         suited = done == 0 and not step.training if isinstance(step, Norm) else self._finite
         longer = replace(chain, steps=(*chain.steps, step))
-        if not (suited and longer.fits(image, output)):
+        if not suited or (folded := longer.tried(image, output)) is None:
             return output
         self.chains[id(chain.weight)] = longer
-        if not step.writes:
-            self._spend(place)
+        if step.writes:
+            return output.copy_(folded)
+        self._spend(place)
         if isinstance(step, Norm):
-            output = longer(image)  # as it will be from now on; an activation inside changes no digit
-            self._tried[id(output)] = Place(output, longer, done + 1, image)
-        return output
+            self._tried[id(folded)] = Place(folded, longer, done + 1, image)
+        return folded
 
     def _pass(self, place: Place) -> Tensor:
         """A step that is done already: what it got, as another tensor, so that the two can be told apart, unless it writes."""
