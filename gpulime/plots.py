@@ -55,7 +55,7 @@ def one(
     if kind == "panels":
         figure.suptitle(axes[0].get_ylabel(), fontsize="medium", parse_math=False)
         axes[0].set_ylabel("")
-    if kind == "overlay":
+    if kind == "overlay" and np.any(axes[0].images[1].get_array()):
         bar = figure.colorbar(axes[0].images[1], ax=axes[0], fraction=0.046, pad=0.03)
         bar.outline.set_visible(False)
         bar.set_label("coefficient")

@@ -55,6 +55,13 @@ def test_overlay_has_the_picture_and_the_coefficient_of_each_pixel_on_a_symmetri
     assert [int(single().segments[int(y), int(x)]) for x, y in places] == [9, 1]
 
 
+def test_without_coefficients_there_is_no_scale():
+    one = single()
+    one.local_exp[7] = [(segment, 1e-17) for segment, _ in one.local_exp[7]]
+    assert len(one.plot(label=7).axes) == 1
+    assert len(single().plot(label=7, num_features=0).axes) == 2
+
+
 def test_colours_are_those_of_the_sign():
     heat = single().plot().axes[0].images[1]
     for value, colour in ((0.5, shades.FOR), (-0.5, shades.AGAINST)):

@@ -111,6 +111,15 @@ def test_headings_form_an_outline(shown):
     assert shown.all("html")[0]["lang"] == "en"
 
 
+def test_one_segment_and_a_large_output(tmp_path):
+    whole = explained("x", np.zeros((36, 36), int), [0.5], pred_probs=[1e30, -20000.0])
+    damaged = explained("y", HALVES, [0.5, 0.1, 0.2], n_segments=5)
+    shown = show(tmp_path / "run", whole, damaged)
+    assert any(text.endswith("1 segment") for text in shown.texts("small"))
+    assert {"1e+30", "-2e+04"} <= set(shown.texts("td"))
+    assert "1, slic" in shown.texts("dd")  # the damaged row is not counted
+
+
 def test_the_head_sums_up_the_run(shown):
     summary = dict(zip(shown.texts("dt"), shown.texts("dd"), strict=True))
     assert re.fullmatch(r"\d+ to \d+, slic", summary.pop("Segments per image"))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from test_report import HALVES, PHOTOS, explained, failed, pixels, show
 
-from gpulime.report import overlay, page
+from gpulime.report import diff_page, overlay, page
+from gpulime.runs import diff, store
 
 PATH = browser.find()
 pytestmark = [
@@ -374,6 +375,26 @@ def test_both_themes_are_legible_at_every_width(opened, width):
         colours = f"(([one, other]) => [one.color, other.backgroundColor])({styles})"
         quiet, behind = (np.array([int(v) for v in colour[4:-1].split(",")]) for colour in opened.js(colours))
         assert contrast(quiet, behind) > 4.5  # WCAG's AA
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_two_runs_side_by_side_are_legible_at_every_width(chromium, tmp_path, width):
+    rows = [explained(name, HALVES, [0.5, -0.25, 0.01]) for name in ("cats/one.jpg", "a_long_name" * 5)]
+    for side, coef in (("a", COEFFICIENTS), ("b", COEFFICIENTS[::-1])):
+        with store.Store(tmp_path / side) as results:
+            for one in rows:
+                results.append(one | {"coef": coef})
+        store.write_manifest(tmp_path / side, {"class_names": ["tench", "tabby", "lynx"], "fixed": {"lime.seed": len(coef)}})
+    path = diff_page.write(diff.compare(tmp_path / "a", tmp_path / "b"), tmp_path)
+    for theme, light in (("light", True), ("dark", False)):
+        chromium.size(width, 1000)
+        chromium.theme(theme)
+        chromium.open(path.as_uri())
+        ground = np.median(chromium.screenshot().mean(axis=2))
+        assert ground > 230 if light else ground < 30
+        assert chromium.js("document.documentElement.scrollWidth") == width
+    heads = chromium.js("[...document.querySelectorAll('.views')].map((one) => one.querySelectorAll('img, .missing').length)")
+    assert heads == [3, 3]
 
 
 @pytest.mark.parametrize("width", [400, 1280])

@@ -28,7 +28,8 @@ def table(diff: Diff) -> str:
         ]
     for image in diff.images[:SHOWN]:
         lead = image.leading
-        tops = (_called(*image.top_a, diff.names_a), _called(*image.top_b, diff.names_b) if image.changed else "same")
+        same = image.top_a[0] == image.top_b[0]
+        tops = (_called(*image.top_a, diff.names_a), "same" if same else _called(*image.top_b, diff.names_b))
         correlation = "-" if lead is None or lead.correlation is None else f"{lead.correlation:.3f}"
         overlap = "-" if lead is None or lead.overlap is None else f"{lead.overlap:.0%}"
         name = printable(image.image_id)

@@ -240,7 +240,7 @@ function line(image, rank) {
   cell("");
   row.lastChild.append(link(image.page, image.name, image.place));
   cell(index.classes[image.label]);
-  cell(image.probability.toFixed(3), "number");
+  cell(Math.abs(image.probability) < 1e4 ? image.probability.toFixed(3) : image.probability.toExponential(2), "number");
   cell(image.r2 === null ? "\u2013" : image.r2.toFixed(2), "number");
   if (index.targets) cell(["wrong", "right"][image.right] ?? "", ["wrong", "right"][image.right] ?? "");
   cell(number(image.page), "number");

@@ -88,8 +88,9 @@ def summary(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any]
 def _facts(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     known = [image.right for image in images if image.right is not None]
     samples = sorted(set(rows["n_samples"].to_pylist()))
-    segmenters = {name.partition("(")[0] for name in rows["segmenter"].to_pylist() if name is not None}
-    sizes = pc.min_max(rows["n_segments"]).as_py()
+    explained = rows.filter(pc.equal(rows["status"], "ok"))
+    segmenters = {name.partition("(")[0] for name in explained["segmenter"].to_pylist() if name is not None}
+    sizes = pc.min_max(explained["n_segments"]).as_py()
     segments = " to ".join(str(size) for size in dict.fromkeys(sizes.values()) if size is not None)
     facts = {
         "Images": f"{rows.num_rows:,}",

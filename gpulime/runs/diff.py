@@ -76,11 +76,11 @@ class ImageDiff:
 
     @property
     def order(self) -> tuple[float, ...]:
-        """Most changed first: another top label or not comparable, then by overlap, correlation and change of probability."""
+        """What cannot be compared, then other top labels, then by overlap, correlation and change of probability."""
         lead = self.leading
         overlap, correlation = (1.0, 1.0) if lead is None else (_or_one(lead.overlap), _or_one(lead.correlation))
         shift = abs(lead.probability_b - lead.probability_a) if lead is not None else 1.0
-        return self.comparable and not self.changed, overlap, correlation, -shift
+        return self.comparable, not self.changed, overlap, correlation, -shift
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Diff:
         facts = [
             ("images in both", f"{n + self.failed:,} (only in A {self.only_a:,}, only in B {self.only_b:,})"),
             ("explained by both", f"{n:,}"),
-            ("top label changed", f"{changed:,} of {n:,}" if known else "not known: a run explains targets alone"),
+            ("top label changed", f"{changed:,} of {n:,}" if known == n else "not known: a run explains targets alone"),
             ("same segments", f"{same:,} of {n:,}" + ("" if same == n else "; the others have no correlation")),
             ("labels compared", f"{pairs:,}"),
         ]

@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gpulime import shades
+
 SHOWN_IMAGES = 20
 SHOWN_SEGMENTS = 3
 
@@ -87,11 +89,11 @@ def lines(row: Mapping[str, Any], class_names: Sequence[str] | None) -> list[str
     name = str(row["image_id"]).encode("unicode_escape").decode()
     if row["status"] == "error":
         return [f"{name}: {row['error_type']}: {str(row['error']).encode('unicode_escape').decode()}"]
-    found = [f"{name} ({row['n_segments']} segments)"]
+    found = [f"{name} ({row['n_segments']} segment{'' if row['n_segments'] == 1 else 's'})"]
     for label, prob, r2, coef in zip(row["labels"], row["pred_probs"], row["r2"], row["coef"], strict=True):
         called = class_names[label] if class_names is not None and label < len(class_names) else f"class {label}"
-        strongest = sorted(range(len(coef)), key=lambda j: -abs(coef[j]))[:SHOWN_SEGMENTS]
-        segments = "  ".join(f"#{j} {coef[j]:+.3f}" for j in strongest)
+        strongest = shades.strongest(list(enumerate(coef)), SHOWN_SEGMENTS)
+        segments = "  ".join(f"#{j} {w:+.{shades.decimals(abs(strongest[0][1]))}f}" for j, w in strongest) or "none"
         score = "   -" if r2 is None else f"{r2:.2f}"
         found.append(f"  {called:28.28} {prob:6.3f}   R2 {score}   strongest segments {segments}")
     return found

@@ -20,6 +20,16 @@ def test_an_image_in_words():
     assert first.split()[:4] == ["cat", "0.750", "R2", "0.50"]
     assert first.split()[-6:] == ["#1", "-0.200", "#0", "+0.100", "#2", "+0.050"]
     assert second.split()[:5] == ["class", "7", "0.125", "R2", "-"]
+    assert second.split()[-3:] == ["strongest", "segments", "none"]
+
+
+def test_small_coefficients_are_printed_with_their_figures():
+    _, first, _ = lines(ROW | {"coef": [[3e-5, -2.5e-6, 1e-17], [0.0] * 3], "n_segments": 1}, None)
+    assert first.split()[-4:] == ["#0", "+0.0000300", "#1", "-0.0000025"]
+
+
+def test_one_segment_is_one():
+    assert lines(ROW | {"n_segments": 1}, None)[0] == "cats/a.png (1 segment)"
 
 
 def test_a_hostile_name_stays_on_its_line():
