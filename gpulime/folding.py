@@ -9,16 +9,18 @@ step behind it gives back what it gets.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain as joined
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, hardtanh, relu, relu6
+from torch.nn.functional import batch_norm, hardtanh, max_pool2d, pad, relu, relu6
 from torch.overrides import TorchFunctionMode
+
+from gpulime.errors import check
 
 Arguments = tuple[Any, ...]
 Named = dict[str, Any]
@@ -31,18 +33,7 @@ LOOKS = {
 }
 WRITING_RELUS = {torch.relu_, Tensor.relu_}
 RELUS = {relu, torch.relu, Tensor.relu, *WRITING_RELUS}
-
-# Functions that make no NaN of finite numbers, short of overflow, by their names. A ReLU inside a convolution makes NaN a
-# number, so behind any other function, a division say, it stays outside.
-# fmt: off
-FINITE = {
-    "conv2d", "batch_norm", "linear", "relu", "relu_", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "sigmoid",
-    "add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__isub__", "mul", "mul_", "__mul__",
-    "__rmul__", "__imul__", "cat", "stack", "chunk", "split", "pad", "interpolate", "mean", "dropout", "max_pool2d",
-    "avg_pool2d", "adaptive_avg_pool2d", "flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze",
-    "contiguous", "detach", "expand", "__getitem__", "__get__", "dim", "size", "numel", "gelu", "softmax", "_assert",
-}
-# fmt: on
+SUMS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, torch.cat}
 
 
 class Norm(NamedTuple):
@@ -110,14 +101,28 @@ Step = Norm | Activation
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A convolution's weights and the steps behind it; ``rest`` is stride, padding, dilation and groups."""
+    """A convolution and the steps behind it, as they were in the trial.
+
+    Attributes
+    ----------
+    weight, bias : the convolution's own
+    rest : stride, padding, dilation, groups
+    kind : what its image was like, by `_kind`
+    dtype, memory_format : of its output
+    """
 
     weight: Tensor
     bias: Tensor | None
     rest: Arguments
+    kind: Arguments
     dtype: torch.dtype
     memory_format: torch.memory_format
     steps: tuple[Step, ...] = ()
+
+    @property
+    def norm(self) -> Norm | None:
+        """The one at its start."""
+        return self.steps[0] if self.steps and isinstance(self.steps[0], Norm) else None
 
     @property
     def activation(self) -> Activation | None:
@@ -128,10 +133,25 @@ class Chain:
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """The weights with those of the BatchNorm, in the output's dtype."""
         weight, bias = self.weight.detach(), self.bias
-        if self.steps and isinstance(norm := self.steps[0], Norm):
-            weight, bias = norm.into(weight, bias)
+        if self.norm is not None:
+            weight, bias = self.norm.into(weight, bias)
         weight = weight.to(self.dtype).contiguous(memory_format=self.memory_format)
         return weight, None if bias is None else bias.detach().to(self.dtype)
+
+    def state(self) -> list[tuple[int, int]]:
+        """What changes where a tensor that is folded is written to, or gets other memory."""
+        tensors = (self.weight, self.bias, *(self.norm or ())[:4])
+        return [(tensor._version, tensor.data_ptr()) for tensor in tensors if tensor is not None]
+
+    @cached_property
+    def was(self) -> list[tuple[int, int]]:
+        """The state that ``folded`` is of."""
+        return self.state()
+
+    def serves(self, image: Tensor, weight: Tensor, bias: Tensor | None, rest: Arguments) -> bool:
+        """Whether a call is of this convolution, on such an image as in the trial, with weights unchanged since."""
+        same = self.weight is weight and self.bias is bias and self.rest == rest
+        return same and self.kind == _kind(image, weight) and self.was == self.state()
 
     def __call__(self, image: Tensor) -> Tensor:
         """The convolution and its steps, in one pass."""
@@ -145,10 +165,14 @@ class Chain:
 
     def tried(self, image: Tensor, expected: Tensor) -> Tensor | None:
         """What it gives for ``image``, or None where that is not what the steps gave one by one; one row is looked at."""
-        if self.activation is not None and not _fuses(self.dtype, self.rest):
+        self.was  # noqa: B018  (from now on)
+        if expected.numel() == 0 or (self.activation is not None and not _fuses(self.dtype, self.rest)):
             return None
-        output = self(image)
-        if output.dtype != expected.dtype or output.stride() != expected.stride():
+        try:
+            output = self(image)
+        except RuntimeError:  # no such kernel on this processor
+            return None
+        if output.dtype != expected.dtype or output.stride() != expected.stride() or not _all_finite(self.folded):
             return None
         actual, expected = output[:1], expected[:1]
         difference = (actual - expected).abs().max()  # half of the digits agree; NaN does not
@@ -157,141 +181,179 @@ class Chain:
 
 
 class Place(NamedTuple):
-    """How far a tensor is on its way through a chain, and the image that went in."""
+    """How far a tensor is on its way through a chain, and the image that went in, at a version of it."""
 
     tensor: Tensor
     chain: Chain
     done: int
     image: Tensor
+    version: int
 
 
 class Folding(TorchFunctionMode):
-    """How one model's convolutions are called.
+    """How one model's convolutions are called, for as long as its weights are what they are.
 
-    The first rows are its trial: each step is done both ways there, and stands only if both give the same and nothing else
-    takes what is between. Should a later call go another way (a branch that does take it), that call is made again without,
-    and so are all that follow.
+    The first rows are its trial: each step is done both ways there, and stands only if both give the same and what is between
+    goes nowhere else: it must be gone when the next function is called. Where something of the kind happens later (a branch
+    that takes it), that call is made again without, and so are all that follow; so a model may see one call more.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.chains: dict[int, Chain] = {}  # by the id of the convolution's weight, which the chain keeps alive
-        # By the id of a tensor: on its way to the next step, in the trial or later, and what has been there and is still held.
+        # By the id of a tensor: on its way to the next step, in the trial or later; what has been there, and what to cut then
+        # if it is held; what is known to be finite, at a version of it.
         self._tried: dict[int, Place] = {}
         self._due: dict[int, Place] = {}
         self._spent: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
-        self._spent_at: dict[int, tuple[Tensor, int]] = {}
-        self._trial, self._sound, self._finite = True, True, True
+        self._cuts: dict[int, tuple[Tensor, int]] = {}
+        self._finite: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
+        self._finite_at: dict[int, int] = {}
+        self._given = 0  # the id of what the last step gave
+        self._trial, self._sound = True, True
+        self._free = Lock()
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
-        """Whether all that ``module`` does can be seen, no hook of the user's looks between its layers, and it has no NaN."""
-        if torch.nn.modules.module._has_any_global_hook() or any(
+        """Whether all that ``module`` does can be seen, and no hook of the user's looks between its layers."""
+        if torch.nn.modules.module._has_any_global_hook() or torch._C._len_torch_function_stack() > 0:
+            return False
+        return not any(
             part._forward_hooks
             or part._forward_pre_hooks
             or isinstance(part, torch.jit.ScriptModule)
             or part._compiled_call_impl is not None
             or hasattr(part, "_orig_mod")  # of torch.compile
             for part in module.modules()
-        ):
-            return False
-        return all(_is_finite(tensor) for tensor in joined(module.parameters(), module.buffers()))
-
-    def forget(self) -> None:
-        """The weights may have changed: fold them anew."""
-        self.chains = {key: replace(chain) for key, chain in self.chains.items()}
+        )
 
     def __call__(self, model: Callable[[Tensor], Any], rows: Tensor) -> Any:
         """``model(rows)``."""
-        if not self._sound:
+        if not self._sound or not self._free.acquire(blocking=False):  # or another thread is in it
             return model(rows)
-        given = rows.clone() if self._trial else rows  # it may write into them, and be called again
-        version = given._version
-        self._finite = _is_finite(given)
+        trial, version = self._trial, rows._version
         try:
             with self:
-                outputs = model(given)
-            self._sound = self._sound and given._version == version
-            self._trial = False
+                outputs = model(rows.clone() if trial else rows)  # it may write into them, and be called again
+            self._outlived()
+            if trial and self._sound:
+                self._trial, self._sound = False, bool(self.chains)  # where there are none, nothing is to be won
+                return outputs
+        except BaseException as error:
+            if trial:
+                self.chains.clear()
+            if not isinstance(error, Exception) or rows._version != version:
+                raise
+            outputs = model(rows)  # raises where the error is its own
+            self._sound = False
+            return outputs
         finally:
-            for table in (self._tried, self._due, self._spent, self._spent_at):
+            for table in (self._tried, self._due, self._spent, self._cuts, self._finite, self._finite_at):
                 table.clear()
-        return outputs if self._sound else model(rows)
+            self._free.release()
+        if self._sound:
+            return outputs
+        check(rows._version == version, "the model changes its ways and writes into its input: take one that copies")
+        return model(rows)
 
     def __torch_function__(self, func: Any, types: Any, args: Arguments = (), kwargs: Named | None = None) -> Any:
         kwargs = kwargs or {}
         if torch.compiler.is_compiling():  # a compiled function in the model: what it takes cannot be seen again
             self._sound = False
             return func(*args, **kwargs)
-        self._finite = self._finite and getattr(func, "__name__", "") in FINITE
+        if func in LOOKS:
+            return func(*args, **kwargs)
+        tensors = list(_tensors((*args, *kwargs.values())))
+        if self._spent and [id(tensor) for tensor in tensors] != [self._given]:  # its caller may still hold what it came from
+            self._outlived()
         if args and (step := _step(func, args, kwargs)) is not None:
             key = id(args[0])
             if key in self._due and self._due[key].chain.steps[self._due[key].done].same(step):
                 return self._pass(self._due.pop(key))
             if key in self._tried:
                 return self._try(self._tried.pop(key), step, func(*args, **kwargs))
-        if (self._tried or self._due or self._spent) and func not in LOOKS:
-            self._use(*args, *kwargs.values())
-        if func is torch.conv2d and len(args) == 7 and not kwargs and args[0].ndim == 4:  # as nn.Conv2d calls it
+        for tensor in tensors if self._tried or self._due else ():
+            self._tried.pop(id(tensor), None)
+            self._sound = self._sound and id(tensor) not in self._due
+        if func is torch.conv2d and len(args) == 7 and not kwargs and _is_plain(args[0]):  # as nn.Conv2d calls it
             return self._convolution(*args)
-        return func(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if _keeps_finite(func, args, kwargs) and all(map(self._knows, tensors)):
+            self._note(output)
+        return output
 
     def _convolution(self, image: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         chain = self.chains.get(id(weight))
-        if chain is not None and chain.bias is bias and chain.rest == rest and (self._finite or not chain.activation):
+        # A ReLU inside a convolution makes NaN a number, and nobody would see it.
+        if chain and chain.serves(image, weight, bias, rest) and (not chain.activation or self._is_finite(image)):
             output = chain(image)
-            self._due[id(output)] = Place(output, chain, 0, image)
+            self._due[id(output)] = Place(output, chain, 0, image, image._version)
+            if self._knows(image):
+                self._note(output)
             return output
         output = torch.conv2d(image, weight, bias, *rest)
         own = isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))  # not made for this call
-        if self._trial and own:
+        if self._trial and own and chain is None:
             last = output.is_contiguous(memory_format=torch.channels_last)
             memory_format = torch.channels_last if last else torch.contiguous_format
-            self._tried[id(output)] = Place(output, Chain(weight, bias, rest, output.dtype, memory_format), 0, image)
+            chain = Chain(weight, bias, rest, _kind(image, weight), output.dtype, memory_format)
+            self._tried[id(output)] = Place(output, chain, 0, image, image._version)
         return output
 
     def _try(self, place: Place, step: Step, output: Tensor) -> Tensor:
         """A step, done, of something that nothing else has taken: it joins the chain if that gives the same."""
-        _, chain, done, image = place
-        suited = done == 0 and not step.training if isinstance(step, Norm) else self._finite
+        tensor, chain, done, image, version = place
+        suited = done == 0 and not step.training if isinstance(step, Norm) else self._is_finite(image)
         longer = replace(chain, steps=(*chain.steps, step))
-        if not suited or (folded := longer.tried(image, output)) is None:
+        if not suited or image._version != version or (folded := longer.tried(image, output)) is None:
             return output
         self.chains[id(chain.weight)] = longer
         if step.writes:
             return output.copy_(folded)
-        self._spend(place)
+        self._spent[id(tensor)], self._cuts[id(tensor)] = tensor, (chain.weight, done)
         if isinstance(step, Norm):
-            self._tried[id(folded)] = Place(folded, longer, done + 1, image)
-        return folded
+            self._tried[id(folded)] = Place(folded, longer, done + 1, image, version)
+        return self._give(folded, self._knows(image))
 
     def _pass(self, place: Place) -> Tensor:
         """A step that is done already: what it got, as another tensor, so that the two can be told apart, unless it writes."""
-        tensor, chain, done, image = place
+        tensor, chain, done, image, version = place
         output = tensor
         if not chain.steps[done].writes:
-            self._spend(place)
+            self._spent[id(tensor)] = tensor
             output = tensor.detach()
         if done + 1 < len(chain.steps):
-            self._due[id(output)] = Place(output, chain, done + 1, image)
+            self._due[id(output)] = Place(output, chain, done + 1, image, version)
+        return self._give(output, self._knows(tensor))
+
+    def _give(self, output: Tensor, finite: bool) -> Tensor:
+        self._given = id(output)
+        if finite:
+            self._note(output)
         return output
 
-    def _spend(self, place: Place) -> None:
-        self._spent[id(place.tensor)], self._spent_at[id(place.tensor)] = place.tensor, (place.chain.weight, place.done)
-
-    def _use(self, *values: Any) -> None:
-        """Something takes these: what the next step alone should have taken is not its own."""
-        for key in map(id, _tensors(values)):
-            self._tried.pop(key, None)
-            if key in self._due or (key in self._spent and not self._trial):
+    def _outlived(self) -> None:
+        """What should be gone is held by someone, who may take it: no chain may pass there."""
+        for key, _ in list(self._spent.items()):
+            if key in self._cuts:  # in the trial it is what it should be: only what comes after is not to be folded
+                weight, done = self._cuts.pop(key)
+                chain = self.chains.pop(id(weight), None)
+                if chain is not None and done > 0:
+                    self.chains[id(weight)] = replace(chain, steps=chain.steps[:done])
+            else:
                 self._sound = False
-            elif key in self._spent:  # the trial's own output is right: only what comes after it is not to be folded
-                self._cut(*self._spent_at[key])
+            self._spent.pop(key, None)
 
-    def _cut(self, weight: Tensor, done: int) -> None:
-        chain = self.chains.pop(id(weight), None)
-        if chain is not None and done > 0:
-            self.chains[id(weight)] = replace(chain, steps=chain.steps[:done])
+    def _is_finite(self, tensor: Tensor) -> bool:
+        if not self._knows(tensor) and _all_finite([tensor]):
+            self._note(tensor)
+        return self._knows(tensor)
+
+    def _knows(self, tensor: Tensor) -> bool:
+        return self._finite.get(id(tensor)) is tensor and self._finite_at[id(tensor)] == tensor._version
+
+    def _note(self, tensor: Tensor) -> None:
+        self._finite[id(tensor)], self._finite_at[id(tensor)] = tensor, tensor._version
 
 
 def _step(func: Any, args: Arguments, kwargs: Named) -> Step | None:
@@ -305,11 +367,31 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, tuple | list):
             yield from _tensors(value)
+        elif isinstance(value, dict):
+            yield from _tensors(value.values())
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether all of it is, and its sum too: that is one pass."""
-    return not tensor.is_floating_point() or bool(tensor.sum().isfinite())
+def _is_plain(image: Tensor) -> bool:
+    """Whether it is a batch, and nothing transforms or differentiates what is done to it."""
+    return image.ndim == 4 and not torch.is_grad_enabled() and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def _kind(image: Tensor, weight: Tensor) -> Arguments:
+    """What decides a convolution's arithmetic and the layout of its output."""
+    last = image.is_contiguous(memory_format=torch.channels_last)
+    return image.dtype, weight.dtype, weight.stride(), last, torch.is_autocast_enabled("cpu")
+
+
+def _keeps_finite(func: Any, args: Arguments, kwargs: Named) -> bool:
+    """Whether it gives finite numbers for finite tensors, short of overflow."""
+    if func in SUMS:
+        return not kwargs and not any(isinstance(arg, float | complex) for arg in args)
+    return func is max_pool2d or (func is pad and not kwargs.get("value"))
+
+
+def _all_finite(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether they are, and the sum of each too: that is one pass."""
+    return all(tensor is None or bool(tensor.sum().isfinite()) for tensor in tensors)
 
 
 def _fuses(dtype: torch.dtype, rest: Arguments) -> bool:

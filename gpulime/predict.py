@@ -63,8 +63,8 @@ class Predictor:
         self.forwards = 0
         self.most = MOST_ROWS
         self.classes: int | None = None
-        self._folding = Folding() if has_conv else None
-        self._folds = False  # whether it is used now
+        self._has_conv = has_conv
+        self._folding: Folding | None = None  # inside `inference`
         self._proven = not has_conv  # whether the memory format is known to suit the model
 
     def device(self, images: Tensor) -> torch.device:
@@ -100,9 +100,6 @@ class Predictor:
         reduced = self.precision != torch.float32
         if device.type == "cpu":
             devices.keep_memory()
-        if self.module is not None and self._folding is not None:
-            self._folds = device.type == "cpu" and Folding.suits(self.module)
-            self._folding.forget()
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
@@ -113,9 +110,12 @@ class Predictor:
             stack.enter_context(torch.autocast(device.type, self.precision if reduced else None, enabled=reduced))
             if self.module is not None and any(training for _, training in flags):
                 self.module.eval()
+            if self.module is not None and self._has_conv and device.type == "cpu" and Folding.suits(self.module):
+                self._folding = Folding()
             try:
                 yield
             finally:
+                self._folding = None
                 for module, training in flags:
                     module.training = training
 
@@ -196,7 +196,8 @@ class Predictor:
         return self._call(rows if self.memory_format is torch.channels_last else rows.contiguous())
 
     def _call(self, rows: Tensor) -> Any:
-        return self._folding(self.model, rows) if self._folds and self._folding is not None else self.model(rows)
+        folding = self._folding
+        return self.model(rows) if folding is None else folding(self.model, rows)
 
 
 def out_of_memory(error: BaseException) -> bool:
