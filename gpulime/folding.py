@@ -33,6 +33,7 @@ LOOKS = {
 }
 WRITING_RELUS = {torch.relu_, Tensor.relu_}
 RELUS = {relu, torch.relu, Tensor.relu, *WRITING_RELUS}
+ACTIVATIONS = {*RELUS, relu6, hardtanh}
 SUMS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, torch.cat}
 
 
@@ -80,16 +81,13 @@ class Activation(NamedTuple):
     writes: bool
 
     @classmethod
-    def of(cls, func: Any, kwargs: Named) -> Activation | None:
-        """From the function that is called and its arguments by name; None for any other function."""
+    def of(cls, func: Any, kwargs: Named) -> Activation:
+        """From the function that is called, one of `ACTIVATIONS`, and its arguments by name."""
         writes = bool(kwargs.get("inplace")) or func in WRITING_RELUS
         if func in RELUS:
             return cls("relu", (), writes)
-        if func is relu6:
-            return cls("hardtanh", (0.0, 6.0), writes)
-        if func is hardtanh:
-            return cls("hardtanh", (float(kwargs["min_val"]), float(kwargs["max_val"])), writes)
-        return None
+        limits = (0.0, 6.0) if func is relu6 else (float(kwargs["min_val"]), float(kwargs["max_val"]))
+        return cls("hardtanh", limits, writes)
 
     def same(self, other: Step) -> bool:
         """Whether ``other`` does the same."""
@@ -97,6 +95,19 @@ class Activation(NamedTuple):
 
 
 Step = Norm | Activation
+
+
+class Folded(NamedTuple):
+    """The weights and biases of a convolution and the BatchNorm behind it.
+
+    ``sources`` are the tensors that they are made of and keep their memory, so that no other can be at its place; ``state`` is
+    theirs.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    sources: list[Tensor]
+    state: list[tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,49 +141,47 @@ class Chain:
         return self.steps[-1] if self.steps and isinstance(self.steps[-1], Activation) else None
 
     @cached_property
-    def folded(self) -> tuple[Tensor, Tensor | None]:
+    def folded(self) -> Folded:
         """The weights with those of the BatchNorm, in the output's dtype."""
         weight, bias = self.weight.detach(), self.bias
         if self.norm is not None:
             weight, bias = self.norm.into(weight, bias)
         weight = weight.to(self.dtype).contiguous(memory_format=self.memory_format)
-        return weight, None if bias is None else bias.detach().to(self.dtype)
+        bias = None if bias is None else bias.detach().to(self.dtype)
+        return Folded(weight, bias, [tensor.detach() for tensor in self.sources()], self.state())
+
+    def sources(self) -> list[Tensor]:
+        """The tensors that are folded."""
+        return [tensor for tensor in (self.weight, self.bias, *(self.norm or ())[:4]) if tensor is not None]
 
     def state(self) -> list[tuple[int, int]]:
-        """What changes where a tensor that is folded is written to, or gets other memory."""
-        tensors = (self.weight, self.bias, *(self.norm or ())[:4])
-        return [(tensor._version, tensor.data_ptr()) for tensor in tensors if tensor is not None]
-
-    @cached_property
-    def was(self) -> list[tuple[int, int]]:
-        """The state that ``folded`` is of."""
-        return self.state()
+        """What changes where one of them is written to, or gets other memory."""
+        return [(tensor._version, tensor.data_ptr()) for tensor in self.sources()]
 
     def serves(self, image: Tensor, weight: Tensor, bias: Tensor | None, rest: Arguments) -> bool:
         """Whether a call is of this convolution, on such an image as in the trial, with weights unchanged since."""
         same = self.weight is weight and self.bias is bias and self.rest == rest
-        return same and self.kind == _kind(image, weight) and self.was == self.state()
+        return same and self.kind == _kind(image, weight) and self.folded.state == self.state()
 
     def __call__(self, image: Tensor) -> Tensor:
         """The convolution and its steps, in one pass."""
         if (activation := self.activation) is None:
-            return torch.conv2d(image, *self.folded, *self.rest)
+            return torch.conv2d(image, *self.folded[:2], *self.rest)
         stride, padding, dilation, groups = self.rest
         shape = [[n, n] if isinstance(n, int) else n for n in (padding, stride, dilation)]
         act = activation.name, list(activation.limits), ""
-        output: Tensor = torch.ops.mkldnn._convolution_pointwise(image.to(self.dtype), *self.folded, *shape, groups, *act)
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise(image.to(self.dtype), *self.folded[:2], *shape, groups, *act)
         return output
 
     def tried(self, image: Tensor, expected: Tensor) -> Tensor | None:
         """What it gives for ``image``, or None where that is not what the steps gave one by one; one row is looked at."""
-        self.was  # noqa: B018  (from now on)
         if expected.numel() == 0 or (self.activation is not None and not _fuses(self.dtype, self.rest)):
             return None
         try:
             output = self(image)
         except RuntimeError:  # no such kernel on this processor
             return None
-        if output.dtype != expected.dtype or output.stride() != expected.stride() or not _all_finite(self.folded):
+        if output.dtype != expected.dtype or output.stride() != expected.stride() or not _all_finite(self.folded[:2]):
             return None
         actual, expected = output[:1], expected[:1]
         difference = (actual - expected).abs().max()  # half of the digits agree; NaN does not
@@ -210,7 +219,7 @@ class Folding(TorchFunctionMode):
         self._finite: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
         self._finite_at: dict[int, int] = {}
         self._given = 0  # the id of what the last step gave
-        self._trial, self._sound = True, True
+        self._trial, self._sound, self._folded = True, True, False
         self._free = Lock()
 
     @staticmethod
@@ -231,7 +240,7 @@ class Folding(TorchFunctionMode):
         """``model(rows)``."""
         if not self._sound or not self._free.acquire(blocking=False):  # or another thread is in it
             return model(rows)
-        trial, version = self._trial, rows._version
+        trial, version, self._folded = self._trial, rows._version, False
         try:
             with self:
                 outputs = model(rows.clone() if trial else rows)  # it may write into them, and be called again
@@ -242,7 +251,7 @@ class Folding(TorchFunctionMode):
         except BaseException as error:
             if trial:
                 self.chains.clear()
-            if not isinstance(error, Exception) or rows._version != version:
+            if not (isinstance(error, Exception) and self._folded and rows._version == version):
                 raise
             outputs = model(rows)  # raises where the error is its own
             self._sound = False
@@ -258,27 +267,26 @@ class Folding(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Arguments = (), kwargs: Named | None = None) -> Any:
         kwargs = kwargs or {}
+        if func in LOOKS:
+            return func(*args, **kwargs)
         if torch.compiler.is_compiling():  # a compiled function in the model: what it takes cannot be seen again
             self._sound = False
             return func(*args, **kwargs)
-        if func in LOOKS:
-            return func(*args, **kwargs)
-        tensors = list(_tensors((*args, *kwargs.values())))
-        if self._spent and [id(tensor) for tensor in tensors] != [self._given]:  # its caller may still hold what it came from
-            self._outlived()
-        if args and (step := _step(func, args, kwargs)) is not None:
+        if self._spent and [id(tensor) for tensor in _tensors((*args, *kwargs.values()))] != [self._given]:
+            self._outlived()  # but for a caller that holds what it is just passing on
+        if (self._tried or self._due) and args and (step := _step(func, args, kwargs)) is not None:
             key = id(args[0])
             if key in self._due and self._due[key].chain.steps[self._due[key].done].same(step):
                 return self._pass(self._due.pop(key))
             if key in self._tried:
                 return self._try(self._tried.pop(key), step, func(*args, **kwargs))
-        for tensor in tensors if self._tried or self._due else ():
+        for tensor in _tensors((*args, *kwargs.values())) if self._tried or self._due else ():
             self._tried.pop(id(tensor), None)
             self._sound = self._sound and id(tensor) not in self._due
         if func is torch.conv2d and len(args) == 7 and not kwargs and _is_plain(args[0]):  # as nn.Conv2d calls it
             return self._convolution(*args)
         output = func(*args, **kwargs)
-        if _keeps_finite(func, args, kwargs) and all(map(self._knows, tensors)):
+        if _keeps_finite(func, args, kwargs) and all(map(self._knows, _tensors((*args, *kwargs.values())))):
             self._note(output)
         return output
 
@@ -286,6 +294,7 @@ class Folding(TorchFunctionMode):
         chain = self.chains.get(id(weight))
         # A ReLU inside a convolution makes NaN a number, and nobody would see it.
         if chain and chain.serves(image, weight, bias, rest) and (not chain.activation or self._is_finite(image)):
+            self._folded = True
             output = chain(image)
             self._due[id(output)] = Place(output, chain, 0, image, image._version)
             if self._knows(image):
@@ -307,7 +316,7 @@ class Folding(TorchFunctionMode):
         longer = replace(chain, steps=(*chain.steps, step))
         if not suited or image._version != version or (folded := longer.tried(image, output)) is None:
             return output
-        self.chains[id(chain.weight)] = longer
+        self.chains[id(chain.weight)], self._folded = longer, True
         if step.writes:
             return output.copy_(folded)
         self._spent[id(tensor)], self._cuts[id(tensor)] = tensor, (chain.weight, done)
@@ -358,7 +367,9 @@ class Folding(TorchFunctionMode):
 
 def _step(func: Any, args: Arguments, kwargs: Named) -> Step | None:
     """What is called, if it can follow a convolution."""
-    return Norm.of(args, kwargs) if func is batch_norm else Activation.of(func, kwargs)
+    if func is batch_norm:
+        return Norm.of(args, kwargs)
+    return Activation.of(func, kwargs) if func in ACTIVATIONS else None
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -904,4 +904,4 @@ def test_models_of_the_field(name, precision):
     activations = sum(chain.activation is not None for chain in folding.chains.values())
     assert (len(folding.chains), activations, norms) == MODELS[name]
     assert_near(folded, expected, 1e-4 if precision is None else 0.2)
-    assert torch.equal(trial, folded)
+    assert_near(trial, folded, 1e-4 if precision is None else 0.2)

@@ -189,7 +189,7 @@ def test_channels_last_is_used_where_the_model_takes_it(cnn, calls, pictures):
     assert all(rows.is_contiguous(memory_format=torch.channels_last) for rows in calls)
     hostile = Flat()
     actual = explain(hostile, pictures())
-    assert hostile.formats == [False] + [True] * 5  # one refusal, then 4 * 20 rows in fives
+    assert hostile.formats in ([False] * n + [True] * 5 for n in (1, 2))  # a refusal, folded or not, then 4 * 20 rows in fives
     assert_near(actual.coefficients, explain(lambda rows: hostile(rows.contiguous()), pictures()).coefficients, 1e-4)
 
 
