@@ -108,6 +108,7 @@ class Folded(NamedTuple):
     bias: Tensor | None
     sources: list[Tensor]
     state: list[tuple[int, int]]
+    is_finite: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +141,13 @@ class Chain:
         """The one at its end."""
         return self.steps[-1] if self.steps and isinstance(self.steps[-1], Activation) else None
 
+    def and_then(self, step: Step) -> Chain:
+        """With another step behind it; an activation leaves the weights as they are."""
+        longer = replace(self, steps=(*self.steps, step))
+        if isinstance(step, Activation):
+            longer.__dict__["folded"] = self.folded
+        return longer
+
     @cached_property
     def folded(self) -> Folded:
         """The weights with those of the BatchNorm, in the output's dtype."""
@@ -148,7 +156,8 @@ class Chain:
             weight, bias = self.norm.into(weight, bias)
         weight = weight.to(self.dtype).contiguous(memory_format=self.memory_format)
         bias = None if bias is None else bias.detach().to(self.dtype)
-        return Folded(weight, bias, [tensor.detach() for tensor in self.sources()], self.state())
+        sources = [tensor.detach() for tensor in self.sources()]
+        return Folded(weight, bias, sources, self.state(), _all_finite([weight, bias]))
 
     def sources(self) -> list[Tensor]:
         """The tensors that are folded."""
@@ -174,14 +183,14 @@ class Chain:
         return output
 
     def tried(self, image: Tensor, expected: Tensor) -> Tensor | None:
-        """What it gives for ``image``, or None where that is not what the steps gave one by one; one row is looked at."""
+        """What it gives for ``image``, or None where the steps one by one give another first row than ``expected`` has."""
         if expected.numel() == 0 or (self.activation is not None and not _fuses(self.dtype, self.rest)):
             return None
         try:
             output = self(image)
         except RuntimeError:  # no such kernel on this processor
             return None
-        if output.dtype != expected.dtype or output.stride() != expected.stride() or not _all_finite(self.folded[:2]):
+        if output.dtype != expected.dtype or output.stride()[1:] != expected.stride()[1:] or not self.folded.is_finite:
             return None
         actual, expected = output[:1], expected[:1]
         difference = (actual - expected).abs().max()  # half of the digits agree; NaN does not
@@ -279,7 +288,7 @@ class Folding(TorchFunctionMode):
             if key in self._due and self._due[key].chain.steps[self._due[key].done].same(step):
                 return self._pass(self._due.pop(key))
             if key in self._tried:
-                return self._try(self._tried.pop(key), step, func(*args, **kwargs))
+                return self._try(self._tried.pop(key), step, lambda tensor: func(tensor, *args[1:], **kwargs))
         for tensor in _tensors((*args, *kwargs.values())) if self._tried or self._due else ():
             self._tried.pop(id(tensor), None)
             self._sound = self._sound and id(tensor) not in self._due
@@ -309,16 +318,19 @@ class Folding(TorchFunctionMode):
             self._tried[id(output)] = Place(output, chain, 0, image, image._version)
         return output
 
-    def _try(self, place: Place, step: Step, output: Tensor) -> Tensor:
-        """A step, done, of something that nothing else has taken: it joins the chain if that gives the same."""
+    def _try(self, place: Place, step: Step, do: Callable[[Tensor], Tensor]) -> Tensor:
+        """A step of something that nothing else has taken: it joins the chain if that gives the same."""
         tensor, chain, done, image, version = place
         suited = done == 0 and not step.training if isinstance(step, Norm) else self._is_finite(image)
-        longer = replace(chain, steps=(*chain.steps, step))
-        if not suited or image._version != version or (folded := longer.tried(image, output)) is None:
-            return output
+        if not suited or image._version != version:
+            return do(tensor)
+        longer = chain.and_then(step)
+        first = do(tensor[:1].clone() if step.writes else tensor[:1])  # in eval mode no row knows of another
+        if (folded := longer.tried(image, first)) is None:
+            return do(tensor)
         self.chains[id(chain.weight)], self._folded = longer, True
         if step.writes:
-            return output.copy_(folded)
+            return tensor.copy_(folded)
         self._spent[id(tensor)], self._cuts[id(tensor)] = tensor, (chain.weight, done)
         if isinstance(step, Norm):
             self._tried[id(folded)] = Place(folded, longer, done + 1, image, version)

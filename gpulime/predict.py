@@ -231,7 +231,7 @@ def checked(outputs: Any, b: int, source: str) -> Tensor:
 class BatchSize:
     """The number of rows per model batch: fixed, or found by timing the queue's own first batches.
 
-    Sizes double from 4 (32 on a GPU) for as long as rows per second rise; each size runs once to warm up and twice for the
+    Sizes double from 8 (32 on a GPU) for as long as rows per second rise; each size runs once to warm up and twice for the
     clock. The rows are real ones, so the search costs no forwards.
     """
 
@@ -281,7 +281,7 @@ class _Trial:
     BYTES = 2**28  # of input rows: beyond, a batch is large for any model
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        self.b = 32 if device.type == "cuda" else 4
+        self.b = 32 if device.type == "cuda" else 8
         self.best, self.rate, self.worse, self.done = self.b, 0.0, 0, False
         self.most = max(self.b, self.BYTES // (4 * shape[0] * shape[1] * shape[2]))
         self.times: list[float] = []

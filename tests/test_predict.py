@@ -349,15 +349,15 @@ def sizes(seconds, most=60, shape=(3, 224, 224)):
     ("seconds", "best"),
     [
         (lambda b: 1 + 0.1 * b, 256),  # ever better, up to 2**28 bytes of rows
-        (lambda b: b + 0.1 * max(0, b - 16) ** 2, 4),
+        (lambda b: b + 0.1 * max(0, b - 16) ** 2, 8),
         (lambda b: 5 + b + max(0, b - 16) ** 2, 16),
-        (lambda b: b * (2 if b == 8 else 1) / min(b, 32), 32),  # one bad size does not end the search
-        (lambda b: b * 0.99 ** b.bit_length(), 4),  # a hundredth is no gain
+        (lambda b: b * (2 if b == 16 else 1) / min(b, 32), 32),  # one bad size does not end the search
+        (lambda b: b * 0.99 ** b.bit_length(), 8),  # a hundredth is no gain
     ],
 )
 def test_auto_finds_the_fastest_size(seconds, best):
     used = sizes(seconds)
-    assert used[:6] == [4, 4, 4, 8, 8, 8]
+    assert used[:6] == [8, 8, 8, 16, 16, 16]
     assert used[-20:] == [best] * 20
 
 
