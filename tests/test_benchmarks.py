@@ -85,7 +85,8 @@ def test_many_images_in_one_queue_are_those_of_lime_s_loop():
 
 
 MISSED = {
-    "lime_tutorial_bfloat16": "3.4 of 4 on a slow day, 4.3 on a fast one: folding BatchNorm into convolutions is to mend it"
+    "lime_tutorial_bfloat16": "3.4 to 4.3 of 4, as the machine's memory is slow or fast that hour",
+    "no_model_captum": "4.2 to 7.3 of 6, the same: a fifth of a second is measured, most of it in memory",
 }
 
 
