@@ -531,6 +531,25 @@ def test_another_layout_later_has_its_own_layout():
     assert_near(folding(model, rows), model(rows))
 
 
+@torch.no_grad()
+def test_what_comes_of_finite_numbers_is_not_looked_through_again(monkeypatch):
+    """Only the rows themselves are: sums and padding of what is finite are finite too."""
+
+    def residual_blocks(m, x):
+        z = m.norm(m.conv(x)).relu()
+        z = m.norm2(m.conv2(z))
+        z += F.pad(z, (0, 0))
+        return m.conv3(z).relu()
+
+    model, looks = lived(Model(residual_blocks)), []
+    model.conv2, model.conv3, model.norm2 = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6).eval()
+    rows, folding = torch.rand(ROWS), Folding()
+    folding(model, rows)
+    monkeypatch.setattr("gpulime.folding.all_finite", lambda tensors: looks.append(tensors) or True)
+    assert_near(folding(model, rows), model(rows))
+    assert [tensors[0] is rows for tensors in looks] == [True]
+
+
 def test_a_network_with_a_view_is_explained():
     """It refuses channels_last, so its first rows are passed twice."""
 
