@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,81 +10,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import batch_norm, hardtanh, relu, relu6
+from torch.nn.functional import pad
+
+from gpulime.border import Border
+from gpulime.steps import Activation, Norm, Step
 
 Arguments = tuple[Any, ...]
-Named = dict[str, Any]
-
-WRITING_RELUS = {torch.relu_, Tensor.relu_}
-RELUS = {relu, torch.relu, Tensor.relu, *WRITING_RELUS}
-ACTIVATIONS = {*RELUS, relu6, hardtanh}
-
-
-class Norm(NamedTuple):
-    """A BatchNorm; every tensor is (channels,)."""
-
-    mean: Tensor
-    var: Tensor
-    weight: Tensor | None
-    bias: Tensor | None
-    eps: float
-    training: bool
-
-    @classmethod
-    def of(cls, args: Arguments, kwargs: Named) -> Norm:
-        """From batch_norm's arguments as it passes them on: input, mean and variance by place, the others by name."""
-        return cls(args[1], args[2], kwargs["weight"], kwargs["bias"], kwargs["eps"], kwargs["training"])
-
-    @property
-    def writes(self) -> bool:
-        """Whether it writes into its input."""
-        return False
-
-    def same(self, other: Step) -> bool:
-        """Whether ``other`` has these very tensors."""
-        if not isinstance(other, Norm):
-            return False
-        return all(mine is its for mine, its in zip(self[:4], other[:4], strict=True)) and self[4:] == other[4:]
-
-    def into(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The weights (channels, ...) and biases (channels,) of a convolution and this, one after the other; float64."""
-        scale = (self.var.double() + self.eps).rsqrt()
-        if self.weight is not None:
-            scale = scale * self.weight
-        shift = -self.mean.double() if bias is None else bias.double() - self.mean
-        shift = shift * scale if self.bias is None else shift * scale + self.bias
-        return weight.double() * scale.view(-1, *[1] * (weight.ndim - 1)), shift
-
-
-class Activation(NamedTuple):
-    """A ReLU or what cuts values off at both ends, by oneDNN's name; ``writes`` where it writes into its input."""
-
-    name: str
-    limits: tuple[float, ...]
-    writes: bool
-
-    @classmethod
-    def of(cls, func: Any, kwargs: Named) -> Activation:
-        """From the function that is called, one of `ACTIVATIONS`, and its arguments by name."""
-        writes = bool(kwargs.get("inplace")) or func in WRITING_RELUS
-        if func in RELUS:
-            return cls("relu", (), writes)
-        limits = (0.0, 6.0) if func is relu6 else (float(kwargs["min_val"]), float(kwargs["max_val"]))
-        return cls("hardtanh", limits, writes)
-
-    def same(self, other: Step) -> bool:
-        """Whether ``other`` does the same."""
-        return self == other
-
-
-Step = Norm | Activation
 
 
 class Folded(NamedTuple):
     """The weights and biases of a convolution and the BatchNorm behind it.
 
     ``sources`` are the tensors that they are made of and keep their memory, so that no other can be at its place; ``state`` is
-    theirs.
+    theirs. Once ``is_packed``, the weight is in the order that suits the images of the first call.
     """
 
     weight: Tensor
@@ -91,6 +30,7 @@ class Folded(NamedTuple):
     sources: list[Tensor]
     state: list[tuple[int, int]]
     is_finite: bool
+    is_packed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +43,7 @@ class Chain:
     rest : stride, padding, dilation, groups
     kind : what its image was like, by `kind_of`
     dtype, memory_format : of its output
+    border : zeros that are put around its image first
     """
 
     weight: Tensor
@@ -111,6 +52,7 @@ class Chain:
     kind: Arguments
     dtype: torch.dtype
     memory_format: torch.memory_format
+    border: Border | None = None
     steps: tuple[Step, ...] = ()
 
     @property
@@ -136,6 +78,8 @@ class Chain:
         weight, bias = self.weight.detach(), self.bias
         if self.norm is not None:
             weight, bias = self.norm.into(weight, bias)
+        if self.border is not None:
+            weight = pad(weight, self.border.widening)
         weight = weight.to(self.dtype).contiguous(memory_format=self.memory_format)
         bias = None if bias is None else bias.detach().to(self.dtype)
         sources = [tensor.detach() for tensor in self.sources()]
@@ -149,24 +93,41 @@ class Chain:
         """What changes where one of them is written to, or gets other memory."""
         return [(tensor._version, tensor.data_ptr()) for tensor in self.sources()]
 
-    def serves(self, image: Tensor, weight: Tensor, bias: Tensor | None, rest: Arguments) -> bool:
+    @property
+    def is_current(self) -> bool:
+        """Whether none of them has changed since."""
+        return self.folded.state == self.state()
+
+    def is_made_of(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` is one of them."""
+        return any(tensor is source for source in self.sources())
+
+    def serves(self, image: Tensor, border: Border | None, weight: Tensor, bias: Tensor | None, rest: Arguments) -> bool:
         """Whether a call is of this convolution, on such an image as in the trial, with weights unchanged since."""
-        same = self.weight is weight and self.bias is bias and self.rest == rest
-        return same and self.kind == kind_of(image, weight) and self.folded.state == self.state()
+        same = self.weight is weight and self.bias is bias and self.rest == rest and self.border == border
+        return same and self.kind == kind_of(image, weight) and self.is_current
 
     def __call__(self, image: Tensor) -> Tensor:
         """The convolution and its steps, in one pass."""
-        if (activation := self.activation) is None:
-            return torch.conv2d(image, *self.folded[:2], *self.rest)
-        stride, padding, dilation, groups = self.rest
-        shape = [[n, n] if isinstance(n, int) else n for n in (padding, stride, dilation)]
-        act = activation.name, list(activation.limits), ""
-        output: Tensor = torch.ops.mkldnn._convolution_pointwise(image.to(self.dtype), *self.folded[:2], *shape, groups, *act)
+        if not self.folded.is_packed:
+            self.__dict__["folded"] = self._packed(image.shape)
+        weight, bias = self.folded[:2]
+        stride, padding, dilation, groups = self._rest_with_border
+        if self.activation is None and not weight.is_mkldnn:
+            return torch.conv2d(image, weight, bias, stride, padding, dilation, groups)
+        act = (self.activation.name, list(self.activation.limits), "") if self.activation else ("none", [], "")
+        way = padding, stride, dilation, groups
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise(image.to(self.dtype), weight, bias, *way, *act)
         return output
+
+    @property
+    def needs_finite(self) -> bool:
+        """Whether it makes something else of a NaN or an infinity: a ReLU inside does, and so does a weight of 0 beside it."""
+        return self.activation is not None or (self.border is not None and any(self.border.widening))
 
     def tried(self, image: Tensor, expected: Tensor) -> Tensor | None:
         """What it gives for ``image``, or None where the steps one by one give another first row than ``expected`` has."""
-        if expected.numel() == 0 or (self.activation is not None and not _fuses(self.dtype, self.rest)):
+        if expected.numel() == 0 or (self.activation is not None and not self._fuses):
             return None
         try:
             output = self(image)
@@ -175,30 +136,46 @@ class Chain:
         if output.dtype != expected.dtype or output.stride()[1:] != expected.stride()[1:] or not self.folded.is_finite:
             return None
         actual, expected = output[:1], expected[:1]
-        difference = (actual - expected).abs().max()  # half of the digits agree; NaN does not
-        near = difference <= torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
+        difference = (actual - expected).abs().amax()  # half of the digits agree; NaN does not
+        near = difference <= torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().amax()
         return output if near else None
 
+    def _packed(self, shape: torch.Size) -> Folded:
+        """With the weights in the order in which oneDNN reads them for such images: else it makes it at every call."""
+        weight = self.folded.weight
+        if self._fuses and self.kind[3] and self.memory_format is torch.channels_last:  # plain planes take another kernel then
+            with contextlib.suppress(RuntimeError):
+                order: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+                stride, padding, dilation, groups = self._rest_with_border
+                weight = order(weight.to_mkldnn(), padding, stride, dilation, groups, list(shape))
+        return self.folded._replace(weight=weight, is_packed=True)
 
-def step_of(func: Any, args: Arguments, kwargs: Named) -> Step | None:
-    """What is called, if it can follow a convolution."""
-    if func is batch_norm:
-        return Norm.of(args, kwargs)
-    return Activation.of(func, kwargs) if func in ACTIVATIONS else None
+    @cached_property
+    def _rest_with_border(self) -> Arguments:
+        """Stride, padding, dilation (each for height and width, or a word) and groups, the border among the padding."""
+        *pairs, groups = self.rest
+        stride, padding, dilation = ([n, n] if isinstance(n, int) else n for n in pairs)
+        if self.border is not None:
+            padding = [n + more for n, more in zip(padding, self.border.padding, strict=True)]
+        return stride, padding, dilation, groups
+
+    @property
+    def _fuses(self) -> bool:
+        """Whether oneDNN does it, from where a convolution comes with an activation inside."""
+        is_there = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+        if any(isinstance(n, str) for n in self.rest) or not is_there:
+            return False
+        here = self.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return self.dtype is torch.float32 or here
 
 
 def kind_of(image: Tensor, weight: Tensor) -> Arguments:
     """What decides a convolution's arithmetic and the layout of its output."""
     last = image.is_contiguous(memory_format=torch.channels_last)
-    return image.dtype, weight.dtype, weight.stride(), last, torch.is_autocast_enabled("cpu")
+    autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+    return image.dtype, weight.dtype, weight.stride(), last, autocast
 
 
 def all_finite(tensors: Sequence[Tensor | None]) -> bool:
     """Whether they are, and the sum of each too: that is one pass."""
     return all(tensor is None or bool(tensor.sum().isfinite()) for tensor in tensors)
-
-
-def _fuses(dtype: torch.dtype, rest: Arguments) -> bool:
-    """Whether PyTorch has a convolution with an activation inside, from oneDNN, for these."""
-    known = dtype in (torch.float32, torch.bfloat16) and not any(isinstance(n, str) for n in rest)
-    return known and bool(torch.backends.mkldnn.enabled) and hasattr(torch.ops.mkldnn, "_convolution_pointwise")

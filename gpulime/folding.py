@@ -3,12 +3,11 @@
 In eval mode BatchNorm is a scale and a shift of each channel, and so are the weights before it; a ReLU costs nothing while a
 value is at hand. Nothing of the model is touched: while it runs, a mode of PyTorch sees each function that it calls. A
 convolution whose output goes to a BatchNorm or a ReLU and nowhere else is, from then on, called so that it does both, and the
-step behind it gives back what it gets.
+step behind it gives back what it gets. So it is with zeros around the image, which a convolution can do without.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from threading import Lock
@@ -19,8 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad
 from torch.overrides import TorchFunctionMode
 
-from gpulime.chain import Arguments, Chain, Named, Norm, Step, all_finite, kind_of, step_of
+from gpulime.border import Border, Bordered, with_borders
+from gpulime.chain import Arguments, Chain, all_finite, kind_of
 from gpulime.errors import check
+from gpulime.of_tensors import OfTensors
+from gpulime.steps import Norm, Step, step_of
 
 # What may be asked of a tensor on its way to the next step; anything else is a use of its values.
 LOOKS = {
@@ -28,6 +30,8 @@ LOOKS = {
     Tensor.size,
     *(getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "layout", "is_cuda", "requires_grad")),
 }
+# What hands out a tensor's memory without a trace of what is written there.
+BARES_MEMORY = {Tensor.data.__get__, Tensor.numpy}  # type: ignore[attr-defined]
 JOINS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, torch.cat}
 
 
@@ -40,34 +44,60 @@ class Place(NamedTuple):
     image: Tensor
     version: int
 
+    def is_before(self, step: Step) -> bool:
+        """Whether ``step`` comes next in the chain, with the weights that it has been folded with."""
+        return self.chain.steps[self.done].same(step) and self.chain.is_current
+
+
+class Inner(NamedTuple):
+    """An image that has been given a border, and its version and that of the bordered one then."""
+
+    image: Tensor
+    border: Border
+    version: int
+    outer: int
+
+    def is_in(self, bordered: Tensor) -> bool:
+        """Whether both are still what they were."""
+        made = isinstance(bordered, Bordered) and bordered.is_made  # it may have been written to
+        return not made and self.image._version == self.version and bordered._version == self.outer
+
+
+class Cut(NamedTuple):
+    """Where the chain of a convolution's weight ends if what is between its steps has another use: after so many of them."""
+
+    weight: Tensor
+    done: int
+
 
 class Folding(TorchFunctionMode):
     """How one model's convolutions are called, for as long as its weights are what they are.
 
     The first rows are its trial: each step is done both ways there, and stands only if both give the same and what is between
     goes nowhere else: it must be gone when the next function is called. Where something of the kind happens later (a branch
-    that takes it), that call is made again without, and so are all that follow; so a model may see one call more.
+    that takes it), that call is made again without, and so are all that follow; so a model may see one call more, and what
+    it keeps of the first one may be wrong.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.chains: dict[int, Chain] = {}  # by the id of the convolution's weight, which the chain keeps alive
-        # By the id of a tensor: on its way to the next step, in the trial or later; what has been there, and what to cut then
-        # if it is held; what is known to be finite, at a version of it.
+        # By the id of a tensor: on its way to the next step, in the trial or later.
         self._tried: dict[int, Place] = {}
         self._due: dict[int, Place] = {}
-        self._spent: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
-        self._cuts: dict[int, tuple[Tensor, int]] = {}
-        self._finite: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
-        self._finite_at: dict[int, int] = {}
+        self._spent: OfTensors[Cut | None] = OfTensors()  # has been between two steps; where to cut, in the trial
+        self._finite: OfTensors[int] = OfTensors()  # known to be finite, at a version of it
+        self._bordered: OfTensors[Inner] = OfTensors()  # has a border, which a convolution may take that is called next
+        self._stand_ins: OfTensors[None] = OfTensors()  # all that have been given out in place of those
         self._given = 0  # the id of what the last step gave
-        self._trial, self._sound, self._folded = True, True, False
+        self._trial, self._sound, self._folded, self._borders = True, True, False, False
         self._free = Lock()
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
         """Whether all that ``module`` does can be seen, and no hook of the user's looks between its layers."""
-        if torch.nn.modules.module._has_any_global_hook() or torch._C._len_torch_function_stack() > 0:
+        everywhere = nn.modules.module
+        if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks or torch._C._len_torch_function_stack() > 0:
             return False
         return not any(
             part._forward_hooks
@@ -87,7 +117,10 @@ class Folding(TorchFunctionMode):
             with self:
                 outputs = model(rows.clone() if trial else rows)  # it may write into them, and be called again
             self._outlived()
+            # The next step may come in another call, or where nobody sees it, and what has its border to come must not leave.
+            self._sound = self._sound and not self._due and not self._stand_ins
             if trial and self._sound:
+                self._borders = any(chain.border for chain in self.chains.values())
                 self._trial, self._sound = False, bool(self.chains)  # where there are none, nothing is to be won
                 return outputs
         except BaseException as error:
@@ -99,7 +132,7 @@ class Folding(TorchFunctionMode):
             self._sound = False
             return outputs
         finally:
-            for table in (self._tried, self._due, self._spent, self._cuts, self._finite, self._finite_at):
+            for table in (self._tried, self._due, self._spent, self._finite, self._bordered, self._stand_ins):
                 table.clear()
             self._free.release()
         if self._sound:
@@ -107,48 +140,84 @@ class Folding(TorchFunctionMode):
         check(rows._version == version, "the model changes its ways and writes into its input: take one that copies")
         return model(rows)
 
-    def __torch_function__(self, func: Any, types: Any, args: Arguments = (), kwargs: Named | None = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Arguments = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        if func in LOOKS:
-            return func(*args, **kwargs)
         if torch.compiler.is_compiling():  # a compiled function in the model: what it takes cannot be seen again
             self._sound = False
             return func(*args, **kwargs)
+        if func in LOOKS:
+            return func(*args, **kwargs)
+        if self._bordered and not (func is torch.conv2d and args and self._bordered.get(args[0]) is not None):
+            self._make_borders()
+        if func in BARES_MEMORY:
+            self.chains = {key: chain for key, chain in self.chains.items() if not chain.is_made_of(args[0])}
         if self._spent and [id(tensor) for tensor in _tensors((*args, *kwargs.values()))] != [self._given]:
             self._outlived()  # but for a caller that holds what it is just passing on
         if (self._tried or self._due) and args and (step := step_of(func, args, kwargs)) is not None:
             key = id(args[0])
-            if key in self._due and self._due[key].chain.steps[self._due[key].done].same(step):
+            if key in self._due and not torch.is_grad_enabled() and self._due[key].is_before(step):
                 return self._pass(self._due.pop(key))
-            if key in self._tried:
+            if key in self._tried and not torch.is_grad_enabled():
                 return self._try(self._tried.pop(key), step, lambda tensor: func(tensor, *args[1:], **kwargs))
         for tensor in _tensors((*args, *kwargs.values())) if self._tried or self._due else ():
             self._tried.pop(id(tensor), None)
             self._sound = self._sound and id(tensor) not in self._due
-        if func is torch.conv2d and len(args) == 7 and not kwargs and _is_plain(args[0]):  # as nn.Conv2d calls it
+        if func is torch.conv2d and len(args) == 7 and not kwargs and _is_bare(args[0]):  # as nn.Conv2d calls it
             return self._convolution(*args)
+        if func is pad and (self._trial or self._borders) and (bordered := self._with_border(args, kwargs)) is not None:
+            return bordered
+        return self._call(func, args, kwargs)
+
+    def _call(self, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+        if self._stand_ins:  # PyTorch would ask for the real ones by itself, but that takes a second of imports
+            args, kwargs = with_borders(args), with_borders(kwargs)
         finite = _keeps_finite(func, args, kwargs) and all(map(self._knows, _tensors((*args, *kwargs.values()))))
         output = func(*args, **kwargs)
         if finite:
             self._note(output)
         return output
 
+    def _with_border(self, args: Arguments, kwargs: dict[str, Any]) -> Tensor | None:
+        """What `pad` gives: the real one in the trial, and then one that is made if anything but its convolution needs it."""
+        border = Border.of(args, kwargs)
+        image_is_plain = bool(args) and type(args[0]) is Tensor and _is_bare(args[0])
+        if border is None or not image_is_plain or not _is_channels_last(args[0]):
+            return None
+        self._folded = True
+        image, output = args[0], pad(*args, **kwargs) if self._trial else Bordered(args[0], border)
+        self._bordered[output] = Inner(image, border, image._version, output._version)
+        if isinstance(output, Bordered):
+            self._stand_ins[output] = None
+        if self._knows(image):
+            self._note(output)
+        return output
+
+    def _make_borders(self) -> None:
+        """No convolution takes them: from now on their images may change."""
+        for tensor in self._bordered.tensors():
+            if isinstance(tensor, Bordered):
+                tensor.made()
+        self._bordered.clear()
+
     def _convolution(self, image: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        chain = self.chains.get(id(weight))
+        chain, whole, border, inner = self.chains.get(id(weight)), image, None, self._bordered.get(image)
+        if inner is not None and inner.is_in(whole) and inner.border.fits(weight, *rest[1:]):
+            image, border = inner.image, inner.border
+        else:
+            image = with_borders(whole)
         # A ReLU inside a convolution makes NaN a number, and nobody would see it.
-        if chain and chain.serves(image, weight, bias, rest) and (not chain.activation or self._is_finite(image)):
+        if chain and chain.serves(image, border, weight, bias, rest) and (not chain.needs_finite or self._is_finite(image)):
             self._folded = True
             output = chain(image)
             self._due[id(output)] = Place(output, chain, 0, image, image._version)
             if self._knows(image):
                 self._note(output)
             return output
-        output = torch.conv2d(image, weight, bias, *rest)
-        own = isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))  # not made for this call
+        output = torch.conv2d(with_borders(whole), weight, bias, *rest)
+        own = type(weight) is nn.Parameter and (bias is None or type(bias) is nn.Parameter)  # not made for this call
         if self._trial and own and chain is None:
-            last = output.is_contiguous(memory_format=torch.channels_last)
-            memory_format = torch.channels_last if last else torch.contiguous_format
-            chain = Chain(weight, bias, rest, kind_of(image, weight), output.dtype, memory_format)
+            memory_format = torch.channels_last if _is_channels_last(output) else torch.contiguous_format
+            chain = Chain(weight, bias, rest, kind_of(image, weight), output.dtype, memory_format, border)
             self._tried[id(output)] = Place(output, chain, 0, image, image._version)
         return output
 
@@ -165,7 +234,7 @@ class Folding(TorchFunctionMode):
         self.chains[id(chain.weight)], self._folded = longer, True
         if step.writes:
             return tensor.copy_(folded)
-        self._spent[id(tensor)], self._cuts[id(tensor)] = tensor, (chain.weight, done)
+        self._spent[tensor] = Cut(chain.weight, done)
         if isinstance(step, Norm):
             self._tried[id(folded)] = Place(folded, longer, done + 1, image, version)
         return self._give(folded, self._knows(image))
@@ -175,7 +244,7 @@ class Folding(TorchFunctionMode):
         tensor, chain, done, image, version = place
         output = tensor
         if not chain.steps[done].writes:
-            self._spent[id(tensor)] = tensor
+            self._spent[tensor] = None
             output = tensor.detach()
         if done + 1 < len(chain.steps):
             self._due[id(output)] = Place(output, chain, done + 1, image, version)
@@ -189,15 +258,15 @@ class Folding(TorchFunctionMode):
 
     def _outlived(self) -> None:
         """What should be gone is held by someone, who may take it: no chain may pass there."""
-        for key, _ in list(self._spent.items()):
-            if key in self._cuts:  # in the trial it is what it should be: only what comes after is not to be folded
-                weight, done = self._cuts.pop(key)
-                chain = self.chains.pop(id(weight), None)
-                if chain is not None and done > 0:
-                    self.chains[id(weight)] = replace(chain, steps=chain.steps[:done])
-            else:
+        for cut in self._spent.values():
+            if cut is None:
                 self._sound = False
-            self._spent.pop(key, None)
+                continue
+            # In the trial it is what it should be: only what comes after is not to be folded.
+            chain = self.chains.pop(id(cut.weight), None)
+            if chain is not None and cut.done > 0:
+                self.chains[id(cut.weight)] = replace(chain, steps=chain.steps[: cut.done])
+        self._spent.clear()
 
     def _is_finite(self, tensor: Tensor) -> bool:
         if not self._knows(tensor) and all_finite([tensor]):
@@ -205,10 +274,11 @@ class Folding(TorchFunctionMode):
         return self._knows(tensor)
 
     def _knows(self, tensor: Tensor) -> bool:
-        return self._finite.get(id(tensor)) is tensor and self._finite_at[id(tensor)] == tensor._version
+        return (version := self._finite.get(tensor)) is not None and version == tensor._version
 
     def _note(self, tensor: Tensor) -> None:
-        self._finite[id(tensor)], self._finite_at[id(tensor)] = tensor, tensor._version
+        if not tensor.is_inference():  # it keeps no versions
+            self._finite[tensor] = tensor._version
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -221,12 +291,19 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value.values())
 
 
-def _is_plain(image: Tensor) -> bool:
-    """Whether it is a batch, and nothing transforms or differentiates what is done to it."""
-    return image.ndim == 4 and not torch.is_grad_enabled() and torch._C._functorch.peek_interpreter_stack() is None
+def _is_bare(image: Tensor) -> bool:
+    """Whether it is a batch, and nothing transforms, differentiates or watches what is done to it."""
+    if type(image) not in (Tensor, Bordered) or image.ndim != 4 or image.is_inference() or torch.is_inference_mode_enabled():
+        return False
+    watched = torch._C._functorch.peek_interpreter_stack() is not None or torch._C._len_torch_dispatch_stack() > 0
+    return not watched and not torch.is_grad_enabled()
 
 
-def _keeps_finite(func: Any, args: Arguments, kwargs: Named) -> bool:
+def _is_channels_last(image: Tensor) -> bool:
+    return image.is_contiguous(memory_format=torch.channels_last)
+
+
+def _keeps_finite(func: Any, args: Arguments, kwargs: dict[str, Any]) -> bool:
     """Whether it gives finite numbers for finite tensors, short of overflow."""
     if func in JOINS:
         return not kwargs and not any(isinstance(arg, float | complex) for arg in args)

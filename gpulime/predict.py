@@ -13,7 +13,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +98,6 @@ class Predictor:
     @contextmanager
     def inference(self, device: torch.device) -> Iterator[None]:
         """Eval mode, no gradients, the asked precision; everything is put back as it was."""
-        flags = [(m, m.training) for m in self.module.modules()] if self.module is not None else []
         reduced = self.precision != torch.float32
         if device.type == "cpu":
             devices.keep_memory()
@@ -108,16 +109,14 @@ class Predictor:
             torch.clear_autocast_cache()
             stack.callback(torch.clear_autocast_cache)
             stack.enter_context(torch.autocast(device.type, self.precision if reduced else None, enabled=reduced))
-            if self.module is not None and any(training for _, training in flags):
-                self.module.eval()
+            if self.module is not None:
+                stack.enter_context(_evaluating(self.module))
             if self.module is not None and self._has_conv and device.type == "cpu" and Folding.suits(self.module):
                 self._folding = Folding()
             try:
                 yield
             finally:
                 self._folding = None
-                for module, training in flags:
-                    module.training = training
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Outputs of the model for (b, c, h, w) rows: (b, classes) float32 (float64 if the model's are), activated.
@@ -200,6 +199,30 @@ class Predictor:
         return self.model(rows) if folding is None else folding(self.model, rows)
 
 
+_in_eval: WeakKeyDictionary[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
+_in_eval_lock = Lock()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode; the last of the threads that are in it puts the modes of all parts back."""
+    with _in_eval_lock:
+        users, modes = _in_eval.get(module) or (0, [(part, part.training) for part in module.modules()])
+        if any(training for _, training in modes):
+            module.eval()
+        _in_eval[module] = users + 1, modes
+    try:
+        yield
+    finally:
+        with _in_eval_lock:
+            users, modes = _in_eval.pop(module)
+            if users > 1:
+                _in_eval[module] = users - 1, modes
+            else:
+                for part, training in modes:
+                    part.training = training
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether that is what happened; CuPy raises a MemoryError, torch's CPU allocator a RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
@@ -231,7 +254,7 @@ def checked(outputs: Any, b: int, source: str) -> Tensor:
 class BatchSize:
     """The number of rows per model batch: fixed, or found by timing the queue's own first batches.
 
-    Sizes double from 8 (32 on a GPU) for as long as rows per second rise; each size runs once to warm up and twice for the
+    Sizes double from 10 (32 on a GPU) for as long as rows per second rise; each size runs once to warm up and twice for the
     clock. The rows are real ones, so the search costs no forwards.
     """
 
@@ -276,12 +299,13 @@ class BatchSize:
 class _Trial:
     """The search for one shape, precision and device."""
 
-    PATIENCE = 2  # sizes in a row that bring nothing before the search ends
     GAIN = 1.03
     BYTES = 2**28  # of input rows: beyond, a batch is large for any model
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        self.b = 32 if device.type == "cuda" else 8
+        # On a CPU 10 rows, as lime has it, keep a few cores busy, and for every further size oneDNN makes all its kernels anew;
+        # so there the first that brings nothing ends the search, and on a GPU the second in a row.
+        self.b, self.patience = (32, 2) if device.type == "cuda" else (10, 1)
         self.best, self.rate, self.worse, self.done = self.b, 0.0, 0, False
         self.most = max(self.b, self.BYTES // (4 * shape[0] * shape[1] * shape[2]))
         self.times: list[float] = []
@@ -297,4 +321,4 @@ class _Trial:
             self.worse += 1
         self.times = []
         self.b *= 2
-        self.done = self.worse >= self.PATIENCE or self.b > self.most
+        self.done = self.worse >= self.patience or self.b > self.most

@@ -154,12 +154,12 @@ class Queue(Generic[T]):
         self.progress = progress or (lambda b: None)
         self.flights: deque[Flight] = deque()
 
-    def put(self, flight: Flight) -> Iterator[T]:
-        """Take in images, pass full model batches, and give each flight as soon as it is finished."""
+    def put(self, flight: Flight, is_last: bool = False) -> Iterator[T]:
+        """Take in images, pass full model batches, or all of them after the last, and give each flight when it is finished."""
         if self.flights and flight.kind != self.flights[0].kind:
             yield from self.finish()
         self.flights.append(flight)
-        yield from self._run(full=True)
+        yield from self._run(full=not is_last)
 
     def finish(self) -> Iterator[T]:
         """Pass what is left; the last model batch may be smaller."""

@@ -7,12 +7,14 @@ import gc
 import pickle
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpulime import Explainer
 from gpulime.folding import Folding
@@ -453,7 +455,108 @@ def asserting(m, x):
     return m.norm(y)
 
 
+def twice_and_held(between):
+    """The convolution is used again and that output held; what lies between decides which address it gets."""
+
+    def way(m, x):
+        a = m.norm(m.conv(x))
+        held = [x.mean() for _ in range(between)]
+        if between % 2:
+            m.tail(x)
+        y = m.conv(x)
+        z = m.norm(y)
+        return a + z + y + 0 * sum(held)
+
+    return way
+
+
+def conditional_norm(m, x):
+    y = m.conv(x)
+    m.norm.weight.copy_(x.mean((0, 2, 3)).repeat(2)[:6] * 3)
+    return m.norm(y)
+
+
+def to_keep(m, x):
+    m.last = m.conv(x)
+    return torch.zeros(len(x), 6, 1, 1)
+
+
+def kept_from_before(m, x):
+    return m.norm(m.conv(x)) + m.last
+
+
+def in_another_thread(m, x):
+    y = m.conv(x)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.no_grad()(m.norm), y).result()
+
+
+def scripted_instead(m, x):
+    return SCRIPTED(m.conv(x), m.norm.running_mean, m.norm.running_var)
+
+
+def weight_data(m, x):
+    m.conv.weight.data.mul_(1.5)
+    return m.norm(m.conv(x))
+
+
+def statistics_data(m, x):
+    m.norm.running_mean.data.add_(0.5)
+    return m.norm(m.conv(x))
+
+
+def statistics_array(m, x):
+    m.norm.running_mean.numpy()[:] += 1
+    return m.norm(m.conv(x))
+
+
+class Clipping(torch.Tensor):
+    """What BatchNorm and ReLU give of it is cut off, as where the ranges of activations are watched over."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        output = super().__torch_function__(func, types, args, kwargs or {})
+        return output.clamp(max=0.5) if func in (F.batch_norm, torch.relu, torch.Tensor.relu) else output
+
+
+class ClippingMode(TorchDispatchMode):
+    """The same from below."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        return output.clamp(max=0.5) if "relu" in str(func) else output
+
+
+def subclass(m, x):
+    return m.norm(m.conv((x * (5 if m.turn else 0.01)).as_subclass(Clipping))).relu().as_subclass(torch.Tensor)
+
+
+def watched(m, x):
+    with ClippingMode():
+        return m.norm(m.conv(x * (5 if m.turn else 0.01))).relu()
+
+
+def adapting(m, x):
+    y = m.conv(x)
+    with torch.enable_grad():
+        z = m.norm(y)
+        z.square().mean().backward()
+    gradient, m.norm.weight.grad = m.norm.weight.grad.mean(), None
+    return z.detach() + gradient
+
+
 STRANGE = {
+    **{f"twice and held, {between} between": [twice_and_held(between)] for between in range(12)},
+    "a conditional norm": [conditional_norm],
+    "kept for the next call": [plain, to_keep, kept_from_before],
+    "in another thread later": [plain, in_another_thread],
+    "a scripted function instead later": [plain, scripted_instead],
+    "weights written as data": [weight_data],
+    "statistics written as data": [statistics_data],
+    "statistics written as an array": [statistics_array],
+    "a subclass of tensors": [subclass],
+    "a dispatch mode inside": [watched],
+    "a gradient from the norm on": [adapting],
     "out of order": [out_of_order],
     "writes later": [plain, halved],
     "remembers": [to_remember, remembering],
@@ -483,7 +586,7 @@ STRANGE = {
 @torch.no_grad()
 def test_strange_models_give_what_they_give(way):
     global SCRIPTED
-    SCRIPTED = torch.jit.script(doubled) if "scripted" in way else None
+    SCRIPTED = torch.jit.script(normed if "instead" in way else doubled) if "scripted" in way else None
     bare = lived(Model(strange(*STRANGE[way])))
     folded, folding = copy.deepcopy(bare), Folding()
     for turn in range(4):
@@ -494,6 +597,52 @@ def test_strange_models_give_what_they_give(way):
 
 def doubled(y):
     return y * 2
+
+
+def normed(y: torch.Tensor, mean: torch.Tensor, var: torch.Tensor):
+    return torch.relu((y - mean[:, None, None]) * torch.rsqrt(var[:, None, None]))
+
+
+def test_a_model_in_inference_mode_of_its_own_is_explained():
+    """Tensors made there keep no versions, by which changes would be seen."""
+
+    class Inferring(Model):
+        forward = torch.inference_mode()(Model.forward)
+
+    model, images = lived(Inferring(plain)), torch.rand(1, 4, 8, 8)
+    inferring = Explainer(copy.deepcopy(model), n_samples=20, segments=Grid(2, 2)).explain(images)
+    model.__class__ = Model
+    bare = Explainer(model, n_samples=20, segments=Grid(2, 2)).explain(images)
+    assert_near(inferring.coefficients, bare.coefficients, 1e-3)  # they are small
+
+
+class Wrapped(torch.Tensor):
+    """A weight as a quantisation library has it: it knows what a convolution needs, and no more."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, strides=inner.stride(), dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if "detach" in str(func):
+            return cls(args[0].inner)
+        if "convolution" in str(func):
+            return func(*[arg.inner if isinstance(arg, cls) else arg for arg in args], **(kwargs or {}))
+        raise TypeError(f"{func} is not known to it")
+
+
+@torch.no_grad()
+def test_a_weight_of_another_kind_is_left_alone():
+    model = lived(Model(plain))
+    model.conv.weight = nn.Parameter(Wrapped(model.conv.weight.detach()), requires_grad=False)
+    expected, trial, folded, folding = twice(model)
+    assert torch.equal(trial[:, :6], expected[:, :6])
+    assert_near(folded, expected)
+    assert len(folding.chains) == 1
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError, ZeroDivisionError])

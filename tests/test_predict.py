@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 
 from gpulime import Explainer
 from gpulime.errors import GpulimeError
+from gpulime.folding import Folding
 from gpulime.predict import BatchSize, Predictor
 from gpulime.segments import Grid
 
@@ -330,13 +333,14 @@ def test_work_is_done_where_the_model_is(device, cnn, pictures):
     assert_near(explanations.cpu().coefficients, expected.coefficients, 1e-4)
 
 
-def sizes(seconds, most=60, shape=(3, 224, 224)):
+def sizes(seconds, device="cpu", most=60, shape=(3, 224, 224)):
     """The sizes that "auto" passes while a batch of b rows takes ``seconds(b)``."""
     batch_size, used = BatchSize("auto"), []
-    kind = shape, torch.float32, torch.device("cpu")
+    kind = shape, torch.float32, torch.device(device)
     clock = SimpleNamespace(now=0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gpulime.predict.time", SimpleNamespace(perf_counter=lambda: clock.now))
+        patch.setattr("gpulime.device.synchronize", lambda device: None)
         for _ in range(most):
             b = batch_size.get(*kind)
             with batch_size.timed(b, *kind):
@@ -346,18 +350,19 @@ def sizes(seconds, most=60, shape=(3, 224, 224)):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "best"),
+    ("device", "seconds", "best"),
     [
-        (lambda b: 1 + 0.1 * b, 256),  # ever better, up to 2**28 bytes of rows
-        (lambda b: b + 0.1 * max(0, b - 16) ** 2, 8),
-        (lambda b: 5 + b + max(0, b - 16) ** 2, 16),
-        (lambda b: b * (2 if b == 16 else 1) / min(b, 32), 32),  # one bad size does not end the search
-        (lambda b: b * 0.99 ** b.bit_length(), 8),  # a hundredth is no gain
+        ("cpu", lambda b: 1 + 0.1 * b, 320),  # ever better, up to 2**28 bytes of rows
+        ("cpu", lambda b: b + 0.1 * max(0, b - 20) ** 2, 10),
+        ("cpu", lambda b: 5 + b + max(0, b - 20) ** 2, 20),
+        ("cpu", lambda b: b * 0.99 ** b.bit_length(), 10),  # a hundredth is no gain
+        ("cuda", lambda b: 1 + 0.1 * b, 256),
+        ("cuda", lambda b: b * (2 if b == 64 else 1) / min(b, 128), 128),  # one bad size does not end the search
     ],
 )
-def test_auto_finds_the_fastest_size(seconds, best):
-    used = sizes(seconds)
-    assert used[:6] == [8, 8, 8, 16, 16, 16]
+def test_auto_finds_the_fastest_size(device, seconds, best):
+    used, start = sizes(seconds, device), 10 if device == "cpu" else 32
+    assert used[:6] == [start] * 3 + [2 * start] * 3
     assert used[-20:] == [best] * 20
 
 
@@ -442,3 +447,40 @@ def test_a_softmax_inside_is_noticed_in_every_dtype(dtype, pictures):
 
     with pytest.warns(UserWarning, match="pass activation=None"):
         explain(model, pictures())
+
+
+def test_two_threads_leave_a_training_model_as_it_was(cnn):
+    """The first to end must not put the second's model back into training mode, where BatchNorm learns."""
+    model, inside, done = cnn.train(), threading.Barrier(2), threading.Event()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def first():
+        with Predictor(model, None, "float32", None).inference(torch.device("cpu")):
+            inside.wait(20)
+        done.set()
+
+    def second():
+        predictor = Predictor(model, None, "float32", None)
+        with predictor.inference(torch.device("cpu")):
+            inside.wait(20)
+            assert done.wait(20)
+            predictor(torch.rand(4, 3, 16, 16))
+
+    with ThreadPoolExecutor(2) as pool:
+        for work in [pool.submit(first), pool.submit(second)]:
+            work.result()
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_is_folded_serves_to_the_last_row(monkeypatch, cnn, pictures):
+    made = []
+
+    class Counted(Folding):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr("gpulime.predict.Folding", Counted)
+    explain(cnn, pictures(2), n_samples=33, batch_size=16)
+    assert len(made) == 1
