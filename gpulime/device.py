@@ -15,6 +15,10 @@ import torch
 
 from gpulime.errors import GpulimeError
 
+OLDEST = 7, 5  # the compute capability that kernels are written for, and later ones
+
+_PYTORCH = "pip install --force-reinstall torch torchvision"
+_DRIVER = "check nvidia-smi, and install a newer driver from nvidia.com/drivers"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -27,9 +31,68 @@ def installed(package: str) -> str | None:
 
 
 @cache
-def cupy_version() -> str | None:
-    """The version of whichever CuPy wheel is installed, or None."""
-    return next((found for name in ("cupy-cuda12x", "cupy-cuda13x", "cupy") if (found := installed(name))), None)
+def cupy_wheels() -> dict[str, str]:
+    """The CuPy packages that are installed, with their versions."""
+    return {name: found for name in ("cupy-cuda12x", "cupy-cuda13x", "cupy") if (found := installed(name))}
+
+
+def cupy_extra() -> str | None:
+    """The extra of gpulime that brings the CuPy of torch's CUDA, or None where there is none."""
+    major = (torch.version.cuda or "").split(".")[0]
+    return f"cuda{major}" if major in ("12", "13") else None
+
+
+@cache
+def kernels_missing(device: torch.device) -> str | None:
+    """Why the kernels cannot run on ``device``, with the command that mends it; None where they can."""
+    instead = f"PyTorch operations do the work of the kernels on {device}, more slowly"
+    if device.type != "cuda" or torch.version.hip:
+        return f"{instead}: kernels are for NVIDIA GPUs"
+    extra = cupy_extra()
+    if extra is None:
+        found = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+        return f"{instead}: this PyTorch is {found}, kernels need one for CUDA 12 or 13: {_PYTORCH}"
+    if not torch.cuda.is_available():
+        return f"{instead}: PyTorch sees no driver that serves CUDA {torch.version.cuda}: {_DRIVER}"
+    if (reason := _cupy_missing(extra)) is not None:
+        return f"{instead}: {reason}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST:
+        found, oldest = (".".join(map(str, pair)) for pair in (capability, OLDEST))
+        name = torch.cuda.get_device_name(device)
+        return (
+            f"{instead}: {name} is of compute capability {found}, and kernels need {oldest} or later; no package changes that"
+        )
+    return None
+
+
+def _cupy_missing(extra: str) -> str | None:
+    """What is wrong with CuPy, and the command that mends it; None where nothing is."""
+    wheels, wanted, install = cupy_wheels(), f"cupy-{extra}x", f'pip install "gpulime[{extra}]"'
+    if not wheels:
+        return f"CuPy is not installed: {install}"
+    others = [name for name in wheels if name != wanted]
+    if wanted in wheels and others:
+        remove = f"pip uninstall -y {' '.join(others)}"
+        return f"{' and '.join(others)} is in the way of {wanted}: {remove} && pip install --force-reinstall {wanted}"
+    name, found = next(iter(wheels.items()))
+    change = f"pip uninstall -y {' '.join(wheels)} && {install}"
+    if name in ("cupy-cuda12x", "cupy-cuda13x") and name != wanted:
+        return f"{name} is installed and PyTorch is for CUDA {torch.version.cuda}: {change}"
+    try:
+        import cupy
+
+        cupy.cuda.nvrtc.getVersion()  # it is there to compile
+        major, driver = (get() // 1000 for get in (cupy.cuda.runtime.runtimeGetVersion, cupy.cuda.runtime.driverGetVersion))
+    except Exception as error:  # a library that CuPy misses shows in as many ways as there are libraries
+        return f"CuPy {found} does not start ({type(error).__name__}: {error}): pip install --force-reinstall {wanted}"
+    if f"cuda{major}" != extra:
+        return f"{name} is for CUDA {major} and PyTorch for CUDA {torch.version.cuda}: {change}"
+    if driver < major:
+        return f"the driver serves CUDA {driver} and CuPy is for CUDA {major}: {_DRIVER}"
+    if not hasattr(cupy.cuda.Stream, "from_external"):
+        return f'CuPy {found} is too old: pip install --upgrade "{name}>=14"'
+    return None
 
 
 def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -85,28 +148,28 @@ def synchronize(device: torch.device) -> None:
 
 def describe() -> dict[str, Any]:
     """What this machine has, which path will run on it, and the command that would make it faster."""
-    cuda = torch.version.cuda
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    extra = f"cuda{cuda.split('.')[0]}" if cuda and cuda.split(".")[0] in ("12", "13") else None
+    missing = kernels_missing(torch.device("cuda"))
+    wheels = ", ".join(f"{name} {found}" for name, found in cupy_wheels().items())
     if gpu is None:
         path = f"PyTorch on the CPU, {torch.get_num_threads()} threads"
         advice = (
-            "no GPU is visible to PyTorch: check nvidia-smi and the driver, or run on a machine that has one"
-            if cuda
-            else "this build of PyTorch has no CUDA: pip install --force-reinstall torch torchvision"
+            f"no GPU is visible to PyTorch: {_DRIVER}, or run on a machine that has one"
+            if torch.version.cuda
+            else f"this build of PyTorch has no CUDA: {_PYTORCH}"
         )
     else:
-        path = f"PyTorch operations on {gpu}"
-        advice = "nothing faster is available in this version"
+        path = f"PyTorch operations on {gpu}" if missing else f"kernels compiled by CuPy on {gpu}"
+        advice = missing or "nothing faster is available in this version"
     return {
         "python": platform.python_version(),
         "gpulime": installed("gpulime"),
         "torch": torch.__version__,
         "torchvision": installed("torchvision"),
         "skimage": installed("scikit-image"),
-        "cuda": cuda,
+        "cuda": torch.version.cuda,
         "gpu": gpu,
-        "cupy": cupy_version() or (f'not installed (extra {extra}: pip install "gpulime[{extra}]")' if extra else None),
+        "cupy": wheels or (f'not installed: pip install "gpulime[{extra}]"' if (extra := cupy_extra()) else None),
         "path": path,
         "advice": advice,
     }

@@ -124,6 +124,11 @@ class Explainer:
         self.batch_size = BatchSize(batch_size)
         self._warned: set[str] = set()
 
+    @property
+    def device(self) -> torch.device:
+        """Where images that come on the CPU are explained."""
+        return self.predictor.device(torch.empty(0))
+
     def explain(
         self,
         images: Tensor,
@@ -154,7 +159,7 @@ class Explainer:
         GpulimeError
             If an argument is not what it must be, or the model's output is not (b, classes).
         """
-        explanations = Explanations.cat(list(self.stream([Batch(images, labels, segments, keys)])))
+        explanations = Explanations.cat(list(self._explained(Batch(images, labels, segments, keys))))
         for i in explanations.non_finite.nonzero().flatten().tolist():
             count = int(explanations.non_finite[i])
             warnings.warn(
@@ -163,6 +168,19 @@ class Explainer:
                 stacklevel=2,
             )
         return explanations
+
+    def _explained(self, batch: Batch) -> Iterator[Explanations]:
+        """Explain a batch which is all there is, so that the last of it runs to its end at once."""
+        queue = self._queue()
+        flights = self.prepare(batch)
+        last = next(flights)
+        for flight in flights:
+            yield from queue.put(last)
+            last = flight
+        yield from queue.put(last, is_last=True)
+
+    def _queue(self, progress: Callable[[int], object] | None = None) -> Queue[Explanations]:
+        return Queue(self.predictor, self.batch_size, self.compose, self.choose_labels, self.solve, progress)
 
     def stream(self, batches: Iterable[Batch], progress: Callable[[int], object] | None = None) -> Iterator[Explanations]:
         """Explain batches as they come, in one queue: a model batch may hold rows of the end of one and the start of the next.
@@ -178,7 +196,7 @@ class Explainer:
         Explanations
             Of images in the order they came; a batch of many images may come back in several pieces.
         """
-        queue = Queue(self.predictor, self.batch_size, self.compose, self.choose_labels, self.solve, progress)
+        queue = self._queue(progress)
         for batch in batches:
             for flight in self.prepare(batch):
                 yield from queue.put(flight)

@@ -63,7 +63,8 @@ class Batch:
             check(fits, f"segments must be (n, h, w) = {(n, h, w)}; got {_kind(self.segments)}")
         images = self.images.detach().to(device)
         return Batch(
-            images=images / 255
+            # By a tensor: a number's reciprocal is what a GPU multiplies by, and the last bit decides about segments.
+            images=images / torch.full((), 255, dtype=torch.float32, device=device)
             if images.dtype == torch.uint8
             else _finite(images if images.dtype == torch.float64 else images.float()),
             labels=None if self.labels is None else self._labels(n).to(device),

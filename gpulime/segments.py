@@ -11,16 +11,19 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpulime.device import installed
 from gpulime.errors import GpulimeError, about, check, nearest, unknown, whole
+from gpulime.ops import quickshift, slic, source
 
 Array = np.ndarray[Any, np.dtype[Any]]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,10 @@ class Slic:
 
     def __call__(self, image: Array) -> Array:
         """Segment one (h, w, c) image with values in [0, 1]."""
-        from skimage.segmentation import slic
+        from skimage import segmentation
 
-        labels: Array = slic(image, **dataclasses.asdict(self), convert2lab=image.shape[2] == 3, channel_axis=-1, start_label=0)
+        lab = image.shape[2] == 3
+        labels: Array = segmentation.slic(image, **dataclasses.asdict(self), convert2lab=lab, channel_axis=-1, start_label=0)
         return labels
 
 
@@ -79,9 +83,10 @@ class Quickshift:
 
     def __call__(self, image: Array) -> Array:
         """Segment one (h, w, c) image with values in [0, 1]."""
-        from skimage.segmentation import quickshift
+        from skimage import segmentation
 
-        labels: Array = quickshift(image, **dataclasses.asdict(self), convert2lab=image.shape[2] == 3, channel_axis=-1)
+        lab = image.shape[2] == 3
+        labels: Array = segmentation.quickshift(image, **dataclasses.asdict(self), convert2lab=lab, channel_axis=-1)
         return labels
 
 
@@ -125,6 +130,9 @@ SEGMENTERS: dict[str, type[Slic] | type[Quickshift] | type[Felzenszwalb] | type[
 }
 
 
+OPS: dict[type, Callable[..., Tensor]] = {Slic: slic.slic, Quickshift: quickshift.quickshift}
+
+
 def resolve(spec: str | Mapping[str, Any] | Segmenter) -> Segmenter:
     """The segmenter that a setting means.
 
@@ -158,12 +166,27 @@ def resolve(spec: str | Mapping[str, Any] | Segmenter) -> Segmenter:
     return spec
 
 
-def describe(segmenter: Segmenter) -> str:
+def on_device(segmenter: Segmenter, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    """What segments (n, c, h, w) float32 pictures on ``device`` itself; None where that is done one by one on the CPU."""
+    if isinstance(segmenter, Grid):
+        return lambda pictures: segmenter.labels(len(pictures), pictures.shape[2], pictures.shape[3], pictures.device)
+    op = OPS.get(type(segmenter))
+    # Quickshift's twin is a few thousand operations for all pictures at once: without CuPy too, a GPU does it by itself.
+    if op is not None and (source.available(device) or (op is quickshift.quickshift and device.type == "cuda")):
+        return partial(op, **dataclasses.asdict(segmenter))  # type: ignore[arg-type]
+    return None
+
+
+def describe(segmenter: Segmenter, device: torch.device = CPU) -> str:
     """Backend, name and options in one line: rows of two segmenters never mix in one run."""
     name = next((name for name, kind in SEGMENTERS.items() if isinstance(segmenter, kind)), None)
     if name is None:
         return getattr(segmenter, "__qualname__", None) or type(segmenter).__qualname__
-    backend = "torch" if isinstance(segmenter, Grid) else f"scikit-image {version('scikit-image')}"
+    if isinstance(segmenter, Grid):
+        backend = "torch"
+    else:
+        package = "gpulime" if on_device(segmenter, device) else "scikit-image"
+        backend = f"{package} {installed(package)}"
     options = ", ".join(f"{option}={value!r}" for option, value in dataclasses.asdict(segmenter).items())  # type: ignore[arg-type]
     return f"{backend} {name}({options})"
 
@@ -183,9 +206,10 @@ def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0) -> Segments
     -------
     Segments, on the device of ``pictures``
     """
-    n, _, h, w = pictures.shape
-    if isinstance(segmenter, Grid):
-        return from_labels(segmenter.labels(n, h, w, pictures.device))
+    n = len(pictures)
+    if (labels_of := on_device(segmenter, pictures.device)) is not None:
+        with about(f"segments {describe(segmenter, pictures.device)}"):
+            return from_labels(labels_of(pictures.float()))
     arrays = np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy())
 
     def one(i: int) -> Array:
@@ -209,7 +233,7 @@ def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Arra
     """
     h, w, c = array.shape
     if isinstance(segmenter, Grid):
-        labels = segmenter.labels(1, h, w, torch.device("cpu"))[0].numpy()
+        labels = segmenter.labels(1, h, w, CPU)[0].numpy()
     else:
         try:
             labels = np.asarray(segmenter(array.repeat(3, axis=2) if c == 1 else array))

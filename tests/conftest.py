@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
@@ -68,3 +69,28 @@ def pictures():
         return (slopes[:, :, 0] * y + slopes[:, :, 1] * x + spot + 0.3 * noise) / 3.3
 
     return make
+
+
+class Unread(TorchDispatchMode):
+    """Refuses what a host waits for on a GPU: operations whose result, or its shape, is read from a tensor's values.
+
+    On a CPU ``tolist`` and ``numpy`` are no operations, and pass by it.
+    """
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "unique", "is_nonzero", "equal", "bincount")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = function._schema.name.removeprefix("aten::")
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        by_mask = any(where is not None and where.dtype in (torch.bool, torch.uint8) for where in indices)
+        counted = name == "repeat_interleave" and kwargs.get("output_size") is None
+        if by_mask or counted or name.startswith(self.WAITS):
+            raise AssertionError(f"{function} waits for the device")
+        return function(*args, **kwargs)
+
+
+@pytest.fixture
+def unread():
+    """Inside it no tensor's values are read by the host."""
+    return Unread()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.transforms.functional import gaussian_blur
 
 from gpulime import fills
 from gpulime.errors import GpulimeError
@@ -66,6 +67,42 @@ def test_blur_keeps_colours_and_loses_shapes(h, w):
     assert blurred.shape == noise.shape
     assert h * w < 10 or blurred.var() < noise.var() / 3
     assert torch.equal(fills.blur(noise[1:]), blurred[1:])
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 9), (63, 65), (24, 20)])
+def test_blur_is_torchvisions(h, w):
+    images = torch.rand(2, 5, h, w, dtype=torch.float64)
+    sigma = max(h, w) / 20
+    sizes = [2 * min(int(3 * sigma + 0.5), side - 1) + 1 for side in (w, h)]
+    expected = gaussian_blur(images, sizes, [sigma, sigma])
+    torch.testing.assert_close(fills.blur(images), expected, rtol=0, atol=1e-6)  # its sigma is a float32
+    torch.testing.assert_close(fills.blur(images.float()), expected.float(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [*fills.FILLS, 0.25, [0.1, 0.2, 0.3]])
+def test_no_fill_waits_for_the_device(spec, unread):
+    resolved, images = fills.resolve(spec), torch.rand(N, C, H, W)
+    labels = torch.zeros(N, H, W, dtype=torch.int32)
+    with unread:
+        filled = fills.fill(resolved, images, labels, K)
+    assert filled.shape == images.shape
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda labels: labels.max().item(),
+        lambda labels: int(labels.max()),
+        lambda labels: labels.nonzero(),
+        lambda labels: labels[labels > 0],
+        lambda labels: labels.unique(),
+        lambda labels: bool((labels > 0).all()),
+        lambda labels: torch.repeat_interleave(labels.flatten()),
+    ],
+)
+def test_what_waits_is_noticed(waits, unread):
+    with unread, pytest.raises(AssertionError, match="waits for the device"):
+        waits(torch.ones(1, 2, 3, dtype=torch.int32))
 
 
 @pytest.mark.parametrize(

@@ -5,116 +5,267 @@ Equivalent to::
     shown = masks.gather(1, labels[index].flatten(1).long())       # (b, h*w)
     rows = torch.where(shown.view(b, 1, h, w), images[index], fills[index])
 
+and, where a mean, a std or a dtype is given, ``((rows - mean) / std).to(dtype)`` in float32, with uint8 brought to [0, 1].
+
 It is a torch.library op with a fake, so that torch.compile and CUDA graphs see it. It is defined by its schema:
 ``torch.library.custom_op`` would import torch._dynamo at the first call, more than a second of every new process.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gpulime import device
 from gpulime.errors import check
+from gpulime.ops import source
 
 torch.library.define(
     "gpulime::masked_images",
-    "(Tensor images, Tensor fills, Tensor labels, Tensor index, Tensor masks) -> Tensor",
+    "(Tensor images, Tensor fills, Tensor labels, Tensor index, Tensor masks, "
+    "Tensor? mean=None, Tensor? std=None, ScalarType? dtype=None) -> Tensor",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Of dtypes whose values can be normalised, as kernels/values.cuh names them.
+KINDS = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3}
+LABELS = {torch.uint8: "unsigned char", torch.uint16: "unsigned short", torch.int32: "int"}
+MOST_SEGMENTS = 65_535
+
+_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_WORDS = {1: "unsigned char", 2: "unsigned short", 4: "unsigned int", 8: "unsigned long long"}
+VARIANTS = [{"BITS": bits, "LABEL": label} for bits in _WORDS.values() for label in LABELS.values()]
+
+_THREADS, _BYTES = 256, 16  # of a block, of a thread's values
+_GROUPS = (32, 16, 8, 4)  # rows of a block: the more, the less is read a row ...
+_BLOCKS = 2048  # ... as long as there are that many blocks, so that a large GPU is busy to the end
+_TABLE = 48 * 1024 - 256  # bytes of shared memory for the rows that show each segment, beside the kernel's own 256
 
 
-def masked_images(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
+def masked_images(
+    images: Tensor,
+    fills: Tensor,
+    labels: Tensor,
+    index: Tensor,
+    masks: Tensor,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Compose masked rows: what a mask hides of an image shows the fill instead.
 
-    Images and fills come ready for the model (normalised, in its dtype and memory format), since an image is
-    prepared once and masked s times; so the op only chooses, bit for bit, between two values.
+    Without mean, std and dtype the images come ready for the model, and the op only chooses, bit for bit, between two values.
+    That is how the engine calls it, since an image is prepared once and masked s times. With any of the three the rows are
+    normalised on the way, in float32 with one rounding at the end; that takes memory for n prepared images and fills.
 
     Parameters
     ----------
-    images : (n, c, h, w), a dtype of 1 to 8 bytes, contiguous or channels_last
+    images : (n, c, h, w), contiguous or channels_last (other strides are copied)
+        A dtype of 1 to 8 bytes; to be normalised uint8 (0 to 255 stand for [0, 1]), float16, bfloat16 or float32.
     fills : (n, c, h, w), like ``images``
-    labels : (n, h, w) int32, the segment of each pixel, in [0, k)
+    labels : (n, h, w) uint8, uint16 or int32, the segment of each pixel, in [0, k)
     index : (b,) int64, the image of each row, in [0, n)
-    masks : (b, k) bool, True where a segment is shown
+    masks : (b, k) bool, True where a segment is shown; k up to 65,535
+    mean, std : (c,) float32, optional
+        0 and 1 where only the other one or ``dtype`` is given.
+    dtype : float32, float16 or bfloat16, optional
+        Of the rows; where it is not given that of the images, float32 for uint8.
 
     Returns
     -------
-    (b, c, h, w) tensor of the dtype and memory format of ``images``
+    (b, c, h, w) tensor in the memory format of ``images``
 
     Raises
     ------
     GpulimeError
-        If shapes, dtypes or devices do not fit together.
+        If shapes, dtypes or devices do not fit together, or there are no rows.
     """
-    n, _, h, w = images.shape
+    check(images.ndim == 4 and images.numel() > 0, f"images must be (n, c, h, w), none of them 0; got {tuple(images.shape)}")
+    n, c, h, w = images.shape
+    check(images.element_size() in _NUMBERS, f"images must be of a dtype of 1 to 8 bytes; got {images.dtype}")
     check(fills.shape == images.shape, f"fills must be like images, {tuple(images.shape)}; got {tuple(fills.shape)}")
     check(fills.dtype == images.dtype, f"fills must be {images.dtype} like images; got {fills.dtype}")
     check(labels.shape == (n, h, w), f"labels must be (n, h, w) = {(n, h, w)}; got {tuple(labels.shape)}")
+    check(labels.dtype in LABELS, f"labels must be uint8, uint16 or int32; got {labels.dtype}")
+    check(index.ndim == 1 and index.dtype == torch.int64, f"index must be (b,) int64; got {tuple(index.shape)} {index.dtype}")
     check(masks.dtype == torch.bool, f"masks must be bool; got {masks.dtype}")
-    b = index.numel()
+    b = index.shape[0]
+    check(b > 0, "index must hold at least one row, b > 0; got b = 0")
     check(
-        masks.ndim == 2 and masks.shape[0] == b and masks.shape[1] > 0,
-        f"masks must be (b, k) with b = {b} and k > 0; got {tuple(masks.shape)}",
+        masks.ndim == 2 and masks.shape[0] == b and 0 < masks.shape[1] <= MOST_SEGMENTS,
+        f"masks must be (b, k) with b = {b} and k from 1 to {MOST_SEGMENTS:,}; got {tuple(masks.shape)}",
     )
-    for name, tensor in (("fills", fills), ("labels", labels), ("index", index), ("masks", masks)):
-        check(tensor.device == images.device, f"{name} must be on {images.device} like images; got {tensor.device}")
-    rows: Tensor = torch.ops.gpulime.masked_images(images, fills, labels, index, masks)
+    if mean is not None or std is not None or dtype is not None:
+        dtype = dtype or (torch.float32 if images.dtype == torch.uint8 else images.dtype)
+        mean = images.new_zeros(c, dtype=torch.float32) if mean is None else mean
+        std = images.new_ones(c, dtype=torch.float32) if std is None else std
+        listed = ", ".join(map(str, KINDS))
+        check(images.dtype in KINDS, f"images to be normalised must be of {listed}; got {images.dtype}")
+        check(dtype in KINDS and dtype.is_floating_point, f"dtype must be float32, float16 or bfloat16; got {dtype}")
+        for name, tensor in (("mean", mean), ("std", std)):
+            fits = tensor.shape == (c,) and tensor.dtype == torch.float32
+            check(fits, f"{name} must be (c,) = ({c},) float32; got {tuple(tensor.shape)} {tensor.dtype}")
+    tensors = {"fills": fills, "labels": labels, "index": index, "masks": masks, "mean": mean, "std": std}
+    for name, given in tensors.items():
+        if given is not None:
+            check(given.device == images.device, f"{name} must be on {images.device} like images; got {given.device}")
+    rows: Tensor = torch.ops.gpulime.masked_images(images, fills, labels, index, masks, mean, std, dtype)
     return rows
 
 
-def masked_images_reference(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
-    """The definition, in two operations; runs on any device."""
-    b = index.numel()
-    shown = masks.gather(1, labels[index].flatten(1).long()).view(b, 1, *labels.shape[1:])
-    return torch.where(shown, images[index], fills[index])
+def ready_reference(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+    """``(images - mean) / std`` in float32, with uint8 brought to [0, 1] before, rounded to ``dtype``."""
+    values = images.float()
+    if images.dtype == torch.uint8:
+        values = values / torch.full((), 255.0, device=images.device)  # a plain 255 would become a factor 1/255 on a GPU
+    return ((values - mean[:, None, None]) / std[:, None, None]).to(dtype)
 
 
-@torch.library.impl("gpulime::masked_images", "default")
-def _any_device(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
-    rows = masked_images_reference(images, fills, labels, index, masks)
-    return rows.contiguous(memory_format=_format(images))
+def choose_reference(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
+    """Images where the masks show the segment, fills elsewhere."""
+    segments = labels.int() if labels.dtype == torch.uint16 else labels  # few operations take uint16
+    shown = masks.gather(1, segments[index].flatten(1).long()).view(index.numel(), 1, *labels.shape[1:])
+    return torch.where(shown, images[index], fills[index]).contiguous(memory_format=_format(images))
 
 
-@torch.library.impl("gpulime::masked_images", "cpu")
-def _cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
-    """Choose with bits: fill ^ ((image ^ fill) & shown), shown being all ones or all zeros.
+def choose_by_kernel(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
+    """`choose_reference` by kernels/masked_images.cu; index and masks are not read on the host, so a CUDA graph replays."""
+    memory_format = _format(images)
+    images, fills = (tensor.contiguous(memory_format=memory_format) for tensor in (images, fills))
+    labels, index, masks = labels.contiguous(), index.contiguous(), masks.contiguous()
+    (b, k), (_, c, h, w) = masks.shape, images.shape
+    rows = _empty(b, images, images.dtype)
+    item = images.element_size()
+    wide = c * h * w * item % _BYTES == 0 and all(tensor.data_ptr() % _BYTES == 0 for tensor in (images, fills, rows))
+    tiles = -(-c * h * w * item // (_THREADS * _BYTES))
+    group = next((size for size in _GROUPS if tiles * -(-b // size) >= _BLOCKS), _GROUPS[-1])
+    table = 4 * k if 4 * k <= _TABLE else 0
+    flags = memory_format is torch.channels_last, wide, table > 0
+    source.launch(
+        "masked_images.cu",
+        "masked_images",
+        (tiles * -(-b // group),),
+        (_THREADS,),
+        (images, fills, labels, index, masks, rows, b, k, c, h * w, group, *map(np.int32, flags)),
+        defines={"BITS": _WORDS[item], "LABEL": LABELS[labels.dtype]},
+        shared=table,
+        device=images.device,
+    )
+    return rows
 
-    Three vectorised passes over integers take a third of the time of torch.where with a broadcast condition, and rows of
-    one image share what is read. Exact for every dtype, NaN included.
+
+def ready_by_kernel(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
+    """`ready_reference` by kernels/masked_images.cu."""
+    images = images.contiguous(memory_format=_format(images))
+    n, c, h, w = images.shape
+    out = _empty(n, images, dtype)
+    flags = _format(images) is torch.channels_last, KINDS[images.dtype], KINDS[dtype]
+    source.launch(
+        "masked_images.cu",
+        "ready",
+        (-(-images.numel() // _THREADS),),
+        (_THREADS,),
+        (images, out, mean.contiguous(), std.contiguous(), images.numel(), c, h * w, *map(np.int32, flags)),
+        defines={"BITS": _WORDS[out.element_size()], "LABEL": "int"},
+        device=images.device,
+    )
+    return out
+
+
+def _choose_on_cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
+    """Choose by whole numbers: ``fill + shown * (fill - image)``, where shown is -1 or 0 and sums wrap around.
+
+    The masks of as many rows as a number has bits are looked up together, one bit each, and then spread by shifts. Vectorised
+    passes take a third of the time of a look-up for each row and torch.where, and rows of one image share what is read.
+    Exact for every dtype, NaN included.
     """
     b, (c, h, w) = index.numel(), images.shape[1:]
     channels_last = _format(images) is torch.channels_last
-    bits = _BITS[images.element_size()]
-    rows = device.empty(*((b, h, w, c) if channels_last else (b, c, h, w)), dtype=images.dtype, device=images.device)
-    # One word a pixel serves the c planes of a plain image; in channels_last a pixel's values lie together, each with its word.
-    flat = rows.view(bits).view((b, 1, h * w * c) if channels_last else (b, c, h * w))
-    words = masks.to(bits).neg()
-    starts = [0, *(index.diff().nonzero().flatten() + 1).tolist(), b] if b else []
+    number, bits = _NUMBERS[images.element_size()], 8 * images.element_size()
+    rows = _empty(b, images, images.dtype)
+    # One number a pixel serves the c planes of a plain image; in channels_last a pixel's values lie together, each with one.
+    dense = rows.permute(0, 2, 3, 1) if channels_last else rows
+    flat = dense.view(number).view((b, 1, h * w * c) if channels_last else (b, c, h * w))
+    shown = flat.new_empty(min(b, bits), 1, flat.shape[2])
+    bit = torch.arange(len(shown), dtype=number, device=images.device)
+    starts = [0, *(index.diff().nonzero().flatten() + 1).tolist(), b]
     for start, stop in pairwise(starts):  # each run of rows that share an image
         i = int(index[start])
         image, fill = (
-            (t[i].permute(1, 2, 0) if channels_last else t[i]).contiguous().view(bits).view(flat.shape[1:])
+            (t[i].permute(1, 2, 0) if channels_last else t[i]).contiguous().view(number).view(flat.shape[1:])
             for t in (images, fills)
         )
-        where = labels[i].flatten().long()
-        where = where.repeat_interleave(c) if channels_last else where
-        shown = words[start:stop].gather(1, where.expand(stop - start, -1))[:, None]
-        torch.bitwise_and(shown, image ^ fill, out=flat[start:stop]).bitwise_xor_(fill)
-    return rows.permute(0, 3, 1, 2) if channels_last else rows
+        less, where = fill - image, labels[i].flatten().long()
+        for first in range(start, stop, bits):
+            some = masks[first : min(stop, first + bits)]
+            packed = (some.to(number) << (bits - 1 - bit[: len(some), None])).sum(0, dtype=number).gather(0, where)
+            packed = packed.repeat_interleave(c) if channels_last else packed
+            part = torch.bitwise_left_shift(packed, bit[: len(some), None, None], out=shown[: len(some)])
+            torch.addcmul(fill, part.bitwise_right_shift_(bits - 1), less, out=flat[first : first + len(some)])
+    return rows
 
 
-@torch.library.register_fake("gpulime::masked_images")  # type: ignore[untyped-decorator]
-def _fake(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
-    rows = images.new_empty(index.shape[0], *images.shape[1:])
-    return rows.contiguous(memory_format=_format(images))
+def composed(ready: Callable[..., Tensor], choose: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The op, of its two parts: n images are made ready, then b rows chosen from them."""
+
+    def rows(
+        images: Tensor,
+        fills: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        masks: Tensor,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        if mean is not None:
+            images, fills = (ready(tensor, mean, std, dtype or torch.float32) for tensor in (images, fills))
+        return choose(images, fills, labels, index, masks)
+
+    return rows
+
+
+masked_images_reference = composed(ready_reference, choose_reference)  # the definition; runs on any device
+by_kernel = composed(ready_by_kernel, choose_by_kernel)
+
+
+def _on_cuda(images: Tensor, *others: Tensor | torch.dtype | None) -> Tensor:
+    return (by_kernel if source.available(images.device) else masked_images_reference)(images, *others)
+
+
+def _fake(
+    images: Tensor,
+    fills: Tensor,
+    labels: Tensor,
+    index: Tensor,
+    masks: Tensor,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    dtype = images.dtype if mean is None else dtype or torch.float32
+    return images.new_empty(index.shape[0], *images.shape[1:], dtype=dtype).contiguous(memory_format=_format(images))
+
+
+torch.library.impl("gpulime::masked_images", "default")(masked_images_reference)
+torch.library.impl("gpulime::masked_images", "cpu")(composed(ready_reference, _choose_on_cpu))
+torch.library.impl("gpulime::masked_images", "cuda")(_on_cuda)
+torch.library.register_fake("gpulime::masked_images")(_fake)
 
 
 def _format(images: Tensor) -> torch.memory_format:
     """The memory format of the rows: that of the images, plain where both describe them."""
     plain = images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last)
     return torch.contiguous_format if plain else torch.channels_last
+
+
+def _empty(count: int, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Memory for that many rows like ``images``, in their memory format."""
+    c, h, w = images.shape[1:]
+    if _format(images) is torch.channels_last:
+        return device.empty(count, h, w, c, dtype=dtype, device=images.device).permute(0, 3, 1, 2)
+    return device.empty(count, c, h, w, dtype=dtype, device=images.device)

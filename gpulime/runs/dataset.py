@@ -90,7 +90,7 @@ def explain(
             fixed={
                 **{f"lime.{name}": _plain(value) for name, value in changing.items()},
                 "lime.labels": labels,
-                "segmenter": segments.describe(explainer.segmenter),
+                "segmenter": segments.describe(explainer.segmenter, explainer.device),
                 "model_id": model_id,
                 "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
             },

@@ -60,7 +60,7 @@ def run(config: configs.Config) -> int:
                 **configs.fixed(config),
                 "data.source": os.path.normpath(config.data.source),
                 "transform": dataclasses.asdict(loaded.transform),
-                "segmenter": segments.describe(explainer.segmenter),
+                "segmenter": segments.describe(explainer.segmenter, explainer.device),
                 "weights_sha256": loaded.weights_sha256,
             },
             about={

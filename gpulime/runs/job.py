@@ -171,7 +171,8 @@ def _rows(job: Job, todo: Sequence[Item], after_model_batch: Callable[[int], Non
     failed: deque[Read] = deque()
 
     def feed() -> Iterator[inputs.Batch]:
-        for reads in read_all(todo, job.reader, job.explainer.segmenter, job.data.batch_size, job.data.workers):
+        explainer, data = job.explainer, job.data
+        for reads in read_all(todo, job.reader, explainer.segmenter, explainer.device, data.batch_size, data.workers):
             stop.check()
             sound = [_with_sound_target(job, read) for read in reads]
             failed.extend(read for read in sound if read.error is not None)

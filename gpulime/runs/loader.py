@@ -21,7 +21,7 @@ from gpulime.runs import stop
 from gpulime.runs.pictures import DecodeError, TooLargeError
 from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
-from gpulime.segments import Grid, Segmenter, segment_one
+from gpulime.segments import Segmenter, on_device, segment_one
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,19 @@ class _Reads(Dataset[Read]):
 
 
 def read_all(
-    items: Sequence[Item], reader: Callable[[Item], Read], segmenter: Segmenter, batch_size: int, workers: int
+    items: Sequence[Item],
+    reader: Callable[[Item], Read],
+    segmenter: Segmenter,
+    device: torch.device,
+    batch_size: int,
+    workers: int,
 ) -> Iterator[list[Read]]:
     """Read all items in their order, ``batch_size`` at a time.
 
-    They are segmented on the way, so that an image whose segmentation fails is one error; a grid is left to the device, and
-    floats, which may be normalised, to the explainer.
+    They are segmented on the way, so that an image whose segmentation fails is one error. What the explainer's device does
+    itself is left to it, and floats, which may be normalised, to the explainer.
     """
-    dataset = _Reads(items, reader, None if isinstance(segmenter, Grid) else segmenter)
+    dataset = _Reads(items, reader, None if on_device(segmenter, device) else segmenter)
     own = torch.Generator()  # the global random state is the user's
     loader: Any = DataLoader(
         dataset, batch_size=batch_size, num_workers=workers, collate_fn=list, generator=own, worker_init_fn=_start_worker

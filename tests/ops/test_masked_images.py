@@ -13,6 +13,8 @@ from gpulime.errors import GpulimeError
 from gpulime.ops.masked_images import masked_images, masked_images_reference
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8]
+NUMBERS = [torch.float32, torch.float16, torch.bfloat16, torch.uint8]
+LABELS = [torch.uint8, torch.uint16, torch.int32]
 FORMATS = [torch.contiguous_format, torch.channels_last]
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # n, c, h, w, k, b
@@ -24,6 +26,7 @@ SHAPES = [
     (4, 3, 1, 1, 2, 5),
     (1, 5, 1, 8, 2, 9),
     (4, 3, 24, 20, 33, 64),
+    (1, 3, 7, 9, 5, 130),  # more rows of one image than a number has bits
 ]
 
 
@@ -101,13 +104,11 @@ def test_memory_comes_from_the_device_module(allocated):
     assert allocated == [rows.shape]
 
 
-def test_inputs_stay_as_they_are_and_no_rows_give_none(device):
+def test_inputs_stay_as_they_are(device):
     arguments = problem(device=device)
     before = [argument.clone() for argument in arguments]
     masked_images(*arguments)
     assert all(torch.equal(argument, copy) for argument, copy in zip(arguments, before, strict=True))
-    images, fills, labels, index, masks = arguments
-    assert masked_images(images, fills, labels, index[:0], masks[:0]).shape == (0, 3, 7, 9)
 
 
 def test_strided_inputs(device):
@@ -116,11 +117,47 @@ def test_strided_inputs(device):
     assert_same_bits(masked_images(*arguments), masked_images_reference(*(t.contiguous() for t in arguments)))
 
 
+@pytest.mark.parametrize("label", LABELS, ids=str)
+def test_labels_of_any_of_three_dtypes(label, device):
+    images, fills, labels, index, masks = problem(device=device)
+    expected = masked_images_reference(images, fills, labels, index, masks)
+    for implementation in (masked_images, masked_images_reference):
+        assert_same_bits(implementation(images, fills, labels.to(label), index, masks), expected)
+
+
+@pytest.mark.parametrize("rows", NUMBERS[:-1], ids=str)
+@pytest.mark.parametrize("given", NUMBERS, ids=str)
+def test_rows_are_normalised_in_float32_and_rounded_once(given, rows, device):
+    mean, std = torch.rand(2, 3, device=device) + 0.1
+    arguments = problem(dtype=given, device=device, memory_format=torch.channels_last)
+    chosen = masked_images_reference(*arguments)
+    unit = chosen.double() / (255 if given == torch.uint8 else 1)
+    exact = (unit - mean.double()[:, None, None]) / std.double()[:, None, None]
+    normalised = masked_images(*arguments, mean, std, rows)
+    assert normalised.dtype == rows
+    assert normalised.is_contiguous(memory_format=torch.channels_last)
+    assert_same_bits(normalised, masked_images_reference(*arguments, mean, std, rows))
+    torch.testing.assert_close(normalised.double(), exact, rtol=torch.finfo(rows).eps, atol=1e-4)
+
+
+def test_what_is_not_given_of_a_normalisation():
+    arguments = problem(dtype=torch.uint8)
+    chosen = masked_images(*arguments).float() / 255
+    mean, std = torch.rand(2, 3)
+    columns = mean[:, None, None], std[:, None, None]
+    assert torch.equal(masked_images(*arguments, mean=mean), chosen - columns[0])
+    assert torch.equal(masked_images(*arguments, std=std), chosen / columns[1])
+    assert torch.equal(masked_images(*arguments, dtype=torch.float16), chosen.half())
+    assert masked_images(*problem(dtype=torch.bfloat16), mean=mean).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES[-4:], ids=str)
 def test_is_a_proper_custom_op(shape, memory_format, device):
     arguments = problem(*shape, memory_format=memory_format, device=device)
     torch.library.opcheck(torch.ops.gpulime.masked_images.default, arguments)
+    mean, std = torch.rand(2, arguments[0].shape[1], device=device) + 0.1
+    torch.library.opcheck(torch.ops.gpulime.masked_images.default, (*arguments, mean, std, torch.float16))
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
@@ -130,15 +167,30 @@ def test_compiles_without_a_break(memory_format, device):
     assert torch.equal(compiled(*arguments), masked_images_reference(*arguments) * 2)
 
 
+def test_compiles_with_a_model_behind_it(cnn, device):
+    mean, std = torch.rand(2, 3, device=device) + 0.1
+    arguments = *problem(dtype=torch.uint8, device=device), mean, std, torch.float32
+    model = cnn.to(device)
+    compiled = torch.compile(lambda *args: model(masked_images(*args)), fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*arguments), model(masked_images_reference(*arguments)))
+
+
 @pytest.mark.parametrize(
     ("place", "change", "message"),
     [
         (1, lambda fills: fills[:3], r"fills must be like images, \(4, 3, 7, 9\); got \(3, 3, 7, 9\)"),
         (1, lambda fills: fills.double(), "fills must be torch.float32 like images; got torch.float64"),
         (2, lambda labels: labels[:, 1:], r"labels must be \(n, h, w\) = \(4, 7, 9\); got \(4, 6, 9\)"),
-        (3, lambda index: index[1:], r"masks must be \(b, k\) with b = 10 and k > 0; got \(11, 5\)"),
-        (4, lambda masks: masks[:, :0], r"masks must be \(b, k\) with b = 11 and k > 0; got \(11, 0\)"),
-        (4, lambda masks: masks[0], r"masks must be \(b, k\) with b = 11 and k > 0; got \(5,\)"),
+        (0, lambda images: images[:0], r"images must be \(n, c, h, w\), none of them 0; got \(0, 3, 7, 9\)"),
+        (0, lambda images: images.to(torch.complex128), "images must be of a dtype of 1 to 8 bytes; got torch.complex128"),
+        (2, lambda labels: labels.long(), "labels must be uint8, uint16 or int32; got torch.int64"),
+        (3, lambda index: index[:0], "index must hold at least one row, b > 0; got b = 0"),
+        (3, lambda index: index.int(), r"index must be \(b,\) int64; got \(11,\) torch.int32"),
+        (3, lambda index: index[1:], r"masks must be \(b, k\) with b = 10 and k from 1 to 65,535; got \(11, 5\)"),
+        (4, lambda masks: masks[:, :0], r"masks must be \(b, k\) with b = 11 and k from 1 to 65,535; got \(11, 0\)"),
+        (4, lambda masks: masks.new_ones(11, 65_536), r"b = 11 and k from 1 to 65,535; got \(11, 65536\)"),
+        (4, lambda masks: masks[0], r"masks must be \(b, k\) with b = 11 and k from 1 to 65,535; got \(5,\)"),
         (4, lambda masks: masks.float(), "masks must be bool; got torch.float32"),
         (4, lambda masks: masks.to("meta"), "masks must be on cpu like images; got meta"),
     ],
@@ -148,6 +200,22 @@ def test_arguments_that_do_not_fit(place, change, message):
     arguments[place] = change(arguments[place])
     with pytest.raises(GpulimeError, match=message):
         masked_images(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": torch.zeros(2)}, r"mean must be \(c,\) = \(3,\) float32; got \(2,\) torch.float32"),
+        ({"std": torch.ones(3).double()}, r"std must be \(c,\) = \(3,\) float32; got \(3,\) torch.float64"),
+        ({"mean": torch.zeros(3, device="meta")}, "mean must be on cpu like images; got meta"),
+        ({"dtype": torch.float64}, "dtype must be float32, float16 or bfloat16; got torch.float64"),
+    ],
+)
+def test_normalisation_that_does_not_fit(options, message):
+    with pytest.raises(GpulimeError, match=message):
+        masked_images(*problem(), **options)
+    with pytest.raises(GpulimeError, match=r"images to be normalised must be of torch.uint8, .*; got torch.float64"):
+        masked_images(*problem(dtype=torch.float64), dtype=torch.float32)
 
 
 @pytest.mark.parametrize(

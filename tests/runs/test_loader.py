@@ -9,7 +9,7 @@ from gpulime.masks import key
 from gpulime.runs.loader import DatasetReader, FileReader, Read, batches, read_all
 from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
-from gpulime.segments import Slic
+from gpulime.segments import CPU, Slic
 
 
 def item(i):
@@ -93,7 +93,7 @@ def test_a_thin_picture_that_resizing_would_blow_up_is_refused(tmp_path):
 
 def test_reading_leaves_the_random_state_alone():
     before = torch.random.get_rng_state()
-    list(read_all([item(0)], DatasetReader([torch.rand(3, 4, 4)]), Slic(), 4, workers=0))
+    list(read_all([item(0)], DatasetReader([torch.rand(3, 4, 4)]), Slic(), CPU, 4, workers=0))
     expected = torch.random.get_rng_state()
     torch.random.set_rng_state(before)
     torch.rand(3, 4, 4)
@@ -104,8 +104,8 @@ def test_reading_leaves_the_random_state_alone():
 def test_images_are_segmented_as_they_are_read(workers):
     pixels = torch.randint(0, 255, (3, 20, 24), dtype=torch.uint8)
     slic = Slic(n_segments=6)
-    [[here]] = read_all([item(0)], DatasetReader([pixels]), slic, 4, workers=workers)
+    [[here]] = read_all([item(0)], DatasetReader([pixels]), slic, CPU, 4, workers=workers)
     expected = slic(pixels.permute(1, 2, 0).numpy().astype(np.float32) / 255)
     np.testing.assert_array_equal(here.segments, expected)
-    [[there]] = read_all([item(0)], DatasetReader([pixels / 255]), slic, 4, workers=workers)
+    [[there]] = read_all([item(0)], DatasetReader([pixels / 255]), slic, CPU, 4, workers=workers)
     assert there.segments is None  # it may be normalised, which the explainer knows

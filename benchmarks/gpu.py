@@ -1,0 +1,117 @@
+"""``python -m benchmarks.gpu``: what only a GPU shows, by stages of a few minutes; rows go to results/gpu/<device>.csv.
+
+Needs torch, numpy and CuPy. What else a step needs (pytest, compute-sanitizer, torchvision, scikit-image, lime, captum) may be
+missing: the step then says so and is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks import gpu_engine, gpu_kernels
+from benchmarks.gpu_rows import Bench, Row, save
+
+ROOT = Path(__file__).parents[1]
+TESTS_S, SANITIZER_S = 200, 90
+
+Step = Callable[[Bench], Iterator[Row]]
+
+
+def tests(bench: Bench) -> Iterator[Row]:
+    """The tests of the ops, those that need a GPU among them."""
+    if importlib.util.find_spec("pytest") is None:
+        raise ModuleNotFoundError("pytest is not installed")
+    command = [sys.executable, "-m", "pytest", "-q", "tests/ops", "-k", "TestOnAGpu or cuda", "-p", "no:cacheprovider"]
+    yield bench.verdict("tests", "pytest tests/ops", _run(command, TESTS_S))
+
+
+def sanitizer(bench: Bench, tool: str) -> Iterator[Row]:
+    """The checks on small and awkward shapes under compute-sanitizer."""
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        raise ModuleNotFoundError("compute-sanitizer is not installed")
+    checks = [sys.executable, "-m", "benchmarks.gpu", "--stage", "checks", "--tiny"]
+    error = _run([program, "--tool", tool, "--error-exitcode", "9", *checks], SANITIZER_S)
+    if "not supported" in error:
+        raise ModuleNotFoundError(f"compute-sanitizer {tool} does not work here")
+    yield bench.verdict("sanitizer", f"compute-sanitizer {tool}", error)
+
+
+STAGES: dict[str, tuple[Step, ...]] = {
+    "checks": (gpu_kernels.checks,),
+    "kernels": (
+        gpu_kernels.checks,
+        gpu_kernels.only_on_a_gpu,
+        gpu_kernels.masked_images,
+        gpu_kernels.slic,
+        gpu_kernels.quickshift,
+        gpu_engine.share_of_model,
+        tests,
+        partial(sanitizer, tool="memcheck"),
+        partial(sanitizer, tool="racecheck"),
+    ),
+    "engine": (gpu_engine.efficiency,),
+    "peers": (gpu_engine.peers,),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code is 1 where a check fails or a bound is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--stage", choices=STAGES, required=True, help="checks are the first step of kernels")
+    parser.add_argument("--device", default="cuda", help="cpu, with --tiny, tries the command itself out")
+    parser.add_argument("--tiny", action="store_true", help="few and small problems, whose times say nothing")
+    parser.add_argument("--save", action="store_true", help="keep the rows")
+    options = parser.parse_args(argv)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.exit(2, "PyTorch sees no GPU: gpulime doctor says more\n")
+
+    bench = Bench(torch.device(options.device), options.tiny)
+    rows: list[Row] = []
+    for step in STAGES[options.stage]:
+        name = getattr(step, "__name__", "sanitizer")
+        try:
+            for row in step(bench):
+                rows.append(row)
+                print(row, flush=True)
+        except ModuleNotFoundError as missing:
+            print(f"{name}: left out, {missing}", flush=True)
+        except Exception as error:  # the steps behind it are worth their time all the same
+            traceback.print_exc()
+            rows.append(bench.verdict(name, "step", f"{type(error).__name__}: {error}".splitlines()[0]))
+        if options.save:
+            save(rows)
+    return int(any(row.ok == "no" for row in rows))
+
+
+def _run(command: Sequence[str], seconds: int) -> str:
+    """What went wrong with a command, empty where nothing did; its last lines are printed."""
+    pipe = subprocess.PIPE
+    running = subprocess.Popen(
+        command, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True
+    )
+    try:
+        printed, _ = running.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(running.pid, signal.SIGKILL)  # those that it has started too
+        printed, _ = running.communicate()
+        printed += f"not done after {seconds} s"
+    last = printed.splitlines()[-30:]
+    print("\n".join(last), flush=True)
+    return f"exit code {running.returncode}: {' | '.join(last[-3:])}" if running.returncode else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""The kernels on a GPU: each beside its reference, the device's memory and what else could do its work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu_rows import Bench, Row, Times, kept
+from gpulime import segments
+from gpulime.ops import masked_images as masking
+from gpulime.ops import quickshift as shifting
+from gpulime.ops import slic as clustering
+from gpulime.ops import source
+
+SLIC, QUICKSHIFT = segments.Slic(n_segments=256), segments.Quickshift()
+REFERENCES = {segments.Slic: clustering.slic_reference, segments.Quickshift: shifting.quickshift_reference}
+# n, c, h, w, k, b; the last is the one that is measured
+SHAPES = ((1, 1, 1, 1, 1, 1), (3, 3, 63, 65, 31, 7), (2, 5, 63, 65, 33, 130), (8, 3, 224, 224, 50, 512))
+NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
+FORMATS = (torch.contiguous_format, torch.channels_last)
+
+
+def checks(bench: Bench) -> Iterator[Row]:
+    """Every kernel beside its reference, awkward and full sizes."""
+    if not source.available(bench.device):
+        yield bench.verdict("kernels", "CuPy", "kernels cannot run here: gpulime doctor says why")
+        return
+    wrong = [
+        (shape, dtype, memory_format)
+        for shape in SHAPES[: 2 if bench.tiny else 4]
+        for dtype in NUMBERS
+        for memory_format in FORMATS
+        if not _same_rows(problem(shape, dtype, memory_format, bench.device))
+    ]
+    yield bench.verdict("masked_images", "kernel beside its reference", f"another for {wrong[:3]}" if wrong else "")
+    sizes = ((1, 1), (13, 15)) if bench.tiny else ((1, 1), (63, 65), (224, 224))
+    for segmenter in (SLIC, QUICKSHIFT):
+        error = " ".join(filter(None, (_other_ids(bench, segmenter, *size) for size in sizes)))
+        yield bench.verdict(segments.OPS[type(segmenter)].__name__, "kernel beside its reference", error)
+
+
+def only_on_a_gpu(bench: Bench) -> Iterator[Row]:
+    """What no CPU shows: graphs, streams, and that nothing waits for the device."""
+    if bench.device.type != "cuda":
+        raise ModuleNotFoundError("there is no GPU")
+    arguments = problem(SHAPES[2], torch.float32, torch.contiguous_format, bench.device)
+    rows = masking.masked_images(*arguments)  # compiles, which no graph records
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        rows = masking.masked_images(*arguments)
+    images, *_, index, masks = arguments
+    index.copy_(index.flip(0))
+    masks.logical_not_()
+    graph.replay()
+    same = torch.equal(rows, masking.masked_images_reference(*arguments))
+    yield bench.verdict("masked_images", "a graph replays it with new rows", "" if same else "other rows")
+
+    expected, real, stream = masking.masked_images_reference(*arguments), images.clone(), torch.cuda.Stream()
+    images.zero_()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        images.copy_(real)  # on another stream the kernel would see zeros
+        rows = masking.masked_images(*arguments)
+    stream.synchronize()
+    same = torch.equal(rows, expected)
+    yield bench.verdict("masked_images", "runs on the current stream", "" if same else "other rows")
+
+    photographs = pictures(2, 64, 64, bench.device)
+    for name, call in (
+        ("masked_images", partial(masking.masked_images, *arguments)),
+        ("slic", partial(clustering.slic, photographs, **asdict(SLIC))),
+        ("quickshift", partial(shifting.quickshift, photographs, **asdict(QUICKSHIFT))),
+    ):
+        call()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            call()
+            error = ""
+        except RuntimeError as waits:
+            error = str(waits).splitlines()[0]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        yield bench.verdict(name, "does not wait for the device", error)
+
+
+def masked_images(bench: Bench) -> Iterator[Row]:
+    """512 rows of 224x224 in bfloat16 and channels_last, beside a plain fill of as much memory."""
+    arguments = problem(SHAPES[1 if bench.tiny else 3], torch.bfloat16, torch.channels_last, bench.device)
+    if not _same_rows(arguments):
+        yield bench.verdict("masked_images", "kernel", "not what the reference gives")
+        return
+    rows = masking.masked_images(*arguments)
+    size = rows.nbytes
+    row = partial(_row, bench, "masked_images", len(rows), "rows", size)
+    fill = bench.times(rows.zero_)
+    kernel = bench.times(lambda: masking.masked_images(*arguments))
+    share = fill.median / kernel.median
+    yield row("fill of as much memory", fill)
+    yield kept(row("kernel", kernel), share, "at least 0.75 of the fill's GB/s", share >= 0.75)
+    yield row("reference", bench.times(lambda: masking.masked_images_reference(*arguments)))
+    if bench.device.type == "cuda":
+        compiled = torch.compile(masking.choose_reference, fullgraph=True)
+        times = bench.times(lambda: compiled(*arguments))
+        ratio = kernel.median / times.median
+        yield kept(row("reference, torch.compile", times), ratio, "at most 1: the kernel's time over this", ratio <= 1)
+
+
+def slic(bench: Bench) -> Iterator[Row]:
+    """256 segments an image, before and with the pass that makes them connected."""
+    loose = replace(SLIC, enforce_connectivity=False)
+    yield from _segmenter(bench, "slic", loose, "kernel, before connectivity", 10_000)
+    yield from _segmenter(bench, "slic", SLIC, "kernel", 1_000)
+    yield from _one_core(bench, "slic", SLIC)
+
+
+def quickshift(bench: Bench) -> Iterator[Row]:
+    """Lime's defaults."""
+    yield from _segmenter(bench, "quickshift", QUICKSHIFT, "kernel", 3_000)
+    yield from _one_core(bench, "quickshift", QUICKSHIFT)
+
+
+def problem(
+    shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format, device: torch.device
+) -> list[Tensor]:
+    """The arguments of `masked_images`: n images of noise, segments that are rectangles, masks of coin throws."""
+    n, c, h, w, k, b = shape
+    random = torch.Generator().manual_seed(0)
+    images, fills = ((torch.rand(n, c, h, w, generator=random) * 255).to(dtype) for _ in range(2))
+    labels = segments.Grid(max(1, k // 10), min(k, 10)).labels(n, h, w, torch.device("cpu"))
+    index = torch.arange(b) * n // b
+    masks = torch.rand(b, k, generator=random) < 0.5
+    ready = [tensor.contiguous(memory_format=memory_format) for tensor in (images, fills)]
+    return [tensor.to(device) for tensor in (*ready, labels, index, masks)]
+
+
+def pictures(n: int, h: int, w: int, device: torch.device) -> Tensor:
+    """(n, 3, h, w) float32 in [0, 1] with surfaces, edges and grain, as photographs have."""
+    random = torch.Generator().manual_seed(1)
+    coarse = torch.rand(n, 3, 5, 5, generator=random)
+    smooth = torch.nn.functional.interpolate(coarse, (h, w), mode="bilinear", align_corners=False)
+    edges = torch.nn.functional.interpolate(torch.rand(n, 1, 9, 9, generator=random), (h, w))
+    return (0.5 * smooth + 0.4 * edges + 0.1 * torch.rand(n, 3, h, w, generator=random)).to(device)
+
+
+def _same_rows(arguments: list[Tensor]) -> bool:
+    return torch.equal(masking.masked_images(*arguments), masking.masked_images_reference(*arguments))
+
+
+def _other_ids(bench: Bench, segmenter: Any, h: int, w: int) -> str:
+    """On how many pixels of small pictures kernel and reference agree; empty where they do on all."""
+    images, op = pictures(2, h, w, bench.device), segments.OPS[type(segmenter)]
+    reference = REFERENCES[type(segmenter)]
+    share = (op(images, **asdict(segmenter)) == reference(images, **asdict(segmenter))).float().mean().item()
+    return f"{share:.5f} of the ids at {h}x{w}" if share < 1 else ""
+
+
+def _segmenter(bench: Bench, entry: str, segmenter: Any, side: str, least: int) -> Iterator[Row]:
+    n, size = (2, 24) if bench.tiny else (256, 224)
+    if error := _other_ids(bench, segmenter, *((13, 15) if bench.tiny else (63, 65))):
+        yield bench.verdict(entry, side, error)
+        return
+    images = pictures(n, size, size, bench.device)
+    times = bench.times(partial(segments.OPS[type(segmenter)], images, **asdict(segmenter)), most=20)
+    rate = n / times.median
+    moved = images.nbytes + 4 * images[:, 0].numel()  # pixels in, labels out
+    yield kept(_row(bench, entry, n, "images", moved, side, times), rate, f"at least {least:,} images/s", rate >= least)
+
+
+def _one_core(bench: Bench, entry: str, segmenter: Any) -> Iterator[Row]:
+    """Scikit-image, an image after the other."""
+    images = pictures(2, 24, 24, torch.device("cpu")) if bench.tiny else pictures(4, 224, 224, torch.device("cpu"))
+    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
+    here = Bench(torch.device("cpu"), tiny=True)
+    times = here.times(lambda: [segmenter(array) for array in arrays])
+    yield _row(bench, entry, len(arrays), "images", 0, "scikit-image, one core", times)
+
+
+def _row(bench: Bench, entry: str, count: int, unit: str, moved: int, side: str, times: Times) -> Row:
+    return times.row(entry, side, bench, count, unit, moved)

@@ -1,0 +1,42 @@
+"""Kernels under the host shim: the fixture that puts it in the place of CuPy, and memory that is poisoned."""
+
+from __future__ import annotations
+
+import shutil
+
+import host as shim
+import pytest
+import torch
+
+from gpulime import device as devices
+from gpulime.ops import source
+
+
+def poisoned(*shape, dtype, device):
+    """As `gpulime.device.empty`, filled with NaN, or with a value that no result has."""
+    if dtype.is_floating_point:
+        value = float("nan")
+    else:
+        value = True if dtype == torch.bool else torch.iinfo(dtype).max - 1 if dtype != torch.uint8 else 255
+    return torch.full(shape, value, dtype=dtype, device=device)
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """Kernels run on the CPU, compiled by g++ with the shim; outputs come poisoned."""
+    return _replaced(monkeypatch, shim.Library)
+
+
+@pytest.fixture
+def sanitized(monkeypatch):
+    """As `host`, each launch in a program of its own under sanitizers."""
+    return _replaced(monkeypatch, shim.Program)
+
+
+def _replaced(monkeypatch, kind):
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    monkeypatch.setattr(source, "compiled", lambda wanted, device: kind(wanted))
+    monkeypatch.setattr(source, "available", lambda device: True)
+    monkeypatch.setattr(devices, "empty", poisoned)
+    return shim

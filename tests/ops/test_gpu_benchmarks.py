@@ -1,0 +1,107 @@
+"""``python -m benchmarks.gpu``, tried out on a CPU: problems are tiny, kernels run under the host shim."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is part of the checkout, not of the package
+
+from benchmarks import gpu, gpu_kernels, gpu_rows
+from benchmarks.gpu_rows import Bench, Row, results
+from benchmarks.rows import read
+from gpulime import segments
+from gpulime.ops import masked_images as masking
+from gpulime.ops.quickshift import quickshift
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def kept(host, monkeypatch, tmp_path):
+    """Where --save keeps rows: not in the repository; and rows are masked by the kernel."""
+    monkeypatch.setattr(gpu_rows, "RESULTS", tmp_path)
+    monkeypatch.setattr(masking, "masked_images", masking.by_kernel)
+    monkeypatch.setattr(gpu, "_run", lambda command, seconds: "")
+    return results("none")
+
+
+def run(stage):
+    return gpu.main(["--stage", stage, "--device", "cpu", "--tiny", "--save"])
+
+
+def test_checks_compare_every_kernel(kept):
+    assert run("checks") == 0
+    assert [(row.entry, row.ok, row.ms) for row in read(kept, Row)] == [
+        (name, "yes", "") for name in ("masked_images", "quickshift", "slic")
+    ]
+
+
+def test_a_wrong_kernel_fails_and_gets_no_time(kept, monkeypatch):
+    monkeypatch.setattr(masking, "masked_images", lambda images, fills, *others: masking.by_kernel(fills, images, *others))
+    monkeypatch.setitem(gpu.STAGES, "kernels", (gpu_kernels.checks, gpu_kernels.masked_images))
+    assert run("kernels") == 1
+    rows = [row for row in read(kept, Row) if row.entry == "masked_images"]
+    assert [row.ok for row in rows] == ["no", "no"]
+    assert not any(row.ms for row in rows)
+
+
+def test_a_segmenter_with_other_ids_gets_no_time(kept, monkeypatch):
+    monkeypatch.setitem(segments.OPS, segments.Quickshift, lambda images, **options: quickshift(images, **options) + 1)
+    monkeypatch.setitem(gpu.STAGES, "kernels", (gpu_kernels.quickshift,))
+    assert run("kernels") == 1
+    (row,) = [row for row in read(kept, Row) if row.side == "kernel"]
+    assert (row.ok, row.ms, row.error) == ("no", "", "0.00000 of the ids at 13x15")
+
+
+def test_kernels_are_timed_beside_their_bounds(kept, monkeypatch):
+    monkeypatch.setattr(gpu.shutil, "which", lambda program: program)
+    run("kernels")
+    rows = {(row.entry, row.side): row for row in read(kept, Row)}
+    assert {("sanitizer", f"compute-sanitizer {tool}") for tool in ("memcheck", "racecheck")} < set(rows)
+    assert rows["tests", "pytest tests/ops"].ok == "yes"
+    kernel, fill = rows["masked_images", "kernel"], rows["masked_images", "fill of as much memory"]
+    assert float(kernel.ratio) == pytest.approx(float(fill.ms) / float(kernel.ms), rel=1e-2)
+    assert float(kernel.gb_s) == pytest.approx(int(kernel.bytes) / float(kernel.ms) / 1e6, rel=1e-2)
+    for entry in ("slic", "quickshift"):
+        assert float(rows[entry, "kernel"].rate) == pytest.approx(2000 / float(rows[entry, "kernel"].ms), rel=1e-2)
+        assert rows[entry, "scikit-image, one core"].rate
+        assert float(rows[entry, "kernel"].at_most) > 0
+    assert all(row.device == "none" and row.date and row.torch for row in rows.values())
+
+
+def test_the_engine_and_its_peers_are_timed(kept):
+    assert run("engine") == 0
+    assert run("peers") == 0
+    rows = {(row.entry, row.side): row for row in read(kept, Row)}
+    share = rows["efficiency", "28x28 CNN, explained"]
+    bare = rows["efficiency", "28x28 CNN, bare forwards"]
+    assert float(share.ratio) == pytest.approx(float(share.rate) / float(bare.rate), rel=1e-2)
+    assert rows["peers", "28x28 CNN, gpulime"].unit == "forwards"
+
+
+def test_what_is_not_installed_is_left_out_and_said(kept, monkeypatch, capsys):
+    monkeypatch.setattr(gpu.shutil, "which", lambda program: None)
+    monkeypatch.setitem(gpu.STAGES, "kernels", gpu.STAGES["kernels"][-1:])
+    run("kernels")
+    assert "sanitizer: left out, compute-sanitizer is not installed" in capsys.readouterr().out
+    assert "sanitizer" not in {row.entry for row in read(kept, Row)}
+
+
+def test_a_machine_without_a_gpu_is_told(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main(["--stage", "kernels"])
+    assert stopped.value.code == 2
+    assert "PyTorch sees no GPU" in capsys.readouterr().err
+
+
+def test_a_later_row_takes_the_place_of_an_earlier(kept):
+    bench = Bench(CPU)
+    for error in ("wrong", ""):
+        gpu_rows.save([bench.verdict("a", "b", error), bench.verdict("a", "c", error)])
+    assert [(row.side, row.ok) for row in read(kept, Row)] == [("b", "yes"), ("c", "yes")]

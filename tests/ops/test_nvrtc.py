@@ -1,0 +1,64 @@
+"""Every kernel compiles for every architecture, in registers alone."""
+
+from __future__ import annotations
+
+import nvrtc
+import pytest
+
+from gpulime.errors import GpulimeError
+from gpulime.ops import source
+
+
+@pytest.fixture
+def compiler():
+    if reason := nvrtc.missing(90):
+        pytest.skip(reason)
+    return nvrtc
+
+
+@pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
+@pytest.mark.parametrize("file", sorted(path.name for path in source.folder().glob("*.cu")))
+def test_kernels_compile_and_spill_nothing(file, architecture):
+    if reason := nvrtc.missing(architecture):
+        pytest.skip(reason)
+    kernels = {wanted: nvrtc.kernels(wanted, architecture) for wanted in nvrtc.sources() if wanted.file == file}
+    assert kernels
+    for wanted, made in kernels.items():
+        assert made, f"{wanted} has no kernel"
+        for kernel in made:
+            print(f"{wanted.file} {dict(wanted.defines)} sm_{architecture}: {kernel}")
+            assert kernel.spilled == 0, f"{wanted}: {kernel}"
+
+
+def test_a_compile_error_names_file_and_line(compiler, monkeypatch, tmp_path):
+    monkeypatch.setattr(source, "folder", lambda: tmp_path)
+    (tmp_path / "head.cuh").write_text("\n\nint first = nothing;\n")
+    (tmp_path / "trial.cu").write_text('// A comment\n#include "head.cuh"\n\nint second = nothing;\n')
+    with pytest.raises(GpulimeError, match=r"kernels/trial.cu does not compile for sm_90:") as error:
+        compiler.kernels(source.Source("trial.cu"), 90)
+    assert "head.cuh(3): error" in str(error.value)
+    assert "trial.cu(4): error" in str(error.value)
+
+
+def test_spills_are_seen(compiler, monkeypatch, tmp_path):
+    monkeypatch.setattr(source, "folder", lambda: tmp_path)
+    (tmp_path / "trial.cu").write_text("""
+extern "C" __global__ void __launch_bounds__(1024) trial(const float* in, float* out) {
+    float all[128];
+    for (int i = 0; i < 128; ++i) all[i] = in[i * 1024 + threadIdx.x];
+    __syncthreads();
+    for (int i = 0; i < 128; ++i) out[i * 1024 + threadIdx.x] = all[i] * all[127 - i];
+}
+""")
+    (kernel,) = compiler.kernels(source.Source("trial.cu"), 90)
+    assert kernel.name == "trial"
+    assert kernel.spilled > 0
+
+
+def test_unused_variables_are_seen(compiler, monkeypatch, tmp_path):
+    if not compiler.refuses_warnings():
+        pytest.skip("this libnvrtc does not take warnings for errors")
+    monkeypatch.setattr(source, "folder", lambda: tmp_path)
+    (tmp_path / "trial.cu").write_text('extern "C" __global__ void trial() { int unused; }')
+    with pytest.raises(GpulimeError, match="was declared but never referenced"):
+        compiler.kernels(source.Source("trial.cu", (("SECOND", "1"),)), 90)

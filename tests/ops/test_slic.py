@@ -1,0 +1,270 @@
+"""slic: the reference gives scikit-image's ids, the kernel the reference's."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from skimage import data, segmentation
+from skimage.color import rgb2lab as scikit_rgb2lab
+from skimage.util import regular_grid
+
+from gpulime import segments
+from gpulime.errors import GpulimeError
+from gpulime.ops import slic as module
+from gpulime.ops import source
+from gpulime.ops.slic import slic, slic_reference
+from gpulime.runs.loader import DatasetReader, read_all
+from gpulime.runs.sources import Item
+from gpulime.segments import Slic, segment
+
+# h, w
+SIZES = [(1, 1), (1, 50), (50, 1), (63, 65)]
+OPTIONS = [
+    {"n_segments": 1, "max_num_iter": 2},
+    {"n_segments": 2, "compactness": 0.3, "max_num_iter": 3},
+    {"n_segments": 31, "max_num_iter": 1, "min_size_factor": 2.0, "max_size_factor": 1.5},
+    {"n_segments": 31, "max_num_iter": 0},
+    {"n_segments": 40, "compactness": 1e-4, "enforce_connectivity": False},
+    {"n_segments": 50, "compactness": 0.1, "min_size_factor": 0.9, "max_size_factor": 1.2, "sigma": 0.7},
+    {"n_segments": 257, "compactness": 1.0, "min_size_factor": 0.2, "max_size_factor": 1.0},
+    {"n_segments": 12, "max_size_factor": 5.0, "sigma": 30.0},
+]
+
+
+def image(kind, h=63, w=65, c=3):
+    """(1, c, h, w) in [0, 1]: slopes with noise, which leaves parts of all sizes, blocks of flat colours, or one colour."""
+    random = torch.Generator().manual_seed(h + w + c)
+    if kind == "blocks":
+        colours = torch.rand(1, c, -(-h // 9), -(-w // 9), generator=random)
+        return colours.repeat_interleave(9, 2).repeat_interleave(9, 3)[:, :, :h, :w].contiguous()
+    if kind == "one colour":
+        return torch.full((1, c, h, w), 0.3)
+    down, across = (
+        torch.rand(1, c, *size, generator=random).cumsum(i).div(max(h, w)) for i, size in ((2, (h, 1)), (3, (1, w)))
+    )
+    return 0.6 * (down + across) + 0.1 * torch.rand(1, c, h, w, generator=random)
+
+
+def photograph(name, size=None):
+    """(1, 3, h, w), a part of one of scikit-image's."""
+    pixels = torch.from_numpy(getattr(data, name)()[: size or None, : size or None].copy())
+    return pixels.permute(2, 0, 1)[None].float() / pixels.new_full((), 255, dtype=torch.float32)
+
+
+def scikit(images, **options):
+    """What scikit-image gives, as `segments.Slic` asks for it."""
+    arrays = images.permute(0, 2, 3, 1).numpy()
+    arrays = arrays.repeat(3, axis=3) if arrays.shape[3] == 1 else arrays
+    return torch.from_numpy(np.stack([Slic(**options)(array) for array in arrays])).int()
+
+
+@pytest.fixture
+def scikit_lab(monkeypatch):
+    """Scikit-image's own conversion to Lab, whose last bits are the processor's: what follows must be equal to the bit."""
+
+    def rgb2lab(images):
+        return torch.from_numpy(scikit_rgb2lab(images.permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2)
+
+    monkeypatch.setattr(module, "rgb2lab_reference", rgb2lab)
+    monkeypatch.setattr(module, "rgb2lab", rgb2lab)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("c", [1, 3, 5])
+@pytest.mark.parametrize("kind", ["noise", "blocks"])
+def test_the_reference_is_scikit_image(kind, c, options, scikit_lab):
+    images = image(kind, c=c)
+    assert torch.equal(slic_reference(images, **options), scikit(images, **options))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("c", [1, 3, 5])
+@pytest.mark.parametrize("kind", ["noise", "blocks"])
+def test_the_kernel_is_its_reference(kind, c, options, host):
+    images = image(kind, c=c)
+    labels = slic(images, **options)
+    assert labels.dtype == torch.int32
+    assert torch.equal(labels, slic_reference(images, **options))
+
+
+@pytest.mark.parametrize(("h", "w"), SIZES)
+@pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
+@pytest.mark.parametrize("kind", ["noise", "one colour"])
+def test_awkward_sizes(kind, options, h, w, scikit_lab, host):
+    images = image(kind, h, w)
+    expected = scikit(images, **options)
+    assert torch.equal(slic_reference(images, **options), expected)
+    assert torch.equal(slic(images, **options), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"n_segments": 257}, {"n_segments": 30, "sigma": 1.0}], ids=str)
+@pytest.mark.parametrize(("name", "size"), [("chelsea", 150), ("coffee", 130), ("rocket", 101)])
+def test_photographs(name, size, options, host):
+    """With a Lab of one's own, whose last bits are not scikit-image's, a few pixels may go to another segment."""
+    images = photograph(name, size)
+    labels, expected = slic(images, **options), scikit(images, **options)
+    assert torch.equal(labels, slic_reference(images, **options))
+    assert labels.max() == expected.max()
+    assert (labels == expected).float().mean() > 0.999
+
+
+def test_sums_beyond_what_float32_counts(host):
+    """Rows of a segment of many pixels add up to more than 2**24: their rounded sum depends on its order."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 2, 640, 8, generator=random).repeat_interleave(64, 3) * 0.2 + torch.linspace(0, 0.8, 512)
+    options = {"n_segments": 3, "max_num_iter": 3}
+    expected = scikit(images, **options)
+    assert expected.flatten().bincount().max() * 320 > 2**24
+    assert torch.equal(slic(images, **options), expected)
+
+
+def test_each_image_is_segmented_by_itself_and_stays_as_it_is(host):
+    images = torch.cat([image(kind, 40, 33) for kind in ("noise", "blocks", "one colour")]) * torch.rand(3, 1, 1, 1)
+    before = images.clone()
+    together = slic(images, n_segments=20)
+    assert torch.equal(images, before)
+    assert torch.equal(together, torch.cat([slic(one[None], n_segments=20) for one in images]))
+    assert torch.equal(together, slic_reference(images, n_segments=20))
+
+
+def test_strided_images(host):
+    images = image("noise", 60, 80, c=6).transpose(2, 3)[:, ::2, 3::2, 1:]
+    assert torch.equal(slic(images, n_segments=20), slic_reference(images.contiguous(), n_segments=20))
+
+
+@pytest.mark.parametrize("c", [27, 70])
+def test_many_channels(c, host):
+    images = image("blocks", 20, 30, c)
+    assert torch.equal(slic(images, n_segments=50), scikit(images, n_segments=50))
+
+
+def test_blocks_of_any_size_do_the_same(host, monkeypatch):
+    images = image("noise")
+    expected = slic(images, n_segments=300)
+    monkeypatch.setattr(module, "_TILE", (7, 3))
+    monkeypatch.setattr(module, "_THREADS", 256)
+    monkeypatch.setattr(module, "_CONNECT_THREADS", 1)
+    assert torch.equal(slic(images, n_segments=300), expected)
+
+
+@pytest.mark.parametrize("shorter", [2, 4])
+def test_pixels_that_no_window_holds_keep_their_segment(shorter, host, monkeypatch):
+    """Windows reach two steps, and hardly a pixel is left alone; shorter ones show what becomes of it."""
+    images, start = image("noise", c=2), module._start
+    options = {"n_segments": 20, "compactness": 1e-3, "enforce_connectivity": False}
+
+    def short(*size):
+        found = start(*size)
+        return found._replace(reach=tuple(reach // shorter for reach in found.reach))
+
+    monkeypatch.setattr(module, "_start", short)
+    labels = slic_reference(images, **options)
+    assert (labels == -1).any() == (shorter == 4)  # no window ever held them
+    assert torch.equal(slic(images, **options), labels)
+    options["enforce_connectivity"] = True
+    assert torch.equal(slic(images, **options), slic_reference(images, **options))
+
+
+@pytest.mark.parametrize("options", [OPTIONS[4], OPTIONS[5], OPTIONS[6]], ids=str)
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 50), (19, 23)])
+def test_sanitizers_find_nothing(h, w, options, sanitized):
+    images = image("noise", h, w)
+    assert torch.equal(slic(images, **options), slic_reference(images, **options))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("distance < nearest", "distance <= nearest"),
+        ("(centre + (float)reach + 1.0f", "(centre + (float)reach"),
+        ("sum += coordinate < 2 ? place", "sum += coordinate < 1 ? place"),
+        ("steps[4] = {1, -1, (int)w, -(int)w}", "steps[4] = {-1, 1, (int)w, -(int)w}"),
+        ("there[i] != own", "true"),
+        ("size < min_size", "size <= min_size"),
+        ("i < 4 && size < max_size", "i < 4"),
+        ("beside = there[i];", "beside = beside == own ? there[i] : beside;"),
+    ],
+)
+def test_a_wrong_kernel_is_noticed(right, wrong, host, monkeypatch, tmp_path):
+    shutil.copytree(source.folder(), tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / "slic.cu").read_text()
+    assert right in text
+    (tmp_path / "slic.cu").write_text(text.replace(right, wrong))
+    monkeypatch.setattr(source, "folder", lambda: tmp_path)
+    found = [torch.equal(slic(images, **o), slic_reference(images, **o)) for images, o in noticing()]
+    assert not all(found)
+
+
+def noticing():
+    """Images and options, the first of many that would notice."""
+    yield image("noise"), {"n_segments": 60}
+    yield image("one colour", 24, 24), {"n_segments": 36, "min_size_factor": 1.0}
+    yield image("noise"), OPTIONS[6]
+    yield image("blocks", c=5), OPTIONS[6]
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (torch.zeros(1, 3, 4, 4).double(), {}, "images must be float32; got torch.float64"),
+        (torch.zeros(3, 4, 4), {}, r"images must be \(n, c, h, w\), none of them 0; got \(3, 4, 4\)"),
+        (torch.zeros(0, 3, 4, 4), {}, r"got \(0, 3, 4, 4\)"),
+        (torch.zeros(1, 257, 2, 2), {}, "images must have at most 256 channels; got 257"),
+        (torch.zeros(1, 3, 4, 4), {"n_segments": 0}, "n_segments must be at least 1; got 0"),
+        (torch.zeros(1, 3, 4, 4), {"compactness": 0}, "compactness must be positive; got 0"),
+        (torch.zeros(1, 3, 4, 4), {"sigma": -1}, "sigma must be at least 0; got -1"),
+        (
+            torch.zeros(1, 3, 4, 4),
+            {"max_size_factor": 0.1, "n_segments": 4},
+            "max_size_factor = 0.1 leaves segments of 4 pixels",
+        ),
+    ],
+)
+@pytest.mark.parametrize("op", [slic, slic_reference])
+def test_what_makes_no_sense(op, images, options, message, host):
+    with pytest.raises(GpulimeError, match=message):
+        op(images, **options)
+
+
+def test_where_kernels_run_they_segment(host, pictures):
+    images, slic_ = pictures(3), Slic(n_segments=12)
+    found = segment(slic_, images)
+    assert torch.equal(found.ids[0][found.labels[0].long()].int(), slic(images[:1], n_segments=12)[0])
+    assert torch.equal(segment(slic_, pictures(3, c=1)).labels, segment(slic_, pictures(3, c=1).expand(3, 3, -1, -1)).labels)
+    with pytest.raises(GpulimeError, match=r"segments gpulime .* slic\(.*\): compactness must be positive; got 0"):
+        segment(Slic(compactness=0), images)
+
+
+def test_rows_tell_who_segmented(host, monkeypatch):
+    here = segments.describe(Slic(), torch.device("cpu"))
+    monkeypatch.setattr(source, "available", lambda device: False)
+    there = segments.describe(Slic(), torch.device("cpu"))
+    assert here.split()[0] == "gpulime"
+    assert there.split()[0] == "scikit-image"
+    assert here.split("slic")[1] == there.split("slic")[1]
+
+
+def test_readers_leave_to_the_device_what_it_does(host):
+    pixels = (image("noise", 9, 9)[0] * 255).to(torch.uint8)
+    [[read]] = read_all([Item("one", b"0")], DatasetReader([pixels]), Slic(), segments.CPU, 4, workers=0)
+    assert read.segments is None
+
+
+def test_scikit_image_is_the_one_that_is_followed():
+    """Its own function, without what `Slic` adds."""
+    images = photograph("chelsea", 60)
+    expected = segmentation.slic(images[0].permute(1, 2, 0).numpy(), n_segments=12, start_label=0)
+    assert torch.equal(scikit(images, n_segments=12)[0], torch.from_numpy(expected).int())
+
+
+@pytest.mark.parametrize("points", [1, 2, 3, 7, 31, 60, 256, 5000, 60_000])
+def test_centres_start_where_scikit_image_has_them(points):
+    sizes = (1, 2, 3, 5, 8, 17, 24, 63, 65, 224, 375, 500)
+    for h, w in itertools.product(sizes, sizes):
+        _, *expected = regular_grid((1, h, w), points)
+        found = [range(size)[axis] for size, axis in zip((h, w), module._grid(h, w, points), strict=True)]
+        assert found == [range(size)[axis] for size, axis in zip((h, w), expected, strict=True)]

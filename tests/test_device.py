@@ -1,0 +1,135 @@
+"""Which path runs, and what is said where the faster one is missing: one reason, one command."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gpulime import cli, device
+from gpulime.ops import source
+
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with a GPU, its driver and CuPy for CUDA 13; arguments change that."""
+
+    def make(
+        cuda="13.0", hip=None, driver=True, wheels=None, runtime=13020, serves=13020, capability=(9, 0), stream=True, nvrtc=True
+    ):
+        def started():
+            if runtime is None:
+                raise ImportError("libnvrtc.so.13 is not there")
+            return runtime
+
+        def compiler():
+            if not nvrtc:
+                raise RuntimeError("CuPy failed to load libnvrtc.so.13")
+
+        streams = SimpleNamespace(from_external=None) if stream else SimpleNamespace()
+        runtimes = SimpleNamespace(runtimeGetVersion=started, driverGetVersion=lambda: serves)
+        cuda_of_cupy = SimpleNamespace(runtime=runtimes, Stream=streams, nvrtc=SimpleNamespace(getVersion=compiler))
+        monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda_of_cupy))
+        monkeypatch.setattr(device, "cupy_wheels", lambda: {"cupy-cuda13x": "14.2.0"} if wheels is None else wheels)
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(torch.version, "hip", hip)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: driver)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda given=None: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda given=None: "NVIDIA H200")
+
+    for cached in (device.kernels_missing, source._warn_once):
+        cached.cache_clear()
+    yield make
+    for cached in (device.kernels_missing, source._warn_once):
+        cached.cache_clear()
+
+
+FAULTS = [
+    ({"wheels": {}}, 'CuPy is not installed: pip install "gpulime[cuda13]"'),
+    ({"wheels": {}, "cuda": "12.8"}, 'CuPy is not installed: pip install "gpulime[cuda12]"'),
+    (
+        {"wheels": {"cupy-cuda12x": "14.2.0"}},
+        "cupy-cuda12x is installed and PyTorch is for CUDA 13.0: "
+        'pip uninstall -y cupy-cuda12x && pip install "gpulime[cuda13]"',
+    ),
+    (
+        {"wheels": {"cupy-cuda12x": "14.2.0", "cupy-cuda13x": "14.2.0"}},
+        "cupy-cuda12x is in the way of cupy-cuda13x: "
+        "pip uninstall -y cupy-cuda12x && pip install --force-reinstall cupy-cuda13x",
+    ),
+    (
+        {"wheels": {"cupy": "14.2.0"}, "runtime": 12080},
+        'cupy is for CUDA 12 and PyTorch for CUDA 13.0: pip uninstall -y cupy && pip install "gpulime[cuda13]"',
+    ),
+    (
+        {"wheels": {"cupy-cuda13x": "13.6.0"}, "stream": False},
+        'CuPy 13.6.0 is too old: pip install --upgrade "cupy-cuda13x>=14"',
+    ),
+    (
+        {"runtime": None},
+        "CuPy 14.2.0 does not start (ImportError: libnvrtc.so.13 is not there): pip install --force-reinstall cupy-cuda13x",
+    ),
+    (
+        {"nvrtc": False},
+        "CuPy 14.2.0 does not start (RuntimeError: CuPy failed to load libnvrtc.so.13): "
+        "pip install --force-reinstall cupy-cuda13x",
+    ),
+    ({"serves": 12080}, "the driver serves CUDA 12 and CuPy is for CUDA 13: check nvidia-smi, and install a newer driver"),
+    ({"driver": False}, "PyTorch sees no driver that serves CUDA 13.0: check nvidia-smi, and install a newer driver"),
+    (
+        {"capability": (7, 0)},
+        "NVIDIA H200 is of compute capability 7.0, and kernels need 7.5 or later; no package changes that",
+    ),
+    (
+        {"cuda": "11.8"},
+        "this PyTorch is for CUDA 11.8, kernels need one for CUDA 12 or 13: pip install --force-reinstall torch",
+    ),
+    ({"cuda": None}, "this PyTorch is without CUDA, kernels need one for CUDA 12 or 13: pip install --force-reinstall torch"),
+    ({"cuda": None, "hip": "6.2"}, "kernels are for NVIDIA GPUs"),
+]
+
+
+@pytest.mark.parametrize(("fault", "said"), FAULTS)
+def test_one_warning_says_what_is_missing_and_the_command(fault, said, machine):
+    machine(**fault)
+    with pytest.warns(UserWarning, match="PyTorch operations do the work of the kernels on cuda, more slowly: ") as warned:
+        assert [source.available(CUDA) for _ in range(3)] == [False] * 3
+    assert len(warned) == 1
+    assert said in str(warned[0].message)
+
+
+@pytest.mark.parametrize("wheels", [{"cupy-cuda13x": "14.2.0"}, {"cupy": "14.2.0"}])
+def test_kernels_run_where_nothing_is_missing(wheels, machine):
+    machine(wheels=wheels)
+    assert source.available(CUDA)
+    assert device.describe()["path"] == "kernels compiled by CuPy on NVIDIA H200"
+    assert device.describe()["advice"] == "nothing faster is available in this version"
+
+
+def test_a_cpu_is_no_fault(machine):
+    machine()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not source.available(torch.device("cpu"))
+
+
+def test_doctor_says_which_path_runs_and_the_command(machine, capsys):
+    machine(wheels={})
+    assert cli.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "path         PyTorch operations on NVIDIA H200\n" in said
+    assert 'CuPy is not installed: pip install "gpulime[cuda13]"\n' in said
+
+
+@pytest.mark.parametrize(
+    ("cuda", "advice"), [("13.0", "check nvidia-smi"), (None, "pip install --force-reinstall torch torchvision")]
+)
+def test_doctor_without_a_gpu(cuda, advice, machine):
+    machine(cuda=cuda, driver=False)
+    assert device.describe()["path"].startswith("PyTorch on the CPU")
+    assert advice in device.describe()["advice"]
