@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ OPTIONS = ("-std=c++17", "-fmad=false")
 
 Argument = Tensor | int | float | np.generic | None
 Defines = tuple[tuple[str, str], ...]
+T = TypeVar("T")
 
 _PACKAGE = Path(__file__).parents[1]
 _INCLUDE = re.compile(r'\s*#\s*include\s+"([^"]+)"\s*')
@@ -153,6 +155,15 @@ def _compiled(source: Source, index: int) -> Module:
     return _CupyModule(source, index)
 
 
+def apart(compile_one: Callable[[], T]) -> T:
+    """The result of a call of NVRTC, made in a thread that ends with it.
+
+    NVRTC of CUDA 12.4 leaves the locale "C" in the thread that called it: text files opened there would be ASCII from then on.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(compile_one).result()
+
+
 def _index(device: torch.device) -> int:
     if device.index is None and device.type == "cuda":
         return torch.cuda.current_device()
@@ -174,12 +185,15 @@ class _CupyModule:
         self.module = cupy.RawModule(code=source.text, options=OPTIONS)
         self.functions: dict[str, Any] = {}
         self.most_shared: dict[str, int] = {}  # bytes of dynamic shared memory, beside a function's own
-        with torch.cuda.device(index):
-            try:
-                self.module.compile()
-            except cupy.cuda.compiler.CompileException as error:
-                gpu = torch.cuda.get_device_name(index)
-                raise GpulimeError(f"kernels/{source.file} does not compile for {gpu}:\n{error}") from error
+        try:
+            apart(self._compile)
+        except cupy.cuda.compiler.CompileException as error:
+            gpu = torch.cuda.get_device_name(index)
+            raise GpulimeError(f"kernels/{source.file} does not compile for {gpu}:\n{error}") from error
+
+    def _compile(self) -> None:
+        with torch.cuda.device(self.index):
+            self.module.compile()
 
     def run(self, name: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Argument], shared: int) -> None:
         import cupy

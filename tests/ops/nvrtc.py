@@ -87,7 +87,7 @@ def kernels(wanted, architecture):
     values = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     _sure(nvrtc.nvrtcCreateProgram(ctypes.byref(program), wanted.text.encode(), wanted.file.encode(), 0, None, None))
     try:
-        refused = nvrtc.nvrtcCompileProgram(program, len(options), values)
+        refused = source.apart(lambda: nvrtc.nvrtcCompileProgram(program, len(options), values))
         size = ctypes.c_size_t()
         _sure(nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)))
         log = ctypes.create_string_buffer(size.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import locale
+
 import nvrtc
 import pytest
 
@@ -62,3 +64,11 @@ def test_unused_variables_are_seen(compiler, monkeypatch, tmp_path):
     (tmp_path / "trial.cu").write_text('extern "C" __global__ void trial() { int unused; }')
     with pytest.raises(GpulimeError, match="was declared but never referenced"):
         compiler.kernels(source.Source("trial.cu", (("SECOND", "1"),)), 90)
+
+
+def test_a_compilation_leaves_the_callers_locale(compiler, monkeypatch, tmp_path):
+    monkeypatch.setattr(source, "folder", lambda: tmp_path)
+    (tmp_path / "trial.cu").write_text('extern "C" __global__ void trial() {}')
+    before = locale.nl_langinfo(locale.CODESET)
+    compiler.kernels(source.Source("trial.cu", (("LOCALE", "1"),)), 90)
+    assert locale.nl_langinfo(locale.CODESET) == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import locale
 import sys
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -16,13 +18,24 @@ from gpulime.ops import source
 GPU = torch.device("cuda", 1)
 
 
+def use_c_locale():
+    """What NVRTC of CUDA 12.4 does to the thread that calls it."""
+    libc = ctypes.CDLL(None)
+    libc.newlocale.restype = libc.uselocale.restype = ctypes.c_void_p
+    of_all = 0b1111110111111  # LC_ALL_MASK: every category's bit but that of LC_ALL itself
+    libc.uselocale(ctypes.c_void_p(libc.newlocale(of_all, b"C", None)))
+
+
 class CompileException(Exception):
     """As CuPy's."""
 
 
 @pytest.fixture
 def told(monkeypatch):
-    """What CuPy and torch's devices are told, in order; a source with ``refused`` in it does not compile."""
+    """What CuPy and torch's devices are told, in order.
+
+    A source with ``refused`` in it does not compile, one with ``locale`` changes that of the thread which compiles it.
+    """
     events = []
 
     class RawModule:
@@ -32,6 +45,8 @@ def told(monkeypatch):
 
         def compile(self):
             events.append(("compile",))
+            if "locale" in self.code:
+                use_c_locale()
             if "refused" in self.code:
                 raise CompileException("trial.cu(1): error: refused")
 
@@ -98,6 +113,14 @@ def test_a_source_that_does_not_compile(told, write):
         GpulimeError, match=r"kernels/trial.cu does not compile for NVIDIA H200:\ntrial.cu\(1\): error: refused"
     ):
         source.launch("trial.cu", "trial", (1,), (1,), (), device=GPU)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's locale masks")
+def test_a_compilation_leaves_the_callers_locale(told, write):
+    write("locale")
+    before = locale.nl_langinfo(locale.CODESET)
+    source.launch("trial.cu", "trial", (1,), (1,), (), device=GPU)
+    assert locale.nl_langinfo(locale.CODESET) == before
 
 
 def test_a_tensor_elsewhere_is_named(told):
