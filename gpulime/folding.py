@@ -90,7 +90,9 @@ class Folding(TorchFunctionMode):
         self._bordered: OfTensors[Inner] = OfTensors()  # has a border, which a convolution may take that is called next
         self._stand_ins: OfTensors[None] = OfTensors()  # all that have been given out in place of those
         self._given = 0  # the id of what the last step gave
-        self._trial, self._sound, self._folded, self._borders = True, True, False, False
+        self._trial, self._sound, self._borders = True, True, False
+        # In one call of the model: an error may come of what has been done here, or is; memory may be written to unseen.
+        self._folded, self._at_work, self._bared = False, False, False
         self._free = Lock()
 
     @staticmethod
@@ -112,10 +114,11 @@ class Folding(TorchFunctionMode):
         """``model(rows)``."""
         if not self._sound or not self._free.acquire(blocking=False):  # or another thread is in it
             return model(rows)
-        trial, version, self._folded = self._trial, rows._version, False
+        trial, version, self._folded, self._bared = self._trial, rows._version, False, False
         try:
             with self:
                 outputs = model(rows.clone() if trial else rows)  # it may write into them, and be called again
+            self._at_work = True
             self._outlived()
             # The next step may come in another call, or where nobody sees it, and what has its border to come must not leave.
             self._sound = self._sound and not self._due and not self._stand_ins
@@ -126,12 +129,14 @@ class Folding(TorchFunctionMode):
         except BaseException as error:
             if trial:
                 self.chains.clear()
-            if not (isinstance(error, Exception) and self._folded and rows._version == version):
+            own = not (self._folded or self._at_work)
+            if own or not isinstance(error, Exception) or rows._version != version:
                 raise
             outputs = model(rows)  # raises where the error is its own
             self._sound = False
             return outputs
         finally:
+            self._at_work = False
             for table in (self._tried, self._due, self._spent, self._finite, self._bordered, self._stand_ins):
                 table.clear()
             self._free.release()
@@ -145,11 +150,18 @@ class Folding(TorchFunctionMode):
         if torch.compiler.is_compiling():  # a compiled function in the model: what it takes cannot be seen again
             self._sound = False
             return func(*args, **kwargs)
+        self._at_work = True
+        output = self._see(func, args, kwargs)
+        self._at_work = False
+        return output
+
+    def _see(self, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
         if func in LOOKS:
             return func(*args, **kwargs)
         if self._bordered and not (func is torch.conv2d and args and self._bordered.get(args[0]) is not None):
             self._make_borders()
         if func in BARES_MEMORY:
+            self._bared = True
             self.chains = {key: chain for key, chain in self.chains.items() if not chain.is_made_of(args[0])}
         if self._spent and [id(tensor) for tensor in _tensors((*args, *kwargs.values()))] != [self._given]:
             self._outlived()  # but for a caller that holds what it is just passing on
@@ -158,7 +170,7 @@ class Folding(TorchFunctionMode):
             if key in self._due and not torch.is_grad_enabled() and self._due[key].is_before(step):
                 return self._pass(self._due.pop(key))
             if key in self._tried and not torch.is_grad_enabled():
-                return self._try(self._tried.pop(key), step, lambda tensor: func(tensor, *args[1:], **kwargs))
+                return self._try(self._tried.pop(key), step, lambda tensor: self._as_it_is(func, tensor, *args[1:], **kwargs))
         for tensor in _tensors((*args, *kwargs.values())) if self._tried or self._due else ():
             self._tried.pop(id(tensor), None)
             self._sound = self._sound and id(tensor) not in self._due
@@ -172,16 +184,26 @@ class Folding(TorchFunctionMode):
         if self._stand_ins:  # PyTorch would ask for the real ones by itself, but that takes a second of imports
             args, kwargs = with_borders(args), with_borders(kwargs)
         finite = _keeps_finite(func, args, kwargs) and all(map(self._knows, _tensors((*args, *kwargs.values()))))
-        output = func(*args, **kwargs)
+        output = self._as_it_is(func, *args, **kwargs)
+        if self._stand_ins:
+            stand_ins = (tensor for tensor in self._stand_ins.tensors() if isinstance(tensor, Bordered))
+            self._sound = self._sound and all(tensor.looks_real for tensor in stand_ins)
         if finite:
             self._note(output)
+        return output
+
+    def _as_it_is(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the model calls: an error there is the model's own."""
+        self._at_work = False
+        output = func(*args, **kwargs)
+        self._at_work = True
         return output
 
     def _with_border(self, args: Arguments, kwargs: dict[str, Any]) -> Tensor | None:
         """What `pad` gives: the real one in the trial, and then one that is made if anything but its convolution needs it."""
         border = Border.of(args, kwargs)
         image_is_plain = bool(args) and type(args[0]) is Tensor and _is_bare(args[0])
-        if border is None or not image_is_plain or not _is_channels_last(args[0]):
+        if border is None or self._bared or not image_is_plain or not _is_channels_last(args[0]):
             return None
         self._folded = True
         image, output = args[0], pad(*args, **kwargs) if self._trial else Bordered(args[0], border)
@@ -208,12 +230,12 @@ class Folding(TorchFunctionMode):
         # A ReLU inside a convolution makes NaN a number, and nobody would see it.
         if chain and chain.serves(image, border, weight, bias, rest) and (not chain.needs_finite or self._is_finite(image)):
             self._folded = True
-            output = chain(image)
-            self._due[id(output)] = Place(output, chain, 0, image, image._version)
+            folded = chain(image)
+            self._due[id(folded)] = Place(folded, chain, 0, image, image._version)
             if self._knows(image):
-                self._note(output)
-            return output
-        output = torch.conv2d(with_borders(whole), weight, bias, *rest)
+                self._note(folded)
+            return folded
+        output: Tensor = self._as_it_is(torch.conv2d, with_borders(whole), weight, bias, *rest)
         own = type(weight) is nn.Parameter and (bias is None or type(bias) is nn.Parameter)  # not made for this call
         if self._trial and own and chain is None:
             memory_format = torch.channels_last if _is_channels_last(output) else torch.contiguous_format
@@ -274,7 +296,7 @@ class Folding(TorchFunctionMode):
         return self._knows(tensor)
 
     def _knows(self, tensor: Tensor) -> bool:
-        return (version := self._finite.get(tensor)) is not None and version == tensor._version
+        return not self._bared and (version := self._finite.get(tensor)) is not None and version == tensor._version
 
     def _note(self, tensor: Tensor) -> None:
         if not tensor.is_inference():  # it keeps no versions

@@ -170,6 +170,37 @@ def an_array_written_between(m, x):
     return m.norm(m.conv(y)) + x.mean()
 
 
+def an_earlier_array_written_between(m, x):
+    x = x.clone()
+    array = x.numpy()
+    y = F.pad(x, (0, 1, 0, 1))
+    if m.turn:
+        array *= 2
+    return m.norm(m.conv(y)) + x.mean()
+
+
+def an_earlier_array_of_nan(m, x):
+    """What a convolution gives of finite numbers is not looked through again."""
+    y = plain(m, x)
+    if m.turn:
+        y.detach().numpy()[0, 0] = float("nan")
+    return plain(m, y)
+
+
+def another_shape_later(m, x):
+    y = F.pad(x, (0, 1, 0, 1))
+    if m.turn:
+        y.unsqueeze_(0)
+    return m.norm(m.conv(y[0] if m.turn else y)) + y.ndim
+
+
+def other_memory_later(m, x):
+    y = F.pad(x, (0, 1, 0, 1))
+    if m.turn:
+        y.data = torch.ones(3, 4, 20, 20)
+    return m.norm(m.conv(y)) + y.shape[2]
+
+
 def its_own_input_written(m, x):
     y = F.pad(x, (0, 1, 0, 1))
     x.mul_(2)
@@ -255,7 +286,8 @@ WAYS = [
     reflected, of_ones, used_twice, used_first, written_outside, written_outside_later, clamped, written_inside,
     written_inside_later, held, held_later, as_an_array, by_its_address, asked, of_planes, another_border_later,
     none_later, twice, single_images, nan_outside_later, a_pad_of_a_pad_that_is_written_to, data_written_between,
-    an_array_written_between, its_own_input_written, errors_swallowed,
+    an_array_written_between, an_earlier_array_written_between, an_earlier_array_of_nan, another_shape_later,
+    other_memory_later, its_own_input_written, errors_swallowed,
 ]  # fmt: skip
 
 

@@ -939,6 +939,25 @@ def test_an_error_of_the_model_leaves_no_trace():
     assert_near(folding(model, rows), expected)
 
 
+@pytest.mark.parametrize("part", ["_try", "_convolution", "_outlived", "_is_finite"])
+@pytest.mark.parametrize("trial", [True, False], ids=["in the trial", "later"])
+@torch.no_grad()
+def test_an_error_of_its_own_goes_back_to_the_model(part, trial, monkeypatch):
+    model, rows, folding = lived(Model(plain)), torch.rand(ROWS), Folding()
+    expected, calls = model(rows), []
+    if not trial:
+        folding(model, rows)
+
+    def failing(*args):
+        calls.append(part)
+        raise AttributeError("of another version of PyTorch")
+
+    monkeypatch.setattr(Folding, part, failing)
+    assert_near(folding(model, rows), expected)
+    assert_near(folding(model, rows), expected)
+    assert len(calls) <= 1, "it has ended"
+
+
 CHANGES = {
     "the weight": lambda m: m.conv.weight.mul_(2),
     "the weight's data": lambda m: m.conv.weight.data.mul_(2),
