@@ -129,10 +129,10 @@ class Folding(TorchFunctionMode):
         except BaseException as error:
             if trial:
                 self.chains.clear()
-            own = not (self._folded or self._at_work)
-            if own or not isinstance(error, Exception) or rows._version != version:
+            of_the_model = self._sound and not self._folded and not self._at_work
+            if of_the_model or not isinstance(error, Exception) or rows._version != version:
                 raise
-            outputs = model(rows)  # raises where the error is its own
+            outputs = model(rows)  # raises where the error is the model's
             self._sound = False
             return outputs
         finally:
@@ -151,7 +151,11 @@ class Folding(TorchFunctionMode):
             self._sound = False
             return func(*args, **kwargs)
         self._at_work = True
-        output = self._see(func, args, kwargs)
+        try:
+            output = self._see(func, args, kwargs)
+        except Exception:
+            self._sound = self._sound and not self._at_work  # the model may catch it and go on
+            raise
         self._at_work = False
         return output
 
