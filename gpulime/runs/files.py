@@ -15,7 +15,7 @@ import torch
 from gpulime import config as configs
 from gpulime import device as devices
 from gpulime import segments
-from gpulime.errors import GpulimeError, check
+from gpulime.errors import check
 from gpulime.explainer import Explainer
 from gpulime.report import page
 from gpulime.runs import models, sources, store
@@ -87,30 +87,16 @@ def report(run: Path) -> Path:
     GpulimeError
         If the directory holds no run, or one made from Python whose report has pictures, which this one would lack.
     """
-    about = manifest(run)
+    about = store.manifest(run)
     there = "config" not in about and (run / page.PAGE).exists()
     doubt = f"{run} was made from Python, and its images are not at hand: {page.PAGE} would lose its pictures"
     check(not there, f"{doubt}. Move it away to have one without")
     return page.write(run, pictures(run), about.get("class_names"))
 
 
-def manifest(run: Path) -> dict[str, Any]:
-    """What a run's ``run.json`` tells.
-
-    Raises
-    ------
-    GpulimeError
-        If the directory holds no run.
-    """
-    about = store.read_manifest(run)
-    if about is None:
-        raise GpulimeError(f"{run} holds no run: there is no run.json in it")
-    return about
-
-
 def pictures(run: Path) -> Picture:
     """What finds the picture of a row as the model saw it; None for each row of a run made from Python, which has no files."""
-    about = manifest(run)
+    about = store.manifest(run)
     if "config" not in about:
         return lambda row: None
     return _picture_of(configs.from_dict(about["config"]).data, Transform(**about["transform"]))
