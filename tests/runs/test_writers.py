@@ -31,7 +31,7 @@ with store.Store(Path(sys.argv[1]), flush_rows=1) as rows:
 
 
 def start(run, count):
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen([sys.executable, "-c", WRITER, str(run), str(count)], text=True, **pipes)
 
 
