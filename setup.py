@@ -14,7 +14,9 @@ EXTRAS = {
     "cuda13": ["cupy-cuda13x>=14"],
     "peers": ["lime==0.2.0.1", "captum"],
 }
-EXTRAS["test"] = [*EXTRAS["demo"], "lime==0.2.0.1", "import-linter", "matplotlib", "mypy", "pytest", "ruff", "timm"]
+# The README reads results with these.
+READERS = ["pandas", "duckdb", "polars"]
+EXTRAS["test"] = [*EXTRAS["demo"], *READERS, "lime==0.2.0.1", "import-linter", "matplotlib", "mypy", "pytest", "ruff", "timm"]
 
 setup(
     name="gpulime",

@@ -159,7 +159,7 @@ def check_out(out: str) -> None:
     """
     scheme = URL.match(out)
     instead = "write to a local or network path and copy results/ afterwards: shards never change"
-    check(scheme is None, f"out must be a directory, not a {scheme and scheme[1]} address; got {out!r}: {instead}")
+    check(scheme is None, f"out must be a directory, not an address of {scheme and scheme[1]}; got {out!r}: {instead}")
 
 
 SECTIONS: dict[str, Any] = {

@@ -120,3 +120,19 @@ def test_values_out_of_range_are_refused(section, values, message):
     with pytest.raises(GpulimeError) as caught:
         config.from_dict({section: values})
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/run", "gs://b/run", "abfss://c@a.dfs.core.windows.net/run", "file:///tmp/run"])
+def test_an_address_is_no_directory(out):
+    scheme = out.partition(":")[0]
+    with pytest.raises(GpulimeError) as caught:
+        config.from_dict({"out": out})
+    assert str(caught.value) == (
+        f"out must be a directory, not an address of {scheme}; got {out!r}: write to a local or network path and copy results/ "
+        "afterwards: shards never change"
+    )
+
+
+@pytest.mark.parametrize("out", ["runs/a:b", "C:/runs", "C:\\runs", "//server/share/run", "a:b/c", "runs/12:30/x"])
+def test_a_path_with_a_colon_is_one(out):
+    assert config.from_dict({"out": out}).out == out

@@ -1,14 +1,18 @@
 """The README's Python runs as it stands there."""
 
+import datetime as dt
 import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from rows import explained, failed
 
 import gpulime
 from gpulime import surrogate
+from gpulime.runs import store
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -63,6 +67,40 @@ def test_results_read_without_gpulime(tmp_path, monkeypatch):
     exec(block("pyarrow.dataset"), names)
     assert names["segments"].shape == (16, 16)
     assert names["segments"].max() == 8
+
+
+@pytest.mark.parametrize(
+    ("library", "as_rows"),
+    [
+        ("pandas", lambda rows: rows.to_dict("records")),
+        ("duckdb", lambda rows: pa.table(rows).to_pylist()),
+        ("polars", lambda rows: rows.to_dicts()),
+    ],
+)
+def test_other_readers_see_the_rows_that_gpulime_sees(library, as_rows, tmp_path, monkeypatch):
+    pytest.importorskip(library)
+    code = block(f"import {library}")
+    assert len(code.splitlines()) == 3
+    monkeypatch.chdir(tmp_path)
+    later = dt.datetime(2026, 1, 3, tzinfo=dt.UTC)
+    with store.Store(Path("runs/mine"), flush_rows=2) as results:
+        results.append(explained("ok beats a newer error", seed=1))
+        results.append(failed("ok beats a newer error", seed=2, written_at=later))
+        results.append(explained("the newest", seed=1, written_at=later))
+        results.append(explained("the newest", seed=2, attempt=9))
+        results.append(failed("the newest error", seed=2))
+        results.append(failed("the newest error", seed=1, written_at=later))
+        results.append(explained("the last attempt", seed=2))
+        results.append(explained("the last attempt", seed=1, attempt=2))
+        results.append(explained("alone", seed=1))
+    names = {}
+    exec(code, names)
+    found = {row["image_id"]: (row["status"], row["seed"], row["seg"]) for row in as_rows(names["rows"])}
+    wanted = {row["image_id"]: (row["status"], row["seed"], row["seg"]) for row in store.read(Path("runs/mine")).to_pylist()}
+    assert len(as_rows(names["rows"])) == len(wanted) == 5
+    assert all(seed == 1 for _, seed, _ in found.values())
+    assert {name: row[:2] for name, row in found.items()} == {name: row[:2] for name, row in wanted.items()}
+    assert all(found[name][2] == seg for name, (status, _, seg) in wanted.items() if status == "ok")
 
 
 def test_lime_s_place():

@@ -1,0 +1,191 @@
+"""What a run survives: kill -9 at any moment, a full disk, a shard that rots."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rows import explained
+
+import gpulime
+from gpulime import cli
+from gpulime import config as configs
+from gpulime.runs import shards, store, verify
+from gpulime.runs.shards import opened
+
+FLUSH_ROWS = 5
+IDS_PER_KILL = 40  # about as many as one process writes before it is killed
+WRITER = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path
+from gpulime.runs import store
+from rows import explained
+
+run = Path(sys.argv[1])
+done = store.done(run)
+print("started", flush=True)
+with store.Store(run, flush_rows={FLUSH_ROWS}) as rows:
+    for i in range(int(sys.argv[2])):
+        if str(i) not in done:
+            rows.append(explained(str(i)))
+            print(i, flush=True)
+            time.sleep(0.001)
+"""
+
+
+def start(run, ids):
+    return subprocess.Popen([sys.executable, "-c", WRITER, str(run), str(ids)], stdout=subprocess.PIPE, text=True)
+
+
+def kill_and_go_on(run, ids, kills, seed=0):
+    """Run again and again, killed at random moments; the ids that each process handed to the store, the last one's whole."""
+    random.seed(seed)
+    handed = []
+    for _ in range(kills):
+        process = start(run, ids)
+        assert process.stdout.readline() == "started\n"
+        time.sleep(random.uniform(0, 0.05))
+        process.kill()
+        handed.append(process.communicate()[0].split())
+        assert process.returncode in (-signal.SIGKILL, 0)
+        for path in store.shards(run):
+            with opened(path) as shard:
+                shard.read()
+    process = start(run, ids)
+    handed.append(process.communicate()[0].split())
+    assert process.returncode == 0
+    return handed
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.long)])
+def test_kill_9_costs_one_flush_interval_at_most(tmp_path, kills):
+    ids = kills * IDS_PER_KILL
+    handed = kill_and_go_on(tmp_path, ids, kills)
+    kept = shards.rows(tmp_path, ["image_id"])["image_id"].to_pylist()
+    assert sorted(kept) == sorted(map(str, range(ids)))  # each once, before any rule of readers
+    assert ids < sum(map(len, handed)) <= ids + kills * FLUSH_ROWS
+    assert len(handed[-1]) > 0  # all others were killed in their work
+
+
+SMALL = {"n_samples": 20, "segments": gpulime.segments.Grid(3, 3), "report": False, "model_id": "corner"}
+
+
+def model(x):
+    return x[:, :, :6, :6].mean((2, 3))
+
+
+def images(n):
+    return [torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(i)) for i in range(n)]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_what_a_corrupt_shard_held_is_explained_again(tmp_path, damage, monkeypatch):
+    out = tmp_path / "run"
+    monkeypatch.setattr(configs, "StoreConfig", partial(configs.StoreConfig, flush_rows=2))
+    gpulime.runs.explain(model, images(6), out, **SMALL)
+    _, second, _ = store.shards(out)
+    before = {row["image_id"]: row["coef"] for row in store.read(out).to_pylist()}
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 16
+    second.write_bytes(content[:-40] if damage == "truncated" else content)
+    assert [error.path for error in verify.verify(out).corrupt] == [second]
+    with pytest.warns(UserWarning, match=rf"{second.name} is corrupt: .*gpulime verify"):
+        outcome = gpulime.runs.explain(model, images(6), out, **SMALL)
+    assert (outcome.ok, outcome.failed, outcome.forwards) == (6, 0, 2 * 20)
+    second.unlink()  # as verify says
+    after = {row["image_id"]: row["coef"] for row in store.read(out).to_pylist()}
+    assert after.keys() == before.keys()
+    for image_id, coefficients in after.items():
+        np.testing.assert_allclose(coefficients, before[image_id], atol=1e-6)
+    assert verify.verify(out).exit_code == verify.OK
+
+
+CORNER = """
+
+class Corner(nn.Module):
+    def forward(self, x):
+        return x[:, :, :6, :6].mean((2, 3))
+"""
+FILLING = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path
+from gpulime.runs import store
+from rows import explained
+
+with store.Store(Path(sys.argv[1]), flush_rows=2) as rows:
+    for name in "abcd":
+        rows.append(explained(name, segmenter=sys.argv[2] if name in "cd" else "grid"))
+"""
+
+
+def test_a_quota_leaves_no_part_of_a_shard_and_a_rerun_goes_on(tmp_path):
+    """RLIMIT_FSIZE is what a quota is to a process: the write stops in the middle of the file."""
+    with store.Store(tmp_path / "probe") as rows:
+        rows.append(explained("a"))
+    limit = 2 * store.shards(tmp_path / "probe")[0].stat().st_size
+
+    def allow_little():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    run = tmp_path / "run"
+    command = [sys.executable, "-c", FILLING, str(run), os.urandom(limit).hex()]
+    full = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=allow_little)
+    assert full.returncode == 1
+    assert f"File too large: '{run / 'results' / 'part-0-'}" in full.stderr.splitlines()[-1]
+    assert store.done(run) == {"a", "b"}
+    assert os.listdir(run / "_staging") == ["writers.lock"]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert store.done(run) == {"a", "b", "c", "d"}
+
+
+def test_the_command_says_that_the_disk_is_full_and_exits_with_74(tmp_path, capsys, monkeypatch):
+    """What was written before stays, and the same command goes on."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(4):
+        np.save(pictures / f"{i}.npy", np.full((16, 16, 3), 60 * i, np.uint8))
+    (tmp_path / "corner_model.py").write_text("from torch import nn\n\n\ndef make():\n    return Corner()\n" + CORNER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = tmp_path / "run"
+    arguments = ["explain", "--model.factory", "corner_model.make", "--data.source", str(pictures), "--data.crop", "16"]
+    arguments += ["--lime.n_samples", "60", "--lime.segments", "grid", "--lime.top_labels", "1", "--report", "false"]
+    arguments += ["--store.flush_rows", "2", "--data.resize", "16", "--out", str(out)]
+    real, written = os.fsync, []
+
+    def full(number):
+        written.append(number)
+        if len(written) > 4:  # run.json and the first shard, each with its folder
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert cli.main(arguments) == 74
+    assert "No space left on device" in capsys.readouterr().err
+    assert len(store.shards(out)) == 1
+    assert os.listdir(out / "_staging") == ["writers.lock"]
+    assert cli.main(arguments) == 0
+    assert "2 of 4 images are done already" in capsys.readouterr().err
+    assert len(store.done(out)) == 4
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/run", Path("s3://bucket/run")], ids=["text", "path"])
+def test_an_object_store_is_refused_before_any_work(out):
+    def unused(x):
+        raise AssertionError("the model was called")
+
+    with pytest.raises(gpulime.GpulimeError, match=r"out must be a directory, not an address of s3; got 's3:/.*copy results/"):
+        gpulime.runs.explain(unused, images(1), out, **SMALL)
