@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,12 +55,16 @@ def explain(given: Namespace) -> int:
     """Explain images and write a run directory."""
     settings = given.as_dict()
     del settings["config"]
+    call = {name: settings.pop(name) for name in ("retry_failed", "dry_run")}
+    for name in ("limit", "shard"):
+        if (value := settings.pop(name)) is not None:
+            settings["data"][name] = value
     chosen = config.from_dict(settings)
     from gpulime.runs import files
     from gpulime.runs.stop import Stopped
 
     try:
-        return files.run(chosen)
+        return files.run(chosen, **call)
     except Stopped as stopped:
         print(f"gpulime: {stopped}", file=sys.stderr)
         return DRAINED
@@ -71,6 +76,16 @@ def report(given: Namespace) -> int:
     from gpulime.runs import files
 
     print(files.report(Path(given.run)))
+    return 0
+
+
+def status(given: Namespace) -> int:
+    """Say how far a run is: what is on disk, what its processes do, how long it takes yet."""
+    check(given.run is not None, "status needs RUN, the directory of a run: gpulime status runs/quickstart")
+    from gpulime.runs.status import status
+
+    found = status(Path(given.run))
+    print(json.dumps(found.as_json(), indent=2) if given.json else found)
     return 0
 
 
@@ -125,6 +140,16 @@ def _add_run(parser: ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", metavar="RUN", help="directory of the run")
 
 
+def _add_explain(parser: ArgumentParser) -> None:
+    options.add_call(parser)
+    options.add(parser)
+
+
+def _add_status(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON, for other programs")
+
+
 def _add_export(parser: ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--to", metavar="DIR", type=str, help="where the files go: a folder that is empty or not there yet")
@@ -152,7 +177,8 @@ def _ids(given: Namespace) -> list[str] | None:
 
 
 COMMANDS = {
-    "explain": Command(explain, "[--config FILE] [--SETTING VALUE ...]", options.add, START),
+    "explain": Command(explain, "[--config FILE] [--SETTING VALUE ...] [--dry-run] [--retry-failed]", _add_explain, START),
+    "status": Command(status, "RUN [--json]", _add_status),
     "report": Command(report, "RUN", _add_run),
     "export": Command(export, "RUN --to DIR [--ids ID ...] [--ids-file FILE]", _add_export),
     "diff": Command(diff, "RUN_A RUN_B [--to DIR]", _add_diff),

@@ -20,6 +20,7 @@ CHANGES_NO_ROW = {
     "data.workers",
     "data.batch_size",
     "data.limit",
+    "data.shard",
     "lime.batch_size",
     "lime.device",
     "store.flush_rows",
@@ -59,6 +60,7 @@ class DataConfig:
     workers: int = _setting(0, "processes that read images; 0 reads in the main one")
     batch_size: int = _setting(16, "images read at a time")
     limit: int | None = _setting(None, "explain only the first so many images")
+    shard: str | None = _setting(None, "explain only a part of the images, such as 2/8; the parts of a run share its directory")
     resize: int | None = _setting(None, "pixels of the shorter side after resizing")
     crop: int | None = _setting(None, "pixels of the centre crop's side")
     interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = _setting(

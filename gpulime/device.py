@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -144,6 +146,44 @@ def synchronize(device: torch.device) -> None:
     """Wait until ``device`` has done what was asked of it; nothing to wait for on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+class Stopwatch:
+    """Adds up how long a device was at something, without waiting for it."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._open: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        """Around what is timed; nothing is added where it fails."""
+        if device.type == "cpu":
+            start = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - start
+            return
+        stream = torch.cuda.current_stream(device)
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record(stream)
+        yield
+        end.record(stream)
+        self._open.append((begin, end))
+        self._close()
+
+    @property
+    def seconds(self) -> float:
+        """What has been added up; on a GPU, what it has finished."""
+        self._close()
+        return self._seconds
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_seconds": self.seconds, "_open": deque()}  # events are of one process
+
+    def _close(self) -> None:
+        while self._open and self._open[0][1].query():
+            begin, end = self._open.popleft()
+            self._seconds += begin.elapsed_time(end) / 1000
 
 
 def describe() -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Predictor:
     most : int, the most rows it can be given; falls when memory runs out
     classes : int or None, the columns of its activated output, once it has been called
     forwards : int, the rows it has been given
+    watch : Stopwatch, how long the model took
     """
 
     def __init__(self, model: Model, activation: Activation, precision: str, device: torch.device | str | None) -> None:
@@ -63,6 +64,7 @@ class Predictor:
         has_conv = self.module is not None and any(isinstance(m, nn.Conv2d) for m in self.module.modules())
         self.memory_format = torch.channels_last if has_conv else torch.contiguous_format
         self.forwards = 0
+        self.watch = devices.Stopwatch()
         self.most = MOST_ROWS
         self.classes: int | None = None
         self._has_conv = has_conv
@@ -128,7 +130,8 @@ class Predictor:
         GpulimeError
             If the model returns anything but a (b, classes) tensor.
         """
-        outputs = self._forward(rows)
+        with self.watch.running(rows.device):
+            outputs = self._forward(rows)
         self.forwards += rows.shape[0]
         activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
         if self.classes is None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from gpulime import shades
 from gpulime.errors import GpulimeError
-from gpulime.runs import damage, files, store
+from gpulime.runs import damage, store
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = Mapping[str, Any]
@@ -152,7 +152,7 @@ def compare(a: Path, b: Path) -> Diff:
     GpulimeError
         Where a directory holds no run, both are the same, or no image is in both.
     """
-    about_a, about_b = files.manifest(a), files.manifest(b)
+    about_a, about_b = store.manifest(a), store.manifest(b)
     if a.resolve() == b.resolve():
         raise GpulimeError(f"A and B must be two runs; both are {a}")
     rows_a, rows_b = (damage.marked(store.read(run)) for run in (a, b))

@@ -62,7 +62,7 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     GpulimeError
         Where the run holds no results, an id is unknown or has no explanation, or ``to`` is not empty.
     """
-    manifest = files.manifest(run)
+    manifest = store.manifest(run)
     rows = damage.marked(store.read(run))
     chosen, damaged = _choose(run, rows, ids)
     check(not to.exists() or (to.is_dir() and not any(to.iterdir())), f"{to} is there and not an empty folder: choose another")

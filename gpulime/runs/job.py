@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import socket
 import sys
 import time
 from collections import deque
@@ -22,16 +23,21 @@ from torch import Tensor
 
 import gpulime
 from gpulime import config as configs
+from gpulime import device as devices
 from gpulime import inputs
 from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
 from gpulime.explanation import Explanations
 from gpulime.report import page
-from gpulime.runs import store
+from gpulime.runs import dry, store, summary
+from gpulime.runs.dry import Plan
+from gpulime.runs.heartbeat import Beat, Heartbeat
 from gpulime.runs.loader import DatasetReader, FileReader, Read, batches, read_all
 from gpulime.runs.progress import Progress
+from gpulime.runs.share import ALL, Share
 from gpulime.runs.sources import Item
 from gpulime.runs.stop import Stop
+from gpulime.runs.todo import Todo, todo
 
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-image", "pyarrow", "pillow")
 
@@ -61,6 +67,8 @@ class Job:
     about : what else run.json tells: the model, the transform, the class names
     picture : row -> the picture of an image as the model saw it, for the report
     unnamed : functions among the settings that nothing tells from others of their kind
+    share : what this process does of it
+    retry_failed : whether images that have an error row are tried again
     """
 
     items: Sequence[Item]
@@ -75,6 +83,8 @@ class Job:
     report: bool
     out: Path
     unnamed: Sequence[str] = ()
+    share: Share = ALL
+    retry_failed: bool = False
 
     @property
     def config_hash(self) -> str:
@@ -100,51 +110,111 @@ def perform(job: Job) -> Outcome:
     """
     check(job.explainer.seed < 2**63, f"a run's seed must be below 2**63; got {job.explainer.seed}")
     _agree(job)
-    done = store.done(job.out)
-    todo = [item for item in job.items if item.image_id not in done]
-    if done:
-        print(f"{len(job.items) - len(todo)} of {len(job.items)} images are done already", file=sys.stderr)
-        _look_again(job, next((item for item in job.items if item.image_id in done), None))
+    left = _todo(job)
+    if left.done:
+        print(f"{len(left.done):,} of {len(job.items):,} images are done already", file=sys.stderr)
+        _look_again(job, left.done[0])
+    predictor = job.explainer.predictor
     with (
         Stop() as stop,  # outermost: the last shard is written under it too
-        store.Store(job.out, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds) as rows,
-        Progress(len(todo), job.explainer.n_samples, job.class_names) as progress,
+        Progress(
+            len(left.items), job.explainer.n_samples, job.class_names, lambda: predictor.watch.seconds, job.share.rank == 0
+        ) as progress,
+        Heartbeat(job.out, job.share, lambda state: _beat(job, left, progress, state)) as heartbeat,
+        store.Store(
+            job.out, rank=job.share.rank, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds
+        ) as rows,
     ):
 
         def after_model_batch(b: int) -> None:
-            _fits(job.class_names, job.explainer.predictor.classes)
+            _fits(job.class_names, predictor.classes)
             progress.forwards(b)
+            heartbeat.beat_if_due()
             rows.flush_if_due()
             stop.check()
 
-        for row in _rows(job, todo, after_model_batch, stop):
+        for row in _rows(job, left.items, after_model_batch, stop):
             rows.append(row)
             progress.image(row)
             stop.check()
     stop.check()
-    statuses = store.read(job.out, ["status"])["status"].to_pylist()
-    failed = statuses.count("error")
-    outcome = Outcome(len(statuses) - failed, failed, progress.seconds, job.explainer.predictor.forwards)
-    print(f"{len(todo)} images in {outcome.seconds:.0f} s, {outcome.forwards / outcome.seconds:.0f} forwards/s; ", end="")
-    print(f"the run has {outcome.ok} ok, {outcome.failed} failed")
-    print(f"results: {job.out / store.RESULTS}")
-    if job.report:
-        print(f"report: {page.write(job.out, job.picture, job.class_names)}")
-    return outcome
+    return _finish(job, progress)
+
+
+def plan(job: Job) -> Plan:
+    """What `perform` would do, and about how long that takes; nothing is written.
+
+    Raises
+    ------
+    GpulimeError
+        As `perform`.
+    """
+    _settings_agree(job)
+    left, explainer = _todo(job), job.explainer
+
+    def explain(after_model_batch: Callable[[int], None]) -> Iterator[object]:
+        return _rows(job, left.items, after_model_batch, Stop())
+
+    rate, b = dry.rate(explain, lambda: devices.synchronize(explainer.device))
+    return Plan(len(job.items), len(left.done), len(left.items), left.again, explainer.n_samples, job.share, rate, b)
+
+
+def _todo(job: Job) -> Todo:
+    return todo(job.items, job.share, store.done(job.out), job.retry_failed)
+
+
+def _beat(job: Job, left: Todo, progress: Progress, state: str) -> Beat:
+    return Beat(
+        share=str(job.share),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        state=state,
+        images=len(job.items),
+        own=left.own,
+        before=left.own - len(left.items),
+        ok=progress.ok,
+        failed=progress.failed,
+        forwards=job.explainer.predictor.forwards,
+        seconds=progress.seconds,
+        in_model=progress.in_model,
+        left=progress.left,
+        time=time.time(),
+    )
+
+
+def _finish(job: Job, progress: Progress) -> Outcome:
+    """Sum up, and write the report where nothing of the run is left: the last process of several does."""
+    forwards, ids = job.explainer.predictor.forwards, store.done(job.out)
+    found = summary.summary(job.out, store.manifest(job.out), progress.seconds, forwards, progress.in_model)
+    missing = sum(item.image_id not in ids for item in job.items)
+    if missing and not job.share.is_all:
+        print(f"{job.share}: {progress.ok + progress.failed:,} images are done here; {missing:,} of the run are left to others")
+    else:
+        print(f"\n{found}\n")
+        print(f"summary: {summary.write(job.out, found)}")
+        print(f"results: {job.out / store.RESULTS}")
+        if job.report:
+            print(f"report: {page.write(job.out, job.picture, job.class_names)}")
+    return Outcome(found.ok, found.errors, progress.seconds, forwards)
 
 
 def _agree(job: Job) -> None:
-    """Refuse a directory with rows of other settings, saying which; a new one gets its run.json."""
-    manifest = store.read_manifest(job.out)
-    if manifest is None:
+    """Refuse a directory with rows of other settings; a new one gets its run.json."""
+    if not _settings_agree(job):
         about = {**job.about, "fixed": job.fixed, "config_hash": job.config_hash, "versions": _versions()}
         store.write_manifest(job.out, json.loads(json.dumps(about, default=repr)))
-        return
+
+
+def _settings_agree(job: Job) -> bool:
+    """Whether the directory holds a run of these settings; False where it holds none, an error that tells others."""
+    manifest = store.read_manifest(job.out)
+    if manifest is None:
+        return False
     if manifest.get("config_hash") == job.config_hash:
         these = f"{' and '.join(job.unnamed)} {'are' if len(job.unnamed) > 1 else 'is'}"
         doubt = f"whether {these} what made them is not known of a function: give a model_id, another for other functions"
         check(not job.unnamed, f"{job.out} holds results, and {doubt}")
-        return
+        return True
     was, now = manifest.get("fixed", {}), json.loads(json.dumps(job.fixed, default=repr))
     changed = [
         f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in {**was, **now} if was.get(name) != now.get(name)
@@ -152,10 +222,8 @@ def _agree(job: Job) -> None:
     raise GpulimeError(f"{job.out} holds results of other settings: {'; '.join(changed)}. Choose another out, or delete it")
 
 
-def _look_again(job: Job, item: Item | None) -> None:
+def _look_again(job: Job, item: Item) -> None:
     """Read one image that is done: where it is not what it was, the directory may hold the rows of another dataset."""
-    if item is None:
-        return
     rows = store.read(job.out, ["image_id", "image_sha256"])
     known = dict(zip(rows["image_id"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True))[item.image_id]
     if known is not None and job.reader(item).sha256 != known:
@@ -246,7 +314,7 @@ def _common(job: Job, read: Read) -> dict[str, Any]:
         "image_id": read.item.image_id,
         "path": os.path.abspath(read.item.path) if read.item.path else b"",
         "target": read.item.target,
-        "attempt": 1,
+        "attempt": read.item.attempt,
         "written_at": datetime.now(UTC),
         "n_samples": job.explainer.n_samples,
         "seed": job.explainer.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -82,7 +82,7 @@ class DatasetReader:
 
     def __call__(self, item: Item) -> Read:
         """Read the example whose number is the item's path; what the dataset raises becomes an error of that image."""
-        number, item = int(item.path), Item(item.image_id, b"", item.target)
+        number, item = int(item.path), replace(item, path=b"")
         try:
             example = self.dataset[number]
         except Exception as error:  # any code may stand behind a dataset
@@ -97,7 +97,7 @@ class DatasetReader:
         image = image.detach().cpu()
         if not (image.is_floating_point() or image.dtype == torch.uint8):
             return Read(item, error=f"an image must be floating or uint8; got {image.dtype}", kind="decode")
-        item = Item(item.image_id, b"", _index(target))
+        item = replace(item, target=_index(target))
         bad = 0 if image.dtype == torch.uint8 else int((~image.isfinite()).sum())
         if bad:
             message = f"{bad} of its {image.numel()} values are NaN or infinite"

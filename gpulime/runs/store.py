@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,10 +30,12 @@ from gpulime.runs.row import decode_segments, encode_segments, record, schema
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Done",
     "Store",
     "decode_segments",
     "done",
     "encode_segments",
+    "manifest",
     "publish",
     "read",
     "read_manifest",
@@ -206,9 +208,35 @@ def read(run: Path, columns: list[str] | None = None) -> pa.Table:
     return table.filter(_best(table)).select(wanted)
 
 
-def done(run: Path) -> set[str]:
-    """The ids of the images that have a row, be it an explanation or an error."""
-    return set(_rows(run, ["image_id"])["image_id"].to_pylist())
+class Done(NamedTuple):
+    """What there is of an image: whether it is explained, and the last attempt."""
+
+    is_ok: bool
+    attempt: int
+
+
+def done(run: Path) -> dict[str, Done]:
+    """The images that have a row, be it an explanation or an error, by their ids."""
+    rows = _rows(run, ["image_id", "status", "attempt"])
+    oks = pc.equal(rows["status"], "ok")
+    of_images = pa.table({"image_id": rows["image_id"], "is_ok": oks, "attempt": rows["attempt"]}).group_by("image_id")
+    found = of_images.aggregate([("is_ok", "max"), ("attempt", "max")])
+    facts = map(Done, found["is_ok_max"].to_pylist(), found["attempt_max"].to_pylist())
+    return dict(zip(found["image_id"].to_pylist(), facts, strict=True))
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    """What a run's ``run.json`` tells.
+
+    Raises
+    ------
+    GpulimeError
+        If the directory holds no run.
+    """
+    about = read_manifest(run)
+    if about is None:
+        raise GpulimeError(f"{run} holds no run: there is no run.json in it")
+    return about
 
 
 def _rows(run: Path, columns: list[str]) -> pa.Table:
