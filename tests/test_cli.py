@@ -19,7 +19,7 @@ from gpulime.runs import files
 def ran(monkeypatch):
     """The configs that ``explain`` would have run."""
     configs = []
-    monkeypatch.setattr(files, "run", lambda chosen: configs.append(chosen) or 0)
+    monkeypatch.setattr(files, "run", lambda chosen, **call: configs.append(chosen) or 0)
     return configs
 
 
@@ -54,7 +54,7 @@ def test_python_m_gpulime_is_the_command():
     done = subprocess.run([sys.executable, "-m", "gpulime", "explian"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "gpulime: the command must be one of 'explain', 'report', 'export', 'diff', 'doctor'; "
+        "gpulime: the command must be one of 'explain', 'status', 'report', 'export', 'diff', 'doctor'; "
         "got 'explian' (did you mean 'explain'?)\n"
     )
 
@@ -108,7 +108,7 @@ def test_options_alone(ran):
 
 
 def test_exit_code_is_the_runs(monkeypatch):
-    monkeypatch.setattr(files, "run", lambda chosen: 3)
+    monkeypatch.setattr(files, "run", lambda chosen, **call: 3)
     assert cli.main(["explain"]) == 3
 
 
@@ -160,7 +160,7 @@ def test_a_bad_option_is_one_line_that_says_what_is_right(capsys, arguments, mes
 
 
 def test_an_error_of_the_run_is_one_line(monkeypatch, capsys):
-    def fail(_):
+    def fail(_, **call):
         raise GpulimeError("no such picture: 'a\\nb'")
 
     monkeypatch.setattr(files, "run", fail)

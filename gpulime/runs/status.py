@@ -35,7 +35,8 @@ class Status:
     @property
     def running(self) -> list[Beat]:
         """The processes that work, as far as one can tell."""
-        return [beat for beat in self.processes if beat.state == heartbeat.RUNNING and not beat.is_gone]
+        said = [beat for beat in self.processes if beat.state == heartbeat.RUNNING and not beat.is_gone]
+        return [beat for beat in said if not self._is_silent(beat)]
 
     @property
     def done(self) -> int:
@@ -70,14 +71,16 @@ class Status:
         if beat.is_gone:
             state = f"gone: no such process, its last word came {ago} ago"
         elif beat.state == heartbeat.RUNNING:
-            silent = self.now - beat.time > heartbeat.SILENCE
-            state = f"silent for {ago}: it hangs, or has died" if silent else f"running, last word {ago} ago"
+            state = f"silent for {ago}: it hangs, or has died" if self._is_silent(beat) else f"running, last word {ago} ago"
         rates = ""
         if beat.seconds > 0 and beat.forwards:
             images = f"{done / beat.seconds:.3g} images/s, " if done else ""
             model = f"{100 * beat.in_model:.0f} % of the time in the model"
             rates = f"; {images}{beat.forwards / beat.seconds:,.0f} forwards/s, {model}"
         return f"  {beat.share} on {beat.host} ({beat.pid}): {state}; {beat.before + done:,} of its {beat.own:,} done{rates}"
+
+    def _is_silent(self, beat: Beat) -> bool:
+        return self.now - beat.time > heartbeat.SILENCE
 
 
 def status(run: Path) -> Status:
