@@ -28,10 +28,11 @@ from gpulime.explainer import Explainer
 from gpulime.explanation import Explanations
 from gpulime.report import page
 from gpulime.runs import store
-from gpulime.runs.loader import DatasetReader, FileReader, Read, batches, read_all
+from gpulime.runs.loader import DatasetReader, FileReader, Read, batches
 from gpulime.runs.progress import Progress
 from gpulime.runs.sources import Item
 from gpulime.runs.stop import Stop
+from gpulime.runs.workers import read_all
 
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-image", "pyarrow", "pillow")
 
