@@ -18,14 +18,12 @@ from gpulime import segments
 from gpulime.errors import check
 from gpulime.explainer import Explainer
 from gpulime.report import page
-from gpulime.runs import models, sources, store
+from gpulime.runs import exits, models, sources, store
 from gpulime.runs.job import Job, Picture, perform, plan
 from gpulime.runs.loader import FileReader
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item
 from gpulime.runs.transform import Transform
-
-OK, ERROR_ROWS = 0, 3  # exit codes
 
 
 def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = False) -> int:
@@ -42,8 +40,8 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     Returns
     -------
     int
-        Exit code: 0 if all images of the run have explanations, 3 if some have error rows. A rank of several always says 0,
-        since torchrun would stop the others: ask `gpulime verify`.
+        Exit code: `exits.OK` if all images of the run have explanations, `exits.ERROR_ROWS` if some have error rows. A rank of
+        several always says `exits.OK`, since torchrun would stop the others: ask `gpulime verify`.
 
     Raises
     ------
@@ -86,12 +84,13 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         out=Path(config.out),
         share=share,
         retry_failed=retry_failed,
+        max_failures_in_a_row=config.max_failures_in_a_row,
     )
     if dry_run:
         print(plan(job))
-        return OK
+        return exits.OK
     outcome = perform(job)
-    return ERROR_ROWS if outcome.failed and share.world == 1 else OK
+    return exits.ERROR_ROWS if outcome.failed and share.world == 1 else exits.OK
 
 
 def _device(wanted: str | None, share: Share) -> str:

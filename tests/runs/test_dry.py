@@ -7,12 +7,12 @@ import pytest
 from test_job import config, rows_of
 
 from gpulime import cli
-from gpulime.runs import dry, files, store
+from gpulime.runs import dry, exits, files, store
 
 
 def test_what_is_told(photographs, tmp_path, capsys):
     out = tmp_path / "run"
-    assert files.run(config(photographs, out), dry_run=True) == files.OK
+    assert files.run(config(photographs, out), dry_run=True) == exits.OK
     first, second, third, last = capsys.readouterr().out.splitlines()
     assert first == "9 images; 0 done already; 9 to do"
     assert second == "360 forwards: 9 images x 40 samples"
@@ -71,12 +71,12 @@ def test_a_trial_ends(monkeypatch):
 
 def test_failures_are_tried_again_on_demand(photographs, tmp_path, capsys):
     whole = config(photographs, tmp_path / "run")
-    assert files.run(whole) == files.ERROR_ROWS
+    assert files.run(whole) == exits.ERROR_ROWS
     (photographs / "bee" / "cut.png").write_bytes((photographs / "bee" / "3.png").read_bytes())
-    assert files.run(whole) == files.ERROR_ROWS
+    assert files.run(whole) == exits.ERROR_ROWS
     assert rows_of(tmp_path / "run")["bee/cut.png"]["status"] == "error", "not by itself"
     for attempt in (2, 3):
-        assert files.run(whole, retry_failed=True) == files.ERROR_ROWS
+        assert files.run(whole, retry_failed=True) == exits.ERROR_ROWS
         rows = rows_of(tmp_path / "run")
         assert rows["bee/empty.jpg"]["attempt"] == attempt
         assert (rows["bee/cut.png"]["status"], rows["bee/cut.png"]["attempt"]) == ("ok", 2)
@@ -96,5 +96,5 @@ def test_the_command(photographs, tmp_path, monkeypatch, capsys):
         cli.main([*arguments, "--shard", part])
     assert len(store.done(out)) == 9
     assert cli.main([*arguments, "--retry-failed"]) == 3
-    assert cli.main([*arguments, "--shard", "3/2"]) == cli.BAD_USAGE
+    assert cli.main([*arguments, "--shard", "3/2"]) == exits.BAD_USAGE
     assert "shard must be a part" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from rows import explained, failed, run
 
 from gpulime import cli
 from gpulime.errors import GpulimeError
-from gpulime.runs import heartbeat, store
+from gpulime.runs import exits, heartbeat, store
 from gpulime.runs.heartbeat import Beat, Heartbeat
 from gpulime.runs.share import Share
 from gpulime.runs.status import duration, status
@@ -81,7 +81,7 @@ def test_a_finished_process_has_nothing_left(tmp_path):
 
 
 def test_no_run_is_said(tmp_path, capsys):
-    assert cli.main(["status", str(tmp_path)]) == cli.BAD_USAGE
+    assert cli.main(["status", str(tmp_path)]) == exits.BAD_USAGE
     assert "holds no run: there is no run.json in it" in capsys.readouterr().err
 
 
