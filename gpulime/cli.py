@@ -22,6 +22,19 @@ Start from one of the files in configs/, then try it on images of your own:
   gpulime explain --config configs/quickstart.yaml --data.source my_photos --out runs/mine
 """
 
+VERDICTS = """
+Nothing is changed. Exit codes:
+
+  0   all is as the run wrote it, and every image is explained
+  3   all is as the run wrote it; some images have error rows
+  65  not all is: corrupt shards, damaged rows, rows of other settings, other files in results/, changed or missing images
+"""
+
+COMPACTING = """
+The merged shard is there, and read back, before the old ones are deleted. Readers of gpulime may go on meanwhile; other
+programs may miss a file that they have just listed, and are run again. Corrupt shards are left as they are.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a user's mistake is one line on stderr and code 2."""
@@ -109,6 +122,29 @@ def diff(given: Namespace) -> int:
     return 0
 
 
+def verify(given: Namespace) -> int:
+    """Read a run whole and say what it holds, and what of it is not as it was written."""
+    check(given.run is not None, "verify needs RUN, the directory of a run: gpulime verify runs/quickstart")
+    from gpulime.report import verify_text
+    from gpulime.runs import verify
+
+    found = verify.verify(Path(given.run), given.inputs)
+    print(verify_text.text(found))
+    return found.exit_code
+
+
+def compact(given: Namespace) -> int:
+    """Merge a run's small result files into bigger ones; nothing is lost, whenever it is stopped."""
+    check(given.run is not None, "compact needs RUN, the directory of a run: gpulime compact runs/quickstart")
+    from gpulime.runs import compact
+
+    done = compact.compact(Path(given.run), given.rows)
+    for error in done.corrupt:
+        print(f"gpulime: {error}. It is left as it is; gpulime verify {given.run} says more", file=sys.stderr)
+    print(f"{done.before:,} shards are now {done.after:,}, of {done.rows:,} rows")
+    return 0
+
+
 def doctor(_: Namespace) -> int:
     """Say which versions and which device are here, and how to get a faster path."""
     from gpulime import device
@@ -156,6 +192,16 @@ def _add_diff(parser: ArgumentParser) -> None:
     parser.add_argument("--to", metavar="DIR", type=str, help="where diff.html goes (default: RUN_B)")
 
 
+def _add_verify(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--inputs", action="store_true", help="hash the images again, too: have any changed or gone since?")
+
+
+def _add_compact(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--rows", metavar="N", type=int, default=8192, help="the most rows of a merged shard (default: 8192)")
+
+
 def _ids(given: Namespace) -> list[str] | None:
     """The ids that were asked for, None where none was."""
     if given.ids_file is None:
@@ -173,6 +219,8 @@ COMMANDS = {
     "report": Command(report, "RUN", _add_run),
     "export": Command(export, "RUN --to DIR [--ids ID ...] [--ids-file FILE]", _add_export),
     "diff": Command(diff, "RUN_A RUN_B [--to DIR]", _add_diff),
+    "verify": Command(verify, "RUN [--inputs]", _add_verify, VERDICTS),
+    "compact": Command(compact, "RUN [--rows N]", _add_compact, COMPACTING),
     "doctor": Command(doctor, "", lambda parser: None),
 }
 

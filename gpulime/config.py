@@ -7,6 +7,7 @@ Every field carries the one line that ``gpulime explain --help`` shows for it. A
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from operator import attrgetter
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from gpulime.errors import GpulimeError, check, nearest
 
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # with one slash, too: what pathlib makes of two; a drive has one letter
 CHANGES_NO_ROW = {
     "out",
     "report",
@@ -153,6 +155,20 @@ class Config:
     def __post_init__(self) -> None:
         most = self.max_failures_in_a_row
         check(most is None or most >= 1, f"max_failures_in_a_row must be 1 or more, or null; got {most}")
+        check_out(self.out)
+
+
+def check_out(out: str) -> None:
+    """Refuse a URL as the directory of a run.
+
+    Raises
+    ------
+    GpulimeError
+        Naming its scheme. A shard is there whole or not at all because it gets its name by rename, which object stores lack.
+    """
+    scheme = URL.match(out)
+    instead = "write to a local or network path and copy results/ afterwards: shards never change"
+    check(scheme is None, f"out must be a directory, not a {scheme and scheme[1]} address; got {out!r}: {instead}")
 
 
 SECTIONS: dict[str, Any] = {

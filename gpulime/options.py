@@ -26,7 +26,7 @@ WORDS = {
 }
 
 # Options that are no settings.
-OTHERS = ("config", "dry-run", "ids", "ids-file", "json", "limit", "retry-failed", "shard", "to")
+OTHERS = ("config", "dry-run", "ids", "ids-file", "inputs", "json", "limit", "retry-failed", "rows", "shard", "to")
 
 
 def add(parser: ArgumentParser) -> None:

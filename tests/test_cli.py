@@ -54,7 +54,7 @@ def test_python_m_gpulime_is_the_command():
     done = subprocess.run([sys.executable, "-m", "gpulime", "explian"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "gpulime: the command must be one of 'explain', 'status', 'report', 'export', 'diff', 'doctor'; "
+        "gpulime: the command must be one of 'explain', 'status', 'report', 'export', 'diff', 'verify', 'compact', 'doctor'; "
         "got 'explian' (did you mean 'explain'?)\n"
     )
 

@@ -12,12 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.dataset
-import pyarrow.parquet
 import pytest
 from skimage import data, segmentation
 
 from gpulime.errors import GpulimeError
-from gpulime.runs import store
+from gpulime.runs import shards, store
 from gpulime.runs.store import Store
 
 NOON = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.UTC)
@@ -147,8 +146,8 @@ def test_results_hold_shards_and_nothing_else(tmp_path):
     write(tmp_path, *(explained(f"{i}") for i in range(7)), flush_rows=3, rank=4)
     names = [path.name for path in (tmp_path / "results").iterdir()]
     assert len(names) == 3
-    assert all(store.SHARD.fullmatch(name) and name.startswith("part-4-") for name in names)
-    assert not list((tmp_path / "_staging").iterdir())
+    assert all(shards.NAME.fullmatch(name) and name.startswith("part-4-") for name in names)
+    assert os.listdir(tmp_path / "_staging") == ["writers.lock"]
 
 
 def test_any_parquet_reader_takes_the_folder(tmp_path):
@@ -181,35 +180,6 @@ def test_a_left_over_in_staging_means_nothing(tmp_path):
     (tmp_path / "_staging" / "0123abcd-part-0-1-00000000.parquet").write_bytes(b"PAR1 half a shard")
     write(tmp_path, explained("b"))
     assert set(store.done(tmp_path)) == {"a", "b"}
-
-
-@pytest.mark.parametrize("keep", [0, 10, -10], ids=["empty", "head only", "tail cut"])
-def test_a_truncated_shard_is_named(tmp_path, keep):
-    write(tmp_path, explained("a"), explained("b"), flush_rows=1)
-    bad = store.shards(tmp_path)[0]
-    bad.write_bytes(bad.read_bytes()[:keep])
-    for reader in (store.read, store.done):
-        with pytest.raises(GpulimeError, match=bad.name):
-            reader(tmp_path)
-
-
-def test_a_shard_of_another_schema_is_named(tmp_path):
-    (tmp_path / "results").mkdir()
-    name = "part-0-1700000000000-0123abcd.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"image": ["a"]}), tmp_path / "results" / name)
-    with pytest.raises(GpulimeError, match=name):
-        store.done(tmp_path)
-
-
-def test_a_flipped_byte_is_found(tmp_path):
-    seg = os.urandom(5000)  # random bytes do not compress, so they stand in the shard as they are
-    write(tmp_path, explained(seg=seg))
-    (bad,) = store.shards(tmp_path)
-    content = bytearray(bad.read_bytes())
-    content[content.index(seg) + 2500] ^= 1
-    bad.write_bytes(content)
-    with pytest.raises(GpulimeError, match=bad.name):
-        store.read(tmp_path)
 
 
 def test_flush_by_rows(tmp_path):
@@ -256,9 +226,9 @@ def test_a_full_disk_keeps_the_rows_and_leaves_nothing_behind(tmp_path, monkeypa
     rows.append(explained())
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match=r"No space left on device: '.*/results/part-0-.*\.parquet'"):
             rows.flush()
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["writers.lock"]
     rows.flush()
     assert set(store.done(tmp_path)) == {"a.jpg"}
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpulime.runs.dataset import explain
+    from gpulime.runs.opened import open_run
 
-__all__ = ["explain"]
+__all__ = ["explain", "open_run"]
+
+_HOME = {"explain": "gpulime.runs.dataset", "open_run": "gpulime.runs.opened"}  # imported when first asked for
 
 
 def __getattr__(name: str) -> Any:
-    if name == "explain":
-        from gpulime.runs.dataset import explain
-
-        return explain
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'gpulime.runs' has no attribute {name!r}")

@@ -29,25 +29,37 @@ def marked(rows: pa.Table) -> pa.Table:
     rows : pyarrow.Table
         With all columns, from `store.read`.
     """
-    reasons: list[str | None] = []
-    for chunk in rows.select(["status", *NEEDED]).to_batches(max_chunksize=CHUNK):
-        reasons += [_reason(row) if row["status"] == "ok" else None for row in chunk.to_pylist()]
-    reason = pa.array(reasons, pa.string())
+    reason = reasons(rows)
     for name, value in (("status", "error"), ("error_type", KIND), ("error", reason)):
         changed = pc.if_else(reason.is_valid(), value, rows[name])
         rows = rows.set_column(rows.schema.get_field_index(name), schema().field(name), changed)
     return rows
 
 
+def reasons(rows: pa.Table) -> pa.Array:
+    """For each row what is damaged in its explanation; null where it is whole, or an error row."""
+    found: list[str | None] = []
+    for chunk in rows.select(["status", *NEEDED]).to_batches(max_chunksize=CHUNK):
+        found += [_reason(row) if row["status"] == "ok" else None for row in chunk.to_pylist()]
+    return pa.array(found, pa.string())
+
+
 def _reason(row: Mapping[str, Any]) -> str | None:
     try:
-        _check_whole(row)
+        check_whole(row)
     except GpulimeError as error:
         return str(error)
     return None
 
 
-def _check_whole(row: Mapping[str, Any]) -> None:
+def check_whole(row: Mapping[str, Any]) -> None:
+    """Refuse a row whose explanation is not whole.
+
+    Raises
+    ------
+    GpulimeError
+        With what is damaged.
+    """
     missing = [name for name in NEEDED if row[name] is None]
     check(not missing, f"an explanation must have {', '.join(missing)}")
     h, w, k, l = row["h"], row["w"], row["n_segments"], len(row["labels"])

@@ -83,6 +83,7 @@ def explain(
     fits = not loader and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
     check(fits, f"dataset must have a length above 0 and give its images by number; got {_named(type(dataset))}")
     check(labels in ("top", "target", "top+target"), f"labels must be 'top', 'target' or 'top+target'; got {labels!r}")
+    configs.check_out(str(out))
     explainer = Explainer(model, **lime)
     given = inspect.signature(Explainer).bind(model, **lime)
     given.apply_defaults()

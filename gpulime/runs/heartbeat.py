@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from gpulime.runs import store
 from gpulime.runs.share import Share
+from gpulime.runs.staging import staged
 
 FOLDER = "heartbeats"
 SECONDS = 5.0  # between two of them
@@ -100,12 +99,10 @@ class Heartbeat:
     def beat(self, state: str) -> None:
         """Write one. A disk that refuses it is no reason to end a run."""
         self._next = time.monotonic() + SECONDS
-        staged = self.path.parents[1] / store.STAGING / f"{secrets.token_hex(4)}-{self.path.name}"
-        with contextlib.suppress(OSError):
-            for folder in (staged.parent, self.path.parent):
-                folder.mkdir(parents=True, exist_ok=True)
-            staged.write_text(json.dumps(dataclasses.asdict(self.describe(state))), encoding="utf-8")
-            os.replace(staged, self.path)
+        text = json.dumps(dataclasses.asdict(self.describe(state)))
+        with contextlib.suppress(OSError), staged(self.path.parents[1], self.path) as path:
+            path.write_text(text, encoding="utf-8")
+            os.replace(path, self.path)
 
 
 def read(run: Path) -> list[Beat]:

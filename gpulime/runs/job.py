@@ -124,7 +124,7 @@ def perform(job: Job) -> Outcome:
         print(f"{len(left.done):,} of {len(job.items):,} images are done already", file=sys.stderr)
         _look_again(job, left.done[0])
     predictor = job.explainer.predictor
-    shards = store.Store(job.out, rank=job.share.rank, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds)
+    shards = store.Store(job.out, rank=job.share.number, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds)
     with (
         Stop() as stop,  # outermost: the last shard is written under it too
         Progress(

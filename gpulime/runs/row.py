@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from gpulime.errors import GpulimeError, check, unknown
 
+SCHEMA_VERSION = 1
+VERSION_KEY = b"gpulime.schema_version"  # in the metadata of every shard
 STATUSES = ("ok", "error")
 SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # how many segments each can tell apart
 
@@ -47,7 +49,8 @@ def schema() -> pa.Schema:
             always("seed", pa.int64()),
             always("config_hash", pa.string()),
             ("image_sha256", pa.string()),
-        ]
+        ],
+        metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
     )
 
 

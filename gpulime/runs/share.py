@@ -56,6 +56,11 @@ class Share:
         return number % self.shards == self.shard and number // self.shards % self.world == self.rank
 
     @property
+    def number(self) -> int:
+        """Another one for each process, where all divide the run into as many shards."""
+        return self.shard + self.shards * self.rank
+
+    @property
     def is_all(self) -> bool:
         """Whether there is one process for everything."""
         return self.shards == self.world == 1

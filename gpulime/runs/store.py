@@ -4,31 +4,31 @@
           results/     part-<rank>-<unix ms>-<8 hex>.parquet and nothing else, so that any Parquet reader takes it
           _staging/    files being written; what a killed process leaves here means nothing
 
-What is done is what the shards hold; there is no other checkpoint.
+What is done is what the shards hold; there is no other checkpoint. docs/store.md tells it to those who read a run.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import re
-import secrets
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gpulime.errors import GpulimeError, about, check, unknown
-from gpulime.runs.row import decode_segments, encode_segments, record, schema
+from gpulime.runs import writers
+from gpulime.runs.row import SCHEMA_VERSION, decode_segments, encode_segments, record, schema
+from gpulime.runs.shards import DECIDING, RESULTS, name_of, rows, shards, winners
+from gpulime.runs.staging import publish
 
 __all__ = [
+    "RESULTS",
     "SCHEMA_VERSION",
     "Done",
     "Store",
@@ -44,38 +44,14 @@ __all__ = [
     "write_manifest",
 ]
 
-SCHEMA_VERSION = 1
 MANIFEST = "run.json"
-RESULTS = "results"
-STAGING = "_staging"
-SHARD = re.compile(r"part-\d+-(\d+)-[0-9a-f]{8}\.parquet")
-
-
-def publish(run: Path, name: str, data: bytes) -> None:
-    """Put ``data`` at ``run/name`` so that nobody ever sees a part of it, not even after a power cut."""
-    target = run / name
-    staged = run / STAGING / f"{secrets.token_hex(4)}-{target.name}"
-    for folder in (staged.parent, target.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with staged.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            staged.unlink()
-        raise
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+COMPRESSION = {"compression": "zstd", "write_page_checksum": True}
 
 
 class Store:
     """Collects rows and writes them as shards: when enough have come or waited long, and at the end of the ``with``.
+
+    Several processes may write to one run: names never collide. Of two with one rank the second warns.
 
     Parameters
     ----------
@@ -102,6 +78,7 @@ class Store:
         self.flush_seconds = flush_seconds
         self._rows: list[pa.RecordBatch] = []
         self._oldest = 0.0
+        self._lock: writers.Lock | None = None  # from the first row on
 
     @property
     def in_hand(self) -> int:
@@ -118,6 +95,8 @@ class Store:
         """
         with about(f"row of image {row.get('image_id')!r}"):
             one = record(row)
+        if self._lock is None:
+            self._lock = writers.of_rank(self.run, self.rank)
         if not self._rows:
             self._oldest = time.monotonic()
         self._rows.append(one)
@@ -136,14 +115,18 @@ class Store:
             return
         shard = pa.BufferOutputStream()
         table = pa.Table.from_batches(self._rows).combine_chunks()
-        pq.write_table(table, shard, compression="zstd", write_page_checksum=True)
-        name = f"part-{self.rank}-{time.time_ns() // 1_000_000}-{secrets.token_hex(4)}.parquet"
-        publish(self.run, f"{RESULTS}/{name}", shard.getvalue())
+        pq.write_table(table, shard, **COMPRESSION)
+        data = shard.getvalue()
+        name = name_of(self.rank, time.time_ns() // 1_000_000, zlib.crc32(data))
+        publish(self.run, f"{RESULTS}/{name}", data)
         self._rows.clear()
 
     def close(self) -> None:
-        """Flush; nothing else is held open."""
+        """Flush, and be no writer of the run any more."""
         self.flush()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def __enter__(self) -> Store:
         return self
@@ -181,12 +164,6 @@ def read_manifest(run: Path) -> dict[str, Any] | None:
     return dict(manifest)
 
 
-def shards(run: Path) -> list[Path]:
-    """The shards of a run, oldest first."""
-    named = ((SHARD.fullmatch(path.name), path) for path in run.glob(f"{RESULTS}/*"))
-    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
-
-
 def read(run: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a run, one row per image, in the order of writing.
 
@@ -202,15 +179,16 @@ def read(run: Path, columns: list[str] | None = None) -> pa.Table:
     Raises
     ------
     GpulimeError
-        For an unknown column, and for a shard that cannot be read, by its name.
+        For an unknown column, and for a shard that a newer gpulime wrote or the system does not let be read, by its name.
+        A corrupt shard is left out, with a warning that names it.
     """
     known = schema().names
     for column in columns or ():
         if column not in known:
             raise unknown("column", column, known)
     wanted = known if columns is None else columns
-    table = _rows(run, [*dict.fromkeys([*wanted, "image_id", "status", "written_at", "attempt"])])
-    return table.filter(_best(table)).select(wanted)
+    table = rows(run, [*dict.fromkeys([*wanted, *DECIDING])])
+    return table.filter(winners(table)).select(wanted)
 
 
 class Done(NamedTuple):
@@ -221,10 +199,18 @@ class Done(NamedTuple):
 
 
 def done(run: Path) -> dict[str, Done]:
-    """The images that have a row, be it an explanation or an error, by their ids."""
-    rows = _rows(run, ["image_id", "status", "attempt"])
-    oks = pc.equal(rows["status"], "ok")
-    of_images = pa.table({"image_id": rows["image_id"], "is_ok": oks, "attempt": rows["attempt"]}).group_by("image_id")
+    """The images that have a row, be it an explanation or an error, by their ids.
+
+    Those that only a corrupt shard holds are not among them; a warning names it.
+
+    Raises
+    ------
+    GpulimeError
+        As `read`.
+    """
+    table = rows(run, ["image_id", "status", "attempt"])
+    oks = pc.equal(table["status"], "ok")
+    of_images = pa.table({"image_id": table["image_id"], "is_ok": oks, "attempt": table["attempt"]}).group_by("image_id")
     found = of_images.aggregate([("is_ok", "max"), ("attempt", "max")])
     facts = map(Done, found["is_ok_max"].to_pylist(), found["attempt_max"].to_pylist())
     return dict(zip(found["image_id"].to_pylist(), facts, strict=True))
@@ -242,31 +228,3 @@ def manifest(run: Path) -> dict[str, Any]:
     if about is None:
         raise GpulimeError(f"{run} holds no run: there is no run.json in it")
     return about
-
-
-def _rows(run: Path, columns: list[str]) -> pa.Table:
-    """The rows of all shards, an image's repeats included."""
-    tables = [schema().empty_table().select(columns)]
-    for path in shards(run):
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as shard:
-                tables.append(shard.read(columns).select(columns))
-        except (pa.ArrowException, OSError, KeyError) as error:
-            remedy = "move it away and its images are explained again"
-            raise GpulimeError(f"shard {path} cannot be read; {remedy}: {error}") from error
-    return pa.concat_tables(tables)
-
-
-def _best(table: pa.Table) -> pa.Array:
-    """A mask over ``table`` that keeps one row per image, by the rule of `read`."""
-    rank = {
-        "ok": pc.equal(table["status"], "ok"),
-        "written_at": table["written_at"],
-        "attempt": table["attempt"],
-        "row": np.arange(len(table)),
-    }
-    ranked = pa.table({"image_id": table["image_id"], **rank}).sort_by([(name, "descending") for name in rank])
-    best = ranked.group_by("image_id", use_threads=False).aggregate([("row", "first")])
-    keep = np.zeros(len(table), dtype=bool)
-    keep[best["row_first"].to_numpy()] = True
-    return pa.array(keep)

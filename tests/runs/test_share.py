@@ -63,6 +63,12 @@ def test_a_share_hangs_on_the_id_alone():
     assert kept == {name for name in reversed(IDS[::2] + IDS[1::2]) if share.owns(name)}
 
 
+def test_processes_that_share_a_run_have_numbers_of_their_own():
+    shares = ranks(2, "1/3") + ranks(4, "2/3") + ranks(3, "3/3")
+    assert len({share.number for share in shares}) == len(shares)
+    assert [share.number for share in ranks(3)] == [0, 1, 2]
+
+
 def test_a_share_in_words():
     assert str(Share.of(None, {})) == "all images"
     assert str(ranks(4, "2/8")[3]) == "shard 2 of 8, rank 3 of 4"

@@ -13,9 +13,10 @@ from rows import explained, failed, run
 
 from gpulime import cli
 from gpulime.errors import GpulimeError
-from gpulime.runs import exits, heartbeat, store
+from gpulime.runs import exits, heartbeat
 from gpulime.runs.heartbeat import Beat, Heartbeat
 from gpulime.runs.share import Share
+from gpulime.runs.staging import STAGING
 from gpulime.runs.status import duration, status
 
 BEAT = Beat(
@@ -95,7 +96,7 @@ def test_the_last_beat_tells_how_it_ended(tmp_path, error, state):
     except (KeyboardInterrupt, OSError):
         pass
     assert heartbeat.read(tmp_path)[0].state == state
-    assert not list((tmp_path / store.STAGING).iterdir())
+    assert not list((tmp_path / STAGING).iterdir())
 
 
 def test_beats_come_every_few_seconds_and_never_half(tmp_path, monkeypatch):

@@ -1,0 +1,167 @@
+"""Shards: damage of any kind is found and named, a newer schema is refused, and a listing is whole while shards are merged."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+
+import pyarrow.parquet as pq
+import pytest
+from rows import explained, failed
+
+from gpulime.errors import GpulimeError
+from gpulime.runs import shards, store
+from gpulime.runs.row import SCHEMA_VERSION, VERSION_KEY
+
+
+def write(run, *rows, **options):
+    with store.Store(run, **options) as results:
+        for row in rows:
+            results.append(row)
+    return store.shards(run)
+
+
+def ids(run):
+    return store.read(run, ["image_id"])["image_id"].to_pylist()
+
+
+def damage(path, at=None):
+    """Flip a bit, by default in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_name_ends_in_the_sum_of_the_bytes(tmp_path):
+    (shard,) = write(tmp_path, explained("a"))
+    assert shard.stem.endswith(f"-{shards.checksum(shard):08x}")
+    with shards.opened(shard) as sound:
+        assert sound.metadata.num_rows == 1
+
+
+def test_any_flipped_bit_is_found(tmp_path):
+    (shard,) = write(tmp_path, explained("a"))
+    whole = shard.read_bytes()
+    for at in range(0, len(whole), 97):
+        damage(shard, at)
+        with pytest.raises(shards.CorruptError, match=re.escape(f"shard {shard} is corrupt: ")), shards.opened(shard):
+            pass
+        shard.write_bytes(whole)
+
+
+@pytest.mark.parametrize("keep", [0, 10, -10], ids=["empty", "head only", "tail cut"])
+def test_a_truncated_shard_is_left_out_and_named(tmp_path, keep):
+    bad, _ = write(tmp_path, explained("a"), explained("b"), flush_rows=1)
+    bad.write_bytes(bad.read_bytes()[:keep])
+    with pytest.warns(UserWarning, match=rf"{bad.name} is corrupt: .* left out: .*gpulime verify {tmp_path}"):
+        assert set(store.done(tmp_path)) == {"b"}
+    with pytest.warns(UserWarning, match=bad.name):
+        assert ids(tmp_path) == ["b"]
+
+
+def test_the_warning_comes_once(tmp_path):
+    (bad,) = write(tmp_path, explained("a"))
+    damage(bad)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        store.done(tmp_path)
+        ids(tmp_path)
+        ids(tmp_path)
+    assert len(said) == 1
+
+
+def test_damage_where_no_id_stands_brings_the_ids_back_too(tmp_path):
+    """Else a run would go past images whose explanations nobody can read."""
+    (bad,) = write(tmp_path, explained("a", error="x" * 5000))
+    damage(bad, bad.read_bytes().index(b"grid"))
+    with pytest.warns(UserWarning, match=bad.name):
+        assert set(store.done(tmp_path)) == set()
+
+
+def test_a_shard_of_another_schema_is_named(tmp_path):
+    (tmp_path / "results").mkdir()
+    path = tmp_path / "results" / "part-0-1700000000000-0123abcd.parquet"
+    table = pq.read_table(*write(tmp_path / "other", explained("a")))
+    pq.write_table(table.drop_columns(["seg"]).replace_schema_metadata(), path)
+    with pytest.warns(UserWarning, match=rf"{path.name} is corrupt: it lacks columns .*: seg\."):
+        assert set(store.done(tmp_path)) == set()
+
+
+def test_a_shard_of_a_newer_gpulime_is_refused_by_name(tmp_path):
+    (shard,) = write(tmp_path, explained("a"))
+    table = pq.read_table(shard)
+    assert table.schema.metadata[VERSION_KEY] == str(SCHEMA_VERSION).encode()
+    pq.write_table(table.replace_schema_metadata({VERSION_KEY: b"2"}), shard)
+    newer = shard.rename(shard.with_name(shards.name_of(0, 1, shards.checksum(shard))))
+    message = f"shard {newer} has schema version 2, this gpulime reads up to 1; a newer one is needed"
+    for reader in (store.done, store.read):
+        with pytest.raises(GpulimeError, match=re.escape(message)):
+            reader(tmp_path)
+
+
+def test_a_shard_from_before_sums_is_read(tmp_path):
+    (shard,) = write(tmp_path, explained("a"))
+    old = shard.with_name("part-0-1700000000000-0123abcd.parquet")
+    pq.write_table(pq.read_table(shard).replace_schema_metadata(), old)
+    shard.unlink()
+    assert ids(tmp_path) == ["a"]
+
+
+def test_a_shard_that_may_not_be_read_is_not_called_corrupt(tmp_path, monkeypatch):
+    """Its ids would be explained anew because of a permission."""
+    (shard,) = write(tmp_path, explained("a"))
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shards, "checksum", refuse)
+    with pytest.raises(GpulimeError, match=f"{shard.name} cannot be read: Permission denied"):
+        store.done(tmp_path)
+
+
+def test_a_link_to_nowhere_is_named(tmp_path):
+    write(tmp_path, explained("a"))
+    (tmp_path / "results" / "part-0-1-0123abcd.parquet").symlink_to(tmp_path / "gone")
+    with pytest.raises(GpulimeError, match=r"0123abcd\.parquet is listed and not there"):
+        store.done(tmp_path)
+
+
+def test_shards_merged_while_they_are_read_are_read_once(tmp_path, monkeypatch):
+    first, second, _ = write(tmp_path, *map(explained, "abc"), flush_rows=1)
+    real = shards.checksum
+
+    def merging(path):
+        """Between the first and the second shard, both become another one."""
+        if path == second and second.exists():
+            both = pq.read_table(first), pq.read_table(second)
+            first.unlink()
+            second.unlink()
+            write(tmp_path, *(row for table in both for row in table.to_pylist()))
+        return real(path)
+
+    monkeypatch.setattr(shards, "checksum", merging)
+    rows = shards.rows(tmp_path, ["image_id"])
+    assert sorted(rows["image_id"].to_pylist()) == ["a", "b", "c"]
+
+
+def test_a_listing_during_a_merge_is_made_again(tmp_path, monkeypatch):
+    old, merged = write(tmp_path, explained("a"), explained("b"), flush_rows=1)
+    torn = iter([[], [merged], [merged]])
+    monkeypatch.setattr(shards, "_listed", lambda run: next(torn))
+    assert shards.shards(tmp_path) == [merged]
+    assert old.exists()
+
+
+def test_the_rule_does_not_depend_on_how_rows_lie_in_shards(tmp_path):
+    write(tmp_path, failed("a", attempt=2), explained("a"), failed("b"), flush_rows=1)
+    rows = store.read(tmp_path, ["image_id", "status"]).to_pylist()
+    assert rows == [{"image_id": "a", "status": "ok"}, {"image_id": "b", "status": "error"}]
+
+
+def test_hidden_files_and_strangers_are_no_shards(tmp_path):
+    write(tmp_path, explained("a"))
+    for name in (".DS_Store", "notes.txt", "part-0-1-0123abcd.parquet.tmp", "part-0-1-0123ABCD.parquet"):
+        (tmp_path / "results" / name).touch()
+    assert ids(tmp_path) == ["a"]
+    assert len(os.listdir(tmp_path / "results")) == 5

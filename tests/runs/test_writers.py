@@ -1,0 +1,89 @@
+"""Two processes in one run: names never collide, readers take one row per image, and the second one warns."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rows import explained
+
+from gpulime.runs import store, writers
+
+WRITER = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import warnings
+from pathlib import Path
+from gpulime.runs import store
+from rows import explained
+
+warnings.simplefilter("default")
+with store.Store(Path(sys.argv[1]), flush_rows=1) as rows:
+    for i in range(int(sys.argv[2])):
+        rows.append(explained(str(i)))
+    print("written", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def start(run, count):
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", WRITER, str(run), str(count)], text=True, **pipes)
+
+
+def test_two_runs_at_once_lose_nothing_and_the_second_warns(tmp_path):
+    both = [start(tmp_path, 40) for _ in range(2)]
+    assert [one.stdout.readline() for one in both] == ["written\n"] * 2
+    said = [one.communicate("\n")[1] for one in both]
+    assert sorted("another process writes" in text for text in said) == [False, True]
+    assert any(f"another process writes to {tmp_path} as rank 0" in text for text in said)
+    assert len(store.shards(tmp_path)) == 80
+    assert sorted(store.read(tmp_path, ["image_id"])["image_id"].to_pylist()) == sorted(map(str, range(40)))
+
+
+def test_ranks_of_one_run_do_not_warn_each_other(tmp_path):
+    other = start(tmp_path, 1)
+    assert other.stdout.readline() == "written\n"
+    with store.Store(tmp_path, rank=1) as rows:
+        rows.append(explained("a"))  # a warning is an error here
+    with pytest.warns(UserWarning, match="as rank 0"), store.Store(tmp_path, rank=0) as rows:
+        rows.append(explained("a"))
+    assert writers.Lock(tmp_path).taken
+    other.communicate("\n")
+    assert not writers.Lock(tmp_path).taken
+
+
+def test_a_killed_process_holds_nothing(tmp_path):
+    other = start(tmp_path, 1)
+    assert other.stdout.readline() == "written\n"
+    other.kill()
+    other.communicate()
+    lock = writers.of_rank(tmp_path, 0)
+    assert not lock.taken
+    lock.release()
+    lock.release()
+
+
+def test_where_there_are_no_locks_one_writes_all_the_same(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(writers.fcntl, "lockf", unsupported)
+    with store.Store(tmp_path) as rows:
+        rows.append(explained("a"))
+    monkeypatch.setattr(writers, "fcntl", None)
+    with store.Store(tmp_path) as rows:
+        rows.append(explained("b"))
+    assert set(store.done(tmp_path)) == {"a", "b"}
+
+
+def test_names_of_one_millisecond_do_not_collide(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)
+    with store.Store(tmp_path, flush_rows=1) as rows:
+        for i in range(50):
+            rows.append(explained(f"{i}"))
+    assert len(store.shards(tmp_path)) == 50
