@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,11 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from gpulime import __version__, config, options
 from gpulime.errors import GpulimeError, check
-
-BAD_USAGE = 2
-NOT_WRITABLE = 74
-INTERRUPTED = 130
-DRAINED = 143
+from gpulime.runs import exits
 
 START = """
 Start from one of the files in configs/, then try it on images of your own:
@@ -45,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv:
         parser.print_help(sys.stderr)
-        return BAD_USAGE
+        return exits.BAD_USAGE
     try:
         given = parser.parse_args(argv)
     except SystemExit:  # --help and --version have answered
@@ -54,28 +51,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(options.plain(str(error), COMMANDS))
     try:
         return COMMANDS[given.subcommand].run(given[given.subcommand])
-    except GpulimeError as error:
-        return _refuse(str(error))
-    except OSError as error:
-        print(f"gpulime: {error}", file=sys.stderr)
-        return NOT_WRITABLE
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except BaseException as error:
+        code = exits.code(error)
+        if code is None:
+            raise
+        if str(error):
+            print(f"gpulime: {error}", file=sys.stderr)
+        return code
 
 
 def explain(given: Namespace) -> int:
     """Explain images and write a run directory."""
     settings = given.as_dict()
     del settings["config"]
+    call = {name: settings.pop(name) for name in ("retry_failed", "dry_run")}
+    for name in ("limit", "shard"):
+        if (value := settings.pop(name)) is not None:
+            settings["data"][name] = value
     chosen = config.from_dict(settings)
     from gpulime.runs import files
-    from gpulime.runs.stop import Stopped
 
-    try:
-        return files.run(chosen)
-    except Stopped as stopped:
-        print(f"gpulime: {stopped}", file=sys.stderr)
-        return DRAINED
+    return files.run(chosen, **call)
 
 
 def report(given: Namespace) -> int:
@@ -87,11 +83,21 @@ def report(given: Namespace) -> int:
     return 0
 
 
+def status(given: Namespace) -> int:
+    """Say how far a run is: what is on disk, what its processes do, how long it takes yet."""
+    check(given.run is not None, "status needs RUN, the directory of a run: gpulime status runs/quickstart")
+    from gpulime.runs.status import status
+
+    found = status(Path(given.run))
+    print(json.dumps(found.as_json(), indent=2) if given.json else found)
+    return 0
+
+
 def export(given: Namespace) -> int:
     """Write explanations as files: an overlay per label as PNG, heat maps and label map as .npz."""
     check(given.run is not None, "export needs RUN, the directory of a run: gpulime export runs/quickstart --to exported")
     check(given.to is not None, "export needs --to DIR, a folder that is not there yet: --to exported")
-    from gpulime.runs import export, files
+    from gpulime.runs import export
 
     written = export.export(Path(given.run), _ids(given), Path(given.to))
     for image_id, reason in written.damaged.items():
@@ -100,7 +106,7 @@ def export(given: Namespace) -> int:
         transparent = "their overlays are transparent, to lay over any picture"
         print(f"{written.without_picture:,} without a picture at hand: {transparent}", file=sys.stderr)
     print(f"{written.images:,} images: {Path(given.to) / export.INDEX}")
-    return files.ERROR_ROWS if written.damaged else files.OK
+    return exits.ERROR_ROWS if written.damaged else exits.OK
 
 
 def diff(given: Namespace) -> int:
@@ -161,6 +167,16 @@ def _add_run(parser: ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", metavar="RUN", help="directory of the run")
 
 
+def _add_explain(parser: ArgumentParser) -> None:
+    options.add_call(parser)
+    options.add(parser)
+
+
+def _add_status(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON, for other programs")
+
+
 def _add_export(parser: ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--to", metavar="DIR", type=str, help="where the files go: a folder that is empty or not there yet")
@@ -198,7 +214,8 @@ def _ids(given: Namespace) -> list[str] | None:
 
 
 COMMANDS = {
-    "explain": Command(explain, "[--config FILE] [--SETTING VALUE ...]", options.add, START),
+    "explain": Command(explain, "[--config FILE] [--SETTING VALUE ...] [--dry-run] [--retry-failed]", _add_explain, START),
+    "status": Command(status, "RUN [--json]", _add_status),
     "report": Command(report, "RUN", _add_run),
     "export": Command(export, "RUN --to DIR [--ids ID ...] [--ids-file FILE]", _add_export),
     "diff": Command(diff, "RUN_A RUN_B [--to DIR]", _add_diff),
@@ -241,4 +258,4 @@ def _parser() -> ArgumentParser:
 
 def _refuse(message: str) -> int:
     print(f"gpulime: {message}", file=sys.stderr)
-    return BAD_USAGE
+    return exits.BAD_USAGE

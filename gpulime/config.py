@@ -19,9 +19,12 @@ URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # with one slash, too: what pa
 CHANGES_NO_ROW = {
     "out",
     "report",
+    "max_failures_in_a_row",
     "data.workers",
     "data.batch_size",
+    "data.timeout_seconds",
     "data.limit",
+    "data.shard",
     "lime.batch_size",
     "lime.device",
     "store.flush_rows",
@@ -58,9 +61,11 @@ class DataConfig:
     source: str = _setting(
         "skimage", "a folder (flat, or one folder a class), a .txt or .csv list of files, one image, or skimage"
     )
-    workers: int = _setting(0, "processes that read images; 0 reads in the main one")
+    workers: int = _setting(0, "processes that read images; 0 reads in the main one, while the model waits")
     batch_size: int = _setting(16, "images read at a time")
+    timeout_seconds: float = _setting(120.0, "a worker that gives no images for so long is taken to hang, and ended")
     limit: int | None = _setting(None, "explain only the first so many images")
+    shard: str | None = _setting(None, "explain only a part of the images, such as 2/8; the parts of a run share its directory")
     resize: int | None = _setting(None, "pixels of the shorter side after resizing")
     crop: int | None = _setting(None, "pixels of the centre crop's side")
     interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = _setting(
@@ -76,6 +81,7 @@ class DataConfig:
         for name, least in at_least.items():
             value = getattr(self, name)
             check(value is None or value >= least, f"data.{name} must be {least} or more; got {value}")
+        check(self.timeout_seconds > 0, f"data.timeout_seconds must be above 0; got {self.timeout_seconds}")
         check(self.max_megapixels > 0, f"data.max_megapixels must be above 0; got {self.max_megapixels}")
 
 
@@ -144,8 +150,11 @@ class Config:
     store: StoreConfig = field(default_factory=StoreConfig)
     out: str = _setting("runs/run", "directory of the run; what is already done there is kept and skipped")
     report: bool = _setting(True, "write OUT/report.html at the end")
+    max_failures_in_a_row: int | None = _setting(100, "end the run when so many images in a row fail; null never does")
 
     def __post_init__(self) -> None:
+        most = self.max_failures_in_a_row
+        check(most is None or most >= 1, f"max_failures_in_a_row must be 1 or more, or null; got {most}")
         check_out(self.out)
 
 

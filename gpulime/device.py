@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +19,13 @@ import torch
 from gpulime.errors import GpulimeError
 
 OLDEST = 7, 5  # the compute capability that kernels are written for, and later ones
+
+# What CUDA says, by torch's mouth and CuPy's, of errors after which every later call of the process fails.
+_LOST = re.compile(
+    "illegal memory access|illegal instruction|misaligned address|global/shared address space|invalid program counter|"
+    "device-side assert|hardware stack error|launch failure|launch timed out|uncorrectable|"
+    "IllegalAddress|ILLEGAL_ADDRESS|LaunchFailure|LAUNCH_FAILED|ECCUncorrectable|ECC_UNCORRECTABLE",
+)
 
 _PYTORCH = "pip install --force-reinstall torch torchvision"
 _DRIVER = "check nvidia-smi, and install a newer driver from nvidia.com/drivers"
@@ -144,6 +154,62 @@ def synchronize(device: torch.device) -> None:
     """Wait until ``device`` has done what was asked of it; nothing to wait for on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def lost(error: BaseException, device: torch.device) -> bool:
+    """Whether ``device`` serves this process no more, after an illegal access, a failed assert in a kernel, broken memory ...
+
+    Such errors come late, in whatever asks next, and one of theirs may hide behind another: so those behind ``error`` count
+    too, and a GPU is asked.
+    """
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, RuntimeError) and _LOST.search(str(behind)):
+            return True
+        behind = behind.__cause__ or behind.__context__
+    try:
+        synchronize(device)
+    except RuntimeError:
+        return True
+    return False
+
+
+class Stopwatch:
+    """Adds up how long a device was at something, without waiting for it."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._open: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        """Around what is timed; nothing is added where it fails."""
+        if device.type == "cpu":
+            start = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - start
+            return
+        stream = torch.cuda.current_stream(device)
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record(stream)
+        yield
+        end.record(stream)
+        self._open.append((begin, end))
+        self._close()
+
+    @property
+    def seconds(self) -> float:
+        """What has been added up; on a GPU, what it has finished."""
+        self._close()
+        return self._seconds
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_seconds": self.seconds, "_open": deque()}  # events are of one process
+
+    def _close(self) -> None:
+        while self._open and self._open[0][1].query():
+            begin, end = self._open.popleft()
+            self._seconds += begin.elapsed_time(end) / 1000
 
 
 def describe() -> dict[str, Any]:

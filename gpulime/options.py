@@ -25,6 +25,9 @@ WORDS = {
     "None": ("null", "null"),
 }
 
+# Options that are no settings.
+OTHERS = ("config", "dry-run", "ids", "ids-file", "inputs", "json", "limit", "retry-failed", "rows", "shard", "to")
+
 
 def add(parser: ArgumentParser) -> None:
     """Give ``parser`` the option --config, and one for each setting."""
@@ -46,6 +49,17 @@ def add(parser: ArgumentParser) -> None:
             help=_help(field),
         )
         argument.option_strings = [f"--{name}"]  # not also jsonargparse's --NAME+, which appends to a list
+
+
+def add_call(parser: ArgumentParser) -> None:
+    """Give ``parser`` what one call does otherwise than its settings say."""
+    call = parser.add_argument_group("this call", "What one call does; the settings stay as they are.")
+    call.add_argument("--limit", metavar="N", type=int, help="the same as --data.limit")
+    call.add_argument("--shard", metavar="I/N", type=str, help="the same as --data.shard")
+    call.add_argument("--retry-failed", action="store_true", help="try images again that have an error row")
+    call.add_argument(
+        "--dry-run", action="store_true", help="print what would be done, how many forwards and how long; write nothing"
+    )
 
 
 class _ConfigFile(ActionConfigFile):
@@ -98,7 +112,7 @@ def plain(message: str, commands: Iterable[str]) -> str:
         return f"{key[1]} must be {_words(fields[key[1]])[1]}" + (f"; got {given[1]!r}" if given else "")
     if option := re.search(r"[Uu]nrecognized arguments: ([^\s=]+)", message):
         what = "option" if option[1].startswith("-") else "argument"
-        known = [f"--{name}" for name in [*fields, "config", "ids", "ids-file", "to"]]
+        known = [f"--{name}" for name in [*fields, *OTHERS]]
         return f"unknown {what} {option[1]!r}{nearest(option[1], known)}"
     if choice := re.search(r"invalid choice: '(.*?)'", message):
         return str(unknown("the command", choice[1], commands))

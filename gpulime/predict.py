@@ -35,6 +35,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 MOST_ROWS = 2**20
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class Predictor:
@@ -46,6 +47,7 @@ class Predictor:
     most : int, the most rows it can be given; falls when memory runs out
     classes : int or None, the columns of its activated output, once it has been called
     forwards : int, the rows it has been given
+    watch : Stopwatch, how long the model took
     """
 
     def __init__(self, model: Model, activation: Activation, precision: str, device: torch.device | str | None) -> None:
@@ -63,7 +65,9 @@ class Predictor:
         has_conv = self.module is not None and any(isinstance(m, nn.Conv2d) for m in self.module.modules())
         self.memory_format = torch.channels_last if has_conv else torch.contiguous_format
         self.forwards = 0
+        self.watch = devices.Stopwatch()
         self.most = MOST_ROWS
+        self._starved = False  # whether memory has run out, which is said once
         self.classes: int | None = None
         self._has_conv = has_conv
         self._folding: Folding | None = None  # inside `inference`
@@ -128,7 +132,8 @@ class Predictor:
         GpulimeError
             If the model returns anything but a (b, classes) tensor.
         """
-        outputs = self._forward(rows)
+        with self.watch.running(rows.device):
+            outputs = self._forward(rows)
         self.forwards += rows.shape[0]
         activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
         if self.classes is None:
@@ -175,8 +180,9 @@ class Predictor:
 
     def shrink(self, b: int) -> None:
         """Memory ran out with b rows: from now on take half of that at most; said once."""
-        if self.most == MOST_ROWS:
+        if not self._starved:
             warnings.warn(f"out of memory with {b} rows: going on with fewer", stacklevel=2)
+        self._starved = True
         self.most = min(self.most, b // 2)
 
     def _proven_forward(self, rows: Tensor) -> Any:
@@ -224,8 +230,8 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what happened; CuPy raises a MemoryError, torch's CPU allocator a RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether that is what happened; CuPy raises a MemoryError, torch's CPU allocator and CUDA's libraries a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def checked(outputs: Any, b: int, source: str) -> Tensor:

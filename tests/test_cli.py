@@ -12,14 +12,14 @@ import rows
 from gpulime import cli, config
 from gpulime.config import Config, LimeConfig, ModelConfig
 from gpulime.errors import GpulimeError
-from gpulime.runs import files
+from gpulime.runs import exits, files
 
 
 @pytest.fixture
 def ran(monkeypatch):
     """The configs that ``explain`` would have run."""
     configs = []
-    monkeypatch.setattr(files, "run", lambda chosen: configs.append(chosen) or 0)
+    monkeypatch.setattr(files, "run", lambda chosen, **call: configs.append(chosen) or 0)
     return configs
 
 
@@ -54,7 +54,7 @@ def test_python_m_gpulime_is_the_command():
     done = subprocess.run([sys.executable, "-m", "gpulime", "explian"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "gpulime: the command must be one of 'explain', 'report', 'export', 'diff', 'verify', 'compact', 'doctor'; "
+        "gpulime: the command must be one of 'explain', 'status', 'report', 'export', 'diff', 'verify', 'compact', 'doctor'; "
         "got 'explian' (did you mean 'explain'?)\n"
     )
 
@@ -108,7 +108,7 @@ def test_options_alone(ran):
 
 
 def test_exit_code_is_the_runs(monkeypatch):
-    monkeypatch.setattr(files, "run", lambda chosen: 3)
+    monkeypatch.setattr(files, "run", lambda chosen, **call: 3)
     assert cli.main(["explain"]) == 3
 
 
@@ -160,7 +160,7 @@ def test_a_bad_option_is_one_line_that_says_what_is_right(capsys, arguments, mes
 
 
 def test_an_error_of_the_run_is_one_line(monkeypatch, capsys):
-    def fail(_):
+    def fail(_, **call):
         raise GpulimeError("no such picture: 'a\\nb'")
 
     monkeypatch.setattr(files, "run", fail)
@@ -216,7 +216,7 @@ def test_diff_prints_a_table_and_writes_a_page(tmp_path, capsys):
 def test_diff_prints_its_table_where_the_page_cannot_be_written(tmp_path, capsys):
     a, b = (str(rows.run(tmp_path / name, rows.explained("x"))) for name in "ab")
     (tmp_path / "file").write_text("no folder")
-    assert cli.main(["diff", a, b, "--to", str(tmp_path / "file")]) == cli.NOT_WRITABLE
+    assert cli.main(["diff", a, b, "--to", str(tmp_path / "file")]) == exits.NOT_WRITABLE
     printed = capsys.readouterr()
     assert "rank correlation" in printed.out
     assert "page:" not in printed.out

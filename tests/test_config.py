@@ -21,7 +21,7 @@ def test_every_config_loads(path, monkeypatch):
     from gpulime.runs import files
 
     given = []
-    monkeypatch.setattr(files, "run", lambda chosen: given.append(chosen) or 0)
+    monkeypatch.setattr(files, "run", lambda chosen, **call: given.append(chosen) or 0)
     assert cli.main(["explain", "--config", str(path)]) == 0
     assert given[0].model.factory
     assert given[0].out.startswith("runs/")

@@ -18,22 +18,30 @@ from gpulime import segments
 from gpulime.errors import check
 from gpulime.explainer import Explainer
 from gpulime.report import page
-from gpulime.runs import models, sources, store
-from gpulime.runs.job import Job, Picture, perform
+from gpulime.runs import exits, models, sources, store
+from gpulime.runs.job import Job, Picture, perform, plan
 from gpulime.runs.loader import FileReader
+from gpulime.runs.share import Share
 from gpulime.runs.sources import Item
 from gpulime.runs.transform import Transform
 
-OK, ERROR_ROWS = 0, 3  # exit codes
 
-
-def run(config: configs.Config) -> int:
+def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = False) -> int:
     """Do what a configuration says; go on where an earlier run of it stopped.
+
+    Parameters
+    ----------
+    config : Config
+    retry_failed : bool
+        Try images again that have an error row.
+    dry_run : bool
+        Print what would be done, and about how long it would take; write nothing.
 
     Returns
     -------
     int
-        Exit code: 0 if all images of the run have explanations, 3 if some have error rows.
+        Exit code: `exits.OK` if all images of the run have explanations, `exits.ERROR_ROWS` if some have error rows. A rank of
+        several always says `exits.OK`, since torchrun would stop the others: ask `gpulime verify`.
 
     Raises
     ------
@@ -41,6 +49,7 @@ def run(config: configs.Config) -> int:
         Where a setting, the model or the source is not what it must be, or the directory holds rows of other settings.
     """
     check(bool(config.out), f"out must name a directory; got {config.out!r}")
+    share = Share.of(config.data.shard)
     loaded = models.load(config.model, config.data, config.lime)
     source = sources.find(config.data, loaded.class_names)
     if source.ignored:
@@ -48,35 +57,50 @@ def run(config: configs.Config) -> int:
         print(f"{len(source.items)} images in {config.data.source}; left aside: {listed}", file=sys.stderr)
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
     labels = lime.pop("labels")
-    lime["device"] = lime["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    lime["device"] = _device(lime["device"], share)
     explainer = Explainer(loaded.model.to(devices.named(lime["device"])), **lime)
-    outcome = perform(
-        Job(
-            items=source.items,
-            reader=FileReader(dataclasses.replace(source, items=[]), loaded.transform),
-            explainer=explainer,
-            labels=labels,
-            fixed={
-                **configs.fixed(config),
-                "data.source": os.path.normpath(config.data.source),
-                "transform": dataclasses.asdict(loaded.transform),
-                "segmenter": segments.describe(explainer.segmenter, explainer.device),
-                "weights_sha256": loaded.weights_sha256,
-            },
-            about={
-                "config": dataclasses.asdict(config),
-                "transform": dataclasses.asdict(loaded.transform),
-                "model": loaded.description,
-                "class_names": loaded.class_names,
-            },
-            picture=_picture_of(config.data, loaded.transform),
-            data=config.data,
-            store=config.store,
-            report=config.report,
-            out=Path(config.out),
-        )
+    job = Job(
+        items=source.items,
+        reader=FileReader(dataclasses.replace(source, items=[]), loaded.transform),
+        explainer=explainer,
+        labels=labels,
+        fixed={
+            **configs.fixed(config),
+            "data.source": os.path.normpath(config.data.source),
+            "transform": dataclasses.asdict(loaded.transform),
+            "segmenter": segments.describe(explainer.segmenter, explainer.device),
+            "weights_sha256": loaded.weights_sha256,
+        },
+        about={
+            "config": dataclasses.asdict(config),
+            "transform": dataclasses.asdict(loaded.transform),
+            "model": loaded.description,
+            "class_names": loaded.class_names,
+        },
+        picture=_picture_of(config.data, loaded.transform),
+        data=config.data,
+        store=config.store,
+        report=config.report,
+        out=Path(config.out),
+        share=share,
+        retry_failed=retry_failed,
+        max_failures_in_a_row=config.max_failures_in_a_row,
     )
-    return ERROR_ROWS if outcome.failed else OK
+    if dry_run:
+        print(plan(job))
+        return exits.OK
+    outcome = perform(job)
+    return exits.ERROR_ROWS if outcome.failed and share.world == 1 else exits.OK
+
+
+def _device(wanted: str | None, share: Share) -> str:
+    """As asked, else a GPU where there is one; of several ranks on a machine each has its own."""
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cuda" or share.device is None:
+        return device
+    count = torch.cuda.device_count()
+    check(share.device < count, f"LOCAL_RANK is {share.device} and there are {count} GPUs here: start one process for each")
+    return f"cuda:{share.device}"
 
 
 def report(run: Path) -> Path:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import socket
 import sys
 import time
 from collections import deque
@@ -22,16 +23,24 @@ from torch import Tensor
 
 import gpulime
 from gpulime import config as configs
+from gpulime import device as devices
 from gpulime import inputs
 from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
-from gpulime.explanation import Explanations
 from gpulime.report import page
-from gpulime.runs import store
-from gpulime.runs.loader import DatasetReader, FileReader, Read, batches, read_all
+from gpulime.runs import dry, store, summary
+from gpulime.runs.dry import Plan
+from gpulime.runs.exits import FailuresInARowError, WrongSettingError
+from gpulime.runs.heartbeat import Beat, Heartbeat
+from gpulime.runs.isolation import Finished, Isolation
+from gpulime.runs.loader import DatasetReader, FileReader, Read, batches
 from gpulime.runs.progress import Progress
+from gpulime.runs.share import ALL, Share
 from gpulime.runs.sources import Item
 from gpulime.runs.stop import Stop
+from gpulime.runs.todo import Todo, todo
+from gpulime.runs.workers import read_all
+from gpulime.runs.writer import Writer
 
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-image", "pyarrow", "pillow")
 
@@ -61,6 +70,9 @@ class Job:
     about : what else run.json tells: the model, the transform, the class names
     picture : row -> the picture of an image as the model saw it, for the report
     unnamed : functions among the settings that nothing tells from others of their kind
+    share : what this process does of it
+    retry_failed : whether images that have an error row are tried again
+    max_failures_in_a_row : images that fail one after the other before the run ends; None: as many as there are
     """
 
     items: Sequence[Item]
@@ -75,6 +87,9 @@ class Job:
     report: bool
     out: Path
     unnamed: Sequence[str] = ()
+    share: Share = ALL
+    retry_failed: bool = False
+    max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row
 
     @property
     def config_hash(self) -> str:
@@ -97,54 +112,123 @@ def perform(job: Job) -> Outcome:
         Where the directory holds rows of other settings.
     Stopped
         Where a signal asked for it; what was finished is kept.
+    EndOfRunError
+        Where the device is lost, the disk takes no rows or too many images fail one after the other; what was finished is kept.
+    Exception
+        The model's own, where it fails for the first images one by one.
     """
     check(job.explainer.seed < 2**63, f"a run's seed must be below 2**63; got {job.explainer.seed}")
     _agree(job)
-    done = store.done(job.out)
-    todo = [item for item in job.items if item.image_id not in done]
-    if done:
-        print(f"{len(job.items) - len(todo)} of {len(job.items)} images are done already", file=sys.stderr)
-        _look_again(job, next((item for item in job.items if item.image_id in done), None))
+    left = _todo(job)
+    if left.done:
+        print(f"{len(left.done):,} of {len(job.items):,} images are done already", file=sys.stderr)
+        _look_again(job, left.done[0])
+    predictor = job.explainer.predictor
+    shards = store.Store(job.out, rank=job.share.number, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds)
     with (
         Stop() as stop,  # outermost: the last shard is written under it too
-        store.Store(job.out, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds) as rows,
-        Progress(len(todo), job.explainer.n_samples, job.class_names) as progress,
+        Progress(
+            len(left.items), job.explainer.n_samples, job.class_names, lambda: predictor.watch.seconds, job.share.rank == 0
+        ) as progress,
+        Heartbeat(job.out, job.share, lambda state: _beat(job, left, progress, state)) as heartbeat,
+        Writer(shards) as writer,
     ):
 
-        def after_model_batch(b: int) -> None:
-            _fits(job.class_names, job.explainer.predictor.classes)
-            progress.forwards(b)
-            rows.flush_if_due()
+        def waiting() -> None:
+            heartbeat.beat_if_due()
+            writer.check()
             stop.check()
 
-        for row in _rows(job, todo, after_model_batch, stop):
-            rows.append(row)
+        def after_model_batch(b: int) -> None:
+            _check_names(job.class_names, predictor.classes)
+            progress.forwards(b)
+            waiting()
+
+        in_a_row = 0
+        for row in _rows(job, left.items, after_model_batch, waiting):
+            writer.put(row)
             progress.image(row)
-            stop.check()
+            in_a_row = in_a_row + 1 if row["status"] == "error" else 0
+            _check_failures(in_a_row, job.max_failures_in_a_row, row)
+            waiting()
     stop.check()
-    statuses = store.read(job.out, ["status"])["status"].to_pylist()
-    failed = statuses.count("error")
-    outcome = Outcome(len(statuses) - failed, failed, progress.seconds, job.explainer.predictor.forwards)
-    print(f"{len(todo)} images in {outcome.seconds:.0f} s, {outcome.forwards / outcome.seconds:.0f} forwards/s; ", end="")
-    print(f"the run has {outcome.ok} ok, {outcome.failed} failed")
-    print(f"results: {job.out / store.RESULTS}")
-    if job.report:
-        print(f"report: {page.write(job.out, job.picture, job.class_names)}")
-    return outcome
+    return _finish(job, progress)
+
+
+def plan(job: Job) -> Plan:
+    """What `perform` would do, and about how long that takes; nothing is written.
+
+    Raises
+    ------
+    GpulimeError
+        As `perform`.
+    """
+    _settings_agree(job)
+    left, explainer = _todo(job), job.explainer
+
+    def explain(after_model_batch: Callable[[int], None]) -> Iterator[object]:
+        return _rows(job, left.items, after_model_batch, lambda: None)
+
+    rate, b = dry.rate(explain, lambda: devices.synchronize(explainer.device))
+    return Plan(len(job.items), len(left.done), len(left.items), left.again, explainer.n_samples, job.share, rate, b)
+
+
+def _todo(job: Job) -> Todo:
+    return todo(job.items, job.share, store.done(job.out), job.retry_failed)
+
+
+def _beat(job: Job, left: Todo, progress: Progress, state: str) -> Beat:
+    return Beat(
+        share=str(job.share),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        state=state,
+        images=len(job.items),
+        own=left.own,
+        before=left.own - len(left.items),
+        ok=progress.ok,
+        failed=progress.failed,
+        forwards=job.explainer.predictor.forwards,
+        seconds=progress.seconds,
+        in_model=progress.in_model,
+        left=progress.left,
+        time=time.time(),
+    )
+
+
+def _finish(job: Job, progress: Progress) -> Outcome:
+    """Sum up, and write the report where nothing of the run is left: the last process of several does."""
+    forwards, ids = job.explainer.predictor.forwards, store.done(job.out)
+    found = summary.summary(job.out, store.manifest(job.out), progress.seconds, forwards, progress.in_model)
+    missing = sum(item.image_id not in ids for item in job.items)
+    if missing and not job.share.is_all:
+        print(f"{job.share}: {progress.ok + progress.failed:,} images are done here; {missing:,} of the run are left to others")
+    else:
+        print(f"\n{found}\n")
+        print(f"summary: {summary.write(job.out, found)}")
+        print(f"results: {job.out / store.RESULTS}")
+        if job.report:
+            print(f"report: {page.write(job.out, job.picture, job.class_names)}")
+    return Outcome(found.ok, found.errors, progress.seconds, forwards)
 
 
 def _agree(job: Job) -> None:
-    """Refuse a directory with rows of other settings, saying which; a new one gets its run.json."""
-    manifest = store.read_manifest(job.out)
-    if manifest is None:
+    """Refuse a directory with rows of other settings; a new one gets its run.json."""
+    if not _settings_agree(job):
         about = {**job.about, "fixed": job.fixed, "config_hash": job.config_hash, "versions": _versions()}
         store.write_manifest(job.out, json.loads(json.dumps(about, default=repr)))
-        return
+
+
+def _settings_agree(job: Job) -> bool:
+    """Whether the directory holds a run of these settings; False where it holds none, an error that tells others."""
+    manifest = store.read_manifest(job.out)
+    if manifest is None:
+        return False
     if manifest.get("config_hash") == job.config_hash:
         these = f"{' and '.join(job.unnamed)} {'are' if len(job.unnamed) > 1 else 'is'}"
         doubt = f"whether {these} what made them is not known of a function: give a model_id, another for other functions"
         check(not job.unnamed, f"{job.out} holds results, and {doubt}")
-        return
+        return True
     was, now = manifest.get("fixed", {}), json.loads(json.dumps(job.fixed, default=repr))
     changed = [
         f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in {**was, **now} if was.get(name) != now.get(name)
@@ -152,10 +236,8 @@ def _agree(job: Job) -> None:
     raise GpulimeError(f"{job.out} holds results of other settings: {'; '.join(changed)}. Choose another out, or delete it")
 
 
-def _look_again(job: Job, item: Item | None) -> None:
+def _look_again(job: Job, item: Item) -> None:
     """Read one image that is done: where it is not what it was, the directory may hold the rows of another dataset."""
-    if item is None:
-        return
     rows = store.read(job.out, ["image_id", "image_sha256"])
     known = dict(zip(rows["image_id"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True))[item.image_id]
     if known is not None and job.reader(item).sha256 != known:
@@ -165,26 +247,40 @@ def _look_again(job: Job, item: Item | None) -> None:
         )
 
 
-def _rows(job: Job, todo: Sequence[Item], after_model_batch: Callable[[int], None], stop: Stop) -> Iterator[dict[str, Any]]:
-    """Rows of the store as images are finished; those that cannot be read come as they are met."""
-    pending: deque[Read] = deque()
+def _rows(
+    job: Job, items: Sequence[Item], after_model_batch: Callable[[int], None], waiting: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
+    """Rows of the store as images are finished; those that cannot be read come as they are met.
+
+    ``waiting`` is called while workers are waited for, and after each batch of theirs.
+    """
     failed: deque[Read] = deque()
 
-    def feed() -> Iterator[inputs.Batch]:
+    def feed() -> Iterator[tuple[list[Read], inputs.Batch]]:
         explainer, data = job.explainer, job.data
-        for reads in read_all(todo, job.reader, explainer.segmenter, explainer.device, data.batch_size, data.workers):
-            stop.check()
+        for reads in read_all(
+            items,
+            job.reader,
+            explainer.segmenter,
+            explainer.device,
+            data.batch_size,
+            data.workers,
+            timeout_seconds=data.timeout_seconds,
+            waiting=waiting,
+        ):
+            waiting()
             sound = [_with_sound_target(job, read) for read in reads]
             failed.extend(read for read in sound if read.error is not None)
-            for readable, batch in batches(sound, job.labels, job.reader.in_unit):
-                pending.extend(readable)
-                yield batch
+            yield from batches(sound, job.labels, job.reader.in_unit)
 
-    for finished in job.explainer.stream(feed(), after_model_batch):
+    def alone(read: Read) -> inputs.Batch:
+        [(_, batch)] = batches([read], job.labels, job.reader.in_unit)
+        return batch
+
+    proven = "ok" in store.read(job.out, ["status"])["status"].to_pylist()
+    for outcome in Isolation(job.explainer, alone, after_model_batch, proven).explain(feed()):
         yield from (_error_row(job, failed.popleft()) for _ in range(len(failed)))
-        explanations = finished.cpu()
-        for i in range(len(explanations)):
-            yield _row(job, pending.popleft(), explanations, i)
+        yield _row(job, outcome) if isinstance(outcome, Finished) else _error_row(job, outcome)
     yield from (_error_row(job, read) for read in failed)
 
 
@@ -203,12 +299,19 @@ def _with_sound_target(job: Job, read: Read) -> Read:
     return read
 
 
-def _fits(names: Sequence[str] | None, classes: int | None) -> None:
-    fits = names is None or classes is None or len(names) == classes
-    check(fits, f"class_names has {len(names or ())} names; the model has {classes} classes")
+def _check_names(names: Sequence[str] | None, classes: int | None) -> None:
+    if names is not None and classes is not None and len(names) != classes:
+        raise WrongSettingError(f"class_names has {len(names)} names; the model has {classes} classes")
 
 
-def _row(job: Job, read: Read, batch: Explanations, i: int) -> dict[str, Any]:
+def _check_failures(in_a_row: int, most: int | None, last: Mapping[str, Any]) -> None:
+    if in_a_row == most:
+        why = f"the last, {last['image_id']!r}, for {last['error_type']}: {str(last['error'])!r:.200}"
+        raise FailuresInARowError(f"{in_a_row} images in a row failed (max_failures_in_a_row), {why}; their rows are kept")
+
+
+def _row(job: Job, finished: Finished) -> dict[str, Any]:
+    read, batch, i = finished.read, finished.explanations, finished.i
     bad, count = int(batch.non_finite[i]), int(batch.counts[i])
     if bad:
         message = f"the model's output was NaN or infinite for {bad} of {job.explainer.n_samples} samples"
@@ -246,7 +349,7 @@ def _common(job: Job, read: Read) -> dict[str, Any]:
         "image_id": read.item.image_id,
         "path": os.path.abspath(read.item.path) if read.item.path else b"",
         "target": read.item.target,
-        "attempt": 1,
+        "attempt": read.item.attempt,
         "written_at": datetime.now(UTC),
         "n_samples": job.explainer.n_samples,
         "seed": job.explainer.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -35,15 +35,32 @@ class Progress:
     images, n_samples : int
         What is to be done: forwards are the product.
     class_names : sequence of str, optional
+    model_seconds : callable, optional
+        How many seconds the model has taken so far.
+    shown : bool
+        Whether anything is printed.
+
+    Attributes
+    ----------
+    ok, failed : int
+        Images that are explained and that failed, since the start.
     """
 
-    def __init__(self, images: int, n_samples: int, class_names: Sequence[str] | None) -> None:
-        self.n_samples, self.class_names = n_samples, class_names
-        self.done, self.printed, self.started = 0, 0, time.perf_counter()
+    def __init__(
+        self,
+        images: int,
+        n_samples: int,
+        class_names: Sequence[str] | None,
+        model_seconds: Callable[[], float] = lambda: 0.0,
+        shown: bool = True,
+    ) -> None:
+        self.n_samples, self.class_names, self.model_seconds = n_samples, class_names, model_seconds
+        self.ok, self.failed, self.printed = 0, 0, 0 if shown else SHOWN_IMAGES + 1
+        self.seen, self.total, self.started = 0, images * n_samples, time.perf_counter()
         self.bar = tqdm(
-            total=images * n_samples,
+            total=self.total,
             unit=" forwards",
-            disable=images == 0,
+            disable=images == 0 or not shown,
             file=sys.stderr if sys.stderr.isatty() else _Lines(),
             leave=False,
             mininterval=0.1 if sys.stderr.isatty() else 10,
@@ -61,16 +78,29 @@ class Progress:
         """Since the start."""
         return time.perf_counter() - self.started
 
+    @property
+    def in_model(self) -> float:
+        """The share of the time that the model took, in [0, 1]: what is missing to 1 is what explaining costs beside it."""
+        return min(self.model_seconds() / self.seconds, 1.0)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are still to come, at the rate since the start; None before the first forward."""
+        return (self.total - self.seen) / self.seen * self.seconds if self.seen else None
+
     def forwards(self, b: int) -> None:
         """The model has seen b more rows."""
+        self.seen += b
+        rate = self.seen / self.n_samples / self.seconds
+        self.bar.set_postfix_str(f"{rate:.2f} images/s, {100 * self.in_model:.0f} % in the model", refresh=False)
         self.bar.update(b)
-        self.bar.set_postfix_str(f"{self.bar.n / self.n_samples / self.seconds:.2f} images/s", refresh=False)
 
     def image(self, row: Mapping[str, Any]) -> None:
         """A row has been kept."""
         if row["status"] == "error" and row["error_type"] != "non_finite":
-            self.bar.total -= self.n_samples  # its forwards will not come
-        self.done += 1
+            self.total = self.bar.total = self.total - self.n_samples  # its forwards will not come
+        self.failed += row["status"] == "error"
+        self.ok += row["status"] == "ok"
         if self.printed < SHOWN_IMAGES:
             self._print("\n".join(lines(row, self.class_names)))
         elif self.printed == SHOWN_IMAGES:

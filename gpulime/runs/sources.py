@@ -37,11 +37,14 @@ class Item:
         Where it lies; empty for a photograph of scikit-image.
     target : int or None
         Index of its true class, where it is known.
+    attempt : int
+        1, and one more each time that it is tried again after it has failed.
     """
 
     image_id: str
     path: bytes
     target: int | None = None
+    attempt: int = 1
 
 
 @dataclass(frozen=True)

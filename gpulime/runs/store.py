@@ -15,9 +15,10 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gpulime.errors import GpulimeError, about, check, unknown
@@ -29,6 +30,7 @@ from gpulime.runs.staging import publish
 __all__ = [
     "RESULTS",
     "SCHEMA_VERSION",
+    "Done",
     "Store",
     "decode_segments",
     "done",
@@ -77,6 +79,11 @@ class Store:
         self._rows: list[pa.RecordBatch] = []
         self._oldest = 0.0
         self._lock: writers.Lock | None = None  # from the first row on
+
+    @property
+    def in_hand(self) -> int:
+        """The rows that are not written yet."""
+        return len(self._rows)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add the row of one image: a value per column of `schema`; what may be null may be left out.
@@ -184,8 +191,15 @@ def read(run: Path, columns: list[str] | None = None) -> pa.Table:
     return table.filter(winners(table)).select(wanted)
 
 
-def done(run: Path) -> set[str]:
-    """The ids of the images that have a row, be it an explanation or an error.
+class Done(NamedTuple):
+    """What there is of an image: whether it is explained, and the last attempt."""
+
+    is_ok: bool
+    attempt: int
+
+
+def done(run: Path) -> dict[str, Done]:
+    """The images that have a row, be it an explanation or an error, by their ids.
 
     Those that only a corrupt shard holds are not among them; a warning names it.
 
@@ -194,7 +208,12 @@ def done(run: Path) -> set[str]:
     GpulimeError
         As `read`.
     """
-    return set(rows(run, ["image_id"])["image_id"].to_pylist())
+    table = rows(run, ["image_id", "status", "attempt"])
+    oks = pc.equal(table["status"], "ok")
+    of_images = pa.table({"image_id": table["image_id"], "is_ok": oks, "attempt": table["attempt"]}).group_by("image_id")
+    found = of_images.aggregate([("is_ok", "max"), ("attempt", "max")])
+    facts = map(Done, found["is_ok_max"].to_pylist(), found["attempt_max"].to_pylist())
+    return dict(zip(found["image_id"].to_pylist(), facts, strict=True))
 
 
 def manifest(run: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rows import explained, failed
 
 from gpulime import cli
 from gpulime.errors import GpulimeError
-from gpulime.runs import compact, shards, store, verify
+from gpulime.runs import compact, exits, shards, store, verify
 from gpulime.runs.compact import compact as merge
 from gpulime.runs.row import VERSION_KEY
 
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_all_as_it_was(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(compact, "settle", full)
-    assert cli.main(["compact", str(tmp_path)]) == cli.NOT_WRITABLE
+    assert cli.main(["compact", str(tmp_path)]) == exits.NOT_WRITABLE
     assert store.shards(tmp_path) == before
     assert os.listdir(tmp_path / "_staging") == ["writers.lock"]
 
@@ -160,7 +160,7 @@ def test_readers_go_on_meanwhile(tmp_path):
 
     def read():
         while not ended.is_set():
-            found.append(store.done(tmp_path))
+            found.append(set(store.done(tmp_path)))
 
     reader = threading.Thread(target=read)
     reader.start()

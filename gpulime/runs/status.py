@@ -1,0 +1,116 @@
+"""How far a run is, as another shell sees it: from what its shards hold and what its processes tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpulime.runs import heartbeat, store
+from gpulime.runs.heartbeat import Beat
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands.
+
+    Attributes
+    ----------
+    images : those of the run, None where no process has told yet
+    ok, failed : images in the shards that are explained, and that failed by their kind
+    processes : the last beat of each
+    now : when this was looked up, in seconds since 1970
+    """
+
+    run: str
+    images: int | None
+    ok: int
+    failed: dict[str, int]
+    processes: list[Beat]
+    now: float
+
+    @property
+    def running(self) -> list[Beat]:
+        """The processes that work, as far as one can tell."""
+        said = [beat for beat in self.processes if beat.state == heartbeat.RUNNING and not beat.is_gone]
+        return [beat for beat in said if not self._is_silent(beat)]
+
+    @property
+    def done(self) -> int:
+        """Images that have a row."""
+        return self.ok + sum(self.failed.values())
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the slowest process expects to have finished; None where one of them, or none, can tell."""
+        times = [None if beat.left is None else beat.left - (self.now - beat.time) for beat in self.running]
+        known = [seconds for seconds in times if seconds is not None]
+        return max(*known, 0.0) if known and len(known) == len(times) else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        return {**dataclasses.asdict(self), "done": self.done, "left": self.left}
+
+    def __str__(self) -> str:
+        return "\n".join([self._head(), *(self._process(beat) for beat in self.processes)])
+
+    def _head(self) -> str:
+        of_all = f" of {self.images:,} images ({100 * self.done / self.images:.1f} %)" if self.images else " images"
+        failed = ", ".join(f"{kind} {count:,}" for kind, count in self.failed.items())
+        failures = f"; {sum(self.failed.values()):,} failed ({failed})" if failed else "; none failed"
+        left = "" if self.left is None else f"; {duration(self.left)} left"
+        return f"{self.run}: {self.done:,}{of_all} are on disk{failures}{left}"
+
+    def _process(self, beat: Beat) -> str:
+        done = beat.ok + beat.failed
+        ago = duration(max(self.now - beat.time, 0))
+        state = f"{beat.state} {ago} ago"
+        if beat.is_gone:
+            state = f"gone: no such process, its last word came {ago} ago"
+        elif beat.state == heartbeat.RUNNING:
+            state = f"silent for {ago}: it hangs, or has died" if self._is_silent(beat) else f"running, last word {ago} ago"
+        rates = ""
+        if beat.seconds > 0 and beat.forwards:
+            images = f"{done / beat.seconds:.3g} images/s, " if done else ""
+            model = f"{100 * beat.in_model:.0f} % of the time in the model"
+            rates = f"; {images}{beat.forwards / beat.seconds:,.0f} forwards/s, {model}"
+        return f"  {beat.share} on {beat.host} ({beat.pid}): {state}; {beat.before + done:,} of its {beat.own:,} done{rates}"
+
+    def _is_silent(self, beat: Beat) -> bool:
+        return self.now - beat.time > heartbeat.SILENCE
+
+
+def status(run: Path) -> Status:
+    """Look up where a run stands.
+
+    Raises
+    ------
+    GpulimeError
+        If the directory holds no run.
+    """
+    store.manifest(run)
+    rows = store.read(run, ["status", "error_type"])
+    beats = heartbeat.read(run)
+    latest = max(beats, key=lambda beat: beat.time, default=None)
+    kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
+    return Status(
+        run=str(run),
+        images=None if latest is None else latest.images,
+        ok=rows["status"].to_pylist().count("ok"),
+        failed=dict(kinds.most_common()),
+        processes=beats,
+        now=time.time(),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two units that tell most: "45 s", "12 min 3 s", "7 h 40 min", "2 d 3 h"."""
+    whole = round(seconds)
+    for long, short, many in (("d", "h", 86_400), ("h", "min", 3_600), ("min", "s", 60)):
+        if whole >= many:
+            below = {"h": 3_600, "min": 60, "s": 1}[short]
+            return f"{whole // many} {long}" + (f" {rest} {short}" if (rest := whole % many // below) else "")
+    return f"{whole} s"

@@ -1,0 +1,95 @@
+"""What came of a run, in numbers: on the terminal and as ``summary.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from gpulime.report import summary as pages
+from gpulime.runs import store
+from gpulime.runs.status import duration
+
+FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of all images of a run, and of what the last call did.
+
+    Attributes
+    ----------
+    ok, failed : images that are explained, and that failed by their kind
+    median_r2 : of the top labels' surrogates; None where there is none
+    top1_accuracy : share of the images with a known target whose most probable class it is; None where none is known
+    targets : how many these are
+    first, last : when the first and the last row were made, as ISO 8601
+    seconds, forwards : of this call
+    in_model : share of these seconds that the model took
+    """
+
+    ok: int
+    failed: dict[str, int]
+    median_r2: float | None
+    top1_accuracy: float | None
+    targets: int
+    first: str | None
+    last: str | None
+    seconds: float
+    forwards: int
+    in_model: float
+
+    @property
+    def errors(self) -> int:
+        """Images that failed."""
+        return sum(self.failed.values())
+
+    def __str__(self) -> str:
+        failed = ", ".join(f"{kind} {count:,}" for kind, count in self.failed.items())
+        facts = {
+            "explained": f"{self.ok:,}",
+            "failed": f"{self.errors:,} ({failed})" if failed else "0",
+            "median R2": "" if self.median_r2 is None else f"{self.median_r2:.3f}",
+            "top-1": "" if self.top1_accuracy is None else f"{self.top1_accuracy:.3f} of {self.targets:,} with a known class",
+            "this call": f"{duration(self.seconds)}, {self.forwards:,} forwards",
+        }
+        if self.forwards:
+            rate = f"{self.forwards / self.seconds:,.0f} forwards/s, {100 * self.in_model:.0f} % of the time in the model"
+            facts["this call"] += f", {rate}"
+        return "\n".join(f"{name:10} {value}" for name, value in facts.items() if value)
+
+
+def summary(run: Path, manifest: Mapping[str, Any], seconds: float, forwards: int, in_model: float) -> Summary:
+    """Sum up what the shards hold, and a call of so many seconds and forwards."""
+    rows = store.read(run, [*pages.FACTS, "status", "error_type", "written_at"])
+    images = pages.entries(rows.filter(pc.equal(rows["status"], "ok")), manifest)
+    scores = [image.r2 for image in images if image.r2 is not None]
+    known = [image.right for image in images if image.right is not None]
+    kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
+    times = pc.min_max(rows["written_at"]).as_py()
+    return Summary(
+        ok=len(images),
+        failed=dict(kinds.most_common()),
+        median_r2=statistics.median(scores) if scores else None,
+        top1_accuracy=sum(known) / len(known) if known else None,
+        targets=len(known),
+        first=None if times["min"] is None else times["min"].isoformat(),
+        last=None if times["max"] is None else times["max"].isoformat(),
+        seconds=seconds,
+        forwards=forwards,
+        in_model=in_model,
+    )
+
+
+def write(run: Path, found: Summary) -> Path:
+    """Write ``summary.json`` into a run."""
+    facts = {"images": found.ok + found.errors, **dataclasses.asdict(found), "hours": found.seconds / 3600}
+    store.publish(run, FILE, json.dumps(facts, indent=2).encode())
+    return run / FILE

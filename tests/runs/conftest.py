@@ -1,0 +1,29 @@
+"""What tests of whole runs share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Six noisy pictures in two folders, and three files that are no whole images."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "photographs"
+    for i in range(6):
+        folder = root / ("ant" if i < 3 else "bee")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    (root / "ant" / "page.jpg").write_text("<html>not found</html>")
+    (root / "bee" / "empty.jpg").touch()
+    whole = (root / "bee" / "3.png").read_bytes()
+    (root / "bee" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (root / "notes.txt").write_text("not an image")
+    return root

@@ -1,0 +1,100 @@
+"""A dry run tells what would be done and writes nothing."""
+
+import re
+import time
+
+import pytest
+from test_job import config, rows_of
+
+from gpulime import cli
+from gpulime.runs import dry, exits, files, store
+
+
+def test_what_is_told(photographs, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert files.run(config(photographs, out), dry_run=True) == exits.OK
+    first, second, third, last = capsys.readouterr().out.splitlines()
+    assert first == "9 images; 0 done already; 9 to do"
+    assert second == "360 forwards: 9 images x 40 samples"
+    assert re.fullmatch(r"about \d+ s, at [\d,]+ forwards/s in a trial with model batches of \d+", third)
+    assert last == "nothing has been written"
+    assert not out.exists()
+
+
+def test_what_is_done_is_left_out(photographs, tmp_path, capsys):
+    whole = config(photographs, tmp_path / "run")
+    files.run(whole)
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.is_file())
+    capsys.readouterr()
+    files.run(whole, dry_run=True, retry_failed=True)
+    shown = capsys.readouterr().out
+    assert "9 images; 9 done already; 3 to do (3 of them failed before)" in shown
+    assert "no time can be told: none of the images that were tried could be explained" in shown
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*") if path.is_file()) == before
+
+
+def test_other_settings_are_refused_before_the_trial(photographs, tmp_path):
+    files.run(config(photographs, tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"lime\.n_samples was 40, is 50"):
+        files.run(config(photographs, tmp_path / "run", n_samples=50), dry_run=True)
+
+
+def test_the_start_does_not_count(monkeypatch):
+    """Three slow batches, as while kernels are compiled, and then fast ones."""
+    monkeypatch.setattr(dry, "SECONDS", 0.5)
+
+    def explain(after_model_batch):
+        for i in range(100):
+            time.sleep(0.04 if i < 3 else 0.01)
+            after_model_batch(20)
+            yield from ()
+
+    rate, b = dry.rate(explain, lambda: None)
+    assert 1200 < rate < 2000
+    assert b == 20
+
+
+def test_a_trial_ends(monkeypatch):
+    monkeypatch.setattr(dry, "SECONDS", 0.01)
+    seen = []
+
+    def explain(after_model_batch):
+        for i in range(10**6):
+            time.sleep(0.001)
+            seen.append(i)
+            after_model_batch(1)
+            yield i
+
+    dry.rate(explain, lambda: None)
+    assert dry.BATCHES <= len(seen) < 100
+
+
+def test_failures_are_tried_again_on_demand(photographs, tmp_path, capsys):
+    whole = config(photographs, tmp_path / "run")
+    assert files.run(whole) == exits.ERROR_ROWS
+    (photographs / "bee" / "cut.png").write_bytes((photographs / "bee" / "3.png").read_bytes())
+    assert files.run(whole) == exits.ERROR_ROWS
+    assert rows_of(tmp_path / "run")["bee/cut.png"]["status"] == "error", "not by itself"
+    for attempt in (2, 3):
+        assert files.run(whole, retry_failed=True) == exits.ERROR_ROWS
+        rows = rows_of(tmp_path / "run")
+        assert rows["bee/empty.jpg"]["attempt"] == attempt
+        assert (rows["bee/cut.png"]["status"], rows["bee/cut.png"]["attempt"]) == ("ok", 2)
+        assert rows["ant/0.png"]["attempt"] == 1
+    assert store.done(tmp_path / "run")["bee/cut.png"] == store.Done(True, 2)
+    assert "failed     2 (decode 2)" in capsys.readouterr().out
+
+
+def test_the_command(photographs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    arguments = ["explain", "--model.factory", "test_job.make_tiny", "--data.source", str(photographs), "--data.crop", "32"]
+    arguments += ["--lime.n_samples", "100", "--lime.segments", "grid", "--out", str(out), "--report", "false"]
+    assert cli.main([*arguments, "--limit", "4", "--dry-run"]) == 0
+    assert "4 images; 0 done already" in capsys.readouterr().out
+    for part in ("1/2", "2/2"):
+        cli.main([*arguments, "--shard", part])
+    assert len(store.done(out)) == 9
+    assert cli.main([*arguments, "--retry-failed"]) == 3
+    assert cli.main([*arguments, "--shard", "3/2"]) == exits.BAD_USAGE
+    assert "shard must be a part" in capsys.readouterr().err

@@ -1,0 +1,140 @@
+"""How far a run is, from another shell; and what came of it."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from rows import explained, failed, run
+
+from gpulime import cli
+from gpulime.errors import GpulimeError
+from gpulime.runs import exits, heartbeat
+from gpulime.runs.heartbeat import Beat, Heartbeat
+from gpulime.runs.share import Share
+from gpulime.runs.staging import STAGING
+from gpulime.runs.status import duration, status
+
+BEAT = Beat(
+    share="all images", host=socket.gethostname(), pid=os.getpid(), state="running", images=10, own=10, before=2, ok=3,
+    failed=1, forwards=4000, seconds=20.0, in_model=0.97, left=20.0, time=0.0,
+)  # fmt: skip
+
+
+def beaten(folder, share=None, **changes):
+    share = share or Share()
+    beat = dataclasses.replace(BEAT, share=str(share), time=time.time(), **changes)
+    Heartbeat(folder, share, lambda state: dataclasses.replace(beat, state=state)).beat(changes.get("state", "running"))
+    return folder
+
+
+def test_what_is_on_disk_and_what_a_process_tells(tmp_path, capsys):
+    folder = beaten(run(tmp_path, explained("a"), explained("b"), failed("c")))
+    assert cli.main(["status", str(folder)]) == 0
+    head, process = capsys.readouterr().out.splitlines()
+    assert head == f"{folder}: 3 of 10 images (30.0 %) are on disk; 1 failed (decode 1); 20 s left"
+    assert f"all images on {BEAT.host} ({BEAT.pid}): running, last word 0 s ago; 6 of its 10 done" in process
+    assert "0.2 images/s, 200 forwards/s, 97 % of the time in the model" in process
+
+
+def test_as_json(tmp_path, capsys):
+    folder = beaten(run(tmp_path, explained("a"), failed("c")))
+    assert cli.main(["status", str(folder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["images"], facts["ok"], facts["failed"], facts["done"]) == (10, 1, {"decode": 1}, 2)
+    assert facts["processes"][0]["forwards"] == 4000
+
+
+def test_a_process_that_is_gone_or_silent_is_not_said_to_run(tmp_path):
+    folder = run(tmp_path, explained("a"))
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    beaten(folder, pid=child.pid)
+    assert "gone: no such process" in str(status(folder))
+    assert status(folder).left is None
+    beaten(folder, host="another")
+    assert status(folder).running, "nothing is known of processes elsewhere"
+    found = status(folder)
+    later = dataclasses.replace(found, now=found.now + 300)
+    assert "silent for 5 min: it hangs, or has died" in str(later)
+    assert not later.running
+
+
+def test_the_slowest_of_several_tells_the_time_left(tmp_path):
+    folder = run(tmp_path, explained("a"))
+    for rank, left in enumerate((10.0, 700.0, 50.0)):
+        beaten(folder, Share(rank=rank, world=3), left=left)
+    found = status(folder)
+    assert 690 < found.left <= 700
+    assert [line.split(" on ")[0].strip() for line in str(found).splitlines()[1:]] == [f"rank {i} of 3" for i in range(3)]
+    beaten(folder, Share(rank=1, world=3), left=None)
+    assert status(folder).left is None, "it cannot tell yet"
+
+
+def test_a_finished_process_has_nothing_left(tmp_path):
+    folder = beaten(run(tmp_path, explained("a")), state="finished", left=0.0)
+    assert "finished 0 s ago" in str(status(folder))
+    assert "left" not in str(status(folder)).splitlines()[0]
+
+
+def test_no_run_is_said(tmp_path, capsys):
+    assert cli.main(["status", str(tmp_path)]) == exits.BAD_USAGE
+    assert "holds no run: there is no run.json in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "state"), [(None, "finished"), (KeyboardInterrupt(), "stopped"), (OSError(), "failed")])
+def test_the_last_beat_tells_how_it_ended(tmp_path, error, state):
+    try:
+        with Heartbeat(tmp_path, Share(), lambda state: dataclasses.replace(BEAT, state=state)):
+            assert heartbeat.read(tmp_path)[0].state == "running"
+            if error is not None:
+                raise error
+    except (KeyboardInterrupt, OSError):
+        pass
+    assert heartbeat.read(tmp_path)[0].state == state
+    assert not list((tmp_path / STAGING).iterdir())
+
+
+def test_beats_come_every_few_seconds_and_never_half(tmp_path, monkeypatch):
+    written = []
+    beats = Heartbeat(tmp_path, Share(), lambda state: written.append(state) or BEAT)
+    for _ in range(100):
+        beats.beat_if_due()
+    assert written == ["running"]
+    monkeypatch.setattr(heartbeat, "SECONDS", -1.0)
+    beats.beat("running")
+    beats.beat_if_due()
+    assert len(written) == 3
+    (tmp_path / heartbeat.FOLDER / "half.json").write_text('{"share":', encoding="utf-8")
+    assert heartbeat.read(tmp_path) == [BEAT]
+
+
+def test_a_disk_that_is_full_does_not_end_a_run_for_a_heartbeat(tmp_path):
+    (tmp_path / heartbeat.FOLDER).touch()  # no folder can be made there
+    Heartbeat(tmp_path, Share(), lambda state: BEAT).beat("running")
+    assert heartbeat.read(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (723, "12 min 3 s"),
+        (27_600, "7 h 40 min"),
+        (183_600, "2 d 3 h"),
+        (86_400, "1 d"),
+    ],
+)
+def test_a_duration_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_a_status_of_nothing(tmp_path):
+    with pytest.raises(GpulimeError, match="holds no run"):
+        status(tmp_path / "none")
