@@ -163,7 +163,7 @@ def _run_to_the_end(context: Any, folder: Path, images: int) -> int:
     process = context.Process(target=_run_quietly, args=(folder, images, context.Value("q", 0, lock=False)))
     process.start()
     process.join()
-    return len({str(i) for i in range(images)} - store.done(folder)) + abs(process.exitcode)
+    return len({str(i) for i in range(images)} - set(store.done(folder))) + abs(process.exitcode)
 
 
 def _rows(folder: Path) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from gpulime.report.diff_text import printable
-from gpulime.runs.verify import DAMAGED, ERROR_ROWS, OK, Verified
+from gpulime.runs import exits
+from gpulime.runs.verify import Verified
 
 MOST = 100  # names of one kind
 VERDICTS = {
-    OK: "all is as the run wrote it, and every image is explained",
-    ERROR_ROWS: "all is as the run wrote it; some images have error rows, which the report lists with their reasons",
-    DAMAGED: "not all is as the run wrote it",
+    exits.OK: "all is as the run wrote it, and every image is explained",
+    exits.ERROR_ROWS: "all is as the run wrote it; some images have error rows, which the report lists with their reasons",
+    exits.DAMAGED: "not all is as the run wrote it",
 }
 
 

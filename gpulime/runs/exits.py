@@ -8,6 +8,7 @@ from gpulime.runs.stop import Stopped
 OK = 0
 BAD_USAGE = 2
 ERROR_ROWS = 3  # all images have rows, and some of the rows are errors
+DAMAGED = 65  # verify found what is not as the run wrote it
 DEVICE_LOST = 70
 FAILURES_IN_A_ROW = 71
 NOT_WRITABLE = 74

@@ -16,14 +16,13 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from gpulime.errors import check
-from gpulime.runs import damage, shards, store
+from gpulime.runs import damage, exits, shards, store
 from gpulime.runs.row import schema
 from gpulime.runs.shards import CorruptError
 from gpulime.runs.sources import DecodeError, Item, Source
 from gpulime.runs.staging import STAGING
 from gpulime.runs.writers import LOCKS
 
-OK, ERROR_ROWS, DAMAGED = 0, 3, 65  # exit codes; the last one: something is not as the run wrote it
 FACTS = (*shards.DECIDING, "error_type", "config_hash", "path", "image_sha256")
 READERS = 8  # files hashed at once: on a network path waiting is most of it
 
@@ -86,10 +85,10 @@ class Verified:
 
     @property
     def exit_code(self) -> int:
-        """`DAMAGED` unless all is as it was written; else 3 where some images have error rows, 0 where none has."""
+        """`exits.DAMAGED` unless all is as it was written; else 3 where some images have error rows, 0 where none has."""
         if not self.as_written:
-            return DAMAGED
-        return ERROR_ROWS if self.errors else OK
+            return exits.DAMAGED
+        return exits.ERROR_ROWS if self.errors else exits.OK
 
 
 def verify(run: Path, inputs: bool = False) -> Verified:

@@ -14,7 +14,7 @@ from rows import explained, failed
 from gpulime import cli
 from gpulime.errors import GpulimeError
 from gpulime.report import verify_text
-from gpulime.runs import shards, sources, store, verify
+from gpulime.runs import exits, shards, sources, store, verify
 
 
 def run(folder, *results, flush_rows=256, config_hash="0f" * 8):
@@ -43,7 +43,7 @@ def lines(found):
 
 def test_a_sound_run_is_said_to_be(tmp_path):
     found = verify.verify(run(tmp_path, *map(explained, "abc"), flush_rows=2))
-    assert (found.shards, found.rows, found.images, found.ok, found.exit_code) == (2, 3, 3, 3, verify.OK)
+    assert (found.shards, found.rows, found.images, found.ok, found.exit_code) == (2, 3, 3, 3, exits.OK)
     assert lines(found) == {
         "run": [str(tmp_path)],
         "shards": ["2 read whole, all sound"],
@@ -63,7 +63,7 @@ def test_error_rows_are_counted_by_kind_and_repeats_by_the_readers_rule(tmp_path
     )
     found = verify.verify(run(tmp_path, *again, flush_rows=1))
     assert (found.images, found.ok, found.errors) == (4, 1, {"decode": 2, "too_large": 1})
-    assert found.exit_code == verify.ERROR_ROWS
+    assert found.exit_code == exits.ERROR_ROWS
     assert lines(found)["images"] == ["4: 1 ok, 3 failed (decode 2, too_large 1)"]
     assert lines(found)["repeated rows"][0].startswith("2; readers take one row per image")
 
@@ -75,7 +75,7 @@ def test_corrupt_shards_are_named_and_the_others_counted(tmp_path):
     second.write_bytes(second.read_bytes()[:-10])
     found = verify.verify(tmp_path)
     assert [error.path for error in found.corrupt] == [first, second]
-    assert (found.shards, found.images, found.exit_code) == (1, 1, verify.DAMAGED)
+    assert (found.shards, found.images, found.exit_code) == (1, 1, exits.DAMAGED)
     head, *named = lines(found)["corrupt shards"]
     assert head == "2; the same gpulime explain goes on with their images; then delete them"
     assert [name.split(":")[0] for name in named] == [f"- {first.name}", f"- {second.name}"]
@@ -86,14 +86,14 @@ def test_damaged_rows_are_named_where_readers_would_see_them(tmp_path):
     damaged = explained("bad\n", **bad), explained("mended", **bad), explained("mended", attempt=2)
     found = verify.verify(run(tmp_path, explained("a"), *damaged))
     assert list(found.damaged) == ["bad\n"]
-    assert (found.ok, found.errors, found.exit_code) == (2, {}, verify.DAMAGED)
+    assert (found.ok, found.errors, found.exit_code) == (2, {}, exits.DAMAGED)
     assert lines(found)["damaged rows"][1].startswith("- bad\\n: seg must be a zlib stream")
 
 
 def test_rows_of_other_settings_are_counted(tmp_path):
     found = verify.verify(run(tmp_path, explained("a"), explained("b", config_hash="aa"), explained("c", config_hash="aa")))
     assert found.other_settings == {"aa": 2}
-    assert found.exit_code == verify.DAMAGED
+    assert found.exit_code == exits.DAMAGED
     assert lines(found)["other settings"] == [f"rows whose config_hash is not the run's {'0f' * 8}", "- aa: 2 rows"]
 
 
@@ -102,10 +102,10 @@ def test_strangers_count_and_leftovers_do_not(tmp_path):
     (tmp_path / "_staging" / "0123abcd-part-0-1-00000000.parquet").write_bytes(b"PAR1 half a shard")
     (tmp_path / "results" / ".hidden").touch()
     found = verify.verify(tmp_path)
-    assert (found.leftovers, found.strangers, found.exit_code) == (["0123abcd-part-0-1-00000000.parquet"], [], verify.OK)
+    assert (found.leftovers, found.strangers, found.exit_code) == (["0123abcd-part-0-1-00000000.parquet"], [], exits.OK)
     (tmp_path / "results" / "copy of part-0.parquet").touch()
     found = verify.verify(tmp_path)
-    assert (found.strangers, found.exit_code) == (["copy of part-0.parquet"], verify.DAMAGED)
+    assert (found.strangers, found.exit_code) == (["copy of part-0.parquet"], exits.DAMAGED)
 
 
 @pytest.fixture
@@ -131,11 +131,11 @@ def test_bit_rot_that_still_decodes_is_found(photographs):
     (images / "3.bmp").unlink()
     found = verify.verify(folder, inputs=True)
     assert found.inputs == verify.Inputs(same=2, changed=["1"], missing=["3"], unknown=2)
-    assert found.exit_code == verify.DAMAGED
+    assert found.exit_code == exits.DAMAGED
     shown = lines(found)
     assert shown["inputs"] == ["2 are what was explained; 2 have no sum to compare with"]
     assert (shown["changed inputs"], shown["missing inputs"]) == (["1", "- 1"], ["1", "- 3"])
-    assert verify.verify(folder).exit_code == verify.ERROR_ROWS  # not asked for
+    assert verify.verify(folder).exit_code == exits.ERROR_ROWS  # not asked for
 
 
 def test_the_photographs_of_scikit_image_are_inputs_too(tmp_path):

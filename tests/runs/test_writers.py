@@ -14,7 +14,7 @@ from rows import explained
 from gpulime.runs import store, writers
 
 WRITER = f"""
-import sys
+import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 import warnings
 from pathlib import Path
@@ -24,7 +24,7 @@ from rows import explained
 warnings.simplefilter("default")
 with store.Store(Path(sys.argv[1]), flush_rows=1) as rows:
     for i in range(int(sys.argv[2])):
-        rows.append(explained(str(i)))
+        rows.append(explained(str(i), seed=os.getpid()))
     print("written", flush=True)
     sys.stdin.readline()
 """
