@@ -31,6 +31,8 @@ NAME = re.compile(r"part-(\d+)-(\d+)-([0-9a-f]{8})\.parquet")
 CHUNK = 2**20  # bytes in memory while a file is summed
 DECIDING = ("image_id", "status", "written_at", "attempt")  # the columns by which one row of an image wins
 
+_warned: set[Path] = set()
+
 
 class CorruptError(GpulimeError):
     """A shard that is not what was written; ``path`` is which, ``reason`` how that shows."""
@@ -91,12 +93,12 @@ def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
         Where it is gone: merged into another meanwhile.
     """
     try:
-        sound = not whole or path.stem.endswith(f"-{checksum(path):08x}")
+        named, found = path.stem.split("-")[-1], f"{checksum(path):08x}" if whole else None
         with pq.ParquetFile(path, page_checksum_verification=True) as shard:
             facts = shard.metadata.metadata or {}
             # The shards of earlier versions had a random number in place of the sum, and stated no version.
-            if not sound and VERSION_KEY in facts:
-                raise CorruptError(path, "its bytes are not those that its name has the CRC-32 of")
+            if found not in (None, named) and VERSION_KEY in facts:
+                raise CorruptError(path, f"the CRC-32 of its bytes must be {named}, as its name says, got {found}")
             _check_columns(path, shard, facts.get(VERSION_KEY, b"1"))
             yield shard
     except FileNotFoundError:
@@ -174,6 +176,9 @@ def rows(run: Path, columns: Sequence[str]) -> pa.Table:
 
 def warn(error: CorruptError, run: Path) -> None:
     """Say, once in a process, that a shard is left out, and what brings its rows back."""
+    if error.path in _warned:  # Python's own memory of warnings is lost whenever somebody changes its filters
+        return
+    _warned.add(error.path)
     remedy = f"running the same command again explains its images anew; gpulime verify {run} says what else is wrong"
     warnings.warn(f"{error}. It is left out: {remedy}", stacklevel=2)
 
