@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.overnight_run import memory_growth, own_cost, start_again
 from benchmarks.overnight_store import Measured, bytes_per_image, done_set, kills
 from benchmarks.rows import RESULTS, keep, results_file, where
 
@@ -28,6 +29,9 @@ class Entry:
 ENTRIES = (
     Entry("done_set", "reading which of n images are done, from n rows of real size", 50_000, done_set, 0.5, "s"),
     Entry("bytes_per_image", "one of n images of 224 x 224 with 5 labels in the store", 256, bytes_per_image, 7.0, "KB"),
+    Entry("own_cost", "an image of a whole run over n of 64 x 64, all but the model", 50_000, own_cost, 2.0, "ms"),
+    Entry("memory_growth", "what that run's memory grows by after the first 1,000 images", 50_000, memory_growth, 50, "MB"),
+    Entry("start_again", "from its start to its first forward when 100 of n images are left", 50_000, start_again, 10, "s"),
     Entry("kills", "images explained again after one of n SIGKILLs at random moments", 100, kills, 16, "images"),
 )
 

@@ -18,6 +18,7 @@ from gpulime.runs import store
 from gpulime.runs.status import duration
 
 FILE = "summary.json"
+ROWS = 4096  # that are looked at together: as Python objects they are large
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,16 @@ class Summary:
 def summary(run: Path, manifest: Mapping[str, Any], seconds: float, forwards: int, in_model: float) -> Summary:
     """Sum up what the shards hold, and a call of so many seconds and forwards."""
     rows = store.read(run, [*pages.FACTS, "status", "error_type", "written_at"])
-    images = pages.entries(rows.filter(pc.equal(rows["status"], "ok")), manifest)
-    scores = [image.r2 for image in images if image.r2 is not None]
-    known = [image.right for image in images if image.right is not None]
+    explained = rows.filter(pc.equal(rows["status"], "ok"))
+    scores, known = [], []
+    for start in range(0, len(explained), ROWS):
+        images = pages.entries(explained.slice(start, ROWS), manifest)
+        scores += [image.r2 for image in images if image.r2 is not None]
+        known += [image.right for image in images if image.right is not None]
     kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
     times = pc.min_max(rows["written_at"]).as_py()
     return Summary(
-        ok=len(images),
+        ok=len(explained),
         failed=dict(kinds.most_common()),
         median_r2=statistics.median(scores) if scores else None,
         top1_accuracy=sum(known) / len(known) if known else None,
