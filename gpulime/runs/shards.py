@@ -104,6 +104,8 @@ def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno == errno.ESTALE:  # what NFS says of a file that was deleted while it was open
+            raise FileNotFoundError(errno.ENOENT, str(error.strerror), str(path)) from error
         if error.errno not in (None, errno.EIO):  # Arrow's own have no number
             raise GpulimeError(f"shard {path} cannot be read: {error.strerror}") from error
         raise CorruptError(path, str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import warnings
@@ -135,7 +136,8 @@ def test_a_link_to_nowhere_is_named(tmp_path):
         store.done(tmp_path)
 
 
-def test_shards_merged_while_they_are_read_are_read_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("said", [errno.ENOENT, errno.ESTALE], ids=["gone", "gone on NFS"])
+def test_shards_merged_while_they_are_read_are_read_once(tmp_path, monkeypatch, said):
     first, second, _ = write(tmp_path, *map(explained, "abc"), flush_rows=1)
     real = shards.checksum
 
@@ -146,6 +148,7 @@ def test_shards_merged_while_they_are_read_are_read_once(tmp_path, monkeypatch):
             first.unlink()
             second.unlink()
             write(tmp_path, *(row for table in both for row in table.to_pylist()))
+            raise OSError(said, os.strerror(said), str(path))
         return real(path)
 
     monkeypatch.setattr(shards, "checksum", merging)
