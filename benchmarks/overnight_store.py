@@ -74,7 +74,7 @@ class Noise(torch.utils.data.Dataset[torch.Tensor]):
 
 def done_set(folder: Path, n: int) -> Measured:
     """Seconds of `store.done` for n rows as they are at 224 x 224, the median of nine; the files are in the page cache."""
-    _explain(folder / "few", Crops(min(n, 64)))
+    _explain(folder / "few", Crops(min(n, 256)))  # as many as a shard has: repeats would pack well
     few = store.read(folder / "few").to_pylist()
     with store.Store(folder / "many") as rows:
         for i in range(n):
