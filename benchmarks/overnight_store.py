@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -74,7 +73,7 @@ class Noise(torch.utils.data.Dataset[torch.Tensor]):
 
 def done_set(folder: Path, n: int) -> Measured:
     """Seconds of `store.done` for n rows as they are at 224 x 224, the median of nine; the files are in the page cache."""
-    _explain(folder / "few", Crops(min(n, 64)))
+    _explain(folder / "few", Crops(min(n, 256)))  # as many as a shard has: repeats would pack well
     few = store.read(folder / "few").to_pylist()
     with store.Store(folder / "many") as rows:
         for i in range(n):
@@ -104,10 +103,11 @@ def kills(folder: Path, n: int) -> Measured:
     """The most rows that one SIGKILL lost after the store had them; every shard sound, every image once, after the last run."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.overnight_store", "gpulime.runs.dataset"])
-    moments, worst, bad, killed, begun, images = random.Random(0), 0, 0, 0, datetime.now(UTC), 1000 * n
-    while killed < n:
+    moments, begun, images = random.Random(0), datetime.now(UTC), 1000 * n
+    kept: dict[Path, int | None] = {}
+    worst = 0
+    for _ in range(n):
         handed = context.Value("q", 0, lock=False)
-        before = _rows(folder)
         process = context.Process(target=_run_quietly, args=(folder, images, handed))
         process.start()
         while handed.value == 0 and process.is_alive():
@@ -117,10 +117,11 @@ def kills(folder: Path, n: int) -> Measured:
         process.join()
         if process.exitcode != -signal.SIGKILL:
             return Measured(0, f"a run ended with {process.exitcode} before it was killed", False)
-        killed += 1
-        bad += sum(1 for _ in _corrupt(folder))
-        worst = max(worst, handed.value - (_rows(folder) - before))
-    rows, ids = _rows(folder), len(store.done(folder))
+        new = {path: _rows_of(path) for path in store.shards(folder) if path not in kept}
+        kept |= new
+        worst = max(worst, handed.value - sum(rows or 0 for rows in new.values()))
+    bad = list(kept.values()).count(None)
+    rows, ids = len(shards.rows(folder, ["image_id"])), len(store.done(folder))
     left = _run_to_the_end(context, folder, ids)
     seconds = (datetime.now(UTC) - begun).total_seconds()
     detail = f"{bad} bad shards, {rows - ids} rows twice, {ids:,} images in {seconds:.0f} s, {left} left by a rerun"
@@ -166,15 +167,10 @@ def _run_to_the_end(context: Any, folder: Path, images: int) -> int:
     return len({str(i) for i in range(images)} - set(store.done(folder))) + abs(process.exitcode)
 
 
-def _rows(folder: Path) -> int:
-    return len(shards.rows(folder, ["image_id"]))
-
-
-def _corrupt(folder: Path) -> Iterator[Path]:
-    """The shards that cannot be read whole."""
-    for path in store.shards(folder):
-        try:
-            with shards.opened(path) as shard:
-                shard.read()
-        except shards.CorruptError:
-            yield path
+def _rows_of(path: Path) -> int | None:
+    """The rows of a shard, read whole; None where it cannot be."""
+    try:
+        with shards.opened(path) as shard:
+            return len(shard.read())
+    except shards.CorruptError:
+        return None

@@ -63,7 +63,7 @@ def entries(explained: pa.Table, manifest: Mapping[str, Any]) -> list[Entry]:
     return found
 
 
-def summary(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any]) -> Summary:
+def summary(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any], corrupt: int = 0) -> Summary:
     """Sum up a run.
 
     Parameters
@@ -74,10 +74,12 @@ def summary(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any]
         From `entries`.
     manifest : mapping
         ``run.json``.
+    corrupt : int
+        Result files that are left out.
     """
     scores = [image.r2 for image in images if image.r2 is not None]
     return Summary(
-        facts=_facts(rows, images, manifest),
+        facts=_facts(rows, images, manifest, corrupt),
         scores=_histogram(scores),
         median=statistics.median(scores) if scores else None,
         settings=[(name, _plain(value)) for name, value in manifest.get("fixed", {}).items()],
@@ -85,7 +87,7 @@ def summary(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any]
     )
 
 
-def _facts(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any], corrupt: int) -> list[tuple[str, str]]:
     known = [image.right for image in images if image.right is not None]
     samples = sorted(set(rows["n_samples"].to_pylist()))
     explained = rows.filter(pc.equal(rows["status"], "ok"))
@@ -96,6 +98,7 @@ def _facts(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any])
         "Images": f"{rows.num_rows:,}",
         "Explained": f"{len(images):,}",
         "Failed": f"{rows.num_rows - len(images):,}",
+        "Corrupt result files": f"{corrupt:,}, left out; gpulime verify names them" if corrupt else "",
         "Accuracy": f"{100 * sum(known) / len(known):.1f} % ({sum(known):,} of {len(known):,})" if known else "",
         "Samples per image": ", ".join(f"{count:,}" for count in samples),
         "Segments per image": f"{segments}, {', '.join(sorted(segmenters))}" if segments else "",

@@ -83,8 +83,8 @@ def compact(run: Path, rows: int = ROWS) -> Compacted:
     check(rows >= 1, f"rows of a merged shard must be 1 or more, got {rows}")
     store.manifest(run)
     lock = Lock(run)
-    check(not lock.taken, f"a process is writing to {run}: compact it when that has ended")
     try:
+        check(not lock.taken, f"a process is writing to {run}: compact it when that has ended")
         return _compact(run, rows)
     finally:
         lock.release()

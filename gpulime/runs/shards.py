@@ -104,6 +104,8 @@ def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno == errno.ESTALE:  # what NFS says of a file that was deleted while it was open
+            raise FileNotFoundError(errno.ENOENT, str(error.strerror), str(path)) from error
         if error.errno not in (None, errno.EIO):  # Arrow's own have no number
             raise GpulimeError(f"shard {path} cannot be read: {error.strerror}") from error
         raise CorruptError(path, str(error)) from error
@@ -145,6 +147,17 @@ def each(run: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable
             before, listed = listed, shards(run)
             if listed == before:
                 raise GpulimeError(f"{error.filename} is listed and not there: is it a link to nowhere?") from error
+
+
+def corrupt(run: Path) -> list[CorruptError]:
+    """The corrupt shards of a run, which `rows` leaves out.
+
+    Raises
+    ------
+    GpulimeError
+        As `each`.
+    """
+    return [error for error in each(run, lambda path, shard: None, lambda error: error) if error is not None]
 
 
 def _read(path: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable[[CorruptError], T]) -> T:

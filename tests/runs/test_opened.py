@@ -105,7 +105,7 @@ def test_only_the_row_group_that_is_needed_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda shard, i: read.append(i) or real(shard, i))
     explanations = open_run(folder)
     monkeypatch.setattr(pq.ParquetFile, "read", None)
-    assert [explanations.row(f"{i}")["target"] for i in (9, 8, 5, 4, 0, 1, 9)] == [9, 8, 5, 4, 0, 1, 9]
+    assert [explanations.row(f"{i}")["target"] for i in (9, 8, 4, 5, 0, 1, 6)] == [9, 8, 4, 5, 0, 1, 6]
     assert read == [2, 1, 0, 2]  # of 4, 2 and 4 rows; neighbours are not read again
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import warnings
 
 import pyarrow.parquet as pq
 import pytest
+import rows
+from markup import Page
 from rows import explained, failed
 
 from gpulime.errors import GpulimeError
+from gpulime.report import page
 from gpulime.runs import shards, store
 from gpulime.runs.row import SCHEMA_VERSION, VERSION_KEY
 
 
-def write(run, *rows, **options):
+def write(run, *given, **options):
     with store.Store(run, **options) as results:
-        for row in rows:
+        for row in given:
             results.append(row)
     return store.shards(run)
 
@@ -135,7 +139,8 @@ def test_a_link_to_nowhere_is_named(tmp_path):
         store.done(tmp_path)
 
 
-def test_shards_merged_while_they_are_read_are_read_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("said", [errno.ENOENT, errno.ESTALE], ids=["gone", "gone on NFS"])
+def test_shards_merged_while_they_are_read_are_read_once(tmp_path, monkeypatch, said):
     first, second, _ = write(tmp_path, *map(explained, "abc"), flush_rows=1)
     real = shards.checksum
 
@@ -146,11 +151,12 @@ def test_shards_merged_while_they_are_read_are_read_once(tmp_path, monkeypatch):
             first.unlink()
             second.unlink()
             write(tmp_path, *(row for table in both for row in table.to_pylist()))
+            raise OSError(said, os.strerror(said), str(path))
         return real(path)
 
     monkeypatch.setattr(shards, "checksum", merging)
-    rows = shards.rows(tmp_path, ["image_id"])
-    assert sorted(rows["image_id"].to_pylist()) == ["a", "b", "c"]
+    found = shards.rows(tmp_path, ["image_id"])
+    assert sorted(found["image_id"].to_pylist()) == ["a", "b", "c"]
 
 
 def test_a_listing_during_a_merge_is_made_again(tmp_path, monkeypatch):
@@ -163,8 +169,8 @@ def test_a_listing_during_a_merge_is_made_again(tmp_path, monkeypatch):
 
 def test_the_rule_does_not_depend_on_how_rows_lie_in_shards(tmp_path):
     write(tmp_path, failed("a", attempt=2), explained("a"), failed("b"), flush_rows=1)
-    rows = store.read(tmp_path, ["image_id", "status"]).to_pylist()
-    assert rows == [{"image_id": "a", "status": "ok"}, {"image_id": "b", "status": "error"}]
+    found = store.read(tmp_path, ["image_id", "status"]).to_pylist()
+    assert found == [{"image_id": "a", "status": "ok"}, {"image_id": "b", "status": "error"}]
 
 
 def test_hidden_files_and_strangers_are_no_shards(tmp_path):
@@ -173,3 +179,15 @@ def test_hidden_files_and_strangers_are_no_shards(tmp_path):
         (tmp_path / "results" / name).touch()
     assert ids(tmp_path) == ["a"]
     assert len(os.listdir(tmp_path / "results")) == 5
+
+
+def test_the_report_says_how_many_files_it_leaves_out(tmp_path):
+    rows.run(tmp_path)
+    bad, _ = write(tmp_path, explained("a"), explained("b"), flush_rows=1)
+    assert "Corrupt result files" not in page.write(tmp_path, lambda row: None, None).read_text()
+    damage(bad)
+    with pytest.warns(UserWarning, match=bad.name):
+        shown = Page(page.write(tmp_path, lambda row: None, None))
+    facts = dict(zip(shown.texts("dt"), shown.texts("dd"), strict=True))
+    assert facts["Corrupt result files"] == "1, left out; gpulime verify names them"
+    assert shown.texts("h3") == ["b"]

@@ -68,6 +68,13 @@ def test_a_killed_process_holds_nothing(tmp_path):
     lock.release()
 
 
+def test_a_store_that_is_closed_writes_no_more(tmp_path):
+    with store.Store(tmp_path) as rows:
+        rows.append(explained("a"))
+    other = start(tmp_path, 1)
+    assert other.communicate("\n") == ("written\n", "")
+
+
 def test_where_there_are_no_locks_one_writes_all_the_same(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
