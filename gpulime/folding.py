@@ -184,8 +184,26 @@ class Folding(TorchFunctionMode):
     def _see(self, func: Any, types: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
         if func in LOOKS:
             return func(*(arg.made() if isinstance(arg, Bordered) and arg.is_made else arg for arg in args), **kwargs)
+        self._notice(func, types, args, kwargs)
+        on_the_way = (self._tried or self._due) and args and not torch.is_grad_enabled()
+        if on_the_way and (step := step_of(func, args, kwargs)) is not None:
+            key = id(args[0])
+            if key in self._due and self._due[key].is_before(step):
+                return self._pass(self._due.pop(key))
+            if key in self._tried:
+                return self._try(self._tried.pop(key), step, lambda tensor: self._as_it_is(func, tensor, *args[1:], **kwargs))
+        if self._tried or self._due:
+            self._lose(args, kwargs)
+        if func is torch.conv2d and len(args) == 7 and not kwargs and _is_bare(args[0]):  # as nn.Conv2d calls it
+            return self._convolution(*args)
+        if func is pad and (self._trial or self._borders) and (bordered := self._with_border(args, kwargs)) is not None:
+            return bordered
+        return self._call(func, args, kwargs)
+
+    def _notice(self, func: Any, types: Any, args: Arguments, kwargs: dict[str, Any]) -> None:
+        """What any call means for what is on its way, before it is done: it may be a step, and so comes after this."""
         if (self._tried or self._due) and (_is_watched() or any(kind not in PLAIN for kind in types)):
-            self._tried.clear()  # what is called next may do anything with what is on its way
+            self._tried.clear()  # whatever stands behind it may do anything with them
             self._sound = self._sound and not self._due
         if self._bordered and not (func is torch.conv2d and args and self._bordered.get(args[0]) is not None):
             self._make_borders()
@@ -193,20 +211,12 @@ class Folding(TorchFunctionMode):
             self._bare(args[0])
         if self._spent and [id(tensor) for tensor in _tensors((*args, *kwargs.values()))] != [self._given]:
             self._outlived()  # but for a caller that holds what it is just passing on
-        if (self._tried or self._due) and args and (step := step_of(func, args, kwargs)) is not None:
-            key = id(args[0])
-            if key in self._due and not torch.is_grad_enabled() and self._due[key].is_before(step):
-                return self._pass(self._due.pop(key))
-            if key in self._tried and not torch.is_grad_enabled():
-                return self._try(self._tried.pop(key), step, lambda tensor: self._as_it_is(func, tensor, *args[1:], **kwargs))
-        for tensor in _tensors((*args, *kwargs.values())) if self._tried or self._due else ():
+
+    def _lose(self, args: Arguments, kwargs: dict[str, Any]) -> None:
+        """What is taken by anything but its next step is not folded in the trial, and later should not have been."""
+        for tensor in _tensors((*args, *kwargs.values())):
             self._tried.pop(id(tensor), None)
             self._sound = self._sound and id(tensor) not in self._due
-        if func is torch.conv2d and len(args) == 7 and not kwargs and _is_bare(args[0]):  # as nn.Conv2d calls it
-            return self._convolution(*args)
-        if func is pad and (self._trial or self._borders) and (bordered := self._with_border(args, kwargs)) is not None:
-            return bordered
-        return self._call(func, args, kwargs)
 
     def _call(self, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
         first = args[0] if args else None
