@@ -12,11 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from gpulime import __version__, config, options
 from gpulime.errors import GpulimeError, check
-
-BAD_USAGE = 2
-NOT_WRITABLE = 74
-INTERRUPTED = 130
-DRAINED = 143
+from gpulime.runs import exits
 
 START = """
 Start from one of the files in configs/, then try it on images of your own:
@@ -32,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv:
         parser.print_help(sys.stderr)
-        return BAD_USAGE
+        return exits.BAD_USAGE
     try:
         given = parser.parse_args(argv)
     except SystemExit:  # --help and --version have answered
@@ -41,13 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(options.plain(str(error), COMMANDS))
     try:
         return COMMANDS[given.subcommand].run(given[given.subcommand])
-    except GpulimeError as error:
-        return _refuse(str(error))
-    except OSError as error:
-        print(f"gpulime: {error}", file=sys.stderr)
-        return NOT_WRITABLE
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except BaseException as error:
+        code = exits.code(error)
+        if code is None:
+            raise
+        if str(error):
+            print(f"gpulime: {error}", file=sys.stderr)
+        return code
 
 
 def explain(given: Namespace) -> int:
@@ -56,13 +52,8 @@ def explain(given: Namespace) -> int:
     del settings["config"]
     chosen = config.from_dict(settings)
     from gpulime.runs import files
-    from gpulime.runs.stop import Stopped
 
-    try:
-        return files.run(chosen)
-    except Stopped as stopped:
-        print(f"gpulime: {stopped}", file=sys.stderr)
-        return DRAINED
+    return files.run(chosen)
 
 
 def report(given: Namespace) -> int:
@@ -78,7 +69,7 @@ def export(given: Namespace) -> int:
     """Write explanations as files: an overlay per label as PNG, heat maps and label map as .npz."""
     check(given.run is not None, "export needs RUN, the directory of a run: gpulime export runs/quickstart --to exported")
     check(given.to is not None, "export needs --to DIR, a folder that is not there yet: --to exported")
-    from gpulime.runs import export, files
+    from gpulime.runs import export
 
     written = export.export(Path(given.run), _ids(given), Path(given.to))
     for image_id, reason in written.damaged.items():
@@ -87,7 +78,7 @@ def export(given: Namespace) -> int:
         transparent = "their overlays are transparent, to lay over any picture"
         print(f"{written.without_picture:,} without a picture at hand: {transparent}", file=sys.stderr)
     print(f"{written.images:,} images: {Path(given.to) / export.INDEX}")
-    return files.ERROR_ROWS if written.damaged else files.OK
+    return exits.ERROR_ROWS if written.damaged else exits.OK
 
 
 def diff(given: Namespace) -> int:
@@ -193,4 +184,4 @@ def _parser() -> ArgumentParser:
 
 def _refuse(message: str) -> int:
     print(f"gpulime: {message}", file=sys.stderr)
-    return BAD_USAGE
+    return exits.BAD_USAGE

@@ -17,8 +17,10 @@ from gpulime.errors import GpulimeError, check, nearest
 CHANGES_NO_ROW = {
     "out",
     "report",
+    "max_failures_in_a_row",
     "data.workers",
     "data.batch_size",
+    "data.timeout_seconds",
     "data.limit",
     "lime.batch_size",
     "lime.device",
@@ -56,8 +58,9 @@ class DataConfig:
     source: str = _setting(
         "skimage", "a folder (flat, or one folder a class), a .txt or .csv list of files, one image, or skimage"
     )
-    workers: int = _setting(0, "processes that read images; 0 reads in the main one")
+    workers: int = _setting(0, "processes that read images; 0 reads in the main one, while the model waits")
     batch_size: int = _setting(16, "images read at a time")
+    timeout_seconds: float = _setting(120.0, "a worker that gives no images for so long is taken to hang, and ended")
     limit: int | None = _setting(None, "explain only the first so many images")
     resize: int | None = _setting(None, "pixels of the shorter side after resizing")
     crop: int | None = _setting(None, "pixels of the centre crop's side")
@@ -74,6 +77,7 @@ class DataConfig:
         for name, least in at_least.items():
             value = getattr(self, name)
             check(value is None or value >= least, f"data.{name} must be {least} or more; got {value}")
+        check(self.timeout_seconds > 0, f"data.timeout_seconds must be above 0; got {self.timeout_seconds}")
         check(self.max_megapixels > 0, f"data.max_megapixels must be above 0; got {self.max_megapixels}")
 
 
@@ -142,6 +146,11 @@ class Config:
     store: StoreConfig = field(default_factory=StoreConfig)
     out: str = _setting("runs/run", "directory of the run; what is already done there is kept and skipped")
     report: bool = _setting(True, "write OUT/report.html at the end")
+    max_failures_in_a_row: int | None = _setting(100, "end the run when so many images in a row fail; null never does")
+
+    def __post_init__(self) -> None:
+        most = self.max_failures_in_a_row
+        check(most is None or most >= 1, f"max_failures_in_a_row must be 1 or more, or null; got {most}")
 
 
 SECTIONS: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +17,13 @@ import torch
 from gpulime.errors import GpulimeError
 
 OLDEST = 7, 5  # the compute capability that kernels are written for, and later ones
+
+# What CUDA says, by torch's mouth and CuPy's, of errors after which every later call of the process fails.
+_LOST = re.compile(
+    "illegal memory access|illegal instruction|misaligned address|global/shared address space|invalid program counter|"
+    "device-side assert|hardware stack error|launch failure|launch timed out|uncorrectable|"
+    "IllegalAddress|ILLEGAL_ADDRESS|LaunchFailure|LAUNCH_FAILED|ECCUncorrectable|ECC_UNCORRECTABLE",
+)
 
 _PYTORCH = "pip install --force-reinstall torch torchvision"
 _DRIVER = "check nvidia-smi, and install a newer driver from nvidia.com/drivers"
@@ -144,6 +152,24 @@ def synchronize(device: torch.device) -> None:
     """Wait until ``device`` has done what was asked of it; nothing to wait for on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def lost(error: BaseException, device: torch.device) -> bool:
+    """Whether ``device`` serves this process no more, after an illegal access, a failed assert in a kernel, broken memory ...
+
+    Such errors come late, in whatever asks next, and one of theirs may hide behind another: so those behind ``error`` count
+    too, and a GPU is asked.
+    """
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, RuntimeError) and _LOST.search(str(behind)):
+            return True
+        behind = behind.__cause__ or behind.__context__
+    try:
+        synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 def describe() -> dict[str, Any]:

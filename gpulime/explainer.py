@@ -171,7 +171,7 @@ class Explainer:
 
     def _explained(self, batch: Batch) -> Iterator[Explanations]:
         """Explain a batch which is all there is, so that the last of it runs to its end at once."""
-        queue = self._queue()
+        queue = self.queue()
         flights = self.prepare(batch)
         last = next(flights)
         for flight in flights:
@@ -179,7 +179,8 @@ class Explainer:
             last = flight
         yield from queue.put(last, is_last=True)
 
-    def _queue(self, progress: Callable[[int], object] | None = None) -> Queue[Explanations]:
+    def queue(self, progress: Callable[[int], object] | None = None) -> Queue[Explanations]:
+        """An empty queue; ``put`` the flights that `prepare` gives, and ``finish`` it after the last."""
         return Queue(self.predictor, self.batch_size, self.compose, self.choose_labels, self.solve, progress)
 
     def stream(self, batches: Iterable[Batch], progress: Callable[[int], object] | None = None) -> Iterator[Explanations]:
@@ -196,7 +197,7 @@ class Explainer:
         Explanations
             Of images in the order they came; a batch of many images may come back in several pieces.
         """
-        queue = self._queue(progress)
+        queue = self.queue(progress)
         for batch in batches:
             for flight in self.prepare(batch):
                 yield from queue.put(flight)

@@ -35,6 +35,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 MOST_ROWS = 2**20
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class Predictor:
@@ -64,6 +65,7 @@ class Predictor:
         self.memory_format = torch.channels_last if has_conv else torch.contiguous_format
         self.forwards = 0
         self.most = MOST_ROWS
+        self._starved = False  # whether memory has run out, which is said once
         self.classes: int | None = None
         self._has_conv = has_conv
         self._folding: Folding | None = None  # inside `inference`
@@ -175,8 +177,9 @@ class Predictor:
 
     def shrink(self, b: int) -> None:
         """Memory ran out with b rows: from now on take half of that at most; said once."""
-        if self.most == MOST_ROWS:
+        if not self._starved:
             warnings.warn(f"out of memory with {b} rows: going on with fewer", stacklevel=2)
+        self._starved = True
         self.most = min(self.most, b // 2)
 
     def _proven_forward(self, rows: Tensor) -> Any:
@@ -224,8 +227,8 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what happened; CuPy raises a MemoryError, torch's CPU allocator a RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether that is what happened; CuPy raises a MemoryError, torch's CPU allocator and CUDA's libraries a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def checked(outputs: Any, b: int, source: str) -> Tensor:

@@ -12,7 +12,7 @@ import rows
 from gpulime import cli, config
 from gpulime.config import Config, LimeConfig, ModelConfig
 from gpulime.errors import GpulimeError
-from gpulime.runs import files
+from gpulime.runs import exits, files
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_diff_prints_a_table_and_writes_a_page(tmp_path, capsys):
 def test_diff_prints_its_table_where_the_page_cannot_be_written(tmp_path, capsys):
     a, b = (str(rows.run(tmp_path / name, rows.explained("x"))) for name in "ab")
     (tmp_path / "file").write_text("no folder")
-    assert cli.main(["diff", a, b, "--to", str(tmp_path / "file")]) == cli.NOT_WRITABLE
+    assert cli.main(["diff", a, b, "--to", str(tmp_path / "file")]) == exits.NOT_WRITABLE
     printed = capsys.readouterr()
     assert "rank correlation" in printed.out
     assert "page:" not in printed.out

@@ -33,6 +33,8 @@ def explain(
     model_id: str | None = None,
     class_names: Sequence[str] | None = None,
     workers: int = 0,
+    timeout_seconds: float = configs.DataConfig.timeout_seconds,
+    max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row,
     report: bool = True,
     **lime: Any,
 ) -> Outcome:
@@ -55,7 +57,11 @@ def explain(
     class_names : sequence of str, optional
         Names of the model's classes.
     workers : int
-        Processes that read the dataset.
+        Processes that read the dataset; 0 reads it in this one, while the model waits: then an example that hangs, hangs all.
+    timeout_seconds : float
+        A worker that gives no images for so long is taken to hang, and ended.
+    max_failures_in_a_row : int or None
+        End the run where so many images fail one after the other; None: never.
     report : bool
         Write ``report.html`` at the end.
     **lime
@@ -70,6 +76,8 @@ def explain(
     ------
     GpulimeError
         As `gpulime.runs.files.run`.
+    gpulime.runs.exits.EndOfRunError
+        Where the device is lost, the disk takes no rows or too many images fail one after the other; what was finished is kept.
     """
     loader = isinstance(dataset, torch.utils.data.DataLoader)
     fits = not loader and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
@@ -99,11 +107,12 @@ def explain(
                 "class_names": None if class_names is None else [str(name) for name in class_names],
             },
             picture=_picture_in(dataset, explainer),
-            data=configs.DataConfig(workers=workers),
+            data=configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds),
             store=configs.StoreConfig(),
             report=report,
             out=Path(out),
             unnamed=[] if model_id else functions,
+            max_failures_in_a_row=max_failures_in_a_row,
         )
     )
 

@@ -18,13 +18,11 @@ from gpulime import segments
 from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
 from gpulime.report import page
-from gpulime.runs import models, sources, store
+from gpulime.runs import exits, models, sources, store
 from gpulime.runs.job import Job, Picture, perform
 from gpulime.runs.loader import FileReader
 from gpulime.runs.sources import Item
 from gpulime.runs.transform import Transform
-
-OK, ERROR_ROWS = 0, 3  # exit codes
 
 
 def run(config: configs.Config) -> int:
@@ -33,7 +31,7 @@ def run(config: configs.Config) -> int:
     Returns
     -------
     int
-        Exit code: 0 if all images of the run have explanations, 3 if some have error rows.
+        Exit code: `exits.OK` if all images of the run have explanations, `exits.ERROR_ROWS` if some have error rows.
 
     Raises
     ------
@@ -74,9 +72,10 @@ def run(config: configs.Config) -> int:
             store=config.store,
             report=config.report,
             out=Path(config.out),
+            max_failures_in_a_row=config.max_failures_in_a_row,
         )
     )
-    return ERROR_ROWS if outcome.failed else OK
+    return exits.ERROR_ROWS if outcome.failed else exits.OK
 
 
 def report(run: Path) -> Path:

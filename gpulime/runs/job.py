@@ -25,13 +25,16 @@ from gpulime import config as configs
 from gpulime import inputs
 from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
-from gpulime.explanation import Explanations
 from gpulime.report import page
 from gpulime.runs import store
-from gpulime.runs.loader import DatasetReader, FileReader, Read, batches, read_all
+from gpulime.runs.exits import FailuresInARowError, WrongSettingError
+from gpulime.runs.isolation import Finished, Isolation
+from gpulime.runs.loader import DatasetReader, FileReader, Read, batches
 from gpulime.runs.progress import Progress
 from gpulime.runs.sources import Item
 from gpulime.runs.stop import Stop
+from gpulime.runs.workers import read_all
+from gpulime.runs.writer import Writer
 
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-image", "pyarrow", "pillow")
 
@@ -61,6 +64,7 @@ class Job:
     about : what else run.json tells: the model, the transform, the class names
     picture : row -> the picture of an image as the model saw it, for the report
     unnamed : functions among the settings that nothing tells from others of their kind
+    max_failures_in_a_row : images that fail one after the other before the run ends; None: as many as there are
     """
 
     items: Sequence[Item]
@@ -75,6 +79,7 @@ class Job:
     report: bool
     out: Path
     unnamed: Sequence[str] = ()
+    max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row
 
     @property
     def config_hash(self) -> str:
@@ -97,6 +102,10 @@ def perform(job: Job) -> Outcome:
         Where the directory holds rows of other settings.
     Stopped
         Where a signal asked for it; what was finished is kept.
+    EndOfRunError
+        Where the device is lost, the disk takes no rows or too many images fail one after the other; what was finished is kept.
+    Exception
+        The model's own, where it fails for the first images one by one.
     """
     check(job.explainer.seed < 2**63, f"a run's seed must be below 2**63; got {job.explainer.seed}")
     _agree(job)
@@ -105,21 +114,25 @@ def perform(job: Job) -> Outcome:
     if done:
         print(f"{len(job.items) - len(todo)} of {len(job.items)} images are done already", file=sys.stderr)
         _look_again(job, next((item for item in job.items if item.image_id in done), None))
+    shards = store.Store(job.out, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds)
     with (
         Stop() as stop,  # outermost: the last shard is written under it too
-        store.Store(job.out, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds) as rows,
+        Writer(shards) as writer,
         Progress(len(todo), job.explainer.n_samples, job.class_names) as progress,
     ):
 
         def after_model_batch(b: int) -> None:
-            _fits(job.class_names, job.explainer.predictor.classes)
+            _check_names(job.class_names, job.explainer.predictor.classes)
             progress.forwards(b)
-            rows.flush_if_due()
+            writer.check()
             stop.check()
 
+        in_a_row = 0
         for row in _rows(job, todo, after_model_batch, stop):
-            rows.append(row)
+            writer.put(row)
             progress.image(row)
+            in_a_row = in_a_row + 1 if row["status"] == "error" else 0
+            _check_failures(in_a_row, job.max_failures_in_a_row, row)
             stop.check()
     stop.check()
     statuses = store.read(job.out, ["status"])["status"].to_pylist()
@@ -167,24 +180,33 @@ def _look_again(job: Job, item: Item | None) -> None:
 
 def _rows(job: Job, todo: Sequence[Item], after_model_batch: Callable[[int], None], stop: Stop) -> Iterator[dict[str, Any]]:
     """Rows of the store as images are finished; those that cannot be read come as they are met."""
-    pending: deque[Read] = deque()
     failed: deque[Read] = deque()
 
-    def feed() -> Iterator[inputs.Batch]:
+    def feed() -> Iterator[tuple[list[Read], inputs.Batch]]:
         explainer, data = job.explainer, job.data
-        for reads in read_all(todo, job.reader, explainer.segmenter, explainer.device, data.batch_size, data.workers):
+        for reads in read_all(
+            todo,
+            job.reader,
+            explainer.segmenter,
+            explainer.device,
+            data.batch_size,
+            data.workers,
+            timeout_seconds=data.timeout_seconds,
+            waiting=stop.check,
+        ):
             stop.check()
             sound = [_with_sound_target(job, read) for read in reads]
             failed.extend(read for read in sound if read.error is not None)
-            for readable, batch in batches(sound, job.labels, job.reader.in_unit):
-                pending.extend(readable)
-                yield batch
+            yield from batches(sound, job.labels, job.reader.in_unit)
 
-    for finished in job.explainer.stream(feed(), after_model_batch):
+    def alone(read: Read) -> inputs.Batch:
+        [(_, batch)] = batches([read], job.labels, job.reader.in_unit)
+        return batch
+
+    proven = "ok" in store.read(job.out, ["status"])["status"].to_pylist()
+    for outcome in Isolation(job.explainer, alone, after_model_batch, proven).explain(feed()):
         yield from (_error_row(job, failed.popleft()) for _ in range(len(failed)))
-        explanations = finished.cpu()
-        for i in range(len(explanations)):
-            yield _row(job, pending.popleft(), explanations, i)
+        yield _row(job, outcome) if isinstance(outcome, Finished) else _error_row(job, outcome)
     yield from (_error_row(job, read) for read in failed)
 
 
@@ -203,12 +225,19 @@ def _with_sound_target(job: Job, read: Read) -> Read:
     return read
 
 
-def _fits(names: Sequence[str] | None, classes: int | None) -> None:
-    fits = names is None or classes is None or len(names) == classes
-    check(fits, f"class_names has {len(names or ())} names; the model has {classes} classes")
+def _check_names(names: Sequence[str] | None, classes: int | None) -> None:
+    if names is not None and classes is not None and len(names) != classes:
+        raise WrongSettingError(f"class_names has {len(names)} names; the model has {classes} classes")
 
 
-def _row(job: Job, read: Read, batch: Explanations, i: int) -> dict[str, Any]:
+def _check_failures(in_a_row: int, most: int | None, last: Mapping[str, Any]) -> None:
+    if in_a_row == most:
+        why = f"the last, {last['image_id']!r}, for {last['error_type']}: {str(last['error'])!r:.200}"
+        raise FailuresInARowError(f"{in_a_row} images in a row failed (max_failures_in_a_row), {why}; their rows are kept")
+
+
+def _row(job: Job, finished: Finished) -> dict[str, Any]:
+    read, batch, i = finished.read, finished.explanations, finished.i
     bad, count = int(batch.non_finite[i]), int(batch.counts[i])
     if bad:
         message = f"the model's output was NaN or infinite for {bad} of {job.explainer.n_samples} samples"

@@ -1,9 +1,9 @@
-"""Items -> pixels: images are read, cut and segmented one by one, in worker processes where there are any."""
+"""Items -> pixels: what reads one image, and how those that are read become batches."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,16 +12,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from gpulime import inputs
-from gpulime.errors import GpulimeError, check
+from gpulime.errors import check
 from gpulime.masks import key
-from gpulime.runs import stop
 from gpulime.runs.pictures import DecodeError, TooLargeError
 from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
-from gpulime.segments import Segmenter, on_device, segment_one
 
 
 @dataclass(frozen=True)
@@ -109,52 +106,6 @@ def _index(target: Any) -> int | None:
     """A class index given as an int, a NumPy number or a tensor of one; None for anything else."""
     array = np.asarray(target)
     return int(array.reshape(())) if array.size == 1 and array.dtype.kind in "iu" else None
-
-
-@dataclass(frozen=True)
-class _Reads(Dataset[Read]):
-    items: Sequence[Item]
-    reader: Callable[[Item], Read]
-    segmenter: Segmenter | None
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Read:
-        read = self.reader(self.items[index])
-        if self.segmenter is None or read.pixels is None or read.pixels.is_floating_point():
-            return read
-        picture = read.pixels.permute(1, 2, 0).numpy().astype(np.float32) / 255
-        try:
-            labels = segment_one(self.segmenter, picture)
-        except GpulimeError as error:
-            return Read(read.item, error=str(error), kind="segments")
-        return Read(read.item, read.pixels, read.sha256, labels)
-
-
-def read_all(
-    items: Sequence[Item],
-    reader: Callable[[Item], Read],
-    segmenter: Segmenter,
-    device: torch.device,
-    batch_size: int,
-    workers: int,
-) -> Iterator[list[Read]]:
-    """Read all items in their order, ``batch_size`` at a time.
-
-    They are segmented on the way, so that an image whose segmentation fails is one error. What the explainer's device does
-    itself is left to it, and floats, which may be normalised, to the explainer.
-    """
-    dataset = _Reads(items, reader, None if on_device(segmenter, device) else segmenter)
-    own = torch.Generator()  # the global random state is the user's
-    loader: Any = DataLoader(
-        dataset, batch_size=batch_size, num_workers=workers, collate_fn=list, generator=own, worker_init_fn=_start_worker
-    )
-    return iter(loader)
-
-
-def _start_worker(number: int) -> None:
-    stop.leave_to_parent()
 
 
 def batches(reads: Sequence[Read], labels: str, in_unit: bool) -> Iterator[tuple[list[Read], inputs.Batch]]:

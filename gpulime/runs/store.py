@@ -101,6 +101,11 @@ class Store:
         self._rows: list[pa.RecordBatch] = []
         self._oldest = 0.0
 
+    @property
+    def in_hand(self) -> int:
+        """The rows that are not written yet."""
+        return len(self._rows)
+
     def append(self, row: Mapping[str, Any]) -> None:
         """Add the row of one image: a value per column of `schema`; what may be null may be left out.
 

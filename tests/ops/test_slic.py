@@ -17,8 +17,9 @@ from gpulime.errors import GpulimeError
 from gpulime.ops import slic as module
 from gpulime.ops import source
 from gpulime.ops.slic import slic, slic_reference
-from gpulime.runs.loader import DatasetReader, read_all
+from gpulime.runs.loader import DatasetReader
 from gpulime.runs.sources import Item
+from gpulime.runs.workers import read_all
 from gpulime.segments import Slic, segment
 
 # h, w

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from gpulime.masks import key
-from gpulime.runs.loader import DatasetReader, FileReader, Read, batches, read_all
+from gpulime.runs.loader import DatasetReader, FileReader, Read, batches
 from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
+from gpulime.runs.workers import read_all
 from gpulime.segments import CPU, Slic
 
 

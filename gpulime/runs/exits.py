@@ -1,0 +1,59 @@
+"""How a run ends: the exit codes of `gpulime`, and the errors that end a run whichever image is at hand."""
+
+from __future__ import annotations
+
+from gpulime.errors import GpulimeError
+from gpulime.runs.stop import Stopped
+
+OK = 0
+BAD_USAGE = 2
+ERROR_ROWS = 3  # all images have rows, and some of the rows are errors
+DEVICE_LOST = 70
+FAILURES_IN_A_ROW = 71
+NOT_WRITABLE = 74
+INTERRUPTED = 130  # outside a run, where nothing is kept
+DRAINED = 143  # asked to stop by a signal; what was finished is kept
+
+
+class EndOfRunError(Exception):
+    """No fault of one image: the run ends, with the rows it has. ``code`` is its exit code."""
+
+    code = BAD_USAGE
+
+
+class WrongSettingError(EndOfRunError, GpulimeError):
+    """What was set does not suit the model, as its first answer shows."""
+
+
+class DeviceLostError(EndOfRunError, RuntimeError):
+    """The device serves this process no more; another process may go on."""
+
+    code = DEVICE_LOST
+
+
+class FailuresInARowError(EndOfRunError, RuntimeError):
+    """So many images failed one after the other that the fault is not theirs."""
+
+    code = FAILURES_IN_A_ROW
+
+
+class NotWritableError(EndOfRunError, OSError):
+    """The disk takes no rows."""
+
+    code = NOT_WRITABLE
+
+
+def code(error: BaseException) -> int | None:
+    """The exit code of a command that ends with ``error``; None for one nobody foresaw: its traceback tells more."""
+    match error:
+        case EndOfRunError():
+            return error.code
+        case Stopped():
+            return DRAINED
+        case KeyboardInterrupt():
+            return INTERRUPTED
+        case GpulimeError():
+            return BAD_USAGE
+        case OSError():
+            return NOT_WRITABLE
+    return None

@@ -1,0 +1,150 @@
+"""Isolation: images are explained together, and where that fails each by itself, so that a fault costs the image that has it.
+
+Masks hang on an image's key alone, so that an image has the same ones by itself and among others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+
+from gpulime import device as devices
+from gpulime import inputs
+from gpulime.errors import GpulimeError
+from gpulime.explainer import Explainer
+from gpulime.explanation import Explanations
+from gpulime.predict import out_of_memory
+from gpulime.runs.exits import DeviceLostError, EndOfRunError
+from gpulime.runs.loader import Read
+
+UNPROVEN_IMAGES = 8  # a model that fails for so many, before it has explained any, fails for all
+MESSAGE_LENGTH = 1000
+KINDS = {
+    "gpulime.inputs": "image",
+    "gpulime.segments": "segments",
+    "gpulime.fills": "fill",
+    "gpulime.masks": "masks",
+    "gpulime.predict": "model",
+    "gpulime.surrogate": "surrogate",
+}
+ELSEWHERE = "explainer"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An image that is explained: number ``i`` of explanations on the CPU."""
+
+    read: Read
+    explanations: Explanations
+    i: int
+
+
+Outcome = Finished | Read  # a `Read` with its error
+
+
+class Isolation:
+    """Explains images and finds those that fail.
+
+    Parameters
+    ----------
+    explainer : Explainer
+    alone : callable Read -> Batch
+        The batch of one image.
+    progress : callable
+        Called with the number of rows after each model batch; an `EndOfRunError` that it raises goes through.
+    proven : bool
+        Whether the model is known to explain images of this run: then none of its errors is taken for the model's own.
+    """
+
+    def __init__(
+        self, explainer: Explainer, alone: Callable[[Read], inputs.Batch], progress: Callable[[int], None], proven: bool
+    ) -> None:
+        self.explainer, self.alone, self.progress, self.proven = explainer, alone, progress, proven
+        self._queue = explainer.queue(progress)
+        self._waiting: deque[Read] = deque()  # for their explanations, in order
+        self._most = explainer.predictor.most  # rows that fit into memory when an image was last explained
+        self._held: list[Read] = []  # failures while nothing is proven
+        self._first: Exception | None = None
+
+    def explain(self, groups: Iterable[tuple[list[Read], inputs.Batch]]) -> Iterator[Outcome]:
+        """What becomes of each image, in order.
+
+        Raises
+        ------
+        DeviceLostError
+            Where the device serves this process no more.
+        Exception
+            The model's first error, where it has failed for the first `UNPROVEN_IMAGES` images, or for all there are: then it
+            is no image's fault, and there is nothing to wait for. Running out of memory may pass, and is never taken for it.
+        """
+        for reads, batch in groups:  # what reading them raises is no fault of the model
+            self._waiting.extend(reads)
+            yield from self._together(self._put(batch))
+        yield from self._together(self._queue.finish())
+        if self._first is not None:
+            raise self._first
+
+    def _put(self, batch: inputs.Batch) -> Iterator[Explanations]:
+        for flight in self.explainer.prepare(batch):
+            yield from self._queue.put(flight)
+
+    def _together(self, explained: Iterator[Explanations]) -> Iterator[Outcome]:
+        error = yield from self._attempt(explained)
+        if error is not None:
+            del error, explained  # and with them what the failed batch holds of the device's memory
+            self._queue = self.explainer.queue(self.progress)
+            for read in list(self._waiting):
+                yield from self._by_itself(read)
+
+    def _by_itself(self, read: Read) -> Iterator[Outcome]:
+        error = yield from self._attempt(self.explainer.stream([self.alone(read)], self.progress))
+        if error is None:
+            return
+        self._waiting.popleft()
+        message = str(error).removeprefix("image 0: ")  # its number in a batch of its own
+        message = message if isinstance(error, GpulimeError) else f"{type(error).__name__}: {message}"
+        failure = dataclasses.replace(read, error=message[:MESSAGE_LENGTH], kind=kind(error))
+        if self.proven or out_of_memory(error):
+            yield failure
+            return
+        self._held.append(failure)
+        self._first = self._first or error
+        if len(self._held) == UNPROVEN_IMAGES:
+            raise self._first
+
+    def _attempt(self, explained: Iterator[Explanations]) -> Generator[Outcome, None, Exception | None]:
+        """Give what is explained until the end, or until an error, which is returned."""
+        try:
+            for explanations in explained:
+                yield from self._finished(explanations.cpu())
+        except EndOfRunError:
+            raise
+        except Exception as error:
+            if devices.lost(error, self.explainer.device):
+                reason = str(error).partition("\n")[0]
+                raise DeviceLostError(
+                    f"the device is lost: {reason}. What was finished is kept; a new process goes on"
+                ) from error
+            if out_of_memory(error):  # another image may need less of it
+                self.explainer.predictor.most = self._most
+            traceback.clear_frames(error.__traceback__)
+            return error
+        return None
+
+    def _finished(self, explanations: Explanations) -> Iterator[Outcome]:
+        self.proven, self._first, self._most = True, None, self.explainer.predictor.most
+        yield from self._held
+        self._held = []
+        for i in range(len(explanations)):
+            yield Finished(self._waiting.popleft(), explanations, i)
+
+
+def kind(error: Exception) -> str:
+    """The ``error_type`` of an image that fails: "out_of_memory", or the stage that failed; "model" for the model itself."""
+    if out_of_memory(error):
+        return "out_of_memory"
+    modules = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return next((KINDS[module] for module in modules if module in KINDS), ELSEWHERE)

@@ -1,0 +1,171 @@
+"""Worker processes: one that dies or hangs costs the image that does it, and no other."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import gpulime
+from gpulime.runs import store
+from gpulime.runs.loader import DatasetReader
+from gpulime.runs.sources import Item
+from gpulime.runs.stop import Stopped
+from gpulime.runs.workers import REBUILDS, read_all
+from gpulime.segments import CPU, Grid
+
+SMALL = {"n_samples": 20, "segments": Grid(3, 3)}
+
+
+class Pictures:
+    """Images, of which some do something to the process that reads them, the first so many ``times``."""
+
+    def __init__(self, folder, n=7, does=None, at=(), times=10**6):
+        self.folder, self.n, self.does, self.at, self.times = folder, n, does, at, times
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        if i in self.at and len(list(self.folder.glob(f"{i}-*"))) < self.times:
+            (self.folder / f"{i}-{time.monotonic_ns()}").touch()  # what a killed process remembers is on disk
+            self.does()
+        return torch.full((3, 12, 12), i / 10)
+
+
+def dies():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs():
+    time.sleep(1000)
+
+
+def items(n):
+    return [Item(str(i), str(i).encode()) for i in range(n)]
+
+
+def reads(dataset, workers=2, batch_size=2, **settings):
+    return list(read_all(items(len(dataset)), DatasetReader(dataset), Grid(), CPU, batch_size, workers, **settings))
+
+
+@pytest.mark.parametrize("at", [(0,), (3,), (6,), (2, 3)], ids=str)
+def test_an_image_that_kills_its_worker_is_an_error_and_the_others_are_read(at, tmp_path, capsys):
+    found = [read for batch in reads(Pictures(tmp_path, does=dies, at=at)) for read in batch]
+    assert [read.item.image_id for read in found] == [str(i) for i in range(7)]
+    for i, read in enumerate(found):
+        if i in at:
+            assert (read.pixels, read.kind) == (None, "worker")
+            assert read.error == "a worker process was killed or died, 4 times, and alone with this image"
+        else:
+            assert torch.equal(read.pixels, torch.full((3, 12, 12), i / 10))
+    tries = [len(list(tmp_path.glob(f"{i}-*"))) for i in at]
+    assert all(1 <= count <= (REBUILDS + 1) * (len(at) + 1) + 1 for count in tries)
+    assert f"images are read again, in new ones, try {REBUILDS} of {REBUILDS}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("times", [1, REBUILDS])
+def test_a_worker_that_is_killed_now_and_then_costs_nothing(times, tmp_path):
+    """As the system does where memory is short: it is not the image's fault."""
+    found = reads(Pictures(tmp_path, does=dies, at=(3,), times=times))
+    assert [len(batch) for batch in found] == [2, 2, 2, 1]
+    assert not any(read.error for batch in found for read in batch)
+
+
+@pytest.mark.long
+def test_an_image_that_hangs_its_worker_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # the loader's own patience with its workers
+    begin = time.monotonic()
+    found = [read for batch in reads(Pictures(tmp_path, 4, hangs, (1,)), workers=1, timeout_seconds=1) for read in batch]
+    assert [read.kind for read in found] == [None, "worker", None, None]
+    assert "gave nothing for 1 s (data.timeout_seconds is 1)" in found[1].error
+    assert time.monotonic() - begin < 60
+    assert len(list(tmp_path.glob("1-*"))) == REBUILDS + 2
+
+
+@pytest.mark.long
+def test_images_that_are_slow_together_are_no_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    slow = Pictures(tmp_path, 4, lambda: time.sleep(0.7), range(4))
+    found = reads(slow, workers=1, timeout_seconds=1)  # 1.4 s a batch
+    assert not any(read.error for batch in found for read in batch)
+    assert len(list(tmp_path.glob("3-*"))) == 1  # with more patience, the second batch came at once
+
+
+def test_a_signal_is_heeded_while_a_worker_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+
+    def stop():
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        reads(Pictures(tmp_path, 2, hangs, (0,)), waiting=stop)
+
+
+@pytest.mark.parametrize("before", ["no loader", "a loader of the user's own", "a handler of the user's own"])
+def test_a_worker_that_dies_is_not_the_fault_of_what_runs_meanwhile(before, tmp_path):
+    """The handler of torch's loaders raises anywhere in the main thread."""
+    heard, handler = [], signal.getsignal(signal.SIGCHLD)
+    if before == "a loader of the user's own":
+        list(DataLoader(range(2), num_workers=1))
+    elif before == "a handler of the user's own":
+        signal.signal(signal.SIGCHLD, lambda number, frame: heard.append(number))
+    try:
+        reader = read_all(items(7), DatasetReader(Pictures(tmp_path, 7, dies, (3,))), Grid(), CPU, 2, 2)
+        next(reader)
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            time.sleep(0.01)  # here it raised
+        assert len([read for batch in reader for read in batch]) == 5
+        assert bool(heard) == (before == "a handler of the user's own")
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def test_torchs_handler_is_back_afterwards(tmp_path):
+    list(DataLoader(range(2), num_workers=1))
+    handler = signal.getsignal(signal.SIGCHLD)
+    reads(Pictures(tmp_path))
+    assert signal.getsignal(signal.SIGCHLD) is handler
+
+
+def test_workers_that_cannot_be_started_say_why(tmp_path, monkeypatch):
+    def refuse(self, *arguments):
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr("multiprocessing.context.Process.start", refuse)
+    with pytest.raises(BlockingIOError, match="no more processes"):
+        reads(Pictures(tmp_path))
+
+
+def test_workers_serve_a_thread_too(tmp_path):
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(reads(Pictures(tmp_path, does=dies, at=(2,)))))
+    thread.start()
+    thread.join(60)
+    assert [read.kind for batch in found for read in batch] == [None, None, "worker", None, None, None, None]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_memory_for_an_image_is_an_error_of_it(workers):
+    def starved(item):
+        if item.image_id == "1":
+            raise MemoryError("9 GB")
+        return DatasetReader([torch.rand(3, 4, 4)] * 3)(item)
+
+    [batch] = read_all(items(3), starved, Grid(), CPU, 4, workers)
+    assert [read.kind for read in batch] == [None, "out_of_memory", None]
+    assert batch[1].error == "no memory to read it: 9 GB"
+
+
+def test_a_run_goes_on_past_images_that_kill_their_worker(tmp_path):
+    dataset = Pictures(tmp_path, 7, dies, (4,))
+    outcome = gpulime.runs.explain(torch.nn.Flatten(), dataset, tmp_path / "run", workers=2, **SMALL)
+    assert (outcome.ok, outcome.failed) == (6, 1)
+    rows = {row["image_id"]: row for row in store.read(tmp_path / "run").to_pylist()}
+    assert rows["4"]["error_type"] == "worker"
+    assert all(np.isfinite(row["coef"]).all() for name, row in rows.items() if name != "4")
