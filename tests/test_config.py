@@ -110,6 +110,7 @@ def test_unknown_keys_are_named_with_the_nearest(given, message):
         ("data", {"batch_size": 0}, "data.batch_size must be 1 or more; got 0"),
         ("data", {"limit": 0}, "data.limit must be 1 or more; got 0"),
         ("data", {"crop": 0}, "data.crop must be 1 or more; got 0"),
+        ("data", {"timeout_seconds": 0.0}, "data.timeout_seconds must be above 0; got 0.0"),
         ("data", {"max_megapixels": 0.0}, "data.max_megapixels must be above 0; got 0.0"),
         ("store", {"flush_rows": 0}, "store.flush_rows must be 1 or more; got 0"),
         ("store", {"flush_seconds": 0.0}, "store.flush_seconds must be above 0; got 0.0"),
@@ -120,3 +121,9 @@ def test_values_out_of_range_are_refused(section, values, message):
     with pytest.raises(GpulimeError) as caught:
         config.from_dict({section: values})
     assert str(caught.value) == message
+
+
+def test_a_run_cannot_end_after_no_failures():
+    with pytest.raises(GpulimeError, match="max_failures_in_a_row must be 1 or more, or null; got 0"):
+        config.from_dict({"max_failures_in_a_row": 0})
+    assert config.from_dict({"max_failures_in_a_row": None}).max_failures_in_a_row is None
