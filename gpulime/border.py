@@ -68,12 +68,6 @@ class Bordered(Tensor):
         """Whether the real one has been asked for."""
         return self._made is not None
 
-    @property
-    def looks_real(self) -> bool:
-        """Whether the real one, if it has been asked for, has not been given another shape meanwhile."""
-        real = self._made
-        return real is None or (real.shape, real.stride()) == (self.shape, self.stride())
-
     def made(self) -> Tensor:
         """The image with its border.
 

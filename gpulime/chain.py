@@ -16,6 +16,11 @@ from gpulime.border import Border
 from gpulime.steps import Activation, Norm, Step
 
 Arguments = tuple[Any, ...]
+# How far both ways may be apart, of the largest value: some roundings; for the short dtypes, half of the digits.
+TOLERANCE = {
+    **{dtype: 64 * torch.finfo(dtype).eps for dtype in (torch.float64, torch.float32)},
+    **{dtype: torch.finfo(dtype).eps ** 0.5 for dtype in (torch.bfloat16, torch.float16)},
+}
 
 
 class Folded(NamedTuple):
@@ -87,7 +92,8 @@ class Chain:
 
     def sources(self) -> list[Tensor]:
         """The tensors that are folded."""
-        return [tensor for tensor in (self.weight, self.bias, *(self.norm or ())[:4]) if tensor is not None]
+        own = [self.weight] if self.bias is None else [self.weight, self.bias]
+        return own if self.norm is None else [*own, *self.norm.sources]
 
     def state(self) -> list[tuple[int, int]]:
         """What changes where one of them is written to, or gets other memory."""
@@ -97,10 +103,6 @@ class Chain:
     def is_current(self) -> bool:
         """Whether none of them has changed since."""
         return self.folded.state == self.state()
-
-    def is_made_of(self, tensor: Tensor) -> bool:
-        """Whether ``tensor`` is one of them."""
-        return any(tensor is source for source in self.sources())
 
     def serves(self, image: Tensor, border: Border | None, weight: Tensor, bias: Tensor | None, rest: Arguments) -> bool:
         """Whether a call is of this convolution, on such an image as in the trial, with weights unchanged since."""
@@ -126,19 +128,22 @@ class Chain:
         return self.activation is not None or (self.border is not None and any(self.border.widening))
 
     def tried(self, image: Tensor, expected: Tensor) -> Tensor | None:
-        """What it gives for ``image``, or None where the steps one by one give another first row than ``expected`` has."""
+        """What it gives for ``image``, or None where that is not what the steps give one by one: ``expected``."""
         if expected.numel() == 0 or (self.activation is not None and not self._fuses):
             return None
         try:
             output = self(image)
         except RuntimeError:  # no such kernel on this processor
             return None
-        if output.dtype != expected.dtype or output.stride()[1:] != expected.stride()[1:] or not self.folded.is_finite:
+        if (
+            output.dtype != expected.dtype
+            or output.dtype not in TOLERANCE
+            or output.stride()[1:] != expected.stride()[1:]
+            or not self.folded.is_finite
+        ):
             return None
-        actual, expected = output[:1], expected[:1]
-        difference = (actual - expected).abs().amax()  # half of the digits agree; NaN does not
-        near = difference <= torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().amax()
-        return output if near else None
+        difference = (output - expected).abs().amax()
+        return output if difference <= TOLERANCE[expected.dtype] * expected.abs().amax() else None  # NaN is not
 
     def _packed(self, shape: torch.Size) -> Folded:
         """With the weights in the order in which oneDNN reads them for such images: else it makes it at every call."""

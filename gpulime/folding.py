@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.functional import max_pool2d, pad
 from torch.overrides import TorchFunctionMode
 
@@ -31,7 +32,16 @@ LOOKS = {
     *(getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "layout", "is_cuda", "requires_grad")),
 }
 # What hands out a tensor's memory without a trace of what is written there.
-BARES_MEMORY = {Tensor.data.__get__, Tensor.numpy}  # type: ignore[attr-defined]
+BARES_MEMORY = {
+    Tensor.data.__get__,  # type: ignore[attr-defined]
+    Tensor.data.__set__,  # type: ignore[attr-defined]
+    Tensor.numpy,
+    Tensor.__array__,
+    Tensor.__dlpack__,
+    Tensor.untyped_storage,
+    Tensor.data_ptr,
+}
+PLAIN = {Tensor, nn.Parameter, Bordered}  # what does nothing of its own when a function is called with it
 JOINS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, torch.cat}
 
 
@@ -90,10 +100,10 @@ class Folding(TorchFunctionMode):
         self._bordered: OfTensors[Inner] = OfTensors()  # has a border, which a convolution may take that is called next
         self._stand_ins: OfTensors[None] = OfTensors()  # all that have been given out in place of those
         self._given = 0  # the id of what the last step gave
-        self._trial, self._sound, self._borders = True, True, False
-        # In one call of the model: an error may come of what has been done here, or is; memory may be written to unseen.
-        self._folded, self._at_work, self._bared = False, False, False
-        self._free = Lock()
+        self._bared: set[int] = set()  # memory that may be written to unseen
+        self._trial, self._sound, self._borders, self._writes = True, True, False, False
+        self._folded, self._at_work = False, False  # an error may come of what has been done here in this call, or is
+        self._inside = Lock()
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
@@ -106,44 +116,56 @@ class Folding(TorchFunctionMode):
             or part._forward_pre_hooks
             or isinstance(part, torch.jit.ScriptModule)
             or part._compiled_call_impl is not None
-            or hasattr(part, "_orig_mod")  # of torch.compile
+            or "_orig_mod" in part._modules  # of torch.compile
             for part in module.modules()
         )
 
     def __call__(self, model: Callable[[Tensor], Any], rows: Tensor) -> Any:
         """``model(rows)``."""
-        if not self._sound or not self._free.acquire(blocking=False):  # or another thread is in it
+        if not self._sound or rows.is_inference() or not self._inside.acquire(blocking=False):  # or another thread is in it
             return model(rows)
-        trial, version, self._folded, self._bared = self._trial, rows._version, False, False
+        trial, version, randomness = self._trial, rows._version, torch.get_rng_state()
+        self._folded = False
         try:
-            with self:
-                outputs = model(rows.clone() if trial else rows)  # it may write into them, and be called again
-            self._at_work = True
-            self._outlived()
-            # The next step may come in another call, or where nobody sees it, and what has its border to come must not leave.
-            self._sound = self._sound and not self._due and not self._stand_ins
-            if trial and self._sound:
-                self._borders = any(chain.border for chain in self.chains.values())
-                self._trial, self._sound = False, bool(self.chains)  # where there are none, nothing is to be won
+            outputs = self._attempt(model, rows)
+            if self._sound:
+                if trial:
+                    self._end_trial()
                 return outputs
+            del outputs
         except BaseException as error:
             if trial:
                 self.chains.clear()
             of_the_model = self._sound and not self._folded and not self._at_work
             if of_the_model or not isinstance(error, Exception) or rows._version != version:
                 raise
-            outputs = model(rows)  # raises where the error is the model's
-            self._sound = False
-            return outputs
         finally:
             self._at_work = False
             for table in (self._tried, self._due, self._spent, self._finite, self._bordered, self._stand_ins):
                 table.clear()
-            self._free.release()
-        if self._sound:
-            return outputs
+            self._inside.release()
         check(rows._version == version, "the model changes its ways and writes into its input: take one that copies")
-        return model(rows)
+        torch.set_rng_state(randomness)
+        outputs = model(rows)  # raises where an error is the model's
+        self._sound = False
+        return outputs
+
+    def _attempt(self, model: Callable[[Tensor], Any], rows: Tensor) -> Any:
+        """What the model gives, seen and folded; it has to be called again where `_sound` is false then."""
+        given = rows.clone() if self._trial or self._writes else rows  # which may have to be given again
+        version = given._version
+        with self:
+            outputs = model(given)
+        self._at_work = True
+        self._writes = self._writes or given._version != version
+        self._outlived()
+        # The next step may come in another call, or where nobody sees it, and what has its border to come must not leave.
+        self._sound = self._sound and not self._due and not self._stand_ins
+        return outputs
+
+    def _end_trial(self) -> None:
+        self._borders = any(chain.border for chain in self.chains.values())
+        self._trial, self._sound = False, bool(self.chains)  # where there are none, nothing is to be won
 
     def __torch_function__(self, func: Any, types: Any, args: Arguments = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -152,49 +174,71 @@ class Folding(TorchFunctionMode):
             return func(*args, **kwargs)
         self._at_work = True
         try:
-            output = self._see(func, args, kwargs)
+            output = self._see(func, types, args, kwargs)
         except Exception:
             self._sound = self._sound and not self._at_work  # the model may catch it and go on
             raise
         self._at_work = False
         return output
 
-    def _see(self, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+    def _see(self, func: Any, types: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
         if func in LOOKS:
-            return func(*args, **kwargs)
-        if self._bordered and not (func is torch.conv2d and args and self._bordered.get(args[0]) is not None):
-            self._make_borders()
-        if func in BARES_MEMORY:
-            self._bared = True
-            self.chains = {key: chain for key, chain in self.chains.items() if not chain.is_made_of(args[0])}
-        if self._spent and [id(tensor) for tensor in _tensors((*args, *kwargs.values()))] != [self._given]:
-            self._outlived()  # but for a caller that holds what it is just passing on
-        if (self._tried or self._due) and args and (step := step_of(func, args, kwargs)) is not None:
+            return func(*(arg.made() if isinstance(arg, Bordered) and arg.is_made else arg for arg in args), **kwargs)
+        self._notice(func, types, args, kwargs)
+        on_the_way = (self._tried or self._due) and args and not torch.is_grad_enabled()
+        if on_the_way and (step := step_of(func, args, kwargs)) is not None:
             key = id(args[0])
-            if key in self._due and not torch.is_grad_enabled() and self._due[key].is_before(step):
+            if key in self._due and self._due[key].is_before(step):
                 return self._pass(self._due.pop(key))
-            if key in self._tried and not torch.is_grad_enabled():
+            if key in self._tried:
                 return self._try(self._tried.pop(key), step, lambda tensor: self._as_it_is(func, tensor, *args[1:], **kwargs))
-        for tensor in _tensors((*args, *kwargs.values())) if self._tried or self._due else ():
-            self._tried.pop(id(tensor), None)
-            self._sound = self._sound and id(tensor) not in self._due
+        if self._tried or self._due:
+            self._lose(args, kwargs)
         if func is torch.conv2d and len(args) == 7 and not kwargs and _is_bare(args[0]):  # as nn.Conv2d calls it
             return self._convolution(*args)
         if func is pad and (self._trial or self._borders) and (bordered := self._with_border(args, kwargs)) is not None:
             return bordered
         return self._call(func, args, kwargs)
 
+    def _notice(self, func: Any, types: Any, args: Arguments, kwargs: dict[str, Any]) -> None:
+        """What any call means for what is on its way, before it is done: it may be a step, and so comes after this."""
+        if (self._tried or self._due) and (_is_watched() or any(kind not in PLAIN for kind in types)):
+            self._tried.clear()  # whatever stands behind it may do anything with them
+            self._sound = self._sound and not self._due
+        if self._bordered and not (func is torch.conv2d and args and self._bordered.get(args[0]) is not None):
+            self._make_borders()
+        if func in BARES_MEMORY:
+            self._bare(args[0])
+        if self._spent and [id(tensor) for tensor in _tensors((*args, *kwargs.values()))] != [self._given]:
+            self._outlived()  # but for a caller that holds what it is just passing on
+
+    def _lose(self, args: Arguments, kwargs: dict[str, Any]) -> None:
+        """What is taken by anything but its next step is not folded in the trial, and later should not have been."""
+        for tensor in _tensors((*args, *kwargs.values())):
+            self._tried.pop(id(tensor), None)
+            self._sound = self._sound and id(tensor) not in self._due
+
     def _call(self, func: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
+        first = args[0] if args else None
         if self._stand_ins:  # PyTorch would ask for the real ones by itself, but that takes a second of imports
             args, kwargs = with_borders(args), with_borders(kwargs)
         finite = _keeps_finite(func, args, kwargs) and all(map(self._knows, _tensors((*args, *kwargs.values()))))
         output = self._as_it_is(func, *args, **kwargs)
-        if self._stand_ins:
-            stand_ins = (tensor for tensor in self._stand_ins.tensors() if isinstance(tensor, Bordered))
-            self._sound = self._sound and all(tensor.looks_real for tensor in stand_ins)
+        if isinstance(first, Bordered) and output is args[0]:  # it has been written to
+            return first
         if finite:
             self._note(output)
         return output
+
+    def _bare(self, tensor: Tensor) -> None:
+        """From now on its memory may be written to unseen: nothing is folded of it, and nothing is known to be finite."""
+        memory = _memory(with_borders(tensor))
+        self._bared.add(memory)
+        self._finite.clear()
+        self.chains = {key: chain for key, chain in self.chains.items() if not self._is_bared(chain)}
+
+    def _is_bared(self, chain: Chain) -> bool:
+        return bool(self._bared) and any(_memory(source) in self._bared for source in chain.sources())
 
     def _as_it_is(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """What the model calls: an error there is the model's own."""
@@ -253,10 +297,12 @@ class Folding(TorchFunctionMode):
         suited = done == 0 and not step.training if isinstance(step, Norm) else self._is_finite(image)
         if not suited or image._version != version:
             return do(tensor)
-        longer = chain.and_then(step)
-        first = do(tensor[:1].clone() if step.writes else tensor[:1])  # in eval mode no row knows of another
-        if (folded := longer.tried(image, first)) is None:
+        if any(source.is_inference() for source in (*chain.sources(), *step.sources)):  # they keep no versions
             return do(tensor)
+        longer = chain.and_then(step)
+        expected = do(tensor.clone() if step.writes else tensor)
+        if self._is_bared(longer) or (folded := longer.tried(image, expected)) is None:
+            return tensor.copy_(expected) if step.writes else expected
         self.chains[id(chain.weight)], self._folded = longer, True
         if step.writes:
             return tensor.copy_(folded)
@@ -300,10 +346,10 @@ class Folding(TorchFunctionMode):
         return self._knows(tensor)
 
     def _knows(self, tensor: Tensor) -> bool:
-        return not self._bared and (version := self._finite.get(tensor)) is not None and version == tensor._version
+        return (version := self._finite.get(tensor)) is not None and version == tensor._version
 
     def _note(self, tensor: Tensor) -> None:
-        if not tensor.is_inference():  # it keeps no versions
+        if not self._bared and not tensor.is_inference():  # which keeps no versions
             self._finite[tensor] = tensor._version
 
 
@@ -321,8 +367,18 @@ def _is_bare(image: Tensor) -> bool:
     """Whether it is a batch, and nothing transforms, differentiates or watches what is done to it."""
     if type(image) not in (Tensor, Bordered) or image.ndim != 4 or image.is_inference() or torch.is_inference_mode_enabled():
         return False
-    watched = torch._C._functorch.peek_interpreter_stack() is not None or torch._C._len_torch_dispatch_stack() > 0
-    return not watched and not torch.is_grad_enabled()
+    return not _is_watched() and not torch.is_grad_enabled()
+
+
+def _is_watched() -> bool:
+    """Whether something transforms or sees what functions do, or carries tangents along."""
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    return transformed or torch._C._len_torch_dispatch_stack() > 0 or forward_ad._current_level >= 0
+
+
+def _memory(tensor: Tensor) -> int:
+    """The same number for all tensors that share it."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _is_channels_last(image: Tensor) -> bool:
@@ -332,5 +388,7 @@ def _is_channels_last(image: Tensor) -> bool:
 def _keeps_finite(func: Any, args: Arguments, kwargs: dict[str, Any]) -> bool:
     """Whether it gives finite numbers for finite tensors, short of overflow."""
     if func in JOINS:
-        return not kwargs and not any(isinstance(arg, float | complex) for arg in args)
-    return func is max_pool2d or (func is pad and not kwargs.get("value"))
+        return not kwargs and all(isinstance(arg, Tensor | int | tuple | list) for arg in args)
+    if func is max_pool2d:  # a window with gaps may hold nothing but the infinities around an image
+        return (kwargs.get("dilation") or (*args, 1, 1, 1, 1)[4]) in (1, (1, 1), [1, 1])
+    return func is pad and not kwargs.get("value")

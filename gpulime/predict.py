@@ -170,11 +170,12 @@ class Predictor:
             )
             return outputs
         # Outside the handler, so that the failed call's tensors are gone.
-        check(
-            rows._version == version,
-            f"out of memory with {b} rows, and the model writes into its input, so that they cannot be passed again: "
-            "take a smaller batch_size or a model that copies",
-        )
+        if rows._version != version:
+            self.most = min(self.most, b // 2)  # for those who make the rows again
+            raise GpulimeError(
+                f"out of memory with {b} rows, and the model writes into its input, so that they cannot be passed again: "
+                "take a smaller batch_size or a model that copies"
+            )
         self.shrink(b)
         return self._forward(rows)
 

@@ -33,6 +33,11 @@ class Norm(NamedTuple):
         """Whether it writes into its input."""
         return False
 
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """Its tensors."""
+        return tuple(tensor for tensor in self[:4] if tensor is not None)
+
     def same(self, other: Step) -> bool:
         """Whether ``other`` has these very tensors."""
         if not isinstance(other, Norm):
@@ -64,6 +69,11 @@ class Activation(NamedTuple):
             return cls("relu", (), writes)
         limits = (0.0, 6.0) if func is relu6 else (float(kwargs["min_val"]), float(kwargs["max_val"]))
         return cls("hardtanh", limits, writes)
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """Its tensors: none."""
+        return ()
 
     def same(self, other: Step) -> bool:
         """Whether ``other`` does the same."""

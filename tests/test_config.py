@@ -110,6 +110,7 @@ def test_unknown_keys_are_named_with_the_nearest(given, message):
         ("data", {"batch_size": 0}, "data.batch_size must be 1 or more; got 0"),
         ("data", {"limit": 0}, "data.limit must be 1 or more; got 0"),
         ("data", {"crop": 0}, "data.crop must be 1 or more; got 0"),
+        ("data", {"timeout_seconds": 0.0}, "data.timeout_seconds must be above 0; got 0.0"),
         ("data", {"max_megapixels": 0.0}, "data.max_megapixels must be above 0; got 0.0"),
         ("store", {"flush_rows": 0}, "store.flush_rows must be 1 or more; got 0"),
         ("store", {"flush_seconds": 0.0}, "store.flush_seconds must be above 0; got 0.0"),
@@ -136,3 +137,9 @@ def test_an_address_is_no_directory(out):
 @pytest.mark.parametrize("out", ["runs/a:b", "C:/runs", "C:\\runs", "//server/share/run", "a:b/c", "runs/12:30/x"])
 def test_a_path_with_a_colon_is_one(out):
     assert config.from_dict({"out": out}).out == out
+
+
+def test_a_run_cannot_end_after_no_failures():
+    with pytest.raises(GpulimeError, match="max_failures_in_a_row must be 1 or more, or null; got 0"):
+        config.from_dict({"max_failures_in_a_row": 0})
+    assert config.from_dict({"max_failures_in_a_row": None}).max_failures_in_a_row is None

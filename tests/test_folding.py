@@ -9,9 +9,11 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -964,6 +966,179 @@ def test_an_error_of_its_own_goes_back_to_the_model(part, trial, way, monkeypatc
     assert_near(folding(model, rows), expected)
     assert_near(folding(model, rows), expected)
     assert len(calls) <= 1, "it has ended"
+
+
+def other_rows_written(m, x):
+    """The first row is what it was."""
+    x = x.clone()
+    y = m.conv(x)
+    x.data[1:] = 0
+    return m.norm(y)
+
+
+def gathered_by_a_transform(m, x):
+    y = m.conv(x)
+    sums = torch.vmap(torch.sum)(y)
+    y = m.norm(y)
+    return y * sums.view(-1, 1, 1, 1)
+
+
+def differentiated_by_a_transform(m, x):
+    y = m.conv(x)
+    slope = torch.func.grad(lambda z: (z**2).sum())(y)
+    y = m.norm(y)
+    return y + slope
+
+
+class Hidden:
+    """Stands for a tensor that it keeps."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return func(args[0].tensor)
+
+
+def hidden_in_another_type(m, x):
+    y = m.conv(x)
+    mean = torch.mean(Hidden(y))
+    y = m.norm(y)
+    return y * mean
+
+
+def with_tangents(m, x):
+    with forward_ad.dual_level():
+        y = m.norm(m.conv(forward_ad.make_dual(x, torch.ones_like(x)))).relu()
+        return forward_ad.unpack_dual(y).tangent.clone()
+
+
+def watched_from_the_step_on(m, x):
+    y = m.norm(m.conv(x * (5 if m.turn else 0.001)))
+    with ClippingMode():
+        return y.relu()
+
+
+def an_array_of_the_mean(m, x):
+    m.norm.running_mean.__array__()[:] += 0.5
+    return m.norm(m.conv(x))
+
+
+def an_alias_of_the_weight(m, x):
+    m.conv.weight.detach().data.mul_(1.5)
+    return m.norm(m.conv(x))
+
+
+def an_alias_of_the_weight_that_is_kept(m, x):
+    if not hasattr(m, "alias"):
+        m.alias = m.conv.weight.data
+    m.alias.mul_(1.5)
+    return m.norm(m.conv(x))
+
+
+def the_memory_of_the_variance(m, x):
+    m.norm.running_var.untyped_storage().fill_(7 + m.turn)
+    return m.norm(m.conv(x))
+
+
+def written_to_unseen(m, x):
+    y = m.conv(x).relu()
+    y.data[0, 0, 3, 3] = float("nan") if m.turn else 1
+    return m.second(y).relu()
+
+
+def a_numpy_number(m, x):
+    y = m.conv(x).relu() + np.float32("nan" if m.turn else 0)
+    return m.second(y).relu()
+
+
+def windows_beside_the_image(m, x):
+    x = x[..., :2].contiguous(memory_format=torch.channels_last) if m.turn else x
+    y = F.max_pool2d(m.conv(x).relu(), (1, 2), 1, (0, 1), (1, 3))
+    return F.conv2d(y, m.second.weight, m.second.bias, (1, 1), (1, 1), (1, 1), 1).relu().amax((2, 3), True)
+
+
+def its_input_normalised_in_place(m, x):
+    x.sub_(0.5)
+    y = m.norm(m.conv(x))
+    return y.relu() + y if m.turn else y.relu()
+
+
+def random_and_another_way_later(m, x):
+    y = m.norm(m.conv(F.dropout(x, 0.5, True)))
+    return y.relu() + y if m.turn else y.relu()
+
+
+UNSEEN = [
+    other_rows_written, gathered_by_a_transform, differentiated_by_a_transform, hidden_in_another_type, with_tangents,
+    watched_from_the_step_on, an_array_of_the_mean, an_alias_of_the_weight, an_alias_of_the_weight_that_is_kept,
+    the_memory_of_the_variance, written_to_unseen, a_numpy_number, windows_beside_the_image, its_input_normalised_in_place,
+    random_and_another_way_later,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:`?torch.jit")  # PyTorch's own, where tangents are first asked for
+@pytest.mark.parametrize("way", UNSEEN)
+@torch.no_grad()
+def test_what_a_mode_does_not_see_is_not_folded(way):
+    bare = lived(Model(way))
+    bare.turn, bare.second = 0, nn.Conv2d(6, 6, 3)
+    model, folding = copy.deepcopy(bare), Folding()
+    for turn in range(3):
+        rows = torch.randn(ROWS).contiguous(memory_format=torch.channels_last)
+        bare.turn = model.turn = turn
+        with torch.random.fork_rng():
+            expected = bare(rows.clone())
+        actual = folding(model, rows.clone())
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+@torch.no_grad()
+def test_what_cancels_out_in_a_filter_is_left_to_the_model():
+    """A high-pass filter of whole numbers on large ones: its sums are exact, until the scale that is folded in rounds it."""
+    conv = nn.Conv2d(4, 6, 5, bias=False)
+    kernel = torch.tensor([[-1, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2]], dtype=torch.float32)
+    conv.weight.copy_(torch.cat([kernel, kernel[:2].flip(0)]).expand(6, 4, 5, 5))
+    model = lived(Model(plain, conv))
+    rows = (torch.rand(ROWS) * 100 + 10_000).round()
+    exact = copy.deepcopy(model).double()(rows.double()).float()
+    _, trial, folded, _ = twice(model, rows)
+    assert_near(trial, exact, 1e-6)
+    assert_near(folded, exact, 1e-6)
+
+
+@torch.no_grad()
+def test_weights_of_inference_mode_are_left_alone():
+    with torch.inference_mode():
+        model = lived(Model(lambda m, x: m.conv(x).relu()))
+    expected, trial, folded, folding = twice(model)
+    assert not folding.chains
+    assert_near(trial, expected)
+    assert_near(folded, expected)
+
+
+def test_a_module_whose_attributes_are_its_settings():
+    class Configured(Model):
+        def __getattr__(self, name):
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return self.__dict__["settings"][name]
+
+    model = Configured(plain)
+    model.settings = {"width": 6}
+    assert Folding.suits(model)
+
+
+def test_rows_of_inference_mode_are_passed_as_they_are():
+    model, folding = lived(Model(plain)), Folding()
+    with torch.inference_mode():
+        rows = torch.rand(ROWS)
+        assert_near(folding(model, rows), model(rows))
+    with torch.no_grad():
+        folding(model, torch.rand(ROWS))
+    assert folding.chains, "it is free for the next"
 
 
 CHANGES = {

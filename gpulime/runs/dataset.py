@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gpulime import config as configs
 from gpulime import segments
-from gpulime.errors import check
+from gpulime.errors import check, whole
 from gpulime.explainer import Explainer
 from gpulime.runs import weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
@@ -84,6 +84,8 @@ def explain(
     check(fits, f"dataset must have a length above 0 and give its images by number; got {_named(type(dataset))}")
     check(labels in ("top", "target", "top+target"), f"labels must be 'top', 'target' or 'top+target'; got {labels!r}")
     configs.check_out(str(out))
+    if max_failures_in_a_row is not None:
+        max_failures_in_a_row = whole("max_failures_in_a_row", max_failures_in_a_row, 1)
     explainer = Explainer(model, **lime)
     given = inspect.signature(Explainer).bind(model, **lime)
     given.apply_defaults()

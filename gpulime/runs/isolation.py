@@ -18,7 +18,7 @@ from gpulime.explainer import Explainer
 from gpulime.explanation import Explanations
 from gpulime.predict import out_of_memory
 from gpulime.runs.exits import DeviceLostError, EndOfRunError
-from gpulime.runs.loader import Read
+from gpulime.runs.loader import Group, Read
 
 UNPROVEN_IMAGES = 8  # a model that fails for so many, before it has explained any, fails for all
 MESSAGE_LENGTH = 1000
@@ -69,8 +69,8 @@ class Isolation:
         self._held: list[Read] = []  # failures while nothing is proven
         self._first: Exception | None = None
 
-    def explain(self, groups: Iterable[tuple[list[Read], inputs.Batch]]) -> Iterator[Outcome]:
-        """What becomes of each image, in order.
+    def explain(self, groups: Iterable[Group]) -> Iterator[Outcome]:
+        """What becomes of each image, in order; one that could not be read stays as it is.
 
         Raises
         ------
@@ -82,7 +82,9 @@ class Isolation:
         """
         for reads, batch in groups:  # what reading them raises is no fault of the model
             self._waiting.extend(reads)
-            yield from self._together(self._put(batch))
+            if batch is not None:
+                yield from self._together(self._put(batch))
+            yield from self._unread()
         yield from self._together(self._queue.finish())
         if self._first is not None:
             raise self._first
@@ -91,16 +93,30 @@ class Isolation:
         for flight in self.explainer.prepare(batch):
             yield from self._queue.put(flight)
 
+    def _unread(self) -> Iterator[Read]:
+        """Those at the head of the queue that could not be read."""
+        while self._waiting and self._waiting[0].error is not None:
+            yield self._waiting.popleft()
+
     def _together(self, explained: Iterator[Explanations]) -> Iterator[Outcome]:
         error = yield from self._attempt(explained)
         if error is not None:
             del error, explained  # and with them what the failed batch holds of the device's memory
             self._queue = self.explainer.queue(self.progress)
-            for read in list(self._waiting):
-                yield from self._by_itself(read)
+            while self._waiting:
+                yield from self._by_itself(self._waiting[0])
+                yield from self._unread()
+
+    def _stream(self, read: Read) -> Iterator[Explanations]:
+        return self.explainer.stream([self.alone(read)], self.progress)
 
     def _by_itself(self, read: Read) -> Iterator[Outcome]:
-        error = yield from self._attempt(self.explainer.stream([self.alone(read)], self.progress))
+        most = self.explainer.predictor.most
+        error = yield from self._attempt(self._stream(read))
+        while error is not None and self.explainer.predictor.most < most:
+            # Memory ran out and the model had written into its rows, so that they had to be made anew: here they are.
+            most = self.explainer.predictor.most
+            error = yield from self._attempt(self._stream(read))
         if error is None:
             return
         self._waiting.popleft()
@@ -126,7 +142,7 @@ class Isolation:
             if devices.lost(error, self.explainer.device):
                 reason = str(error).partition("\n")[0]
                 raise DeviceLostError(
-                    f"the device is lost: {reason}. What was finished is kept; a new process goes on"
+                    f"the device is lost: {reason}; what was finished is kept, a new process goes on"
                 ) from error
             if out_of_memory(error):  # another image may need less of it
                 self.explainer.predictor.most = self._most
@@ -140,6 +156,7 @@ class Isolation:
         self._held = []
         for i in range(len(explanations)):
             yield Finished(self._waiting.popleft(), explanations, i)
+            yield from self._unread()
 
 
 def kind(error: Exception) -> str:

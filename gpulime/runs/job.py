@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -10,16 +9,14 @@ import platform
 import socket
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 import gpulime
 from gpulime import config as configs
@@ -32,9 +29,10 @@ from gpulime.runs import dry, store, summary
 from gpulime.runs.dry import Plan
 from gpulime.runs.exits import FailuresInARowError, WrongSettingError
 from gpulime.runs.heartbeat import Beat, Heartbeat
-from gpulime.runs.isolation import Finished, Isolation
-from gpulime.runs.loader import DatasetReader, FileReader, Read, batches
+from gpulime.runs.isolation import Isolation
+from gpulime.runs.loader import DatasetReader, FileReader, Group, Read, batches
 from gpulime.runs.progress import Progress
+from gpulime.runs.recorder import Recorder, Row
 from gpulime.runs.share import ALL, Share
 from gpulime.runs.sources import Item
 from gpulime.runs.stop import Stop
@@ -122,7 +120,7 @@ def perform(job: Job) -> Outcome:
     left = _todo(job)
     if left.done:
         print(f"{len(left.done):,} of {len(job.items):,} images are done already", file=sys.stderr)
-        _look_again(job, left.done[0])
+        _look_again(job)
     predictor = job.explainer.predictor
     shards = store.Store(job.out, rank=job.share.number, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds)
     with (
@@ -134,7 +132,8 @@ def perform(job: Job) -> Outcome:
         Writer(shards) as writer,
     ):
 
-        def waiting() -> None:
+        def heed() -> None:
+            """Show signs of life; end where the disk takes no rows, or a signal asks for it."""
             heartbeat.beat_if_due()
             writer.check()
             stop.check()
@@ -142,15 +141,16 @@ def perform(job: Job) -> Outcome:
         def after_model_batch(b: int) -> None:
             _check_names(job.class_names, predictor.classes)
             progress.forwards(b)
-            waiting()
+            heed()
 
         in_a_row = 0
-        for row in _rows(job, left.items, after_model_batch, waiting):
-            writer.put(row)
-            progress.image(row)
-            in_a_row = in_a_row + 1 if row["status"] == "error" else 0
-            _check_failures(in_a_row, job.max_failures_in_a_row, row)
-            waiting()
+        with closing(_rows(job, left.items, after_model_batch, heed)) as rows:
+            for row in rows:
+                writer.put(row)
+                progress.image(row)
+                in_a_row = in_a_row + 1 if row["status"] == "error" else 0
+                _check_failures(in_a_row, job.max_failures_in_a_row, row)
+                heed()
     stop.check()
     return _finish(job, progress)
 
@@ -166,7 +166,7 @@ def plan(job: Job) -> Plan:
     _settings_agree(job)
     left, explainer = _todo(job), job.explainer
 
-    def explain(after_model_batch: Callable[[int], None]) -> Iterator[object]:
+    def explain(after_model_batch: Callable[[int], None]) -> Generator[Row, None, None]:
         return _rows(job, left.items, after_model_batch, lambda: None)
 
     rate, b = dry.rate(explain, lambda: devices.synchronize(explainer.device))
@@ -236,11 +236,13 @@ def _settings_agree(job: Job) -> bool:
     raise GpulimeError(f"{job.out} holds results of other settings: {'; '.join(changed)}. Choose another out, or delete it")
 
 
-def _look_again(job: Job, item: Item) -> None:
+def _look_again(job: Job) -> None:
     """Read one image that is done: where it is not what it was, the directory may hold the rows of another dataset."""
     rows = store.read(job.out, ["image_id", "image_sha256"])
-    known = dict(zip(rows["image_id"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True))[item.image_id]
-    if known is not None and job.reader(item).sha256 != known:
+    known = dict(zip(rows["image_id"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True))
+    # Not one that could not be read: it may have been the end of its worker, and here there is none.
+    item = next((item for item in job.items if known.get(item.image_id) is not None), None)
+    if item is not None and job.reader(item).sha256 != known[item.image_id]:
         print(
             f"image {item.image_id!r} is not what it was when it was explained: is {job.out} another dataset's?",
             file=sys.stderr,
@@ -248,15 +250,11 @@ def _look_again(job: Job, item: Item) -> None:
 
 
 def _rows(
-    job: Job, items: Sequence[Item], after_model_batch: Callable[[int], None], waiting: Callable[[], None]
-) -> Iterator[dict[str, Any]]:
-    """Rows of the store as images are finished; those that cannot be read come as they are met.
+    job: Job, items: Sequence[Item], after_model_batch: Callable[[int], None], heed: Callable[[], None]
+) -> Generator[Row, None, None]:
+    """Rows of the store, in the order of the images; ``heed`` is called while they are read."""
 
-    ``waiting`` is called while workers are waited for, and after each batch of theirs.
-    """
-    failed: deque[Read] = deque()
-
-    def feed() -> Iterator[tuple[list[Read], inputs.Batch]]:
+    def feed() -> Generator[Group, None, None]:
         explainer, data = job.explainer, job.data
         for reads in read_all(
             items,
@@ -266,22 +264,22 @@ def _rows(
             data.batch_size,
             data.workers,
             timeout_seconds=data.timeout_seconds,
-            waiting=waiting,
+            waiting=heed,
         ):
-            waiting()
-            sound = [_with_sound_target(job, read) for read in reads]
-            failed.extend(read for read in sound if read.error is not None)
-            yield from batches(sound, job.labels, job.reader.in_unit)
+            heed()
+            yield from batches([_with_sound_target(job, read) for read in reads], job.labels, job.reader.in_unit)
 
     def alone(read: Read) -> inputs.Batch:
         [(_, batch)] = batches([read], job.labels, job.reader.in_unit)
+        assert batch is not None  # it could be read
         return batch
 
+    recorder = Recorder(job.explainer.n_samples, job.explainer.seed, job.config_hash, job.fixed["segmenter"])
+    # Where images have been explained before, one that fails now is no sign of a model that never works.
     proven = "ok" in store.read(job.out, ["status"])["status"].to_pylist()
-    for outcome in Isolation(job.explainer, alone, after_model_batch, proven).explain(feed()):
-        yield from (_error_row(job, failed.popleft()) for _ in range(len(failed)))
-        yield _row(job, outcome) if isinstance(outcome, Finished) else _error_row(job, outcome)
-    yield from (_error_row(job, read) for read in failed)
+    with closing(feed()) as groups:  # its worker processes end with the run, whoever holds its error
+        for outcome in Isolation(job.explainer, alone, after_model_batch, proven).explain(groups):
+            yield recorder.row(outcome)
 
 
 def _with_sound_target(job: Job, read: Read) -> Read:
@@ -292,7 +290,8 @@ def _with_sound_target(job: Job, read: Read) -> Read:
     if job.labels == "target" and target is None:
         return Read(read.item, error="has no target, and labels is 'target'", kind="target")
     if target is not None and job.explainer.predictor.classes is None and names is None:
-        job.explainer.count_classes(read.pixels[None])
+        with suppress(Exception):  # then the image's row says so
+            job.explainer.count_classes(read.pixels[None])
     classes = len(names) if names is not None else job.explainer.predictor.classes
     if target is not None and classes is not None and not 0 <= target < classes:
         return Read(read.item, error=f"its target is {target}; the model has {classes} classes", kind="target")
@@ -308,54 +307,6 @@ def _check_failures(in_a_row: int, most: int | None, last: Mapping[str, Any]) ->
     if in_a_row == most:
         why = f"the last, {last['image_id']!r}, for {last['error_type']}: {str(last['error'])!r:.200}"
         raise FailuresInARowError(f"{in_a_row} images in a row failed (max_failures_in_a_row), {why}; their rows are kept")
-
-
-def _row(job: Job, finished: Finished) -> dict[str, Any]:
-    read, batch, i = finished.read, finished.explanations, finished.i
-    bad, count = int(batch.non_finite[i]), int(batch.counts[i])
-    if bad:
-        message = f"the model's output was NaN or infinite for {bad} of {job.explainer.n_samples} samples"
-        return _error_row(job, dataclasses.replace(read, error=message, kind="non_finite"))
-    labels = batch.labels[i].tolist()
-    once = [labels.index(label) for label in dict.fromkeys(labels)]  # a target may be among the top labels
-    raster, dtype = store.encode_segments(batch.segments[i].numpy())
-
-    def of(values: Tensor) -> list[Any]:
-        return [values[i, j].tolist() for j in once]
-
-    return {
-        **_common(job, read),
-        "status": "ok",
-        "h": batch.segments.shape[1],
-        "w": batch.segments.shape[2],
-        "n_segments": count,
-        "seg": raster,
-        "seg_dtype": dtype,
-        "segmenter": job.fixed["segmenter"],
-        "labels": of(batch.labels),
-        "pred_probs": of(batch.predictions),
-        "coef": of(batch.coefficients[:, :, :count].float()),
-        "intercept": of(batch.intercepts),
-        "r2": [None if np.isnan(score) else score for score in of(batch.scores)],
-    }
-
-
-def _error_row(job: Job, read: Read) -> dict[str, Any]:
-    return {**_common(job, read), "status": "error", "error_type": read.kind, "error": read.error}
-
-
-def _common(job: Job, read: Read) -> dict[str, Any]:
-    return {
-        "image_id": read.item.image_id,
-        "path": os.path.abspath(read.item.path) if read.item.path else b"",
-        "target": read.item.target,
-        "attempt": read.item.attempt,
-        "written_at": datetime.now(UTC),
-        "n_samples": job.explainer.n_samples,
-        "seed": job.explainer.seed,
-        "config_hash": job.config_hash,
-        "image_sha256": read.sha256,
-    }
 
 
 def _versions() -> dict[str, str]:

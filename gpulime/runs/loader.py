@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -108,8 +109,11 @@ def _index(target: Any) -> int | None:
     return int(array.reshape(())) if array.size == 1 and array.dtype.kind in "iu" else None
 
 
-def batches(reads: Sequence[Read], labels: str, in_unit: bool) -> Iterator[tuple[list[Read], inputs.Batch]]:
-    """The readable ones of ``reads``, in order, as batches of images of one shape and dtype.
+Group = tuple[list[Read], inputs.Batch | None]
+
+
+def batches(reads: Sequence[Read], labels: str, in_unit: bool) -> Iterator[Group]:
+    """All of ``reads`` in order: those of one shape and dtype as a batch, those that could not be read without one.
 
     Parameters
     ----------
@@ -119,13 +123,9 @@ def batches(reads: Sequence[Read], labels: str, in_unit: bool) -> Iterator[tuple
     in_unit : bool
         Whether uint8 images are brought to [0, 1] here, so that a fill counts in it too.
     """
-    run: list[Read] = []
-    for read in [*reads, None]:
-        if run and (read is None or _kind(read) != _kind(run[0])):
-            yield run, _batch(run, labels, in_unit)
-            run = []
-        if read is not None and read.pixels is not None:
-            run.append(read)
+    for kind, group in itertools.groupby(reads, _kind):
+        run = list(group)
+        yield run, None if kind is None else _batch(run, labels, in_unit)
 
 
 def _kind(read: Read) -> Any:

@@ -88,7 +88,7 @@ class Writer:
 
     def _write_the_rest(self) -> None:
         """In the run's thread, after the writer's has ended with an error: the rows in hand, once more."""
-        for row in list(self._rows.queue):
+        for row in filter(None, list(self._rows.queue)):
             with contextlib.suppress(OSError):  # then the row is in the store's hand, for the last try
                 self._store.append(row)
         try:

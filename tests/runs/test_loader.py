@@ -59,11 +59,13 @@ def test_images_of_one_shape_go_together_in_order():
     assert [[read.item.image_id for read in part] for part, _ in found] == [
         ["image 0", "image 1"],
         ["image 2"],
+        ["image 3"],
         ["image 4"],
         ["image 5"],
     ]
     assert found[0][1].keys.tolist() == [key("image 0"), key("image 1")]
-    assert all(batch.top and batch.labels is None for _, batch in found)
+    assert [batch is None for _, batch in found] == [False, False, True, False, False]
+    assert all(batch.top and batch.labels is None for _, batch in found if batch)
 
 
 @pytest.mark.parametrize(("labels", "wanted", "top"), [("top", None, True), ("target", [4], False), ("top+target", [4], True)])

@@ -35,6 +35,10 @@ def command(folder):
     return [sys.executable, "-m", "gpulime", "explain", "--config", str(folder / "run.yaml")]
 
 
+def path_with(folder):
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Twelve pictures and a run of about five seconds over them."""
@@ -64,7 +68,7 @@ def test_a_signal_to_the_group_keeps_what_is_finished_and_a_rerun_goes_on(number
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(folder)},
+        env={**os.environ, "PYTHONPATH": path_with(folder)},
     )
     assert process.stdout is not None
     process.stdout.readline()  # the first image's lines
@@ -76,12 +80,43 @@ def test_a_signal_to_the_group_keeps_what_is_finished_and_a_rerun_goes_on(number
     kept = store.read(folder / "out")["image_id"].to_pylist()
     assert 0 < len(kept) < 12
     again = subprocess.run(
-        command(folder), cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(folder)}
+        command(folder),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path_with(folder)},
     )
     assert again.returncode == 0, again.stderr
     assert f"{len(kept)} of 12 images are done already" in again.stderr
     rows = store.read(folder / "out")["image_id"].to_pylist()
     assert sorted(rows) == [f"{i:02}.png" for i in range(12)]
+
+
+@pytest.mark.long
+def test_a_second_signal_ends_a_run_that_hangs_at_once(folder):
+    (folder / "slow_model.py").write_text(SLOW.replace("time.sleep(0.02)", "time.sleep(0.02 if x.mean() > 0 else 600)"))
+    Image.new("RGB", (32, 32)).save(folder / "pictures" / "05.png")  # black: there the model hangs
+    process = subprocess.Popen(
+        command(folder),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path_with(folder)},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("03.png"):
+            break
+    time.sleep(1)  # to where it hangs
+    os.killpg(process.pid, signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGTERM
 
 
 def test_the_first_signal_is_remembered_and_the_next_has_its_usual_effect():

@@ -163,9 +163,11 @@ def test_no_memory_for_an_image_is_an_error_of_it(workers):
 
 
 def test_a_run_goes_on_past_images_that_kill_their_worker(tmp_path):
-    dataset = Pictures(tmp_path, 7, dies, (4,))
-    outcome = gpulime.runs.explain(torch.nn.Flatten(), dataset, tmp_path / "run", workers=2, **SMALL)
-    assert (outcome.ok, outcome.failed) == (6, 1)
-    rows = {row["image_id"]: row for row in store.read(tmp_path / "run").to_pylist()}
-    assert rows["4"]["error_type"] == "worker"
-    assert all(np.isfinite(row["coef"]).all() for name, row in rows.items() if name != "4")
+    dataset, out = Pictures(tmp_path, 7, dies, (0, 4)), tmp_path / "run"
+    outcome = gpulime.runs.explain(torch.nn.Flatten(), dataset, out, workers=2, **SMALL)
+    assert (outcome.ok, outcome.failed) == (5, 2)
+    rows = {row["image_id"]: row for row in store.read(out).to_pylist()}
+    assert rows["0"]["error_type"] == rows["4"]["error_type"] == "worker"
+    assert all(np.isfinite(row["coef"]).all() for name, row in rows.items() if name not in "04")
+    again = gpulime.runs.explain(torch.nn.Flatten(), dataset, out, workers=2, **SMALL)  # does not read them in this process
+    assert (again.failed, again.forwards) == (2, 0)

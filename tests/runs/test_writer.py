@@ -125,6 +125,19 @@ def test_rows_that_the_disk_refused_are_tried_once_more_at_the_end(tmp_path, dis
     assert ids(tmp_path) == ["a", "b", "c"]
 
 
+def test_rows_that_wait_behind_a_refused_one_are_tried_too(tmp_path, gate, disk):
+    """Here all have been handed over, and the end of the run with them, when the disk refuses the first."""
+
+    def run():
+        with Writer(Store(tmp_path, flush_rows=1)) as writer:
+            for name in "abcd":
+                writer.put(failed(name))
+            threading.Timer(0.3, gate.set).start()
+
+    with pytest.raises(NotWritableError, match="4 rows are lost"):
+        run()
+
+
 def test_a_disk_that_was_full_for_the_last_shard_only_costs_nothing(tmp_path, disk, monkeypatch):
     refused = []
 

@@ -1,0 +1,82 @@
+"""What became of an image -> its row of the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gpulime.runs import row
+from gpulime.runs.isolation import Finished, Outcome
+from gpulime.runs.loader import Read
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Makes the rows of one run, which share ``n_samples``, ``seed``, ``config_hash`` and ``segmenter``."""
+
+    n_samples: int
+    seed: int
+    config_hash: str
+    segmenter: str
+
+    def row(self, outcome: Outcome) -> Row:
+        """The row of an image that is explained, or of one that could not be; without a finite output none is explained."""
+        if not isinstance(outcome, Finished):
+            return self._error(outcome)
+        bad = int(outcome.explanations.non_finite[outcome.i])
+        if bad:
+            message = f"the model's output was NaN or infinite for {bad} of {self.n_samples} samples"
+            return self._error(dataclasses.replace(outcome.read, error=message, kind="non_finite"))
+        return self._explained(outcome)
+
+    def _explained(self, finished: Finished) -> Row:
+        batch, i = finished.explanations, finished.i
+        count, labels = int(batch.counts[i]), batch.labels[i].tolist()
+        once = [labels.index(label) for label in dict.fromkeys(labels)]  # a target may be among the top labels
+        raster, dtype = row.encode_segments(batch.segments[i].numpy())
+
+        def of(values: Tensor) -> list[Any]:
+            return [values[i, j].tolist() for j in once]
+
+        scores = [None if np.isnan(score) else score for score in of(batch.scores)]
+        constant = [str(labels[j]) for j, score in zip(once, scores, strict=True) if score is None]
+        return {
+            **self._common(finished.read),
+            "status": "ok",
+            "h": batch.segments.shape[1],
+            "w": batch.segments.shape[2],
+            "n_segments": count,
+            "seg": raster,
+            "seg_dtype": dtype,
+            "segmenter": self.segmenter,
+            "labels": of(batch.labels),
+            "pred_probs": of(batch.predictions),
+            "coef": of(batch.coefficients[:, :, :count].float()),
+            "intercept": of(batch.intercepts),
+            "r2": scores,
+            "error": f"no r2 for classes {', '.join(constant)}: their output is the same for all samples" if constant else None,
+        }
+
+    def _error(self, read: Read) -> Row:
+        return {**self._common(read), "status": "error", "error_type": read.kind, "error": read.error}
+
+    def _common(self, read: Read) -> Row:
+        return {
+            "image_id": read.item.image_id,
+            "path": os.path.abspath(read.item.path) if read.item.path else b"",
+            "target": read.item.target,
+            "attempt": read.item.attempt,
+            "written_at": datetime.now(UTC),
+            "n_samples": self.n_samples,
+            "seed": self.seed,
+            "config_hash": self.config_hash,
+            "image_sha256": read.sha256,
+        }

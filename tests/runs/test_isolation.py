@@ -1,0 +1,397 @@
+"""A fault costs the image that has it; where it is the model's, the device's or the disk's, the run ends and says so."""
+
+import contextlib
+import errno
+import multiprocessing
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gpulime
+from gpulime import config
+from gpulime.runs import store
+from gpulime.runs.exits import DeviceLostError, FailuresInARowError, NotWritableError
+from gpulime.runs.isolation import UNPROVEN_IMAGES
+from gpulime.segments import Grid
+
+SMALL = {"n_samples": 20, "segments": Grid(3, 3), "batch_size": 16, "report": False}
+SIXTEENTH = 1 / 16  # a mark that survives the mean of a segment exactly
+
+
+class Marked:
+    """Noise in two channels, and in the third the image's number."""
+
+    def __init__(self, n=12):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        image = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(i))
+        image[2] = (i + 1) % 16 * SIXTEENTH
+        return image
+
+
+class Model(nn.Module):
+    """Four classes; raises ``error`` where a row of the images ``bad`` is among those given, and otherwise notes how many."""
+
+    def __init__(self, bad=(), error=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)))
+        self.bad, self.error, self.sizes, self.refused = bad, error, [], []
+
+    def forward(self, x):
+        numbers = (x[:, 2, 0, 0] / SIXTEENTH).round().long() - 1
+        if any(int(number) in self.bad for number in numbers):
+            self.refused.append(len(x))
+            raise self.error
+        self.sizes.append(len(x))
+        return nn.functional.adaptive_avg_pool2d(x, 2).flatten(1) @ self.weight
+
+
+def explain(model, out, dataset=None, **settings):
+    return gpulime.runs.explain(model, dataset or Marked(), out, **{**SMALL, **settings})
+
+
+def flush_rows(monkeypatch, rows):
+    settings = config.StoreConfig(flush_rows=rows)
+    monkeypatch.setattr(config, "StoreConfig", lambda: settings)
+
+
+def rows_of(out):
+    return {row["image_id"]: row for row in store.read(out).to_pylist()}
+
+
+def assert_same_explanations(out, clean, ids):
+    here, there = rows_of(out), rows_of(clean)
+    assert ids
+    for name in ids:
+        assert (here[name]["status"], here[name]["labels"]) == ("ok", there[name]["labels"])
+        largest = np.abs(there[name]["coef"]).max()
+        np.testing.assert_allclose(here[name]["coef"], there[name]["coef"], rtol=0, atol=1e-5 * largest)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """The run of a model that does not fail."""
+    out = tmp_path_factory.mktemp("clean")
+    explain(Model(), out)
+    return out
+
+
+@pytest.mark.parametrize("b", [7, 16, 64])
+@pytest.mark.parametrize("bad", [(0,), (5,), (11,), (3, 4, 9)], ids=str)
+def test_a_model_that_raises_for_some_images_costs_these_and_no_other(bad, b, clean, tmp_path):
+    outcome = explain(Model(bad, ValueError("cannot be classified")), tmp_path, batch_size=b)
+    assert (outcome.ok, outcome.failed) == (12 - len(bad), len(bad))
+    rows = rows_of(tmp_path)
+    assert list(rows) == [str(i) for i in range(12)]
+    for i in bad:
+        assert rows[str(i)]["error_type"] == "model"
+        assert rows[str(i)]["error"] == "ValueError: cannot be classified"
+    assert_same_explanations(tmp_path, clean, [str(i) for i in range(12) if i not in bad])
+
+
+@pytest.mark.filterwarnings("ignore:out of memory")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError("CuPy"), RuntimeError("can't allocate memory")])
+def test_no_memory_for_one_image_costs_it_and_the_others_keep_their_batches(error, clean, tmp_path):
+    model = Model((5,), error)
+    explain(model, tmp_path)
+    assert rows_of(tmp_path)["5"]["error_type"] == "out_of_memory"
+    assert_same_explanations(tmp_path, clean, [str(i) for i in range(12) if i != 5])
+    assert model.refused[-5:] == [16, 8, 4, 2, 1]
+    assert model.sizes[-3:] == [16, 16, 8] or model.sizes[-2:] == [16, 4]  # its trouble is not the others'
+
+
+def test_out_of_memory_is_said_once_in_a_run(tmp_path):
+    with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer") as said:
+        explain(Model((2, 8), torch.OutOfMemoryError("CUDA")), tmp_path)
+    assert len(said) == 1
+
+
+def test_a_model_that_writes_into_its_rows_is_given_fewer_too(tmp_path):
+    """The rows of a call that failed are spoilt: they are made again, for an image by itself."""
+
+    class Writes(Model):
+        def forward(self, x):
+            x.sub_(0.5)
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("CUDA")
+            return super().forward(x)
+
+    assert explain(Writes(), tmp_path).failed == 0
+    assert rows_of(tmp_path).keys() == {str(i) for i in range(12)}
+
+
+@pytest.mark.filterwarnings("ignore:out of memory")
+def test_no_memory_for_any_image_ends_the_run_after_a_hundred(tmp_path):
+    with pytest.raises(
+        FailuresInARowError, match=r"^100 images in a row failed \(max_failures_in_a_row\), the last, '99', for"
+    ) as end:
+        explain(Model(range(-1, 16), torch.OutOfMemoryError("CUDA")), tmp_path, Marked(130))
+    assert end.value.code == 71
+    assert [row["error_type"] for row in rows_of(tmp_path).values()] == ["out_of_memory"] * 100
+
+
+class Unreadable(Marked):
+    def __getitem__(self, i):
+        if i != 3:
+            raise OSError("no such file")
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize(("most", "rows"), [(3, 3), (4, 8), (8, 12), (9, 12), (None, 12)])
+def test_failures_of_every_kind_count_until_an_image_is_explained(most, rows, tmp_path):
+    ends = rows < 12 or most == 8
+    with pytest.raises(FailuresInARowError, match="no such file") if ends else contextlib.nullcontext():
+        explain(Model(), tmp_path, Unreadable(), max_failures_in_a_row=most)
+    assert len(rows_of(tmp_path)) == rows
+
+
+@pytest.mark.parametrize("most", [0, 2.5])
+def test_a_run_cannot_end_after_no_failures(most, tmp_path):
+    with pytest.raises(gpulime.GpulimeError, match="max_failures_in_a_row must be"):
+        explain(Model(), tmp_path, max_failures_in_a_row=most)
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_a_model_that_fails_for_all_images_shows_its_own_error_at_once(n, tmp_path):
+    model = Model(range(16), KeyError("logits"))
+    with pytest.raises(KeyError, match="logits"):
+        explain(model, tmp_path, Marked(n))
+    assert len(model.refused) == 1 + min(n, UNPROVEN_IMAGES)
+    assert rows_of(tmp_path) == {}
+
+
+def test_a_model_of_the_wrong_kind_says_what_is_right(tmp_path):
+    with pytest.raises(gpulime.GpulimeError, match=r"must return a \(b, classes\) tensor; got dict"):
+        explain(lambda x: {"logits": x.mean((2, 3))}, tmp_path)
+
+
+def test_what_has_explained_images_before_is_no_broken_model(tmp_path):
+    explain(Model(), tmp_path, Marked(2))
+    explain(Model(range(2, 12), ValueError("cannot be classified")), tmp_path)
+    assert [row["status"] for row in rows_of(tmp_path).values()] == ["ok"] * 2 + ["error"] * 10
+
+
+def test_images_that_fail_before_the_first_is_explained_are_rows_all_the_same(clean, tmp_path):
+    explain(Model(range(UNPROVEN_IMAGES - 1), ValueError("cannot be classified")), tmp_path)
+    assert [row["error_type"] for row in rows_of(tmp_path).values()] == ["model"] * 7 + [None] * 5
+
+
+class Mixed(Marked):
+    """Images of two shapes, of which the model takes one; the first is one that it does not."""
+
+    def __getitem__(self, i):
+        return super().__getitem__(i)[:, : 12 if i % 4 else 10]
+
+
+def test_images_of_a_shape_that_the_model_refuses_are_rows(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4))
+    explain(model, tmp_path, Mixed())
+    rows = rows_of(tmp_path)
+    assert [name for name, row in rows.items() if row["status"] == "error"] == ["0", "4", "8"]
+    assert "shapes cannot be multiplied" in rows["4"]["error"]
+
+
+def refuses_the_fifth(picture):
+    if round(float(picture[0, 0, 2]) / SIXTEENTH) == 6:
+        raise ValueError("no segments")
+    return np.indices(picture.shape[:2]).sum(0) // 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "message"),
+    [
+        ({"segments": refuses_the_fifth}, "segments", "segments .*refuses_the_fifth failed: ValueError: no segments"),
+        ({"distance": lambda masks: _refusing(masks)}, "surrogate", "ZeroDivisionError: no distance"),
+    ],
+    ids=["segments", "distance"],
+)
+def test_a_fault_is_named_by_the_stage_that_has_it(settings, kind, message, tmp_path):
+    explain(Model(), tmp_path, model_id="tiny", **settings)
+    errors = {name: row for name, row in rows_of(tmp_path).items() if row["status"] == "error"}
+    assert {row["error_type"] for row in errors.values()} == {kind}
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(next(iter(errors.values()))["error"])
+
+
+def _refusing(masks, calls=[]):  # noqa: B006  (counts its calls)
+    calls.append(len(masks))
+    if 6 < len(calls) < 9:
+        raise ZeroDivisionError("no distance")
+    return torch.linspace(0, 1, len(masks))
+
+
+class Targets(Marked):
+    def __getitem__(self, i):
+        return super().__getitem__(i), i % 5
+
+
+def test_a_fault_of_the_first_image_is_its_own_where_its_target_is_asked_for(tmp_path):
+    """The model's classes are counted before it is explained."""
+    explain(Model((0,), ValueError("cannot be classified")), tmp_path, Targets(), labels="target")
+    errors = {name: row["error_type"] for name, row in rows_of(tmp_path).items() if row["status"] == "error"}
+    assert errors == {"0": "model", "4": "target", "9": "target"}
+
+
+LOST = [
+    RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"),
+    RuntimeError("CUDA error: device-side assert triggered"),
+    RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+    RuntimeError("cudaErrorECCUncorrectable"),
+    RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"),
+    RuntimeError("cudaErrorLaunchFailure: unspecified launch failure"),
+    *([torch.AcceleratorError("CUDA error: misaligned address")] if hasattr(torch, "AcceleratorError") else []),
+]
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: str(error).partition("\n")[0])
+def test_a_lost_device_ends_the_run_without_another_try(error, tmp_path):
+    model = Model((5,), error)
+    settings = {"n_samples": 500}  # images are finished in flights of about 1000 rows
+    with pytest.raises(DeviceLostError, match=r"the device is lost: .*a new process goes on") as end:
+        explain(model, tmp_path, **settings)
+    assert end.value.code == 70
+    assert len(model.refused) == 1
+    assert list(rows_of(tmp_path)) == ["0", "1", "2", "3"]
+    explain(again := Model(), tmp_path, **settings)
+    assert sum(again.sizes) == 8 * 500
+    assert all(row["status"] == "ok" for row in rows_of(tmp_path).values())
+
+
+def test_workers_end_with_the_run_whoever_holds_its_error(tmp_path):
+    with pytest.raises(DeviceLostError) as end:
+        explain(Model((5,), LOST[0]), tmp_path, Marked(200), workers=2)
+    assert end.value.__traceback__ is not None
+    assert multiprocessing.active_children() == []
+
+
+def test_a_lost_device_is_seen_behind_another_error(tmp_path):
+    class Hides(Model):
+        def forward(self, x):
+            try:
+                return super().forward(x)
+            except RuntimeError:
+                raise KeyError("cleaning up") from None
+
+    with pytest.raises(DeviceLostError):
+        explain(Hides((5,), LOST[0]), tmp_path)
+
+
+def test_what_reading_raises_is_not_the_models_fault(tmp_path, monkeypatch):
+    class Torn(Marked):
+        def __getitem__(self, i):
+            if i == 7:
+                raise GeneratorExit  # nothing that a dataset's fault would be taken for
+            return super().__getitem__(i)
+
+    with pytest.raises(GeneratorExit):
+        explain(Model(), tmp_path, Torn(), batch_size=4)
+
+
+def test_a_full_disk_is_not_the_models_fault_and_a_rerun_goes_on(tmp_path, monkeypatch):
+    publish = store.publish
+
+    def full(run, name, data):
+        if name.startswith(store.RESULTS) and len(store.shards(run)) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        publish(run, name, data)
+
+    monkeypatch.setattr(store, "publish", full)
+    flush_rows(monkeypatch, 2)
+    slow = Model()
+    slow.register_forward_hook(lambda *_: time.sleep(0.01))
+    with pytest.raises(NotWritableError, match=r"takes no rows: .*No space left on device. \d rows are lost"):
+        explain(slow, tmp_path, n_samples=500)
+    assert sum(slow.sizes) < 8 * 500  # it did not go on to the end
+    assert list(rows_of(tmp_path)) == ["0", "1"]
+    monkeypatch.setattr(store, "publish", publish)
+    explain(again := Model(), tmp_path, n_samples=500)
+    assert sum(again.sizes) == 10 * 500
+    assert len(rows_of(tmp_path)) == 12
+
+
+def test_forwards_go_on_while_the_disk_is_slow(tmp_path, monkeypatch):
+    publish, model, gate, seen = store.publish, Model(), threading.Event(), []
+
+    def slow(run, name, data):
+        if name.startswith(store.RESULTS):
+            assert gate.wait(20)
+            seen.append(len(model.sizes))
+        publish(run, name, data)
+
+    def forward(rows):
+        outputs = model(rows)
+        if len(model.sizes) == 15:  # the last of 12 * 20 rows, and no shard is written yet
+            gate.set()
+        return outputs
+
+    monkeypatch.setattr(store, "publish", slow)
+    flush_rows(monkeypatch, 1)
+    assert explain(forward, tmp_path, model_id="tiny").ok == 12
+    assert seen[0] == 15
+
+
+LOSES = """
+import sys, time, torch, gpulime
+
+class Loses(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.seen = torch.nn.Linear(3, 4), 0
+
+    def forward(self, x):
+        self.seen += len(x)
+        if self.seen > 20000:  # an index out of range: an assert fails in torch's own kernel
+            x = x[:, torch.tensor([7], device=x.device)].expand_as(x)
+        return self.linear(x.mean((2, 3)))
+
+settings = {"n_samples": 500, "segments": "grid", "batch_size": 500, "report": False}
+images = [torch.rand(3, 16, 16) for _ in range(200)]
+try:
+    gpulime.runs.explain(Loses().cuda(), images, sys.argv[1], **settings)
+except gpulime.runs.exits.EndOfRunError as end:
+    print(type(end).__name__, end)
+    sys.exit(end.code)
+"""
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_that_is_lost_ends_the_run(tmp_path):
+    """In a process of its own, which it spoils."""
+    run = [sys.executable, "-c", "import gpulime.runs.exits\n" + LOSES, str(tmp_path / "run")]
+    ended = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert ended.returncode == 70, ended.stderr
+    assert "DeviceLostError the device is lost" in ended.stdout
+    assert 16 <= len(store.read(tmp_path / "run")) <= 40
+
+
+@pytest.mark.filterwarnings("ignore:out of memory")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_with_little_memory_gives_the_same_explanations(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    settings = {"n_samples": 64, "segments": "grid", "report": False}
+    images = [torch.rand(3, 64, 64) for _ in range(4)]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 256, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 5)).cuda()
+    gpulime.runs.explain(model, images, tmp_path / "much", batch_size=8, **settings)
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(
+        (torch.cuda.memory_reserved() + 2**28) / total
+    )  # 64 rows need more than twice it
+    try:
+        assert gpulime.runs.explain(model, images, tmp_path / "little", batch_size=256, **settings).ok == 4
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    much, little = rows_of(tmp_path / "much"), rows_of(tmp_path / "little")
+    for name, row in much.items():
+        np.testing.assert_allclose(little[name]["coef"], row["coef"], rtol=0, atol=1e-3 * np.abs(row["coef"]).max())
