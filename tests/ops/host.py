@@ -23,6 +23,7 @@ from gpulime.errors import GpulimeError
 HEADER, PROGRAM = (Path(__file__).with_name(name) for name in ("host.hpp", "binary.hpp"))
 FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 FLAGS = (*FLAGS, "-Wno-unused-function", "-Wno-unused-variable")
+FLAGS = (*FLAGS, "-U_FORTIFY_SOURCE")  # which some systems set, and which refuses a jump to another stack
 
 _ENTRY = re.compile(
     r'extern\s+"C"\s+__global__\s+(?:void\s+(?:__launch_bounds__\([^)]*\)\s+)?|__launch_bounds__\([^)]*\)\s+void\s+)(\w+)'
