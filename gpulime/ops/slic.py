@@ -26,11 +26,10 @@ from gpulime.ops import source
 from gpulime.ops.gaussian import smoothed
 from gpulime.ops.lab import rgb2lab, rgb2lab_reference
 
-VARIANTS = ({"CHANNELS": "2"}, {"CHANNELS": "3"}, {"CHANNELS": "5"})  # among others: one for each number of channels
+VARIANTS = tuple({"CHANNELS": str(c)} for c in (2, 3, 5))  # among others: one for each number of channels
 
 MOST_CHANNELS = 256
-_TILE = (32, 8)  # pixels that a block assigns, along w and h
-_THREADS = 64  # that look for the pixels of a centre; at least one for each coordinate of it
+_WARPS, _ROWS = 8, 4  # of a block, and of 32 pixels that a warp assigns: as kernels/slic.cu has them
 _CONNECT_THREADS = 256
 
 
@@ -115,12 +114,12 @@ def slic(
     centres = start.centres(n, c)
     labels = torch.full((n, h, w), -1, dtype=torch.int32, device=images.device)
     strays = torch.zeros(n, dtype=torch.int32, device=images.device)
-    tiles = n * math.ceil(h / _TILE[1]) * math.ceil(w / _TILE[0])
-    seekers = max(_THREADS, 32 * math.ceil((2 + c) / 32))
+    tiles, block = n * math.ceil(h / (_WARPS * _ROWS)) * math.ceil(w / 32), (32 * _WARPS,)
     for round_ in range(max_num_iter):
         if round_:
-            launch("slic_update", n * k, (seekers,), features, labels, strays, centres, h, w, k, *start.reach)
-        launch("slic_assign", tiles, _TILE, features, centres, labels, strays, h, w, k, *start.reach, start.weight)
+            updates = n * math.ceil(k / _WARPS)
+            launch("slic_update", updates, block, features, labels, strays, centres, h, w, k, *start.reach)
+        launch("slic_assign", tiles, block, features, centres, labels, strays, h, w, k, *start.reach, start.weight)
     if not enforce_connectivity:
         return labels
 

@@ -73,6 +73,22 @@ def scikit_lab(monkeypatch):
     monkeypatch.setattr(module, "rgb2lab", rgb2lab)
 
 
+@pytest.fixture
+def replaced(monkeypatch, tmp_path):
+    """Put something else in the place of pieces of the kernels' source."""
+
+    def put(*pieces):
+        shutil.copytree(source.folder(), tmp_path, dirs_exist_ok=True)
+        text = (tmp_path / "slic.cu").read_text()
+        for right, wrong in pieces:
+            assert right in text
+            text = text.replace(right, wrong)
+        (tmp_path / "slic.cu").write_text(text)
+        monkeypatch.setattr(source, "folder", lambda: tmp_path)
+
+    return put
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("c", [1, 3, 5])
 @pytest.mark.parametrize("kind", ["noise", "blocks"])
@@ -142,11 +158,13 @@ def test_many_channels(c, host):
     assert torch.equal(slic(images, n_segments=50), scikit(images, n_segments=50))
 
 
-def test_blocks_of_any_size_do_the_same(host, monkeypatch):
+@pytest.mark.parametrize(("warps", "rows"), [(1, 1), (3, 7)])
+def test_blocks_of_any_size_do_the_same(warps, rows, host, monkeypatch, replaced):
     images = image("noise")
     expected = slic(images, n_segments=300)
-    monkeypatch.setattr(module, "_TILE", (7, 3))
-    monkeypatch.setattr(module, "_THREADS", 256)
+    replaced(("WARPS = 8;", f"WARPS = {warps};"), ("ROWS = 4;", f"ROWS = {rows};"))
+    monkeypatch.setattr(module, "_WARPS", warps)
+    monkeypatch.setattr(module, "_ROWS", rows)
     monkeypatch.setattr(module, "_CONNECT_THREADS", 1)
     assert torch.equal(slic(images, n_segments=300), expected)
 
@@ -181,7 +199,12 @@ def test_sanitizers_find_nothing(h, w, options, sanitized):
     [
         ("distance < nearest", "distance <= nearest"),
         ("(centre + (float)reach + 1.0f", "(centre + (float)reach"),
-        ("sum += coordinate < 2 ? place", "sum += coordinate < 1 ? place"),
+        ("meets(top, top + ROWS)", "meets(top, top + 1)"),
+        ("c == 1 ? (float)x", "c == 1 ? (float)y"),
+        ("sum = sum + four.x + four.y + four.z + four.w", "sum = sum + (four.x + four.y) + (four.z + four.w)"),
+        ("if (x >= columns.last) x -= width", "if (x > columns.last) x -= width"),
+        ("(1u << lane) - 1", "(2u << lane) - 1"),
+        ("found - added >= 32", "found - added > 64"),
         ("steps[4] = {1, -1, (int)w, -(int)w}", "steps[4] = {-1, 1, (int)w, -(int)w}"),
         ("there[i] != own", "true"),
         ("size < min_size", "size <= min_size"),
@@ -189,14 +212,9 @@ def test_sanitizers_find_nothing(h, w, options, sanitized):
         ("beside = there[i];", "beside = beside == own ? there[i] : beside;"),
     ],
 )
-def test_a_wrong_kernel_is_noticed(right, wrong, host, monkeypatch, tmp_path):
-    shutil.copytree(source.folder(), tmp_path, dirs_exist_ok=True)
-    text = (tmp_path / "slic.cu").read_text()
-    assert right in text
-    (tmp_path / "slic.cu").write_text(text.replace(right, wrong))
-    monkeypatch.setattr(source, "folder", lambda: tmp_path)
-    found = [torch.equal(slic(images, **o), slic_reference(images, **o)) for images, o in noticing()]
-    assert not all(found)
+def test_a_wrong_kernel_is_noticed(right, wrong, host, replaced):
+    replaced((right, wrong))
+    assert not all(torch.equal(slic(images, **o), slic_reference(images, **o)) for images, o in noticing())
 
 
 def noticing():
@@ -205,6 +223,7 @@ def noticing():
     yield image("one colour", 24, 24), {"n_segments": 36, "min_size_factor": 1.0}
     yield image("noise"), OPTIONS[6]
     yield image("blocks", c=5), OPTIONS[6]
+    yield image("noise", 200, 200), {"n_segments": 8, "compactness": 0.1, "enforce_connectivity": False}
 
 
 @pytest.mark.parametrize(
