@@ -34,8 +34,8 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __constant__ static
-// A section of their own, so that all shared variables are poisoned at once.
-#define __shared__ static __attribute__((section("host_shared")))
+// A section of their own, so that all shared variables are poisoned at once, and those that the compiler could leave out are counted.
+#define __shared__ static __attribute__((section("host_shared"), used))
 
 struct dim3 {
     unsigned x, y, z;
@@ -256,6 +256,28 @@ constexpr char kind() {
     return std::is_same_v<U, double> ? 'd' : '?';
 }
 
+#if defined(__aarch64__)
+constexpr unsigned long long FLUSH = 1 << 24;  // FZ
+inline unsigned long long rounding() {
+    unsigned long long now;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(now));
+    return now;
+}
+inline void round_by(unsigned long long wanted) { __asm__ volatile("msr fpcr, %0" : : "r"(wanted)); }
+#else
+constexpr unsigned FLUSH = 0x8040;  // FTZ and DAZ
+inline unsigned rounding() { return __builtin_ia32_stmxcsr(); }
+inline void round_by(unsigned wanted) { __builtin_ia32_ldmxcsr(wanted); }
+#endif
+
+// While it lives subnormal floats are 0, read or written, as CuPy's -ftz=true has it; and doubles too, which a GPU keeps.
+struct Flushed {
+    decltype(rounding()) before = rounding();
+
+    Flushed() { round_by(before | FLUSH); }
+    ~Flushed() { round_by(before); }
+};
+
 // Launch as cuLaunchKernel does, with a pointer to each argument; unlike it, compare the kinds of what is passed.
 template <class... Args, std::size_t... I>
 const char* launch(void (*kernel)(Args...), const unsigned* sizes, unsigned shared, const char* kinds, void** args,
@@ -272,6 +294,7 @@ const char* launch(void (*kernel)(Args...), const unsigned* sizes, unsigned shar
     block.body = [](void* data) { (*static_cast<decltype(call)*>(data))(); };
     block.data = &call;
     block.threads = blockDim.x * blockDim.y * blockDim.z;
+    const Flushed flushed;
     unsigned number = 0;
     for (unsigned z = 0; z < gridDim.z; ++z)
         for (unsigned y = 0; y < gridDim.y; ++y)
