@@ -107,6 +107,7 @@ def test_every_half_and_bfloat16_is_read_and_every_byte_written_right(host):
 
     def flushed(floats):
         return torch.where(floats.abs() < torch.finfo(torch.float32).tiny, floats * 0, floats)
+
     for dtype in (torch.float16, torch.bfloat16):
         every = torch.arange(65_536, dtype=torch.int32).to(torch.uint16).view(dtype)
         every = every[~every.isnan()].view(1, 1, 1, -1)

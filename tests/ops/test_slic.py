@@ -169,6 +169,48 @@ def test_blocks_of_any_size_do_the_same(warps, rows, host, monkeypatch, replaced
     assert torch.equal(slic(images, n_segments=300), expected)
 
 
+@pytest.mark.parametrize("options", OPTIONS[3:6], ids=str)
+def test_the_host_waits_for_nothing(options, host, unread):
+    images = image("noise")
+    with unread:
+        labels = slic(images, **options)
+    assert torch.equal(labels, slic_reference(images, **options))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+class TestOnAGpu:
+    @pytest.fixture(autouse=True)
+    def _kernels(self):
+        if not source.available(torch.device("cuda")):
+            pytest.skip("kernels cannot run here: gpulime doctor says why")
+
+    @pytest.mark.parametrize("options", OPTIONS, ids=str)
+    @pytest.mark.parametrize("c", [1, 3, 4, 5, 27])
+    @pytest.mark.parametrize("kind", ["noise", "blocks"])
+    def test_with_every_option_and_without_waiting(self, kind, c, options):
+        images = torch.cat([image(kind, c=c), image("one colour", c=c)])
+        shown = images.cuda()
+        slic(shown, **options)  # compiles, and copies where centres start
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            labels = slic(shown, **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(labels.cpu(), slic_reference(images, **options))
+
+    @pytest.mark.parametrize("n_segments", [60, 256])
+    def test_whole_photographs(self, n_segments):
+        images = torch.cat([photograph(name, 224) for name in ("chelsea", "coffee")])
+        labels = slic(images.cuda(), n_segments=n_segments)
+        assert torch.equal(labels.cpu(), slic_reference(images, n_segments=n_segments))
+
+    @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+    def test_on_a_second_device_with_the_first_one_current(self):
+        images = image("noise")
+        assert torch.equal(slic(images.to("cuda:1"), n_segments=20).cpu(), slic_reference(images, n_segments=20))
+        assert torch.cuda.current_device() == 0
+
+
 @pytest.mark.parametrize("shorter", [2, 4])
 def test_pixels_that_no_window_holds_keep_their_segment(shorter, host, monkeypatch):
     """Windows reach two steps, and hardly a pixel is left alone; shorter ones show what becomes of it."""
