@@ -131,9 +131,13 @@ def _window(kernel_size: float, h: int, w: int) -> tuple[float, int]:
     return float(np.float32(-0.5 / float(size * size))), min(math.ceil(np.float32(3) * size), max(h, w))
 
 
-@lru_cache(maxsize=32)
 def noise(h: int, w: int, rng: int, device: torch.device) -> Tensor:
     """What densities start from, (h, w) float32: scikit-image's noise for images of this size, drawn once."""
+    return devices.read_here(_noise(h, w, rng, device))
+
+
+@lru_cache(maxsize=32)
+def _noise(h: int, w: int, rng: int, device: torch.device) -> Tensor:
     drawn = np.random.default_rng(rng).normal(scale=0.00001, size=(h, w))
     return torch.from_numpy(drawn.astype(np.float32)).to(device)
 

@@ -49,7 +49,7 @@ class Start(NamedTuple):
 
     def centres(self, n: int, c: int) -> Tensor:
         """(n, k, 2 + c) float32: row, column and, for the first round, no colour."""
-        return torch.nn.functional.pad(self.places, (0, c)).repeat(n, 1, 1)
+        return torch.nn.functional.pad(devices.read_here(self.places), (0, c)).repeat(n, 1, 1)
 
     def sizes(self, h: int, w: int, min_size_factor: float, max_size_factor: float) -> tuple[int, int]:
         """The fewest and the most pixels of a segment."""

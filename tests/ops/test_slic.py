@@ -12,10 +12,12 @@ from skimage import data, segmentation
 from skimage.color import rgb2lab as scikit_rgb2lab
 from skimage.util import regular_grid
 
+from gpulime import device as devices
 from gpulime import segments
 from gpulime.errors import GpulimeError
 from gpulime.ops import slic as module
 from gpulime.ops import source
+from gpulime.ops.quickshift import quickshift
 from gpulime.ops.slic import slic, slic_reference
 from gpulime.runs.loader import DatasetReader, read_all
 from gpulime.runs.sources import Item
@@ -175,6 +177,15 @@ def test_the_host_waits_for_nothing(options, host, unread):
     with unread:
         labels = slic(images, **options)
     assert torch.equal(labels, slic_reference(images, **options))
+
+
+def test_what_is_kept_between_calls_is_said_to_be_read(host, monkeypatch):
+    """On a stream that may not be the one it was made on: else its memory, once dropped, would be another's too early."""
+    read = []
+    monkeypatch.setattr(devices, "read_here", lambda kept: read.append(tuple(kept.shape)) or kept)
+    slic(image("noise", 12, 13), n_segments=1)
+    quickshift(image("noise", 12, 13))
+    assert read == [(1, 2), (12, 13)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
