@@ -27,7 +27,8 @@ from gpulime.ops.lab import rgb2lab, rgb2lab_reference
 
 Place = tuple[Any, ...]  # of a tensor whose last dimensions are h and w
 
-VARIANTS = tuple({"CHANNELS": str(c)} for c in (2, 3, 5))  # compiled for as many channels as images have
+# Compiled for as many channels as images have, gray shown as RGB; above 32 the kernel keeps none of them in registers.
+VARIANTS = tuple({"CHANNELS": str(c)} for c in (2, 3, 4, 5, 32, 33, 256))
 
 _BLOCK = (32, 8)  # pixels of a block, along w and h: neighbours read from cache what they share of their windows
 _THREADS = 256
@@ -41,7 +42,9 @@ def quickshift(
     Parameters
     ----------
     images : (n, c, h, w) float32, in [0, 1]
-        Three channels are RGB and compared in Lab, one is gray RGB, others are compared as they are.
+        Three channels are RGB and compared in Lab, one is gray RGB, others are compared as they are. The Explainer refuses NaN
+        and infinity; here they are not looked for, since that would wait for the device, and labels of such an image mean
+        nothing.
     ratio : float
         The weight of colour against place.
     kernel_size : float, at least 1

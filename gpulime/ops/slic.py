@@ -26,7 +26,8 @@ from gpulime.ops import source
 from gpulime.ops.gaussian import smoothed
 from gpulime.ops.lab import rgb2lab, rgb2lab_reference
 
-VARIANTS = tuple({"CHANNELS": str(c)} for c in (2, 3, 5))  # among others: one for each number of channels
+# Compiled for as many channels as images have, gray shown as RGB; above 4, 26 and 30 the kernel goes to work otherwise.
+VARIANTS = tuple({"CHANNELS": str(c)} for c in (2, 3, 4, 5, 26, 27, 31, 256))
 
 MOST_CHANNELS = 256
 _WARPS, _ROWS = 8, 4  # of a block, and of 32 pixels that a warp assigns: as kernels/slic.cu has them
@@ -74,7 +75,9 @@ def slic(
     Parameters
     ----------
     images : (n, c, h, w) float32, finite
-        Three channels are RGB and compared in Lab, one is gray RGB, others are compared as they are.
+        Three channels are RGB and compared in Lab, one is gray RGB, others are compared as they are. The Explainer refuses NaN
+        and infinity, as scikit-image does; here they are not looked for, since that would wait for the device, and labels
+        of such an image mean nothing.
     n_segments : int
         About how many segments an image gets.
     compactness : float, positive

@@ -154,7 +154,7 @@ def test_strided_images(host):
     assert torch.equal(slic(images, n_segments=20), slic_reference(images.contiguous(), n_segments=20))
 
 
-@pytest.mark.parametrize("c", [27, 70])
+@pytest.mark.parametrize("c", [4, 26, 27, 31, 70])
 def test_many_channels(c, host):
     images = image("blocks", 20, 30, c)
     assert torch.equal(slic(images, n_segments=50), scikit(images, n_segments=50))
@@ -245,6 +245,19 @@ def test_pixels_that_no_window_holds_keep_their_segment(shorter, host, monkeypat
 def test_sanitizers_find_nothing(h, w, options, sanitized):
     images = image("noise", h, w)
     assert torch.equal(slic(images, **options), slic_reference(images, **options))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_images_that_are_not_finite_take_no_other_with_them(value, sanitized):
+    images = torch.cat([image(kind, 8, 9, 2) for kind in ("noise", "blocks", "noise")])
+    expected = slic_reference(images, n_segments=6)
+    images[1, 0, 3, 4] = value
+    labels = slic(images, n_segments=6)
+    assert torch.equal(labels[::2], expected[::2])
+    assert (labels >= -1).all()
+    assert (labels < 72).all()
+    with pytest.raises(ValueError, match=r"unmasked (NaN|infinite) values in image are not supported"):
+        scikit(images, n_segments=6)
 
 
 @pytest.mark.parametrize(
