@@ -74,6 +74,14 @@ def test_a_mean_does_not_depend_on_the_order_of_its_pixels(scale):
     assert torch.equal(fills.segment_means(images[1:], labels[1:], 7), means[1:])
 
 
+def test_the_host_waits_for_no_fill(unread):
+    images, labels = torch.rand(2, 3, 20, 24), torch.randint(0, 7, (2, 20, 24)).int()
+    specs = [fills.resolve(spec) for spec in ("mean", "blur", [0.1, 0.2, 0.3])]
+    with unread:
+        filled = [fills.fill(spec, images, labels, 7) for spec in specs]
+    assert all(found.isfinite().all() for found in filled)
+
+
 def test_means_of_black_images_and_of_values_next_to_nothing():
     labels = torch.zeros(2, 4, 4, dtype=torch.int32)
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
