@@ -110,6 +110,16 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
     return torch.empty(shape, dtype=dtype, device=device)
 
 
+def read_here(kept: torch.Tensor) -> torch.Tensor:
+    """A tensor that is kept between calls, about to be read on torch's current stream.
+
+    It may have been made on another stream. Should it be dropped while it is read here, its memory waits for that.
+    """
+    if kept.is_cuda:
+        kept.record_stream(torch.cuda.current_stream(kept.device))
+    return kept
+
+
 def named(name: torch.device | str) -> torch.device:
     """The device of that name.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
 
@@ -21,10 +21,10 @@ def about(subject: str) -> Iterator[None]:
         raise type(error)(f"{subject}: {error}") from error
 
 
-def check(condition: bool, message: str) -> None:
-    """Raise `GpulimeError` with ``message`` unless ``condition`` holds."""
+def check(condition: bool, message: str | Callable[[], str]) -> None:
+    """Raise `GpulimeError` with ``message`` unless ``condition`` holds; a function of it costs nothing until then."""
     if not condition:
-        raise GpulimeError(message)
+        raise GpulimeError(message if isinstance(message, str) else message())
 
 
 def whole(name: str, value: object, least: int, meaning: str = "") -> int:

@@ -25,6 +25,8 @@ from gpulime.ops import quickshift, slic, source
 Array = np.ndarray[Any, np.dtype[Any]]
 CPU = torch.device("cpu")
 
+_TABLE = 4096  # ids from 0, at most, that are renumbered by a table of those that are present; any others by sorting
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -260,17 +262,25 @@ def from_labels(labels: Tensor) -> Segments:
     integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     check(integer, f"segments must be integer labels; got {labels.dtype}")
     check(labels.ndim == 3 and labels.numel() > 0, f"segments must be (n, h, w); got {tuple(labels.shape)}")
-    n = labels.shape[0]
     flat = labels.flatten(1).long()
-    low, high = (int(bound) for bound in flat.aminmax())
-    if high - low > 65_535:  # too wide for a table of what is present: name them by rank first
-        names, flat = flat.unique(return_inverse=True)
-    else:
-        names, flat = torch.arange(low, high + 1, device=flat.device), flat - low
-    present = torch.zeros(n, len(names), dtype=torch.bool, device=flat.device).scatter_(1, flat, True)
-    position = present.cumsum(1) - 1
+    n, room = len(flat), min(flat.shape[1], _TABLE)
+    # Whether all ids find room in a table is read together with how many there are: on a GPU the host waits once.
+    present = torch.zeros(n, room, dtype=torch.bool, device=flat.device).scatter_(1, flat.clamp(0, room - 1), True)
     counts = present.sum(1)
-    image, name = present.nonzero(as_tuple=True)
-    ids = torch.full((n, int(counts.max())), -1, device=flat.device)
-    ids[image, position[image, name]] = names[name]
-    return Segments(position.gather(1, flat).view(labels.shape).int(), counts, ids)
+    low, high, k = torch.stack([*flat.aminmax(), counts.max()]).tolist()
+    if low < 0 or high >= room:
+        return _by_rank(flat, labels.shape)
+    position = present.cumsum(1, dtype=torch.int32) - 1
+    names = torch.arange(room, device=flat.device).expand(n, room)
+    ids = names.new_full((n, k + 1), -1).scatter_(1, position.where(present, k).long(), names)  # the last takes what is absent
+    return Segments(position.gather(1, flat).view(labels.shape), counts, ids[:, :k].contiguous())
+
+
+def _by_rank(flat: Tensor, shape: torch.Size) -> Segments:
+    """`from_labels` of any ids, (n, pixels) int64: sorted, which takes several times as long."""
+    ordered, order = flat.sort(1)
+    position = torch.zeros_like(flat)
+    position[:, 1:] = (ordered.diff() != 0).cumsum(1)
+    counts = position[:, -1] + 1
+    ids = flat.new_full((len(flat), int(counts.max())), -1).scatter_(1, position, ordered)
+    return Segments(torch.empty_like(flat).scatter_(1, order, position).view(shape).int(), counts, ids)

@@ -5,6 +5,9 @@
 // shared memory would, for windows and channels of any size. Sums and comparisons run in the order of scikit-image and
 // round as it does (no product is fused with a sum: the sources are compiled with -fmad=false).
 
+constexpr bool HELD = CHANNELS <= 32;          // the colours of a thread's pixel, in registers
+constexpr int TOGETHER = HELD ? CHANNELS : 4;  // channels that a thread asks for before it looks at the first
+
 // The pixel of a thread, in a grid of tiles that cover one image after another.
 struct Pixel {
     long long image;
@@ -31,16 +34,19 @@ struct Range {
 struct Point {
     long long pixels;  // between one channel and the next
     int row, column;
-    float colour[CHANNELS];
+    const float* own;
+    float held[HELD ? CHANNELS : 1];
 
-    __device__ Point(const float* own, long long pixels, int row, int column) : pixels(pixels), row(row), column(column) {
-        for (int c = 0; c < CHANNELS; ++c) colour[c] = own[c * pixels];
+    __device__ Point(const float* own, long long pixels, int row, int column)
+        : pixels(pixels), row(row), column(column), own(own) {
+        for (int c = 0; HELD && c < CHANNELS; ++c) held[c] = own[c * pixels];
     }
 
     __device__ float squares(const float* other, int other_row, int other_column) const {
         float sum = 0;
+#pragma unroll TOGETHER
         for (int c = 0; c < CHANNELS; ++c) {
-            const float apart = colour[c] - other[c * pixels];
+            const float apart = (HELD ? held[HELD ? c : 0] : own[c * pixels]) - other[c * pixels];
             sum += apart * apart;
         }
         const float down = (float)(row - other_row), across = (float)(column - other_column);

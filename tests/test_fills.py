@@ -58,6 +58,37 @@ def test_mean_of_a_flat_segment_is_its_colour_exactly():
     assert torch.equal(fills.segment_means(images, labels, 6), images)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 255.0, 1e30])
+def test_a_mean_does_not_depend_on_the_order_of_its_pixels(scale):
+    """So that atomic additions of a GPU, whose order is any, give the same bits each time."""
+    images, labels = torch.randn(2, 3, 63, 65, dtype=torch.float64) * scale, torch.randint(0, 7, (2, 63, 65)).int()
+    order = torch.randperm(63 * 65)
+    shuffled = fills.segment_means(
+        images.flatten(2)[..., order].view_as(images), labels.flatten(1)[:, order].view_as(labels), 7
+    )
+    means = fills.segment_means(images, labels, 7)
+    assert torch.equal(shuffled, means.flatten(2)[..., order].view_as(means))
+    own = labels[:, None].expand_as(images) == 3
+    expected = (images * own).sum((2, 3)) / own.sum((2, 3))
+    torch.testing.assert_close(means[0, :, labels[0] == 3].mean(1), expected[0], rtol=1e-11, atol=1e-14 * scale)
+    assert torch.equal(fills.segment_means(images[1:], labels[1:], 7), means[1:])
+
+
+def test_the_host_waits_for_no_fill(unread):
+    images, labels = torch.rand(2, 3, 20, 24), torch.randint(0, 7, (2, 20, 24)).int()
+    specs = [fills.resolve(spec) for spec in ("mean", "blur", [0.1, 0.2, 0.3])]
+    with unread:
+        filled = [fills.fill(spec, images, labels, 7) for spec in specs]
+    assert all(found.isfinite().all() for found in filled)
+
+
+def test_means_of_black_images_and_of_values_next_to_nothing():
+    labels = torch.zeros(2, 4, 4, dtype=torch.int32)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        images = torch.stack([torch.zeros(1, 4, 4), torch.full((1, 4, 4), 2.0**-14)]).to(dtype)
+        assert torch.equal(fills.segment_means(images, labels, 1), images)
+
+
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 9), (63, 65), (24, 20)])
 def test_blur_keeps_colours_and_loses_shapes(h, w):
     flat = torch.full((2, 3, h, w), 0.25)

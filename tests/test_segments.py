@@ -90,6 +90,9 @@ def test_grid_rectangles_run_row_by_row(h, w, count, device):
         ([0, 1, 2], torch.uint8),
         ([1, 2, 3], torch.int16),
         ([9, 9, 9], torch.int32),
+        ([0, 98, 3], torch.int32),
+        ([0, 99, 3], torch.int32),
+        ([-1, 0, 1], torch.int32),
         ([-7, 0, 40_000], torch.int32),
         ([-(2**62), 5, 2**62], torch.int64),
     ],
@@ -101,6 +104,14 @@ def test_any_ids_are_renumbered_and_lead_back(ids, dtype, device):
     check(found, 4, 9, 11)
     back = found.ids.gather(1, found.labels.flatten(1).long()).view(labels.shape)
     assert torch.equal(back, labels.long())
+
+
+def test_the_host_reads_once_how_many_segments_there_are(unread, device):
+    """Of a list of numbers `unread` takes no notice; anything else that is read would be one more."""
+    labels = torch.randint(0, 300, (4, 19, 21), dtype=torch.int32, device=device)
+    with unread:
+        found = from_labels(labels)
+    check(found, 4, 19, 21)
 
 
 def test_callables_see_rgb_and_keep_their_ids(pictures):

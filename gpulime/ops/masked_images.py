@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gpulime import device
-from gpulime.errors import check
+from gpulime.errors import GpulimeError, check
 from gpulime.ops import source
 
 torch.library.define(
@@ -84,35 +84,41 @@ def masked_images(
     GpulimeError
         If shapes, dtypes or devices do not fit together, or there are no rows.
     """
-    check(images.ndim == 4 and images.numel() > 0, f"images must be (n, c, h, w), none of them 0; got {tuple(images.shape)}")
+    check(
+        images.ndim == 4 and images.numel() > 0,
+        lambda: f"images must be (n, c, h, w), none of them 0; got {tuple(images.shape)}",
+    )
     n, c, h, w = images.shape
-    check(images.element_size() in _NUMBERS, f"images must be of a dtype of 1 to 8 bytes; got {images.dtype}")
-    check(fills.shape == images.shape, f"fills must be like images, {tuple(images.shape)}; got {tuple(fills.shape)}")
-    check(fills.dtype == images.dtype, f"fills must be {images.dtype} like images; got {fills.dtype}")
-    check(labels.shape == (n, h, w), f"labels must be (n, h, w) = {(n, h, w)}; got {tuple(labels.shape)}")
-    check(labels.dtype in LABELS, f"labels must be uint8, uint16 or int32; got {labels.dtype}")
-    check(index.ndim == 1 and index.dtype == torch.int64, f"index must be (b,) int64; got {tuple(index.shape)} {index.dtype}")
-    check(masks.dtype == torch.bool, f"masks must be bool; got {masks.dtype}")
+    check(images.element_size() in _NUMBERS, lambda: f"images must be of a dtype of 1 to 8 bytes; got {images.dtype}")
+    check(fills.shape == images.shape, lambda: f"fills must be like images, {tuple(images.shape)}; got {tuple(fills.shape)}")
+    check(fills.dtype == images.dtype, lambda: f"fills must be {images.dtype} like images; got {fills.dtype}")
+    check(labels.shape == (n, h, w), lambda: f"labels must be (n, h, w) = {(n, h, w)}; got {tuple(labels.shape)}")
+    check(labels.dtype in LABELS, lambda: f"labels must be uint8, uint16 or int32; got {labels.dtype}")
+    check(
+        index.ndim == 1 and index.dtype == torch.int64,
+        lambda: f"index must be (b,) int64; got {tuple(index.shape)} {index.dtype}",
+    )
+    check(masks.dtype == torch.bool, lambda: f"masks must be bool; got {masks.dtype}")
     b = index.shape[0]
     check(b > 0, "index must hold at least one row, b > 0; got b = 0")
     check(
         masks.ndim == 2 and masks.shape[0] == b and 0 < masks.shape[1] <= MOST_SEGMENTS,
-        f"masks must be (b, k) with b = {b} and k from 1 to {MOST_SEGMENTS:,}; got {tuple(masks.shape)}",
+        lambda: f"masks must be (b, k) with b = {b} and k from 1 to {MOST_SEGMENTS:,}; got {tuple(masks.shape)}",
     )
     if mean is not None or std is not None or dtype is not None:
         dtype = dtype or (torch.float32 if images.dtype == torch.uint8 else images.dtype)
         mean = images.new_zeros(c, dtype=torch.float32) if mean is None else mean
         std = images.new_ones(c, dtype=torch.float32) if std is None else std
         listed = ", ".join(map(str, KINDS))
-        check(images.dtype in KINDS, f"images to be normalised must be of {listed}; got {images.dtype}")
-        check(dtype in KINDS and dtype.is_floating_point, f"dtype must be float32, float16 or bfloat16; got {dtype}")
+        check(images.dtype in KINDS, lambda: f"images to be normalised must be of {listed}; got {images.dtype}")
+        check(dtype in KINDS and dtype.is_floating_point, lambda: f"dtype must be float32, float16 or bfloat16; got {dtype}")
         for name, tensor in (("mean", mean), ("std", std)):
             fits = tensor.shape == (c,) and tensor.dtype == torch.float32
             check(fits, f"{name} must be (c,) = ({c},) float32; got {tuple(tensor.shape)} {tensor.dtype}")
     tensors = {"fills": fills, "labels": labels, "index": index, "masks": masks, "mean": mean, "std": std}
     for name, given in tensors.items():
-        if given is not None:
-            check(given.device == images.device, f"{name} must be on {images.device} like images; got {given.device}")
+        if given is not None and given.device != images.device:
+            raise GpulimeError(f"{name} must be on {images.device} like images; got {given.device}")
     rows: Tensor = torch.ops.gpulime.masked_images(images, fills, labels, index, masks, mean, std, dtype)
     return rows
 

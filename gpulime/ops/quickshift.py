@@ -27,7 +27,8 @@ from gpulime.ops.lab import rgb2lab, rgb2lab_reference
 
 Place = tuple[Any, ...]  # of a tensor whose last dimensions are h and w
 
-VARIANTS = tuple({"CHANNELS": str(c)} for c in (2, 3, 5))  # compiled for as many channels as images have
+# Compiled for as many channels as images have, gray shown as RGB; above 32 the kernel keeps none of them in registers.
+VARIANTS = tuple({"CHANNELS": str(c)} for c in (2, 3, 4, 5, 32, 33, 256))
 
 _BLOCK = (32, 8)  # pixels of a block, along w and h: neighbours read from cache what they share of their windows
 _THREADS = 256
@@ -41,7 +42,9 @@ def quickshift(
     Parameters
     ----------
     images : (n, c, h, w) float32, in [0, 1]
-        Three channels are RGB and compared in Lab, one is gray RGB, others are compared as they are.
+        Three channels are RGB and compared in Lab, one is gray RGB, others are compared as they are. The Explainer refuses NaN
+        and infinity; here they are not looked for, since that would wait for the device, and labels of such an image mean
+        nothing.
     ratio : float
         The weight of colour against place.
     kernel_size : float, at least 1
@@ -131,9 +134,13 @@ def _window(kernel_size: float, h: int, w: int) -> tuple[float, int]:
     return float(np.float32(-0.5 / float(size * size))), min(math.ceil(np.float32(3) * size), max(h, w))
 
 
-@lru_cache(maxsize=32)
 def noise(h: int, w: int, rng: int, device: torch.device) -> Tensor:
     """What densities start from, (h, w) float32: scikit-image's noise for images of this size, drawn once."""
+    return devices.read_here(_noise(h, w, rng, device))
+
+
+@lru_cache(maxsize=32)
+def _noise(h: int, w: int, rng: int, device: torch.device) -> Tensor:
     drawn = np.random.default_rng(rng).normal(scale=0.00001, size=(h, w))
     return torch.from_numpy(drawn.astype(np.float32)).to(device)
 

@@ -26,11 +26,11 @@ from gpulime.ops import source
 from gpulime.ops.gaussian import smoothed
 from gpulime.ops.lab import rgb2lab, rgb2lab_reference
 
-VARIANTS = ({"CHANNELS": "2"}, {"CHANNELS": "3"}, {"CHANNELS": "5"})  # among others: one for each number of channels
+# Compiled for as many channels as images have, gray shown as RGB; above 4, 26 and 30 the kernel goes to work otherwise.
+VARIANTS = tuple({"CHANNELS": str(c)} for c in (2, 3, 4, 5, 26, 27, 31, 256))
 
 MOST_CHANNELS = 256
-_TILE = (32, 8)  # pixels that a block assigns, along w and h
-_THREADS = 64  # that look for the pixels of a centre; at least one for each coordinate of it
+_WARPS, _ROWS = 8, 4  # of a block, and of 32 pixels that a warp assigns: as kernels/slic.cu has them
 _CONNECT_THREADS = 256
 
 
@@ -50,7 +50,7 @@ class Start(NamedTuple):
 
     def centres(self, n: int, c: int) -> Tensor:
         """(n, k, 2 + c) float32: row, column and, for the first round, no colour."""
-        return torch.nn.functional.pad(self.places, (0, c)).repeat(n, 1, 1)
+        return torch.nn.functional.pad(devices.read_here(self.places), (0, c)).repeat(n, 1, 1)
 
     def sizes(self, h: int, w: int, min_size_factor: float, max_size_factor: float) -> tuple[int, int]:
         """The fewest and the most pixels of a segment."""
@@ -75,7 +75,9 @@ def slic(
     Parameters
     ----------
     images : (n, c, h, w) float32, finite
-        Three channels are RGB and compared in Lab, one is gray RGB, others are compared as they are.
+        Three channels are RGB and compared in Lab, one is gray RGB, others are compared as they are. The Explainer refuses NaN
+        and infinity, as scikit-image does; here they are not looked for, since that would wait for the device, and labels
+        of such an image mean nothing.
     n_segments : int
         About how many segments an image gets.
     compactness : float, positive
@@ -115,12 +117,12 @@ def slic(
     centres = start.centres(n, c)
     labels = torch.full((n, h, w), -1, dtype=torch.int32, device=images.device)
     strays = torch.zeros(n, dtype=torch.int32, device=images.device)
-    tiles = n * math.ceil(h / _TILE[1]) * math.ceil(w / _TILE[0])
-    seekers = max(_THREADS, 32 * math.ceil((2 + c) / 32))
+    tiles, block = n * math.ceil(h / (_WARPS * _ROWS)) * math.ceil(w / 32), (32 * _WARPS,)
     for round_ in range(max_num_iter):
         if round_:
-            launch("slic_update", n * k, (seekers,), features, labels, strays, centres, h, w, k, *start.reach)
-        launch("slic_assign", tiles, _TILE, features, centres, labels, strays, h, w, k, *start.reach, start.weight)
+            updates = n * math.ceil(k / _WARPS)
+            launch("slic_update", updates, block, features, labels, strays, centres, h, w, k, *start.reach)
+        launch("slic_assign", tiles, block, features, centres, labels, strays, h, w, k, *start.reach, start.weight)
     if not enforce_connectivity:
         return labels
 
@@ -160,7 +162,9 @@ def slic_reference(
 def _check(images: Tensor, n_segments: int, compactness: float, sigma: float) -> None:
     check(images.dtype == torch.float32, f"images must be float32; got {images.dtype}")
     check(images.ndim == 4 and images.numel() > 0, f"images must be (n, c, h, w), none of them 0; got {tuple(images.shape)}")
-    check(images[0, 0].numel() < 2**30, f"images must have fewer than 2**30 pixels; got {tuple(images.shape[2:])}")
+    # The kernel counts pixels in 32 bits, up to 165 rows beyond the last.
+    small = images[0, 0].numel() < 2**30 and images.shape[3] < 2**22
+    check(small, f"images must have fewer than 2**30 pixels, and 2**22 a row; got {tuple(images.shape[2:])}")
     check(images.shape[1] <= MOST_CHANNELS, f"images must have at most {MOST_CHANNELS} channels; got {images.shape[1]}")
     check(n_segments >= 1, f"n_segments must be at least 1; got {n_segments}")
     check(0 < compactness < math.inf, f"compactness must be positive; got {compactness}")

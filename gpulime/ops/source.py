@@ -93,7 +93,7 @@ def launch(
     fit = all(1 <= size <= most for size, most in zip(blocks, _MOST_BLOCKS, strict=True))
     check(
         fit and min(threads) >= 1 and math.prod(threads) <= _MOST_THREADS,
-        f"{name}: a grid of {tuple(grid)} blocks of {tuple(block)} threads cannot be launched",
+        lambda: f"{name}: a grid of {tuple(grid)} blocks of {tuple(block)} threads cannot be launched",
     )
     module = compiled(Source(file, tuple(sorted((defines or {}).items()))), device)
     module.run(name, blocks, threads, args, shared)

@@ -9,6 +9,7 @@
 #include <cfloat>
 #include <climits>
 #include <cmath>
+#include <csetjmp>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -33,8 +34,8 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __constant__ static
-// A section of their own, so that all shared variables are poisoned at once.
-#define __shared__ static __attribute__((section("host_shared")))
+// A section of their own, so that all shared variables are poisoned at once, and those that the compiler could leave out are counted.
+#define __shared__ static __attribute__((section("host_shared"), used))
 
 struct dim3 {
     unsigned x, y, z;
@@ -72,10 +73,16 @@ constexpr unsigned char POISON = 0xff;  // NaN as a float, -1 or the largest as 
 
 enum class Wait { none, block, warp };
 
-struct Fiber {
+// Where a stack was left.
+struct Left {
     ucontext_t context;
+    std::jmp_buf jump;
+    bool begun = false;
+};
+
+struct Fiber : Left {
     std::unique_ptr<char[]> stack{new char[STACK]};
-    unsigned thread = 0;
+    unsigned thread = 0, shows = 0;  // how often it has shown its warp a value
     Wait wait = Wait::none;
     int line = 0;  // of the barrier
     void* fake = nullptr;
@@ -90,7 +97,7 @@ struct Block {
 
 static std::vector<std::unique_ptr<Fiber>> fibers;  // made when first needed, then kept
 static std::vector<Fiber*> idle;
-static ucontext_t scheduler;
+static Left scheduler;
 static void* scheduler_fake;
 static const void* scheduler_stack;
 static std::size_t scheduler_size;
@@ -98,7 +105,8 @@ static Fiber* current;
 static Block block;
 static char* dynamic_shared;
 static std::string failure;
-static unsigned long long exchanged[1024];  // what the threads of a warp show each other
+static unsigned long long exchanged[2][1024];  // what the threads of a warp show each other, in turns
+static int counted[1024];                      // what they show their block
 
 inline void now_runs(unsigned thread) {
     threadIdx.x = thread % blockDim.x;
@@ -119,17 +127,29 @@ inline void arrives([[maybe_unused]] void* fake, [[maybe_unused]] const void** s
 #endif
 }
 
+// From one stack to another: by a jump, since swapcontext asks the system for the signals that are masked, every time.
+inline void change(Left& from, Left& to) {
+#if defined(__SANITIZE_ADDRESS__)
+    swapcontext(&from.context, &to.context);  // AddressSanitizer takes a jump for the end of all functions on the stack
+#else
+    if (_setjmp(from.jump)) return;
+    from.begun = true;
+    if (to.begun) _longjmp(to.jump, 1);
+    setcontext(&to.context);
+#endif
+}
+
 inline void to_scheduler() {
     Fiber* self = current;
     leaves(&self->fake, scheduler_stack, scheduler_size);
-    swapcontext(&self->context, &scheduler);
+    change(*self, scheduler);
     arrives(self->fake, &scheduler_stack, &scheduler_size);
 }
 
 inline void to_fiber(Fiber* fiber) {
     current = fiber;
     leaves(&scheduler_fake, fiber->stack.get(), STACK);
-    swapcontext(&scheduler, &fiber->context);
+    change(scheduler, *fiber);
     arrives(scheduler_fake, nullptr, nullptr);
 }
 
@@ -140,6 +160,7 @@ inline void fiber_main() {
         while (block.started < block.threads && failure.empty()) {
             unsigned number = block.started++;
             current->thread = block.backwards ? block.threads - 1 - number : number;
+            current->shows = 0;
             now_runs(current->thread);
             block.body(block.data);
             ++block.finished;
@@ -235,6 +256,28 @@ constexpr char kind() {
     return std::is_same_v<U, double> ? 'd' : '?';
 }
 
+#if defined(__aarch64__)
+constexpr unsigned long long FLUSH = 1 << 24;  // FZ
+inline unsigned long long rounding() {
+    unsigned long long now;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(now));
+    return now;
+}
+inline void round_by(unsigned long long wanted) { __asm__ volatile("msr fpcr, %0" : : "r"(wanted)); }
+#else
+constexpr unsigned FLUSH = 0x8040;  // FTZ and DAZ
+inline unsigned rounding() { return __builtin_ia32_stmxcsr(); }
+inline void round_by(unsigned wanted) { __builtin_ia32_ldmxcsr(wanted); }
+#endif
+
+// While it lives subnormal floats are 0, read or written, as CuPy's -ftz=true has it; and doubles too, which a GPU keeps.
+struct Flushed {
+    decltype(rounding()) before = rounding();
+
+    Flushed() { round_by(before | FLUSH); }
+    ~Flushed() { round_by(before); }
+};
+
 // Launch as cuLaunchKernel does, with a pointer to each argument; unlike it, compare the kinds of what is passed.
 template <class... Args, std::size_t... I>
 const char* launch(void (*kernel)(Args...), const unsigned* sizes, unsigned shared, const char* kinds, void** args,
@@ -251,6 +294,7 @@ const char* launch(void (*kernel)(Args...), const unsigned* sizes, unsigned shar
     block.body = [](void* data) { (*static_cast<decltype(call)*>(data))(); };
     block.data = &call;
     block.threads = blockDim.x * blockDim.y * blockDim.z;
+    const Flushed flushed;
     unsigned number = 0;
     for (unsigned z = 0; z < gridDim.z; ++z)
         for (unsigned y = 0; y < gridDim.y; ++y)
@@ -290,24 +334,32 @@ inline void __threadfence_block() {}
 
 namespace host {
 
-// What thread `lane(own)` of the warp shows; every thread of a warp must take part.
-template <class T, class Lane>
-T shown(T value, Lane lane) {
+// The values that the threads of a warp show each other, all of which must take part. They show them in one of two places in turn:
+// when a thread comes to the first again, the others have met it at the second, and so read what was there.
+template <class T>
+const unsigned long long* shown(T value) {
     static_assert(sizeof(T) <= 8);
-    unsigned thread = current->thread, warp = thread / 32 * 32;
-    std::memcpy(&exchanged[thread], &value, sizeof(T));
+    const unsigned thread = current->thread;
+    unsigned long long* place = exchanged[current->shows++ % 2];
+    std::memcpy(&place[thread], &value, sizeof(T));
     wait(Wait::warp, 0);
-    unsigned source = warp + lane(thread % 32);
-    if (source < block.threads) std::memcpy(&value, &exchanged[source], sizeof(T));
-    wait(Wait::warp, 0);
+    return place + thread / 32 * 32;
+}
+
+// What thread `lane(own)` of the warp shows.
+template <class T, class Lane>
+T shown_by(T value, Lane lane) {
+    const unsigned thread = current->thread, source = lane(thread % 32);
+    const unsigned long long* place = shown(value);
+    if (thread / 32 * 32 + source < block.threads) std::memcpy(&value, &place[source], sizeof(T));
     return value;
 }
 
 inline int count(int value, int line) {
-    exchanged[current->thread] = value != 0;
+    counted[current->thread] = value != 0;
     wait(Wait::block, line);
     int sum = 0;
-    for (unsigned thread = 0; thread < block.threads; ++thread) sum += int(exchanged[thread]);
+    for (unsigned thread = 0; thread < block.threads; ++thread) sum += counted[thread];
     wait(Wait::block, line);
     return sum;
 }
@@ -316,26 +368,25 @@ inline int count(int value, int line) {
 
 template <class T>
 T __shfl_sync(unsigned, T value, int from, int = 32) {
-    return host::shown(value, [&](unsigned) { return unsigned(from) % 32; });
+    return host::shown_by(value, [&](unsigned) { return unsigned(from) % 32; });
 }
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int with, int = 32) {
-    return host::shown(value, [&](unsigned lane) { return lane ^ unsigned(with); });
+    return host::shown_by(value, [&](unsigned lane) { return lane ^ unsigned(with); });
 }
 template <class T>
 T __shfl_down_sync(unsigned, T value, unsigned by, int = 32) {
-    return host::shown(value, [&](unsigned lane) { return lane + by < 32 ? lane + by : lane; });
+    return host::shown_by(value, [&](unsigned lane) { return lane + by < 32 ? lane + by : lane; });
 }
 template <class T>
 T __shfl_up_sync(unsigned, T value, unsigned by, int = 32) {
-    return host::shown(value, [&](unsigned lane) { return lane >= by ? lane - by : lane; });
+    return host::shown_by(value, [&](unsigned lane) { return lane >= by ? lane - by : lane; });
 }
 inline unsigned __ballot_sync(unsigned, int value) {
-    unsigned votes = 0, warp = host::current->thread / 32 * 32, count = std::min(32u, host::block.threads - warp);
-    host::exchanged[host::current->thread] = value != 0;
-    host::wait(host::Wait::warp, 0);
-    for (unsigned lane = 0; lane < count; ++lane) votes |= unsigned(host::exchanged[warp + lane]) << lane;
-    host::wait(host::Wait::warp, 0);
+    const unsigned warp = host::current->thread / 32 * 32, size = std::min(32u, host::block.threads - warp);
+    const unsigned long long* place = host::shown(value);
+    unsigned votes = 0;
+    for (unsigned lane = 0; lane < size; ++lane) votes |= unsigned(int(place[lane]) != 0) << lane;
     return votes;
 }
 

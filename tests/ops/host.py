@@ -12,6 +12,7 @@ import re
 import struct
 import subprocess
 import tempfile
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -23,10 +24,12 @@ from gpulime.errors import GpulimeError
 HEADER, PROGRAM = (Path(__file__).with_name(name) for name in ("host.hpp", "binary.hpp"))
 FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 FLAGS = (*FLAGS, "-Wno-unused-function", "-Wno-unused-variable")
+FLAGS = (*FLAGS, "-U_FORTIFY_SOURCE")  # which some systems set, and which refuses a jump to another stack
 
 _ENTRY = re.compile(
     r'extern\s+"C"\s+__global__\s+(?:void\s+(?:__launch_bounds__\([^)]*\)\s+)?|__launch_bounds__\([^)]*\)\s+void\s+)(\w+)'
 )
+_SHARED = re.compile(r"\bO host_shared\s+(\w+)\s+(\w+)(.*)")  # of objdump: a variable's size, the function that has it
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w\s]+?)\s+(\w+)\[\]\s*;")
 
 
@@ -39,6 +42,7 @@ SANITIZE = (
 )
 ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0"}
 ARGUMENT = struct.Struct("=c7xqqq8s")
+MOST_SHARED = 48 * 1024  # bytes that a block of any GPU has unless a launch asks for more
 
 
 class CompileError(GpulimeError):
@@ -49,10 +53,11 @@ class Library:
     """A source compiled as a shared library; the functions run in this process, on CPU tensors."""
 
     def __init__(self, source):
-        self.source = source
-        self.library = loaded(built(source, ("-shared", "-fPIC"), ""))
+        self.source, self.path = source, built(source, ("-shared", "-fPIC"), "")
+        self.library = loaded(self.path)
 
     def run(self, name, grid, block, args, shared):
+        check_shared(self, name, shared)
         kinds, values = zip(*map(passed, args), strict=True) if args else ("", ())
         addresses = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(value) for value in values))
         function = getattr(self.library, f"host_launch_{name}")
@@ -67,10 +72,10 @@ class Program:
     """A source compiled as a program of its own under AddressSanitizer and UndefinedBehaviorSanitizer, run once a launch."""
 
     def __init__(self, source):
-        self.source = source
-        self.program = built(source, SANITIZE, f'#include "{PROGRAM}"\n')
+        self.source, self.path = source, built(source, SANITIZE, f'#include "{PROGRAM}"\n')
 
     def run(self, name, grid, block, args, shared):
+        check_shared(self, name, shared)
         written = [struct.pack("=64s8I", name.encode(), *grid, *block, shared, len(args))]
         places, tensors = {}, []
         for i, arg in enumerate(args):
@@ -87,13 +92,32 @@ class Program:
         with tempfile.TemporaryDirectory(dir=folder()) as place:
             paths = Path(place, "launch"), Path(place, "result")
             paths[0].write_bytes(b"".join(written))
-            done = subprocess.run([self.program, *paths], capture_output=True, encoding="utf-8", check=False, env=ENVIRONMENT)
+            done = subprocess.run([self.path, *paths], capture_output=True, encoding="utf-8", check=False, env=ENVIRONMENT)
             if done.returncode:
                 raise GpulimeError(f"{self.source.file}: {name}: {done.stderr}")
             result = paths[1].read_bytes()
         for address, size in tensors:
             ctypes.memmove(address, result[:size], size)
             result = result[size:]
+
+
+def check_shared(module, name, dynamic):
+    """Refuse a launch whose blocks need more shared memory than every GPU has for them."""
+    own = static_shared(module.path)
+    static = own.get(name, 0) + own.get("", 0)
+    if static + dynamic > MOST_SHARED:
+        needs = f"{static:,} bytes of shared memory and {dynamic:,} dynamic ones"
+        raise GpulimeError(f"{module.source.file}: {name}: needs {needs} a block, more than {MOST_SHARED:,}")
+
+
+@cache
+def static_shared(path):
+    """The bytes of shared variables that each kernel of a file declares; under "" those of all functions that kernels call."""
+    listed = subprocess.run(["objdump", "--syms", "--demangle", path], capture_output=True, encoding="utf-8", check=True)
+    sizes = Counter()
+    for size, function, rest in _SHARED.findall(listed.stdout):
+        sizes[function if rest.startswith("::") else ""] += int(size, 16)
+    return sizes
 
 
 def span(tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def test_what_is_not_installed_is_left_out_and_said(kept, monkeypatch, capsys):
     run("kernels")
     assert "sanitizer: left out, compute-sanitizer is not installed" in capsys.readouterr().out
     assert "sanitizer" not in {row.entry for row in read(kept, Row)}
+
+
+def test_torch_numpy_and_cupy_are_all_it_needs():
+    """Whatever else a step wants may be missing: the steps behind it run, and it is said."""
+    missing = "skimage sklearn scipy PIL torchvision pyarrow matplotlib lime captum ray yaml pytest jinja2"
+    program = f"import sys; sys.modules.update(dict.fromkeys('{missing}'.split())); from benchmarks import gpu; "
+    program += "sys.exit(gpu.main(['--stage', 'checks', '--device', 'cpu', '--tiny']))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, encoding="utf-8", check=False)
+    assert done.stdout == "kernels, CuPy: FAILED kernels cannot run here: gpulime doctor says why\n", done.stderr
 
 
 def test_a_machine_without_a_gpu_is_told(capsys):

@@ -161,6 +161,45 @@ def test_grids_that_cannot_be_launched(grid, block, kernels):
         trial(grid, block)
 
 
+@pytest.mark.parametrize("kind", ["host", "sanitized"])
+def test_more_shared_memory_than_every_gpu_has(kind, write, request):
+    """What the launched kernel declares, what the functions declare that it may call, and the dynamic part."""
+    request.getfixturevalue(kind)
+    trial = write("""
+__device__ float* deep() { __shared__ float part[2048]; return part; }
+extern "C" __global__ void other() { __shared__ double rows[4096]; rows[0] = 0; }
+extern "C" __global__ void trial(float* out) {
+    extern __shared__ float dynamic[];
+    __shared__ float own[4096];
+    own[0] = dynamic[0] = deep()[0] = 3;
+    *out = own[0] + dynamic[0];
+}
+""")
+    out = torch.zeros(1)
+    trial((1,), (1,), out, shared=48 * 1024 - 24_576)
+    assert out.item() == 6
+    with pytest.raises(
+        GpulimeError, match="trial: needs 24,576 bytes of shared memory and 24,577 dynamic ones a block, more than 49,152"
+    ):
+        trial((1,), (1,), out, shared=48 * 1024 - 24_576 + 1)
+
+
+@pytest.mark.parametrize("kind", ["host", "sanitized"])
+def test_subnormal_floats_count_as_0(kind, write, request):
+    request.getfixturevalue(kind)
+    trial = write("""
+extern "C" __global__ void trial(const float* in, float* out) {
+    out[0] = in[0] * 1e10f;
+    __syncthreads();
+    out[1] = in[1] * 0.5f;
+}
+""")
+    values, out = torch.tensor([1e-40, 1.2e-38]), torch.full((2,), float("nan"))
+    trial((1,), (1,), values, out)
+    assert out.tolist() == [0, 0]
+    assert (values[0] * 1e10).item() > 0  # here, again
+
+
 def test_defines_make_sources_of_their_own(kernels):
     trial = kernels('extern "C" __global__ void trial(long long* out) { *out = NUMBER; }')
     out = torch.zeros(1, dtype=torch.int64)

@@ -123,6 +123,14 @@ def test_the_kernel_equals_its_reference_with_every_option(options, host):
     assert_same(quickshift(images, **options), quickshift_reference(images, **options))
 
 
+@pytest.mark.parametrize("c", [32, 33])
+def test_the_kernel_takes_many_channels(c, host):
+    images = torch.rand(1, c, 9, 11)
+    expected = scikit(images, max_dist=1.1)
+    assert expected.max() > 2
+    assert_same(quickshift(images, max_dist=1.1), expected)
+
+
 def test_the_kernel_takes_constant_and_strided_images(host):
     images = torch.ones(2, 3, 40, 41)
     assert_same(quickshift(images), quickshift_reference(images))
@@ -182,6 +190,17 @@ class TestOnAGpu:
 def test_the_kernel_under_sanitizers(shape, sanitized):
     images = problem(*shape, n=2)
     assert_same(quickshift(images, kernel_size=2.5), quickshift_reference(images, kernel_size=2.5))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_images_that_are_not_finite_take_no_other_with_them(value, sanitized):
+    images = problem(c=2, h=8, w=9, n=3)
+    expected = quickshift_reference(images)
+    images[1, 0, 3, 4] = value
+    labels = quickshift(images)
+    assert torch.equal(labels[::2], expected[::2])
+    assert (labels >= 0).all()
+    assert (labels < 72).all()
 
 
 @pytest.mark.parametrize(

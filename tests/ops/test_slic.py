@@ -12,10 +12,12 @@ from skimage import data, segmentation
 from skimage.color import rgb2lab as scikit_rgb2lab
 from skimage.util import regular_grid
 
+from gpulime import device as devices
 from gpulime import segments
 from gpulime.errors import GpulimeError
 from gpulime.ops import slic as module
 from gpulime.ops import source
+from gpulime.ops.quickshift import quickshift
 from gpulime.ops.slic import slic, slic_reference
 from gpulime.runs.loader import DatasetReader
 from gpulime.runs.sources import Item
@@ -72,6 +74,22 @@ def scikit_lab(monkeypatch):
 
     monkeypatch.setattr(module, "rgb2lab_reference", rgb2lab)
     monkeypatch.setattr(module, "rgb2lab", rgb2lab)
+
+
+@pytest.fixture
+def replaced(monkeypatch, tmp_path):
+    """Put something else in the place of pieces of the kernels' source."""
+
+    def put(*pieces):
+        shutil.copytree(source.folder(), tmp_path, dirs_exist_ok=True)
+        text = (tmp_path / "slic.cu").read_text()
+        for right, wrong in pieces:
+            assert right in text
+            text = text.replace(right, wrong)
+        (tmp_path / "slic.cu").write_text(text)
+        monkeypatch.setattr(source, "folder", lambda: tmp_path)
+
+    return put
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -137,19 +155,72 @@ def test_strided_images(host):
     assert torch.equal(slic(images, n_segments=20), slic_reference(images.contiguous(), n_segments=20))
 
 
-@pytest.mark.parametrize("c", [27, 70])
+@pytest.mark.parametrize("c", [4, 26, 27, 31, 70])
 def test_many_channels(c, host):
     images = image("blocks", 20, 30, c)
     assert torch.equal(slic(images, n_segments=50), scikit(images, n_segments=50))
 
 
-def test_blocks_of_any_size_do_the_same(host, monkeypatch):
+@pytest.mark.parametrize(("warps", "rows"), [(1, 1), (3, 7)])
+def test_blocks_of_any_size_do_the_same(warps, rows, host, monkeypatch, replaced):
     images = image("noise")
     expected = slic(images, n_segments=300)
-    monkeypatch.setattr(module, "_TILE", (7, 3))
-    monkeypatch.setattr(module, "_THREADS", 256)
+    replaced(("WARPS = 8;", f"WARPS = {warps};"), ("ROWS = 4;", f"ROWS = {rows};"))
+    monkeypatch.setattr(module, "_WARPS", warps)
+    monkeypatch.setattr(module, "_ROWS", rows)
     monkeypatch.setattr(module, "_CONNECT_THREADS", 1)
     assert torch.equal(slic(images, n_segments=300), expected)
+
+
+@pytest.mark.parametrize("options", OPTIONS[3:6], ids=str)
+def test_the_host_waits_for_nothing(options, host, unread):
+    images = image("noise")
+    with unread:
+        labels = slic(images, **options)
+    assert torch.equal(labels, slic_reference(images, **options))
+
+
+def test_what_is_kept_between_calls_is_said_to_be_read(host, monkeypatch):
+    """On a stream that may not be the one it was made on: else its memory, once dropped, would be another's too early."""
+    read = []
+    monkeypatch.setattr(devices, "read_here", lambda kept: read.append(tuple(kept.shape)) or kept)
+    slic(image("noise", 12, 13), n_segments=1)
+    quickshift(image("noise", 12, 13))
+    assert read == [(1, 2), (12, 13)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+class TestOnAGpu:
+    @pytest.fixture(autouse=True)
+    def _kernels(self):
+        if not source.available(torch.device("cuda")):
+            pytest.skip("kernels cannot run here: gpulime doctor says why")
+
+    @pytest.mark.parametrize("options", OPTIONS, ids=str)
+    @pytest.mark.parametrize("c", [1, 3, 4, 5, 27])
+    @pytest.mark.parametrize("kind", ["noise", "blocks"])
+    def test_with_every_option_and_without_waiting(self, kind, c, options):
+        images = torch.cat([image(kind, c=c), image("one colour", c=c)])
+        shown = images.cuda()
+        slic(shown, **options)  # compiles, and copies where centres start
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            labels = slic(shown, **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(labels.cpu(), slic_reference(images, **options))
+
+    @pytest.mark.parametrize("n_segments", [60, 256])
+    def test_whole_photographs(self, n_segments):
+        images = torch.cat([photograph(name, 224) for name in ("chelsea", "coffee")])
+        labels = slic(images.cuda(), n_segments=n_segments)
+        assert torch.equal(labels.cpu(), slic_reference(images, n_segments=n_segments))
+
+    @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+    def test_on_a_second_device_with_the_first_one_current(self):
+        images = image("noise")
+        assert torch.equal(slic(images.to("cuda:1"), n_segments=20).cpu(), slic_reference(images, n_segments=20))
+        assert torch.cuda.current_device() == 0
 
 
 @pytest.mark.parametrize("shorter", [2, 4])
@@ -177,12 +248,30 @@ def test_sanitizers_find_nothing(h, w, options, sanitized):
     assert torch.equal(slic(images, **options), slic_reference(images, **options))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_images_that_are_not_finite_take_no_other_with_them(value, sanitized):
+    images = torch.cat([image(kind, 8, 9, 2) for kind in ("noise", "blocks", "noise")])
+    expected = slic_reference(images, n_segments=6)
+    images[1, 0, 3, 4] = value
+    labels = slic(images, n_segments=6)
+    assert torch.equal(labels[::2], expected[::2])
+    assert (labels >= -1).all()
+    assert (labels < 72).all()
+    with pytest.raises(ValueError, match=r"unmasked (NaN|infinite) values in image are not supported"):
+        scikit(images, n_segments=6)
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
         ("distance < nearest", "distance <= nearest"),
         ("(centre + (float)reach + 1.0f", "(centre + (float)reach"),
-        ("sum += coordinate < 2 ? place", "sum += coordinate < 1 ? place"),
+        ("meets(top, top + ROWS)", "meets(top, top + 1)"),
+        ("c == 1 ? (float)x", "c == 1 ? (float)y"),
+        ("sum = sum + four.x + four.y + four.z + four.w", "sum = sum + (four.x + four.y) + (four.z + four.w)"),
+        ("if (x >= columns.last) x -= width", "if (x > columns.last) x -= width"),
+        ("(1u << lane) - 1", "(2u << lane) - 1"),
+        ("found - added >= 32", "found - added > 64"),
         ("steps[4] = {1, -1, (int)w, -(int)w}", "steps[4] = {-1, 1, (int)w, -(int)w}"),
         ("there[i] != own", "true"),
         ("size < min_size", "size <= min_size"),
@@ -190,14 +279,9 @@ def test_sanitizers_find_nothing(h, w, options, sanitized):
         ("beside = there[i];", "beside = beside == own ? there[i] : beside;"),
     ],
 )
-def test_a_wrong_kernel_is_noticed(right, wrong, host, monkeypatch, tmp_path):
-    shutil.copytree(source.folder(), tmp_path, dirs_exist_ok=True)
-    text = (tmp_path / "slic.cu").read_text()
-    assert right in text
-    (tmp_path / "slic.cu").write_text(text.replace(right, wrong))
-    monkeypatch.setattr(source, "folder", lambda: tmp_path)
-    found = [torch.equal(slic(images, **o), slic_reference(images, **o)) for images, o in noticing()]
-    assert not all(found)
+def test_a_wrong_kernel_is_noticed(right, wrong, host, replaced):
+    replaced((right, wrong))
+    assert not all(torch.equal(slic(images, **o), slic_reference(images, **o)) for images, o in noticing())
 
 
 def noticing():
@@ -206,6 +290,7 @@ def noticing():
     yield image("one colour", 24, 24), {"n_segments": 36, "min_size_factor": 1.0}
     yield image("noise"), OPTIONS[6]
     yield image("blocks", c=5), OPTIONS[6]
+    yield image("noise", 200, 200), {"n_segments": 8, "compactness": 0.1, "enforce_connectivity": False}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +300,12 @@ def noticing():
         (torch.zeros(3, 4, 4), {}, r"images must be \(n, c, h, w\), none of them 0; got \(3, 4, 4\)"),
         (torch.zeros(0, 3, 4, 4), {}, r"got \(0, 3, 4, 4\)"),
         (torch.zeros(1, 257, 2, 2), {}, "images must have at most 256 channels; got 257"),
+        (
+            torch.zeros(1, 1, 1, 1).expand(1, 1, 2**15, 2**15),
+            {},
+            r"fewer than 2\*\*30 pixels, and 2\*\*22 a row; got \(32768, 3",
+        ),
+        (torch.zeros(1, 1, 1, 1).expand(1, 1, 1, 2**22), {}, r"fewer than 2\*\*30 pixels, and 2\*\*22 a row; got \(1, 4194304"),
         (torch.zeros(1, 3, 4, 4), {"n_segments": 0}, "n_segments must be at least 1; got 0"),
         (torch.zeros(1, 3, 4, 4), {"compactness": 0}, "compactness must be positive; got 0"),
         (torch.zeros(1, 3, 4, 4), {"sigma": -1}, "sigma must be at least 0; got -1"),
