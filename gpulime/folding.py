@@ -8,7 +8,7 @@ step behind it gives back what it gets. So it is with zeros around the image, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from threading import Lock
 from typing import Any, NamedTuple
@@ -39,6 +39,7 @@ BARES_MEMORY = {
     Tensor.__array__,
     Tensor.__dlpack__,
     Tensor.untyped_storage,
+    Tensor.storage,
     Tensor.data_ptr,
 }
 PLAIN = {Tensor, nn.Parameter, Bordered}  # what does nothing of its own when a function is called with it
@@ -137,14 +138,15 @@ class Folding(TorchFunctionMode):
             if trial:
                 self.chains.clear()
             of_the_model = self._sound and not self._folded and not self._at_work
-            if of_the_model or not isinstance(error, Exception) or rows._version != version:
+            if of_the_model or not isinstance(error, Exception) or self._are_written(rows, version):
                 raise
         finally:
             self._at_work = False
             for table in (self._tried, self._due, self._spent, self._finite, self._bordered, self._stand_ins):
                 table.clear()
             self._inside.release()
-        check(rows._version == version, "the model changes its ways and writes into its input: take one that copies")
+        written = self._are_written(rows, version)
+        check(not written, "the model changes its ways and writes into its input: take one that copies")
         torch.set_rng_state(randomness)
         outputs = model(rows)  # raises where an error is the model's
         self._sound = False
@@ -157,11 +159,14 @@ class Folding(TorchFunctionMode):
         with self:
             outputs = model(given)
         self._at_work = True
-        self._writes = self._writes or given._version != version
+        self._writes = self._writes or bool(self._bared) or given._version != version
         self._outlived()
         # The next step may come in another call, or where nobody sees it, and what has its border to come must not leave.
         self._sound = self._sound and not self._due and not self._stand_ins
         return outputs
+
+    def _are_written(self, rows: Tensor, version: int) -> bool:
+        return rows._version != version or _memory(rows) in self._bared
 
     def _end_trial(self) -> None:
         self._borders = any(chain.border for chain in self.chains.values())
@@ -183,7 +188,8 @@ class Folding(TorchFunctionMode):
 
     def _see(self, func: Any, types: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
         if func in LOOKS:
-            return func(*(arg.made() if isinstance(arg, Bordered) and arg.is_made else arg for arg in args), **kwargs)
+            real = (arg.made() if isinstance(arg, Bordered) and arg.is_made else arg for arg in args)
+            return self._as_it_is(func, *real, **kwargs)
         self._notice(func, types, args, kwargs)
         on_the_way = (self._tried or self._due) and args and not torch.is_grad_enabled()
         if on_the_way and (step := step_of(func, args, kwargs)) is not None:
@@ -208,7 +214,7 @@ class Folding(TorchFunctionMode):
         if self._bordered and not (func is torch.conv2d and args and self._bordered.get(args[0]) is not None):
             self._make_borders()
         if func in BARES_MEMORY:
-            self._bare(args[0])
+            self._bare(_tensors(args))
         if self._spent and [id(tensor) for tensor in _tensors((*args, *kwargs.values()))] != [self._given]:
             self._outlived()  # but for a caller that holds what it is just passing on
 
@@ -230,10 +236,9 @@ class Folding(TorchFunctionMode):
             self._note(output)
         return output
 
-    def _bare(self, tensor: Tensor) -> None:
-        """From now on its memory may be written to unseen: nothing is folded of it, and nothing is known to be finite."""
-        memory = _memory(with_borders(tensor))
-        self._bared.add(memory)
+    def _bare(self, tensors: Iterable[Tensor]) -> None:
+        """From now on their memory may be written to unseen: nothing is folded of it, and nothing is known to be finite."""
+        self._bared |= {_memory(tensor) for tensor in tensors if tensor.layout is torch.strided}
         self._finite.clear()
         self.chains = {key: chain for key, chain in self.chains.items() if not self._is_bared(chain)}
 
@@ -341,9 +346,12 @@ class Folding(TorchFunctionMode):
         self._spent.clear()
 
     def _is_finite(self, tensor: Tensor) -> bool:
-        if not self._knows(tensor) and all_finite([tensor]):
+        if self._knows(tensor):
+            return True
+        finite = all_finite([tensor])
+        if finite:
             self._note(tensor)
-        return self._knows(tensor)
+        return finite
 
     def _knows(self, tensor: Tensor) -> bool:
         return (version := self._finite.get(tensor)) is not None and version == tensor._version

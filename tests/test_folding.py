@@ -1065,6 +1065,25 @@ def its_input_normalised_in_place(m, x):
     return y.relu() + y if m.turn else y.relu()
 
 
+def its_input_normalised_unseen(m, x):
+    x.data.sub_(0.5)
+    y = m.norm(m.conv(x))
+    return y.relu() + y if m.turn else y.relu()
+
+
+def the_old_storage_of_the_variance(m, x):
+    m.norm.running_var.storage().fill_(7 + m.turn)
+    return m.norm(m.conv(x))
+
+
+def another_whose_data_are_the_weights(m, x):
+    if not hasattr(m, "alias"):
+        m.alias = torch.empty(6, 4, 3, 3)
+        m.alias.data = m.conv.weight.detach()
+    m.alias.mul_(1.5)
+    return m.norm(m.conv(x))
+
+
 def random_and_another_way_later(m, x):
     y = m.norm(m.conv(F.dropout(x, 0.5, True)))
     return y.relu() + y if m.turn else y.relu()
@@ -1074,11 +1093,13 @@ UNSEEN = [
     other_rows_written, gathered_by_a_transform, differentiated_by_a_transform, hidden_in_another_type, with_tangents,
     watched_from_the_step_on, an_array_of_the_mean, an_alias_of_the_weight, an_alias_of_the_weight_that_is_kept,
     the_memory_of_the_variance, written_to_unseen, a_numpy_number, windows_beside_the_image, its_input_normalised_in_place,
-    random_and_another_way_later,
+    its_input_normalised_unseen, the_old_storage_of_the_variance,
+    another_whose_data_are_the_weights, random_and_another_way_later,
 ]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:`?torch.jit")  # PyTorch's own, where tangents are first asked for
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("way", UNSEEN)
 @torch.no_grad()
 def test_what_a_mode_does_not_see_is_not_folded(way):
@@ -1106,6 +1127,34 @@ def test_what_cancels_out_in_a_filter_is_left_to_the_model():
     _, trial, folded, _ = twice(model, rows)
     assert_near(trial, exact, 1e-6)
     assert_near(folded, exact, 1e-6)
+
+
+@torch.no_grad()
+def test_steps_are_folded_after_memory_was_bared():
+    """An image is looked through each time then, and a ReLU joins all the same."""
+
+    def looking(m, x):
+        x.data.mean()
+        return m.norm(m.conv(x)).relu()
+
+    expected, trial, folded, folding = twice(lived(Model(looking)))
+    assert next(len(chain.steps) for chain in folding.chains.values()) == 2
+    assert_near(trial, expected)
+    assert_near(folded, expected)
+
+
+@torch.no_grad()
+def test_a_question_that_has_no_answer_is_the_models_own():
+    def asking(m, x):
+        y = m.conv(x)
+        try:
+            y.size(7)
+        except IndexError:
+            y = m.norm(y)
+        return y
+
+    _, _, _, folding = twice(lived(Model(asking)))
+    assert folding.chains
 
 
 @torch.no_grad()
