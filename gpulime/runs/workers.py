@@ -29,6 +29,7 @@ from gpulime.segments import Segmenter, on_device, segment_one
 KIND = "worker"  # of an error row: the image ends or holds up the process that reads it
 REBUILDS = 3  # of the workers for the same images, before these are read one by one
 POLL_SECONDS = 0.5
+DIED = "a worker process was killed or died"
 
 Reader = Callable[[Item], Read]
 
@@ -136,10 +137,12 @@ class Workers:
         while True:
             try:
                 return next(loader)
+            except (ConnectionError, EOFError, FileNotFoundError):  # it ended while its pixels were handed over
+                return DIED
             except RuntimeError as error:
                 reason = str(error)  # the loader's own words
                 if reason.startswith("DataLoader worker"):
-                    return "a worker process was killed or died"
+                    return DIED
                 if not reason.startswith("DataLoader timed out"):
                     raise
             if time.monotonic() > end:

@@ -102,7 +102,7 @@ def goes_on(folder, **changes):
 def test_all_is_well(folder, capsys):
     assert cli.main(settings(folder)) == 0
     assert kept(folder) == "01234567"
-    assert "8 ok, 0 failed" in capsys.readouterr().out
+    assert "explained  8\nfailed     0\n" in capsys.readouterr().out
 
 
 def test_error_rows(folder):
@@ -244,7 +244,9 @@ def test_names_and_pictures_of_every_kind_are_rows(folder):
     assert rows["../pictures/pixel.png"]["status"] == "ok"
     assert b"<img src=x onerror" not in (folder / "run" / "report.html").read_bytes()
     files = {path.relative_to(folder / "run").parts[0] for path in (folder / "run").rglob("*") if path.is_file()}
-    assert files == {"run.json", "results", "report.html"}
+    assert files == {"run.json", "results", "report.html", "summary.json", "heartbeats", "_staging"}
+    left = [path.name for path in (folder / "run" / "_staging").iterdir()]
+    assert left == ["writers.lock"]
 
 
 def test_a_constant_answer_has_rows_without_a_score_and_the_reason(folder):

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import gpulime
-from gpulime.runs import store
+from gpulime.runs import store, workers
 from gpulime.runs.loader import DatasetReader
 from gpulime.runs.sources import Item
 from gpulime.runs.stop import Stopped
@@ -24,7 +24,7 @@ SMALL = {"n_samples": 20, "segments": Grid(3, 3)}
 class Pictures:
     """Images, of which some do something to the process that reads them, the first so many ``times``."""
 
-    def __init__(self, folder, n=7, does=None, at=(), times=10**6):
+    def __init__(self, folder, n=7, does=lambda: None, at=(), times=10**6):
         self.folder, self.n, self.does, self.at, self.times = folder, n, does, at, times
 
     def __len__(self):
@@ -74,6 +74,26 @@ def test_a_worker_that_is_killed_now_and_then_costs_nothing(times, tmp_path):
     found = reads(Pictures(tmp_path, does=dies, at=(3,), times=times))
     assert [len(batch) for batch in found] == [2, 2, 2, 1]
     assert not any(read.error for batch in found for read in batch)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError(), FileNotFoundError()])
+def test_a_worker_that_ends_while_it_hands_over_its_pixels_is_lost(error, tmp_path, monkeypatch):
+    handed, raised = iter, []
+
+    class Broken:
+        def __init__(self, loader):
+            self.loader = handed(loader)
+
+        def __next__(self):
+            if not raised:
+                raised.append(error)
+                raise error
+            return next(self.loader)
+
+    monkeypatch.setattr(workers, "iter", Broken, raising=False)
+    found = reads(Pictures(tmp_path))
+    assert [len(batch) for batch in found] == [2, 2, 2, 1]
+    assert raised
 
 
 @pytest.mark.long
