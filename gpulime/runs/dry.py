@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 
+from gpulime.runs.exits import EndOfRunError
 from gpulime.runs.share import Share
 from gpulime.runs.status import duration
 
@@ -64,7 +66,7 @@ class Plan:
 
 
 def rate(
-    explain: Callable[[Callable[[int], None]], Iterable[object]], synchronize: Callable[[], None]
+    explain: Callable[[Callable[[int], None]], Generator[object, None, None]], synchronize: Callable[[], None]
 ) -> tuple[float | None, int]:
     """Forwards per second of a short trial, and the rows of its last model batch.
 
@@ -81,22 +83,23 @@ def rate(
         synchronize()
         ticks.append((time.perf_counter(), ticks[-1][1] + b))
         if ticks[-1][0] - ticks[0][0] >= SECONDS and len(ticks) > BATCHES:
-            raise _Enough
+            raise _EnoughError
 
     try:
-        for _ in explain(after_model_batch):
-            pass
+        with closing(explain(after_model_batch)) as rows:
+            for _ in rows:
+                pass
         ticks.append((time.perf_counter(), ticks[-1][1]))  # the last fit
-    except _Enough:
+    except _EnoughError:
         pass
-    end, rows = ticks[-1]
+    end, total = ticks[-1]
     batches = [after - before for (_, before), (_, after) in pairwise(ticks) if after > before]
     if not batches:
         return None, 0
-    warm = [(moment, seen) for moment, seen in ticks if moment - ticks[0][0] >= WARM * (end - ticks[0][0]) and seen < rows]
+    warm = [(moment, seen) for moment, seen in ticks if moment - ticks[0][0] >= WARM * (end - ticks[0][0]) and seen < total]
     moment, seen = warm[0] if warm else ticks[0]
-    return (rows - seen) / (end - moment), batches[-1]
+    return (total - seen) / (end - moment), batches[-1]
 
 
-class _Enough(Exception):  # noqa: N818  (it is no error)
-    """The trial has seen what it needs."""
+class _EnoughError(EndOfRunError):
+    """The trial has seen what it needs; no fault of an image, so that none is looked for."""

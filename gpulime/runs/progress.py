@@ -91,6 +91,8 @@ class Progress:
     def forwards(self, b: int) -> None:
         """The model has seen b more rows."""
         self.seen += b
+        if self.seen > self.total:  # images of a batch that failed have been explained again, one by one
+            self.total = self.bar.total = self.seen
         rate = self.seen / self.n_samples / self.seconds
         self.bar.set_postfix_str(f"{rate:.2f} images/s, {100 * self.in_model:.0f} % in the model", refresh=False)
         self.bar.update(b)

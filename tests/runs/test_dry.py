@@ -69,6 +69,16 @@ def test_a_trial_ends(monkeypatch):
     assert dry.BATCHES <= len(seen) < 100
 
 
+def test_a_run_is_tried_for_some_batches_only(photographs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dry, "SECONDS", 0.0)
+    monkeypatch.setattr(dry, "BATCHES", 1)
+    seen = []
+    monkeypatch.setattr("test_job.Tiny.forward", lambda self, x: seen.append(len(x)) or x.mean((2, 3)) @ self.weight[:3])
+    assert files.run(config(photographs, tmp_path / "run", batch_size=10), dry_run=True) == exits.OK
+    assert sum(seen) <= 20, "not all images, and none by itself"
+    assert "forwards/s in a trial with model batches of 10" in capsys.readouterr().out
+
+
 def test_failures_are_tried_again_on_demand(photographs, tmp_path, capsys):
     whole = config(photographs, tmp_path / "run")
     assert files.run(whole) == exits.ERROR_ROWS
