@@ -34,6 +34,7 @@ def explain(
     class_names: Sequence[str] | None = None,
     workers: int = 0,
     timeout_seconds: float = configs.DataConfig.timeout_seconds,
+    retry_failed: bool = False,
     max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row,
     report: bool = True,
     **lime: Any,
@@ -60,6 +61,8 @@ def explain(
         Processes that read the dataset; 0 reads it in this one, while the model waits: then an example that hangs, hangs all.
     timeout_seconds : float
         A worker that gives no images for so long is taken to hang, and ended.
+    retry_failed : bool
+        Try images again that have an error row.
     max_failures_in_a_row : int or None
         End the run where so many images fail one after the other; None: never.
     report : bool
@@ -115,6 +118,7 @@ def explain(
             report=report,
             out=Path(out),
             unnamed=[] if model_id else functions,
+            retry_failed=retry_failed,
             max_failures_in_a_row=max_failures_in_a_row,
         )
     )

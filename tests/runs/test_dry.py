@@ -4,8 +4,10 @@ import re
 import time
 
 import pytest
-from test_job import config, rows_of
+import torch
+from test_job import Tiny, config, rows_of
 
+import gpulime
 from gpulime import cli
 from gpulime.runs import dry, exits, files, store
 
@@ -108,3 +110,19 @@ def test_the_command(photographs, tmp_path, monkeypatch, capsys):
     assert cli.main([*arguments, "--retry-failed"]) == 3
     assert cli.main([*arguments, "--shard", "3/2"]) == exits.BAD_USAGE
     assert "shard must be a part" in capsys.readouterr().err
+
+
+def test_failures_of_a_dataset_are_tried_again_on_demand(tmp_path):
+    class Pictures(list):
+        def __getitem__(self, i):
+            if broken and i == 1:
+                raise OSError("not there yet")
+            return super().__getitem__(i)
+
+    pictures, broken = Pictures(torch.rand(3, 12, 12) for _ in range(3)), True
+    settings = {"n_samples": 40, "segments": gpulime.segments.Grid(3, 3), "top_labels": 1, "report": False}
+    assert gpulime.runs.explain(Tiny(), pictures, tmp_path, **settings).failed == 1
+    broken = False
+    assert gpulime.runs.explain(Tiny(), pictures, tmp_path, **settings).failed == 1
+    assert gpulime.runs.explain(Tiny(), pictures, tmp_path, **settings, retry_failed=True).failed == 0
+    assert store.done(tmp_path)["1"] == store.Done(True, 2)
