@@ -26,7 +26,7 @@ VERDICTS = """
 Nothing is changed. Exit codes:
 
   0   all is as the run wrote it, and every image is explained
-  3   all is as the run wrote it; some images have error rows
+  3   all is as the run wrote it; some images have error rows, or none yet
   65  not all is: corrupt shards, damaged rows, rows of other settings, other files in results/, changed or missing images
 """
 

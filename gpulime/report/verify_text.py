@@ -11,7 +11,7 @@ from gpulime.runs.verify import Verified
 MOST = 100  # names of one kind
 VERDICTS = {
     exits.OK: "all is as the run wrote it, and every image is explained",
-    exits.ERROR_ROWS: "all is as the run wrote it; some images have error rows, which the report lists with their reasons",
+    exits.ERROR_ROWS: "all is as the run wrote it; some images have error rows, as the report lists them, or none yet",
     exits.DAMAGED: "not all is as the run wrote it",
 }
 
@@ -38,6 +38,9 @@ def _facts(found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
     failed = f", {sum(found.errors.values()):,} failed ({kinds})" if kinds else ""
     damaged = f", {len(found.damaged):,} damaged" if found.damaged else ""
     yield "images", f"{found.images:,}: {found.ok:,} ok{failed}{damaged}", ()
+    if found.missing:
+        remedy = "the same gpulime explain goes on with them"
+        yield "no row yet", f"{found.missing:,} of the run's {found.wanted:,} images: {remedy}", ()
     if found.damaged:
         yield "damaged rows", "they say ok and hold no whole explanation", (f"{i}: {why}" for i, why in found.damaged.items())
     if repeats := found.rows - found.images:

@@ -31,7 +31,7 @@ from gpulime.runs.exits import FailuresInARowError, WrongSettingError
 from gpulime.runs.heartbeat import Beat, Heartbeat
 from gpulime.runs.isolation import Isolation
 from gpulime.runs.loader import DatasetReader, FileReader, Group, Read, batches
-from gpulime.runs.progress import Progress
+from gpulime.runs.progress import Progress, say
 from gpulime.runs.recorder import Recorder, Row
 from gpulime.runs.share import ALL, Share
 from gpulime.runs.sources import Item
@@ -167,7 +167,11 @@ def plan(job: Job) -> Plan:
     left, explainer = _todo(job), job.explainer
 
     def explain(after_model_batch: Callable[[int], None]) -> Generator[Row, None, None]:
-        return _rows(job, left.items, after_model_batch, lambda: None)
+        def after(b: int) -> None:
+            _check_names(job.class_names, explainer.predictor.classes)
+            after_model_batch(b)
+
+        return _rows(job, left.items, after, lambda: None)
 
     rate, b = dry.rate(explain, lambda: devices.synchronize(explainer.device))
     return Plan(len(job.items), len(left.done), len(left.items), left.again, explainer.n_samples, job.share, rate, b)
@@ -202,13 +206,14 @@ def _finish(job: Job, progress: Progress) -> Outcome:
     found = summary.summary(job.out, store.manifest(job.out), progress.seconds, forwards, progress.in_model)
     missing = sum(item.image_id not in ids for item in job.items)
     if missing and not job.share.is_all:
-        print(f"{job.share}: {progress.ok + progress.failed:,} images are done here; {missing:,} of the run are left to others")
+        say(f"{job.share}: {progress.ok + progress.failed:,} images are done here; {missing:,} of the run are left to others")
     else:
-        print(f"\n{found}\n")
-        print(f"summary: {summary.write(job.out, found)}")
-        print(f"results: {job.out / store.RESULTS}")
+        say(f"\n{found}\n")
+        if forwards or not (job.out / summary.FILE).exists():  # a call with nothing to do keeps the numbers of the one before
+            say(f"summary: {summary.write(job.out, found)}")
+        say(f"results: {job.out / store.RESULTS}")
         if job.report:
-            print(f"report: {page.write(job.out, job.picture, job.class_names)}")
+            say(f"report: {page.write(job.out, job.picture, job.class_names)}")
     return Outcome(found.ok, found.errors, progress.seconds, forwards)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -21,10 +23,12 @@ class _Lines:
 
     def write(self, text: str) -> None:
         if text.strip():
-            sys.stderr.write(f"{text.strip()}\n")
+            with suppress(OSError):  # as `say`
+                sys.stderr.write(f"{text.strip()}\n")
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 class Progress:
@@ -113,7 +117,15 @@ class Progress:
         if sys.stderr.isatty():
             self.bar.write(text, file=sys.stdout)  # above the bar
         else:
-            print(text, flush=True)
+            say(text)
+
+
+def say(text: str) -> None:
+    """Print a line; one that nobody takes any more (a closed pipe, a full disk behind a log) is no reason to end a run."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (for the rest of the process)
 
 
 def lines(row: Mapping[str, Any], class_names: Sequence[str] | None) -> list[str]:

@@ -94,11 +94,11 @@ def status(run: Path) -> Status:
     store.manifest(run)
     rows = store.read(run, ["status", "error_type"])
     beats = heartbeat.read(run)
-    latest = max(beats, key=lambda beat: beat.time, default=None)
+    images = max((beat.images for beat in beats), default=None)  # a call may have been limited to fewer
     kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
     return Status(
         run=str(run),
-        images=None if latest is None else latest.images,
+        images=images,
         ok=rows["status"].to_pylist().count("ok"),
         failed=dict(kinds.most_common()),
         processes=beats,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from gpulime.errors import check
-from gpulime.runs import damage, exits, shards, store
+from gpulime.runs import damage, exits, heartbeat, shards, store
 from gpulime.runs.row import schema
 from gpulime.runs.shards import CorruptError
 from gpulime.runs.sources import DecodeError, Item, Source
@@ -54,6 +54,7 @@ class Verified:
     shards : int, those that are sound
     corrupt : CorruptError of each other one
     rows, images, ok : int, images by the readers' rule: one row each
+    wanted : int or None, images of the run, as its processes told; None where none has
     errors : error_type -> images
     damaged : image_id -> reason, of rows that say ok and hold no whole explanation
     config_hash : of run.json
@@ -68,6 +69,7 @@ class Verified:
     corrupt: list[CorruptError]
     rows: int
     images: int
+    wanted: int | None
     ok: int
     errors: dict[str, int]
     damaged: dict[str, str]
@@ -84,11 +86,16 @@ class Verified:
         return not (self.corrupt or self.damaged or self.other_settings or self.strangers or touched)
 
     @property
+    def missing(self) -> int:
+        """Images of the run that have no row yet, as far as is known."""
+        return max((self.wanted or 0) - self.images, 0)
+
+    @property
     def exit_code(self) -> int:
-        """`exits.DAMAGED` unless all is as it was written; else 3 where some images have error rows, 0 where none has."""
+        """`exits.DAMAGED` unless all is as it was written; else 3 where images have error rows or none yet."""
         if not self.as_written:
             return exits.DAMAGED
-        return exits.ERROR_ROWS if self.errors else exits.OK
+        return exits.ERROR_ROWS if self.errors or self.missing else exits.OK
 
 
 def verify(run: Path, inputs: bool = False) -> Verified:
@@ -128,6 +135,7 @@ def verify(run: Path, inputs: bool = False) -> Verified:
         corrupt=corrupt,
         rows=len(rows),
         images=len(images),
+        wanted=max((beat.images for beat in heartbeat.read(run)), default=None),
         ok=len(whole) - len(failed),
         errors=dict(Counter(kind or "unknown" for kind in failed["error_type"].to_pylist()).most_common()),
         damaged=dict(zip(broken["image_id"].to_pylist(), broken["damaged"].to_pylist(), strict=True)),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from gpulime.errors import GpulimeError
 from gpulime.runs.exits import NotWritableError
 from gpulime.runs.store import Store
 
@@ -89,7 +90,8 @@ class Writer:
     def _write_the_rest(self) -> None:
         """In the run's thread, after the writer's has ended with an error: the rows in hand, once more."""
         for row in filter(None, list(self._rows.queue)):
-            with contextlib.suppress(OSError):  # then the row is in the store's hand, for the last try
+            # A row that the disk refuses is in the store's hand, for the last try; one that does not fit is lost alone.
+            with contextlib.suppress(OSError, GpulimeError):
                 self._store.append(row)
         try:
             self._store.close()

@@ -1,5 +1,7 @@
 """A dry run tells what would be done and writes nothing."""
 
+import dataclasses
+import json
 import re
 import time
 
@@ -10,6 +12,9 @@ from test_job import Tiny, config, rows_of
 import gpulime
 from gpulime import cli
 from gpulime.runs import dry, exits, files, store
+from gpulime.runs.share import ALL
+from gpulime.runs.sources import Item
+from gpulime.runs.todo import todo
 
 
 def test_what_is_told(photographs, tmp_path, capsys):
@@ -126,3 +131,41 @@ def test_failures_of_a_dataset_are_tried_again_on_demand(tmp_path):
     assert gpulime.runs.explain(Tiny(), pictures, tmp_path, **settings).failed == 1
     assert gpulime.runs.explain(Tiny(), pictures, tmp_path, **settings, retry_failed=True).failed == 0
     assert store.done(tmp_path)["1"] == store.Done(True, 2)
+
+
+def test_those_that_were_tried_least_come_first():
+    items = [Item(name, b"") for name in "abcd"]
+    past = {"a": store.Done(False, 3), "b": store.Done(False, 1), "c": store.Done(True, 1), "d": store.Done(False, 2)}
+    assert [(item.image_id, item.attempt) for item in todo(items, ALL, past, True).items] == [("b", 2), ("d", 3), ("a", 4)]
+
+
+def test_a_call_with_nothing_to_do_keeps_the_numbers_of_the_night(photographs, tmp_path):
+    for _ in range(2):
+        files.run(config(photographs, tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["forwards"] == 6 * 40
+
+
+def test_names_that_do_not_fit_are_refused_in_a_dry_run_too(photographs, tmp_path):
+    (tmp_path / "names.txt").write_text("ant\nbee\n", encoding="utf-8")
+    whole = config(photographs, tmp_path / "run")
+    named = dataclasses.replace(whole, model=dataclasses.replace(whole.model, class_names=str(tmp_path / "names.txt")))
+    with pytest.raises(ValueError, match="class_names has 2 names; the model has 4 classes"):
+        files.run(named, dry_run=True)
+
+
+def test_an_output_that_nobody_takes_does_not_end_a_run(photographs, tmp_path, monkeypatch):
+    class Closed:
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+        def isatty(self):
+            return False
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    code = files.run(dataclasses.replace(config(photographs, tmp_path / "run"), report=False))
+    monkeypatch.undo()
+    assert code == exits.ERROR_ROWS
+    assert len(store.done(tmp_path / "run")) == 9

@@ -138,3 +138,18 @@ def test_a_duration_in_words(seconds, words):
 def test_a_status_of_nothing(tmp_path):
     with pytest.raises(GpulimeError, match="holds no run"):
         status(tmp_path / "none")
+
+
+def test_a_call_that_was_limited_to_fewer_images_does_not_make_the_run_smaller(tmp_path):
+    folder = run(tmp_path, explained("a"), explained("b"))
+    beaten(folder, Share(shard=0, shards=2), images=40)
+    beaten(folder, Share(shard=1, shards=2), images=1)
+    assert "2 of 40 images (5.0 %)" in str(status(folder))
+
+
+def test_verify_misses_images_that_no_process_has_done(tmp_path, capsys):
+    folder = beaten(run(tmp_path, explained("a"), explained("b")), images=10)
+    assert cli.main(["verify", str(folder)]) == exits.ERROR_ROWS
+    assert "8 of the run's 10 images: the same gpulime explain goes on with them" in capsys.readouterr().out
+    beaten(folder, images=2)
+    assert cli.main(["verify", str(folder)]) == exits.OK
