@@ -125,7 +125,10 @@ def say(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (for the rest of the process)
+        with suppress(OSError, AttributeError):  # what is still to be flushed goes nowhere, too
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
 
 
 def lines(row: Mapping[str, Any], class_names: Sequence[str] | None) -> list[str]:
