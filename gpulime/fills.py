@@ -90,18 +90,20 @@ def outside(spec: str | Tensor, unit: float) -> str | None:
 def segment_means(images: Tensor, labels: Tensor, k: int) -> Tensor:
     """Every pixel replaced by the mean of its segment, each channel by itself (lime's ``hide_color=None``).
 
-    A GPU adds in any order, so pixels are added as whole numbers, of a size that the image's largest value decides: as small
-    as 64 bits allow, 2e-14 of it at 224x224. An image then has the same means in every run and every batch.
+    A GPU adds in any order, so pixels, which must be finite, are added as whole numbers, of a size that the channel's largest
+    value decides: as small as 64 bits allow, 2e-14 of it at 224x224. An image then has the same means in every run and batch.
     """
     n, c, h, w = images.shape
     where = labels.view(n, 1, h * w).long().expand(n, c, h * w)
     values = (images if images.dtype == torch.float64 else images.float()).flatten(2)
-    largest = torch.frexp(values.abs().amax((1, 2))).exponent.clamp(min=-60)  # a power of two that a float32 can take
-    scale = torch.ldexp(values.new_ones(n), 62 - (h * w).bit_length() - largest)[:, None, None]
-    sums = torch.zeros(n, c, k, dtype=torch.int64, device=images.device).scatter_add_(2, where, (values * scale).long())
+    largest = torch.frexp(values.abs().amax(2, keepdim=True)).exponent.clamp(min=-60)  # a power of two that a float32 can take
+    exponent = 62 - (h * w).bit_length() - largest.long()
+    scale = ((exponent + 1023) << 52).view(torch.float64)  # 2 to that, by its bits: not every device's powers are exact
+    whole = (values * scale.to(values.dtype)).long()
+    sums = torch.zeros(n, c, k, dtype=torch.int64, device=images.device).scatter_add_(2, where, whole)
     sizes = torch.zeros(n, 1, k, dtype=torch.int64, device=images.device)
     sizes.scatter_add_(2, where[:, :1], torch.ones_like(where[:, :1]))
-    means = (sums / scale.double() / sizes.clamp(min=1)).to(images.dtype)
+    means = (sums / scale / sizes.clamp(min=1)).to(images.dtype)
     return means.gather(2, where).view(n, c, h, w)
 
 

@@ -175,3 +175,11 @@ def test_a_fill_in_other_units_than_the_images_is_noticed(fill, unit, said):
     assert (message is not None) == said
     if said:
         assert message.startswith("fill runs from 128 to 128, and the images from 0 to 1")
+
+
+def test_a_channel_of_large_values_costs_the_others_no_digits():
+    images = torch.rand(2, 3, 16, 16) * torch.tensor([1.0, 1e-3, 1e12])[:, None, None]
+    labels = torch.arange(16).view(4, 4).repeat_interleave(4, 0).repeat_interleave(4, 1).expand(2, 16, 16)
+    means = fills.segment_means(images, labels, 16)
+    exact = images.double().view(2, 3, 4, 4, 4, 4).mean((3, 5)).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    torch.testing.assert_close(means.double(), exact, rtol=1e-7, atol=0)

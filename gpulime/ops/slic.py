@@ -163,8 +163,8 @@ def _check(images: Tensor, n_segments: int, compactness: float, sigma: float) ->
     check(images.dtype == torch.float32, f"images must be float32; got {images.dtype}")
     check(images.ndim == 4 and images.numel() > 0, f"images must be (n, c, h, w), none of them 0; got {tuple(images.shape)}")
     # The kernel counts pixels in 32 bits, up to 165 rows beyond the last.
-    small = images[0, 0].numel() < 2**30 and images.shape[3] < 2**22
-    check(small, f"images must have fewer than 2**30 pixels, and 2**22 a row; got {tuple(images.shape[2:])}")
+    small = images[0, 0].numel() < 2**30 and max(images.shape[2:]) < 2**22
+    check(small, f"images must have fewer than 2**30 pixels, and 2**22 a row or column; got {tuple(images.shape[2:])}")
     check(images.shape[1] <= MOST_CHANNELS, f"images must have at most {MOST_CHANNELS} channels; got {images.shape[1]}")
     check(n_segments >= 1, f"n_segments must be at least 1; got {n_segments}")
     check(0 < compactness < math.inf, f"compactness must be positive; got {compactness}")
