@@ -305,7 +305,11 @@ def noticing():
             {},
             r"fewer than 2\*\*30 pixels, and 2\*\*22 a row or column; got \(32768, 3",
         ),
-        (torch.zeros(1, 1, 1, 1).expand(1, 1, 1, 2**22), {}, r"fewer than 2\*\*30 pixels, and 2\*\*22 a row or column; got \(1, 4194304"),
+        (
+            torch.zeros(1, 1, 1, 1).expand(1, 1, 1, 2**22),
+            {},
+            r"fewer than 2\*\*30 pixels, and 2\*\*22 a row or column; got \(1, 4194304",
+        ),
         (torch.zeros(1, 3, 4, 4), {"n_segments": 0}, "n_segments must be at least 1; got 0"),
         (torch.zeros(1, 3, 4, 4), {"compactness": 0}, "compactness must be positive; got 0"),
         (torch.zeros(1, 3, 4, 4), {"sigma": -1}, "sigma must be at least 0; got -1"),
