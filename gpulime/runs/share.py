@@ -42,7 +42,9 @@ class Share:
         """
         given = re.fullmatch(r"(\d+)/(\d+)", shard or "1/1")
         if given is None or not 1 <= int(given[1]) <= int(given[2]):
-            raise GpulimeError(f"shard must be a part and the number of parts, from '1/8' to '8/8'; got {shard!r}")
+            raise GpulimeError(
+                f"shard must be a part and the number of parts, such as '2/8' for the second of eight; got {shard!r}"
+            )
         part = int(given[1]) - 1, int(given[2])
         if not {"RANK", "WORLD_SIZE"} <= environment.keys():
             return cls(*part)

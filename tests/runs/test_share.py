@@ -77,7 +77,9 @@ def test_a_share_in_words():
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "1/2/3", "-1/2", "a/b", ""])
 def test_what_is_no_part_is_refused(shard):
     if shard:
-        with pytest.raises(GpulimeError, match="shard must be a part and the number of parts, from '1/8' to '8/8'; got"):
+        with pytest.raises(
+            GpulimeError, match="shard must be a part and the number of parts, such as '2/8' for the second of eight; got"
+        ):
             Share.of(shard, {})
     else:
         assert Share.of(shard, {}).is_all

@@ -58,10 +58,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
-def test_a_signal_to_the_group_keeps_what_is_finished_and_a_rerun_goes_on(number, folder):
-    process = subprocess.Popen(
+def start(folder):
+    """The run as a process that leads a group of its own."""
+    return subprocess.Popen(
         command(folder),
         cwd=folder,
         stdout=subprocess.PIPE,
@@ -70,6 +69,12 @@ def test_a_signal_to_the_group_keeps_what_is_finished_and_a_rerun_goes_on(number
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": path_with(folder)},
     )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_to_the_group_keeps_what_is_finished_and_a_rerun_goes_on(number, folder):
+    process = start(folder)
     assert process.stdout is not None
     process.stdout.readline()  # the first image's lines
     os.killpg(process.pid, number)
@@ -97,15 +102,7 @@ def test_a_signal_to_the_group_keeps_what_is_finished_and_a_rerun_goes_on(number
 def test_a_second_signal_ends_a_run_that_hangs_at_once(folder):
     (folder / "slow_model.py").write_text(SLOW.replace("time.sleep(0.02)", "time.sleep(0.02 if x.mean() > 0 else 600)"))
     Image.new("RGB", (32, 32)).save(folder / "pictures" / "05.png")  # black: there the model hangs
-    process = subprocess.Popen(
-        command(folder),
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": path_with(folder)},
-    )
+    process = start(folder)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("03.png"):

@@ -94,7 +94,8 @@ def test_what_waits_for_the_disk_is_bounded(tmp_path, gate):
 def test_rows_are_written_though_no_more_come(tmp_path):
     with Writer(Store(tmp_path, flush_rows=100, flush_seconds=0.05)) as writer:
         writer.put(failed("a"))
-        until(lambda: ids(tmp_path) == ["a"])
+        until(lambda: ids(tmp_path))
+        assert ids(tmp_path) == ["a"], "while the writer waits for more"
 
 
 def test_an_error_of_the_disk_comes_to_the_run(tmp_path, disk):
