@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from gpulime import __version__, config, options
 from gpulime.errors import GpulimeError, check
-from gpulime.runs import exits
+from gpulime.runs import exits, stop
 
 START = """
 Start from one of the files in configs/, then try it on images of your own:
@@ -50,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ArgumentError, GpulimeError) as error:
         return _refuse(options.plain(str(error), COMMANDS))
     try:
-        return COMMANDS[given.subcommand].run(given[given.subcommand])
+        with _warnings_as_lines():
+            return COMMANDS[given.subcommand].run(given[given.subcommand])
     except BaseException as error:
         code = exits.code(error)
         if code is None:
@@ -69,9 +72,10 @@ def explain(given: Namespace) -> int:
         if (value := settings.pop(name)) is not None:
             settings["data"][name] = value
     chosen = config.from_dict(settings)
-    from gpulime.runs import files
+    with stop.heard():
+        from gpulime.runs import files
 
-    return files.run(chosen, **call)
+        return files.run(chosen, **call)
 
 
 def report(given: Namespace) -> int:
@@ -254,6 +258,25 @@ def _parser() -> ArgumentParser:
         command.add_options(own)
         commands.add_subcommand(name, own, help=line)
     return parser
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Inside, what gpulime warns of is a line as its errors are; what others do still tells its place in the code."""
+    before = warnings.formatwarning
+
+    def format_warning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if Path(filename).is_relative_to(Path(__file__).parent):
+            return f"gpulime: {message}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _refuse(message: str) -> int:

@@ -22,6 +22,7 @@ from gpulime.runs import weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
 from gpulime.runs.loader import DatasetReader
 from gpulime.runs.sources import Item, check_ids
+from gpulime.runs.terms import Terms
 
 
 def explain(
@@ -101,23 +102,25 @@ def explain(
             reader=DatasetReader(dataset),
             explainer=explainer,
             labels=labels,
-            fixed={
-                **{f"lime.{name}": _plain(value) for name, value in changing.items()},
-                "lime.labels": labels,
-                "segmenter": segments.describe(explainer.segmenter, explainer.device),
-                "model_id": model_id,
-                "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
-            },
-            about={
-                "model": model_id or type(model).__name__,
-                "class_names": None if class_names is None else [str(name) for name in class_names],
-            },
+            terms=Terms(
+                fixed={
+                    **{f"lime.{name}": _plain(value) for name, value in changing.items()},
+                    "lime.labels": labels,
+                    "segmenter": segments.describe(explainer.segmenter, explainer.device),
+                    "model_id": model_id,
+                    "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
+                },
+                about={
+                    "model": model_id or type(model).__name__,
+                    "class_names": None if class_names is None else [str(name) for name in class_names],
+                },
+                unnamed=[] if model_id else functions,
+            ),
             picture=_picture_in(dataset, explainer),
             data=configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds),
             store=configs.StoreConfig(),
             report=report,
             out=Path(out),
-            unnamed=[] if model_id else functions,
             retry_failed=retry_failed,
             max_failures_in_a_row=max_failures_in_a_row,
         )

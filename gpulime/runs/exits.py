@@ -45,7 +45,10 @@ class NotWritableError(EndOfRunError, OSError):
 
 
 def code(error: BaseException) -> int | None:
-    """The exit code of a command that ends with ``error``; None for one nobody foresaw: its traceback tells more."""
+    """The exit code of a command that ends with ``error``; None for the model's own and those nobody foresaw.
+
+    Python ends with a traceback then, which tells more, and with 1.
+    """
     match error:
         case EndOfRunError():
             return error.code

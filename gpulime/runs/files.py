@@ -23,6 +23,7 @@ from gpulime.runs.job import Job, Picture, perform, plan
 from gpulime.runs.loader import FileReader
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item
+from gpulime.runs.terms import Terms
 from gpulime.runs.transform import Transform
 
 
@@ -64,19 +65,21 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         reader=FileReader(dataclasses.replace(source, items=[]), loaded.transform),
         explainer=explainer,
         labels=labels,
-        fixed={
-            **configs.fixed(config),
-            "data.source": os.path.normpath(config.data.source),
-            "transform": dataclasses.asdict(loaded.transform),
-            "segmenter": segments.describe(explainer.segmenter, explainer.device),
-            "weights_sha256": loaded.weights_sha256,
-        },
-        about={
-            "config": dataclasses.asdict(config),
-            "transform": dataclasses.asdict(loaded.transform),
-            "model": loaded.description,
-            "class_names": loaded.class_names,
-        },
+        terms=Terms(
+            fixed={
+                **configs.fixed(config),
+                "data.source": os.path.normpath(config.data.source),
+                "transform": dataclasses.asdict(loaded.transform),
+                "segmenter": segments.describe(explainer.segmenter, explainer.device),
+                "weights_sha256": loaded.weights_sha256,
+            },
+            about={
+                "config": dataclasses.asdict(config),
+                "transform": dataclasses.asdict(loaded.transform),
+                "model": loaded.description,
+                "class_names": loaded.class_names,
+            },
+        ),
         picture=_picture_of(config.data, loaded.transform),
         data=config.data,
         store=config.store,

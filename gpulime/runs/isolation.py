@@ -86,8 +86,7 @@ class Isolation:
                 yield from self._together(self._put(batch))
             yield from self._unread()
         yield from self._together(self._queue.finish())
-        if self._first is not None:
-            raise self._first
+        self._own_error()
 
     def _put(self, batch: inputs.Batch) -> Iterator[Explanations]:
         for flight in self.explainer.prepare(batch):
@@ -129,6 +128,13 @@ class Isolation:
         self._held.append(failure)
         self._first = self._first or error
         if len(self._held) == UNPROVEN_IMAGES:
+            self._own_error()
+
+    def _own_error(self) -> None:
+        """Raise the model's first error, where nothing has been explained since."""
+        if self._first is not None:
+            images = "each of the images" if len(self._held) < UNPROVEN_IMAGES else f"the first {UNPROVEN_IMAGES} images"
+            self._first.add_note(f"gpulime: {images} failed, also by themselves, so this is the model's fault and none of theirs")
             raise self._first
 
     def _attempt(self, explained: Iterator[Explanations]) -> Generator[Outcome, None, Exception | None]:

@@ -28,12 +28,12 @@ class Todo:
     own: int
     again: int
 
-
-def todo(items: Sequence[Item], share: Share, done: Mapping[str, Done], retry_failed: bool) -> Todo:
-    """What of ``items`` a process does: those of its share that have no row, and on demand those whose row is an error."""
-    own = [item for item in items if share.owns(item.image_id)]
-    new = [item for item in own if item.image_id not in done]
-    failed = [item for item in own if retry_failed and item.image_id in done and not done[item.image_id].is_ok]
-    failed.sort(key=lambda item: done[item.image_id].attempt)  # a run that ends early gets to all of them in the end
-    again = [dataclasses.replace(item, attempt=done[item.image_id].attempt + 1) for item in failed]
-    return Todo([*new, *again], [item for item in items if item.image_id in done], len(own), len(again))
+    @classmethod
+    def of(cls, items: Sequence[Item], share: Share, done: Mapping[str, Done], retry_failed: bool) -> Todo:
+        """What of ``items`` a process does: those of its share without a row, and on demand those whose row is an error."""
+        own = [item for item in items if share.owns(item.image_id)]
+        new = [item for item in own if item.image_id not in done]
+        failed = [item for item in own if retry_failed and item.image_id in done and not done[item.image_id].is_ok]
+        failed.sort(key=lambda item: done[item.image_id].attempt)  # a run that ends early gets to all of them in the end
+        again = [dataclasses.replace(item, attempt=done[item.image_id].attempt + 1) for item in failed]
+        return cls([*new, *again], [item for item in items if item.image_id in done], len(own), len(again))

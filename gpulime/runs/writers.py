@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gpulime.runs.staging import STAGING
@@ -15,7 +18,9 @@ except ImportError:  # no such locks on this system: then nothing is known of ot
     fcntl = None  # type: ignore[assignment]
 
 LOCKS = f"{STAGING}/writers.lock"  # empty: byte number r is locked by who writes as rank r
+DOOR = 2**31 - 1  # and this one by who comes in
 TAKEN = (errno.EACCES, errno.EAGAIN)
+PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.02
 
 
 class Lock:
@@ -51,6 +56,19 @@ class Lock:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+@contextmanager
+def one_at_a_time(run: Path) -> Iterator[None]:
+    """Inside, no other process is, where the file system has locks: for what is looked up first and written then."""
+    end = time.monotonic() + PATIENCE_SECONDS  # who holds it longer hangs
+    while (lock := Lock(run, DOOR)).taken and time.monotonic() < end:
+        lock.release()
+        time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def of_rank(run: Path, rank: int) -> Lock:
