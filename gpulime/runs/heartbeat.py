@@ -45,9 +45,7 @@ class Effort:
         return min(self.model_seconds / self.seconds, 1.0) if self.seconds else 0.0
 
     def __add__(self, other: Effort) -> Effort:
-        return Effort(
-            self.seconds + other.seconds, self.forwards + other.forwards, self.model_seconds + other.model_seconds
-        )
+        return Effort(self.seconds + other.seconds, self.forwards + other.forwards, self.model_seconds + other.model_seconds)
 
 
 @dataclass(frozen=True)

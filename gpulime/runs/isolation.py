@@ -134,7 +134,7 @@ class Isolation:
         """Raise the model's first error, where nothing has been explained since."""
         if self._first is not None:
             images = "each of the images" if len(self._held) < UNPROVEN_IMAGES else f"the first {UNPROVEN_IMAGES} images"
-            self._first.add_note(f"gpulime: {images} failed, also by themselves, so this is the model's fault and none of theirs")
+            self._first.add_note(f"gpulime: {images} failed, also by themselves: this is the model's fault and none of theirs")
             raise self._first
 
     def _attempt(self, explained: Iterator[Explanations]) -> Generator[Outcome, None, Exception | None]:

@@ -20,7 +20,7 @@ from gpulime import inputs
 from gpulime.errors import check
 from gpulime.explainer import Explainer
 from gpulime.report import page
-from gpulime.runs import dry, heartbeat, store, summary, writers
+from gpulime.runs import dry, heartbeat, staging, store, summary, writers
 from gpulime.runs.dry import Plan
 from gpulime.runs.exits import FailuresInARowError, WrongSettingError
 from gpulime.runs.heartbeat import RUNNING, Beat, Heartbeat
@@ -106,6 +106,8 @@ def perform(job: Job) -> Outcome:
     heart = Heartbeat(out, job.share, lambda state: _beat(job, left, progress, state))
     with writers.one_at_a_time(out):
         job.terms.accept(out)
+        if left.items:
+            staging.try_out(out)
         heart.beat(RUNNING)  # whoever comes next sees it, and leaves run.json alone
     if left.done:
         print(f"{len(left.done):,} of {len(job.items):,} images are done already", file=sys.stderr)

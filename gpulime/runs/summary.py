@@ -106,4 +106,6 @@ def _effort(effort: Effort) -> str:
     words = f"{duration(effort.seconds)}, {effort.forwards:,} forwards"
     if not effort.forwards:
         return words
-    return f"{words}, {effort.forwards / effort.seconds:,.0f} forwards/s, {100 * effort.in_model:.0f} % of the time in the model"
+    return (
+        f"{words}, {effort.forwards / effort.seconds:,.0f} forwards/s, {100 * effort.in_model:.0f} % of the time in the model"
+    )
