@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gpulime.errors import GpulimeError
 from gpulime.runs.stop import Stopped
 
@@ -27,9 +29,13 @@ class WrongSettingError(EndOfRunError, GpulimeError):
 
 
 class DeviceLostError(EndOfRunError, RuntimeError):
-    """The device serves this process no more; another process may go on."""
+    """The device serves this process no more; another process may go on. ``suspects`` are the images it had in hand."""
 
     code = DEVICE_LOST
+
+    def __init__(self, message: str, suspects: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.suspects = tuple(suspects)
 
 
 class FailuresInARowError(EndOfRunError, RuntimeError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gpulime.runs.exits import DeviceLostError
 from gpulime.runs.share import Share
 from gpulime.runs.staging import staged
 
@@ -58,6 +59,7 @@ class Beat:
     ok, failed : those that are explained and that failed since
     effort : since it started
     earlier : effort of the processes that had this share before
+    suspects : images that a process of this share had in hand when it lost its device
     left : seconds that it expects to need yet, None where it cannot tell
     time : when it was written, in seconds since 1970
     """
@@ -75,6 +77,7 @@ class Beat:
     left: float | None
     time: float
     earlier: Effort = Effort()
+    suspects: Sequence[str] = ()
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Beat:
@@ -85,8 +88,8 @@ class Beat:
         TypeError, KeyError
             Where it is another's.
         """
-        parts = {"share": Share(**facts["share"])}
-        return cls(**{**facts, **parts, **{name: Effort(**facts[name]) for name in ("effort", "earlier")}})
+        efforts = {name: Effort(**facts[name]) for name in ("effort", "earlier")}
+        return cls(**{**facts, **efforts, "share": Share(**facts["share"]), "suspects": tuple(facts["suspects"])})
 
     @property
     def is_gone(self) -> bool:
@@ -129,12 +132,15 @@ class Heartbeat:
         self._next = 0.0
         before = _read(self.path)
         self._earlier = Effort() if before is None else before.earlier + before.effort
+        self._suspects: Sequence[str] = () if before is None else before.suspects
 
     def __enter__(self) -> Heartbeat:
         self.beat(RUNNING)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, DeviceLostError):
+            self._suspects = error.suspects
         self.beat(FINISHED if kind is None else STOPPED if issubclass(kind, KeyboardInterrupt) else FAILED)
 
     def beat_if_due(self) -> None:
@@ -145,10 +151,13 @@ class Heartbeat:
     def beat(self, state: str) -> None:
         """Write one. A disk that refuses it is no reason to end a run."""
         self._next = time.monotonic() + SECONDS
-        text = json.dumps(dataclasses.asdict(dataclasses.replace(self.describe(state), earlier=self._earlier)))
+        text = json.dumps(dataclasses.asdict(self._complete(self.describe(state))))
         with contextlib.suppress(OSError), staged(self.path.parents[1], self.path) as path:
             path.write_text(text, encoding="utf-8")
             os.replace(path, self.path)
+
+    def _complete(self, beat: Beat) -> Beat:
+        return dataclasses.replace(beat, earlier=self._earlier, suspects=self._suspects)
 
 
 def read(run: Path) -> list[Beat]:
@@ -166,6 +175,11 @@ def at_work(run: Path) -> list[Beat]:
 def spent(run: Path) -> Effort:
     """What all processes of a run have spent, in all its calls."""
     return sum((beat.earlier + beat.effort for beat in read(run)), Effort())
+
+
+def suspects(run: Path) -> frozenset[str]:
+    """Images that were in hand where a process lost its device."""
+    return frozenset(image_id for beat in read(run) for image_id in beat.suspects)
 
 
 def current(beats: Sequence[Beat], now: float) -> list[Beat]:

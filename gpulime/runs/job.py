@@ -132,7 +132,7 @@ def perform(job: Job) -> Outcome:
             heed()
 
         in_a_row = 0
-        with closing(_rows(job, left.items, after_model_batch, heed)) as rows:
+        with closing(_rows(job, left, after_model_batch, heed)) as rows:
             for row in rows:
                 writer.put(row)
                 progress.image(row)
@@ -159,14 +159,14 @@ def plan(job: Job) -> Plan:
             _check_names(job.class_names, explainer.predictor.classes)
             after_model_batch(b)
 
-        return _rows(job, left.items, after, lambda: None)
+        return _rows(job, left, after, lambda: None)
 
     rate, b = dry.rate(explain, lambda: devices.synchronize(explainer.device))
     return Plan(len(job.items), len(left.done), len(left.items), left.again, explainer.n_samples, job.share, rate, b)
 
 
 def _todo(job: Job) -> Todo:
-    return Todo.of(job.items, job.share, store.done(job.out), job.retry_failed)
+    return Todo.of(job.items, job.share, store.done(job.out), job.retry_failed, heartbeat.suspects(job.out))
 
 
 def _beat(job: Job, left: Todo, progress: Progress, state: str) -> Beat:
@@ -217,11 +217,11 @@ def _look_again(job: Job) -> None:
 
 
 def _rows(
-    job: Job, items: Sequence[Item], after_model_batch: Callable[[int], None], heed: Callable[[], None]
+    job: Job, left: Todo, after_model_batch: Callable[[int], None], heed: Callable[[], None]
 ) -> Generator[Row, None, None]:
     """Rows of the store, in the order of the images; ``heed`` is called while they are read."""
 
-    def feed() -> Generator[Group, None, None]:
+    def feed(items: Sequence[Item]) -> Generator[Group, None, None]:
         explainer, data = job.explainer, job.data
         for reads in read_all(
             items,
@@ -244,9 +244,12 @@ def _rows(
     recorder = Recorder(job.explainer.n_samples, job.explainer.seed, job.terms.config_hash, job.terms.fixed["segmenter"])
     # Where images have been explained before, one that fails now is no sign of a model that never works.
     proven = "ok" in store.read(job.out, ["status"])["status"].to_pylist()
-    with closing(feed()) as groups:  # its worker processes end with the run, whoever holds its error
-        for outcome in Isolation(job.explainer, alone, after_model_batch, proven).explain(groups):
-            yield recorder.row(outcome)
+    suspects = {item.image_id for [item] in left.passes[1:]}
+    isolation = Isolation(job.explainer, alone, after_model_batch, proven, suspects)
+    for items in left.passes:
+        with closing(feed(items)) as groups:  # its worker processes end with the run, whoever holds its error
+            for outcome in isolation.explain(groups):
+                yield recorder.row(outcome)
 
 
 def _with_sound_target(job: Job, read: Read) -> Read:
