@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from gpulime.report import summary as pages
+from gpulime.report import head
 from gpulime.runs import heartbeat, store
 from gpulime.runs.heartbeat import Effort
 from gpulime.runs.status import duration
@@ -67,11 +67,11 @@ class Summary:
 
 def summary(run: Path, manifest: Mapping[str, Any], call: Effort) -> Summary:
     """Sum up what the shards hold and what processes have spent; ``call`` is the last one's."""
-    rows = store.read(run, [*pages.FACTS, "status", "error_type", "written_at"])
+    rows = store.read(run, [*head.FACTS, "status", "error_type", "written_at"])
     explained = rows.filter(pc.equal(rows["status"], "ok"))
     scores, known = [], []
     for start in range(0, len(explained), ROWS):
-        images = pages.entries(explained.slice(start, ROWS), manifest)
+        images = head.entries(explained.slice(start, ROWS), manifest)
         scores += [image.r2 for image in images if image.r2 is not None]
         known += [image.right for image in images if image.right is not None]
     kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
