@@ -7,7 +7,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = exits.code(error)
         if code is None:
             raise
-        if str(error):
-            print(f"gpulime: {error}", file=sys.stderr)
-        return code
+        return _refuse(str(error), code)
 
 
 def explain(given: Namespace) -> int:
@@ -145,7 +143,7 @@ def compact(given: Namespace) -> int:
     done = compact.compact(Path(given.run), given.rows)
     for error in done.corrupt:
         print(f"gpulime: {error}. It is left as it is; gpulime verify {given.run} says more", file=sys.stderr)
-    print(f"{done.before:,} shards are now {done.after:,}, of {done.rows:,} rows")
+    print(f"{done.before:,} shard{'s are' if done.before != 1 else ' is'} now {done.after:,}, of {done.rows:,} rows")
     return 0
 
 
@@ -218,7 +216,12 @@ def _ids(given: Namespace) -> list[str] | None:
 
 
 COMMANDS = {
-    "explain": Command(explain, "[--config FILE] [--SETTING VALUE ...] [--dry-run] [--retry-failed]", _add_explain, START),
+    "explain": Command(
+        explain,
+        "[--config FILE] [--SETTING VALUE ...] [--limit N] [--shard I/N] [--retry-failed] [--dry-run]",
+        _add_explain,
+        START,
+    ),
     "status": Command(status, "RUN [--json]", _add_status),
     "report": Command(report, "RUN", _add_run),
     "export": Command(export, "RUN --to DIR [--ids ID ...] [--ids-file FILE]", _add_export),
@@ -279,6 +282,8 @@ def _warnings_as_lines() -> Iterator[None]:
         warnings.formatwarning = before
 
 
-def _refuse(message: str) -> int:
-    print(f"gpulime: {message}", file=sys.stderr)
-    return exits.BAD_USAGE
+def _refuse(message: str, code: int = exits.BAD_USAGE) -> int:
+    if message:
+        with suppress(OSError):  # nobody takes it
+            print(f"gpulime: {message}", file=sys.stderr, flush=True)
+    return code

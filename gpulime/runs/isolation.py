@@ -84,8 +84,8 @@ class Isolation:
         DeviceLostError
             Where the device serves this process no more.
         Exception
-            The model's first error, where it has failed for the first `UNPROVEN_IMAGES` images, or for all there are: then it
-            is no image's fault, and there is nothing to wait for. Running out of memory may pass, and is never taken for it.
+            The model's first error, where it has failed for the first `UNPROVEN_IMAGES` images: then it is no image's fault,
+            and there is nothing to wait for. Running out of memory may pass, and is never taken for it.
         """
         for reads, batch in groups:  # what reading them raises is no fault of the model
             self._waiting.extend(reads)
@@ -93,7 +93,6 @@ class Isolation:
                 yield from self._together(self._put(batch))
             yield from self._unread()
         yield from self._together(self._queue.finish())
-        self._own_error()
 
     def _put(self, batch: inputs.Batch) -> Iterator[Explanations]:
         for flight in self.explainer.prepare(batch):
@@ -135,10 +134,10 @@ class Isolation:
         self._held.append(failure)
         self._first = self._first or error
         if len(self._held) == UNPROVEN_IMAGES:
-            self._own_error()
+            self.end()
 
-    def _own_error(self) -> None:
-        """Raise the model's first error, where nothing has been explained since."""
+    def end(self) -> None:
+        """To be called after the last image: raises the model's first error where it has failed for all there are."""
         if self._first is not None:
             images = "each of the images" if len(self._held) < UNPROVEN_IMAGES else f"the first {UNPROVEN_IMAGES} images"
             self._first.add_note(f"gpulime: {images} failed, also by themselves: this is the model's fault and none of theirs")
