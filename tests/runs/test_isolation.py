@@ -3,11 +3,11 @@
 import contextlib
 import errno
 import multiprocessing
-from contextlib import suppress
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
