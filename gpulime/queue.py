@@ -10,13 +10,14 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from gpulime.predict import BatchSize, Predictor, out_of_memory
+from gpulime import device as devices
+from gpulime.batch_size import BatchSize, Kind
+from gpulime.predict import Predictor
 from gpulime.segments import Segments
 
 MASK_ENTRIES = 2**21  # masks drawn at once, in entries
 
 T = TypeVar("T")  # what a solved flight becomes
-Kind = tuple[tuple[int, ...], torch.dtype, torch.device]
 
 
 @dataclass
@@ -191,31 +192,33 @@ class Queue(Generic[T]):
     def _next(self, full: bool) -> int:
         """The rows of the next model batch; 0 where too few are left."""
         left = sum(flight.size - flight.taken for flight in self.flights)
-        b = min(self.batch_size.get(*self.flights[0].kind), self.predictor.most)
+        b = self.batch_size.get(self.flights[0].kind, self.predictor.most)
         return b if left >= b else 0 if full else left
 
     def _pass(self, b: int, kind: Kind) -> None:
         """One model batch."""
         pieces = list(self._take(b))
-        with self.batch_size.timed(b, *kind):
-            outputs = self._outputs(pieces)
+        # Sizes that may be used three times only are not worth compiling.
+        full = self.batch_size.get(kind, self.predictor.most) if self.batch_size.is_found(kind) else None
+        with self.batch_size.timed(b, kind):
+            outputs = self._outputs(pieces, full)
         sizes = [stop - start for _, start, stop in pieces]
         for (flight, start, _), part in zip(pieces, outputs.split(sizes), strict=True):
             flight.receive(start, part, self.choose_labels)
 
-    def _outputs(self, pieces: list[Piece]) -> Tensor:
+    def _outputs(self, pieces: list[Piece], full: int | None) -> Tensor:
         """Outputs (b, classes) for pieces; in halves where memory runs out before the model is called."""
         b = sum(stop - start for _, start, stop in pieces)
         try:
             parts = [self.compose(*piece) for piece in pieces]
             rows = parts[0] if len(parts) == 1 else torch.cat(parts)
         except (RuntimeError, MemoryError) as error:
-            if b == 1 or not out_of_memory(error):
+            if b == 1 or not devices.out_of_memory(error):
                 raise
         else:
-            return self.predictor(rows)
+            return self.predictor(rows, full)
         self.predictor.shrink(b)
-        return torch.cat([self._outputs(half) for half in _halves(pieces, b // 2)])
+        return torch.cat([self._outputs(half, full).clone() for half in _halves(pieces, b // 2)])  # cloned as in the predictor
 
     def _take(self, b: int) -> Iterator[Piece]:
         """The next b places: (flight, start, stop), of as many flights as it needs."""

@@ -14,7 +14,7 @@ from torch import nn
 from gpulime import Explainer
 from gpulime.errors import GpulimeError
 from gpulime.folding import Folding
-from gpulime.predict import BatchSize, Predictor
+from gpulime.predict import Predictor
 from gpulime.segments import Grid
 
 MODES = {
@@ -331,47 +331,6 @@ def test_work_is_done_where_the_model_is(device, cnn, pictures):
     assert explanations.coefficients.device.type == device.type
     assert Predictor(cnn, None, "float32", None).device(pictures()).type == device.type
     assert_near(explanations.cpu().coefficients, expected.coefficients, 1e-4)
-
-
-def sizes(seconds, device="cpu", most=60, shape=(3, 224, 224)):
-    """The sizes that "auto" passes while a batch of b rows takes ``seconds(b)``."""
-    batch_size, used = BatchSize("auto"), []
-    kind = shape, torch.float32, torch.device(device)
-    clock = SimpleNamespace(now=0.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpulime.predict.time", SimpleNamespace(perf_counter=lambda: clock.now))
-        patch.setattr("gpulime.device.synchronize", lambda device: None)
-        for _ in range(most):
-            b = batch_size.get(*kind)
-            with batch_size.timed(b, *kind):
-                clock.now += seconds(b)
-            used.append(b)
-    return used
-
-
-@pytest.mark.parametrize(
-    ("device", "seconds", "best"),
-    [
-        ("cpu", lambda b: 1 + 0.1 * b, 320),  # ever better, up to 2**28 bytes of rows
-        ("cpu", lambda b: b + 0.1 * max(0, b - 20) ** 2, 10),
-        ("cpu", lambda b: 5 + b + max(0, b - 20) ** 2, 20),
-        ("cpu", lambda b: b * 0.99 ** b.bit_length(), 10),  # a hundredth is no gain
-        ("cuda", lambda b: 1 + 0.1 * b, 256),
-        ("cuda", lambda b: b * (2 if b == 64 else 1) / min(b, 128), 128),  # one bad size does not end the search
-    ],
-)
-def test_auto_finds_the_fastest_size(device, seconds, best):
-    used, start = sizes(seconds, device), 10 if device == "cpu" else 32
-    assert used[:6] == [start] * 3 + [2 * start] * 3
-    assert used[-20:] == [best] * 20
-
-
-def test_auto_passes_the_same_rows(cnn, calls, pictures):
-    expected = explain(cnn, pictures(5), n_samples=60)
-    calls.clear()
-    explanations = explain(cnn, pictures(5), n_samples=60, batch_size="auto")
-    assert sum(len(rows) for rows in calls) == 300
-    assert_near(explanations.coefficients, expected.coefficients)
 
 
 @pytest.mark.parametrize(
