@@ -64,33 +64,36 @@ def sizes_seen(model):
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # whatever PyTorch's compiler says of itself
 def test_a_compiled_model_gives_the_same_answers(cnn, pictures, device):
     """By PyTorch's own compiler, with the rounding of fused layers."""
-    model = cnn.to(device)
+    model, tolerance = cnn.to(device), 1e-5 if device.type == "cpu" else 1e-3  # convolutions in TF32
     expected = explainer(model, compile=False).explain(pictures(5))
     compiled = explainer(model)
     for _ in range(2):  # the first rows find out the memory format
         actual = compiled.explain(pictures(5))
         assert torch.equal(actual.labels, expected.labels)
-        assert_near(actual.predictions, expected.predictions)
-        assert_near(actual.coefficients, expected.coefficients)
+        assert_near(actual.predictions, expected.predictions, tolerance)
+        assert_near(actual.coefficients, expected.coefficients, tolerance)
     assert graphs() == 1
+    assert compiled.predictor._compiled.works
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CUDA graphs")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.filterwarnings("ignore:.*TensorFloat32")
+@pytest.mark.filterwarnings("ignore")
 def test_cuda_graphs_give_the_same_answers(precision, cnn, pictures):
-    model, tolerance = cnn.cuda(), 1e-4 if precision == "float32" else 0.1
+    model, tolerance = cnn.cuda(), 1e-3 if precision == "float32" else 0.1
     settings = {"precision": precision, "activation": None}  # the outputs themselves, in the graph's own memory
-    expected = explainer(model, **settings, compile=False).explain(pictures(5))
     compiled = explainer(model, **settings, compile="reduce-overhead")
-    for _ in range(4):  # warmed up, recorded, replayed
-        assert_near(compiled.explain(pictures(5)).coefficients, expected.coefficients, tolerance)
-    with torch.no_grad():
-        model[-1].weight.neg_()
-    expected = explainer(model, **settings, compile=False).explain(pictures(5))
-    assert_near(compiled.explain(pictures(5)).coefficients, expected.coefficients, tolerance)
+    for _ in range(2):
+        expected = explainer(model, **settings, compile=False).explain(pictures(5))
+        for _ in range(3):  # warmed up, recorded, replayed
+            assert_near(compiled.explain(pictures(5)).coefficients, expected.coefficients, tolerance)
+        with torch.no_grad():
+            model[-1].weight.neg_()
+    assert graphs() == 1
+    assert compiled.predictor._compiled.works
 
 
 @pytest.mark.parametrize("n", [1, 4, 5])
@@ -314,3 +317,22 @@ def test_an_explainer_goes_to_another_process(quick, cnn, pictures):
     expected = compiled.explain(pictures())
     again = pickle.loads(pickle.dumps(compiled))
     assert torch.equal(again.explain(pictures()).coefficients, expected.coefficients)
+
+
+def test_a_run_goes_on_with_its_model_compiled(quick, cnn, pictures, tmp_path):
+    """Rows differ by rounding alone, as they do between devices and batch sizes."""
+    dataset, settings = list(pictures(6)), {"n_samples": 20, "segments": Grid(3, 3), "batch_size": 16, "report": False}
+    gpulime.runs.explain(cnn, dataset[:3], tmp_path / "run", **settings)
+    assert graphs() == 0
+    gpulime.runs.explain(cnn, dataset, tmp_path / "run", **settings, compile=True)
+    assert graphs() == 1
+    whole = gpulime.runs.explain(cnn, dataset, tmp_path / "whole", **settings)
+    assert whole.ok == 6
+    actual, expected = (gpulime.runs.open_run(tmp_path / name) for name in ("run", "whole"))
+    for name in expected:
+        assert actual[name].top_labels == expected[name].top_labels
+        label = expected[name].top_labels[0]
+        both = [[weight for _, weight in sorted(run[name].local_exp[label])] for run in (actual, expected)]
+        assert_near(*map(torch.tensor, both))
+    with pytest.raises(GpulimeError, match="holds results of other settings"):
+        gpulime.runs.explain(cnn, dataset, tmp_path / "run", **settings, precision="bfloat16")

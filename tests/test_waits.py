@@ -87,7 +87,7 @@ def test_outputs_that_are_not_finite_are_no_reason_to_wait(monkeypatch, unread, 
 
 @GPU
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_host_waits_for_no_gpu(name, monkeypatch, cnn, pictures):
+def test_the_host_waits_for_no_cuda_device(name, monkeypatch, cnn, pictures):
     monkeypatch.setattr("gpulime.explainer.FLIGHT_ROWS", {"cuda": 80})
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16, **SETTINGS[name])
     pieces = explained(explainer, Batch(pictures(5)), watched())
@@ -96,7 +96,7 @@ def test_the_host_waits_for_no_gpu(name, monkeypatch, cnn, pictures):
 
 
 @GPU
-def test_images_are_sent_without_waiting(cnn, pictures):
+def test_images_are_sent_to_cuda_without_waiting(cnn, pictures):
     """Of images on the CPU, only how many segments there are is read."""
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16, mean=0.4, std=0.2)
     explainer.explain(pictures(2))
@@ -111,7 +111,7 @@ def test_images_are_sent_without_waiting(cnn, pictures):
 
 
 @GPU
-def test_what_is_sent_and_fetched_is_what_it_was():
+def test_what_is_sent_to_cuda_and_fetched_is_what_it_was():
     given = [torch.rand(300, 300), torch.rand(4, 3, 9, 9).contiguous(memory_format=torch.channels_last), torch.arange(7)[::2]]
     with torch.cuda.stream(torch.cuda.Stream()):
         torch.cuda._sleep(10**7)  # what is sent and fetched waits its turn
