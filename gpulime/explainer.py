@@ -328,12 +328,13 @@ class Explainer:
 
     def solve(self, flight: Flight) -> Explanations:
         """Fit the surrogates of a flight whose outputs are all there."""
-        outputs, counts, k = flight.outputs, flight.parts.counts, flight.parts.ids.shape[1]
+        outputs, masks, counts, k = flight.outputs, flight.masks, flight.parts.counts, flight.parts.ids.shape[1]
         finite = outputs.isfinite()
         outputs = outputs.masked_fill(~finite, 0.0)
         together = max(1, GRAM_ENTRIES // (k * k * outputs.shape[2]))
         with exact(outputs.device):
-            fitted = [self._fit(flight, outputs, i) for i in torch.arange(len(counts), device=counts.device).split(together)]
+            images = torch.arange(len(counts), device=counts.device).split(together)
+            fitted = [self._fit(flight, masks, outputs, index) for index in images]
         non_finite = (~finite.all(-1)).sum(1)
 
         def fit(name: str) -> Tensor:
@@ -354,11 +355,11 @@ class Explainer:
             images=flight.pictures,
         )
 
-    def _fit(self, flight: Flight, outputs: Tensor, index: Tensor) -> Surrogate:
+    def _fit(self, flight: Flight, drawn: Tensor | None, outputs: Tensor, index: Tensor) -> Surrogate:
         counts, k = flight.parts.counts[index], flight.parts.ids.shape[1]
         moments = Moments(counts, k, outputs[index, 0])
         for rows in torch.arange(self.n_samples, device=index.device).split(max(1, MASK_ENTRIES // (k * len(index)))):
-            masks = self.draw(flight, index[:, None], rows)
+            masks = self.draw(flight, index[:, None], rows) if drawn is None else drawn[index[:, None], rows]
             moments.add(masks, outputs[index[:, None], rows], proximity(masks, counts, self.settings))
         return moments.solve(self.settings)
 

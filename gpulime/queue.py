@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -16,6 +16,8 @@ from gpulime.predict import Predictor
 from gpulime.segments import Segments
 
 MASK_ENTRIES = 2**21  # masks drawn at once, in entries
+# Drawn ahead of the queue: on a GPU a whole flight's, since a draw is 137 launches, more than a small model's forward has.
+AHEAD_ENTRIES = defaultdict(lambda: MASK_ENTRIES, cpu=MASK_ENTRIES // 16)
 
 T = TypeVar("T")  # what a solved flight becomes
 
@@ -79,7 +81,8 @@ class Flight:
     def window(self, start: int, stop: int, draw: Callable[[Flight, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Image (b,) and mask (b, k) of the places; masks are drawn for many places at a time."""
         if self.drawn is None or not self.drawn[0] <= start <= stop <= self.drawn[1]:
-            ahead = min(self.size, max(stop, start + MASK_ENTRIES // (16 * self.parts.ids.shape[1])))
+            entries = AHEAD_ENTRIES[self.keys.device.type]
+            ahead = min(self.size, max(stop, start + entries // self.parts.ids.shape[1]))
             index, rows = self.pairs(start, ahead)
             self.drawn = (start, ahead, index, draw(self, index, rows))
         first, _, index, masks = self.drawn
@@ -105,8 +108,17 @@ class Flight:
     @property
     def outputs(self) -> Tensor:
         """(n, s, l), once they are all there."""
-        others = self.kept[self.n :].view(self.n, self.n_samples - 1, -1)
-        return torch.cat([self.kept[: self.n, None], others], dim=1)
+        return self._by_image(self.kept)
+
+    @property
+    def masks(self) -> Tensor | None:
+        """(n, s, k) bool, where all of them were drawn at once."""
+        return self._by_image(self.drawn[3]) if self.drawn is not None and self.drawn[:2] == (0, self.size) else None
+
+    def _by_image(self, values: Tensor) -> Tensor:
+        """What is there for each place, (n * s, ...), as (n, s, ...)."""
+        others = values[self.n :].view(self.n, self.n_samples - 1, -1)
+        return torch.cat([values[: self.n, None], others], dim=1)
 
 
 Piece = tuple[Flight, int, int]  # places start to stop of a flight
