@@ -18,8 +18,28 @@ from gpulime.segments import Segments
 MASK_ENTRIES = 2**21  # masks drawn at once, in entries
 # Drawn ahead of the queue: on a GPU a whole flight's, since a draw is 137 launches, more than a small model's forward has.
 AHEAD_ENTRIES = defaultdict(lambda: MASK_ENTRIES, cpu=MASK_ENTRIES // 16)
+AHEAD_BATCHES = 128  # at most, so that a batch that was halved for want of memory halves this too
 
 T = TypeVar("T")  # what a solved flight becomes
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Image (stop - start,) and mask (stop - start, k) of the places ``start`` to ``stop`` of a flight; at first of none."""
+
+    start: int = 0
+    stop: int = 0
+    index: Tensor = field(default_factory=lambda: torch.empty(0))
+    masks: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def holds(self, start: int, stop: int) -> bool:
+        """Whether all places from ``start`` to ``stop`` are here."""
+        return self.start <= start <= stop <= self.stop
+
+    def part(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Image and mask of those places."""
+        where = slice(start - self.start, stop - self.start)
+        return self.index[where], self.masks[where]
 
 
 @dataclass
@@ -54,7 +74,7 @@ class Flight:
     highest: tuple[int, int] | None = None
     taken: int = 0
     first: list[Tensor] = field(default_factory=list)
-    drawn: tuple[int, int, Tensor, Tensor] | None = None
+    drawn: Drawn = field(default_factory=Drawn)
     labels: Tensor = field(init=False)
     kept: Tensor = field(init=False)
 
@@ -80,13 +100,12 @@ class Flight:
 
     def window(self, start: int, stop: int, draw: Callable[[Flight, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Image (b,) and mask (b, k) of the places; masks are drawn for many places at a time."""
-        if self.drawn is None or not self.drawn[0] <= start <= stop <= self.drawn[1]:
-            entries = AHEAD_ENTRIES[self.keys.device.type]
-            ahead = min(self.size, max(stop, start + entries // self.parts.ids.shape[1]))
+        if not self.drawn.holds(start, stop):
+            fits = AHEAD_ENTRIES[self.keys.device.type] // self.parts.ids.shape[1]
+            ahead = min(self.size, max(stop, start + min(fits, AHEAD_BATCHES * (stop - start))))
             index, rows = self.pairs(start, ahead)
-            self.drawn = (start, ahead, index, draw(self, index, rows))
-        first, _, index, masks = self.drawn
-        return index[start - first : stop - first], masks[start - first : stop - first]
+            self.drawn = Drawn(start, ahead, index, draw(self, index, rows))
+        return self.drawn.part(start, stop)
 
     def receive(self, start: int, outputs: Tensor, choose_labels: Callable[[Flight, Tensor], Tensor]) -> None:
         """Keep what is wanted of the outputs (b, classes) of the places from ``start`` on."""
@@ -102,7 +121,8 @@ class Flight:
                 self.first = []
         if stop > self.n:
             begin = max(start, self.n)
-            index = torch.arange(begin - self.n, stop - self.n, device=outputs.device) // (self.n_samples - 1)
+            drawn = self.drawn.holds(begin, stop)  # not where memory ran out, and they were drawn in halves
+            index, _ = self.drawn.part(begin, stop) if drawn else self.pairs(begin, stop)
             torch.gather(outputs[begin - start :], 1, self.labels[index], out=self.kept[begin:stop])
 
     @property
@@ -113,7 +133,7 @@ class Flight:
     @property
     def masks(self) -> Tensor | None:
         """(n, s, k) bool, where all of them were drawn at once."""
-        return self._by_image(self.drawn[3]) if self.drawn is not None and self.drawn[:2] == (0, self.size) else None
+        return self._by_image(self.drawn.masks) if self.drawn.holds(0, self.size) else None
 
     def _by_image(self, values: Tensor) -> Tensor:
         """What is there for each place, (n * s, ...), as (n, s, ...)."""

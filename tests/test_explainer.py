@@ -313,6 +313,12 @@ def test_masks_are_drawn_once_where_they_fit(entries, draws, monkeypatch, cnn, p
     assert_same(actual, explain(cnn, pictures(5), n_samples=100))
 
 
+def test_what_is_drawn_ahead_only_saves_time(monkeypatch, cnn, pictures):
+    expected = explain(cnn, pictures(5))
+    monkeypatch.setattr("gpulime.queue.Drawn.holds", lambda self, start, stop: False)
+    assert_same(explain(cnn, pictures(5)), expected)
+
+
 # Labels
 
 

@@ -355,6 +355,22 @@ def test_no_memory_to_compose_rows_is_survived_too(monkeypatch, cnn, pictures):
     assert_near(actual.coefficients, expected.coefficients)
 
 
+def test_no_memory_to_draw_masks_is_survived_too(monkeypatch, cnn, pictures):
+    expected, draw = explain(cnn, pictures(40), n_samples=100), Explainer.draw
+
+    def starved(self, flight, index, rows):
+        if index.numel() > 600:
+            raise torch.OutOfMemoryError("no memory")
+        return draw(self, flight, index, rows)
+
+    monkeypatch.setattr(Explainer, "draw", starved)
+    monkeypatch.setattr("gpulime.explainer.FLIGHT_ROWS", {"cpu": 4000})
+    monkeypatch.setattr("gpulime.explainer.MASK_ENTRIES", 2**11)
+    with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer"):
+        actual = explain(cnn, pictures(40), n_samples=100)
+    assert_near(actual.coefficients, expected.coefficients)
+
+
 def test_an_error_of_the_model_itself_is_not_tried_again(pictures):
     calls = []
 
