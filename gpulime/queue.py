@@ -16,7 +16,7 @@ from gpulime.predict import Predictor
 from gpulime.segments import Segments
 
 MASK_ENTRIES = 2**21  # masks drawn at once, in entries
-# Drawn ahead of the queue: on a GPU a whole flight's, since a draw is 137 launches, more than a small model's forward has.
+# Drawn ahead of the queue: on a GPU a whole flight's, since without the kernel a draw is some 130 launches.
 AHEAD_ENTRIES = defaultdict(lambda: MASK_ENTRIES, cpu=MASK_ENTRIES // 16)
 AHEAD_BATCHES = 128  # at most, so that a batch that was halved for want of memory halves this too
 

@@ -52,7 +52,7 @@ def bernoulli(keys: Tensor, rows: Tensor, k: int, seed: int) -> Tensor:
 
 
 def bernoulli_reference(keys: Tensor, rows: Tensor, k: int, seed: int) -> Tensor:
-    """The definition; runs on any device, in some 130 operations."""
+    """The definition; runs on any device, as some 130 operations."""
     blocks = torch.arange(-(-k // 128), device=rows.device)
     rows, keys = rows[..., None], keys[..., None]
     counter = torch.broadcast_tensors(blocks, rows & _WORD, keys & _WORD, keys >> 32 & _WORD)

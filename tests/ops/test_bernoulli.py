@@ -1,4 +1,4 @@
-"""Drawn masks: the kernel equals its twin bit for bit, whatever broadcasts; without a GPU under the host shim, with one on it."""
+"""Drawn masks: the kernel equals its twin bit for bit; without a GPU under the host shim, with one on it."""
 
 from __future__ import annotations
 
