@@ -147,12 +147,20 @@ def compact(given: Namespace) -> int:
     return 0
 
 
-def doctor(_: Namespace) -> int:
-    """Say which versions and which device are here, and how to get a faster path."""
+def doctor(given: Namespace) -> int:
+    """Say which versions and which device are here, how to get a faster path, and which batch sizes were found best."""
+    from gpulime import cache
+
+    if given.clear_cache:
+        count = cache.clear()
+        print(f"{count:,} batch size{'s' * (count != 1)} forgotten: {cache.path() or f'{cache.VARIABLE} is off'}")
+        return 0
     from gpulime import device
 
-    for name, fact in device.describe().items():
+    for name, fact in {**device.describe(), "cache": cache.path()}.items():
         print(f"{name:12} {'none' if fact is None else fact}")
+    for name, b in cache.entries().items():
+        print(f"{b:12} rows: {name}")
     return 0
 
 
@@ -204,6 +212,10 @@ def _add_compact(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", metavar="N", type=int, default=8192, help="the most rows of a merged shard (default: 8192)")
 
 
+def _add_doctor(parser: ArgumentParser) -> None:
+    parser.add_argument("--clear-cache", action="store_true", help="forget the batch sizes that were found best")
+
+
 def _ids(given: Namespace) -> list[str] | None:
     """The ids that were asked for, None where none was."""
     if given.ids_file is None:
@@ -228,7 +240,7 @@ COMMANDS = {
     "diff": Command(diff, "RUN_A RUN_B [--to DIR]", _add_diff),
     "verify": Command(verify, "RUN [--inputs]", _add_verify, VERDICTS),
     "compact": Command(compact, "RUN [--rows N]", _add_compact, COMPACTING),
-    "doctor": Command(doctor, "", lambda parser: None),
+    "doctor": Command(doctor, "[--clear-cache]", _add_doctor),
 }
 
 

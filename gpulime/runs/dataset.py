@@ -98,7 +98,11 @@ def explain(
     explainer = Explainer(model, **lime)
     given = inspect.signature(Explainer).bind(model, **lime)
     given.apply_defaults()
-    changing = {name: value for name, value in given.arguments.items() if name not in ("model", "batch_size", "device")}
+    changing = {
+        name: value
+        for name, value in given.arguments.items()
+        if name != "model" and f"lime.{name}" not in configs.CHANGES_NO_ROW
+    }
     functions = [name for name, value in given.arguments.items() if callable(value) and not _comparable(value)]
     functions += ["model"] if inspect.isfunction(model) and "model" not in functions else []
     return perform(

@@ -16,7 +16,6 @@ from gpulime import inputs
 from gpulime.errors import GpulimeError
 from gpulime.explainer import Explainer
 from gpulime.explanation import Explanations
-from gpulime.predict import out_of_memory
 from gpulime.runs.exits import DeviceLostError, EndOfRunError
 from gpulime.runs.loader import Group, Read
 
@@ -128,7 +127,7 @@ class Isolation:
         message = str(error).removeprefix("image 0: ")  # its number in a batch of its own
         message = message if isinstance(error, GpulimeError) else f"{type(error).__name__}: {message}"
         failure = dataclasses.replace(read, error=message[:MESSAGE_LENGTH], kind=kind(error))
-        if self.proven or out_of_memory(error):
+        if self.proven or devices.out_of_memory(error):
             yield failure
             return
         self._held.append(failure)
@@ -153,7 +152,7 @@ class Isolation:
         except Exception as error:
             if devices.lost(error, self.explainer.device):
                 yield from self._lost(error)
-            if out_of_memory(error):  # another image may need less of it
+            if devices.out_of_memory(error):  # another image may need less of it
                 self.explainer.predictor.most = self._most
             traceback.clear_frames(error.__traceback__)
             return error
@@ -181,7 +180,7 @@ class Isolation:
 
 def kind(error: Exception) -> str:
     """The ``error_type`` of an image that fails: "out_of_memory", or the stage that failed; "model" for the model itself."""
-    if out_of_memory(error):
+    if devices.out_of_memory(error):
         return "out_of_memory"
     modules = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
     return next((KINDS[module] for module in modules if module in KINDS), ELSEWHERE)
