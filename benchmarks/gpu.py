@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu_engine, gpu_kernels
+from benchmarks import gpu_engine, gpu_field, gpu_kernels
 from benchmarks.gpu_rows import Bench, Row, save
 
 ROOT = Path(__file__).parents[1]
-TESTS_S, SANITIZER_S = 200, 90
+TESTS_S, SANITIZER_S, INSTRUMENT_S = 200, 90, 460
 
 Step = Callable[[Bench], Iterator[Row]]
 
@@ -49,6 +49,12 @@ def sanitizer(bench: Bench, tool: str) -> Iterator[Row]:
     yield bench.verdict("sanitizer", f"compute-sanitizer {tool}", error)
 
 
+def instrument(bench: Bench, name: str) -> Iterator[Row]:
+    """One that keeps its own rows, with the GPU as its device."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--device", bench.device.type, "--save"]
+    yield bench.verdict(name, f"benchmarks.{name}", _run([*command, *["--tiny"] * bench.tiny], INSTRUMENT_S))
+
+
 STAGES: dict[str, tuple[Step, ...]] = {
     "checks": (gpu_kernels.checks,),
     "kernels": (
@@ -62,8 +68,12 @@ STAGES: dict[str, tuple[Step, ...]] = {
         partial(sanitizer, tool="memcheck"),
         partial(sanitizer, tool="racecheck"),
     ),
-    "engine": (gpu_engine.efficiency,),
-    "peers": (gpu_engine.peers,),
+    "efficiency": tuple(partial(gpu_field.efficiency, subject=subject) for subject in (gpu_field.RESNET50, gpu_field.CNN28)),
+    "transformer": (partial(gpu_field.efficiency, subject=gpu_field.VIT),),
+    "extrapolation": (gpu_field.extrapolation,),
+    "peers": (partial(instrument, name="peers"),),
+    "ablation": (partial(instrument, name="ablation"),),
+    "growth": (partial(instrument, name="growth"),),
 }
 
 
@@ -81,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench = Bench(torch.device(options.device), options.tiny)
     rows: list[Row] = []
     for step in STAGES[options.stage]:
-        name = getattr(step, "__name__", "sanitizer")
+        name = getattr(getattr(step, "func", step), "__name__", "step")
         try:
             for row in step(bench):
                 rows.append(row)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.entries import ENTRIES, AtMost, Entry
-from benchmarks.models import Setup
+from benchmarks.entries import ENTRIES, Entry
 from benchmarks.rows import Row, read, results_file, where, write
+from benchmarks.setups import Setup
 from benchmarks.timer import Array, Side, Timing, interleaved
 
 REGRESSION = 1.05  # a ratio this much worse than an earlier one fails, even within its bound
@@ -76,8 +76,7 @@ def regressed(row: Row, before: dict[str, Row], entry: Entry) -> bool:
     earlier = before.get(row.entry)
     if not (earlier and earlier.ratio and row.ratio):
         return False
-    worse = float(row.ratio) / float(earlier.ratio)
-    return (worse if isinstance(entry.bound, AtMost) else 1 / worse) > REGRESSION
+    return entry.bound.worsened(float(row.ratio), float(earlier.ratio)) > REGRESSION
 
 
 def main(argv: Sequence[str] | None = None, entries: Sequence[Entry] = ENTRIES) -> int:

@@ -11,13 +11,16 @@ from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from statistics import median, quantiles
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
-from benchmarks.models import Setup
+from benchmarks.setups import Setup
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Forward = Callable[[], Array | None]
+T = TypeVar("T")
 
 # glibc hands large blocks back to the system as they are freed, and then every layer of a model maps and clears its memory
 # anew, or not, by the chances of the heap. These settings let it keep them.
@@ -45,15 +48,16 @@ class Side:
     make: Callable[[Setup], Forward]
     process: Process | None = None  # None: this one
     b: int | None = None  # in place of the setup's
+    precision: str | None = None
 
     def run(self, setup: Setup) -> Run:
         """One repeat, in the side's process."""
-        setup = setup if self.b is None else replace(setup, b=self.b)
+        own = {"b": self.b, "precision": self.precision}
+        setup = replace(setup, **{name: value for name, value in own.items() if value is not None})
         if self.process is None:
             return _run(self.make, setup)
         if self.process.fresh:
-            with _start(self.process) as executor:
-                return executor.submit(_run, self.make, setup).result()
+            return apart(self.process, _run, self.make, setup)
         return _running(self.process).submit(_run, self.make, setup).result()
 
 
@@ -85,13 +89,22 @@ class Timing:
     @property
     def spread(self) -> tuple[float, float]:
         """The 20 % and 80 % quantiles of the CPU time."""
-        cpu = [run.cpu for run in self.runs]
-        fifths = quantiles(cpu, n=5, method="inclusive") if len(cpu) > 1 else cpu * 4
-        return fifths[0], fifths[3]
+        return spread([run.cpu for run in self.runs])
+
+    @property
+    def wall_spread(self) -> tuple[float, float]:
+        """The same of the time on the wall."""
+        return spread([run.wall for run in self.runs])
 
     def paired(self, other: Timing, of: Callable[[float, float], float]) -> float:
         """The median ratio of runs that followed each other, in which a machine that drifts has drifted least."""
         return median(of(mine.cpu, its.cpu) for mine, its in zip(self.runs, other.runs, strict=True))
+
+
+def spread(seconds: Sequence[float]) -> tuple[float, float]:
+    """The 20 % and 80 % quantiles."""
+    fifths = quantiles(seconds, n=5, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 4
+    return fifths[0], fifths[3]
 
 
 def interleaved(sides: Sequence[Side], setup: Setup, repeats: int) -> list[Timing]:
@@ -109,12 +122,20 @@ def _run(make: Callable[[Setup], Forward], setup: Setup) -> Run:
     gc.collect()
     cpu, wall = time.process_time(), time.perf_counter()
     coefficients = forward()
+    if setup.device == "cuda":
+        torch.cuda.synchronize()
     return Run(coefficients, time.process_time() - cpu, time.perf_counter() - wall)
 
 
 @cache
 def _forward(make: Callable[[Setup], Forward], setup: Setup) -> Forward:
     return make(setup)
+
+
+def apart(process: Process, call: Callable[..., T], *arguments: Any) -> T:
+    """``call(*arguments)`` in a new process."""
+    with _start(process) as executor:
+        return executor.submit(call, *arguments).result()
 
 
 @cache
