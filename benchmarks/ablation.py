@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from benchmarks import markdown
 from benchmarks.entries.entry import BFLOAT16, RANDOM
 from benchmarks.models import MODELS
 from benchmarks.rows import RESULTS, keep, results_file, where
@@ -18,6 +19,7 @@ from benchmarks.setups import Setup
 from benchmarks.sides import definition
 from benchmarks.timer import Process, Side, Timing, interleaved
 
+NUMBERS = {rung.name: number for number, rung in enumerate(RUNGS, 1)}
 TOLERANCES = {"float32": RANDOM, "bfloat16": BFLOAT16}
 DEFAULTS = {
     "cpu": Setup(n=4, s=300, b=16),
@@ -70,7 +72,7 @@ def climb(setup: Setup, rungs: Sequence[Rung], repeats: int, apart: bool = True)
     expected = definition(replace(setup, precision="float32"))()
     place = where(setup.device)
     able: list[tuple[Row, Side]] = []
-    for number, rung in enumerate(rungs, 1):
+    for rung in rungs:
         if rung.on not in ("", setup.device):
             continue
         side = Side(rung.name, rung.forward, Process(rung.name) if apart else None)
@@ -82,7 +84,7 @@ def climb(setup: Setup, rungs: Sequence[Rung], repeats: int, apart: bool = True)
         limit = TOLERANCES[rung.precision]
         row = Row(
             setup.model_name,
-            str(number),
+            str(NUMBERS.get(rung.name, 0)),
             rung.name,
             rung.precision,
             error=f"{error:.2g}",
@@ -117,6 +119,25 @@ def timed(row: Row, setup: Setup, timing: Timing, before: Timing, first: Timing)
         gain=f"{before.wall / timing.wall:.2f}",
         total=f"{first.wall / timing.wall:.2f}",
     )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One device's ladder as Markdown."""
+    columns = ("", "precision", "seconds (20 to 80 %)", "rows/s", "over the rung before", "in all", "error", "top 5")
+    shown = [
+        (
+            f"{row.model}: {row.rung}",
+            row.precision,
+            f"{row.s} ({row.q20} to {row.q80})" if row.s else "none: its coefficients are wrong",
+            row.rows_s,
+            row.gain,
+            f"**{row.total}**" if row.total else "",
+            row.error,
+            row.top5,
+        )
+        for row in rows
+    ]
+    return markdown.lines(columns, shown)
 
 
 def main(argv: Sequence[str] | None = None, rungs: Sequence[Rung] = RUNGS) -> int:

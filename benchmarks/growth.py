@@ -9,13 +9,13 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks import growth_page
 from benchmarks.growth_point import Cost, Point, cost
-from benchmarks.rows import RESULTS, keep, results_file, where
+from benchmarks.rows import RESULTS, keep, read, results_file, where
 from benchmarks.timer import Process, apart
 
 SLACK = 0.25  # of a fitted exponent: clocks, and what is constant at the small end or leaves a cache at the large one
@@ -49,7 +49,7 @@ class Axis:
 AXES = (
     Axis("n", Point(s=200), (1, 4, 16, 64, 256, 1024), 1, 1, "what is given back, an image's label map and picture among it"),
     Axis("s", Point(n=1), (100, 1_000, 10_000, 100_000), 1, 1, "one output a sample and label, 4 bytes, is kept for the fit"),
-    Axis("k", Point(n=1, size=128), (10, 30, 100, 300, 1_000), 2, 2, "the Gram matrix, k x k, of every sample"),
+    Axis("k", Point(n=1, s=2_000, size=128), (10, 30, 100, 300, 1_000), 2, 2, "the Gram matrix, k x k, of every sample"),
     Axis("size", Point(n=1, s=200, b=16), (32, 64, 128, 256, 512, 1_024), 2, 2, "pixels"),
     Axis("l", Point(n=4, k=30), (1, 3, 10, 30, 100), 1, 1, "a fit for each label"),
 )
@@ -127,38 +127,6 @@ def costs(axis: Axis, device: str, repeats: int) -> Iterator[Cost]:
         yield found
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
-    """Time and memory over each axis, on logarithmic scales, with the power that is allowed as a line."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    from gpulime.shades import FOR
-
-    named = {"n": "images", "s": "samples", "k": "segments", "size": "pixels of a side", "l": "labels"}
-    axes = {name: [row for row in rows if row.axis == name] for name in dict.fromkeys(row.axis for row in rows)}
-    figure = Figure(figsize=(2.6 * len(axes) + 0.4, 5.0), layout="constrained")
-    panels = figure.subplots(2, len(axes), squeeze=False)
-    for column, (name, points) in enumerate(axes.items()):
-        values = [float(point.value) for point in points]
-        for panel, field, label in ((panels[0][column], "s_each", "seconds"), (panels[1][column], "mb", "MB over the start")):
-            found = [max(float(getattr(point, field)), 1e-3) for point in points]
-            most = float(points[-1].time_most if field == "s_each" else points[-1].memory_most)
-            line = [found[-1] * (value / values[-1]) ** most for value in values]
-            panel.loglog(values, line, color="0.6", linewidth=0.8, label=f"power {most:g}")
-            panel.loglog(values, found, color=FOR, marker="o", markersize=4)
-            panel.set_ylim(bottom=min(found) / 2)
-            panel.spines[["top", "right"]].set_visible(False)
-            panel.tick_params(labelsize="small")
-            panel.legend(frameon=False, fontsize="small")
-            if column == 0:
-                panel.set_ylabel(label)
-        panels[1][column].set_xlabel(named[name])
-    figure.suptitle(f"{rows[0].device}, a model that costs nothing", fontsize="medium")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.hashsalt": "gpulime"}):  # the same picture is the same file
-        figure.savefig(path, metadata={"Date": None})
-
-
 def main(argv: Sequence[str] | None = None, axes: Sequence[Axis] = AXES) -> int:
     """The exit code is 1 where something grows faster than it must."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
@@ -182,7 +150,7 @@ def main(argv: Sequence[str] | None = None, axes: Sequence[Axis] = AXES) -> int:
     if options.save:
         path = RESULTS / "growth" / results_file(place["device"]).name
         keep(path, rows, lambda row: (row.axis, row.value.zfill(9)))
-        plot(rows, path.with_suffix(".svg"))
+        growth_page.plot(read(path, Row), path.with_suffix(".svg"))
     return int(any(row.ok == "no" for row in rows))
 
 

@@ -1,0 +1,57 @@
+"""`benchmarks.growth` for a page: a table of the powers, and the plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import markdown
+
+if TYPE_CHECKING:
+    from benchmarks.growth import Row
+
+NAMES = {"n": "images", "s": "samples", "k": "segments", "size": "pixels of a side", "l": "labels"}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One device's powers as Markdown."""
+    columns = ("", "from", "to", "seconds", "MB", "time's power", "at most", "memory's power", "at most")
+    shown = []
+    for axis in dict.fromkeys(row.axis for row in rows):
+        first, *_, last = (row for row in rows if row.axis == axis)
+        ends = (f"{float(getattr(first, field)):.3g} to {float(getattr(last, field)):.3g}" for field in ("s_each", "mb"))
+        powers = (last.time_power, last.time_most, last.memory_power, last.memory_most)
+        shown.append((NAMES[axis], f"{int(first.value):,}", f"{int(last.value):,}", *ends, *powers))
+    return markdown.lines(columns, shown)
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Time and memory over each axis, on logarithmic scales, with the power that is allowed as a line."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from gpulime.shades import FOR
+
+    axes = {name: [row for row in rows if row.axis == name] for name in dict.fromkeys(row.axis for row in rows)}
+    figure = Figure(figsize=(2.6 * len(axes) + 0.4, 5.0), layout="constrained")
+    panels = figure.subplots(2, len(axes), squeeze=False)
+    for column, (name, points) in enumerate(axes.items()):
+        values = [float(point.value) for point in points]
+        for panel, field, label in ((panels[0][column], "s_each", "seconds"), (panels[1][column], "mb", "MB over the start")):
+            found = [max(float(getattr(point, field)), 1e-3) for point in points]
+            most = float(points[-1].time_most if field == "s_each" else points[-1].memory_most)
+            line = [found[-1] * (value / values[-1]) ** most for value in values]
+            panel.loglog(values, line, color="0.6", linewidth=0.8, label=f"power {most:g}")
+            panel.loglog(values, found, color=FOR, marker="o", markersize=4)
+            panel.set_ylim(bottom=min(found) / 2)
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.tick_params(labelsize="small")
+            panel.legend(frameon=False, fontsize="small")
+            if column == 0:
+                panel.set_ylabel(label)
+        panels[1][column].set_xlabel(NAMES[name])
+    figure.suptitle(f"{rows[0].device}, a model that costs nothing", fontsize="medium")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context({"svg.hashsalt": "gpulime"}):  # the same picture is the same file
+        figure.savefig(path, metadata={"Date": None})
