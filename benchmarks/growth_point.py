@@ -59,9 +59,10 @@ class Corner(nn.Module):
         return images[..., :4, :4].flatten(1) @ self.weights
 
 
-def cost(point: Point, device: str, repeats: int) -> Cost:
-    """Explain, in a process where nothing else has been."""
-    explained(replace(point, n=1, s=max(20, point.l), k=9, size=32, l=1), device)()  # what is loaded and compiled once
+def cost(point: Point, device: str, repeats: int, warm: bool = True) -> Cost:
+    """Explain, in a process where nothing else has been; ``warm``: what is loaded and compiled once is not counted."""
+    if warm:
+        explained(replace(point, n=1, s=20, k=9, size=32, l=1), device)()
     explain = explained(point, device)
     seconds, before = [], reset(device)
     for _ in range(repeats):

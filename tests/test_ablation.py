@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 from dataclasses import replace
@@ -22,6 +23,14 @@ from gpulime.folding import Folding
 
 SETUP = Setup("28x28 CNN", n=2, s=120, b=50)
 HERE = [rung for rung in RUNGS if rung.on in ("", "cpu") and rung.name != "compile"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_garbage_of_others():
+    """The clock collects garbage before each run, and what all tests have loaded is a lot to look through."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def climb(*ladder, repeats=1):

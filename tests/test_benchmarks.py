@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 import sys
@@ -39,6 +40,14 @@ ENTRY = Entry(
     ours=Side("gpulime", engine),
     repeats=2,
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_garbage_of_others():
+    """The clock collects garbage before each run, and what all tests have loaded is a lot to look through."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def wrong(setup):

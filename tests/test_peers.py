@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,14 @@ from benchmarks.timer import Side
 
 SETUP = Setup("few pixels", n=2, s=200, b=50, sampler="lime")
 PACKAGES = {"lime": "lime", "captum Lime": "captum", "captum KernelShap": "captum", "shap Partition": "shap"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_garbage_of_others():
+    """The clock collects garbage before each run, and what all tests have loaded is a lot to look through."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def here(peer):
