@@ -23,7 +23,7 @@ NUMBERS = {rung.name: number for number, rung in enumerate(RUNGS, 1)}
 TOLERANCES = {"float32": RANDOM, "bfloat16": BFLOAT16}
 DEFAULTS = {
     "cpu": Setup(n=4, s=300, b=16),
-    "cuda": Setup("ResNet-50", n=16, s=1000, b=250, device="cuda"),
+    "cuda": Setup("ResNet-50", n=8, s=1000, b=250, device="cuda"),
 }
 
 

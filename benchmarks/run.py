@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.entries import ENTRIES, Entry
+from benchmarks.entries import ENTRIES
+from benchmarks.entries.entry import Entry
 from benchmarks.rows import Row, read, results_file, where, write
 from benchmarks.setups import Setup
 from benchmarks.timer import Array, Side, Timing, interleaved
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None, entries: Sequence[Entry] = ENTRIES) 
         fresh = {row.entry for row in rows}
         rows += [row for row in read(path) if row.entry not in fresh]
         order = [entry.name for entry in entries]
-        write(path, sorted(rows, key=lambda row: order.index(row.entry)))
+        write(path, sorted((row for row in rows if row.entry in order), key=lambda row: order.index(row.entry)))
     return int(failed)
 
 

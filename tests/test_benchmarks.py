@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is part of 
 
 from benchmarks import markdown, models, rows, run, table
 from benchmarks.bounds import AtLeast, AtMost
-from benchmarks.entries import ENTRIES, Entry
+from benchmarks.entries import ENTRIES
 from benchmarks.entries.engine import EFFICIENCY
+from benchmarks.entries.entry import Entry
 from benchmarks.peers.drop_in import drop_in_many
 from benchmarks.peers.lime import lime_best
 from benchmarks.pictures import synthetic
@@ -114,7 +115,10 @@ def test_the_bound_was_kept_where_it_was_measured(name):
     assert [row.device for row in measured if row.ok == "no"] == []
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+LARGE = {"ViT-B/16", "ConvNeXt-Tiny"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LARGE)) for name in models.MODELS])
 def test_a_model_tells_pictures_apart_and_is_the_same_every_time(name):
     if name == "EfficientNet-Lite0":
         pytest.importorskip("efficientnet_lite_pytorch")
@@ -217,6 +221,7 @@ def test_save_replaces_the_rows_of_what_ran(kept):
     entries = [replace(ENTRY, name=name) for name in ("first", "second", "third")]
     run.main(["--save", "--repeats", "1"], entries)
     before = kept()
+    rows.write(rows.results_file(before[0].device), [*before, Row("forgotten", "gpulime")])  # by another version
     run.main(["--save", "--repeats", "1", "--only", "second"], entries)
     after = kept()
     assert [row.entry for row in after] == [row.entry for row in before]

@@ -59,6 +59,11 @@ def captum_side(b: int | None = None) -> Peer:
     )
 
 
+def on_a_gpu(setup: Setup) -> Setup:
+    """The same there, in its precision."""
+    return replace(setup, sampler="lime", precision="bfloat16", device="cuda")
+
+
 GPULIME = Peer(Side("gpulime", engine, Process("gpulime")), "gpulime", "gpulime")
 LIME = Peer(Side("lime", lime_each, Process("lime", keeps_memory=True)), "lime", "lime")
 KERNEL_SHAP = Peer(
@@ -81,18 +86,17 @@ EFFICIENTNET = Comparison("EfficientNet-Lite0", Setup(n=2, s=1000, b=16, sampler
 CNN28 = Comparison("28x28 CNN", Setup("28x28 CNN", n=4, s=1000, b=100, sampler="lime"), repeats=9, peers=PEERS)
 RESNET50 = Comparison("ResNet-50", Setup("ResNet-50", n=1, s=1000, b=16, sampler="lime"), 3, 1e-4, peers=PEERS)
 
-GPU = {"sampler": "lime", "precision": "bfloat16", "device": "cuda"}
 GPU_RESNET50 = Comparison(
     "ResNet-50, bfloat16",
-    Setup("ResNet-50", n=4, s=1000, b=250, **GPU),
-    3,
+    on_a_gpu(Setup("ResNet-50", n=2, s=1000, b=250)),
+    2,
     BFLOAT16,
     (("lime", 25), ("captum Lime", 18)),
     BEST_BATCH,
 )
 GPU_CNN28 = Comparison(
     "28x28 CNN, bfloat16",
-    Setup("28x28 CNN", n=4, s=1000, b=1000, **GPU),
+    on_a_gpu(Setup("28x28 CNN", n=2, s=1000, b=1000)),
     3,
     BFLOAT16,
     (("lime", 50), ("captum Lime", 18)),
