@@ -30,27 +30,30 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     """Time and memory over each axis, on logarithmic scales, with the power that is allowed as a line."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     from gpulime.shades import FOR
 
     axes = {name: [row for row in rows if row.axis == name] for name in dict.fromkeys(row.axis for row in rows)}
-    figure = Figure(figsize=(2.6 * len(axes) + 0.4, 5.0), layout="constrained")
-    panels = figure.subplots(2, len(axes), squeeze=False)
-    for column, (name, points) in enumerate(axes.items()):
-        values = [float(point.value) for point in points]
-        for panel, field, label in ((panels[0][column], "s_each", "seconds"), (panels[1][column], "mb", "MB over the start")):
-            found = [max(float(getattr(point, field)), 1e-3) for point in points]
-            most = float(points[-1].time_most if field == "s_each" else points[-1].memory_most)
-            line = [found[-1] * (value / values[-1]) ** most for value in values]
-            panel.loglog(values, line, color="0.6", linewidth=0.8, label=f"power {most:g}")
-            panel.loglog(values, found, color=FOR, marker="o", markersize=4)
-            panel.set_ylim(bottom=min(found) / 2)
+    figure = Figure(figsize=(2.2 * len(axes) + 0.8, 5.0), layout="constrained")
+    panels = figure.subplots(2, len(axes), squeeze=False, sharey="row")
+    for line, cost, power, label, least in (
+        (panels[0], "s_each", "time_most", "seconds", 1e-3),
+        (panels[1], "mb", "memory_most", "MB over the start", 0.1),
+    ):
+        found = {name: [max(float(getattr(row, cost)), least) for row in points] for name, points in axes.items()}
+        for panel, (name, points) in zip(line, axes.items(), strict=True):
+            values, most = [float(row.value) for row in points], float(getattr(points[-1], power))
+            allowed = [found[name][-1] * (value / values[-1]) ** most for value in values]
+            panel.loglog(values, allowed, color="0.6", linewidth=0.8, label=f"power {most:g}")
+            panel.loglog(values, found[name], color=FOR, marker="o", markersize=4)
             panel.spines[["top", "right"]].set_visible(False)
             panel.tick_params(labelsize="small")
-            panel.legend(frameon=False, fontsize="small")
-            if column == 0:
-                panel.set_ylabel(label)
-        panels[1][column].set_xlabel(NAMES[name])
+            panel.legend(frameon=False, fontsize="small", loc="upper left")
+            panel.set_xlabel(NAMES[name] if cost == "mb" else "")
+        line[0].set_ylim(min(map(min, found.values())) / 2, max(map(max, found.values())) * 5)
+        line[0].yaxis.set_minor_formatter(NullFormatter())
+        line[0].set_ylabel(label)
     figure.suptitle(f"{rows[0].device}, a model that costs nothing", fontsize="medium")
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"svg.hashsalt": "gpulime"}):  # the same picture is the same file

@@ -161,10 +161,8 @@ def fitted(setup: Setup, outputs: Callable[[int, Tensor], Array]) -> Forward:
     def coefficients(i: int) -> Array:
         k = int(setup.label_maps[i].max()) + 1
         masks = sampler(torch.tensor(0), torch.arange(setup.s), torch.tensor(k), k)
-        weights = (-((1 - masks.double().mean(1).sqrt()) ** 2) / (2 * 0.25**2)).exp()
-        ridge = Ridge(alpha=1.0).fit(
-            masks.double().numpy(), outputs(i, masks).astype(np.float64), sample_weight=weights.numpy()
-        )
-        return ridge.coef_
+        x, y = masks.double(), outputs(i, masks).astype(np.float64)
+        weights = (-((1 - x.mean(1).sqrt()) ** 2) / (2 * 0.25**2)).exp()
+        return Ridge(alpha=1.0).fit(x.numpy(), y, sample_weight=weights.numpy()).coef_
 
     return lambda: padded(coefficients(i) for i in range(setup.n))

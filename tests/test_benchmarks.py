@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is part of the checkout, not of the package
 
-from benchmarks import markdown, models, rows, run, table
+from benchmarks import markdown, models, rows, run, setups, table
 from benchmarks.bounds import AtLeast, AtMost
 from benchmarks.entries import ENTRIES
 from benchmarks.entries.engine import EFFICIENCY
@@ -147,11 +147,15 @@ def test_every_model_has_its_efficiency():
     assert all(one.entry().setup.s == 1000 for one in EFFICIENCY)
 
 
-def test_segments_found_inside_the_clock_are_those_given():
+def test_segments_found_inside_the_clock_are_those_given(monkeypatch):
     """gpulime's segmenter and the others' find the same, so coefficients are the same."""
     given, own = (Side("", engine).run(replace(SETUP, segments=segments)).coefficients for segments in (False, True))
     assert run.difference(own, given)[0] == 0
-    assert torch.equal(replace(SETUP, segments=True).label_map(0), SETUP.label_map(0))
+    searched, search = [], setups.segmented
+    monkeypatch.setattr(setups, "segmented", lambda image: searched.append(image) or search(image))
+    maps = [replace(SETUP, segments=segments).label_map(0) for segments in (False, True, True)]
+    assert torch.equal(maps[0], maps[1])
+    assert len(searched) == 2
 
 
 def test_a_side_may_have_its_own_batch_and_precision():
