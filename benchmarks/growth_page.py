@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import markdown
+from benchmarks.rows import results_file
 
 if TYPE_CHECKING:
     from benchmarks.growth import Row
@@ -15,7 +16,7 @@ NAMES = {"n": "images", "s": "samples", "k": "segments", "size": "pixels of a si
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One device's powers as Markdown."""
+    """One device's powers as Markdown, below its plot."""
     columns = ("", "from", "to", "seconds", "MB", "time's power", "at most", "memory's power", "at most")
     shown = []
     for axis in dict.fromkeys(row.axis for row in rows):
@@ -23,7 +24,8 @@ def table(rows: Sequence[Row]) -> str:
         ends = (f"{float(getattr(first, field)):.3g} to {float(getattr(last, field)):.3g}" for field in ("s_each", "mb"))
         powers = (last.time_power, last.time_most, last.memory_power, last.memory_most)
         shown.append((NAMES[axis], f"{int(first.value):,}", f"{int(last.value):,}", *ends, *powers))
-    return markdown.lines(columns, shown)
+    plotted = f"../benchmarks/results/growth/{results_file(rows[0].device).stem}.svg"
+    return f"![Time and memory over {', '.join(NAMES.values())}]({plotted})\n\n{markdown.lines(columns, shown)}"
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

@@ -121,6 +121,7 @@ def test_the_command_keeps_rows_and_a_plot_that_is_the_same_every_time(tmp_path,
     assert plot.read_bytes() == drawn
     text = markdown.devices("growth", Row, growth_page.table)
     assert "| samples | 40 | 80 | " in text
+    assert f"](../benchmarks/results/growth/{plot.name})" in text
 
 
 @pytest.mark.long

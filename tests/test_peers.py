@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is part of the checkout, not of the package
 
@@ -20,7 +21,7 @@ from benchmarks.peers.captum import captum_lime
 from benchmarks.peers.compare import Row
 from benchmarks.peers.field import Comparison, Peer
 from benchmarks.setups import Setup
-from benchmarks.sides import definition, engine
+from benchmarks.sides import definition, engine, segment_means
 from benchmarks.timer import Side
 
 SETUP = Setup("few pixels", n=2, s=200, b=50, sampler="lime")
@@ -139,6 +140,17 @@ def test_captum_is_given_lime_s_kernel_and_ridge():
     setup = replace(SETUP, n=1, s=3000)
     found, expected = (Side("", make).run(setup).coefficients for make in (captum_lime, definition))
     assert np.abs(found - expected).max() < 0.2 * np.abs(expected).max()
+
+
+@pytest.mark.filterwarnings("ignore")  # shap's and numba's own
+@pytest.mark.parametrize("peer", [field.KERNEL_SHAP, field.PARTITION], ids=lambda peer: peer.kind)
+def test_shapley_values_add_up_to_what_the_image_brings_over_its_fill(peer):
+    """Whoever is given the right image, fill and class finds values whose sum is the change of the output."""
+    pytest.importorskip(PACKAGES[peer.kind])
+    found = here(peer).side.run(SETUP).coefficients
+    fills = torch.stack([segment_means(*pair) for pair in zip(SETUP.normalised, SETUP.label_maps, strict=True)])
+    whole, hidden = (SETUP.model(images).softmax(1)[range(SETUP.n), SETUP.targets] for images in (SETUP.normalised, fills))
+    np.testing.assert_allclose(found.sum(1), whole - hidden, atol=1e-4)
 
 
 def test_a_process_of_its_own_for_each_peer_and_names_of_their_own():
