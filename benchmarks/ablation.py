@@ -7,9 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from benchmarks import markdown
+from benchmarks.command import parsed
 from benchmarks.entries.entry import BFLOAT16, RANDOM
 from benchmarks.models import MODELS
 from benchmarks.rows import RESULTS, keep, results_file, where
@@ -109,12 +108,9 @@ def climb(setup: Setup, rungs: Sequence[Rung], repeats: int, apart: bool = True)
 
 def timed(row: Row, setup: Setup, timing: Timing, before: Timing, first: Timing) -> Row:
     """The row with its time."""
-    q20, q80 = timing.wall_spread
     return replace(
         row,
-        s=f"{timing.wall:.4g}",
-        q20=f"{q20:.4g}",
-        q80=f"{q80:.4g}",
+        **timing.on_the_wall(),
         rows_s=f"{setup.rows / timing.wall:.5g}",
         gain=f"{before.wall / timing.wall:.2f}",
         total=f"{first.wall / timing.wall:.2f}",
@@ -149,9 +145,7 @@ def main(argv: Sequence[str] | None = None, rungs: Sequence[Rung] = RUNGS) -> in
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="one image, few samples: times say nothing")
     parser.add_argument("--save", action="store_true", help="keep the rows in benchmarks/results/ablation/<device>.csv")
-    options = parser.parse_args(argv)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.exit(2, "PyTorch sees no GPU: gpulime doctor says more\n")
+    options = parsed(parser, argv)
 
     setup = DEFAULTS[options.device]
     setup = replace(setup, model_name=options.model or setup.model_name)

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import gpu_engine, gpu_field, gpu_kernels
+from benchmarks.command import parsed
 from benchmarks.gpu_rows import Bench, Row, save
 
 ROOT = Path(__file__).parents[1]
@@ -84,9 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", help="cpu, with --tiny, tries the command itself out")
     parser.add_argument("--tiny", action="store_true", help="few and small problems, whose times say nothing")
     parser.add_argument("--save", action="store_true", help="keep the rows")
-    options = parser.parse_args(argv)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.exit(2, "PyTorch sees no GPU: gpulime doctor says more\n")
+    options = parsed(parser, argv)
 
     bench = Bench(torch.device(options.device), options.tiny)
     rows: list[Row] = []

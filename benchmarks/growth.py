@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from benchmarks import growth_page
+from benchmarks.command import parsed
 from benchmarks.growth_point import Cost, Point, cost
 from benchmarks.rows import RESULTS, keep, read, results_file, where
 from benchmarks.timer import Process, apart
@@ -135,9 +135,7 @@ def main(argv: Sequence[str] | None = None, axes: Sequence[Axis] = AXES) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="the first points of each axis")
     parser.add_argument("--save", action="store_true", help="keep rows and plot in benchmarks/results/growth/")
-    options = parser.parse_args(argv)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.exit(2, "PyTorch sees no GPU: gpulime doctor says more\n")
+    options = parsed(parser, argv)
 
     place, rows = where(options.device), []
     for axis in axes:
@@ -146,7 +144,7 @@ def main(argv: Sequence[str] | None = None, axes: Sequence[Axis] = AXES) -> int:
             rows += grown(chosen, list(costs(chosen, options.device, options.repeats)), place)
             last = rows[-1]
             said = f"time {last.time_power} (at most {last.time_most}), memory {last.memory_power} (at most {last.memory_most})"
-            print(f"{axis.name}: {said}: {'ok' if last.ok == 'yes' else 'FAILED'}", flush=True)
+            print(f"{axis.name}: {said}: {'ok' if last.ok == 'yes' else 'FAILED'}; {axis.why}", flush=True)
     if options.save:
         path = RESULTS / "growth" / results_file(place["device"]).name
         keep(path, rows, lambda row: (row.axis, row.value.zfill(9)))

@@ -96,6 +96,11 @@ class Timing:
         """The same of the time on the wall."""
         return spread([run.wall for run in self.runs])
 
+    def on_the_wall(self) -> dict[str, str]:
+        """The columns of that time."""
+        q20, q80 = self.wall_spread
+        return {"s": f"{self.wall:.4g}", "q20": f"{q20:.4g}", "q80": f"{q80:.4g}"}
+
     def paired(self, other: Timing, of: Callable[[float, float], float]) -> float:
         """The median ratio of runs that followed each other, in which a machine that drifts has drifted least."""
         return median(of(mine.cpu, its.cpu) for mine, its in zip(self.runs, other.runs, strict=True))

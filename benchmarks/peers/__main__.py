@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-import torch
-
+from benchmarks.command import parsed
 from benchmarks.peers.compare import Row, compare
 from benchmarks.peers.field import COMPARISONS, Comparison
 from benchmarks.rows import RESULTS, keep, results_file, where
@@ -22,9 +21,7 @@ def main(argv: Sequence[str] | None = None, comparisons: Mapping[str, Sequence[C
     parser.add_argument("--repeats", type=int, help="in place of each comparison's own number")
     parser.add_argument("--tiny", action="store_true", help="one image, few samples: times say nothing")
     parser.add_argument("--save", action="store_true", help="keep the rows in benchmarks/results/peers/<device>.csv")
-    options = parser.parse_args(argv)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.exit(2, "PyTorch sees no GPU: gpulime doctor says more\n")
+    options = parsed(parser, argv)
 
     place, rows = where(options.device), []
     for one in comparisons[options.device]:

@@ -113,12 +113,9 @@ def found(peer: Peer, comparison: Comparison, repeats: int, place: dict[str, str
 
 def timed(row: Row, setup: Setup, timing: Timing, ours: Timing | None) -> Row:
     """The row with its time."""
-    q20, q80 = timing.wall_spread
     return replace(
         row,
-        s=f"{timing.wall:.4g}",
-        q20=f"{q20:.4g}",
-        q80=f"{q80:.4g}",
+        **timing.on_the_wall(),
         images_s=f"{setup.n / timing.wall:.4g}",
         ratio=f"{timing.wall / ours.wall:.3f}" if ours else "",
         cpu_s=f"{timing.cpu:.4g}",
