@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from benchmarks.entries.entry import BFLOAT16, FLOAT32
+from benchmarks.entries.entry import BFLOAT16, FLOAT32, RANDOM
 from benchmarks.peers.captum import captum_lime, kernel_shap
 from benchmarks.peers.lime import lime_each
 from benchmarks.peers.shap import partition
@@ -83,8 +83,8 @@ PEERS = (LIME, captum_side(), KERNEL_SHAP, PARTITION)
 BEST_BATCH = (LIME, *(captum_side(b) for b in (50, 250, 1000)), KERNEL_SHAP, PARTITION)
 
 EFFICIENTNET = Comparison("EfficientNet-Lite0", Setup(n=2, s=1000, b=16, sampler="lime"), peers=PEERS)
-CNN28 = Comparison("28x28 CNN", Setup("28x28 CNN", n=4, s=1000, b=100, sampler="lime"), repeats=9, peers=PEERS)
-RESNET50 = Comparison("ResNet-50", Setup("ResNet-50", n=1, s=1000, b=16, sampler="lime"), 3, 1e-4, peers=PEERS)
+CNN28 = Comparison("28x28 CNN", Setup("28x28 CNN", n=4, s=1000, b=100, sampler="lime"), 9, RANDOM, peers=PEERS)
+RESNET50 = Comparison("ResNet-50", Setup("ResNet-50", n=1, s=1000, b=16, sampler="lime"), 3, RANDOM, peers=PEERS)
 
 GPU_RESNET50 = Comparison(
     "ResNet-50, bfloat16",
