@@ -75,6 +75,7 @@ STAGES: dict[str, tuple[Step, ...]] = {
     "peers": (partial(instrument, name="peers"),),
     "ablation": (partial(instrument, name="ablation"),),
     "growth": (partial(instrument, name="growth"),),
+    "compiled": (gpu_engine.compiled,),
 }
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+import gpulime
 from benchmarks.gpu_kernels import QUICKSHIFT, SLIC, problem
 from benchmarks.gpu_rows import Bench, Row, kept
 from benchmarks.models import MODELS, model
@@ -16,6 +17,9 @@ from benchmarks.pictures import synthetic
 from gpulime.ops import masked_images, quickshift, slic
 
 SAMPLES = 1000
+TOLERANCE = 0.05  # of a probability: a compiler rounds to bfloat16 at other places
+NAMES = ("ResNet-50", "ViT-B/16", "28x28 CNN")
+GRID = gpulime.segments.Grid(7, 7)
 
 
 def share_of_model(bench: Bench) -> Iterator[Row]:
@@ -29,6 +33,33 @@ def share_of_model(bench: Bench) -> Iterator[Row]:
         share = (masking + times.median / len(images)) / forwards
         row = times.row("share_of_model", f"{name} and masking, ResNet-50", bench, len(images), "images")
         yield kept(row, share, "at most 0.02 of the forwards", share <= 0.02)
+
+
+def compiled(bench: Bench) -> Iterator[Row]:
+    """What is explained in a second with the model compiled, beside the same without; compiling is done before the clock."""
+    for name in NAMES:
+        try:
+            bare, images, rows = _bfloat16(bench, name, 2 if bench.tiny else 16)
+        except ModuleNotFoundError as missing:
+            print(f"{name}: left out, {missing}", flush=True)
+            continue
+        s, before = _samples(bench), None
+        for mode in (False, True, "reduce-overhead"):
+            explainer = gpulime.Explainer(
+                bare, n_samples=s, segments=GRID, precision="bfloat16", batch_size=len(rows), compile=mode
+            )
+            explainer.explain(images)
+            times = bench.times(lambda: explainer.explain(images), seconds=5, most=20, ahead=False)  # noqa: B023
+            side = f"{name}, {f'compile={mode!r}' if mode else 'as it is'}"
+            if before is None:
+                before, expected = times, explainer.explain(images)
+            found = explainer.explain(images, expected.labels).predictions
+            error = float((found / expected.predictions - 1).abs().max())
+            if error > TOLERANCE:
+                yield bench.verdict("compiled", side, f"probabilities differ by {error:.2g} of themselves")
+                continue
+            row = times.row("compiled", side, bench, len(images) * s, "forwards")
+            yield kept(row, before.median / times.median, "times the engine without compiling")
 
 
 def _bfloat16(bench: Bench, name: str, n: int) -> tuple[nn.Module, Tensor, Tensor]:

@@ -38,18 +38,23 @@ class Subject:
     graphs: bool = False
 
     def model(self, bench: Bench) -> nn.Module:
-        """Weights in bfloat16 and channels_last, compiled but where all is tiny."""
-        kept_ones = model("28x28 CNN" if bench.tiny else self.name, str(bench.device), channels_last=True)
-        made = deepcopy(kept_ones).to(torch.bfloat16)
-        return made if bench.tiny else compiled(made, self.graphs)
+        """Weights in bfloat16 and channels_last."""
+        shared = model("28x28 CNN" if bench.tiny else self.name, str(bench.device), channels_last=True)
+        return deepcopy(shared).to(torch.bfloat16)
 
     def images(self, bench: Bench) -> Tensor:
         """(n, 3, h, w) in [0, 1]."""
         side = MODELS["28x28 CNN" if bench.tiny else self.name].side
         return synthetic(2 if bench.tiny else self.n, side, side).to(bench.device)
 
-    def best(self, bench: Bench, bare: nn.Module) -> tuple[int, Times]:
-        """The batch with which the bare model sees most rows a second, and the time of one."""
+    def explainer(self, bench: Bench, bare: nn.Module, b: int, segments: gpulime.segments.Segmenter) -> gpulime.Explainer:
+        """The engine, which compiles the model as the bare one is."""
+        how = False if bench.tiny else "reduce-overhead" if self.graphs else True
+        return gpulime.Explainer(bare, samples(bench), segments, mean=MEAN, std=STD, batch_size=b, compile=how)
+
+    def best(self, bench: Bench, made: nn.Module) -> tuple[int, Times]:
+        """The batch with which the compiled model alone sees most rows a second, and the time of one."""
+        bare = made if bench.tiny else compiled(made, self.graphs)
         images, found = self.images(bench), []
         for b in (8, 16) if bench.tiny else self.batches:
             rows = images.repeat(-(-b // len(images)), 1, 1, 1)[:b]
@@ -59,7 +64,7 @@ class Subject:
         return min(found, key=lambda one: one[1].median / one[0])
 
 
-# The rows of all images are a multiple of the batch: what is left over would be compiled for itself.
+# The rows of all images are a multiple of the batch: what is left over would be filled up.
 RESNET50 = Subject("ResNet-50", (250, 500), 16, 0.97)
 VIT = Subject("ViT-B/16", (125, 250), 8, 0.98)
 CNN28 = Subject("28x28 CNN", (1000, 4000, 16000), 256, 0.80, graphs=True)
@@ -69,7 +74,7 @@ def efficiency(bench: Bench, subject: Subject) -> Iterator[Row]:
     """Rows explained in a second, of those that the bare model sees at its best; label maps are a grid, made on the device."""
     bare, images, s = subject.model(bench), subject.images(bench), samples(bench)
     b, alone = subject.best(bench, bare)
-    explainer = gpulime.Explainer(bare, s, segments=GRID, mean=MEAN, std=STD, batch_size=b)
+    explainer = subject.explainer(bench, bare, b, GRID)
     engine = bench.times(lambda: explainer.explain(images), seconds=10, most=20, ahead=False)
     share = (len(images) * s / engine.median) / (b / alone.median)
     yield alone.row("efficiency", f"{subject.name}, bare forwards, b = {b}", bench, b, "forwards")
@@ -84,7 +89,7 @@ def extrapolation(bench: Bench, subject: Subject = RESNET50) -> Iterator[Row]:
     bare, images, s = subject.model(bench), (subject.images(bench) * 255).to(torch.uint8).cpu(), samples(bench)
     b, alone = subject.best(bench, bare)
     segments = GRID if bench.tiny else gpulime.segments.Slic(n_segments=50)
-    explainer = gpulime.Explainer(bare, s, segments=segments, mean=MEAN, std=STD, batch_size=b)
+    explainer = subject.explainer(bench, bare, b, segments)
     rate = steady(explainer, images, *((0.1, 0.3) if bench.tiny else (WARM_S, STEADY_S)))
     seconds, implied = NIGHT / rate, NIGHT * s * alone.median / b
     row = Row("extrapolation", f"{NIGHT:,} images, {subject.name}", rate=f"{rate:.5g}", unit="images", **bench.place)

@@ -97,7 +97,8 @@ def _night(n: int) -> Night:
         time.sleep(0.5)
     seconds = time.perf_counter() - started
     facts = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
-    return Night(folder, seconds, facts["in_model"] * facts["seconds"], first, most, facts["ok"])
+    in_model = facts["call"]["in_model"] * facts["call"]["hours"] * 3600
+    return Night(folder, seconds, in_model, first, most, facts["ok"])
 
 
 _kept: list[TemporaryDirectory[str]] = []

@@ -152,7 +152,7 @@ def _running(process: Process) -> ProcessPoolExecutor:
 def _start(process: Process) -> ProcessPoolExecutor:
     """One process, started with its environment, since glibc reads it once."""
     environment = dict(os.environ)
-    os.environ.update(KEEP_MEMORY if process.keeps_memory else {})
+    os.environ.update(KEEP_MEMORY if process.keeps_memory else {}, GPULIME_CACHE="off")  # what is learned is paid for
     try:
         executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         executor.submit(os.getpid).result()

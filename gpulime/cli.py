@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from gpulime import __version__, config, options
 from gpulime.errors import GpulimeError, check
-from gpulime.runs import exits
+from gpulime.runs import exits, stop
 
 START = """
 Start from one of the files in configs/, then try it on images of your own:
@@ -50,14 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ArgumentError, GpulimeError) as error:
         return _refuse(options.plain(str(error), COMMANDS))
     try:
-        return COMMANDS[given.subcommand].run(given[given.subcommand])
+        with _warnings_as_lines():
+            return COMMANDS[given.subcommand].run(given[given.subcommand])
     except BaseException as error:
         code = exits.code(error)
         if code is None:
             raise
-        if str(error):
-            print(f"gpulime: {error}", file=sys.stderr)
-        return code
+        return _refuse(str(error), code)
 
 
 def explain(given: Namespace) -> int:
@@ -69,9 +70,10 @@ def explain(given: Namespace) -> int:
         if (value := settings.pop(name)) is not None:
             settings["data"][name] = value
     chosen = config.from_dict(settings)
-    from gpulime.runs import files
+    with stop.heard():
+        from gpulime.runs import files
 
-    return files.run(chosen, **call)
+        return files.run(chosen, **call)
 
 
 def report(given: Namespace) -> int:
@@ -141,16 +143,24 @@ def compact(given: Namespace) -> int:
     done = compact.compact(Path(given.run), given.rows)
     for error in done.corrupt:
         print(f"gpulime: {error}. It is left as it is; gpulime verify {given.run} says more", file=sys.stderr)
-    print(f"{done.before:,} shards are now {done.after:,}, of {done.rows:,} rows")
+    print(f"{done.before:,} shard{'s are' if done.before != 1 else ' is'} now {done.after:,}, of {done.rows:,} rows")
     return 0
 
 
-def doctor(_: Namespace) -> int:
-    """Say which versions and which device are here, and how to get a faster path."""
+def doctor(given: Namespace) -> int:
+    """Say which versions and which device are here, how to get a faster path, and which batch sizes were found best."""
+    from gpulime import cache
+
+    if given.clear_cache:
+        count = cache.clear()
+        print(f"{count:,} batch size{'s' * (count != 1)} forgotten: {cache.path() or f'{cache.VARIABLE} is off'}")
+        return 0
     from gpulime import device
 
-    for name, fact in device.describe().items():
+    for name, fact in {**device.describe(), "cache": cache.path()}.items():
         print(f"{name:12} {'none' if fact is None else fact}")
+    for name, b in cache.entries().items():
+        print(f"{b:12} rows: {name}")
     return 0
 
 
@@ -202,6 +212,10 @@ def _add_compact(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", metavar="N", type=int, default=8192, help="the most rows of a merged shard (default: 8192)")
 
 
+def _add_doctor(parser: ArgumentParser) -> None:
+    parser.add_argument("--clear-cache", action="store_true", help="forget the batch sizes that were found best")
+
+
 def _ids(given: Namespace) -> list[str] | None:
     """The ids that were asked for, None where none was."""
     if given.ids_file is None:
@@ -214,14 +228,19 @@ def _ids(given: Namespace) -> list[str] | None:
 
 
 COMMANDS = {
-    "explain": Command(explain, "[--config FILE] [--SETTING VALUE ...] [--dry-run] [--retry-failed]", _add_explain, START),
+    "explain": Command(
+        explain,
+        "[--config FILE] [--SETTING VALUE ...] [--limit N] [--shard I/N] [--retry-failed] [--dry-run]",
+        _add_explain,
+        START,
+    ),
     "status": Command(status, "RUN [--json]", _add_status),
     "report": Command(report, "RUN", _add_run),
     "export": Command(export, "RUN --to DIR [--ids ID ...] [--ids-file FILE]", _add_export),
     "diff": Command(diff, "RUN_A RUN_B [--to DIR]", _add_diff),
     "verify": Command(verify, "RUN [--inputs]", _add_verify, VERDICTS),
     "compact": Command(compact, "RUN [--rows N]", _add_compact, COMPACTING),
-    "doctor": Command(doctor, "", lambda parser: None),
+    "doctor": Command(doctor, "[--clear-cache]", _add_doctor),
 }
 
 
@@ -256,6 +275,27 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _refuse(message: str) -> int:
-    print(f"gpulime: {message}", file=sys.stderr)
-    return exits.BAD_USAGE
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Inside, what gpulime warns of is a line as its errors are; what others do still tells its place in the code."""
+    before = warnings.formatwarning
+
+    def format_warning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if Path(filename).is_relative_to(Path(__file__).parent):
+            return f"gpulime: {message}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _refuse(message: str, code: int = exits.BAD_USAGE) -> int:
+    if message:
+        with suppress(OSError):  # nobody takes it
+            print(f"gpulime: {message}", file=sys.stderr, flush=True)
+    return code

@@ -26,7 +26,10 @@ WORDS = {
 }
 
 # Options that are no settings.
-OTHERS = ("config", "dry-run", "ids", "ids-file", "inputs", "json", "limit", "retry-failed", "rows", "shard", "to")
+OTHERS = (
+    *("config", "dry-run", "limit", "retry-failed", "shard"),
+    *("clear-cache", "ids", "ids-file", "inputs", "json", "rows", "to"),
+)
 
 
 def add(parser: ArgumentParser) -> None:
@@ -107,9 +110,15 @@ def _help(field: Field[Any]) -> str:
 def plain(message: str, commands: Iterable[str]) -> str:
     """The parser's message in one line: the setting, what it must be, what was given and the nearest name."""
     fields = dict(config.settings())
-    if (key := re.search(r'key "([\w.]+)"', message)) and key[1] in fields:
+    if key := re.search(r'key "([\w.]+)"', message):
         given = re.search(r"(?:Got|Given) value: (.*)", message)
-        return f"{key[1]} must be {_words(fields[key[1]])[1]}" + (f"; got {given[1]!r}" if given else "")
+        got = f"; got {given[1]!r}" if given else ""
+        if key[1] in fields:
+            return f"{key[1]} must be {_words(fields[key[1]])[1]}{got}"
+        if kind := re.search(r"Expected a <class '(\w+)'>", message):
+            return f"--{key[1]} must be {WORDS[kind[1]][1]}{got}"
+    if option := re.search(r"argument (--[\w.-]+): expected (?:one|at least one) argument", message):
+        return f"{option[1]} needs a value"
     if option := re.search(r"[Uu]nrecognized arguments: ([^\s=]+)", message):
         what = "option" if option[1].startswith("-") else "argument"
         known = [f"--{name}" for name in [*fields, *OTHERS]]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import os
+import socket
 
 import numpy as np
 from PIL import Image
 
 from gpulime.config import Config
 from gpulime.runs import store
+from gpulime.runs.heartbeat import Beat, Effort
 
 HOSTILE = ["</script><b>x", "../../x", "two\nlines", "\u202egpj.exe", "{{ 7 * 7 }}", "=1+1", "/etc/x"]
 HOSTILE += ["\"'><img src=http://a.b onerror=x>", "download_all"]
@@ -50,3 +53,18 @@ def picture(folder, name="cat.png", size=LABELS.shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / name)
     return str(folder / name).encode(), pixels
+
+
+def beat_of(share, **changes):
+    """What this process tells of itself, as if it were in the middle of a run."""
+    facts = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "state": "running",
+        "config_hash": None,
+        "images": 10,
+        "own": 10,
+        "before": 2,
+    }
+    facts |= {"ok": 3, "failed": 1, "effort": Effort(20.0, 4000, 19.4), "left": 20.0, "time": 0.0}
+    return Beat(share=share, **(facts | changes))

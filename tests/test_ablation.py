@@ -109,6 +109,16 @@ def test_compiled_models_are_of_fixed_sizes(monkeypatch):
     assert asked == [{"dynamic": False, "mode": None}, {"dynamic": False, "mode": "reduce-overhead"}]
 
 
+def test_a_model_that_cannot_be_compiled_is_no_rung(monkeypatch):
+    def refuse(model, **how):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(UserWarning, match="cannot be compiled"):
+        climb(Rung("compile", rungs.compiled_model))
+
+
 def test_the_command_keeps_rows_and_the_page_shows_them(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "RESULTS", tmp_path)
     monkeypatch.setattr(markdown, "RESULTS", tmp_path)

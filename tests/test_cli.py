@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -252,3 +253,38 @@ def test_doctor_prints_all_facts(capsys):
     for name, fact in device.describe().items():
         assert name in text
         assert str(fact or "none") in text
+
+
+def test_a_warning_is_a_line_as_an_error_is(monkeypatch, capsys, recwarn):
+    def run(chosen, **call):
+        warnings.warn_explicit("the weights are old", UserWarning, cli.__file__, 1)
+        warnings.warn_explicit("is deprecated", UserWarning, "/elsewhere/torch/nn.py", 7)
+        return 0
+
+    before = warnings.formatwarning
+    monkeypatch.setattr(files, "run", run)
+    monkeypatch.setattr(warnings, "showwarning", shown)
+    assert cli.main(["explain"]) == 0
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "gpulime: the weights are old"
+    assert others[0] == "/elsewhere/torch/nn.py:7: UserWarning: is deprecated"
+    assert warnings.formatwarning is before
+
+
+def shown(message, category, filename, lineno, file=None, line=None):
+    """As Python does, which pytest replaces."""
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "--limit", "x"], "--limit must be a whole number; got 'x'"),
+        (["compact", "run", "--rows", "1.5"], "--rows must be a whole number; got '1.5'"),
+        (["compact", "run", "--rows"], "--rows needs a value"),
+        (["export", "run", "--ids"], "--ids needs a value"),
+    ],
+)
+def test_options_that_are_no_settings_are_refused_in_plain_words(arguments, message, capsys):
+    assert cli.main(arguments) == exits.BAD_USAGE
+    assert capsys.readouterr().err == f"gpulime: {message}\n"

@@ -49,7 +49,7 @@ class Comparison:
 
 
 def captum_side(b: int | None = None) -> Peer:
-    """Captum's Lime, b perturbations a call."""
+    """The Lime of captum, b perturbations a call."""
     name = "captum Lime" if b is None else f"captum Lime, {b} a call"
     return Peer(
         Side(name, captum_lime, Process("captum", keeps_memory=True), b),

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from gpulime import shades
 from gpulime.classes import called
 from gpulime.report.card import card
-from gpulime.report.summary import Entry, entries, summary
+from gpulime.report.head import Entry, entries, head
 from gpulime.runs import damage, shards, store
 
 PAGE = "report.html"
@@ -61,7 +61,7 @@ def write(
     pages = max(1, -(-len(images) // MOST_CARDS))
     shared = {
         "title": run.resolve().name,
-        "summary": summary(rows, images, manifest, len(shards.corrupt(run))),
+        "head": head(rows, images, manifest, len(shards.corrupt(run))),
         "failures": _failures(rows),
         "config_hash": manifest.get("config_hash"),
         "output": "Output" if manifest.get("fixed", {}).get("lime.activation", "softmax") is None else "Probability",

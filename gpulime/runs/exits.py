@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gpulime.errors import GpulimeError
 from gpulime.runs.stop import Stopped
 
@@ -27,9 +29,13 @@ class WrongSettingError(EndOfRunError, GpulimeError):
 
 
 class DeviceLostError(EndOfRunError, RuntimeError):
-    """The device serves this process no more; another process may go on."""
+    """The device serves this process no more; another process may go on. ``suspects`` are the images it had in hand."""
 
     code = DEVICE_LOST
+
+    def __init__(self, message: str, suspects: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.suspects = tuple(suspects)
 
 
 class FailuresInARowError(EndOfRunError, RuntimeError):
@@ -45,7 +51,10 @@ class NotWritableError(EndOfRunError, OSError):
 
 
 def code(error: BaseException) -> int | None:
-    """The exit code of a command that ends with ``error``; None for one nobody foresaw: its traceback tells more."""
+    """The exit code of a command that ends with ``error``; None for the model's own and those nobody foresaw.
+
+    Python ends with a traceback then, which tells more, and with 1.
+    """
     match error:
         case EndOfRunError():
             return error.code

@@ -21,8 +21,10 @@ from gpulime.report import page
 from gpulime.runs import exits, models, sources, store
 from gpulime.runs.job import Job, Picture, perform, plan
 from gpulime.runs.loader import FileReader
+from gpulime.runs.progress import say
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item
+from gpulime.runs.terms import Terms
 from gpulime.runs.transform import Transform
 
 
@@ -54,7 +56,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     source = sources.find(config.data, loaded.class_names)
     if source.ignored:
         listed = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(source.ignored.items()))
-        print(f"{len(source.items)} images in {config.data.source}; left aside: {listed}", file=sys.stderr)
+        say(f"{len(source.items)} images in {config.data.source}; left aside: {listed}", sys.stderr)
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
     labels = lime.pop("labels")
     lime["device"] = _device(lime["device"], share)
@@ -64,20 +66,23 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         reader=FileReader(dataclasses.replace(source, items=[]), loaded.transform),
         explainer=explainer,
         labels=labels,
-        fixed={
-            **configs.fixed(config),
-            "data.source": os.path.normpath(config.data.source),
-            "transform": dataclasses.asdict(loaded.transform),
-            "segmenter": segments.describe(explainer.segmenter, explainer.device),
-            "weights_sha256": loaded.weights_sha256,
-        },
-        about={
-            "config": dataclasses.asdict(config),
-            "transform": dataclasses.asdict(loaded.transform),
-            "model": loaded.description,
-            "class_names": loaded.class_names,
-        },
+        terms=Terms(
+            fixed={
+                **configs.fixed(config),
+                "data.source": os.path.normpath(config.data.source),
+                "transform": dataclasses.asdict(loaded.transform),
+                "segmenter": segments.describe(explainer.segmenter, explainer.device),
+                "weights_sha256": loaded.weights_sha256,
+            },
+            about={
+                "config": dataclasses.asdict(config),
+                "transform": dataclasses.asdict(loaded.transform),
+                "model": loaded.description,
+                "class_names": loaded.class_names,
+            },
+        ),
         picture=_picture_of(config.data, loaded.transform),
+        images=source.images,
         data=config.data,
         store=config.store,
         report=config.report,

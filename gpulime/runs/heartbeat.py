@@ -8,11 +8,13 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from gpulime.runs.exits import DeviceLostError
 from gpulime.runs.share import Share
 from gpulime.runs.staging import staged
 
@@ -24,33 +26,74 @@ RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What was spent.
+
+    Attributes
+    ----------
+    seconds : of processes
+    forwards : rows that the model was given
+    model_seconds : of ``seconds``, those that the model took
+    """
+
+    seconds: float = 0.0
+    forwards: int = 0
+    model_seconds: float = 0.0
+
+    @property
+    def in_model(self) -> float:
+        """The share of the time that the model took, in [0, 1]."""
+        return min(self.model_seconds / self.seconds, 1.0) if self.seconds else 0.0
+
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(self.seconds + other.seconds, self.forwards + other.forwards, self.model_seconds + other.model_seconds)
+
+
+@dataclass(frozen=True)
 class Beat:
     """What a process tells of itself.
 
     Attributes
     ----------
+    config_hash : of the run's settings
     images : those of the whole run; ``own`` are this process's, of which ``before`` were done before it started
     ok, failed : those that are explained and that failed since
-    seconds : since it started; ``forwards`` are those since
-    in_model : share of these seconds that the model took, in [0, 1]
+    effort : since it started
+    earlier : effort of the processes that had this share before
+    suspects : images that a process of this share had in hand when it lost its device
     left : seconds that it expects to need yet, None where it cannot tell
     time : when it was written, in seconds since 1970
     """
 
-    share: str
+    share: Share
     host: str
     pid: int
     state: str
+    config_hash: str | None
     images: int
     own: int
     before: int
     ok: int
     failed: int
-    forwards: int
-    seconds: float
-    in_model: float
+    effort: Effort
     left: float | None
     time: float
+    earlier: Effort = Effort()
+    suspects: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> Beat:
+        """From the JSON of a file.
+
+        Raises
+        ------
+        TypeError, KeyError
+            Where it is another's.
+        """
+        if not isinstance(facts["time"], float):
+            raise TypeError(f"time must be a float; got {facts['time']!r}")
+        efforts = {name: Effort(**facts[name]) for name in ("effort", "earlier")}
+        return cls(**{**facts, **efforts, "share": Share(**facts["share"]), "suspects": tuple(facts["suspects"])})
 
     @property
     def is_gone(self) -> bool:
@@ -65,6 +108,14 @@ class Beat:
             return False
         return False
 
+    def is_silent(self, now: float) -> bool:
+        """Whether nothing has been heard of it for long."""
+        return abs(now - self.time) > SILENCE  # a clock that is far ahead tells nothing, either
+
+    def is_at_work(self, now: float) -> bool:
+        """Whether it works, as far as one can tell."""
+        return self.state == RUNNING and not self.is_gone and not self.is_silent(now)
+
 
 class Heartbeat:
     """Writes the beats of one process.
@@ -77,18 +128,30 @@ class Heartbeat:
         What this process does of it.
     describe : callable (state) -> Beat
         What there is to tell now.
+
+    Attributes
+    ----------
+    last : Beat or None, what was written last
     """
 
     def __init__(self, run: Path, share: Share, describe: Callable[[str], Beat]) -> None:
         self.path = run / FOLDER / f"{share.shard + 1}-of-{share.shards}-rank-{share.rank}.json"
         self.describe = describe
+        self.last: Beat | None = None
         self._next = 0.0
+        before = _read(self.path)
+        self._earlier = Effort() if before is None else before.earlier + before.effort
+        self._suspects: Sequence[str] = () if before is None else before.suspects
 
     def __enter__(self) -> Heartbeat:
         self.beat(RUNNING)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, DeviceLostError):
+            self._suspects = tuple(
+                dict.fromkeys([*self._suspects, *error.suspects])
+            )  # those that have rows by now do not count
         self.beat(FINISHED if kind is None else STOPPED if issubclass(kind, KeyboardInterrupt) else FAILED)
 
     def beat_if_due(self) -> None:
@@ -99,16 +162,59 @@ class Heartbeat:
     def beat(self, state: str) -> None:
         """Write one. A disk that refuses it is no reason to end a run."""
         self._next = time.monotonic() + SECONDS
-        text = json.dumps(dataclasses.asdict(self.describe(state)))
+        self.last = dataclasses.replace(self.describe(state), earlier=self._earlier, suspects=self._suspects)
+        text = json.dumps(dataclasses.asdict(self.last))
         with contextlib.suppress(OSError), staged(self.path.parents[1], self.path) as path:
             path.write_text(text, encoding="utf-8")
             os.replace(path, self.path)
 
 
 def read(run: Path) -> list[Beat]:
-    """The last beat of each process, in the order of their shares; one that cannot be read is left out."""
-    beats = []
-    for path in sorted((run / FOLDER).glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            beats.append(Beat(**json.loads(path.read_bytes())))
-    return beats
+    """The last beat of each process there ever was, in the order of their shares; one that cannot be read is left out."""
+    found = map(_read, (run / FOLDER).glob("*.json"))
+    return sorted(
+        (beat for beat in found if beat is not None),
+        key=lambda beat: (beat.share.shards, beat.share.shard, beat.share.world, beat.share.rank),
+    )
+
+
+def images(run: Path, config_hash: str | None) -> int | None:
+    """How many images a run of these settings has, as its newest process told; None where none has."""
+    told = [beat for beat in read(run) if beat.config_hash == config_hash]
+    return max(told, key=lambda beat: beat.time).images if told else None
+
+
+def at_work(run: Path) -> list[Beat]:
+    """The last beat of each process that works, as far as one can tell."""
+    now = time.time()
+    return [beat for beat in read(run) if beat.is_at_work(now)]
+
+
+def spent(run: Path) -> Effort:
+    """What all processes of a run have spent, in all its calls."""
+    return sum((beat.earlier + beat.effort for beat in read(run)), Effort())
+
+
+def suspects(run: Path) -> frozenset[str]:
+    """Images that were in hand where a process lost its device."""
+    return frozenset(image_id for beat in read(run) for image_id in beat.suspects)
+
+
+def current(beats: Sequence[Beat], now: float) -> list[Beat]:
+    """Without the processes of earlier divisions: into other shards, or of a shard among another number of ranks."""
+    newest: dict[tuple[int, ...], Beat] = {}
+    for beat in sorted(beats, key=lambda beat: beat.time):
+        newest[()] = newest[(beat.share.shards, beat.share.shard)] = beat
+
+    def is_current(beat: Beat) -> bool:
+        share = beat.share
+        of_shard = newest[(share.shards, share.shard)].share
+        return beat.is_at_work(now) or (share.shards == newest[()].share.shards and share.world == of_shard.world)
+
+    return [beat for beat in beats if is_current(beat)]
+
+
+def _read(path: Path) -> Beat | None:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return Beat.of(json.loads(path.read_bytes()))
+    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 from gpulime import device as devices
@@ -16,7 +16,6 @@ from gpulime import inputs
 from gpulime.errors import GpulimeError
 from gpulime.explainer import Explainer
 from gpulime.explanation import Explanations
-from gpulime.predict import out_of_memory
 from gpulime.runs.exits import DeviceLostError, EndOfRunError
 from gpulime.runs.loader import Group, Read
 
@@ -57,12 +56,19 @@ class Isolation:
         Called with the number of rows after each model batch; an `EndOfRunError` that it raises goes through.
     proven : bool
         Whether the model is known to explain images of this run: then none of its errors is taken for the model's own.
+    suspects : collection of str
+        Images that a process had in hand when it lost its device. One that is by itself when that happens again is at fault.
     """
 
     def __init__(
-        self, explainer: Explainer, alone: Callable[[Read], inputs.Batch], progress: Callable[[int], None], proven: bool
+        self,
+        explainer: Explainer,
+        alone: Callable[[Read], inputs.Batch],
+        progress: Callable[[int], None],
+        proven: bool,
+        suspects: Collection[str] = (),
     ) -> None:
-        self.explainer, self.alone, self.progress, self.proven = explainer, alone, progress, proven
+        self.explainer, self.alone, self.progress, self.proven, self.suspects = explainer, alone, progress, proven, suspects
         self._queue = explainer.queue(progress)
         self._waiting: deque[Read] = deque()  # for their explanations, in order
         self._most = explainer.predictor.most  # rows that fit into memory when an image was last explained
@@ -77,8 +83,8 @@ class Isolation:
         DeviceLostError
             Where the device serves this process no more.
         Exception
-            The model's first error, where it has failed for the first `UNPROVEN_IMAGES` images, or for all there are: then it
-            is no image's fault, and there is nothing to wait for. Running out of memory may pass, and is never taken for it.
+            The model's first error, where it has failed for the first `UNPROVEN_IMAGES` images: then it is no image's fault,
+            and there is nothing to wait for. Running out of memory may pass, and is never taken for it.
         """
         for reads, batch in groups:  # what reading them raises is no fault of the model
             self._waiting.extend(reads)
@@ -86,8 +92,6 @@ class Isolation:
                 yield from self._together(self._put(batch))
             yield from self._unread()
         yield from self._together(self._queue.finish())
-        if self._first is not None:
-            raise self._first
 
     def _put(self, batch: inputs.Batch) -> Iterator[Explanations]:
         for flight in self.explainer.prepare(batch):
@@ -123,12 +127,19 @@ class Isolation:
         message = str(error).removeprefix("image 0: ")  # its number in a batch of its own
         message = message if isinstance(error, GpulimeError) else f"{type(error).__name__}: {message}"
         failure = dataclasses.replace(read, error=message[:MESSAGE_LENGTH], kind=kind(error))
-        if self.proven or out_of_memory(error):
+        if self.proven or devices.out_of_memory(error):
             yield failure
             return
         self._held.append(failure)
         self._first = self._first or error
         if len(self._held) == UNPROVEN_IMAGES:
+            self.end()
+
+    def end(self) -> None:
+        """To be called after the last image: raises the model's first error where it has failed for all there are."""
+        if self._first is not None:
+            images = "each of the images" if len(self._held) < UNPROVEN_IMAGES else f"the first {UNPROVEN_IMAGES} images"
+            self._first.add_note(f"gpulime: {images} failed, also by themselves: this is the model's fault and none of theirs")
             raise self._first
 
     def _attempt(self, explained: Iterator[Explanations]) -> Generator[Outcome, None, Exception | None]:
@@ -140,15 +151,23 @@ class Isolation:
             raise
         except Exception as error:
             if devices.lost(error, self.explainer.device):
-                reason = str(error).partition("\n")[0]
-                raise DeviceLostError(
-                    f"the device is lost: {reason}; what was finished is kept, a new process goes on"
-                ) from error
-            if out_of_memory(error):  # another image may need less of it
+                yield from self._lost(error)
+            if devices.out_of_memory(error):  # another image may need less of it
                 self.explainer.predictor.most = self._most
             traceback.clear_frames(error.__traceback__)
             return error
         return None
+
+    def _lost(self, error: Exception) -> Iterator[Read]:
+        """The end, for this process; an image that has cost the device by itself, and was suspected before, is a failure."""
+        reason = str(error).partition("\n")[0]
+        in_hand = [read for read in self._waiting if read.error is None]
+        if len(in_hand) == 1 and in_hand[0].item.image_id in self.suspects:
+            culprit = in_hand.pop()
+            why = f"the device is lost whenever it is explained, also by itself: {reason}"
+            yield dataclasses.replace(culprit, error=why[:MESSAGE_LENGTH], kind="device")
+        end = "what was finished is kept, a new process goes on"
+        raise DeviceLostError(f"the device is lost: {reason}; {end}", [read.item.image_id for read in in_hand]) from error
 
     def _finished(self, explanations: Explanations) -> Iterator[Outcome]:
         self.proven, self._first, self._most = True, None, self.explainer.predictor.most
@@ -161,7 +180,7 @@ class Isolation:
 
 def kind(error: Exception) -> str:
     """The ``error_type`` of an image that fails: "out_of_memory", or the stage that failed; "model" for the model itself."""
-    if out_of_memory(error):
+    if devices.out_of_memory(error):
         return "out_of_memory"
     modules = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
     return next((KINDS[module] for module in modules if module in KINDS), ELSEWHERE)

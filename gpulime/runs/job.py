@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
 import socket
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import gpulime
 from gpulime import config as configs
 from gpulime import device as devices
 from gpulime import inputs
-from gpulime.errors import GpulimeError, check
+from gpulime.errors import check
 from gpulime.explainer import Explainer
 from gpulime.report import page
-from gpulime.runs import dry, store, summary
+from gpulime.runs import dry, heartbeat, staging, store, summary, writers
 from gpulime.runs.dry import Plan
 from gpulime.runs.exits import FailuresInARowError, WrongSettingError
-from gpulime.runs.heartbeat import Beat, Heartbeat
+from gpulime.runs.heartbeat import Beat, Effort, Heartbeat
 from gpulime.runs.isolation import Isolation
 from gpulime.runs.loader import DatasetReader, FileReader, Group, Read, batches
 from gpulime.runs.progress import Progress, say
@@ -36,11 +31,10 @@ from gpulime.runs.recorder import Recorder, Row
 from gpulime.runs.share import ALL, Share
 from gpulime.runs.sources import Item
 from gpulime.runs.stop import Stop
-from gpulime.runs.todo import Todo, todo
+from gpulime.runs.terms import Terms
+from gpulime.runs.todo import Todo
 from gpulime.runs.workers import read_all
 from gpulime.runs.writer import Writer
-
-VERSIONS = ("torch", "torchvision", "numpy", "scikit-image", "pyarrow", "pillow")
 
 Picture = Callable[[Mapping[str, Any]], "np.ndarray[Any, np.dtype[np.uint8]] | None"]
 
@@ -64,10 +58,9 @@ class Job:
     items, reader : the images, and what reads one of them
     explainer : Explainer
     labels : "top", "target" or "top+target"
-    fixed : all that changes a row; a directory holds rows of one such set only
-    about : what else run.json tells: the model, the transform, the class names
+    terms : what its rows have in common, and run.json tells
     picture : row -> the picture of an image as the model saw it, for the report
-    unnamed : functions among the settings that nothing tells from others of their kind
+    images : how many the run has, of which ``items`` may be the first few
     share : what this process does of it
     retry_failed : whether images that have an error row are tried again
     max_failures_in_a_row : images that fail one after the other before the run ends; None: as many as there are
@@ -77,28 +70,21 @@ class Job:
     reader: FileReader | DatasetReader
     explainer: Explainer
     labels: str
-    fixed: Mapping[str, Any]
-    about: Mapping[str, Any]
+    terms: Terms
     picture: Picture
+    images: int
     data: configs.DataConfig
     store: configs.StoreConfig
     report: bool
     out: Path
-    unnamed: Sequence[str] = ()
     share: Share = ALL
     retry_failed: bool = False
     max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row
 
     @property
-    def config_hash(self) -> str:
-        """Sixteen hex digits over `fixed`."""
-        text = json.dumps(self.fixed, sort_keys=True, default=repr)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @property
     def class_names(self) -> Sequence[str] | None:
         """Names of the model's classes, where they are known."""
-        return self.about.get("class_names")
+        return self.terms.class_names
 
 
 def perform(job: Job) -> Outcome:
@@ -116,25 +102,29 @@ def perform(job: Job) -> Outcome:
         The model's own, where it fails for the first images one by one.
     """
     check(job.explainer.seed < 2**63, f"a run's seed must be below 2**63; got {job.explainer.seed}")
-    _agree(job)
-    left = _todo(job)
-    if left.done:
-        print(f"{len(left.done):,} of {len(job.items):,} images are done already", file=sys.stderr)
-        _look_again(job)
-    predictor = job.explainer.predictor
-    shards = store.Store(job.out, rank=job.share.number, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds)
-    with (
-        Stop() as stop,  # outermost: the last shard is written under it too
-        Progress(
-            len(left.items), job.explainer.n_samples, job.class_names, lambda: predictor.watch.seconds, job.share.rank == 0
-        ) as progress,
-        Heartbeat(job.out, job.share, lambda state: _beat(job, left, progress, state)) as heartbeat,
-        Writer(shards) as writer,
-    ):
+    out, left, predictor, n_samples = job.out, _todo(job), job.explainer.predictor, job.explainer.n_samples
+    shown = job.share.rank == 0
+    progress = Progress(len(left.items), n_samples, job.class_names, lambda: predictor.watch.seconds, shown)
+    heart = Heartbeat(out, job.share, lambda state: _beat(job, left, progress, state))
+    rows = store.Store(out, rank=job.share.number, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds)
+    with ExitStack() as stack:
+        stop = stack.enter_context(Stop())  # outermost: the last shard is written under it too
+        with writers.one_at_a_time(out):  # who comes next finds this process at work, and its run.json binding
+            job.terms.accept(out)
+            if left.items:
+                staging.try_out(out)
+            rows.claim()
+            stack.callback(rows.release)
+            stack.enter_context(heart)  # tells how it ended, once the last row is written or lost
+        if left.done:
+            say(f"{len(left.done):,} of {len(job.items):,} images are done already", sys.stderr)
+            _look_again(job)
+        stack.enter_context(progress)  # the bar is gone before the writer's last error is shown
+        writer = stack.enter_context(Writer(rows))  # innermost: whatever ends the run, its rows are written first
 
         def heed() -> None:
             """Show signs of life; end where the disk takes no rows, or a signal asks for it."""
-            heartbeat.beat_if_due()
+            heart.beat_if_due()
             writer.check()
             stop.check()
 
@@ -144,15 +134,16 @@ def perform(job: Job) -> Outcome:
             heed()
 
         in_a_row = 0
-        with closing(_rows(job, left.items, after_model_batch, heed)) as rows:
-            for row in rows:
+        with closing(_rows(job, left, after_model_batch, heed)) as made:
+            for row in made:
                 writer.put(row)
                 progress.image(row)
                 in_a_row = in_a_row + 1 if row["status"] == "error" else 0
                 _check_failures(in_a_row, job.max_failures_in_a_row, row)
                 heed()
     stop.check()
-    return _finish(job, progress)
+    assert heart.last is not None
+    return _finish(job, progress, heart.last.effort)
 
 
 def plan(job: Job) -> Plan:
@@ -163,7 +154,7 @@ def plan(job: Job) -> Plan:
     GpulimeError
         As `perform`.
     """
-    _settings_agree(job)
+    job.terms.fit(job.out)
     left, explainer = _todo(job), job.explainer
 
     def explain(after_model_batch: Callable[[int], None]) -> Generator[Row, None, None]:
@@ -171,74 +162,49 @@ def plan(job: Job) -> Plan:
             _check_names(job.class_names, explainer.predictor.classes)
             after_model_batch(b)
 
-        return _rows(job, left.items, after, lambda: None)
+        return _rows(job, left, after, lambda: None)
 
     rate, b = dry.rate(explain, lambda: devices.synchronize(explainer.device))
     return Plan(len(job.items), len(left.done), len(left.items), left.again, explainer.n_samples, job.share, rate, b)
 
 
 def _todo(job: Job) -> Todo:
-    return todo(job.items, job.share, store.done(job.out), job.retry_failed)
+    return Todo.of(job.items, job.share, store.done(job.out), job.retry_failed, heartbeat.suspects(job.out))
 
 
 def _beat(job: Job, left: Todo, progress: Progress, state: str) -> Beat:
     return Beat(
-        share=str(job.share),
+        share=job.share,
         host=socket.gethostname(),
         pid=os.getpid(),
         state=state,
-        images=len(job.items),
+        config_hash=job.terms.config_hash,
+        images=job.images,
         own=left.own,
         before=left.own - len(left.items),
         ok=progress.ok,
         failed=progress.failed,
-        forwards=job.explainer.predictor.forwards,
-        seconds=progress.seconds,
-        in_model=progress.in_model,
+        effort=progress.effort,
         left=progress.left,
         time=time.time(),
     )
 
 
-def _finish(job: Job, progress: Progress) -> Outcome:
+def _finish(job: Job, progress: Progress, call: Effort) -> Outcome:
     """Sum up, and write the report where nothing of the run is left: the last process of several does."""
-    forwards, ids = job.explainer.predictor.forwards, store.done(job.out)
-    found = summary.summary(job.out, store.manifest(job.out), progress.seconds, forwards, progress.in_model)
-    missing = sum(item.image_id not in ids for item in job.items)
-    if missing and not job.share.is_all:
-        say(f"{job.share}: {progress.ok + progress.failed:,} images are done here; {missing:,} of the run are left to others")
+    done = store.done(job.out)
+    found = summary.summary(job.out, store.manifest(job.out), call)
+    missing = sum(item.image_id not in done for item in job.items)
+    if not job.share.is_all and (missing or heartbeat.at_work(job.out)):
+        left = f"{missing:,} of the run are left to others" if missing else "others are still at work, the last of them sums up"
+        say(f"{job.share}: {progress.ok + progress.failed:,} images are done here; {left}")
     else:
         say(f"\n{found}\n")
-        if forwards or not (job.out / summary.FILE).exists():  # a call with nothing to do keeps the numbers of the one before
-            say(f"summary: {summary.write(job.out, found)}")
+        say(f"summary: {summary.write(job.out, found)}")
         say(f"results: {job.out / store.RESULTS}")
         if job.report:
             say(f"report: {page.write(job.out, job.picture, job.class_names)}")
-    return Outcome(found.ok, found.errors, progress.seconds, forwards)
-
-
-def _agree(job: Job) -> None:
-    """Refuse a directory with rows of other settings; a new one gets its run.json."""
-    if not _settings_agree(job):
-        about = {**job.about, "fixed": job.fixed, "config_hash": job.config_hash, "versions": _versions()}
-        store.write_manifest(job.out, json.loads(json.dumps(about, default=repr)))
-
-
-def _settings_agree(job: Job) -> bool:
-    """Whether the directory holds a run of these settings; False where it holds none, an error that tells others."""
-    manifest = store.read_manifest(job.out)
-    if manifest is None:
-        return False
-    if manifest.get("config_hash") == job.config_hash:
-        these = f"{' and '.join(job.unnamed)} {'are' if len(job.unnamed) > 1 else 'is'}"
-        doubt = f"whether {these} what made them is not known of a function: give a model_id, another for other functions"
-        check(not job.unnamed, f"{job.out} holds results, and {doubt}")
-        return True
-    was, now = manifest.get("fixed", {}), json.loads(json.dumps(job.fixed, default=repr))
-    changed = [
-        f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in {**was, **now} if was.get(name) != now.get(name)
-    ]
-    raise GpulimeError(f"{job.out} holds results of other settings: {'; '.join(changed)}. Choose another out, or delete it")
+    return Outcome(found.ok, found.errors, call.seconds, call.forwards)
 
 
 def _look_again(job: Job) -> None:
@@ -248,18 +214,15 @@ def _look_again(job: Job) -> None:
     # Not one that could not be read: it may have been the end of its worker, and here there is none.
     item = next((item for item in job.items if known.get(item.image_id) is not None), None)
     if item is not None and job.reader(item).sha256 != known[item.image_id]:
-        print(
-            f"image {item.image_id!r} is not what it was when it was explained: is {job.out} another dataset's?",
-            file=sys.stderr,
-        )
+        say(f"image {item.image_id!r} is not what it was when it was explained: is {job.out} another dataset's?", sys.stderr)
 
 
 def _rows(
-    job: Job, items: Sequence[Item], after_model_batch: Callable[[int], None], heed: Callable[[], None]
+    job: Job, left: Todo, after_model_batch: Callable[[int], None], heed: Callable[[], None]
 ) -> Generator[Row, None, None]:
     """Rows of the store, in the order of the images; ``heed`` is called while they are read."""
 
-    def feed() -> Generator[Group, None, None]:
+    def feed(items: Sequence[Item]) -> Generator[Group, None, None]:
         explainer, data = job.explainer, job.data
         for reads in read_all(
             items,
@@ -279,12 +242,16 @@ def _rows(
         assert batch is not None  # it could be read
         return batch
 
-    recorder = Recorder(job.explainer.n_samples, job.explainer.seed, job.config_hash, job.fixed["segmenter"])
+    recorder = Recorder(job.explainer.n_samples, job.explainer.seed, job.terms.config_hash, job.terms.fixed["segmenter"])
     # Where images have been explained before, one that fails now is no sign of a model that never works.
     proven = "ok" in store.read(job.out, ["status"])["status"].to_pylist()
-    with closing(feed()) as groups:  # its worker processes end with the run, whoever holds its error
-        for outcome in Isolation(job.explainer, alone, after_model_batch, proven).explain(groups):
-            yield recorder.row(outcome)
+    suspects = {item.image_id for [item] in left.passes[1:]}
+    isolation = Isolation(job.explainer, alone, after_model_batch, proven, suspects)
+    for items in left.passes:
+        with closing(feed(items)) as groups:  # its worker processes end with the run, whoever holds its error
+            for outcome in isolation.explain(groups):
+                yield recorder.row(outcome)
+    isolation.end()
 
 
 def _with_sound_target(job: Job, read: Read) -> Read:
@@ -312,12 +279,3 @@ def _check_failures(in_a_row: int, most: int | None, last: Mapping[str, Any]) ->
     if in_a_row == most:
         why = f"the last, {last['image_id']!r}, for {last['error_type']}: {str(last['error'])!r:.200}"
         raise FailuresInARowError(f"{in_a_row} images in a row failed (max_failures_in_a_row), {why}; their rows are kept")
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "gpulime": gpulime.__version__,
-        "python": platform.python_version(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **{name: version(name) for name in VERSIONS},
-    }

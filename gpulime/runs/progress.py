@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from gpulime import shades
+from gpulime.runs.heartbeat import Effort
 
 SHOWN_IMAGES = 20
 SHOWN_SEGMENTS = 3
@@ -61,17 +62,21 @@ class Progress:
         self.n_samples, self.class_names, self.model_seconds = n_samples, class_names, model_seconds
         self.ok, self.failed, self.printed = 0, 0, 0 if shown else SHOWN_IMAGES + 1
         self.seen, self.total, self.started = 0, images * n_samples, time.perf_counter()
+        self.bar = tqdm(disable=True)
+        self._is_bar = images > 0 and shown
+
+    def __enter__(self) -> Progress:
+        self.started = time.perf_counter()
         self.bar = tqdm(
             total=self.total,
             unit=" forwards",
-            disable=images == 0 or not shown,
+            disable=not self._is_bar,
             file=sys.stderr if sys.stderr.isatty() else _Lines(),
             leave=False,
+            delay=1e-9,  # nothing is printed before there is something to tell
             mininterval=0.1 if sys.stderr.isatty() else 10,
             bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} forwards, {rate_fmt}{postfix}, {remaining} left",
         )
-
-    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -83,9 +88,9 @@ class Progress:
         return time.perf_counter() - self.started
 
     @property
-    def in_model(self) -> float:
-        """The share of the time that the model took, in [0, 1]: what is missing to 1 is what explaining costs beside it."""
-        return min(self.model_seconds() / self.seconds, 1.0)
+    def effort(self) -> Effort:
+        """What has been spent since the start; what the model did not take is what explaining costs beside it."""
+        return Effort(self.seconds, self.seen, self.model_seconds())
 
     @property
     def left(self) -> float | None:
@@ -98,7 +103,7 @@ class Progress:
         if self.seen > self.total:  # images of a batch that failed have been explained again, one by one
             self.total = self.bar.total = self.seen
         rate = self.seen / self.n_samples / self.seconds
-        self.bar.set_postfix_str(f"{rate:.2f} images/s, {100 * self.in_model:.0f} % in the model", refresh=False)
+        self.bar.set_postfix_str(f"{rate:.2f} images/s, {100 * self.effort.in_model:.0f} % in the model", refresh=False)
         self.bar.update(b)
 
     def image(self, row: Mapping[str, Any]) -> None:
@@ -120,14 +125,15 @@ class Progress:
             say(text)
 
 
-def say(text: str) -> None:
-    """Print a line; one that nobody takes any more (a closed pipe, a full disk behind a log) is no reason to end a run."""
+def say(text: str, to: TextIO | None = None) -> None:
+    """Print a line, to stdout by default; one that nobody takes (a closed pipe, a full disk behind a log) ends no run."""
+    file = sys.stdout if to is None else to
     try:
-        print(text, flush=True)
+        print(text, file=file, flush=True)
     except OSError:
         with suppress(OSError, AttributeError):  # what is still to be flushed goes nowhere, too
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
+            os.dup2(nowhere, file.fileno())
             os.close(nowhere)
 
 

@@ -62,3 +62,15 @@ def publish(run: Path, name: str, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         settle(path, target)
+
+
+def try_out(run: Path) -> None:
+    """Find out before any work whether files can be made for a run.
+
+    Raises
+    ------
+    OSError
+        Where they cannot, with the folder's name.
+    """
+    with staged(run, run / STAGING) as path:
+        path.touch()

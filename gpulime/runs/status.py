@@ -19,9 +19,9 @@ class Status:
 
     Attributes
     ----------
-    images : those of the run, None where no process has told yet
+    images : those of the run, in whichever shares and however few a call is limited to; None where no process has told yet
     ok, failed : images in the shards that are explained, and that failed by their kind
-    processes : the last beat of each
+    processes : the last beat of each; without those of earlier divisions among other processes
     now : when this was looked up, in seconds since 1970
     """
 
@@ -35,8 +35,13 @@ class Status:
     @property
     def running(self) -> list[Beat]:
         """The processes that work, as far as one can tell."""
-        said = [beat for beat in self.processes if beat.state == heartbeat.RUNNING and not beat.is_gone]
-        return [beat for beat in said if not self._is_silent(beat)]
+        return [beat for beat in self.processes if beat.is_at_work(self.now)]
+
+    @property
+    def rate(self) -> float | None:
+        """Images per second of those that work, together; None where none has finished one yet."""
+        rates = [(beat.ok + beat.failed) / beat.effort.seconds for beat in self.running if beat.effort.seconds > 0]
+        return sum(rates) or None
 
     @property
     def done(self) -> int:
@@ -52,7 +57,7 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain JSON."""
-        return {**dataclasses.asdict(self), "done": self.done, "left": self.left}
+        return {**dataclasses.asdict(self), "done": self.done, "rate": self.rate, "left": self.left}
 
     def __str__(self) -> str:
         return "\n".join([self._head(), *(self._process(beat) for beat in self.processes)])
@@ -61,8 +66,9 @@ class Status:
         of_all = f" of {self.images:,} images ({100 * self.done / self.images:.1f} %)" if self.images else " images"
         failed = ", ".join(f"{kind} {count:,}" for kind, count in self.failed.items())
         failures = f"; {sum(self.failed.values()):,} failed ({failed})" if failed else "; none failed"
+        rate = "" if self.rate is None else f"; {self.rate:.3g} images/s"
         left = "" if self.left is None else f"; {duration(self.left)} left"
-        return f"{self.run}: {self.done:,}{of_all} are on disk{failures}{left}"
+        return f"{self.run}: {self.done:,}{of_all} are on disk{failures}{rate}{left}"
 
     def _process(self, beat: Beat) -> str:
         done = beat.ok + beat.failed
@@ -71,16 +77,13 @@ class Status:
         if beat.is_gone:
             state = f"gone: no such process, its last word came {ago} ago"
         elif beat.state == heartbeat.RUNNING:
-            state = f"silent for {ago}: it hangs, or has died" if self._is_silent(beat) else f"running, last word {ago} ago"
-        rates = ""
-        if beat.seconds > 0 and beat.forwards:
-            images = f"{done / beat.seconds:.3g} images/s, " if done else ""
-            model = f"{100 * beat.in_model:.0f} % of the time in the model"
-            rates = f"; {images}{beat.forwards / beat.seconds:,.0f} forwards/s, {model}"
-        return f"  {beat.share} on {beat.host} ({beat.pid}): {state}; {beat.before + done:,} of its {beat.own:,} done{rates}"
-
-    def _is_silent(self, beat: Beat) -> bool:
-        return self.now - beat.time > heartbeat.SILENCE
+            state = f"silent for {ago}: it hangs, or has died" if beat.is_silent(self.now) else f"running, last word {ago} ago"
+        effort, speed = beat.effort, ""
+        if effort.seconds > 0 and effort.forwards:
+            images = f"{done / effort.seconds:.3g} images/s, " if done else ""
+            model = f"{100 * effort.in_model:.0f} % of the time in the model"
+            speed = f"; {images}{effort.forwards / effort.seconds:,.0f} forwards/s, {model}"
+        return f"  {beat.share} on {beat.host} ({beat.pid}): {state}; {beat.before + done:,} of its {beat.own:,} done{speed}"
 
 
 def status(run: Path) -> Status:
@@ -91,18 +94,17 @@ def status(run: Path) -> Status:
     GpulimeError
         If the directory holds no run.
     """
-    store.manifest(run)
+    manifest = store.manifest(run)
     rows = store.read(run, ["status", "error_type"])
-    beats = heartbeat.read(run)
-    images = max((beat.images for beat in beats), default=None)  # a call may have been limited to fewer
+    beats, now = heartbeat.read(run), time.time()
     kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
     return Status(
         run=str(run),
-        images=images,
+        images=heartbeat.images(run, manifest.get("config_hash")),
         ok=rows["status"].to_pylist().count("ok"),
         failed=dict(kinds.most_common()),
-        processes=beats,
-        now=time.time(),
+        processes=heartbeat.current(beats, now),
+        now=now,
     )
 
 

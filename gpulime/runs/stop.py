@@ -1,17 +1,40 @@
-"""Signals that ask a run to stop: the first lets the model batch in hand finish, a second ends the process as usual."""
+"""Signals that ask a run to stop: the first lets the model batch in hand finish, a second ends the process as usual.
+
+Before and after that, while a model is loaded or a report is written, the first ends what is going on.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+USUAL = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Stopped(KeyboardInterrupt):
     """A run was asked to stop, and what it had finished is kept."""
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise Stopped(f"stopped by {signal.Signals(number).name}; the same call goes on")
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Inside, SIGINT and SIGUSR1 raise `Stopped` wherever the main thread is, but where a `Stop` takes them.
+
+    SIGTERM stays the system's there: it ends what hangs where Python hears nothing, and for a shell that is exit code 143, too.
+    """
+    before = _set(_end, (signal.SIGINT, signal.SIGUSR1), USUAL)
+    try:
+        yield
+    finally:
+        _restore(before)
 
 
 class Stop:
@@ -25,26 +48,16 @@ class Stop:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
-        for number in SIGNALS:
-            before = signal.getsignal(number)
-            if before in (signal.SIG_DFL, signal.default_int_handler):
-                try:
-                    self._before[number] = signal.signal(number, self._remember)
-                except ValueError:  # not in the main thread
-                    break
+        self._before = _set(self._remember, SIGNALS, (*USUAL, _end))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._restore()
+        _restore(self._before)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-        self._before = {}
+        # What is in hand may hang where Python hears nothing: the next is the system's.
+        _restore({number: signal.SIG_DFL if before is _end else before for number, before in self._before.items()})
 
     def check(self) -> None:
         """Called where one can stop.
@@ -58,6 +71,23 @@ class Stop:
             raise Stopped(
                 f"stopped by {signal.Signals(self.signal).name}; what was finished is kept, and the same call goes on"
             )
+
+
+def _set(handler: Any, numbers: Iterable[int], instead: Collection[Any]) -> dict[int, Any]:
+    """Put a handler where there is one of those it stands in for; which there were, by signal."""
+    before: dict[int, Any] = {}
+    for number in numbers:
+        if signal.getsignal(number) in instead:
+            try:
+                before[number] = signal.signal(number, handler)
+            except ValueError:  # not in the main thread
+                break
+    return before
+
+
+def _restore(before: Mapping[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def leave_to_parent() -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from gpulime.report import summary as pages
-from gpulime.runs import store
+from gpulime.report import head
+from gpulime.runs import heartbeat, store
+from gpulime.runs.heartbeat import Effort
 from gpulime.runs.status import duration
 
 FILE = "summary.json"
@@ -23,7 +24,7 @@ ROWS = 4096  # that are looked at together: as Python objects they are large
 
 @dataclass(frozen=True)
 class Summary:
-    """Of all images of a run, and of what the last call did.
+    """Of all images of a run, what came of them and what they cost.
 
     Attributes
     ----------
@@ -32,8 +33,8 @@ class Summary:
     top1_accuracy : share of the images with a known target whose most probable class it is; None where none is known
     targets : how many these are
     first, last : when the first and the last row were made, as ISO 8601
-    seconds, forwards : of this call
-    in_model : share of these seconds that the model took
+    call : what this call of this process spent
+    spent : what all processes have in all calls
     """
 
     ok: int
@@ -43,9 +44,8 @@ class Summary:
     targets: int
     first: str | None
     last: str | None
-    seconds: float
-    forwards: int
-    in_model: float
+    call: Effort
+    spent: Effort
 
     @property
     def errors(self) -> int:
@@ -59,21 +59,19 @@ class Summary:
             "failed": f"{self.errors:,} ({failed})" if failed else "0",
             "median R2": "" if self.median_r2 is None else f"{self.median_r2:.3f}",
             "top-1": "" if self.top1_accuracy is None else f"{self.top1_accuracy:.3f} of {self.targets:,} with a known class",
-            "this call": f"{duration(self.seconds)}, {self.forwards:,} forwards",
+            "this call": _effort(self.call),
+            "all calls": _effort(self.spent) if self.spent.forwards > self.call.forwards else "",
         }
-        if self.forwards:
-            rate = f"{self.forwards / self.seconds:,.0f} forwards/s, {100 * self.in_model:.0f} % of the time in the model"
-            facts["this call"] += f", {rate}"
         return "\n".join(f"{name:10} {value}" for name, value in facts.items() if value)
 
 
-def summary(run: Path, manifest: Mapping[str, Any], seconds: float, forwards: int, in_model: float) -> Summary:
-    """Sum up what the shards hold, and a call of so many seconds and forwards."""
-    rows = store.read(run, [*pages.FACTS, "status", "error_type", "written_at"])
+def summary(run: Path, manifest: Mapping[str, Any], call: Effort) -> Summary:
+    """Sum up what the shards hold and what processes have spent; ``call`` is the last one's."""
+    rows = store.read(run, [*head.FACTS, "status", "error_type", "written_at"])
     explained = rows.filter(pc.equal(rows["status"], "ok"))
     scores, known = [], []
     for start in range(0, len(explained), ROWS):
-        images = pages.entries(explained.slice(start, ROWS), manifest)
+        images = head.entries(explained.slice(start, ROWS), manifest)
         scores += [image.r2 for image in images if image.r2 is not None]
         known += [image.right for image in images if image.right is not None]
     kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
@@ -86,14 +84,28 @@ def summary(run: Path, manifest: Mapping[str, Any], seconds: float, forwards: in
         targets=len(known),
         first=None if times["min"] is None else times["min"].isoformat(),
         last=None if times["max"] is None else times["max"].isoformat(),
-        seconds=seconds,
-        forwards=forwards,
-        in_model=in_model,
+        call=call,
+        spent=heartbeat.spent(run),
     )
 
 
 def write(run: Path, found: Summary) -> Path:
     """Write ``summary.json`` into a run."""
-    facts = {"images": found.ok + found.errors, **dataclasses.asdict(found), "hours": found.seconds / 3600}
+    call, spent = _facts(found.call), _facts(found.spent)
+    facts = {"images": found.ok + found.errors, **dataclasses.asdict(found), **spent, "call": call}
+    del facts["spent"]
     store.publish(run, FILE, json.dumps(facts, indent=2).encode())
     return run / FILE
+
+
+def _facts(effort: Effort) -> dict[str, float]:
+    return {"hours": effort.seconds / 3600, "forwards": effort.forwards, "in_model": effort.in_model}
+
+
+def _effort(effort: Effort) -> str:
+    words = f"{duration(effort.seconds)}, {effort.forwards:,} forwards"
+    if not effort.forwards:
+        return words
+    return (
+        f"{words}, {effort.forwards / effort.seconds:,.0f} forwards/s, {100 * effort.in_model:.0f} % of the time in the model"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpulime.runs.share import Share
@@ -21,19 +21,36 @@ class Todo:
     done : images of the run that have a row, whoever's they are
     own : how many images of the run are this process's, done or not
     again : how many of ``items`` have failed before
+    suspects : how many of ``items``, at their end, were being explained when a process lost its device
     """
 
     items: Sequence[Item]
     done: Sequence[Item]
     own: int
     again: int
+    suspects: int = 0
 
+    @property
+    def passes(self) -> list[Sequence[Item]]:
+        """What is explained together: one that may cost the device costs it by itself, when all others have their rows."""
+        last = len(self.items) - self.suspects
+        return [self.items[:last], *([item] for item in self.items[last:])]
 
-def todo(items: Sequence[Item], share: Share, done: Mapping[str, Done], retry_failed: bool) -> Todo:
-    """What of ``items`` a process does: those of its share that have no row, and on demand those whose row is an error."""
-    own = [item for item in items if share.owns(item.image_id)]
-    new = [item for item in own if item.image_id not in done]
-    failed = [item for item in own if retry_failed and item.image_id in done and not done[item.image_id].is_ok]
-    failed.sort(key=lambda item: done[item.image_id].attempt)  # a run that ends early gets to all of them in the end
-    again = [dataclasses.replace(item, attempt=done[item.image_id].attempt + 1) for item in failed]
-    return Todo([*new, *again], [item for item in items if item.image_id in done], len(own), len(again))
+    @classmethod
+    def of(
+        cls,
+        items: Sequence[Item],
+        share: Share,
+        done: Mapping[str, Done],
+        retry_failed: bool,
+        suspects: Collection[str] = (),
+    ) -> Todo:
+        """What of ``items`` a process does: those of its share without a row, and on demand those whose row is an error."""
+        own = [item for item in items if share.owns(item.image_id)]
+        new = [item for item in own if item.image_id not in done]
+        failed = [item for item in own if retry_failed and item.image_id in done and not done[item.image_id].is_ok]
+        failed.sort(key=lambda item: done[item.image_id].attempt)  # a run that ends early gets to all of them in the end
+        again = [dataclasses.replace(item, attempt=done[item.image_id].attempt + 1) for item in failed]
+        left = sorted([*new, *again], key=lambda item: item.image_id in suspects)
+        count = sum(item.image_id in suspects for item in left)
+        return cls(left, [item for item in items if item.image_id in done], len(own), len(again), count)

@@ -14,7 +14,7 @@ from gpulime import cli
 from gpulime.runs import dry, exits, files, store
 from gpulime.runs.share import ALL
 from gpulime.runs.sources import Item
-from gpulime.runs.todo import todo
+from gpulime.runs.todo import Todo
 
 
 def test_what_is_told(photographs, tmp_path, capsys):
@@ -136,7 +136,7 @@ def test_failures_of_a_dataset_are_tried_again_on_demand(tmp_path):
 def test_those_that_were_tried_least_come_first():
     items = [Item(name, b"") for name in "abcd"]
     past = {"a": store.Done(False, 3), "b": store.Done(False, 1), "c": store.Done(True, 1), "d": store.Done(False, 2)}
-    assert [(item.image_id, item.attempt) for item in todo(items, ALL, past, True).items] == [("b", 2), ("d", 3), ("a", 4)]
+    assert [(item.image_id, item.attempt) for item in Todo.of(items, ALL, past, True).items] == [("b", 2), ("d", 3), ("a", 4)]
 
 
 def test_a_call_with_nothing_to_do_keeps_the_numbers_of_the_night(photographs, tmp_path):

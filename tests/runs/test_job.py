@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -491,6 +492,27 @@ def test_class_names_of_another_length_cost_one_batch(tmp_path):
     with pytest.raises(gpulime.GpulimeError, match="class_names has 2 names; the model has 4 classes"):
         gpulime.runs.explain(model, images, tmp_path / "run", class_names=["a", "b"], batch_size=8, **SMALL)
     assert sum(seen) == 8
+    names = ["w", "x", "y", "z"]
+    assert gpulime.runs.explain(model, images, tmp_path / "run", class_names=names, **{**SMALL, "n_samples": 30}).ok == 3
+    assert store.manifest(tmp_path / "run")["class_names"] == names
+
+
+def test_a_place_that_takes_no_files_costs_no_forward(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file/run"):
+        gpulime.runs.explain(Silent(), [torch.rand(3, 12, 12)], tmp_path / "file" / "run", **SMALL)
+    out = tmp_path / "run"
+    gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)], out, model_id="tiny", **SMALL)
+    shutil.rmtree(out / "_staging")
+    (out / "_staging").touch()  # as on a disk that has become read-only since
+    with pytest.raises(OSError, match="_staging"):
+        gpulime.runs.explain(Silent(), [torch.rand(3, 12, 12)] * 2, out, model_id="tiny", **SMALL)
+    assert len(store.done(out)) == 1
+
+
+class Silent(Tiny):
+    def forward(self, x):
+        raise AssertionError("a forward was spent")
 
 
 @pytest.mark.parametrize("device", ["cuda:9", "gpu", "mps"])

@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
+from rows import beat_of
 
+from gpulime import cli
 from gpulime.errors import GpulimeError
 from gpulime.runs import store
+from gpulime.runs.heartbeat import Heartbeat
 from gpulime.runs.share import Share
 
 IDS = [f"n{i % 7:08}/{i}.jpg" for i in range(2000)]
@@ -157,3 +160,25 @@ def test_of_four_ranks_one_is_killed_and_torchrun_starts_again(folder):
     assert process.returncode == 0, err
     assert every_image_once(folder / "out")
     assert before < {path.name for path in store.shards(folder / "out")}, "it was killed before its end, and went on"
+
+
+def test_the_last_of_several_ranks_sums_up_also_where_failures_are_tried_again(folder, monkeypatch, capsys):
+    """Nothing is missing then from the start, so the heartbeats tell which is the last."""
+    monkeypatch.chdir(folder)
+    (folder / "slow_ranks.py").write_text(MODEL.replace("time.sleep(", "time.sleep(0 * "))
+    monkeypatch.syspath_prepend(str(folder))
+    arguments = ["explain", "--config", "run.yaml", "--limit", "4"]
+    assert cli.main(arguments) == 0
+    (folder / "out" / "summary.json").unlink()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    other = Share(rank=1, world=2)
+    beat = Heartbeat(folder / "out", other, lambda state: beat_of(other, state=state, time=time.time()))
+    beat.beat("running")
+    capsys.readouterr()
+    assert cli.main([*arguments, "--retry-failed"]) == 0
+    assert "rank 0 of 2: 0 images are done here; others are still at work, the last of them sums up" in capsys.readouterr().out
+    assert not (folder / "out" / "summary.json").exists()
+    beat.beat("finished")
+    assert cli.main([*arguments, "--retry-failed"]) == 0
+    assert (folder / "out" / "summary.json").exists()

@@ -2,32 +2,27 @@
 
 import dataclasses
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from rows import explained, failed, run
+from rows import beat_of, explained, failed, run
 
 from gpulime import cli
 from gpulime.errors import GpulimeError
 from gpulime.runs import exits, heartbeat
-from gpulime.runs.heartbeat import Beat, Heartbeat
+from gpulime.runs.heartbeat import Effort, Heartbeat
 from gpulime.runs.share import Share
 from gpulime.runs.staging import STAGING
 from gpulime.runs.status import duration, status
 
-BEAT = Beat(
-    share="all images", host=socket.gethostname(), pid=os.getpid(), state="running", images=10, own=10, before=2, ok=3,
-    failed=1, forwards=4000, seconds=20.0, in_model=0.97, left=20.0, time=0.0,
-)  # fmt: skip
+BEAT = beat_of(Share())
 
 
 def beaten(folder, share=None, **changes):
     share = share or Share()
-    beat = dataclasses.replace(BEAT, share=str(share), time=time.time(), **changes)
+    beat = beat_of(share, **{"time": time.time(), **changes})
     Heartbeat(folder, share, lambda state: dataclasses.replace(beat, state=state)).beat(changes.get("state", "running"))
     return folder
 
@@ -36,7 +31,7 @@ def test_what_is_on_disk_and_what_a_process_tells(tmp_path, capsys):
     folder = beaten(run(tmp_path, explained("a"), explained("b"), failed("c")))
     assert cli.main(["status", str(folder)]) == 0
     head, process = capsys.readouterr().out.splitlines()
-    assert head == f"{folder}: 3 of 10 images (30.0 %) are on disk; 1 failed (decode 1); 20 s left"
+    assert head == f"{folder}: 3 of 10 images (30.0 %) are on disk; 1 failed (decode 1); 0.2 images/s; 20 s left"
     assert f"all images on {BEAT.host} ({BEAT.pid}): running, last word 0 s ago; 6 of its 10 done" in process
     assert "0.2 images/s, 200 forwards/s, 97 % of the time in the model" in process
 
@@ -46,7 +41,8 @@ def test_as_json(tmp_path, capsys):
     assert cli.main(["status", str(folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["images"], facts["ok"], facts["failed"], facts["done"]) == (10, 1, {"decode": 1}, 2)
-    assert facts["processes"][0]["forwards"] == 4000
+    assert facts["processes"][0]["effort"]["forwards"] == 4000
+    assert facts["rate"] == 0.2
 
 
 def test_a_process_that_is_gone_or_silent_is_not_said_to_run(tmp_path):
@@ -73,6 +69,48 @@ def test_the_slowest_of_several_tells_the_time_left(tmp_path):
     assert [line.split(" on ")[0].strip() for line in str(found).splitlines()[1:]] == [f"rank {i} of 3" for i in range(3)]
     beaten(folder, Share(rank=1, world=3), left=None)
     assert status(folder).left is None, "it cannot tell yet"
+
+
+def test_the_rate_is_that_of_those_that_work(tmp_path):
+    folder = run(tmp_path, explained("a"))
+    for rank, seconds in enumerate((20.0, 10.0, 40.0)):
+        beaten(folder, Share(rank=rank, world=4), effort=Effort(seconds, 4000, 1.0))
+    beaten(folder, Share(rank=3, world=4), state="finished")
+    assert status(folder).rate == pytest.approx(4 / 20 + 4 / 10 + 4 / 40)
+    assert "; 0.7 images/s; 20 s left" in str(status(folder))
+    beaten(folder, Share(rank=3, world=4), ok=0, failed=0)
+    assert status(folder).rate == pytest.approx(0.7), "it has finished none yet"
+
+
+def test_processes_of_earlier_divisions_are_left_aside(tmp_path):
+    folder = run(tmp_path, explained("a"))
+    now = time.time()
+
+    def shown():
+        return [str(beat.share) for beat in status(folder).processes]
+
+    beaten(folder, Share(), state="stopped", time=now - 900)
+    assert shown() == ["all images"]
+    beaten(folder, Share(0, 2, 0, 4), state="failed", time=now - 800)
+    beaten(folder, Share(0, 2, 3, 4), state="finished", time=now - 800)
+    beaten(folder, Share(1, 2, 0, 2), state="finished", time=now - 700)  # two machines, of four GPUs and of two
+    assert shown() == ["shard 1 of 2, rank 0 of 4", "shard 1 of 2, rank 3 of 4", "shard 2 of 2, rank 0 of 2"]
+    beaten(folder, Share(0, 2, 0, 1), state="stopped", time=now - 600)  # the first goes on with one
+    assert shown() == ["shard 1 of 2", "shard 2 of 2, rank 0 of 2"]
+    beaten(folder, Share(), time=now - 10)  # a process for everything is started
+    assert shown() == ["all images"]
+    beaten(folder, Share(1, 2, 0, 2))  # and one of the others still works
+    assert "all images" in shown()
+    assert "shard 2 of 2, rank 0 of 2" in shown()
+
+
+def test_a_process_that_goes_on_with_a_share_keeps_what_was_spent(tmp_path):
+    for forwards in (100, 20, 3):
+        with Heartbeat(tmp_path, Share(), lambda state, f=forwards: beat_of(Share(), state=state, effort=Effort(1.0, f, 0.5))):
+            pass
+    assert heartbeat.spent(tmp_path) == Effort(3.0, 123, 1.5)
+    [beat] = heartbeat.read(tmp_path)
+    assert (beat.effort.forwards, beat.earlier.forwards) == (3, 120)
 
 
 def test_a_finished_process_has_nothing_left(tmp_path):
@@ -140,11 +178,12 @@ def test_a_status_of_nothing(tmp_path):
         status(tmp_path / "none")
 
 
-def test_a_call_that_was_limited_to_fewer_images_does_not_make_the_run_smaller(tmp_path):
+def test_the_newest_process_of_the_runs_own_settings_tells_how_many_images_there_are(tmp_path):
     folder = run(tmp_path, explained("a"), explained("b"))
-    beaten(folder, Share(shard=0, shards=2), images=40)
-    beaten(folder, Share(shard=1, shards=2), images=1)
-    assert "2 of 40 images (5.0 %)" in str(status(folder))
+    beaten(folder, images=1, config_hash="of a call that was refused", time=time.time() + 1)
+    beaten(folder, Share(shard=0, shards=2), images=60, time=time.time() - 100)
+    beaten(folder, Share(shard=1, shards=2), images=40)
+    assert "2 of 40 images (5.0 %)" in str(status(folder)), "the newest process knows"
 
 
 def test_verify_misses_images_that_no_process_has_done(tmp_path, capsys):

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from gpulime.runs import store
-from gpulime.runs.stop import Stop, Stopped
+from gpulime.runs.stop import Stop, Stopped, heard
 
 SLOW = '''
 import time, torch
@@ -29,6 +29,40 @@ class Slow(nn.Module):
 def make():
     return Slow()
 '''
+
+
+SLOW_START = """
+import time
+
+def make():
+    print("now", flush=True)
+    time.sleep(600)
+"""
+SLOW_REPORT = (
+    SLOW.replace("0.02", "0")
+    + """
+from gpulime.report import page
+
+def write(*_):
+    print("now", flush=True)
+    time.sleep(600)
+
+page.write = write
+"""
+)
+HANGING_WORKER = (
+    SLOW.replace("0.02", "0")
+    + """
+from gpulime.runs import sources
+decode = sources.decode
+
+def decoded(path, **settings):
+    time.sleep(600 if path.endswith(b"05.png") else 0)
+    return decode(path, **settings)
+
+sources.decode = decoded
+"""
+)
 
 
 def command(folder):
@@ -116,6 +150,45 @@ def test_a_second_signal_ends_a_run_that_hangs_at_once(folder):
     assert process.returncode == -signal.SIGTERM
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("moment", "number"), [("while the model is loaded", signal.SIGINT), ("while a report is written", signal.SIGUSR1)]
+)
+def test_a_signal_before_or_after_the_images_ends_with_the_same_code(moment, number, folder):
+    (folder / "slow_model.py").write_text(SLOW_START if "loaded" in moment else SLOW_REPORT)
+    settings = yaml.safe_load((folder / "run.yaml").read_text())
+    (folder / "run.yaml").write_text(yaml.safe_dump({**settings, "report": True}))
+    process = start(folder)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "now\n":
+            break
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143, errors
+    assert errors.splitlines()[-1] == f"gpulime: stopped by {number.name}; the same call goes on"
+    assert "Traceback" not in errors
+    assert len(store.read(folder / "out")) == (0 if "loaded" in moment else 12)
+    assert not (folder / "out" / "report.html").exists()
+
+
+@pytest.mark.long
+def test_a_signal_is_heard_while_a_worker_is_waited_for(folder):
+    """Far from the end of its patience with a worker that hangs."""
+    (folder / "slow_model.py").write_text(HANGING_WORKER)
+    process = start(folder)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("03.png"):
+            break
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 143, errors
+    assert "stopped by SIGTERM; what was finished is kept" in errors
+    assert sorted(store.read(folder / "out")["image_id"].to_pylist()) == [f"{i:02}.png" for i in range(4)]
+
+
 def test_the_first_signal_is_remembered_and_the_next_has_its_usual_effect():
     before = signal.getsignal(signal.SIGINT)
     with Stop() as stop:
@@ -126,6 +199,20 @@ def test_the_first_signal_is_remembered_and_the_next_has_its_usual_effect():
             stop.check()
         assert signal.getsignal(signal.SIGINT) is before
     assert isinstance(Stopped(), KeyboardInterrupt)
+
+
+def test_outside_a_stop_a_signal_ends_what_is_going_on_and_inside_it_the_next_is_the_systems():
+    before = signal.getsignal(signal.SIGINT)
+    with heard():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "it ends what hangs"
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            assert stop.signal == signal.SIGINT
+            assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        with pytest.raises(Stopped, match="stopped by SIGUSR1; the same call goes on"):
+            signal.raise_signal(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_handlers_of_the_callers_own_stay(monkeypatch):

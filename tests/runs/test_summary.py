@@ -3,13 +3,15 @@
 import json
 
 import pytest
-from rows import explained, failed, run
+from rows import beat_of, explained, failed, run
 
-from gpulime.runs import store, summary
+from gpulime.runs import heartbeat, store, summary
+from gpulime.runs.heartbeat import Effort, Heartbeat
+from gpulime.runs.share import Share
 
 
 def summed(folder, forwards=4000):
-    return summary.summary(folder, store.manifest(folder), seconds=20.0, forwards=forwards, in_model=0.97)
+    return summary.summary(folder, store.manifest(folder), Effort(20.0, forwards, 19.4))
 
 
 def test_accuracy_counts_images_whose_class_is_known(tmp_path):
@@ -37,5 +39,24 @@ def test_nothing_explained_has_neither(tmp_path):
 def test_the_file_holds_the_same(tmp_path):
     folder = run(tmp_path, explained("a"), failed("b"))
     facts = json.loads(summary.write(folder, summed(folder)).read_text(encoding="utf-8"))
-    assert (facts["images"], facts["ok"], facts["failed"], facts["hours"]) == (2, 1, {"decode": 1}, 20 / 3600)
+    assert (facts["images"], facts["ok"], facts["failed"]) == (2, 1, {"decode": 1})
+    assert facts["call"] == {"hours": 20 / 3600, "forwards": 4000, "in_model": pytest.approx(0.97)}
     assert facts["first"] <= facts["last"]
+
+
+def test_the_effort_is_that_of_all_processes_in_all_their_calls(tmp_path):
+    folder = run(tmp_path, explained("a"))
+    for share, effort in (
+        (Share(rank=0, world=2), Effort(100.0, 1000, 50.0)),
+        (Share(rank=1, world=2), Effort(300.0, 2000, 150.0)),
+        (Share(rank=1, world=2), Effort(50.0, 500, 25.0)),  # once more
+        (Share(), Effort(20.0, 4000, 19.4)),  # by itself
+    ):
+        Heartbeat(folder, share, lambda state, s=share, e=effort: beat_of(s, effort=e)).beat("finished")
+    found = summed(folder)
+    assert found.spent == Effort(470.0, 7500, pytest.approx(244.4))
+    assert "this call  20 s, 4,000 forwards, 200 forwards/s, 97 % of the time in the model" in str(found)
+    assert "all calls  7 min 50 s, 7,500 forwards, 16 forwards/s, 52 % of the time in the model" in str(found)
+    facts = json.loads(summary.write(folder, found).read_text(encoding="utf-8"))
+    assert (facts["hours"], facts["forwards"], facts["in_model"]) == (470 / 3600, 7500, pytest.approx(244.4 / 470))
+    assert len(heartbeat.read(folder)) == 2, "a rank has one file, however many ranks there are"

@@ -39,7 +39,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Head:
     """The head of a page."""
 
     facts: list[tuple[str, str]]
@@ -63,7 +63,7 @@ def entries(explained: pa.Table, manifest: Mapping[str, Any]) -> list[Entry]:
     return found
 
 
-def summary(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any], corrupt: int = 0) -> Summary:
+def head(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any], corrupt: int = 0) -> Head:
     """Sum up a run.
 
     Parameters
@@ -78,7 +78,7 @@ def summary(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any]
         Result files that are left out.
     """
     scores = [image.r2 for image in images if image.r2 is not None]
-    return Summary(
+    return Head(
         facts=_facts(rows, images, manifest, corrupt),
         scores=_histogram(scores),
         median=statistics.median(scores) if scores else None,
