@@ -490,6 +490,9 @@ def test_a_gpu_that_is_lost_ends_the_run(tmp_path):
     assert ended.returncode == 70, ended.stderr
     assert "DeviceLostError the device is lost" in ended.stdout
     assert 16 <= len(store.read(tmp_path / "run")) <= 40
+    [beat] = heartbeat.read(tmp_path / "run")
+    assert beat.state == "failed"
+    assert beat.suspects
 
 
 @pytest.mark.filterwarnings("ignore:out of memory")
