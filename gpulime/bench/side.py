@@ -1,0 +1,239 @@
+"""One way of running the model, piece by piece: from images on disk to the rows of the store, of which none is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count, islice, pairwise
+
+import torch
+
+from gpulime import device as devices
+from gpulime.bench.piece import Piece, Size
+from gpulime.bench.stages import Staged, Stages
+from gpulime.bench.subject import Subject
+from gpulime.bench.way import Way
+from gpulime.errors import GpulimeError
+from gpulime.explanation import Explanations
+from gpulime.inputs import Batch
+from gpulime.runs.isolation import Finished
+from gpulime.runs.loader import Read, batches
+from gpulime.runs.recorder import Recorder
+from gpulime.runs.sources import Item
+from gpulime.runs.workers import read_all
+from gpulime.segments import describe, segment
+
+SETTLED = 4  # model batches of one size, one after the other: the search for it is over (it takes three of each)
+UNREADABLE = 100  # images one after the other that cannot be read: there is nothing to measure
+LEAD_SECONDS = 0.1  # worth of images that a worker reads at a time; then few are read ahead of the clock
+
+Group = tuple[list[Read], Batch]
+
+
+class Side:
+    """A way, its Explainer, and pieces of a size that suits it.
+
+    Attributes
+    ----------
+    rate : forwards per second, roughly, of the first batches
+    ahead : bool
+        Images are read before the clock starts: with worker processes, where a piece is less than an image, reading is
+        hidden by a run, and cannot be by a piece.
+    load_share : share of loading in the time that a run waits for its workers, the rest being segmentation's
+    """
+
+    def __init__(self, subject: Subject, way: Way, seconds: float) -> None:
+        self.subject, self.way, self.seconds = subject, way, seconds
+        self.unreadable: dict[str, str] = {}
+        first = self._explainer(way)
+        self.device, self._in_a_row, self._k = first.device, 0, 1
+        self.b, self.rate = self._settle(first)
+        first_read = first.stages.seconds
+        self.load_share = first_read["load"] / max(first_read["load"] + first_read["segment"], 1e-9)
+        self.size = Size.of(subject.n_samples, self.b, self.rate * seconds, least=self._k + 1)
+        self.ahead = way.workers > 0 and self.size.samples < subject.n_samples and self.size.images == 1
+        if way.workers and not self.ahead:
+            self.size = dataclasses.replace(self.size, samples=subject.n_samples)
+        self.explainer = self._explainer(dataclasses.replace(way, batch_size=self.b), n_samples=self.size.samples)
+        self.explainer.stages.waits = self.device.type == "cuda" and self.size.samples < subject.n_samples / 2
+
+    @property
+    def apart(self) -> bool:
+        """Whether a piece tells its stages apart."""
+        return self.device.type != "cuda" or self.explainer.stages.waits
+
+    def _explainer(self, way: Way, **changed: int) -> Staged:
+        return self.subject.explainer(way, Stages(devices.named(self.subject.lime["device"])), **changed)
+
+    def _settle(self, explainer: Staged) -> tuple[int, float]:
+        """Warm up until the batch size is found: the rows of a batch, and rows per second."""
+        ticks: list[tuple[float, int]] = []
+
+        def after(b: int) -> None:
+            devices.synchronize(self.device)
+            ticks.append((time.perf_counter(), b))
+            if len(ticks) > SETTLED and len({b for _, b in ticks[-SETTLED:]}) == 1:
+                raise _SettledError
+
+        endless = (group for _ in count() for group in self._here(explainer, 1))
+        with suppress(_SettledError):
+            for _ in explainer.stream((batch for _, batch in endless), after):
+                pass
+        times = sorted(end - start for (start, _), (end, _) in pairwise(ticks[-SETTLED:]))
+        return ticks[-1][1], ticks[-1][1] / times[len(times) // 2]
+
+    def run(self) -> Piece:
+        """One piece."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run's, which have been said
+            return self._run()
+
+    def _run(self) -> Piece:
+        explainer, n = self.explainer, self.size.images
+        workers = 0 if self.ahead else self.way.workers
+        if workers:
+            at_once = min(self.subject.data.batch_size, max(1, round(LEAD_SECONDS * self.rate / self.size.samples)))
+            lead = at_once * (workers + 1)  # what is ready when the clock starts, and would be had for nothing
+            behind = 2 * at_once * workers  # being read when it stops, as in the middle of a run
+            groups = self._read(explainer, self.subject.next_items(lead + n + behind), at_once, workers)
+        else:
+            lead = 0
+            groups = self._here(explainer, n)
+            if self.ahead:
+                groups = iter(list(groups))
+        clock, waiting = _Clock(explainer), deque[Read]()
+        if not lead:
+            clock.start()
+
+        def feed() -> Iterator[Batch]:
+            given = 0
+            while given < lead + n:
+                if lead and not clock.started and given >= lead:
+                    clock.start()
+                group = next(groups, None)
+                if group is None:
+                    return
+                given += len(group[0])
+                waiting.extend(group[0])
+                yield group[1]
+
+        recorder = Recorder(explainer.n_samples, explainer.seed, "", describe(explainer.segmenter, self.device))
+        for explanations in explainer.stream(feed(), clock.forwards_seen):
+            kept = explanations.cpu()
+            for i in range(len(kept)):
+                recorder.row(Finished(waiting.popleft(), kept, i))
+        return clock.stop(self.apart)
+
+    def _here(self, explainer: Staged, n: int) -> Iterator[Group]:
+        """The next n images, read in this process."""
+        left = n
+        while left:
+            for group in self._read(explainer, self.subject.next_items(left), min(left, self.subject.data.batch_size), 0):
+                left -= len(group[0])
+                yield group
+
+    def _read(self, explainer: Staged, items: list[Item], at_once: int, workers: int) -> Iterator[Group]:
+        """Items as batches with segments; what cannot be read is left out."""
+        reader, stages = _TimedReader(self.subject.reader), explainer.stages
+        timeout = self.subject.data.timeout_seconds
+        source = read_all(items, reader, explainer.segmenter, explainer.device, at_once, workers, timeout)
+        while True:
+            before, start = reader.seconds, time.perf_counter()
+            reads = next(source, None)
+            waited = time.perf_counter() - start
+            load = waited * self.load_share if workers else reader.seconds - before
+            stages.seconds["load"] += load
+            stages.seconds["segment"] += waited - load
+            if reads is None:
+                return
+            for group, batch in batches([read for read in reads if self._sound(read)], "top", in_unit=True):
+                if batch is not None:
+                    yield group, self._segmented(explainer, batch)
+
+    def _segmented(self, explainer: Staged, batch: Batch) -> Batch:
+        """With the segments that the device makes itself, where no reading process has made them."""
+        if batch.segments is None:
+            images = batch.images.to(explainer.device)
+            with explainer.stages.at("segment"), devices.exact(explainer.device):
+                made = segment(explainer.segmenter, explainer.normalisation.pictures(images))
+            batch = dataclasses.replace(batch, images=images, segments=made.labels)
+        assert batch.segments is not None
+        self._k = max(self._k, int(batch.segments.max()) + 1)
+        return batch
+
+    def _sound(self, read: Read) -> bool:
+        if read.pixels is not None:
+            self._in_a_row = 0
+            return True
+        self._in_a_row += 1
+        self.unreadable[read.item.image_id] = str(read.error)
+        if self._in_a_row >= min(UNREADABLE, len(self.subject.items)):
+            raise GpulimeError(f"none of {self._in_a_row} images could be read; the last, {read.item.image_id!r}: {read.error}")
+        return False
+
+    def images(self, n: int) -> Batch:
+        """The next n images of one size, with segments, or fewer where the next is of another."""
+        groups = list(islice(self._here(self.explainer, n), n))
+        batch = groups[0][1]
+        others = [other for _, other in groups[1:] if other.images.shape[1:] == batch.images.shape[1:]]
+        assert batch.segments is not None
+        return Batch(
+            torch.cat([batch.images, *(other.images for other in others)]),
+            segments=torch.cat([part.segments for part in [batch, *others] if part.segments is not None]),
+            keys=torch.cat([part.keys for part in [batch, *others] if part.keys is not None]),
+        )
+
+    def explain(self, batch: Batch, n_samples: int) -> Explanations:
+        """Explanations of a batch, on the CPU, with fewer samples than a run takes."""
+        explainer = self._explainer(dataclasses.replace(self.way, batch_size=self.b), n_samples=n_samples)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Explanations.cat(list(explainer.stream([batch]))).cpu()
+
+
+class _SettledError(Exception):
+    """Enough has been seen."""
+
+
+class _TimedReader:
+    """A reader that adds up how long it takes, in the process that it reads in."""
+
+    def __init__(self, reader: Callable[[Item], Read]) -> None:
+        self.reader, self.seconds = reader, 0.0
+
+    def __call__(self, item: Item) -> Read:
+        start = time.perf_counter()
+        read = self.reader(item)
+        self.seconds += time.perf_counter() - start
+        return read
+
+
+@dataclass
+class _Clock:
+    """The time of a piece, its forwards, and its stages."""
+
+    explainer: Staged
+    started: float = 0.0
+    forwards: int = 0
+    model: float = 0.0
+
+    def start(self) -> None:
+        devices.synchronize(self.explainer.device)
+        self.model, self.forwards = self.explainer.predictor.watch.seconds, 0
+        self.explainer.stages.clear()
+        self.started = time.perf_counter()
+
+    def forwards_seen(self, b: int) -> None:
+        self.forwards += b
+
+    def stop(self, apart: bool) -> Piece:
+        devices.synchronize(self.explainer.device)
+        seconds = time.perf_counter() - self.started
+        stages = {**self.explainer.stages.seconds, "model": self.explainer.predictor.watch.seconds - self.model}
+        stages["rest"] = seconds - sum(stages.values())
+        return Piece(self.forwards / self.explainer.n_samples, self.forwards, seconds, stages, apart)

@@ -1,0 +1,126 @@
+"""A result as lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, Outcome, Quantiles, Result
+from gpulime.bench.stages import STAGES
+from gpulime.runs.status import duration
+
+STAGE_WORDS = {
+    "load": "load            read, decode, resize",
+    "segment": "segment",
+    "masking": "masks, masking  fill colours, masks, masked rows",
+    "model": "model           its forwards",
+    "fit": "fit             the surrogates",
+    "rest": "the rest        labels, rows of the store, the queue",
+}
+HEADINGS = {
+    FASTER: "What makes it faster here",
+    SLOWER: "What makes it slower",
+    NOTHING: "What brings nothing",
+    FAILED: "What does not work",
+    NOT_TRIED: "What was not tried",
+}
+
+
+def text(result: Result) -> str:
+    """All of it; the advice comes last."""
+    return "\n".join([*_subject(result), "", *_rates(result), "", *_stages(result), "", *_facts(result), *_advice(result)])
+
+
+def _subject(result: Result) -> Iterator[str]:
+    settings, machine = result.settings, result.machine
+    threads = "" if machine["kind"] == "cuda" else f", {machine['threads']} threads"
+    found = " (found by 'auto')" if settings["batch_size"] == "auto" else ""
+    yield f"model     {result.subject['model']}"
+    yield f"images    {result.subject['images']}"
+    yield (
+        f"settings  {settings['n_samples']:,} samples an image, {settings['precision']}, "
+        f"model batches of {settings['rows']} rows{found}, {settings['workers']} workers"
+    )
+    yield f"machine   {machine['device']}{threads}, torch {machine['torch']}"
+
+
+def _rates(result: Result) -> Iterator[str]:
+    yield f"{'':30}{'20 %':>10}{'median':>10}{'80 %':>10}"
+    rows = {
+        "run         images/s": result.images_per_s,
+        "            forwards/s": result.forwards_per_s,
+        "bare model  forwards/s": result.bare_forwards_per_s,
+        "efficiency": result.efficiency,
+    }
+    for name, values in rows.items():
+        yield f"{name:30}" + "".join(f"{_number(value):>10}" for value in values)
+    yield "efficiency: the time of the bare model's forwards over the run's, of neighbouring pieces; 1 is an explainer"
+    yield "            that costs nothing. The bare model has the same batches, in the fastest layout:"
+    yield f"            {result.bare}."
+    if result.machine["kind"] == "cpu" and result.efficiency.median > 1:
+        yield "            Above 1, since on a CPU gpulime folds BatchNorm, ReLU and padding into the convolutions."
+
+
+def _stages(result: Result) -> Iterator[str]:
+    yield f"{'where the time goes':56}{'ms an image':>14}{'share':>10}"
+    for stage in STAGES:
+        seconds = result.stages[stage]
+        yield f"  {STAGE_WORDS[stage]:54}{1000 * seconds:>14,.1f}{100 * seconds / result.an_image:>8.1f} %"
+    yield f"  {'all':54}{1000 * result.an_image:>14,.1f}{100:>8.1f} %"
+
+
+def _facts(result: Result) -> Iterator[str]:
+    if result.memory is not None:
+        where = "on the GPU" if result.machine["kind"] == "cuda" else "of the whole process, Python and libraries among it"
+        yield f"{'peak memory':20}{result.memory / 1e6:,.0f} MB {where}"
+    rates = ", ".join(f"{b}: {_number(rate)}" for b, rate in result.batch_rates.items())
+    yield f"{'best batch size':20}{result.best_batch} (the model's forwards/s by rows of a batch: {rates})"
+    if result.whole_images is not None and result.whole_seconds is not None:
+        low, median, high = (duration(seconds) for seconds in result.whole_seconds)
+        forwards = result.whole_images * result.settings["n_samples"]
+        yield f"{'the whole set':20}{median} ({low} to {high}): {_count(result.whole_images)}, {forwards:,} forwards"
+    else:
+        each = duration(1000 / result.images_per_s.median)
+        yield f"{'1,000 images':20}{each}; random pixels have no whole set, nor files to read"
+    for note in result.notes:
+        yield f"{'note':20}{note}"
+
+
+def _advice(result: Result) -> Iterator[str]:
+    for verdict, heading in HEADINGS.items():
+        some = [outcome for outcome in result.outcomes if outcome.verdict == verdict]
+        if verdict in (FASTER, SLOWER):
+            some.sort(key=lambda outcome: -(outcome.gain or Quantiles(1, 1, 1)).median)
+        if some:
+            yield from ("", heading)
+        for outcome in some:
+            yield f"  {outcome.name}: {_words(outcome)}"
+            if verdict == FASTER:
+                yield f"      {outcome.action}"
+    if result.outcomes and not any(outcome.verdict == FASTER for outcome in result.outcomes):
+        yield from ("", "Nothing that was tried makes it faster: keep the settings.")
+
+
+def _words(outcome: Outcome) -> str:
+    """The gain with its price, or the reason why there is none."""
+    words = []
+    if outcome.gain is not None:
+        words.append("x {1:.2f} ({0:.2f} to {2:.2f})".format(*outcome.gain))
+    if outcome.error is not None and outcome.top5 is not None:
+        words.append(
+            f"coefficients differ by {100 * outcome.error:.2g} % of the largest, "
+            f"{100 * outcome.top5:.0f} % of the 5 strongest segments are the same"
+        )
+    if outcome.once is not None:
+        words.append(f"{duration(max(outcome.once, 0))} more at the start of a process")
+    if outcome.reason is not None:
+        words.append(outcome.reason)
+    return "; ".join(words)
+
+
+def _number(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _count(images: int) -> str:
+    return f"{images:,} image{'s' * (images != 1)}"
