@@ -14,7 +14,7 @@ from gpulime.bench.bare import Bare
 from gpulime.bench.compare import difference
 from gpulime.bench.machine import machine
 from gpulime.bench.piece import Piece
-from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, Outcome, Quantiles, Result
+from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, UNCLEAR, Outcome, Quantiles, Result
 from gpulime.bench.side import Side
 from gpulime.bench.stages import STAGES
 from gpulime.bench.subject import Subject
@@ -166,12 +166,9 @@ class _Bench:
             return
         pairs = zip(pieces[PRESENT], pieces[variant.name], strict=True)
         gain = Quantiles.of([before.an_image(self.s) / after.an_image(self.s) for before, after in pairs])
-        verdict = NOTHING
-        if gain.median >= WORTH and gain.low > 1:
-            verdict = FASTER
+        verdict = judged(gain)
+        if verdict == FASTER:
             self.won.append(variant)
-        elif gain.median <= 1 / WORTH and gain.high < 1:
-            verdict = SLOWER
         compiles = bool(variant.changes.get("compiled"))
         off, top5 = error or (None, None)
         self.outcomes.append(
@@ -270,6 +267,15 @@ class _Bench:
             first = next(iter(unreadable.items()))
             notes.append(f"{len(unreadable):,} images could not be read and are left out, such as {first[0]!r}: {first[1]}")
         return notes
+
+
+def judged(gain: Quantiles) -> str:
+    """Whether a gain is one: where the quantiles lie on both sides of 1, and far from it, nobody knows."""
+    if gain.low > 1 and gain.median >= WORTH:
+        return FASTER
+    if gain.high < 1 and gain.median <= 1 / WORTH:
+        return SLOWER
+    return NOTHING if 1 / WORTH < gain.median < WORTH or gain.high < WORTH else UNCLEAR
 
 
 class _Apart:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any, NamedTuple
 
-FASTER, NOTHING, SLOWER, FAILED, NOT_TRIED = "faster", "nothing", "slower", "failed", "not tried"
+FASTER, UNCLEAR, NOTHING, SLOWER, FAILED, NOT_TRIED = "faster", "unclear", "nothing", "slower", "failed", "not tried"
 
 
 class Quantiles(NamedTuple):
@@ -34,7 +34,7 @@ class Outcome:
     Attributes
     ----------
     kind, name, action : as of `way.Variant`
-    verdict : FASTER, NOTHING, SLOWER, FAILED or NOT_TRIED
+    verdict : FASTER, UNCLEAR, NOTHING, SLOWER, FAILED or NOT_TRIED
     gain : how many times as fast as the present settings, in pieces that followed each other
     error : the greatest difference of a coefficient from the present settings', as a part of the image's largest; of the most
         probable class

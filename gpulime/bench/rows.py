@@ -14,13 +14,12 @@ from gpulime.predict import out_of_memory
 CALLS, SECONDS = 2, 0.2  # that a size is timed for, at least
 GAIN = 1.03  # below, a size is as good as another
 MOST_BYTES = 2**29  # of rows
-MOST_SECONDS = 20.0  # that one batch takes
 
 
 def by_rows(side: Side, images: torch.Tensor) -> dict[int, float]:
     """Forwards per second of the model, as a run calls it, by the rows of a batch.
 
-    Of the present size, of half and of twice as many, and on as long as that is faster.
+    Of the present size, of half and of twice as many, and on as long as that is faster and a batch takes less than a piece.
     """
     found: dict[int, float] = {}
     present = _rate(side, images, side.b)
@@ -29,8 +28,9 @@ def by_rows(side: Side, images: torch.Tensor) -> dict[int, float]:
     found[side.b] = fastest = present
     for grow in (True, False):
         b = side.b
-        while (b := b * 2 if grow else b // 2) and 4 * b * images[0].numel() <= MOST_BYTES and b / fastest <= MOST_SECONDS:
-            rate = _rate(side, images, b)
+        while b := b * 2 if grow else b // 2:
+            too_large = grow and (4 * b * images[0].numel() > MOST_BYTES or b / fastest > side.seconds)
+            rate = None if too_large else _rate(side, images, b)
             if rate is None:
                 break
             found[b] = rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections import deque
@@ -15,7 +16,7 @@ import torch
 
 from gpulime import device as devices
 from gpulime.bench.piece import Piece, Size
-from gpulime.bench.stages import Staged, Stages
+from gpulime.bench.stages import ONCE, Staged, Stages
 from gpulime.bench.subject import Subject
 from gpulime.bench.way import Way
 from gpulime.errors import GpulimeError
@@ -30,7 +31,8 @@ from gpulime.segments import describe, segment
 
 SETTLED = 4  # model batches of one size, one after the other: the search for it is over (it takes three of each)
 UNREADABLE = 100  # images one after the other that cannot be read: there is nothing to measure
-LEAD_SECONDS = 0.1  # worth of images that a worker reads at a time; then few are read ahead of the clock
+AT_ONCE_SECONDS = 0.05  # worth of images, or a model batch of them, that a worker reads at a time: a piece is much longer
+LEAST_ROUNDS = 2  # of all workers, in a piece
 
 Group = tuple[list[Read], Batch]
 
@@ -40,7 +42,9 @@ class Side:
 
     Attributes
     ----------
-    rate : forwards per second, roughly, of the first batches
+    image_seconds : what an image takes, roughly
+    size : Size, of a piece
+    b : the rows of a model batch
     ahead : bool
         Images are read before the clock starts: with worker processes, where a piece is less than an image, reading is
         hidden by a run, and cannot be by a piece.
@@ -51,11 +55,13 @@ class Side:
         self.subject, self.way, self.seconds = subject, way, seconds
         self.unreadable: dict[str, str] = {}
         first = self._explainer(way)
-        self.device, self._in_a_row, self._k = first.device, 0, 1
-        self.b, self.rate = self._settle(first)
-        first_read = first.stages.seconds
-        self.load_share = first_read["load"] / max(first_read["load"] + first_read["segment"], 1e-9)
-        self.size = Size.of(subject.n_samples, self.b, self.rate * seconds, least=self._k + 1)
+        self.device, self._images, self._in_a_row, self._k = first.device, 0, 0, 1
+        self.b, rate = self._settle(first)
+        load, cut = (first.stages.seconds[stage] / self._images for stage in ONCE)
+        self.load_share = load / max(load + cut, 1e-9)
+        self.image_seconds = (load + cut) / max(way.workers, 1) + subject.n_samples / rate
+        rows = seconds / self.image_seconds * subject.n_samples
+        self.size = Size.of(subject.n_samples, self.b, rows, least=self._k + 1)
         self.ahead = way.workers > 0 and self.size.samples < subject.n_samples and self.size.images == 1
         if way.workers and not self.ahead:
             self.size = dataclasses.replace(self.size, samples=subject.n_samples)
@@ -94,15 +100,10 @@ class Side:
             return self._run()
 
     def _run(self) -> Piece:
-        explainer, n = self.explainer, self.size.images
-        workers = 0 if self.ahead else self.way.workers
-        if workers:
-            at_once = min(self.subject.data.batch_size, max(1, round(LEAD_SECONDS * self.rate / self.size.samples)))
-            lead = at_once * (workers + 1)  # what is ready when the clock starts, and would be had for nothing
-            behind = 2 * at_once * workers  # being read when it stops, as in the middle of a run
-            groups = self._read(explainer, self.subject.next_items(lead + n + behind), at_once, workers)
+        explainer, n, lead = self.explainer, self.size.images, 0
+        if self.way.workers and not self.ahead:
+            lead, n, groups = self._in_workers(n)
         else:
-            lead = 0
             groups = self._here(explainer, n)
             if self.ahead:
                 groups = iter(list(groups))
@@ -128,6 +129,20 @@ class Side:
             for i in range(len(kept)):
                 recorder.row(Finished(waiting.popleft(), kept, i))
         return clock.stop(self.apart)
+
+    def _in_workers(self, n: int) -> tuple[int, int, Iterator[Group]]:
+        """Images before the clock starts, images that count, about ``n``, and all of them from worker processes.
+
+        Workers that start together are done together, each with what it reads at a time. So the clock starts behind such a
+        round and stops behind another, and in between lie whole rounds; at its end they go on reading, as in the middle of a
+        run.
+        """
+        count = self.way.workers
+        enough = max(math.ceil(self.b / self.subject.n_samples), round(AT_ONCE_SECONDS / self.image_seconds))
+        at_once = min(self.subject.data.batch_size, enough)
+        a_round = at_once * count
+        n = max(LEAST_ROUNDS, math.ceil(n / a_round)) * a_round
+        return a_round, n, self._read(self.explainer, self.subject.next_items(n + 3 * a_round), at_once, count)
 
     def _here(self, explainer: Staged, n: int) -> Iterator[Group]:
         """The next n images, read in this process."""
@@ -169,6 +184,7 @@ class Side:
     def _sound(self, read: Read) -> bool:
         if read.pixels is not None:
             self._in_a_row = 0
+            self._images += 1
             return True
         self._in_a_row += 1
         self.unreadable[read.item.image_id] = str(read.error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, Outcome, Quantiles, Result
+from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, UNCLEAR, Outcome, Quantiles, Result
 from gpulime.bench.stages import STAGES
 from gpulime.runs.status import duration
 
@@ -18,11 +18,13 @@ STAGE_WORDS = {
 }
 HEADINGS = {
     FASTER: "What makes it faster here",
+    UNCLEAR: "What is too unsteady to tell: try again with more --seconds, and while nothing else runs",
     SLOWER: "What makes it slower",
     NOTHING: "What brings nothing",
     FAILED: "What does not work",
     NOT_TRIED: "What was not tried",
 }
+LEAST_ERROR = 1e-5  # below, it is rounding
 
 
 def text(result: Result) -> str:
@@ -106,9 +108,9 @@ def _words(outcome: Outcome) -> str:
     if outcome.gain is not None:
         words.append("x {1:.2f} ({0:.2f} to {2:.2f})".format(*outcome.gain))
     if outcome.error is not None and outcome.top5 is not None:
+        differ = f"up to {100 * outcome.error:.2g}" if outcome.error > LEAST_ERROR else f"less than {100 * LEAST_ERROR:g}"
         words.append(
-            f"coefficients differ by {100 * outcome.error:.2g} % of the largest, "
-            f"{100 * outcome.top5:.0f} % of the 5 strongest segments are the same"
+            f"coefficients differ by {differ} % of the largest, {100 * outcome.top5:.0f} % of the 5 strongest segments stay"
         )
     if outcome.once is not None:
         words.append(f"{duration(max(outcome.once, 0))} more at the start of a process")

@@ -13,7 +13,7 @@ from gpulime.errors import GpulimeError
 from gpulime.runs.exits import DeviceLostError
 
 TURNS = 5
-MOST_LETTERS = 160  # of a reason
+MOST_LETTERS = 240  # of a reason
 
 T = TypeVar("T")
 
@@ -55,6 +55,6 @@ def attempt(make: Callable[[], T], device: torch.device) -> tuple[T | None, str]
 
 
 def _line(error: Exception) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    text = " ".join(str(error).split())
     message = text if isinstance(error, GpulimeError) else f"{type(error).__name__}: {text}"
     return message if len(message) <= MOST_LETTERS else f"{message[:MOST_LETTERS]} ..."
