@@ -219,7 +219,7 @@ def _add_verify(parser: ArgumentParser) -> None:
 
 def _add_bench(parser: ArgumentParser) -> None:
     call = parser.add_argument_group("this measurement", "Nothing is written but the file that is asked for.")
-    call.add_argument("--seconds", metavar="X", type=float, help="for each variant, in five turns (default: 8)")
+    call.add_argument("--seconds", metavar="X", type=float, help="for each variant, in five turns (default: 6)")
     call.add_argument(
         "--variants",
         metavar="NAME",

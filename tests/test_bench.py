@@ -198,7 +198,7 @@ def test_the_batch_size_that_is_best_is_said_to_be():
 
 
 def test_auto_is_settled_before_anything_counts():
-    found = measure(subject(Sleepy(a_call=0.005), batch_size="auto", n_samples=64), 0.5, ())
+    found = measure(subject(Sleepy(a_call=0.01, a_row=0.0005), batch_size="auto", n_samples=64), 0.5, ())
     assert found.settings["rows"] > 10
     assert "found by 'auto'" in text(found)
 
@@ -343,7 +343,7 @@ def test_a_function_can_be_measured():
         lambda rows: model(rows),
         [Item("0", b"0")],
         RandomReader((3, SIDE, SIDE)),
-        {"n_samples": 24, "segments": "grid", "precision": "float32", "batch_size": "auto", "device": torch.device("cpu")},
+        {"n_samples": 60, "segments": "grid", "precision": "float32", "batch_size": "auto", "device": torch.device("cpu")},
         about={"model": "f", "images": "1"},
     )
     found = measure(plain, 0.2, ("channels_last", "precision"))
@@ -481,7 +481,7 @@ def photographs(tmp_path):
 def arguments(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bench_tests_models", sys.modules[__name__])
     (tmp_path / "run.yaml").write_text(
-        "model: {factory: bench_tests_models.tiny}\ndata: {crop: 16}\nlime: {n_samples: 20, segments: grid}\nout: runs/mine\n"
+        "model: {factory: bench_tests_models.tiny}\ndata: {crop: 16}\nlime: {n_samples: 60, segments: grid}\nout: runs/mine\n"
     )
     monkeypatch.chdir(tmp_path)
     return ["bench", "--config", "run.yaml", "--seconds", "0.2", "--variants", "batch_size"]

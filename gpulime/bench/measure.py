@@ -24,7 +24,7 @@ from gpulime.errors import check
 from gpulime.runs.status import duration
 from gpulime.segments import on_device
 
-SECONDS = 8.0  # for each variant
+SECONDS = 6.0  # for each variant
 WORTH = 1.03  # a gain below is none
 CHECKED = 16  # images, at most, whose coefficients are compared
 PRESENT, BARE, APART = "present settings", "bare model", "present settings, stages apart"

@@ -11,7 +11,7 @@ from gpulime import device as devices
 from gpulime.bench.side import Side
 from gpulime.predict import out_of_memory
 
-CALLS, SECONDS = 2, 0.2  # that a size is timed for, at least
+CALLS, SECONDS = 2, 0.2  # that a size is timed for, at least; the seconds are at most those of a piece
 GAIN = 1.03  # below, a size is as good as another
 MOST_BYTES = 2**29  # of rows
 
@@ -59,7 +59,7 @@ def _rate(side: Side, images: torch.Tensor, b: int) -> float | None:
             predictor(rows)
             devices.synchronize(side.device)
             start, calls = time.perf_counter(), 0
-            while calls < CALLS or time.perf_counter() - start < SECONDS:
+            while calls < CALLS or time.perf_counter() - start < min(SECONDS, side.seconds):
                 predictor(rows)
                 devices.synchronize(side.device)
                 calls += 1

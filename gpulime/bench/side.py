@@ -30,6 +30,7 @@ from gpulime.runs.workers import read_all
 from gpulime.segments import describe, segment
 
 SETTLED = 4  # model batches of one size, one after the other: the search for it is over (it takes three of each)
+MOST_TICKS = 100  # model batches of a warm-up, where images of many sizes each have a search of their own
 UNREADABLE = 100  # images one after the other that cannot be read: there is nothing to measure
 AT_ONCE_SECONDS = 0.05  # worth of images, or a model batch of them, that a worker reads at a time: a piece is much longer
 LEAST_ROUNDS = 2  # of all workers, in a piece
@@ -83,7 +84,8 @@ class Side:
         def after(b: int) -> None:
             devices.synchronize(self.device)
             ticks.append((time.perf_counter(), b))
-            if len(ticks) > SETTLED and len({b for _, b in ticks[-SETTLED:]}) == 1:
+            settled = len(ticks) > SETTLED and len({b for _, b in ticks[-SETTLED:]}) == 1
+            if settled or len(ticks) >= MOST_TICKS:
                 raise _SettledError
 
         endless = (group for _ in count() for group in self._here(explainer, 1))
