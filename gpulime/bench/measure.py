@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from gpulime import device as devices
 from gpulime.bench import memory, rows, way
@@ -26,6 +28,7 @@ from gpulime.segments import on_device
 
 SECONDS = 6.0  # for each variant
 WORTH = 1.03  # a gain below is none
+UNSTEADY = 1.1  # noise of which one should know
 CHECKED = 16  # images, at most, whose coefficients are compared
 PRESENT, BARE, APART = "present settings", "bare model", "present settings, stages apart"
 
@@ -166,7 +169,7 @@ class _Bench:
             return
         pairs = zip(pieces[PRESENT], pieces[variant.name], strict=True)
         gain = Quantiles.of([before.an_image(self.s) / after.an_image(self.s) for before, after in pairs])
-        verdict = judged(gain)
+        verdict = judged(gain, noise_of(pieces[PRESENT], self.s))
         if verdict == FASTER:
             self.won.append(variant)
         compiles = bool(variant.changes.get("compiled"))
@@ -254,10 +257,15 @@ class _Bench:
     def _notes(self) -> list[str]:
         """What limits these numbers."""
         notes, size, unreadable = [], self.present.size, self.present.unreadable
+        if (noise := noise_of(self.pieces[PRESENT], self.s)) > UNSTEADY:
+            notes.append(
+                f"this machine is unsteady: from turn to turn the same work takes x {noise:.2f} as long or as short; "
+                "gains below that are not believed"
+            )
         if size.samples < self.s:
             notes.append(
-                f"timed with {size.samples:,} of {self.s:,} samples an image; forwards are counted up, "
-                "what is done once an image is not"
+                f"timed with {size.samples:,} of the {self.s:,} samples of an image; the time of forwards is multiplied, "
+                "that of what is done once an image is not"
             )
         if self.present.ahead:
             notes.append("reading is not among these times: an image takes so long that the workers are taken to keep up")
@@ -269,13 +277,19 @@ class _Bench:
         return notes
 
 
-def judged(gain: Quantiles) -> str:
-    """Whether a gain is one: where the quantiles lie on both sides of 1, and far from it, nobody knows."""
-    if gain.low > 1 and gain.median >= WORTH:
+def judged(gain: Quantiles, noise: float) -> str:
+    """Whether a gain is one: where it is within the noise, or its quantiles lie on both sides of 1, nobody knows."""
+    if gain.low > 1 and gain.median >= max(WORTH, noise):
         return FASTER
-    if gain.high < 1 and gain.median <= 1 / WORTH:
+    if gain.high < 1 and gain.median <= 1 / max(WORTH, noise):
         return SLOWER
     return NOTHING if 1 / WORTH < gain.median < WORTH or gain.high < WORTH else UNCLEAR
+
+
+def noise_of(pieces: Sequence[Piece], s: int) -> float:
+    """How many times as long one piece takes as the same one a turn before or after: the median, at least 1."""
+    times = [piece.an_image(s) for piece in pieces]
+    return statistics.median(max(before / after, after / before) for before, after in pairwise(times))
 
 
 class _Apart:

@@ -58,12 +58,12 @@ def _rate(side: Side, images: torch.Tensor, b: int) -> float | None:
             rows = ready.repeat(-(-b // len(ready)), 1, 1, 1)[:b].contiguous(memory_format=predictor.memory_format)
             predictor(rows)
             devices.synchronize(side.device)
-            start, calls = time.perf_counter(), 0
-            while calls < CALLS or time.perf_counter() - start < min(SECONDS, side.seconds):
+            times: list[float] = []
+            while len(times) < CALLS or sum(times) < min(SECONDS, side.seconds):
+                start = time.perf_counter()
                 predictor(rows)
                 devices.synchronize(side.device)
-                calls += 1
-            seconds = time.perf_counter() - start
+                times.append(time.perf_counter() - start)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -71,4 +71,4 @@ def _rate(side: Side, images: torch.Tensor, b: int) -> float | None:
     if predictor.most < most:
         predictor.most = most
         return None
-    return calls * b / seconds
+    return b / min(times)

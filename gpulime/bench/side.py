@@ -16,7 +16,7 @@ import torch
 
 from gpulime import device as devices
 from gpulime.bench.piece import Piece, Size
-from gpulime.bench.stages import ONCE, Staged, Stages
+from gpulime.bench.stages import READING, Staged, Stages
 from gpulime.bench.subject import Subject
 from gpulime.bench.way import Way
 from gpulime.errors import GpulimeError
@@ -58,7 +58,7 @@ class Side:
         first = self._explainer(way)
         self.device, self._images, self._in_a_row, self._k = first.device, 0, 0, 1
         self.b, rate = self._settle(first)
-        load, cut = (first.stages.seconds[stage] / self._images for stage in ONCE)
+        load, cut = (first.stages.seconds[stage] / self._images for stage in READING)
         self.load_share = load / max(load + cut, 1e-9)
         self.image_seconds = (load + cut) / max(way.workers, 1) + subject.n_samples / rate
         rows = seconds / self.image_seconds * subject.n_samples

@@ -17,9 +17,11 @@ from gpulime.inputs import Batch
 from gpulime.predict import Model
 from gpulime.queue import Flight
 
-# "masking" is all that makes masked rows of images: fill colours, masks, the rows; "rest" is what no stage has.
-STAGES = ("load", "segment", "masking", "model", "fit", "rest")
-ONCE = ("load", "segment")  # done once an image, however many samples it has
+# "prepare" brings images to the device, with fill colours and normalised; "masking" draws masks and makes the rows; "rest" is
+# what no stage has: the queue, labels, rows of the store.
+STAGES = ("load", "segment", "prepare", "masking", "model", "fit", "rest")
+ONCE = ("load", "segment", "prepare", "rest")  # done once an image, however many samples it has
+READING = ("load", "segment")
 
 
 class Stages:
@@ -60,7 +62,7 @@ class Staged(Explainer):
         """As an Explainer does."""
         flights = super().prepare(batch)
         while True:
-            with self.stages.at("masking"):
+            with self.stages.at("prepare"):
                 flight = next(flights, None)
             if flight is None:
                 return

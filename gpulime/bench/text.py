@@ -11,10 +11,11 @@ from gpulime.runs.status import duration
 STAGE_WORDS = {
     "load": "load            read, decode, resize",
     "segment": "segment",
-    "masking": "masks, masking  fill colours, masks, masked rows",
+    "prepare": "prepare         to the device, fill colours, normalisation",
+    "masking": "masks, masking  masks and masked rows",
     "model": "model           its forwards",
     "fit": "fit             the surrogates",
-    "rest": "the rest        labels, rows of the store, the queue",
+    "rest": "the rest        the queue, labels, rows of the store",
 }
 HEADINGS = {
     FASTER: "What makes it faster here",
@@ -55,11 +56,10 @@ def _rates(result: Result) -> Iterator[str]:
     }
     for name, values in rows.items():
         yield f"{name:30}" + "".join(f"{_number(value):>10}" for value in values)
-    yield "efficiency: the time of the bare model's forwards over the run's, of neighbouring pieces; 1 is an explainer"
-    yield "            that costs nothing. The bare model has the same batches, in the fastest layout:"
-    yield f"            {result.bare}."
+    yield "  efficiency is the bare model's time over the run's for the same forwards; 1 is explaining that costs nothing."
+    yield f"  The bare model has batches of the same size and precision, in the fastest layout: {result.bare}."
     if result.machine["kind"] == "cpu" and result.efficiency.median > 1:
-        yield "            Above 1, since on a CPU gpulime folds BatchNorm, ReLU and padding into the convolutions."
+        yield "  It is above 1 since on a CPU gpulime folds BatchNorm, ReLU and padding into the convolutions."
 
 
 def _stages(result: Result) -> Iterator[str]:
@@ -95,28 +95,23 @@ def _advice(result: Result) -> Iterator[str]:
         if some:
             yield from ("", heading)
         for outcome in some:
-            yield f"  {outcome.name}: {_words(outcome)}"
-            if verdict == FASTER:
-                yield f"      {outcome.action}"
+            yield from _outcome(outcome)
     if result.outcomes and not any(outcome.verdict == FASTER for outcome in result.outcomes):
-        yield from ("", "Nothing that was tried makes it faster: keep the settings.")
+        yield from ("", "Nothing that was tried is sure to make it faster: keep the settings.")
 
 
-def _words(outcome: Outcome) -> str:
-    """The gain with its price, or the reason why there is none."""
-    words = []
-    if outcome.gain is not None:
-        words.append("x {1:.2f} ({0:.2f} to {2:.2f})".format(*outcome.gain))
+def _outcome(outcome: Outcome) -> Iterator[str]:
+    """The gain, or the reason why there is none; below it what to do, and what it costs."""
+    gain = "" if outcome.gain is None else "x {1:.2f}   ({0:.2f} to {2:.2f})".format(*outcome.gain)
+    yield f"  {outcome.name:20}{gain or outcome.reason}"
+    if outcome.verdict == FASTER:
+        yield f"      {outcome.action}"
     if outcome.error is not None and outcome.top5 is not None:
         differ = f"up to {100 * outcome.error:.2g}" if outcome.error > LEAST_ERROR else f"less than {100 * LEAST_ERROR:g}"
-        words.append(
-            f"coefficients differ by {differ} % of the largest, {100 * outcome.top5:.0f} % of the 5 strongest segments stay"
-        )
+        same = f"{100 * outcome.top5:.0f} % of the 5 strongest segments stay"
+        yield f"      coefficients differ by {differ} % of the largest; {same}"
     if outcome.once is not None:
-        words.append(f"{duration(max(outcome.once, 0))} more at the start of a process")
-    if outcome.reason is not None:
-        words.append(outcome.reason)
-    return "; ".join(words)
+        yield f"      compiling takes {duration(max(outcome.once, 0))} at the start of a process"
 
 
 def _number(value: float) -> str:
