@@ -28,7 +28,7 @@ from gpulime.segments import on_device
 
 SECONDS = 6.0  # for each variant
 WORTH = 1.03  # a gain below is none
-UNSTEADY = 1.1  # noise of which one should know
+UNSTEADY = 1.1  # noise of which one should know, and a gain that would be one
 CHECKED = 16  # images, at most, whose coefficients are compared
 PRESENT, BARE, APART = "present settings", "bare model", "present settings, stages apart"
 
@@ -94,8 +94,8 @@ class _Bench:
         names = ", ".join(variant.name for variant in variants)
         count = len(sides) + len(variants)
         about = TURNS * took * count + (self.warm_seconds + took) * len(variants)
-        compiling = ", and what compiling takes" if any(variant.kind == "compile" for variant in variants) else ""
-        self.say(f"measuring {PRESENT}, {BARE}{names and ', '}{names}: about {duration(about)}{compiling}")
+        more = f", {names}: about {duration(about)}; compiling, and what helps together, come on top" if variants else ""
+        self.say(f"measuring {PRESENT}, {BARE}{more or f': about {duration(about)}'}")
         self._round(sides, variants)
         self._try_workers()
         self._try_together()
@@ -283,7 +283,7 @@ def judged(gain: Quantiles, noise: float) -> str:
         return FASTER
     if gain.high < 1 and gain.median <= 1 / max(WORTH, noise):
         return SLOWER
-    return NOTHING if 1 / WORTH < gain.median < WORTH or gain.high < WORTH else UNCLEAR
+    return UNCLEAR if gain.median >= WORTH or gain.high > UNSTEADY else NOTHING
 
 
 def noise_of(pieces: Sequence[Piece], s: int) -> float:

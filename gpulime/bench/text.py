@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 
 from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, UNCLEAR, Outcome, Quantiles, Result
@@ -25,6 +26,7 @@ HEADINGS = {
     FAILED: "What does not work",
     NOT_TRIED: "What was not tried",
 }
+WIDTH = 110
 LEAST_ERROR = 1e-5  # below, it is rounding
 
 
@@ -63,11 +65,11 @@ def _rates(result: Result) -> Iterator[str]:
 
 
 def _stages(result: Result) -> Iterator[str]:
-    yield f"{'where the time goes':56}{'ms an image':>14}{'share':>10}"
+    yield f"{'where the time goes':60}{'ms an image':>14}{'share':>10}"
     for stage in STAGES:
         seconds = result.stages[stage]
-        yield f"  {STAGE_WORDS[stage]:54}{1000 * seconds:>14,.1f}{100 * seconds / result.an_image:>8.1f} %"
-    yield f"  {'all':54}{1000 * result.an_image:>14,.1f}{100:>8.1f} %"
+        yield f"  {STAGE_WORDS[stage]:58}{1000 * seconds:>14,.1f}{100 * seconds / result.an_image:>8.1f} %"
+    yield f"  {'all':58}{1000 * result.an_image:>14,.1f}{100:>8.1f} %"
 
 
 def _facts(result: Result) -> Iterator[str]:
@@ -75,7 +77,7 @@ def _facts(result: Result) -> Iterator[str]:
         where = "on the GPU" if result.machine["kind"] == "cuda" else "of the whole process, Python and libraries among it"
         yield f"{'peak memory':20}{result.memory / 1e6:,.0f} MB {where}"
     rates = ", ".join(f"{b}: {_number(rate)}" for b, rate in result.batch_rates.items())
-    yield f"{'best batch size':20}{result.best_batch} (the model's forwards/s by rows of a batch: {rates})"
+    yield f"{'best batch size':20}{result.best_batch} rows; forwards/s of the model's fastest calls by rows: {rates}"
     if result.whole_images is not None and result.whole_seconds is not None:
         low, median, high = (duration(seconds) for seconds in result.whole_seconds)
         forwards = result.whole_images * result.settings["n_samples"]
@@ -84,7 +86,7 @@ def _facts(result: Result) -> Iterator[str]:
         each = duration(1000 / result.images_per_s.median)
         yield f"{'1,000 images':20}{each}; random pixels have no whole set, nor files to read"
     for note in result.notes:
-        yield f"{'note':20}{note}"
+        yield from textwrap.wrap(note, WIDTH, initial_indent=f"{'note':20}", subsequent_indent=" " * 20)
 
 
 def _advice(result: Result) -> Iterator[str]:
@@ -103,9 +105,10 @@ def _advice(result: Result) -> Iterator[str]:
 def _outcome(outcome: Outcome) -> Iterator[str]:
     """The gain, or the reason why there is none; below it what to do, and what it costs."""
     gain = "" if outcome.gain is None else "x {1:.2f}   ({0:.2f} to {2:.2f})".format(*outcome.gain)
-    yield f"  {outcome.name:20}{gain or outcome.reason}"
+    first = f"  {outcome.name:20}"
+    yield from textwrap.wrap(gain or str(outcome.reason), WIDTH, initial_indent=first, subsequent_indent=" " * 22)
     if outcome.verdict == FASTER:
-        yield f"      {outcome.action}"
+        yield from textwrap.wrap(outcome.action, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     if outcome.error is not None and outcome.top5 is not None:
         differ = f"up to {100 * outcome.error:.2g}" if outcome.error > LEAST_ERROR else f"less than {100 * LEAST_ERROR:g}"
         same = f"{100 * outcome.top5:.0f} % of the 5 strongest segments stay"

@@ -35,7 +35,7 @@ class Variant:
 
     Attributes
     ----------
-    kind : of `KINDS`
+    kind : of `KINDS`, or TOGETHER
     name : what changes, in a word or two
     action : what a person does to have it
     changes : the attributes of `Way` that become others
@@ -57,6 +57,7 @@ class Variant:
 
 
 KINDS = ("precision", "channels_last", "compile", "batch_size", "workers")
+TOGETHER = "together"
 IN_THE_FACTORY = "in the function that makes your model"
 
 
@@ -103,5 +104,4 @@ def workers(count: int) -> Variant:
 def together(variants: list[Variant]) -> Variant:
     """All of them at once."""
     changes = {name: value for variant in variants for name, value in variant.changes.items()}
-    names = ", ".join(variant.name for variant in variants)
-    return Variant("together", f"together: {names}", "all of these", changes)
+    return Variant(TOGETHER, TOGETHER, "; ".join(variant.action for variant in variants), changes)
