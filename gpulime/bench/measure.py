@@ -16,7 +16,7 @@ from gpulime.bench.bare import Bare
 from gpulime.bench.compare import difference
 from gpulime.bench.machine import machine
 from gpulime.bench.piece import Piece
-from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, UNCLEAR, Outcome, Quantiles, Result
+from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, UNCLEAR, Outcome, PieceRow, Quantiles, Result
 from gpulime.bench.side import Side
 from gpulime.bench.stages import STAGES
 from gpulime.bench.subject import Subject
@@ -249,7 +249,7 @@ class _Bench:
             outcomes=self.outcomes,
             notes=[*self.notes, *self._notes()],
             pieces={
-                name: [(piece.images, piece.forwards, piece.seconds) for piece in of_side]
+                name: [PieceRow(one.images, one.forwards, one.seconds, one.an_image(self.s)) for one in of_side]
                 for name, of_side in self.pieces.items()
             },
         )

@@ -27,6 +27,15 @@ class Quantiles(NamedTuple):
         return cls(tenths[1], tenths[4], tenths[7])
 
 
+class PieceRow(NamedTuple):
+    """What a piece had and took, and what an image takes by it: of the bare model, its forwards alone."""
+
+    images: float
+    forwards: int
+    seconds: float
+    an_image: float
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of a variant.
@@ -71,7 +80,7 @@ class Result:
     whole_images, whole_seconds : the set, and how long it takes; None where there is none
     outcomes : of the variants
     notes : what limits these numbers
-    pieces : every piece by its side: images, forwards, seconds
+    pieces : every piece by its side
     """
 
     subject: dict[str, str]
@@ -91,10 +100,10 @@ class Result:
     whole_seconds: Quantiles | None
     outcomes: list[Outcome]
     notes: list[str]
-    pieces: dict[str, list[tuple[float, int, float]]] = field(default_factory=dict)
+    pieces: dict[str, list[PieceRow]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain JSON; quantiles are objects with the keys low, median and high."""
+        """The same as plain JSON; quantiles and pieces are objects with their names as keys."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
 
@@ -104,7 +113,7 @@ class Result:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Quantiles):
+    if isinstance(value, Quantiles | PieceRow):
         return value._asdict()
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}

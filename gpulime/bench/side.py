@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import time
 import warnings
 from collections import deque
@@ -20,6 +21,7 @@ from gpulime.bench.stages import READING, Staged, Stages
 from gpulime.bench.subject import Subject
 from gpulime.bench.way import Way
 from gpulime.errors import GpulimeError
+from gpulime.explainer import FLIGHT_ROWS
 from gpulime.explanation import Explanations
 from gpulime.inputs import Batch
 from gpulime.runs.isolation import Finished
@@ -109,7 +111,7 @@ class Side:
             groups = self._here(explainer, n)
             if self.ahead:
                 groups = iter(list(groups))
-        clock, waiting = _Clock(explainer), deque[Read]()
+        clock, waiting = _Clock(explainer, self.subject.n_samples, self.b), deque[Read]()
         if not lead:
             clock.start()
 
@@ -233,25 +235,38 @@ class _TimedReader:
 
 @dataclass
 class _Clock:
-    """The time of a piece, its forwards, and its stages."""
+    """The time of a piece of a run with s samples, its forwards, and its stages."""
 
     explainer: Staged
+    s: int
+    b: int
     started: float = 0.0
     forwards: int = 0
     model: float = 0.0
 
     def start(self) -> None:
         devices.synchronize(self.explainer.device)
+        self.explainer.clear()
         self.model, self.forwards = self.explainer.predictor.watch.seconds, 0
-        self.explainer.stages.clear()
         self.started = time.perf_counter()
 
     def forwards_seen(self, b: int) -> None:
         self.forwards += b
 
     def stop(self, apart: bool) -> Piece:
-        devices.synchronize(self.explainer.device)
+        explainer = self.explainer
+        devices.synchronize(explainer.device)
         seconds = time.perf_counter() - self.started
-        stages = {**self.explainer.stages.seconds, "model": self.explainer.predictor.watch.seconds - self.model}
+        stages = {**explainer.stages.seconds, "model": explainer.predictor.watch.seconds - self.model}
         stages["rest"] = seconds - sum(stages.values())
-        return Piece(self.forwards / self.explainer.n_samples, self.forwards, seconds, stages, apart)
+        images, extra = self.forwards / explainer.n_samples, 0.0
+        if explainer.firsts and explainer.others:
+            extra = max(0.0, statistics.median(explainer.firsts) - statistics.median(explainer.others))
+        return Piece(
+            images, self.forwards, seconds, stages, apart, len(explainer.firsts), extra, self._starts() if extra else 0.0
+        )
+
+    def _starts(self) -> float:
+        """How often an image of a run makes the model ready: once a flight, and again where its last rows wait for the next."""
+        images = max(1, FLIGHT_ROWS[self.explainer.device.type] // self.s)
+        return (1 + (images * self.s % self.b > 0)) / images
