@@ -126,6 +126,7 @@ def test_a_model_that_takes_none_has_a_low_one():
     assert measure(subject(), 0.3, ()).efficiency.median < 0.8
 
 
+@pytest.mark.long
 def test_a_slow_segmenter_is_seen_and_workers_are_tried(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     found = measure(subject(segments=SleepyGrid(0.03)), 1.0, ("workers",))
@@ -183,6 +184,7 @@ def test_a_piece_of_an_image_is_counted_up():
     assert any("32 of the 96 samples" in note for note in found.notes)
 
 
+@pytest.mark.long
 def test_bigger_batches_are_found_where_a_call_costs():
     found = measure(subject(Sleepy(a_call=0.02, a_row=0.0005), n_samples=64, batch_size=4), 1.0, ("batch_size",))
     assert found.best_batch >= 16
@@ -200,6 +202,7 @@ def test_the_batch_size_that_is_best_is_said_to_be():
     assert len(found.batch_rates) >= 3
 
 
+@pytest.mark.long
 def test_auto_is_settled_before_anything_counts():
     found = measure(subject(Sleepy(a_call=0.01, a_row=0.0005), batch_size="auto", n_samples=64), 0.5, ())
     assert found.settings["rows"] > 10

@@ -94,8 +94,9 @@ class _Bench:
         names = ", ".join(variant.name for variant in variants)
         count = len(sides) + len(variants)
         about = TURNS * took * count + (self.warm_seconds + took) * len(variants)
-        more = f", {names}: about {duration(about)}; compiling, and what helps together, come on top" if variants else ""
-        self.say(f"measuring {PRESENT}, {BARE}{more or f': about {duration(about)}'}")
+        compiling = "what compiling takes and " if any(variant.kind == "compile" for variant in variants) else ""
+        more = f"; {compiling}what is tried afterwards, workers and all that helped together, come on top" if variants else ""
+        self.say(f"measuring {PRESENT}, {BARE}{', ' if variants else ''}{names}: about {duration(about)}{more}")
         self._round(sides, variants)
         self._try_workers()
         self._try_together()
