@@ -38,6 +38,17 @@ def tests(bench: Bench) -> Iterator[Row]:
     yield bench.verdict("tests", "pytest tests/ops", _run(command, TESTS_S))
 
 
+def bench_command(bench: Bench) -> Iterator[Row]:
+    """``gpulime bench``: its tests that need a GPU, and the command itself, on random images."""
+    for package in ("pytest", "torchvision", "jsonargparse", "pyarrow", "skimage"):
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f"{package} is not installed")
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_bench.py", "-k", "cuda", "-p", "no:cacheprovider"]
+    yield bench.verdict("bench", "pytest tests/test_bench.py", _run(command, TESTS_S))
+    settings = ["--model.factory", "torchvision.models.resnet50", "--data.crop", "224", "--images", "random", "--seconds", "4"]
+    yield bench.verdict("bench", "gpulime bench", _run([sys.executable, "-m", "gpulime", "bench", *settings], TESTS_S))
+
+
 def sanitizer(bench: Bench, tool: str) -> Iterator[Row]:
     """The checks on small and awkward shapes under compute-sanitizer."""
     program = shutil.which("compute-sanitizer")
@@ -76,6 +87,7 @@ STAGES: dict[str, tuple[Step, ...]] = {
     "ablation": (partial(instrument, name="ablation"),),
     "growth": (partial(instrument, name="growth"),),
     "compiled": (gpu_engine.compiled,),
+    "bench": (bench_command,),
 }
 
 

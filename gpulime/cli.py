@@ -1,4 +1,4 @@
-"""The command ``gpulime``: explain images, write the report of a run again, export and compare runs, say what is here."""
+"""The command ``gpulime``: explain images, report, export and compare runs, measure, say what is here."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ Nothing is changed. Exit codes:
 COMPACTING = """
 The merged shard is there, and read back, before the old ones are deleted. Readers of gpulime may go on meanwhile; other
 programs may miss a file that they have just listed, and are run again. Corrupt shards are left as they are.
+"""
+
+BENCHING = """
+It takes a minute or two for a small model, and says beforehand how long: --seconds and --variants make it shorter.
+
+  gpulime bench --config configs/quickstart.yaml --out quickstart.json
+  gpulime bench --config configs/imagenet_val.yaml --images random --variants precision compile
 """
 
 
@@ -147,6 +154,19 @@ def compact(given: Namespace) -> int:
     return 0
 
 
+def bench(given: Namespace) -> int:
+    """Measure how fast your images are explained on this machine, where the time goes, and what makes it faster."""
+    settings = given.as_dict()
+    del settings["config"]
+    call = {name: settings.pop(name) for name in ("seconds", "variants", "images")}
+    out = settings.pop("to")
+    chosen = config.from_dict(settings)
+    from gpulime.bench import command
+
+    command.run(chosen, **call, out=out)
+    return 0
+
+
 def doctor(given: Namespace) -> int:
     """Say which versions and which device are here, how to get a faster path, and which batch sizes were found best."""
     from gpulime import cache
@@ -207,6 +227,21 @@ def _add_verify(parser: ArgumentParser) -> None:
     parser.add_argument("--inputs", action="store_true", help="hash the images again, too: have any changed or gone since?")
 
 
+def _add_bench(parser: ArgumentParser) -> None:
+    call = parser.add_argument_group("this measurement", "Nothing is written but the file that is asked for.")
+    call.add_argument("--seconds", metavar="X", type=float, help="for each variant, in five turns (default: 6)")
+    call.add_argument(
+        "--variants",
+        metavar="NAME",
+        type=str,
+        nargs="*",
+        help="what is tried, of precision, channels_last, compile, batch_size and workers (default: all)",
+    )
+    call.add_argument("--images", metavar="random", type=str, help="random pixels in the place of data.source")
+    options.add(parser, hidden=("out",))
+    call.add_argument("--out", dest="to", metavar="FILE", type=str, help="a JSON file that gets all numbers")
+
+
 def _add_compact(parser: ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--rows", metavar="N", type=int, default=8192, help="the most rows of a merged shard (default: 8192)")
@@ -240,6 +275,7 @@ COMMANDS = {
     "diff": Command(diff, "RUN_A RUN_B [--to DIR]", _add_diff),
     "verify": Command(verify, "RUN [--inputs]", _add_verify, VERDICTS),
     "compact": Command(compact, "RUN [--rows N]", _add_compact, COMPACTING),
+    "bench": Command(bench, "[--config FILE] [--SETTING VALUE ...] [--seconds X] [--out FILE]", _add_bench, BENCHING),
     "doctor": Command(doctor, "[--clear-cache]", _add_doctor),
 }
 

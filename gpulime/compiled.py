@@ -24,14 +24,14 @@ class Compiled:
 
     Attributes
     ----------
-    works : bool, whether the model can be compiled, as far as is known
+    reason : str or None, why the model cannot be compiled; None for as long as it seems to be
     """
 
     def __init__(self, model: nn.Module | Callable[[Tensor], Any], setting: bool | str) -> None:
         if not isinstance(setting, bool) and setting not in MODES:
             raise unknown("compile", setting, ["True", "False", *MODES])
         self.model, self.mode = model, None if isinstance(setting, bool) else setting
-        self.works = True
+        self.reason: str | None = None
         self._compiled: Callable[[Tensor], Any] | None = None
 
     def __call__(self, rows: Tensor, b: int) -> Any:
@@ -50,12 +50,12 @@ class Compiled:
         except Exception as error:  # of the compiler, of what it calls, or of the model
             if out_of_memory(error) or rows._version != version:
                 raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_REASON]
         else:
             return outputs[: len(rows)] if isinstance(outputs, Tensor) and outputs.shape[:1] == (b,) else outputs
         outputs = self.model(rows)  # raises where the error is the model's
-        self.works, self._compiled = False, None
-        warnings.warn(f"the model cannot be compiled and is called as it is: {reason[:MOST_REASON]}", stacklevel=2)
+        self.reason, self._compiled = reason, None
+        warnings.warn(f"the model cannot be compiled and is called as it is: {reason}", stacklevel=2)
         return outputs
 
     def __getstate__(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from argparse import SUPPRESS
+from collections.abc import Collection, Iterable
 from dataclasses import Field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -28,12 +29,12 @@ WORDS = {
 # Options that are no settings.
 OTHERS = (
     *("config", "dry-run", "limit", "retry-failed", "shard"),
-    *("clear-cache", "ids", "ids-file", "inputs", "json", "rows", "to"),
+    *("clear-cache", "ids", "ids-file", "images", "inputs", "json", "rows", "seconds", "to", "variants"),
 )
 
 
-def add(parser: ArgumentParser) -> None:
-    """Give ``parser`` the option --config, and one for each setting."""
+def add(parser: ArgumentParser, hidden: Collection[str] = ()) -> None:
+    """Give ``parser`` the option --config, and one for each setting; those ``hidden`` can only stand in a file."""
     parser.add_argument(
         "--config", action=_ConfigFile, metavar="FILE", help="YAML file of settings; an option after it overrides it"
     )
@@ -52,6 +53,9 @@ def add(parser: ArgumentParser) -> None:
             help=_help(field),
         )
         argument.option_strings = [f"--{name}"]  # not also jsonargparse's --NAME+, which appends to a list
+        if name in hidden:
+            argument.help, argument.option_strings = SUPPRESS, [f"--settings.{name}"]
+            del parser._option_string_actions[f"--{name}"]  # free for an option of the command's own
 
 
 def add_call(parser: ArgumentParser) -> None:

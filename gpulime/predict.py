@@ -81,6 +81,11 @@ class Predictor:
         self._compiled = Compiled(model, compile) if compile is not False else None
         self._proven = not has_conv  # whether the memory format is known to suit the model
 
+    @property
+    def not_compiled(self) -> str | None:
+        """Why a model that shall be compiled is not; None where it is, or need not be."""
+        return None if self._compiled is None else self._compiled.reason
+
     def device(self, images: Tensor) -> torch.device:
         """Where the work is done: as asked, else where the model is, else where the images are."""
         home = next((t.device for t in self._weights()), None)
@@ -216,7 +221,7 @@ class Predictor:
         return self._call(rows if self.memory_format is torch.channels_last else rows.contiguous(), full)
 
     def _call(self, rows: Tensor, full: int | None) -> Any:
-        if full is not None and self._compiled is not None and self._compiled.works:
+        if full is not None and self._compiled is not None and self._compiled.reason is None:
             return self._compiled(rows, min(full, self.most))
         return self.model(rows) if self._folding is None else self._folding(self.model, rows)
 

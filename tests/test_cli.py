@@ -34,7 +34,15 @@ def write(tmp_path):
     return to_file
 
 
-HELP = [["--help"], ["explain", "--help"], ["diff", "--help"], ["export"], ["--version"], ["explain", "--lime.n_sample", "1"]]
+HELP = [
+    ["--help"],
+    ["explain", "--help"],
+    ["bench", "--help"],
+    ["diff", "--help"],
+    ["export"],
+    ["--version"],
+    ["explain", "--lime.n_sample", "1"],
+]
 
 
 @pytest.mark.parametrize("command", HELP)
@@ -55,8 +63,8 @@ def test_python_m_gpulime_is_the_command():
     done = subprocess.run([sys.executable, "-m", "gpulime", "explian"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "gpulime: the command must be one of 'explain', 'status', 'report', 'export', 'diff', 'verify', 'compact', 'doctor'; "
-        "got 'explian' (did you mean 'explain'?)\n"
+        "gpulime: the command must be one of 'explain', 'status', 'report', 'export', 'diff', 'verify', 'compact', 'bench', "
+        "'doctor'; got 'explian' (did you mean 'explain'?)\n"
     )
 
 

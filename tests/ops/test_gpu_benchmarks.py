@@ -75,6 +75,14 @@ def test_kernels_are_timed_beside_their_bounds(kept, monkeypatch):
     assert all(row.device == "none" and row.date and row.torch for row in rows.values())
 
 
+def test_the_command_is_run(kept, monkeypatch):
+    commands = []
+    monkeypatch.setattr(gpu, "_run", lambda command, seconds: commands.append(command) or "")
+    assert run("bench") == 0
+    assert [row.side for row in read(kept, Row)] == ["gpulime bench", "pytest tests/test_bench.py"]
+    assert all(Path(word).exists() for word in commands[0] if word.startswith("tests/"))
+
+
 def test_the_engine_is_timed_beside_the_bare_model(kept):
     assert run("efficiency") == 0
     rows = {(row.entry, row.side): row for row in read(kept, Row)}

@@ -1,0 +1,35 @@
+"""The machine that was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpulime import __version__
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Its name, threads or cores, and the versions that count."""
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else _cpu(),
+        "kind": device.type,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gpulime": __version__,
+    }
+
+
+def _cpu() -> str:
+    try:
+        name = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        name = None
+    return name[1].strip() if name else platform.processor() or platform.machine()

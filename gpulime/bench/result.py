@@ -1,0 +1,120 @@
+"""What a measurement found, as it is saved in JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, NamedTuple
+
+FASTER, UNCLEAR, NOTHING, SLOWER, FAILED, NOT_TRIED = "faster", "unclear", "nothing", "slower", "failed", "not tried"
+
+
+class Quantiles(NamedTuple):
+    """The 20 %, 50 % and 80 % quantiles of repeated measurements."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Quantiles:
+        """Of one value or more."""
+        tenths = quantiles(values, n=10, method="inclusive") if len(values) > 1 else [*values] * 9
+        return cls(tenths[1], tenths[4], tenths[7])
+
+
+class PieceRow(NamedTuple):
+    """What a piece had and took, and what an image takes by it: of the bare model, its forwards alone."""
+
+    images: float
+    forwards: int
+    seconds: float
+    an_image: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a variant.
+
+    Attributes
+    ----------
+    kind, name, action : as of `way.Variant`
+    verdict : FASTER, UNCLEAR, NOTHING, SLOWER, FAILED or NOT_TRIED
+    gain : how many times as fast as the present settings, in pieces that followed each other
+    error : the greatest difference of a coefficient from the present settings', as a part of the image's largest; of the most
+        probable class
+    top5 : share of the five strongest segments that both have
+    reason : why there is no gain to tell
+    once : seconds that it takes once a process, such as compiling
+    """
+
+    kind: str
+    name: str
+    action: str
+    verdict: str
+    gain: Quantiles | None = None
+    error: float | None = None
+    top5: float | None = None
+    reason: str | None = None
+    once: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """All numbers; times in seconds, memory in bytes.
+
+    Attributes
+    ----------
+    subject, machine : what was measured, and where
+    settings : of those that count here
+    images_per_s, forwards_per_s : of a run with the present settings
+    bare_forwards_per_s : of the model alone, as ``bare`` says
+    efficiency : the bare forwards' time over the run's, for the same forwards
+    stages : seconds an image by stage, which add up to ``an_image``
+    memory : the most that the run took; None where it is not known
+    batch_rates, best_batch : forwards per second of the model by rows of a batch; the fewest rows that are about the fastest
+    whole_images, whole_seconds : the set, and how long it takes; None where there is none
+    outcomes : of the variants
+    notes : what limits these numbers
+    pieces : every piece by its side
+    """
+
+    subject: dict[str, str]
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    images_per_s: Quantiles
+    forwards_per_s: Quantiles
+    bare: str
+    bare_forwards_per_s: Quantiles
+    efficiency: Quantiles
+    stages: dict[str, float]
+    an_image: float
+    memory: int | None
+    batch_rates: dict[int, float]
+    best_batch: int
+    whole_images: int | None
+    whole_seconds: Quantiles | None
+    outcomes: list[Outcome]
+    notes: list[str]
+    pieces: dict[str, list[PieceRow]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON; quantiles and pieces are objects with their names as keys."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
+
+    def write(self, file: Path) -> None:
+        """Write it as JSON."""
+        file.write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Quantiles | PieceRow):
+        return value._asdict()
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

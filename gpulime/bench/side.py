@@ -1,0 +1,274 @@
+"""One way of running the model, piece by piece: from images on disk to the rows of the store, of which none is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count, islice, pairwise
+
+import torch
+
+from gpulime import device as devices
+from gpulime.bench.piece import Piece, Size
+from gpulime.bench.stages import READING, Staged, Stages
+from gpulime.bench.subject import Subject
+from gpulime.bench.way import Way
+from gpulime.errors import GpulimeError
+from gpulime.explainer import FLIGHT_ROWS
+from gpulime.explanation import Explanations
+from gpulime.inputs import Batch
+from gpulime.runs.isolation import Finished
+from gpulime.runs.loader import Read, batches
+from gpulime.runs.recorder import Recorder
+from gpulime.runs.sources import Item
+from gpulime.runs.workers import read_all
+from gpulime.segments import describe, segment
+
+SETTLED = 4  # model batches of one size, one after the other: the search for it is over (it takes three of each)
+MOST_TICKS = 100  # model batches of a warm-up, where images of many sizes each have a search of their own
+UNREADABLE = 100  # images one after the other that cannot be read: there is nothing to measure
+AT_ONCE_SECONDS = 0.05  # worth of images, or a model batch of them, that a worker reads at a time: a piece is much longer
+LEAST_ROUNDS = 2  # of all workers, in a piece
+
+Group = tuple[list[Read], Batch]
+
+
+class Side:
+    """A way, its Explainer, and pieces of a size that suits it.
+
+    Attributes
+    ----------
+    image_seconds : what an image takes, roughly
+    size : Size, of a piece
+    b : the rows of a model batch
+    ahead : bool
+        Images are read before the clock starts: with worker processes, where a piece is less than an image, reading is
+        hidden by a run, and cannot be by a piece.
+    not_compiled : str or None, why a model that shall be compiled is not
+    load_share : share of loading in the time that a run waits for its workers, the rest being segmentation's
+    """
+
+    def __init__(self, subject: Subject, way: Way, seconds: float) -> None:
+        self.subject, self.way, self.seconds = subject, way, seconds
+        self.unreadable: dict[str, str] = {}
+        first = self._explainer(way)
+        self.device, self._images, self._in_a_row, self._k = first.device, 0, 0, 1
+        self.b, rate = self._settle(first)
+        self.not_compiled = first.predictor.not_compiled
+        load, cut = (first.stages.seconds[stage] / self._images for stage in READING)
+        self.load_share = load / max(load + cut, 1e-9)
+        self.image_seconds = (load + cut) / max(way.workers, 1) + subject.n_samples / rate
+        rows = seconds / self.image_seconds * subject.n_samples
+        self.size = Size.of(subject.n_samples, self.b, rows, least=self._k + 1)
+        self.ahead = way.workers > 0 and self.size.samples < subject.n_samples and self.size.images == 1
+        if way.workers and not self.ahead:
+            self.size = dataclasses.replace(self.size, samples=subject.n_samples)
+        self.explainer = self._explainer(dataclasses.replace(way, batch_size=self.b), n_samples=self.size.samples)
+        self.explainer.stages.waits = self.device.type == "cuda" and self.size.samples < subject.n_samples / 2
+
+    @property
+    def apart(self) -> bool:
+        """Whether a piece tells its stages apart."""
+        return self.device.type != "cuda" or self.explainer.stages.waits
+
+    def _explainer(self, way: Way, **changed: int) -> Staged:
+        return self.subject.explainer(way, Stages(devices.named(self.subject.lime["device"])), **changed)
+
+    def _settle(self, explainer: Staged) -> tuple[int, float]:
+        """Warm up until the batch size is found: the rows of a batch, and rows per second."""
+        ticks: list[tuple[float, int]] = []
+
+        def after(b: int) -> None:
+            devices.synchronize(self.device)
+            ticks.append((time.perf_counter(), b))
+            settled = len(ticks) > SETTLED and len({b for _, b in ticks[-SETTLED:]}) == 1
+            if settled or len(ticks) >= MOST_TICKS:
+                raise _SettledError
+
+        endless = (group for _ in count() for group in self._here(explainer, 1))
+        with suppress(_SettledError):
+            for _ in explainer.stream((batch for _, batch in endless), after):
+                pass
+        times = sorted(end - start for (start, _), (end, _) in pairwise(ticks[-SETTLED:]))
+        return ticks[-1][1], ticks[-1][1] / times[len(times) // 2]
+
+    def run(self) -> Piece:
+        """One piece."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run's, which have been said
+            return self._run()
+
+    def _run(self) -> Piece:
+        explainer, n, lead = self.explainer, self.size.images, 0
+        if self.way.workers and not self.ahead:
+            lead, n, groups = self._in_workers(n)
+        else:
+            groups = self._here(explainer, n)
+            if self.ahead:
+                groups = iter(list(groups))
+        clock, waiting = _Clock(explainer, self.subject.n_samples, self.b), deque[Read]()
+        if not lead:
+            clock.start()
+
+        def feed() -> Iterator[Batch]:
+            given = 0
+            while given < lead + n:
+                if lead and not clock.started and given >= lead:
+                    clock.start()
+                group = next(groups, None)
+                if group is None:
+                    return
+                given += len(group[0])
+                waiting.extend(group[0])
+                yield group[1]
+
+        recorder = Recorder(explainer.n_samples, explainer.seed, "", describe(explainer.segmenter, self.device))
+        for explanations in explainer.stream(feed(), clock.forwards_seen):
+            kept = explanations.cpu()
+            for i in range(len(kept)):
+                recorder.row(Finished(waiting.popleft(), kept, i))
+        return clock.stop(self.apart)
+
+    def _in_workers(self, n: int) -> tuple[int, int, Iterator[Group]]:
+        """Images before the clock starts, images that count, about ``n``, and all of them from worker processes.
+
+        Workers that start together are done together, each with what it reads at a time. So the clock starts behind such a
+        round and stops behind another, and in between lie whole rounds; at its end they go on reading, as in the middle of a
+        run.
+        """
+        count = self.way.workers
+        enough = max(math.ceil(self.b / self.subject.n_samples), round(AT_ONCE_SECONDS / self.image_seconds))
+        at_once = min(self.subject.data.batch_size, enough)
+        a_round = at_once * count
+        n = max(LEAST_ROUNDS, math.ceil(n / a_round)) * a_round
+        return a_round, n, self._read(self.explainer, self.subject.next_items(n + 3 * a_round), at_once, count)
+
+    def _here(self, explainer: Staged, n: int) -> Iterator[Group]:
+        """The next n images, read in this process."""
+        left = n
+        while left:
+            for group in self._read(explainer, self.subject.next_items(left), min(left, self.subject.data.batch_size), 0):
+                left -= len(group[0])
+                yield group
+
+    def _read(self, explainer: Staged, items: list[Item], at_once: int, workers: int) -> Iterator[Group]:
+        """Items as batches with segments; what cannot be read is left out."""
+        reader, stages = _TimedReader(self.subject.reader), explainer.stages
+        timeout = self.subject.data.timeout_seconds
+        source = read_all(items, reader, explainer.segmenter, explainer.device, at_once, workers, timeout)
+        while True:
+            before, start = reader.seconds, time.perf_counter()
+            reads = next(source, None)
+            waited = time.perf_counter() - start
+            load = waited * self.load_share if workers else reader.seconds - before
+            stages.seconds["load"] += load
+            stages.seconds["segment"] += waited - load
+            if reads is None:
+                return
+            for group, batch in batches([read for read in reads if self._sound(read)], "top", in_unit=True):
+                if batch is not None:
+                    yield group, self._segmented(explainer, batch)
+
+    def _segmented(self, explainer: Staged, batch: Batch) -> Batch:
+        """With the segments that the device makes itself, where no reading process has made them."""
+        if batch.segments is None:
+            images = batch.images.to(explainer.device)
+            with explainer.stages.at("segment"), devices.exact(explainer.device):
+                made = segment(explainer.segmenter, explainer.normalisation.pictures(images))
+            batch = dataclasses.replace(batch, images=images, segments=made.labels)
+        assert batch.segments is not None
+        self._k = max(self._k, int(batch.segments.max()) + 1)
+        return batch
+
+    def _sound(self, read: Read) -> bool:
+        if read.pixels is not None:
+            self._in_a_row = 0
+            self._images += 1
+            return True
+        self._in_a_row += 1
+        self.unreadable[read.item.image_id] = str(read.error)
+        if self._in_a_row >= min(UNREADABLE, len(self.subject.items)):
+            raise GpulimeError(f"none of {self._in_a_row} images could be read; the last, {read.item.image_id!r}: {read.error}")
+        return False
+
+    def images(self, n: int) -> Batch:
+        """The next n images of one size, with segments, or fewer where the next is of another."""
+        groups = list(islice(self._here(self.explainer, n), n))
+        batch = groups[0][1]
+        others = [other for _, other in groups[1:] if other.images.shape[1:] == batch.images.shape[1:]]
+        assert batch.segments is not None
+        return Batch(
+            torch.cat([batch.images, *(other.images for other in others)]),
+            segments=torch.cat([part.segments for part in [batch, *others] if part.segments is not None]),
+            keys=torch.cat([part.keys for part in [batch, *others] if part.keys is not None]),
+        )
+
+    def explain(self, batch: Batch, n_samples: int) -> Explanations:
+        """Explanations of a batch, on the CPU, with fewer samples than a run takes."""
+        explainer = self._explainer(dataclasses.replace(self.way, batch_size=self.b), n_samples=n_samples)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Explanations.cat(list(explainer.stream([batch]))).cpu()
+
+
+class _SettledError(Exception):
+    """Enough has been seen."""
+
+
+class _TimedReader:
+    """A reader that adds up how long it takes, in the process that it reads in."""
+
+    def __init__(self, reader: Callable[[Item], Read]) -> None:
+        self.reader, self.seconds = reader, 0.0
+
+    def __call__(self, item: Item) -> Read:
+        start = time.perf_counter()
+        read = self.reader(item)
+        self.seconds += time.perf_counter() - start
+        return read
+
+
+@dataclass
+class _Clock:
+    """The time of a piece of a run with s samples, its forwards, and its stages."""
+
+    explainer: Staged
+    s: int
+    b: int
+    started: float = 0.0
+    forwards: int = 0
+    model: float = 0.0
+
+    def start(self) -> None:
+        devices.synchronize(self.explainer.device)
+        self.explainer.clear()
+        self.model, self.forwards = self.explainer.predictor.watch.seconds, 0
+        self.started = time.perf_counter()
+
+    def forwards_seen(self, b: int) -> None:
+        self.forwards += b
+
+    def stop(self, apart: bool) -> Piece:
+        explainer = self.explainer
+        devices.synchronize(explainer.device)
+        seconds = time.perf_counter() - self.started
+        stages = {**explainer.stages.seconds, "model": explainer.predictor.watch.seconds - self.model}
+        stages["rest"] = seconds - sum(stages.values())
+        images, extra = self.forwards / explainer.n_samples, 0.0
+        if explainer.firsts and explainer.others:
+            extra = max(0.0, statistics.median(explainer.firsts) - statistics.median(explainer.others))
+        return Piece(
+            images, self.forwards, seconds, stages, apart, len(explainer.firsts), extra, self._starts() if extra else 0.0
+        )
+
+    def _starts(self) -> float:
+        """How often an image of a run makes the model ready: once a flight, and again where its last rows wait for the next."""
+        images = max(1, FLIGHT_ROWS[self.explainer.device.type] // self.s)
+        return (1 + (images * self.s % self.b > 0)) / images

@@ -1,0 +1,109 @@
+"""Where the time of a run goes: an Explainer that notes how long each stage takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpulime import device as devices
+from gpulime.explainer import Explainer
+from gpulime.explanation import Explanations
+from gpulime.inputs import Batch
+from gpulime.predict import Model
+from gpulime.queue import Flight
+
+# "prepare" brings images to the device, with fill colours and normalised; "masking" draws masks and makes the rows; "rest" is
+# what no stage has: the queue, labels, rows of the store.
+STAGES = ("load", "segment", "prepare", "masking", "model", "fit", "rest")
+ONCE = ("load", "segment", "prepare", "rest")  # done once an image, however many samples it has
+READING = ("load", "segment")
+
+
+class Stages:
+    """Seconds by stage.
+
+    A GPU works while the host goes on: for its stages to be told apart it is waited for at the borders of each, which costs
+    some speed. So that is done in pieces of their own, and in others (``waits`` False) it is left alone.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.waits = device, False
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    def clear(self) -> None:
+        """Start anew."""
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def at(self, stage: str) -> Iterator[None]:
+        """Around the work of one stage."""
+        if self.waits:
+            devices.synchronize(self.device)
+        start = time.perf_counter()
+        yield
+        if self.waits:
+            devices.synchronize(self.device)
+        self.seconds[stage] += time.perf_counter() - start
+
+
+class Staged(Explainer):
+    """An Explainer with a clock at the stages that are its own; `Predictor.watch` has the model's.
+
+    Attributes
+    ----------
+    firsts, others : seconds of the model batches that come first after the model was made ready (eval mode, autocast, folding,
+        whose weights are made anew there), and of all others; only where stages are told apart
+    """
+
+    def __init__(self, stages: Stages, model: Model, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        self.stages = stages
+        self._make_ready = self.predictor.inference
+        self.predictor.inference = self._inference  # type: ignore[method-assign, assignment]
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what has been noted."""
+        self.stages.clear()
+        self.firsts: list[float] = []
+        self.others: list[float] = []
+        self._fresh, self._seen = False, self.predictor.watch.seconds
+
+    def prepare(self, batch: Batch) -> Iterator[Flight]:
+        """As an Explainer does."""
+        flights = super().prepare(batch)
+        while True:
+            with self.stages.at("prepare"):
+                flight = next(flights, None)
+            if flight is None:
+                return
+            yield flight
+
+    def compose(self, flight: Flight, start: int, stop: int) -> Tensor:
+        """As an Explainer does."""
+        with self.stages.at("masking"):
+            self._note()
+            return super().compose(flight, start, stop)
+
+    def solve(self, flight: Flight) -> Explanations:
+        """As an Explainer does."""
+        with self.stages.at("fit"):
+            self._note()
+            return super().solve(flight)
+
+    def _inference(self, device: torch.device) -> AbstractContextManager[None]:
+        self._note()
+        self._fresh = True
+        return self._make_ready(device)
+
+    def _note(self) -> None:
+        """Note how long the model has taken since the last time, if it has been called."""
+        seen = self.predictor.watch.seconds
+        if seen > self._seen:
+            (self.firsts if self._fresh else self.others).append(seen - self._seen)
+            self._fresh, self._seen = False, seen

@@ -1,0 +1,155 @@
+"""What is measured: the model, the images and the settings that `gpulime explain` would have, or random images."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from gpulime import device as devices
+from gpulime.batch_size import BatchSize
+from gpulime.bench.stages import Staged, Stages
+from gpulime.bench.way import Way
+from gpulime.config import Config, DataConfig
+from gpulime.errors import GpulimeError, check, whole
+from gpulime.predict import Model
+from gpulime.runs import models, sources
+from gpulime.runs.loader import FileReader, Read
+from gpulime.runs.sources import Item
+from gpulime.runs.transform import Transform
+
+RANDOM = "random"
+RANDOM_IMAGES = 64  # that differ; more would be no other
+
+
+@dataclass(frozen=True)
+class RandomReader:
+    """Makes uint8 pixels in the place of reading them; an item's path is its number."""
+
+    shape: tuple[int, int, int]
+
+    def __call__(self, item: Item) -> Read:
+        """(c, h, w) noise, the same for the same item."""
+        generator = torch.Generator().manual_seed(int(item.path))
+        return Read(item, torch.randint(256, self.shape, dtype=torch.uint8, generator=generator), "")
+
+
+@dataclass
+class Subject:
+    """A model, images, and how they are explained.
+
+    Attributes
+    ----------
+    model : Module or callable
+        In eval mode, on the device where it is to run.
+    items, reader : the images, and what reads one of them; its pixels are uint8, or floats in [0, 1]
+    lime : arguments of `gpulime.Explainer`
+    data : DataConfig, of which ``workers`` and ``batch_size`` count
+    images : int or None, those of the whole set
+    about : what model and images are called
+    """
+
+    model: Model
+    items: Sequence[Item]
+    reader: Callable[[Item], Read]
+    lime: dict[str, Any]
+    data: DataConfig = field(default_factory=DataConfig)
+    images: int | None = None
+    about: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._channels_last: Model | None = None
+        self._read = 0
+
+    @property
+    def n_samples(self) -> int:
+        """s, of each image."""
+        return int(self.lime["n_samples"])
+
+    @property
+    def way(self) -> Way:
+        """The present settings."""
+        return Way(self.lime["precision"], self.lime["batch_size"], self.data.workers, self.lime.get("compile", False))
+
+    def next_items(self, n: int) -> list[Item]:
+        """The next n images; after the last comes the first again, since what is read twice comes from memory."""
+        chosen = [self.items[i % len(self.items)] for i in range(self._read, self._read + n)]
+        self._read += n
+        return chosen
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an image has been read twice."""
+        return self._read > len(self.items)
+
+    def explainer(self, way: Way, stages: Stages, **changed: Any) -> Staged:
+        """What explains in that way; it asks no earlier process for the best batch size, and tells no later one."""
+        here = {"precision": way.precision, "batch_size": way.batch_size, "compile": way.compile}
+        explainer = Staged(stages, self._model(way), **{**self.lime, **here, **changed})
+        explainer.batch_size = BatchSize(way.batch_size)
+        return explainer
+
+    def _model(self, way: Way) -> Model:
+        """The model as a way wants it; one copy for all that want one."""
+        if not way.channels_last:
+            return self.model
+        if self._channels_last is None:
+            self._channels_last = channels_last(self.model)
+        return self._channels_last
+
+    def forget_models(self) -> None:
+        """Free the copy that variants needed."""
+        self._channels_last = None
+
+
+def channels_last(model: Model) -> torch.nn.Module:
+    """A copy whose weights lie in memory as ``channels_last`` has them."""
+    assert isinstance(model, torch.nn.Module)
+    copied: torch.nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    return copied
+
+
+def of_config(config: Config, images: str | None = None) -> Subject:
+    """The subject that a configuration describes.
+
+    Parameters
+    ----------
+    config : Config
+    images : str, optional
+        "random": noise of the size that the model takes, in the place of ``data.source``, which is not looked at.
+
+    Raises
+    ------
+    GpulimeError
+        Where a setting, the model or the source is not what it must be.
+    """
+    check(images in (None, RANDOM), f"--images must be {RANDOM!r}, or left out to read data.source; got {images!r}")
+    loaded = models.load(config.model, config.data, config.lime)
+    device = devices.named(config.lime.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std, "device": device}
+    # As many labels as a run explains: which ones makes no difference in time, and random images have no target.
+    labels = lime.pop("labels")
+    lime["top_labels"] = {"top": config.lime.top_labels, "target": 1, "top+target": config.lime.top_labels + 1}[labels]
+    about = {"model": loaded.description}
+    model = loaded.model.eval().to(device)
+    if images == RANDOM:
+        c, h, w = shape = _shape(loaded.transform)
+        about["images"] = f"random pixels, {c} x {h} x {w}"
+        items = [Item(str(i), str(i).encode()) for i in range(RANDOM_IMAGES)]
+        return Subject(model, items, RandomReader(shape), lime, config.data, None, about)
+    try:
+        source = sources.find(config.data, loaded.class_names)
+    except GpulimeError as error:
+        raise GpulimeError(f"{error} (--images {RANDOM} measures without any)") from error
+    about["images"] = f"{len(source.items):,} of {config.data.source}"
+    reader = FileReader(dataclasses.replace(source, items=[]), loaded.transform)
+    return Subject(model, source.items, reader, lime, config.data, len(source.items), about)
+
+
+def _shape(transform: Transform) -> tuple[int, int, int]:
+    side = whole("data.crop or data.resize", transform.crop or transform.resize, 1)
+    return 3, side, side

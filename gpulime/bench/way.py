@@ -1,0 +1,101 @@
+"""The ways in which a model can be run: the present one, and the variants that may be faster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from gpulime.predict import PRECISIONS, Model
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is run.
+
+    Attributes
+    ----------
+    precision, batch_size, workers : as ``lime.precision``, ``lime.batch_size`` and ``data.workers``
+    compile : as ``lime.compile``
+    channels_last : whether the weights are brought to that memory format
+    """
+
+    precision: str
+    batch_size: int | str
+    workers: int
+    compile: bool | str = False
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A change of the present way.
+
+    Attributes
+    ----------
+    kind : of `KINDS`, or TOGETHER
+    name : what changes, in a word or two
+    action : what a person does to have it
+    changes : the attributes of `Way` that become others
+    """
+
+    kind: str
+    name: str
+    action: str
+    changes: Mapping[str, object]
+
+    def of(self, way: Way) -> Way:
+        """The way with this change."""
+        return replace(way, **self.changes)  # type: ignore[arg-type]
+
+    @property
+    def changes_numbers(self) -> bool:
+        """Whether the model computes something else than before, beyond which rows it computes together."""
+        return self.kind not in ("batch_size", "workers")
+
+
+KINDS = ("precision", "channels_last", "compile", "batch_size", "workers")
+TOGETHER = "together"
+IN_THE_FACTORY = "in the function that makes your model"
+
+
+def precisions(way: Way, device: torch.device) -> list[Variant]:
+    """The other precisions that pay on such a device; float16 has no kernels to speak of on CPUs."""
+    worthwhile = [name for name in PRECISIONS if name != way.precision and (name != "float16" or device.type == "cuda")]
+    return [Variant("precision", name, f"--lime.precision {name}", {"precision": name}) for name in worthwhile]
+
+
+def memory_formats(model: Model) -> list[Variant] | str:
+    """The weights in channels_last, or why there is nothing to try."""
+    if not isinstance(model, nn.Module):
+        return "the model is a function, whose weights nothing is known of"
+    weights = [part.weight for part in model.modules() if isinstance(part, nn.Conv2d)]
+    if not weights:
+        return "the model has no convolutions of images"
+    if all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights):
+        return "the weights are in channels_last already"
+    action = f"model.to(memory_format=torch.channels_last) {IN_THE_FACTORY}"
+    return [Variant("channels_last", "channels_last", action, {"channels_last": True})]
+
+
+def compiling(b: int) -> Variant:
+    """The model through ``torch.compile``, in batches of b rows, which need no search."""
+    return Variant("compile", "torch.compile", "--lime.compile true", {"compile": True, "batch_size": b})
+
+
+def batch_size(b: int) -> Variant:
+    """Model batches of b rows."""
+    return Variant("batch_size", f"batches of {b}", f"--lime.batch_size {b}", {"batch_size": b})
+
+
+def workers(count: int) -> Variant:
+    """So many processes that read and segment."""
+    return Variant("workers", f"{count} worker{'s' * (count > 1)}", f"--data.workers {count}", {"workers": count})
+
+
+def together(variants: list[Variant]) -> Variant:
+    """All of them at once."""
+    changes = {name: value for variant in variants for name, value in variant.changes.items()}
+    return Variant(TOGETHER, TOGETHER, "; ".join(variant.action for variant in variants), changes)

@@ -1,0 +1,578 @@
+"""`gpulime bench`: its numbers add up, and what slows a model, an image or a segmenter down is found."""
+
+import json
+import math
+import shutil
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from gpulime import cli
+from gpulime.bench import measure as measuring
+from gpulime.bench import result, rows, way
+from gpulime.bench.compare import difference
+from gpulime.bench.measure import measure
+from gpulime.bench.piece import Piece, Size
+from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, UNCLEAR, Quantiles
+from gpulime.bench.stages import STAGES
+from gpulime.bench.subject import RandomReader, Subject, of_config
+from gpulime.bench.text import text
+from gpulime.bench.turns import TURNS, in_turns
+from gpulime.config import Config, DataConfig, LimeConfig, ModelConfig
+from gpulime.errors import GpulimeError
+from gpulime.explainer import Explainer
+from gpulime.predict import Predictor
+from gpulime.runs.loader import Read
+from gpulime.runs.sources import Item
+from gpulime.segments import Grid
+
+SIDE = 16
+
+
+class Sleepy(nn.Module):
+    """Three classes from the means of the channels, after some sleep for each call and each row."""
+
+    def __init__(self, a_call=0.0, a_row=0.0):
+        super().__init__()
+        self.a_call, self.a_row = a_call, a_row
+        self.weight = nn.Parameter(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)) * 5)
+
+    def forward(self, x):
+        if self.a_call or self.a_row:
+            time.sleep(self.a_call + self.a_row * len(x))
+        return x.mean((2, 3)) @ self.weight
+
+
+class SleepyGrid:
+    """A segmenter that takes its time."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __call__(self, picture):
+        time.sleep(self.seconds)
+        return np.arange(SIDE * SIDE).reshape(SIDE, SIDE) // 32
+
+
+class SleepyReader(RandomReader):
+    def __call__(self, item):
+        time.sleep(0.02)
+        return super().__call__(item)
+
+
+class HalfBroken(RandomReader):
+    def __call__(self, item):
+        return Read(item, error="no image", kind="decode") if int(item.path) % 2 else super().__call__(item)
+
+
+class Broken(RandomReader):
+    def __call__(self, item):
+        return Read(item, error="no image", kind="decode")
+
+
+def subject(model=None, segments=None, reader=RandomReader, device="cpu", images=8, workers=0, **lime):
+    settings = {
+        "n_samples": 24,
+        "segments": segments or Grid(3, 3),
+        "precision": "float32",
+        "batch_size": 8,
+        "fill": 0.0,
+        **lime,
+    }
+    model = (Sleepy() if model is None else model).eval().to(device)
+    about = {"model": "a model", "images": f"{images} images"}
+    items = [Item(str(i), str(i).encode()) for i in range(images)]
+    settings |= {"device": torch.device(device), **lime}
+    return Subject(model, items, reader((3, SIDE, SIDE)), settings, DataConfig(workers=workers), images, about)
+
+
+def outcome(found, kind):
+    return next(one for one in found.outcomes if one.kind == kind)
+
+
+def test_the_numbers_add_up():
+    found = measure(subject(Sleepy(a_row=0.0005)), 0.5, ())
+    assert sum(found.stages.values()) == pytest.approx(found.an_image)
+    assert all(found.stages[stage] >= 0 for stage in STAGES)
+    assert set(found.stages) == set(STAGES)
+    low, median, high = found.images_per_s
+    assert low <= median <= high
+    assert low * 0.8 <= 1 / found.an_image <= high * 1.25
+    assert found.forwards_per_s.median == pytest.approx(24 * median)
+    assert found.whole_seconds == pytest.approx([8 / high, 8 / median, 8 / low], rel=0.05)
+    run, bare = (found.pieces[name] for name in (measuring.PRESENT, measuring.BARE))
+    assert len(run) == len(bare) == TURNS
+    ratios = [its.an_image / ours.an_image for ours, its in zip(run, bare, strict=True)]
+    assert found.efficiency == pytest.approx(Quantiles.of(ratios))
+    assert all(piece.an_image == pytest.approx(piece.seconds / piece.images, rel=0.1) for piece in run)
+    assert all(piece.an_image == pytest.approx(24 * piece.seconds / piece.forwards) for piece in bare)
+    assert all(piece.forwards % 8 == 0 for piece in run), "a run's batches are full"
+    assert found.memory is None or found.memory > 10**7
+
+
+def test_a_model_that_takes_all_the_time_has_an_efficiency_near_1():
+    found = measure(subject(Sleepy(a_row=0.002)), 0.6, ())
+    assert 0.75 < found.efficiency.median < 1.2
+    assert found.stages["model"] / found.an_image > 0.8
+    assert 200 < found.bare_forwards_per_s.median < 510
+
+
+def test_a_model_that_takes_none_has_a_low_one():
+    assert measure(subject(), 0.3, ()).efficiency.median < 0.8
+
+
+@pytest.mark.long
+def test_a_slow_segmenter_is_seen_and_workers_are_tried(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    found = measure(subject(segments=SleepyGrid(0.03)), 1.0, ("workers",))
+    assert found.stages["segment"] / found.an_image > 0.5
+    assert found.stages["segment"] >= 0.03
+    workers = outcome(found, "workers")
+    assert workers.name == "3 workers"
+    assert workers.verdict == FASTER
+    assert 1.3 < workers.gain.median < 4
+    assert workers.action == "--data.workers 3"
+    assert workers.action in text(found)
+
+
+def test_a_slow_disk_is_seen():
+    found = measure(subject(reader=SleepyReader), 0.3, ())
+    assert found.stages["load"] >= 0.02
+    assert found.stages["load"] / found.an_image > 0.5
+    assert found.stages["segment"] < 0.01
+
+
+def test_workers_where_they_bring_nothing():
+    found = measure(subject(Sleepy(a_row=0.005)), 0.3, ("workers",))
+    workers = outcome(found, "workers")
+    assert workers.verdict == NOTHING
+    assert workers.reason.startswith("reading takes "), "a grid is made where the model is, and reading is all that is left"
+
+
+def test_workers_that_need_more_time_than_there_is_are_not_tried():
+    found = measure(subject(Sleepy(a_row=0.01), SleepyGrid(0.1), images=4), 0.3, ("workers",))
+    workers = outcome(found, "workers")
+    assert workers.verdict == NOT_TRIED
+    seconds = int(workers.reason.split("--seconds ")[1].split()[0])
+    assert seconds == math.ceil(found.an_image * TURNS)
+
+
+def test_a_run_with_workers():
+    """With reading that takes twice the time of the rest, one worker halves nothing: it hides the rest behind the reading."""
+    found = measure(subject(Sleepy(a_row=0.0005), SleepyGrid(0.02), workers=1), 1.0, ())
+    assert 0.018 < found.an_image < 0.032
+    assert found.settings["workers"] == 1
+
+
+def test_where_an_image_takes_longer_than_a_piece_its_workers_keep_up():
+    found = measure(subject(Sleepy(a_row=0.005), SleepyGrid(0.05), workers=1, n_samples=96), 0.3, ())
+    assert found.settings["piece"]["samples"] < 96
+    assert found.an_image == pytest.approx(0.48, rel=0.3)
+    assert any("reading is not among these times" in note for note in found.notes)
+
+
+def test_a_piece_of_an_image_is_counted_up():
+    found = measure(subject(Sleepy(a_row=0.006), SleepyGrid(0.05), n_samples=96), 0.4, ())
+    assert found.settings["piece"] == {"images": 1, "samples": 32}
+    assert found.an_image == pytest.approx(0.05 + 96 * 0.006, rel=0.3)
+    assert found.stages["segment"] == pytest.approx(0.05, rel=0.3), "once an image"
+    assert any("32 of the 96 samples" in note for note in found.notes)
+
+
+@pytest.mark.long
+def test_bigger_batches_are_found_where_a_call_costs():
+    found = measure(subject(Sleepy(a_call=0.02, a_row=0.0005), n_samples=64, batch_size=4), 1.0, ("batch_size",))
+    assert found.best_batch >= 16
+    bigger = outcome(found, "batch_size")
+    assert bigger.verdict == FASTER
+    assert bigger.gain.median > 2
+    assert bigger.action == f"--lime.batch_size {found.best_batch}"
+    assert bigger.error is None
+
+
+def test_the_batch_size_that_is_best_is_said_to_be():
+    found = measure(subject(Sleepy(a_row=0.003)), 0.3, ("batch_size",))
+    best = outcome(found, "batch_size")
+    assert (best.verdict, found.settings["rows"] in found.batch_rates) == (NOTHING, True)
+    assert len(found.batch_rates) >= 3
+
+
+@pytest.mark.long
+def test_auto_is_settled_before_anything_counts():
+    found = measure(subject(Sleepy(a_call=0.01, a_row=0.0005), batch_size="auto", n_samples=64), 0.5, ())
+    assert found.settings["rows"] > 10
+    assert "found by 'auto'" in text(found)
+
+
+def test_the_first_calls_do_not_count():
+    class Warming(Sleepy):
+        calls = 0
+
+        def forward(self, x):
+            Warming.calls += 1
+            time.sleep(0.3 if Warming.calls <= 3 else 0.001)
+            return super().forward(x)
+
+    found = measure(subject(Warming()), 0.3, ())
+    assert found.an_image < 0.05
+    assert found.bare_forwards_per_s.median > 100
+
+
+class Halves(Sleepy):
+    """What is fast in bfloat16 and slow else."""
+
+    def forward(self, x):
+        time.sleep(0.001 if torch.is_autocast_enabled("cpu") else 0.004)
+        return super().forward(x)
+
+
+def test_a_precision_that_pays_comes_with_its_error():
+    found = measure(subject(Halves()), 1.0, ("precision",))
+    half = outcome(found, "precision")
+    assert (half.name, half.verdict) == ("bfloat16", FASTER)
+    assert half.gain.median > 1.5
+    assert 1e-4 < half.error < 0.3
+    assert 0 < half.top5 <= 1
+    lines = text(found).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("  bfloat16"))
+    assert lines[at].split()[1:3] == ["x", f"{half.gain.median:.2f}"]
+    assert lines[at + 1].strip() == "--lime.precision bfloat16"
+    assert lines[at + 2].strip().startswith("coefficients differ by up to")
+
+
+def test_a_model_that_takes_only_float32_gives_a_reason():
+    class Strict(Sleepy):
+        def forward(self, x):
+            return torch.from_numpy(x.numpy()).mean((2, 3)) @ self.weight
+
+    found = measure(subject(Strict()), 0.2, ("precision",))
+    half = outcome(found, "precision")
+    assert half.verdict == FAILED
+    assert "BFloat16" in half.reason
+    assert half.gain is None
+    assert "What does not work" in text(found)
+
+
+def test_a_model_that_overflows_gives_a_reason():
+    class Overflows(Sleepy):
+        def forward(self, x):
+            outputs = super().forward(x)
+            return outputs / 0 if x.dtype == torch.bfloat16 else outputs
+
+    half = outcome(measure(subject(Overflows()), 0.2, ("precision",)), "precision")
+    assert (half.verdict, "NaN or infinite" in half.reason) == (FAILED, True)
+
+
+@torch.library.custom_op("bench_tests::opaque", mutates_args=())
+def opaque(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+
+def test_a_model_that_cannot_be_compiled_gives_a_reason():
+    class Opaque(Sleepy):
+        def forward(self, x):
+            return opaque(x).mean((2, 3)) @ self.weight
+
+    found = measure(subject(Opaque()), 0.2, ("compile",))
+    compiling = outcome(found, "compile")
+    assert compiling.verdict == FAILED
+    assert "fake" in compiling.reason
+    assert "\n" not in compiling.reason
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+def test_a_model_that_can_be_compiled_is(cnn):
+    found = measure(subject(cnn), 0.5, ("compile",))
+    compiling = outcome(found, "compile")
+    assert compiling.verdict in (FASTER, NOTHING, SLOWER, UNCLEAR)
+    assert compiling.error < 1e-3
+    assert compiling.once > 0
+    assert "at the start of a process" in text(found)
+
+
+def test_memory_formats(cnn):
+    [last] = way.memory_formats(cnn)
+    assert last.kind == "channels_last"
+    assert way.memory_formats(cnn.to(memory_format=torch.channels_last)) == "the weights are in channels_last already"
+    assert way.memory_formats(Sleepy()) == "the model has no convolutions of images"
+    assert "function" in way.memory_formats(lambda rows: rows)
+
+
+def test_channels_last_changes_a_copy(cnn):
+    found = measure(subject(cnn), 0.2, ("channels_last",))
+    assert outcome(found, "channels_last").error < 1e-4
+    assert not cnn[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_bare_model_is_taken_at_its_best(monkeypatch):
+    class Picky(Sleepy):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            time.sleep(0.002 if x.is_contiguous(memory_format=torch.channels_last) else 0.02)
+            return super().forward(x)
+
+    found = measure(subject(Picky()), 0.3, ())
+    assert "channels_last" in found.bare
+    assert found.bare_forwards_per_s.median > 1000
+
+
+@pytest.mark.long
+def test_what_brings_something_is_tried_together(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    slow = subject(Sleepy(a_call=0.01, a_row=0.0005), SleepyGrid(0.02), n_samples=16, batch_size=4)
+    found = measure(slow, 1.0, ("batch_size", "workers"))
+    alone = [outcome(found, kind) for kind in ("batch_size", "workers")]
+    assert [one.verdict for one in alone] == [FASTER, FASTER]
+    both = outcome(found, "together")
+    assert both.gain.median > max(one.gain.median for one in alone)
+    assert both.error is not None
+    assert both.action == "; ".join(one.action for one in alone)
+
+
+def test_images_that_cannot_be_read_are_left_out_and_said_to_be():
+    found = measure(subject(reader=HalfBroken), 0.2, ())
+    assert any("could not be read" in note and "'1': no image" in note for note in found.notes)
+    with pytest.raises(GpulimeError, match="none of 8 images could be read; the last, '7': no image"):
+        measure(subject(reader=Broken), 0.2, ())
+
+
+def test_a_function_can_be_measured():
+    model = Sleepy().eval()
+    plain = Subject(
+        lambda rows: model(rows),
+        [Item("0", b"0")],
+        RandomReader((3, SIDE, SIDE)),
+        {"n_samples": 60, "segments": "grid", "precision": "float32", "batch_size": "auto", "device": torch.device("cpu")},
+        about={"model": "f", "images": "1"},
+    )
+    found = measure(plain, 0.2, ("channels_last", "precision"))
+    assert outcome(found, "channels_last").reason == "the model is a function, whose weights nothing is known of"
+    assert found.whole_seconds is None
+    assert "1,000 images" in text(found)
+
+
+def test_on_each_device(device, cnn):
+    found = measure(subject(cnn, device=device), 0.5, ("precision", "channels_last"))
+    assert sum(found.stages.values()) == pytest.approx(found.an_image)
+    assert all(seconds >= 0 for seconds in found.stages.values())
+    assert found.machine["kind"] == device.type
+    assert (measuring.APART in found.pieces) == (device.type == "cuda")
+    if device.type == "cuda":
+        assert 0 < found.memory < 2**30
+        assert {one.name for one in found.outcomes if one.kind == "precision"} == {"bfloat16", "float16"}
+
+
+def test_the_file_is_json_with_all_numbers(tmp_path):
+    found = measure(subject(), 0.2, ("precision", "batch_size", "workers"))
+    found.write(tmp_path / "found.json")
+    kept = json.loads((tmp_path / "found.json").read_text())
+    names = {field.name for field in result.dataclasses.fields(result.Result)}
+    assert set(kept) == names
+    for rate in ("images_per_s", "forwards_per_s", "bare_forwards_per_s", "efficiency", "whole_seconds"):
+        assert set(kept[rate]) == {"low", "median", "high"}
+    assert set(kept["stages"]) == set(STAGES)
+    assert sum(kept["stages"].values()) == pytest.approx(kept["an_image"])
+    assert kept["batch_rates"].keys() == {str(b) for b in found.batch_rates}
+    assert [one["name"] for one in kept["outcomes"]] == [one.name for one in found.outcomes]
+
+
+@pytest.mark.parametrize("s", [20, 100, 300, 1000])
+@pytest.mark.parametrize("b", [1, 7, 10, 64, 256])
+@pytest.mark.parametrize("seen", [3, 100, 999, 5000])
+def test_a_piece_s_batches_are_full(s, b, seen):
+    size = Size.of(s, b, seen, least=10)
+    assert 2 <= size.samples <= s
+    assert size.samples >= min(s, 10)
+    if seen >= s:
+        assert size.samples >= s / 2
+        assert size.images * size.samples % b == 0
+        assert size.images * size.samples <= max(4 * seen, 4 * b * s)
+    else:
+        assert size.images == 1
+        assert size.samples == s or (size.samples % b == 0 and size.samples < max(seen, 4 * b) + b + 10)
+
+
+def test_an_image_of_a_piece():
+    stages = {"load": 1.0, "segment": 2.0, "prepare": 0.5, "rest": 0.5, "masking": 0.5, "model": 5.0, "fit": 0.5}
+    piece = Piece(images=2, forwards=100, seconds=10.0, stages=stages)
+    assert piece.an_image(50) == pytest.approx(5.0), "as it was"
+    assert piece.an_image(500) == pytest.approx((1 + 3) / 2 + 500 * 6 / 100)
+    assert sum(piece.stages_of_an_image(500).values()) == pytest.approx(piece.an_image(500))
+    assert Piece(2, 100, 10.0, stages, apart=False).an_image(500) == pytest.approx(50.0)
+
+
+def test_what_a_model_does_when_it_is_made_ready_counts_as_often_as_in_a_run():
+    """20 batches of 5 rows at 0.04 s each, and 0.2 s more for one of them; a run has one such batch for four images."""
+    stages = {**dict.fromkeys(STAGES, 0.0), "model": 1.0}
+    piece = Piece(1, 100, 1.0, stages, starts=1, extra=0.2, starts_an_image=0.25)
+    assert piece.an_image(100) == pytest.approx(0.8 + 0.2 / 4)
+    assert piece.an_image(1000) == pytest.approx(8 + 0.2 / 4)
+
+
+class Folds(Sleepy):
+    """What takes long whenever autocast begins anew, as folding does: when its weights are to be cast."""
+
+    def forward(self, x):
+        time.sleep(0.002 * len(x) + 0.05 * (not self.ready))
+        self.ready = True
+        return super().forward(x)
+
+
+def test_the_first_batch_after_each_start_is_not_multiplied(monkeypatch):
+    model = Folds()
+    inference = Predictor.inference
+
+    def anew(self, device):
+        model.ready = False
+        return inference(self, device)
+
+    monkeypatch.setattr(Predictor, "inference", anew)
+    found = measure(subject(model, n_samples=512, batch_size=8), 0.4, ())
+    assert found.settings["piece"]["samples"] < 100
+    assert found.an_image == pytest.approx(512 * 0.002 + 0.05 / 2, rel=0.15), "once in 1024 rows, as in a run"
+
+
+def test_turns_hit_all_sides_alike():
+    seen = []
+
+    class Noted:
+        def __init__(self, name):
+            self.name = name
+
+        def run(self):
+            seen.append(self.name)
+            if self.name == "c" and len(seen) > 3:
+                raise RuntimeError("worn\nout")
+            return Piece(1, 1, 1.0, {})
+
+    pieces, failed = in_turns({name: Noted(name) for name in "abc"}, "a", torch.device("cpu"))
+    assert "".join(seen)[:6] == "abccba"
+    assert set(pieces) == {"a", "b"}
+    assert failed == {"c": "RuntimeError: worn out"}
+    with pytest.raises(RuntimeError, match="worn"):
+        in_turns({"a": Noted("a"), "c": Noted("c")}, "ac", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [
+        ((1.1, 1.2, 1.3), FASTER),
+        ((0.99, 1.2, 1.3), UNCLEAR),
+        ((1.001, 1.02, 1.05), NOTHING),
+        ((0.9, 1.0, 1.1), NOTHING),
+        ((0.6, 0.7, 0.8), SLOWER),
+        ((0.6, 0.9, 1.2), UNCLEAR),
+        ((0.9, 0.96, 1.04), NOTHING),
+    ],
+)
+def test_verdicts(gain, verdict):
+    assert measuring.judged(Quantiles(*gain), noise=1.01) == verdict
+
+
+def test_a_gain_within_the_noise_is_not_believed():
+    assert measuring.judged(Quantiles(1.1, 1.2, 1.3), noise=1.25) == UNCLEAR
+    assert measuring.judged(Quantiles(0.6, 0.7, 0.8), noise=1.5) == NOTHING
+    times = (1.0, 2.0, 2.0, 1.0, 1.0, 0.25)
+    pieces = [Piece(1, 10, seconds, {**dict.fromkeys(STAGES, 0.0), "model": seconds}) for seconds in times]
+    assert measuring.noise_of(pieces, 10) == 2
+
+
+def test_quantiles():
+    assert Quantiles.of([3.0]) == (3, 3, 3)
+    assert Quantiles.of([5, 1, 2, 3, 4, 0]) == pytest.approx((1, 2.5, 4))
+
+
+def test_difference(cnn, pictures):
+    explainer = Explainer(cnn, n_samples=40, segments=Grid(3, 3))
+    ours, theirs = explainer.explain(pictures()), explainer.explain(pictures())
+    assert difference(ours, theirs) == (0.0, 1.0)
+    most = theirs.coefficients[2, 0].abs().max()
+    ours.coefficients[2, 0, int(theirs.coefficients[2, 0].abs().argmin())] += most / 2
+    error, top5 = difference(ours, theirs)
+    assert error == pytest.approx(0.5)
+    assert top5 == pytest.approx(1 - 1 / 5 / 4)
+    ours.coefficients[0, 0, 0] = torch.nan
+    with pytest.raises(GpulimeError, match="NaN or infinite"):
+        difference(ours, theirs)
+
+
+def test_the_best_batch_is_the_smallest_of_those_that_are_as_fast():
+    assert rows.best({5: 80.0, 10: 99.0, 20: 100.0, 40: 101.0}) == 10
+    assert rows.best({}) is None
+
+
+def tiny():
+    return Sleepy()
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def arguments(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bench_tests_models", sys.modules[__name__])
+    (tmp_path / "run.yaml").write_text(
+        "model: {factory: bench_tests_models.tiny}\ndata: {crop: 16}\nlime: {n_samples: 60, segments: grid}\nout: runs/mine\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return ["bench", "--config", "run.yaml", "--seconds", "0.2", "--variants", "batch_size"]
+
+
+def test_the_command_on_files(arguments, photographs, tmp_path, capsys):
+    assert cli.main([*arguments, "--data.source", "photographs", "--out", "found.json"]) == 0
+    output = capsys.readouterr()
+    assert "3 of photographs" in output.out
+    assert "the whole set" in output.out
+    assert output.out.rstrip().endswith("saved: found.json")
+    assert "about" in output.err
+    assert json.loads((tmp_path / "found.json").read_text())["whole_images"] == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"photographs", "run.yaml", "found.json"}
+
+
+def test_the_command_on_random_images(arguments, tmp_path, capsys):
+    assert cli.main([*arguments, "--images", "random", "--data.source", "nowhere"]) == 0
+    output = capsys.readouterr().out
+    assert "random pixels, 3 x 16 x 16" in output
+    assert "1,000 images" in output
+    assert {path.name for path in tmp_path.iterdir()} == {"run.yaml"}, "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--variants", "precison"], "--variants must be one of 'precision', 'channels_last'"),
+        (["--seconds", "0"], "seconds must be above 0; got 0"),
+        (["--images", "noise"], "--images must be 'random'"),
+        (["--data.source", "nowhere"], "data.source 'nowhere': there is no such folder or file (--images random measures"),
+        (["--out", "no/such/folder/x.json"], "--out must be a file in a folder that is there"),
+        (["--second", "1"], "unknown option '--second' (did you mean '--seconds'?)"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, more, message, capsys):
+    assert cli.main([*arguments, *more]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.splitlines()[-1].startswith(f"gpulime: {message}")
+    assert not shown.out
+
+
+def test_a_configuration_s_labels_are_as_many_as_a_run_s():
+    config = Config(ModelConfig(factory="torch.nn.Identity"), DataConfig(crop=16), LimeConfig(top_labels=3))
+    for labels, count in {"top": 3, "target": 1, "top+target": 4}.items():
+        lime = LimeConfig(top_labels=3, labels=labels)
+        assert of_config(Config(config.model, config.data, lime), "random").lime["top_labels"] == count
