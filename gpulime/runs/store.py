@@ -209,11 +209,12 @@ def done(run: Path) -> dict[str, Done]:
         As `read`.
     """
     table = rows(run, ["image_id", "status", "attempt"])
-    oks = pc.equal(table["status"], "ok")
-    of_images = pa.table({"image_id": table["image_id"], "is_ok": oks, "attempt": table["attempt"]}).group_by("image_id")
-    found = of_images.aggregate([("is_ok", "max"), ("attempt", "max")])
-    facts = map(Done, found["is_ok_max"].to_pylist(), found["attempt_max"].to_pylist())
-    return dict(zip(found["image_id"].to_pylist(), facts, strict=True))
+    found: dict[str, Done] = {}
+    oks = pc.equal(table["status"], "ok").to_pylist()
+    for image_id, is_ok, attempt in zip(table["image_id"].to_pylist(), oks, table["attempt"].to_pylist(), strict=True):
+        before = found.get(image_id)
+        found[image_id] = Done(is_ok, attempt) if before is None else Done(before.is_ok or is_ok, max(before.attempt, attempt))
+    return found
 
 
 def manifest(run: Path) -> dict[str, Any]:
