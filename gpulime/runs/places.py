@@ -115,7 +115,7 @@ def _placed(run: Path, columns: Sequence[str], keep: Keep) -> tuple[list[Path], 
     tables += [_numbered(table, place) for place, (_, table) in enumerate(sound)]
     rows = pa.concat_tables(tables)
     corrupt = [one for one in found if isinstance(one, shards.CorruptError)]
-    return [path for path, _ in sound], rows.filter(shards.winners(rows)).combine_chunks(), corrupt
+    return [path for path, _ in sound], rows.filter(shards.winners(rows)), corrupt
 
 
 def _numbered(table: pa.Table, shard: int) -> pa.Table:
