@@ -14,7 +14,7 @@ from gpulime.errors import GpulimeError
 from gpulime.runs import compact, places, shards, staging, store
 
 FACTS = (*shards.DECIDING, "target")
-MOST_MORE = 15  # MB
+MOST_MORE = 40  # MB; where all rows are held and copied it is 140
 WRITE = """
 import resource, sys
 from pathlib import Path
@@ -110,7 +110,7 @@ def test_pieces_are_published_together_or_not_at_all(tmp_path):
 
 @pytest.mark.long
 def test_the_report_of_four_times_the_images_takes_as_much_memory(tmp_path):
-    """Rows of 224 x 224 with 64 segments and 5 labels, some 17 KB each in memory where all are held and copied."""
+    """Rows of 224 x 224 with 64 segments and 5 labels."""
     random = np.random.default_rng(0)
     segments = random.permutation(np.repeat(np.arange(64), 224 * 224 // 64)).reshape(224, 224)  # packs badly
     one = explained("", segments=segments, labels=[1, 2, 3, 4, 5], pred_probs=[0.2] * 5, intercept=[0.0] * 5, r2=[0.5] * 5)
