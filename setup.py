@@ -50,7 +50,7 @@ setup(
         "safetensors",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["gpulime = gpulime.cli:main"]},
+    entry_points={"console_scripts": ["gpulime = gpulime.__main__:run"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

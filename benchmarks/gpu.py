@@ -63,6 +63,7 @@ STAGES: dict[str, tuple[Step, ...]] = {
         partial(sanitizer, tool="racecheck"),
     ),
     "engine": (gpu_engine.efficiency,),
+    "compiled": (gpu_engine.compiled,),
     "peers": (gpu_engine.peers,),
 }
 

@@ -19,6 +19,7 @@ from benchmarks.gpu_rows import Bench, Row, kept
 from gpulime.ops import masked_images, quickshift, slic
 
 SAMPLES = 1000
+TOLERANCE = 0.05  # of a probability: a compiler rounds to bfloat16 at other places
 GRID = gpulime.segments.Grid(7, 7)
 
 
@@ -77,6 +78,33 @@ def efficiency(bench: Bench) -> Iterator[Row]:
         yield bare.row("efficiency", f"{name}, bare forwards", bench, len(rows), "forwards")
         row = engine.row("efficiency", f"{name}, explained", bench, len(images) * s, "forwards")
         yield kept(row, share, "the bare model's forwards/s")
+
+
+def compiled(bench: Bench) -> Iterator[Row]:
+    """What is explained in a second with the model compiled, beside the same without; compiling is done before the clock."""
+    for name in MODELS:
+        try:
+            model, images, rows = _bfloat16(bench, name, 2 if bench.tiny else 16)
+        except ModuleNotFoundError as missing:
+            print(f"{name}: left out, {missing}", flush=True)
+            continue
+        s, before = _samples(bench), None
+        for mode in (False, True, "reduce-overhead"):
+            explainer = gpulime.Explainer(
+                model, n_samples=s, segments=GRID, precision="bfloat16", batch_size=len(rows), compile=mode
+            )
+            explainer.explain(images)
+            times = bench.times(lambda: explainer.explain(images), seconds=5, most=20, ahead=False)  # noqa: B023
+            side = f"{name}, {f'compile={mode!r}' if mode else 'as it is'}"
+            if before is None:
+                before, expected = times, explainer.explain(images)
+            found = explainer.explain(images, expected.labels).predictions
+            error = float((found / expected.predictions - 1).abs().max())
+            if error > TOLERANCE:
+                yield bench.verdict("compiled", side, f"probabilities differ by {error:.2g} of themselves")
+                continue
+            row = times.row("compiled", side, bench, len(images) * s, "forwards")
+            yield kept(row, before.median / times.median, "times the engine without compiling")
 
 
 def peers(bench: Bench) -> Iterator[Row]:

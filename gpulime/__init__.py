@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpulime import fills, lime_image, masks, runs, segments, surrogate
+    from gpulime import cache, fills, lime_image, masks, runs, segments, surrogate
     from gpulime.errors import GpulimeError
     from gpulime.explainer import Explainer
     from gpulime.explanation import Explanations, ImageExplanation
@@ -41,7 +41,7 @@ _HOME = {
     "GpulimeError": "gpulime.errors",
     "key": "gpulime.masks",
 }
-_MODULES = ("fills", "lime_image", "masks", "runs", "segments", "surrogate")
+_MODULES = ("cache", "fills", "lime_image", "masks", "runs", "segments", "surrogate")
 
 __all__ = [
     "Batch",
@@ -50,6 +50,7 @@ __all__ = [
     "GpulimeError",
     "ImageExplanation",
     "__version__",
+    "cache",
     "fills",
     "key",
     "lime_image",

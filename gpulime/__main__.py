@@ -1,8 +1,20 @@
 """``python -m gpulime`` is the command ``gpulime``."""
 
+import signal
 import sys
+from typing import NoReturn
 
 from gpulime.cli import main
+from gpulime.runs.stop import SIGNALS
+
+
+def run() -> NoReturn:
+    """The command as a process: it ends with the command's code, whatever comes while Python takes itself apart."""
+    code = main()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

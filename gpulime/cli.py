@@ -7,7 +7,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = exits.code(error)
         if code is None:
             raise
-        if str(error):
-            print(f"gpulime: {error}", file=sys.stderr)
-        return code
+        return _refuse(str(error), code)
 
 
 def explain(given: Namespace) -> int:
@@ -145,16 +143,24 @@ def compact(given: Namespace) -> int:
     done = compact.compact(Path(given.run), given.rows)
     for error in done.corrupt:
         print(f"gpulime: {error}. It is left as it is; gpulime verify {given.run} says more", file=sys.stderr)
-    print(f"{done.before:,} shards are now {done.after:,}, of {done.rows:,} rows")
+    print(f"{done.before:,} shard{'s are' if done.before != 1 else ' is'} now {done.after:,}, of {done.rows:,} rows")
     return 0
 
 
-def doctor(_: Namespace) -> int:
-    """Say which versions and which device are here, and how to get a faster path."""
+def doctor(given: Namespace) -> int:
+    """Say which versions and which device are here, how to get a faster path, and which batch sizes were found best."""
+    from gpulime import cache
+
+    if given.clear_cache:
+        count = cache.clear()
+        print(f"{count:,} batch size{'s' * (count != 1)} forgotten: {cache.path() or f'{cache.VARIABLE} is off'}")
+        return 0
     from gpulime import device
 
-    for name, fact in device.describe().items():
+    for name, fact in {**device.describe(), "cache": cache.path()}.items():
         print(f"{name:12} {'none' if fact is None else fact}")
+    for name, b in cache.entries().items():
+        print(f"{b:12} rows: {name}")
     return 0
 
 
@@ -206,6 +212,10 @@ def _add_compact(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", metavar="N", type=int, default=8192, help="the most rows of a merged shard (default: 8192)")
 
 
+def _add_doctor(parser: ArgumentParser) -> None:
+    parser.add_argument("--clear-cache", action="store_true", help="forget the batch sizes that were found best")
+
+
 def _ids(given: Namespace) -> list[str] | None:
     """The ids that were asked for, None where none was."""
     if given.ids_file is None:
@@ -218,14 +228,19 @@ def _ids(given: Namespace) -> list[str] | None:
 
 
 COMMANDS = {
-    "explain": Command(explain, "[--config FILE] [--SETTING VALUE ...] [--dry-run] [--retry-failed]", _add_explain, START),
+    "explain": Command(
+        explain,
+        "[--config FILE] [--SETTING VALUE ...] [--limit N] [--shard I/N] [--retry-failed] [--dry-run]",
+        _add_explain,
+        START,
+    ),
     "status": Command(status, "RUN [--json]", _add_status),
     "report": Command(report, "RUN", _add_run),
     "export": Command(export, "RUN --to DIR [--ids ID ...] [--ids-file FILE]", _add_export),
     "diff": Command(diff, "RUN_A RUN_B [--to DIR]", _add_diff),
     "verify": Command(verify, "RUN [--inputs]", _add_verify, VERDICTS),
     "compact": Command(compact, "RUN [--rows N]", _add_compact, COMPACTING),
-    "doctor": Command(doctor, "", lambda parser: None),
+    "doctor": Command(doctor, "[--clear-cache]", _add_doctor),
 }
 
 
@@ -279,6 +294,8 @@ def _warnings_as_lines() -> Iterator[None]:
         warnings.formatwarning = before
 
 
-def _refuse(message: str) -> int:
-    print(f"gpulime: {message}", file=sys.stderr)
-    return exits.BAD_USAGE
+def _refuse(message: str, code: int = exits.BAD_USAGE) -> int:
+    if message:
+        with suppress(OSError):  # nobody takes it
+            print(f"gpulime: {message}", file=sys.stderr, flush=True)
+    return code

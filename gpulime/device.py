@@ -8,7 +8,7 @@ import platform
 import re
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +18,7 @@ import torch
 
 from gpulime.errors import GpulimeError
 
+PINNED = 2**27  # bytes of the host's memory that a copy may pin: PyTorch never gives it back
 OLDEST = 7, 5  # the compute capability that kernels are written for, and later ones
 
 # What CUDA says, by torch's mouth and CuPy's, of errors after which every later call of the process fails.
@@ -26,6 +27,9 @@ _LOST = re.compile(
     "device-side assert|hardware stack error|launch failure|launch timed out|uncorrectable|"
     "IllegalAddress|ILLEGAL_ADDRESS|LaunchFailure|LAUNCH_FAILED|ECCUncorrectable|ECC_UNCORRECTABLE",
 )
+
+# What torch's CPU allocator and CUDA's libraries say where memory runs out; others have an error of their own for it.
+_NO_MEMORY = "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"
 
 _PYTORCH = "pip install --force-reinstall torch torchvision"
 _DRIVER = "check nvidia-smi, and install a newer driver from nvidia.com/drivers"
@@ -139,6 +143,31 @@ def named(name: torch.device | str) -> torch.device:
     return device
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device``; a GPU fetches it when it comes to it, and the host does not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and tensor.nbytes <= PINNED:
+        return tensor.pin_memory().to(device, non_blocking=True)  # PyTorch keeps the pinned memory until it has been read
+    return tensor.to(device)
+
+
+def fetched(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors on the CPU; for those of a GPU the host waits once."""
+    gpus = {tensor.device for tensor in tensors if tensor.is_cuda}
+    if not gpus or sum(tensor.nbytes for tensor in tensors) > PINNED:
+        return [tensor.cpu() for tensor in tensors]
+    here = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+    for gpu in gpus:
+        torch.cuda.current_stream(gpu).synchronize()
+    return [tensor.clone() if tensor.is_pinned() else tensor for tensor in here]  # whoever keeps them shall not pin memory
+
+
+def name(device: torch.device) -> str:
+    """What decides how fast ``device`` is: the GPU, or the CPU's instructions and the threads that PyTorch has there."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.backends.cpu.get_cpu_capability()} with {torch.get_num_threads()} threads"
+
+
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
     """Arithmetic as it is written: no gradients, and no autocast of the caller's."""
@@ -182,6 +211,11 @@ def lost(error: BaseException, device: torch.device) -> bool:
     except RuntimeError:
         return True
     return False
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what happened; CuPy raises a MemoryError, torch's CPU allocator and CUDA's libraries a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 class Stopwatch:

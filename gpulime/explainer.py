@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from gpulime import fills, masks
+from gpulime.batch_size import BatchSize
 from gpulime.device import exact
 from gpulime.errors import check, whole
 from gpulime.explanation import Explanations
 from gpulime.inputs import Batch, Normalisation, channels_behind, outside_unit
 from gpulime.ops.masked_images import masked_images
-from gpulime.predict import Activation, BatchSize, Model, Predictor
+from gpulime.predict import Activation, Model, Predictor
 from gpulime.queue import MASK_ENTRIES, Flight, Queue
 from gpulime.segments import Segmenter, Segments, from_labels, segment
 from gpulime.segments import resolve as resolve_segments
@@ -73,7 +74,13 @@ class Explainer:
     precision : str
         "float32" runs the model as it is; "bfloat16" and "float16" run it under autocast.
     batch_size : int or "auto"
-        b, the rows of a model batch. "auto" times the first batches of the queue and keeps the fastest size.
+        b, the rows of a model batch. "auto" times the first batches of the queue and keeps the fastest size, which for a module
+        is remembered for the next process, too (`gpulime.cache`).
+    compile : bool or str
+        Whether torch.compile compiles the model, and in which of its modes: True, "reduce-overhead" (with CUDA graphs, for
+        models whose layers are over before the next is launched), "max-autotune" or "max-autotune-no-cudagraphs". That takes
+        seconds to minutes for each shape of a batch, so batches are filled up to b rows; new weights are seen all the same. On
+        a CPU it takes the place of folding. A model that cannot be compiled is called as it is, after a warning.
     device : str or torch.device, optional
         By default the model's, else the images'.
     seed : int
@@ -109,6 +116,7 @@ class Explainer:
         normalized: bool = False,
         precision: str = "float32",
         batch_size: int | str = "auto",
+        compile: bool | str = False,
         device: torch.device | str | None = None,
         seed: int = 0,
     ) -> None:
@@ -120,8 +128,8 @@ class Explainer:
         self.fill = fills.resolve(fill)
         self.sampler = masks.resolve(sampler, seed, n_samples)
         self.settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
-        self.predictor = Predictor(model, activation, precision, device)
-        self.batch_size = BatchSize(batch_size)
+        self.predictor = Predictor(model, activation, precision, device, compile)
+        self.batch_size = BatchSize(batch_size, self.predictor.module)
         self._warned: set[str] = set()
 
     @property
@@ -204,17 +212,23 @@ class Explainer:
         yield from queue.finish()
 
     def prepare(self, batch: Batch) -> Iterator[Flight]:
-        """Everything that is done once per image: checks, segments, fill, normalisation; a few images at a time."""
+        """Everything that is done once per image: checks, segments, fill, normalisation; a few images at a time.
+
+        What the host reads of a GPU it reads here, and waits for it: the range of images and the highest label that came there,
+        how many segments there are, pictures for a segmenter on the CPU. From a flight's first model batch to its solved fit it
+        reads nothing, but for callables of the user's, the lasso's path, the sampler "lime", an alpha below 1e-6, the search
+        for a batch size, and once, whether the model's outputs are probabilities.
+        """
         batch.check_images()
         self.normalisation.fits(batch.images)
         fills.fits(self.fill, tuple(batch.images.shape))
         unit = 255.0 if batch.images.dtype == torch.uint8 else 1.0
+        (low, high), highest = batch.bounds(), batch.highest_label()
         batch = batch.on(self.predictor.device(batch.images))
-        highest = None if batch.labels is None else _highest(batch.labels)
         if self.predictor.classes is not None:
             _check_label(highest, self.predictor.classes)
         if not self.normalisation.normalized:
-            self._warn_once("range", outside_unit(batch.images))
+            self._warn_once("range", outside_unit(low, high))
             self._warn_once("fill", fills.outside(self.fill, unit))
         self._warn_once("layout", channels_behind(batch.images))
         size = max(1, min(AT_ONCE_IMAGES, AT_ONCE_BYTES // (4 * batch.images[0].numel())))
@@ -315,19 +329,24 @@ class Explainer:
 
     def solve(self, flight: Flight) -> Explanations:
         """Fit the surrogates of a flight whose outputs are all there."""
-        outputs, counts, k = flight.outputs, flight.parts.counts, flight.parts.ids.shape[1]
+        outputs, masks, counts, k = flight.outputs, flight.masks, flight.parts.counts, flight.parts.ids.shape[1]
         finite = outputs.isfinite()
         outputs = outputs.masked_fill(~finite, 0.0)
         together = max(1, GRAM_ENTRIES // (k * k * outputs.shape[2]))
         with exact(outputs.device):
-            fitted = [self._fit(flight, outputs, i) for i in torch.arange(len(counts), device=counts.device).split(together)]
+            images = torch.arange(len(counts), device=counts.device).split(together)
+            fitted = [self._fit(flight, masks, outputs, index) for index in images]
         non_finite = (~finite.all(-1)).sum(1)
-        kept = ("coefficients", "intercepts", "scores", "local_predictions")
-        fit = {name: torch.cat([getattr(piece, name) for piece in fitted]) for name in kept}
-        for tensor in fit.values():
-            tensor[non_finite > 0] = torch.nan
+
+        def fit(name: str) -> Tensor:
+            values = torch.cat([getattr(piece, name) for piece in fitted])
+            return values.masked_fill_((non_finite > 0).view(-1, *[1] * (values.ndim - 1)), torch.nan)
+
         return Explanations(
-            **fit,
+            coefficients=fit("coefficients"),
+            intercepts=fit("intercepts"),
+            scores=fit("scores"),
+            local_predictions=fit("local_predictions"),
             labels=flight.labels,
             predictions=flight.outputs[:, 0].clone(),
             segments=flight.parts.labels,
@@ -337,20 +356,13 @@ class Explainer:
             images=flight.pictures,
         )
 
-    def _fit(self, flight: Flight, outputs: Tensor, index: Tensor) -> Surrogate:
+    def _fit(self, flight: Flight, drawn: Tensor | None, outputs: Tensor, index: Tensor) -> Surrogate:
         counts, k = flight.parts.counts[index], flight.parts.ids.shape[1]
         moments = Moments(counts, k, outputs[index, 0])
         for rows in torch.arange(self.n_samples, device=index.device).split(max(1, MASK_ENTRIES // (k * len(index)))):
-            masks = self.draw(flight, index[:, None], rows)
+            masks = self.draw(flight, index[:, None], rows) if drawn is None else drawn[index[:, None], rows]
             moments.add(masks, outputs[index[:, None], rows], proximity(masks, counts, self.settings))
         return moments.solve(self.settings)
-
-
-def _highest(labels: Tensor) -> tuple[int, int]:
-    """The image with the highest of labels (n, l), and that label."""
-    most = labels.amax(1)
-    image = int(most.argmax())
-    return image, int(most[image])
 
 
 def _check_label(highest: tuple[int, int] | None, classes: int) -> None:

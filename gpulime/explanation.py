@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime.classes import Names
 from gpulime.errors import GpulimeError, check, whole
 
@@ -143,7 +144,8 @@ class Explanations(_Shown):
 
     def cpu(self) -> Explanations:
         """The same on the CPU."""
-        return self.to("cpu")
+        names = [f.name for f in fields(self)]
+        return replace(self, **dict(zip(names, devices.fetched([getattr(self, name) for name in names]), strict=True)))
 
     def save(self, path: str | Path) -> None:
         """Write to a NumPy .npz file, without pickle; `load` or `numpy.load` reads it."""

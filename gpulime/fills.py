@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime.errors import check, unknown
 
 Fill = str | float | Sequence[float] | Tensor
@@ -63,7 +64,7 @@ def fill(spec: str | Tensor, images: Tensor, labels: Tensor, k: int, unit: float
         return segment_means(images, labels, k) if spec == "mean" else blur(images)
     n, c, h, w = images.shape
     fits(spec, (n, c, h, w))
-    value = spec.to(images.device, images.dtype) / unit
+    value = devices.sent(spec, images.device).to(images.dtype) / unit
     return (value[:, None, None] if value.ndim == 1 else value).expand(n, c, h, w)
 
 

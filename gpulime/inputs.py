@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime.errors import GpulimeError, check
 
 
@@ -45,13 +46,46 @@ class Batch:
         known = images.is_floating_point() or images.dtype == torch.uint8
         check(known, f"images must be floating or uint8; got {images.dtype}")
 
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest value of the images, of uint8 ones in [0, 1]; for those on a GPU the host waits.
+
+        Raises
+        ------
+        GpulimeError
+            Where a value is NaN or infinite, with the first image that has one.
+        """
+        images = self.images.detach()
+        if images.dtype == torch.uint8:
+            return 0.0, 1.0
+        low, high = torch.stack(images.aminmax()).tolist()
+        if not (math.isfinite(low) and math.isfinite(high)):
+            bad = (~images.isfinite()).flatten(1).sum(1).tolist()
+            first = next(i for i, count in enumerate(bad) if count)
+            raise GpulimeError(f"image {first}: {bad[first]} of its {images[0].numel()} values are NaN or infinite")
+        return low, high
+
+    def highest_label(self) -> tuple[int, int] | None:
+        """The image with the highest label, and that label; for labels on a GPU the host waits.
+
+        Raises
+        ------
+        GpulimeError
+            Where labels are not (n,) or (n, l) integers, 0 or more.
+        """
+        if self.labels is None:
+            return None
+        labels = self._labels()
+        low, high, place = torch.stack([*labels.aminmax(), labels.argmax()]).tolist()
+        check(low >= (-1 if self.top else 0), f"labels must not be negative; got {low}")
+        return place // labels.shape[1], high
+
     def on(self, device: torch.device) -> Batch:
         """The same on ``device``: float images, (n, l) int64 labels or None, int64 keys.
 
         Raises
         ------
         GpulimeError
-            Where a tensor has not the rank, the shape or the dtype it must have, or is not finite.
+            Where a tensor has not the rank, the shape or the dtype it must have.
         """
         n, _, h, w = self.images.shape
         keys = torch.zeros(n, dtype=torch.int64) if self.keys is None else _tensor(self.keys)
@@ -61,15 +95,15 @@ class Batch:
         if self.segments is not None:
             fits = segments is not None and segments.shape == (n, h, w)
             check(fits, f"segments must be (n, h, w) = {(n, h, w)}; got {_kind(self.segments)}")
-        images = self.images.detach().to(device)
-        return Batch(
+        images = devices.sent(self.images.detach(), device)
+        if images.dtype == torch.uint8:
             # By a tensor: a number's reciprocal is what a GPU multiplies by, and the last bit decides about segments.
-            images=images / torch.full((), 255, dtype=torch.float32, device=device)
-            if images.dtype == torch.uint8
-            else _finite(images if images.dtype == torch.float64 else images.float()),
-            labels=None if self.labels is None else self._labels(n).to(device),
-            segments=None if segments is None else segments.to(device),
-            keys=None if keys is None else keys.to(device),
+            images = images / torch.full((), 255, dtype=torch.float32, device=device)
+        return Batch(
+            images=images if images.dtype == torch.float64 else images.float(),
+            labels=None if self.labels is None else devices.sent(self._labels(), device),
+            segments=None if segments is None else devices.sent(segments, device),
+            keys=None if keys is None else devices.sent(keys, device),
             top=self.top or self.labels is None,
         )
 
@@ -78,18 +112,15 @@ class Batch:
         labels, segments, keys = (None if t is None else t[where] for t in (self.labels, self.segments, self.keys))
         return Batch(self.images[where], labels, segments, keys, self.top)
 
-    def _labels(self, n: int) -> Tensor:
-        labels = _tensor(self.labels)
+    def _labels(self) -> Tensor:
+        labels, n = _tensor(self.labels), len(self.images)
         if labels is None or labels.is_floating_point() or labels.dtype == torch.bool:
             shaped = False
         else:
             shaped = labels.ndim in (1, 2) and labels.shape[0] == n and labels.numel() > 0
         if labels is None or not shaped:
             raise GpulimeError(f"labels must be integers, (n,) or (n, l) with n = {n}; got {_kind(self.labels)}")
-        least = -1 if self.top else 0
-        labels = labels.long().view(n, -1)
-        check(int(labels.min()) >= least, f"labels must not be negative; got {int(labels.min())}")
-        return labels
+        return labels.long().view(n, -1)
 
 
 @dataclass(frozen=True)
@@ -145,12 +176,12 @@ class Normalisation:
         return (images - mean) / std
 
     def _columns(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mean.to(images.device)[:, None, None], self.std.to(images.device)[:, None, None]
+        mean, std = (devices.sent(value, images.device)[:, None, None] for value in (self.mean, self.std))
+        return mean, std
 
 
-def outside_unit(images: Tensor) -> str | None:
-    """A warning about floats that are not in [0, 1], or None."""
-    low, high = (float(bound) for bound in images.aminmax())
+def outside_unit(low: float, high: float) -> str | None:
+    """A warning about images that run from ``low`` to ``high`` where that is not in [0, 1], or None."""
     if low >= -1e-3 and high <= 1 + 1e-3:
         return None
     return (
@@ -165,15 +196,6 @@ def channels_behind(images: Tensor) -> str | None:
         shape = tuple(images.shape)
         return f"images are {shape}: is that (n, h, w, c)? They must be (n, c, h, w); permute(0, 3, 1, 2) makes them so"
     return None
-
-
-def _finite(images: Tensor) -> Tensor:
-    if not math.isfinite(float(images.sum())):  # a sum may overflow: then look closer
-        bad = (~images.isfinite()).flatten(1).sum(1)
-        if bool(bad.any()):
-            first = int(bad.nonzero()[0])
-            raise GpulimeError(f"image {first}: {int(bad[first])} of its {images[0].numel()} values are NaN or infinite")
-    return images
 
 
 def _tensor(value: Any) -> Tensor | None:

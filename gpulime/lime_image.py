@@ -18,12 +18,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gpulime import lime_rows, surrogate
+from gpulime.batch_size import BatchSize
 from gpulime.device import exact
 from gpulime.errors import GpulimeError, check, unknown, whole
 from gpulime.explanation import ImageExplanation, ImageExplanations
 from gpulime.lime_queue import LimeQueue, Prepared, UnexplainedError
 from gpulime.lime_rows import Array, Classifier
-from gpulime.predict import BatchSize
 from gpulime.queue import Flight
 from gpulime.segments import Quickshift
 

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from gpulime import lime_rows
+from gpulime.batch_size import BatchSize
 from gpulime.errors import GpulimeError
 from gpulime.explanation import ImageExplanation
 from gpulime.lime_rows import Array
-from gpulime.predict import BatchSize, Predictor
+from gpulime.predict import Predictor
 from gpulime.queue import Flight, Queue
 
 HOPELESS = 3  # failures of the first images, after which the others are not tried

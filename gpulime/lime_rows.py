@@ -56,8 +56,8 @@ class _Function(Predictor):
 class _Module(Predictor):
     """A module, which may return one number an image, (b,)."""
 
-    def _proven_forward(self, rows: Tensor) -> Any:
-        outputs = super()._proven_forward(rows)
+    def _proven_forward(self, rows: Tensor, full: int | None) -> Any:
+        outputs = super()._proven_forward(rows, full)
         return outputs[:, None] if isinstance(outputs, Tensor) and outputs.ndim == 1 else outputs
 
 

@@ -12,7 +12,6 @@ Ribeiro, Singh and Guestrin, "Why should I trust you?", KDD 2016 (LIME).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from functools import lru_cache
 from numbers import Integral
 from typing import Protocol
@@ -22,10 +21,7 @@ import torch
 from torch import Tensor
 
 from gpulime.errors import check, unknown
-
-_WORD = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+from gpulime.ops.bernoulli import bernoulli
 
 
 def key(image_id: str | bytes | int) -> int:
@@ -43,29 +39,6 @@ def key(image_id: str | bytes | int) -> int:
     """
     data = image_id if isinstance(image_id, bytes) else str(image_id).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
-
-
-def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor | int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10 in integer tensor operations, so that every device gives the same bits.
-
-    Parameters
-    ----------
-    counter : four int64 tensors that broadcast, values in [0, 2**32)
-    key : two int64 tensors or ints, values in [0, 2**32)
-
-    Returns
-    -------
-    four int64 tensors of random words in [0, 2**32)
-    """
-    x0, x1, x2, x3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        # A product of two 32-bit words fits 64 bits unsigned; int64 wraps to the same bits, and the mask
-        # after the arithmetic shift takes the high word out of them.
-        p0, p1 = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
-        x0, x1, x2, x3 = (p1 >> 32 & _WORD) ^ x1 ^ k0, p1 & _WORD, (p0 >> 32 & _WORD) ^ x3 ^ k1, p0 & _WORD
-        k0, k1 = k0 + _WEYL[0] & _WORD, k1 + _WEYL[1] & _WORD
-    return x0, x1, x2, x3
 
 
 class Sampler(Protocol):
@@ -91,10 +64,7 @@ class Sampler(Protocol):
 
 
 class Bernoulli:
-    """Every segment shown with probability 1/2, independently: LIME's own distribution.
-
-    Segment j of a row is bit ``j % 128`` of the Philox block with the counter (j // 128, row, key) and the key ``seed``.
-    """
+    """Every segment shown with probability 1/2, independently: LIME's own distribution (`gpulime.ops.bernoulli`)."""
 
     name = "bernoulli"
 
@@ -103,12 +73,7 @@ class Bernoulli:
 
     def __call__(self, keys: Tensor, rows: Tensor, counts: Tensor, k: int) -> Tensor:
         del counts  # a longer row begins with the shorter one's bits
-        blocks = torch.arange(-(-k // 128), device=rows.device)
-        rows, keys = rows[..., None], keys[..., None]
-        counter = torch.broadcast_tensors(blocks, rows & _WORD, keys & _WORD, keys >> 32 & _WORD)
-        words = torch.stack(philox4x32(counter, (self.seed & _WORD, self.seed >> 32 & _WORD)), dim=-1)
-        bits = words[..., None] >> torch.arange(32, device=rows.device) & 1
-        return (bits.flatten(-3)[..., :k] | (rows == 0)).bool()
+        return bernoulli(keys, rows, k, self.seed)
 
 
 class Lime:

@@ -26,7 +26,10 @@ WORDS = {
 }
 
 # Options that are no settings.
-OTHERS = ("config", "dry-run", "ids", "ids-file", "inputs", "json", "limit", "retry-failed", "rows", "shard", "to")
+OTHERS = (
+    *("config", "dry-run", "limit", "retry-failed", "shard"),
+    *("clear-cache", "ids", "ids-file", "inputs", "json", "rows", "to"),
+)
 
 
 def add(parser: ArgumentParser) -> None:

@@ -2,14 +2,14 @@
 
 The model stays the user's: it runs in eval mode and without gradients, and its flags, the random state and autocast are put
 back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy; on a CPU the
-steps behind a convolution are folded into it (`gpulime.folding`), anew for each piece too. So new weights are seen at once.
-TF32 in the model is the user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
+steps behind a convolution are folded into it (`gpulime.folding`), anew for each piece too; a model that is compiled
+(`gpulime.compiled`) takes its weights anew for each batch. So new weights are seen at once. TF32 in the model is the user's own
+choice (``torch.backends.cuda.matmul.allow_tf32``).
 """
 
 from __future__ import annotations
 
 import re
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from gpulime import device as devices
-from gpulime.errors import GpulimeError, check, unknown, whole
+from gpulime.compiled import Compiled
+from gpulime.errors import GpulimeError, check, unknown
 from gpulime.folding import Folding
 
 Model = nn.Module | Callable[[Tensor], Tensor]
@@ -35,7 +36,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 MOST_ROWS = 2**20
-NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class Predictor:
@@ -50,7 +50,14 @@ class Predictor:
     watch : Stopwatch, how long the model took
     """
 
-    def __init__(self, model: Model, activation: Activation, precision: str, device: torch.device | str | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        activation: Activation,
+        precision: str,
+        device: torch.device | str | None,
+        compile: bool | str = False,
+    ) -> None:
         check(
             callable(model),
             f"model must be an nn.Module or a callable (b,c,h,w) -> (b,classes); got {type(model).__name__}",
@@ -71,6 +78,7 @@ class Predictor:
         self.classes: int | None = None
         self._has_conv = has_conv
         self._folding: Folding | None = None  # inside `inference`
+        self._compiled = Compiled(model, compile) if compile is not False else None
         self._proven = not has_conv  # whether the memory format is known to suit the model
 
     def device(self, images: Tensor) -> torch.device:
@@ -122,10 +130,16 @@ class Predictor:
             finally:
                 self._folding = None
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor, full: int | None = None) -> Tensor:
         """Outputs of the model for (b, c, h, w) rows: (b, classes) float32 (float64 if the model's are), activated.
 
         Where memory runs out the rows are passed in halves, down to one: the same rows, the same answer.
+
+        Parameters
+        ----------
+        rows : (b, c, h, w)
+        full : int, optional
+            The rows of a full batch, for which the model is compiled if it shall be; without it, it is called as it is.
 
         Raises
         ------
@@ -133,7 +147,7 @@ class Predictor:
             If the model returns anything but a (b, classes) tensor.
         """
         with self.watch.running(rows.device):
-            outputs = self._forward(rows)
+            outputs = self._forward(rows, full)
         self.forwards += rows.shape[0]
         activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
         if self.classes is None:
@@ -154,14 +168,14 @@ class Predictor:
                 stacklevel=2,
             )
 
-    def _forward(self, rows: Tensor) -> Tensor:
+    def _forward(self, rows: Tensor, full: int | None) -> Tensor:
         b, version = rows.shape[0], rows._version
-        if b > self.most:
-            return torch.cat([self._forward(part) for part in rows.split(self.most)])
+        if b > self.most:  # cloned, since the model may write its next answer to the same memory
+            return torch.cat([self._forward(part, full).clone() for part in rows.split(self.most)])
         try:
-            outputs = checked(self._proven_forward(rows), b, "model").to(rows.device)
+            outputs = checked(self._proven_forward(rows, full), b, "model").to(rows.device)
         except (RuntimeError, MemoryError) as error:
-            if b == 1 or not out_of_memory(error):
+            if b == 1 or not devices.out_of_memory(error):
                 raise
         else:
             check(
@@ -177,7 +191,7 @@ class Predictor:
                 "take a smaller batch_size or a model that copies"
             )
         self.shrink(b)
-        return self._forward(rows)
+        return self._forward(rows, full)
 
     def shrink(self, b: int) -> None:
         """Memory ran out with b rows: from now on take half of that at most; said once."""
@@ -186,24 +200,25 @@ class Predictor:
         self._starved = True
         self.most = min(self.most, b // 2)
 
-    def _proven_forward(self, rows: Tensor) -> Any:
+    def _proven_forward(self, rows: Tensor, full: int | None) -> Any:
         """Call the model; on the first rows find out whether it takes channels_last, which a ``view`` inside may refuse."""
         if not self._proven:
             try:
-                outputs = self._call(rows.clone())  # it may write into them before it refuses
+                outputs = self._call(rows.clone(), None)  # it may write into them before it refuses
             except RuntimeError as error:
-                if out_of_memory(error) or not re.search("view|stride|contiguous|memory.?format", str(error)):
+                if devices.out_of_memory(error) or not re.search("view|stride|contiguous|memory.?format", str(error)):
                     raise
                 self.memory_format = torch.contiguous_format
                 self._proven = True
-                return self._call(rows.contiguous())
+                return self._call(rows.contiguous(), full)
             self._proven = True
             return outputs
-        return self._call(rows if self.memory_format is torch.channels_last else rows.contiguous())
+        return self._call(rows if self.memory_format is torch.channels_last else rows.contiguous(), full)
 
-    def _call(self, rows: Tensor) -> Any:
-        folding = self._folding
-        return self.model(rows) if folding is None else folding(self.model, rows)
+    def _call(self, rows: Tensor, full: int | None) -> Any:
+        if full is not None and self._compiled is not None and self._compiled.works:
+            return self._compiled(rows, min(full, self.most))
+        return self.model(rows) if self._folding is None else self._folding(self.model, rows)
 
 
 _in_eval: WeakKeyDictionary[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
@@ -230,11 +245,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
                     part.training = training
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what happened; CuPy raises a MemoryError, torch's CPU allocator and CUDA's libraries a RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in NO_MEMORY)
-
-
 def checked(outputs: Any, b: int, source: str) -> Tensor:
     """``outputs`` if it is a (b, classes) floating tensor, else an error that says what it is and what to write."""
     if isinstance(outputs, Tensor):
@@ -256,76 +266,3 @@ def checked(outputs: Any, b: int, source: str) -> Tensor:
     # A module, and no function: it keeps its mode, its device and its dtype known, and lime_image gives functions arrays.
     hint = f"wrap it in an nn.Module whose forward returns {part}"
     raise GpulimeError(f"the {source} must return a (b, classes) tensor; got {type(outputs).__name__}: {hint}")
-
-
-class BatchSize:
-    """The number of rows per model batch: fixed, or found by timing the queue's own first batches.
-
-    Sizes double from 10 (32 on a GPU) for as long as rows per second rise; each size runs once to warm up and twice for the
-    clock. The rows are real ones, so the search costs no forwards.
-    """
-
-    TIMED = 2
-
-    def __init__(self, b: int | str) -> None:
-        if isinstance(b, str):
-            check(b == "auto", f"batch_size must be a positive integer or 'auto'; got {b!r}")
-        else:
-            b = whole("batch_size", b, 1)
-        self.setting = b
-        self._best: dict[tuple[Any, ...], int] = {}
-        self._trial: dict[tuple[Any, ...], _Trial] = {}
-
-    def get(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> int:
-        """Rows for the next batch of (c, h, w) images."""
-        if isinstance(self.setting, int):
-            return self.setting
-        kind = (shape, dtype, device)
-        if kind not in self._best and kind not in self._trial:
-            self._trial[kind] = _Trial(shape, device)
-        return self._best.get(kind) or self._trial[kind].b
-
-    @contextmanager
-    def timed(self, b: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-        """Around one batch of b rows: takes its time while the search lasts."""
-        kind = (shape, dtype, device)
-        trial = self._trial.get(kind)
-        if trial is None or trial.b != b:
-            yield
-            return
-        devices.synchronize(device)
-        start = time.perf_counter()
-        yield
-        devices.synchronize(device)
-        trial.observe(time.perf_counter() - start)
-        if trial.done:
-            self._best[kind] = trial.best
-            del self._trial[kind]
-
-
-class _Trial:
-    """The search for one shape, precision and device."""
-
-    GAIN = 1.03
-    BYTES = 2**28  # of input rows: beyond, a batch is large for any model
-
-    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        # On a CPU 10 rows, as lime has it, keep a few cores busy, and for every further size oneDNN makes all its kernels anew;
-        # so there the first that brings nothing ends the search, and on a GPU the second in a row.
-        self.b, self.patience = (32, 2) if device.type == "cuda" else (10, 1)
-        self.best, self.rate, self.worse, self.done = self.b, 0.0, 0, False
-        self.most = max(self.b, self.BYTES // (4 * shape[0] * shape[1] * shape[2]))
-        self.times: list[float] = []
-
-    def observe(self, seconds: float) -> None:
-        self.times.append(seconds)
-        if len(self.times) <= BatchSize.TIMED:  # the first warms up
-            return
-        rate = self.b / min(self.times[1:])
-        if rate > self.rate * self.GAIN:
-            self.best, self.rate, self.worse = self.b, rate, 0
-        else:
-            self.worse += 1
-        self.times = []
-        self.b *= 2
-        self.done = self.worse >= self.patience or self.b > self.most

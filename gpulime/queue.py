@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -10,13 +10,36 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from gpulime.predict import BatchSize, Predictor, out_of_memory
+from gpulime import device as devices
+from gpulime.batch_size import BatchSize, Kind
+from gpulime.predict import Predictor
 from gpulime.segments import Segments
 
 MASK_ENTRIES = 2**21  # masks drawn at once, in entries
+# Drawn ahead of the queue: on a GPU a whole flight's, since without the kernel a draw is some 130 launches.
+AHEAD_ENTRIES = defaultdict(lambda: MASK_ENTRIES, cpu=MASK_ENTRIES // 16)
+AHEAD_BATCHES = 128  # at most, so that a batch that was halved for want of memory halves this too
 
 T = TypeVar("T")  # what a solved flight becomes
-Kind = tuple[tuple[int, ...], torch.dtype, torch.device]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Image (stop - start,) and mask (stop - start, k) of the places ``start`` to ``stop`` of a flight; at first of none."""
+
+    start: int = 0
+    stop: int = 0
+    index: Tensor = field(default_factory=lambda: torch.empty(0))
+    masks: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def holds(self, start: int, stop: int) -> bool:
+        """Whether all places from ``start`` to ``stop`` are here."""
+        return self.start <= start <= stop <= self.stop
+
+    def part(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Image and mask of those places."""
+        where = slice(start - self.start, stop - self.start)
+        return self.index[where], self.masks[where]
 
 
 @dataclass
@@ -51,7 +74,7 @@ class Flight:
     highest: tuple[int, int] | None = None
     taken: int = 0
     first: list[Tensor] = field(default_factory=list)
-    drawn: tuple[int, int, Tensor, Tensor] | None = None
+    drawn: Drawn = field(default_factory=Drawn)
     labels: Tensor = field(init=False)
     kept: Tensor = field(init=False)
 
@@ -77,12 +100,12 @@ class Flight:
 
     def window(self, start: int, stop: int, draw: Callable[[Flight, Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Image (b,) and mask (b, k) of the places; masks are drawn for many places at a time."""
-        if self.drawn is None or not self.drawn[0] <= start <= stop <= self.drawn[1]:
-            ahead = min(self.size, max(stop, start + MASK_ENTRIES // (16 * self.parts.ids.shape[1])))
+        if not self.drawn.holds(start, stop):
+            fits = AHEAD_ENTRIES[self.keys.device.type] // self.parts.ids.shape[1]
+            ahead = min(self.size, max(stop, start + min(fits, AHEAD_BATCHES * (stop - start))))
             index, rows = self.pairs(start, ahead)
-            self.drawn = (start, ahead, index, draw(self, index, rows))
-        first, _, index, masks = self.drawn
-        return index[start - first : stop - first], masks[start - first : stop - first]
+            self.drawn = Drawn(start, ahead, index, draw(self, index, rows))
+        return self.drawn.part(start, stop)
 
     def receive(self, start: int, outputs: Tensor, choose_labels: Callable[[Flight, Tensor], Tensor]) -> None:
         """Keep what is wanted of the outputs (b, classes) of the places from ``start`` on."""
@@ -98,14 +121,24 @@ class Flight:
                 self.first = []
         if stop > self.n:
             begin = max(start, self.n)
-            index = torch.arange(begin - self.n, stop - self.n, device=outputs.device) // (self.n_samples - 1)
+            drawn = self.drawn.holds(begin, stop)  # not where memory ran out, and they were drawn in halves
+            index, _ = self.drawn.part(begin, stop) if drawn else self.pairs(begin, stop)
             torch.gather(outputs[begin - start :], 1, self.labels[index], out=self.kept[begin:stop])
 
     @property
     def outputs(self) -> Tensor:
         """(n, s, l), once they are all there."""
-        others = self.kept[self.n :].view(self.n, self.n_samples - 1, -1)
-        return torch.cat([self.kept[: self.n, None], others], dim=1)
+        return self._by_image(self.kept)
+
+    @property
+    def masks(self) -> Tensor | None:
+        """(n, s, k) bool, where all of them were drawn at once."""
+        return self._by_image(self.drawn.masks) if self.drawn.holds(0, self.size) else None
+
+    def _by_image(self, values: Tensor) -> Tensor:
+        """What is there for each place, (n * s, ...), as (n, s, ...)."""
+        others = values[self.n :].view(self.n, self.n_samples - 1, -1)
+        return torch.cat([values[: self.n, None], others], dim=1)
 
 
 Piece = tuple[Flight, int, int]  # places start to stop of a flight
@@ -191,31 +224,33 @@ class Queue(Generic[T]):
     def _next(self, full: bool) -> int:
         """The rows of the next model batch; 0 where too few are left."""
         left = sum(flight.size - flight.taken for flight in self.flights)
-        b = min(self.batch_size.get(*self.flights[0].kind), self.predictor.most)
+        b = self.batch_size.get(self.flights[0].kind, self.predictor.most)
         return b if left >= b else 0 if full else left
 
     def _pass(self, b: int, kind: Kind) -> None:
         """One model batch."""
         pieces = list(self._take(b))
-        with self.batch_size.timed(b, *kind):
-            outputs = self._outputs(pieces)
+        # Sizes that may be used three times only are not worth compiling.
+        full = self.batch_size.get(kind, self.predictor.most) if self.batch_size.is_found(kind) else None
+        with self.batch_size.timed(b, kind):
+            outputs = self._outputs(pieces, full)
         sizes = [stop - start for _, start, stop in pieces]
         for (flight, start, _), part in zip(pieces, outputs.split(sizes), strict=True):
             flight.receive(start, part, self.choose_labels)
 
-    def _outputs(self, pieces: list[Piece]) -> Tensor:
+    def _outputs(self, pieces: list[Piece], full: int | None) -> Tensor:
         """Outputs (b, classes) for pieces; in halves where memory runs out before the model is called."""
         b = sum(stop - start for _, start, stop in pieces)
         try:
             parts = [self.compose(*piece) for piece in pieces]
             rows = parts[0] if len(parts) == 1 else torch.cat(parts)
         except (RuntimeError, MemoryError) as error:
-            if b == 1 or not out_of_memory(error):
+            if b == 1 or not devices.out_of_memory(error):
                 raise
         else:
-            return self.predictor(rows)
+            return self.predictor(rows, full)
         self.predictor.shrink(b)
-        return torch.cat([self._outputs(half) for half in _halves(pieces, b // 2)])
+        return torch.cat([self._outputs(half, full).clone() for half in _halves(pieces, b // 2)])  # cloned as in the predictor
 
     def _take(self, b: int) -> Iterator[Piece]:
         """The next b places: (flight, start, stop), of as many flights as it needs."""

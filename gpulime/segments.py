@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime.device import installed
 from gpulime.errors import GpulimeError, about, check, nearest, unknown, whole
 from gpulime.ops import quickshift, slic, source
@@ -49,7 +50,7 @@ class Segments:
 
     def to(self, device: torch.device) -> Segments:
         """The same on another device."""
-        return Segments(self.labels.to(device), self.counts.to(device), self.ids.to(device))
+        return Segments(*(devices.sent(tensor, device) for tensor in (self.labels, self.counts, self.ids)))
 
 
 @dataclass(frozen=True)

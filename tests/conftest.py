@@ -6,6 +6,9 @@ import os
 
 # Threads that wait for each other sleep: on a busy machine, spinning makes small operations many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["GPULIME_CACHE"] = "off"  # for what is done before a test begins
+
+import itertools
 
 import pytest
 import torch
@@ -18,6 +21,18 @@ DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in itertools.count())
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(_caches, monkeypatch):
+    """A test finds no batch sizes of others, and leaves none to the user."""
+    monkeypatch.setenv("GPULIME_CACHE", str(next(_caches)))
 
 
 @pytest.fixture(params=DEVICES)

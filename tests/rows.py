@@ -57,6 +57,14 @@ def picture(folder, name="cat.png", size=LABELS.shape):
 
 def beat_of(share, **changes):
     """What this process tells of itself, as if it were in the middle of a run."""
-    facts = {"host": socket.gethostname(), "pid": os.getpid(), "state": "running", "images": 10, "own": 10, "before": 2}
+    facts = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "state": "running",
+        "config_hash": None,
+        "images": 10,
+        "own": 10,
+        "before": 2,
+    }
     facts |= {"ok": 3, "failed": 1, "effort": Effort(20.0, 4000, 19.4), "left": 20.0, "time": 0.0}
     return Beat(share=share, **(facts | changes))

@@ -11,6 +11,7 @@ import numpy as np
 from replicates import replicates
 
 from gpulime import fills, masks, surrogate
+from gpulime.ops import bernoulli as draws
 from gpulime.ops import masked_images as op
 
 SEED = 2**64 - 5
@@ -31,7 +32,7 @@ def philox_block(counter, key):
     return x
 
 
-@replicates(masks.philox4x32)
+@replicates(draws.philox4x32)
 def philox4x32(counter, key):
     blocks = [philox_block([int(word[i]) for word in counter], key) for i in range(len(counter[0]))]
     return np.array(blocks).T

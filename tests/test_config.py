@@ -32,6 +32,20 @@ def test_every_config_loads(path, monkeypatch):
     assert Explainer(lambda rows: rows, **lime).n_samples == given[0].lime.n_samples  # its values are right too
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("true", True), ("false", False), ("reduce-overhead", "reduce-overhead"), ("fast", None)]
+)
+def test_compile_is_a_switch_or_a_mode(given, meant, monkeypatch, capsys):
+    from gpulime import cli
+    from gpulime.runs import files
+
+    seen = []
+    monkeypatch.setattr(files, "run", lambda chosen, **call: seen.append(chosen.lime.compile) or 0)
+    assert cli.main(["explain", "--lime.compile", given]) == (2 if meant is None else 0)
+    assert seen == ([] if meant is None else [meant])
+    assert ("lime.compile must be true or false or 'reduce-overhead' or " in capsys.readouterr().err) == (meant is None)
+
+
 def test_there_are_configs():
     assert {"quickstart.yaml", "imagenet_val.yaml", "lime_defaults.yaml"} <= {path.name for path in CONFIGS}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -292,13 +292,31 @@ def test_memory_does_not_grow_with_the_samples(monkeypatch):
     rows.clear()
     drawn.clear()
     monkeypatch.setattr("gpulime.explainer.MASK_ENTRIES", entries)
-    monkeypatch.setattr("gpulime.queue.MASK_ENTRIES", entries)
+    monkeypatch.setattr("gpulime.queue.AHEAD_ENTRIES", defaultdict(lambda: entries))
     actual = run()
     assert max(rows) == 256
     assert max(masks.numel() for masks in drawn) <= entries
     assert_near(actual.coefficients, expected.coefficients, 1e-9)
     mass = images.unfold(2, 2, 2).unfold(3, 2, 2).sum((-1, -2)).view(2, 1, 16) / 64  # the model is linear in the segments
     assert_near(actual.coefficients, mass * torch.tensor([2.0, 1.0])[:, None], 1e-5)
+
+
+@pytest.mark.parametrize(("entries", "draws"), [(2**21, 1), (2**10, 8)])
+def test_masks_are_drawn_once_where_they_fit(entries, draws, monkeypatch, cnn, pictures):
+    """On a GPU a draw is many launches; masks of a flight that were drawn at once serve its fit too."""
+    monkeypatch.setattr("gpulime.queue.AHEAD_ENTRIES", defaultdict(lambda: entries))
+    engine, drawn = explainer(cnn, n_samples=100), []
+    draw = engine.draw
+    engine.draw = lambda *args: drawn.append(draw(*args)) or drawn[-1]
+    actual = engine.explain(pictures(5))  # 500 rows of 12 segments
+    assert len(drawn) == draws
+    assert_same(actual, explain(cnn, pictures(5), n_samples=100))
+
+
+def test_what_is_drawn_ahead_only_saves_time(monkeypatch, cnn, pictures):
+    expected = explain(cnn, pictures(5))
+    monkeypatch.setattr("gpulime.queue.Drawn.holds", lambda self, start, stop: False)
+    assert_same(explain(cnn, pictures(5)), expected)
 
 
 # Labels

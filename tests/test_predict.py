@@ -14,7 +14,7 @@ from torch import nn
 from gpulime import Explainer
 from gpulime.errors import GpulimeError
 from gpulime.folding import Folding
-from gpulime.predict import BatchSize, Predictor
+from gpulime.predict import Predictor
 from gpulime.segments import Grid
 
 MODES = {
@@ -333,47 +333,6 @@ def test_work_is_done_where_the_model_is(device, cnn, pictures):
     assert_near(explanations.cpu().coefficients, expected.coefficients, 1e-4)
 
 
-def sizes(seconds, device="cpu", most=60, shape=(3, 224, 224)):
-    """The sizes that "auto" passes while a batch of b rows takes ``seconds(b)``."""
-    batch_size, used = BatchSize("auto"), []
-    kind = shape, torch.float32, torch.device(device)
-    clock = SimpleNamespace(now=0.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpulime.predict.time", SimpleNamespace(perf_counter=lambda: clock.now))
-        patch.setattr("gpulime.device.synchronize", lambda device: None)
-        for _ in range(most):
-            b = batch_size.get(*kind)
-            with batch_size.timed(b, *kind):
-                clock.now += seconds(b)
-            used.append(b)
-    return used
-
-
-@pytest.mark.parametrize(
-    ("device", "seconds", "best"),
-    [
-        ("cpu", lambda b: 1 + 0.1 * b, 320),  # ever better, up to 2**28 bytes of rows
-        ("cpu", lambda b: b + 0.1 * max(0, b - 20) ** 2, 10),
-        ("cpu", lambda b: 5 + b + max(0, b - 20) ** 2, 20),
-        ("cpu", lambda b: b * 0.99 ** b.bit_length(), 10),  # a hundredth is no gain
-        ("cuda", lambda b: 1 + 0.1 * b, 256),
-        ("cuda", lambda b: b * (2 if b == 64 else 1) / min(b, 128), 128),  # one bad size does not end the search
-    ],
-)
-def test_auto_finds_the_fastest_size(device, seconds, best):
-    used, start = sizes(seconds, device), 10 if device == "cpu" else 32
-    assert used[:6] == [start] * 3 + [2 * start] * 3
-    assert used[-20:] == [best] * 20
-
-
-def test_auto_passes_the_same_rows(cnn, calls, pictures):
-    expected = explain(cnn, pictures(5), n_samples=60)
-    calls.clear()
-    explanations = explain(cnn, pictures(5), n_samples=60, batch_size="auto")
-    assert sum(len(rows) for rows in calls) == 300
-    assert_near(explanations.coefficients, expected.coefficients)
-
-
 @pytest.mark.parametrize(
     ("name", "message"), [("gpu", "device must be 'cpu', 'cuda' or 'cuda:N'; got 'gpu'"), ("cuda:99", "sees [0-9]+ GPUs")]
 )
@@ -393,6 +352,22 @@ def test_no_memory_to_compose_rows_is_survived_too(monkeypatch, cnn, pictures):
     monkeypatch.setattr(Explainer, "compose", starved)
     with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer"):
         actual = explain(cnn, pictures(3))
+    assert_near(actual.coefficients, expected.coefficients)
+
+
+def test_no_memory_to_draw_masks_is_survived_too(monkeypatch, cnn, pictures):
+    expected, draw = explain(cnn, pictures(40), n_samples=100), Explainer.draw
+
+    def starved(self, flight, index, rows):
+        if index.numel() > 600:
+            raise torch.OutOfMemoryError("no memory")
+        return draw(self, flight, index, rows)
+
+    monkeypatch.setattr(Explainer, "draw", starved)
+    monkeypatch.setattr("gpulime.explainer.FLIGHT_ROWS", {"cpu": 4000})
+    monkeypatch.setattr("gpulime.explainer.MASK_ENTRIES", 2**11)
+    with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer"):
+        actual = explain(cnn, pictures(40), n_samples=100)
     assert_near(actual.coefficients, expected.coefficients)
 
 

@@ -11,7 +11,7 @@ from gpulime.runs.verify import Verified
 MOST = 100  # names of one kind
 VERDICTS = {
     exits.OK: "all is as the run wrote it, and every image is explained",
-    exits.ERROR_ROWS: "all is as the run wrote it; some images have error rows, as the report lists them, or none yet",
+    exits.ERROR_ROWS: "all is as the run wrote it; some images have error rows, or no row yet",
     exits.DAMAGED: "not all is as the run wrote it",
 }
 

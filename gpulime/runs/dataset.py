@@ -21,6 +21,7 @@ from gpulime.explainer import Explainer
 from gpulime.runs import weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
 from gpulime.runs.loader import DatasetReader
+from gpulime.runs.share import Share
 from gpulime.runs.sources import Item, check_ids
 from gpulime.runs.terms import Terms
 
@@ -37,6 +38,7 @@ def explain(
     timeout_seconds: float = configs.DataConfig.timeout_seconds,
     retry_failed: bool = False,
     max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row,
+    shard: str | None = None,
     report: bool = True,
     **lime: Any,
 ) -> Outcome:
@@ -66,8 +68,11 @@ def explain(
         Try images again that have an error row.
     max_failures_in_a_row : int or None
         End the run where so many images fail one after the other; None: never.
+    shard : str, optional
+        "2/8" explains the second of eight parts of the dataset alone, for one of eight processes. By default each process that
+        calls this explains all of it: of several ranks call it in one, or give each ``f"{rank + 1}/{world_size}"``.
     report : bool
-        Write ``report.html`` at the end.
+        Write ``report.html`` at the end, or let the process do that which is the last of those with a shard.
     **lime
         Arguments of `gpulime.Explainer`.
 
@@ -93,7 +98,11 @@ def explain(
     explainer = Explainer(model, **lime)
     given = inspect.signature(Explainer).bind(model, **lime)
     given.apply_defaults()
-    changing = {name: value for name, value in given.arguments.items() if name not in ("model", "batch_size", "device")}
+    changing = {
+        name: value
+        for name, value in given.arguments.items()
+        if name != "model" and f"lime.{name}" not in configs.CHANGES_NO_ROW
+    }
     functions = [name for name, value in given.arguments.items() if callable(value) and not _comparable(value)]
     functions += ["model"] if inspect.isfunction(model) and "model" not in functions else []
     return perform(
@@ -117,10 +126,12 @@ def explain(
                 unnamed=[] if model_id else functions,
             ),
             picture=_picture_in(dataset, explainer),
+            images=len(dataset),
             data=configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds),
             store=configs.StoreConfig(),
             report=report,
             out=Path(out),
+            share=Share.of(shard, {}),
             retry_failed=retry_failed,
             max_failures_in_a_row=max_failures_in_a_row,
         )

@@ -21,6 +21,7 @@ from gpulime.report import page
 from gpulime.runs import exits, models, sources, store
 from gpulime.runs.job import Job, Picture, perform, plan
 from gpulime.runs.loader import FileReader
+from gpulime.runs.progress import say
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item
 from gpulime.runs.terms import Terms
@@ -55,7 +56,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     source = sources.find(config.data, loaded.class_names)
     if source.ignored:
         listed = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(source.ignored.items()))
-        print(f"{len(source.items)} images in {config.data.source}; left aside: {listed}", file=sys.stderr)
+        say(f"{len(source.items)} images in {config.data.source}; left aside: {listed}", sys.stderr)
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
     labels = lime.pop("labels")
     lime["device"] = _device(lime["device"], share)
@@ -81,6 +82,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
             },
         ),
         picture=_picture_of(config.data, loaded.transform),
+        images=source.images,
         data=config.data,
         store=config.store,
         report=config.report,

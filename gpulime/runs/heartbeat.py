@@ -55,6 +55,7 @@ class Beat:
 
     Attributes
     ----------
+    config_hash : of the run's settings
     images : those of the whole run; ``own`` are this process's, of which ``before`` were done before it started
     ok, failed : those that are explained and that failed since
     effort : since it started
@@ -68,6 +69,7 @@ class Beat:
     host: str
     pid: int
     state: str
+    config_hash: str | None
     images: int
     own: int
     before: int
@@ -88,6 +90,8 @@ class Beat:
         TypeError, KeyError
             Where it is another's.
         """
+        if not isinstance(facts["time"], float):
+            raise TypeError(f"time must be a float; got {facts['time']!r}")
         efforts = {name: Effort(**facts[name]) for name in ("effort", "earlier")}
         return cls(**{**facts, **efforts, "share": Share(**facts["share"]), "suspects": tuple(facts["suspects"])})
 
@@ -106,7 +110,7 @@ class Beat:
 
     def is_silent(self, now: float) -> bool:
         """Whether nothing has been heard of it for long."""
-        return now - self.time > SILENCE
+        return abs(now - self.time) > SILENCE  # a clock that is far ahead tells nothing, either
 
     def is_at_work(self, now: float) -> bool:
         """Whether it works, as far as one can tell."""
@@ -124,11 +128,16 @@ class Heartbeat:
         What this process does of it.
     describe : callable (state) -> Beat
         What there is to tell now.
+
+    Attributes
+    ----------
+    last : Beat or None, what was written last
     """
 
     def __init__(self, run: Path, share: Share, describe: Callable[[str], Beat]) -> None:
         self.path = run / FOLDER / f"{share.shard + 1}-of-{share.shards}-rank-{share.rank}.json"
         self.describe = describe
+        self.last: Beat | None = None
         self._next = 0.0
         before = _read(self.path)
         self._earlier = Effort() if before is None else before.earlier + before.effort
@@ -140,7 +149,9 @@ class Heartbeat:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, DeviceLostError):
-            self._suspects = error.suspects
+            self._suspects = tuple(
+                dict.fromkeys([*self._suspects, *error.suspects])
+            )  # those that have rows by now do not count
         self.beat(FINISHED if kind is None else STOPPED if issubclass(kind, KeyboardInterrupt) else FAILED)
 
     def beat_if_due(self) -> None:
@@ -151,19 +162,26 @@ class Heartbeat:
     def beat(self, state: str) -> None:
         """Write one. A disk that refuses it is no reason to end a run."""
         self._next = time.monotonic() + SECONDS
-        text = json.dumps(dataclasses.asdict(self._complete(self.describe(state))))
+        self.last = dataclasses.replace(self.describe(state), earlier=self._earlier, suspects=self._suspects)
+        text = json.dumps(dataclasses.asdict(self.last))
         with contextlib.suppress(OSError), staged(self.path.parents[1], self.path) as path:
             path.write_text(text, encoding="utf-8")
             os.replace(path, self.path)
 
-    def _complete(self, beat: Beat) -> Beat:
-        return dataclasses.replace(beat, earlier=self._earlier, suspects=self._suspects)
-
 
 def read(run: Path) -> list[Beat]:
     """The last beat of each process there ever was, in the order of their shares; one that cannot be read is left out."""
-    found = map(_read, sorted((run / FOLDER).glob("*.json")))
-    return [beat for beat in found if beat is not None]
+    found = map(_read, (run / FOLDER).glob("*.json"))
+    return sorted(
+        (beat for beat in found if beat is not None),
+        key=lambda beat: (beat.share.shards, beat.share.shard, beat.share.world, beat.share.rank),
+    )
+
+
+def images(run: Path, config_hash: str | None) -> int | None:
+    """How many images a run of these settings has, as its newest process told; None where none has."""
+    told = [beat for beat in read(run) if beat.config_hash == config_hash]
+    return max(told, key=lambda beat: beat.time).images if told else None
 
 
 def at_work(run: Path) -> list[Beat]:

@@ -16,7 +16,6 @@ from gpulime import inputs
 from gpulime.errors import GpulimeError
 from gpulime.explainer import Explainer
 from gpulime.explanation import Explanations
-from gpulime.predict import out_of_memory
 from gpulime.runs.exits import DeviceLostError, EndOfRunError
 from gpulime.runs.loader import Group, Read
 
@@ -84,8 +83,8 @@ class Isolation:
         DeviceLostError
             Where the device serves this process no more.
         Exception
-            The model's first error, where it has failed for the first `UNPROVEN_IMAGES` images, or for all there are: then it
-            is no image's fault, and there is nothing to wait for. Running out of memory may pass, and is never taken for it.
+            The model's first error, where it has failed for the first `UNPROVEN_IMAGES` images: then it is no image's fault,
+            and there is nothing to wait for. Running out of memory may pass, and is never taken for it.
         """
         for reads, batch in groups:  # what reading them raises is no fault of the model
             self._waiting.extend(reads)
@@ -93,7 +92,6 @@ class Isolation:
                 yield from self._together(self._put(batch))
             yield from self._unread()
         yield from self._together(self._queue.finish())
-        self._own_error()
 
     def _put(self, batch: inputs.Batch) -> Iterator[Explanations]:
         for flight in self.explainer.prepare(batch):
@@ -129,16 +127,16 @@ class Isolation:
         message = str(error).removeprefix("image 0: ")  # its number in a batch of its own
         message = message if isinstance(error, GpulimeError) else f"{type(error).__name__}: {message}"
         failure = dataclasses.replace(read, error=message[:MESSAGE_LENGTH], kind=kind(error))
-        if self.proven or out_of_memory(error):
+        if self.proven or devices.out_of_memory(error):
             yield failure
             return
         self._held.append(failure)
         self._first = self._first or error
         if len(self._held) == UNPROVEN_IMAGES:
-            self._own_error()
+            self.end()
 
-    def _own_error(self) -> None:
-        """Raise the model's first error, where nothing has been explained since."""
+    def end(self) -> None:
+        """To be called after the last image: raises the model's first error where it has failed for all there are."""
         if self._first is not None:
             images = "each of the images" if len(self._held) < UNPROVEN_IMAGES else f"the first {UNPROVEN_IMAGES} images"
             self._first.add_note(f"gpulime: {images} failed, also by themselves: this is the model's fault and none of theirs")
@@ -154,7 +152,7 @@ class Isolation:
         except Exception as error:
             if devices.lost(error, self.explainer.device):
                 yield from self._lost(error)
-            if out_of_memory(error):  # another image may need less of it
+            if devices.out_of_memory(error):  # another image may need less of it
                 self.explainer.predictor.most = self._most
             traceback.clear_frames(error.__traceback__)
             return error
@@ -182,7 +180,7 @@ class Isolation:
 
 def kind(error: Exception) -> str:
     """The ``error_type`` of an image that fails: "out_of_memory", or the stage that failed; "model" for the model itself."""
-    if out_of_memory(error):
+    if devices.out_of_memory(error):
         return "out_of_memory"
     modules = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
     return next((KINDS[module] for module in modules if module in KINDS), ELSEWHERE)

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from gpulime.report import page
 from gpulime.runs import dry, heartbeat, staging, store, summary, writers
 from gpulime.runs.dry import Plan
 from gpulime.runs.exits import FailuresInARowError, WrongSettingError
-from gpulime.runs.heartbeat import RUNNING, Beat, Heartbeat
+from gpulime.runs.heartbeat import Beat, Effort, Heartbeat
 from gpulime.runs.isolation import Isolation
 from gpulime.runs.loader import DatasetReader, FileReader, Group, Read, batches
 from gpulime.runs.progress import Progress, say
@@ -60,6 +60,7 @@ class Job:
     labels : "top", "target" or "top+target"
     terms : what its rows have in common, and run.json tells
     picture : row -> the picture of an image as the model saw it, for the report
+    images : how many the run has, of which ``items`` may be the first few
     share : what this process does of it
     retry_failed : whether images that have an error row are tried again
     max_failures_in_a_row : images that fail one after the other before the run ends; None: as many as there are
@@ -71,6 +72,7 @@ class Job:
     labels: str
     terms: Terms
     picture: Picture
+    images: int
     data: configs.DataConfig
     store: configs.StoreConfig
     report: bool
@@ -104,21 +106,21 @@ def perform(job: Job) -> Outcome:
     shown = job.share.rank == 0
     progress = Progress(len(left.items), n_samples, job.class_names, lambda: predictor.watch.seconds, shown)
     heart = Heartbeat(out, job.share, lambda state: _beat(job, left, progress, state))
-    with writers.one_at_a_time(out):
-        job.terms.accept(out)
-        if left.items:
-            staging.try_out(out)
-        heart.beat(RUNNING)  # whoever comes next sees it, and leaves run.json alone
-    if left.done:
-        print(f"{len(left.done):,} of {len(job.items):,} images are done already", file=sys.stderr)
-        _look_again(job)
-    shards = store.Store(out, rank=job.share.number, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds)
-    with (
-        Stop() as stop,  # outermost: the last shard is written under it too
-        progress,  # the bar is gone before the writer's last error is shown
-        heart,  # tells how it ended once the last row is written, or lost
-        Writer(shards) as writer,  # innermost: whatever ends the run, its rows are written first
-    ):
+    rows = store.Store(out, rank=job.share.number, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds)
+    with ExitStack() as stack:
+        stop = stack.enter_context(Stop())  # outermost: the last shard is written under it too
+        with writers.one_at_a_time(out):  # who comes next finds this process at work, and its run.json binding
+            job.terms.accept(out)
+            if left.items:
+                staging.try_out(out)
+            rows.claim()
+            stack.callback(rows.release)
+            stack.enter_context(heart)  # tells how it ended, once the last row is written or lost
+        if left.done:
+            say(f"{len(left.done):,} of {len(job.items):,} images are done already", sys.stderr)
+            _look_again(job)
+        stack.enter_context(progress)  # the bar is gone before the writer's last error is shown
+        writer = stack.enter_context(Writer(rows))  # innermost: whatever ends the run, its rows are written first
 
         def heed() -> None:
             """Show signs of life; end where the disk takes no rows, or a signal asks for it."""
@@ -132,15 +134,16 @@ def perform(job: Job) -> Outcome:
             heed()
 
         in_a_row = 0
-        with closing(_rows(job, left, after_model_batch, heed)) as rows:
-            for row in rows:
+        with closing(_rows(job, left, after_model_batch, heed)) as made:
+            for row in made:
                 writer.put(row)
                 progress.image(row)
                 in_a_row = in_a_row + 1 if row["status"] == "error" else 0
                 _check_failures(in_a_row, job.max_failures_in_a_row, row)
                 heed()
     stop.check()
-    return _finish(job, progress)
+    assert heart.last is not None
+    return _finish(job, progress, heart.last.effort)
 
 
 def plan(job: Job) -> Plan:
@@ -175,7 +178,8 @@ def _beat(job: Job, left: Todo, progress: Progress, state: str) -> Beat:
         host=socket.gethostname(),
         pid=os.getpid(),
         state=state,
-        images=len(job.items),
+        config_hash=job.terms.config_hash,
+        images=job.images,
         own=left.own,
         before=left.own - len(left.items),
         ok=progress.ok,
@@ -186,9 +190,8 @@ def _beat(job: Job, left: Todo, progress: Progress, state: str) -> Beat:
     )
 
 
-def _finish(job: Job, progress: Progress) -> Outcome:
+def _finish(job: Job, progress: Progress, call: Effort) -> Outcome:
     """Sum up, and write the report where nothing of the run is left: the last process of several does."""
-    call = progress.effort
     found = summary.summary(job.out, store.manifest(job.out), call)
     missing = _missing(job)
     if not job.share.is_all and (missing or heartbeat.at_work(job.out)):
@@ -216,10 +219,7 @@ def _look_again(job: Job) -> None:
     # Not one that could not be read: it may have been the end of its worker, and here there is none.
     item = next((item for item in job.items if known.get(item.image_id) is not None), None)
     if item is not None and job.reader(item).sha256 != known[item.image_id]:
-        print(
-            f"image {item.image_id!r} is not what it was when it was explained: is {job.out} another dataset's?",
-            file=sys.stderr,
-        )
+        say(f"image {item.image_id!r} is not what it was when it was explained: is {job.out} another dataset's?", sys.stderr)
 
 
 def _rows(
@@ -256,6 +256,7 @@ def _rows(
         with closing(feed(items)) as groups:  # its worker processes end with the run, whoever holds its error
             for outcome in isolation.explain(groups):
                 yield recorder.row(outcome)
+    isolation.end()
 
 
 def _with_sound_target(job: Job, read: Read) -> Read:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -73,6 +73,7 @@ class Progress:
             disable=not self._is_bar,
             file=sys.stderr if sys.stderr.isatty() else _Lines(),
             leave=False,
+            delay=1e-9,  # nothing is printed before there is something to tell
             mininterval=0.1 if sys.stderr.isatty() else 10,
             bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} forwards, {rate_fmt}{postfix}, {remaining} left",
         )
@@ -124,14 +125,15 @@ class Progress:
             say(text)
 
 
-def say(text: str) -> None:
-    """Print a line; one that nobody takes any more (a closed pipe, a full disk behind a log) is no reason to end a run."""
+def say(text: str, to: TextIO | None = None) -> None:
+    """Print a line, to stdout by default; one that nobody takes (a closed pipe, a full disk behind a log) ends no run."""
+    file = sys.stdout if to is None else to
     try:
-        print(text, flush=True)
+        print(text, file=file, flush=True)
     except OSError:
         with suppress(OSError, AttributeError):  # what is still to be flushed goes nowhere, too
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
+            os.dup2(nowhere, file.fileno())
             os.close(nowhere)
 
 

@@ -151,17 +151,6 @@ def each(run: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable
                 raise GpulimeError(f"{error.filename} is listed and not there: is it a link to nowhere?") from error
 
 
-def corrupt(run: Path) -> list[CorruptError]:
-    """The corrupt shards of a run, which `rows` leaves out.
-
-    Raises
-    ------
-    GpulimeError
-        As `each`.
-    """
-    return [error for error in each(run, lambda path, shard: None, lambda error: error) if error is not None]
-
-
 def _read(path: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable[[CorruptError], T]) -> T:
     try:
         with opened(path) as shard:

@@ -59,12 +59,15 @@ class Source:
         Endings of other files that lie among the images, and how many have each.
     max_megapixels, exif
         As in `DataConfig`.
+    images : int
+        How many there are, those beyond the limit too.
     """
 
     items: list[Item]
     ignored: dict[str, int] = field(default_factory=dict)
     max_megapixels: float = DataConfig.max_megapixels
     exif: str = DataConfig.exif
+    images: int = 0
 
     def load(self, item: Item) -> Decoded:
         """Read one image; raises `DecodeError`, whose ``kind`` is 'decode' or 'too_large'."""
@@ -106,7 +109,7 @@ def find(config: DataConfig, class_names: Sequence[str] | None = None) -> Source
         others = ", ".join(f"{ending or 'no ending'} ({count})" for ending, count in ignored.items())
         check(bool(items), f"holds no image ({', '.join(ENDINGS)})" + (f"; other files there: {others}" if others else ""))
         check_ids(items)
-    return Source(items[: config.limit], dict(ignored), config.max_megapixels, config.exif)
+    return Source(items[: config.limit], dict(ignored), config.max_megapixels, config.exif, len(items))
 
 
 def _items(source: str, class_names: Sequence[str] | None, ignored: Counter[str]) -> Iterator[Item]:

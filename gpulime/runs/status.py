@@ -19,7 +19,7 @@ class Status:
 
     Attributes
     ----------
-    images : those of the run, None where no process has told yet
+    images : those of the run, in whichever shares and however few a call is limited to; None where no process has told yet
     ok, failed : images in the shards that are explained, and that failed by their kind
     processes : the last beat of each; without those of earlier divisions among other processes
     now : when this was looked up, in seconds since 1970
@@ -94,14 +94,13 @@ def status(run: Path) -> Status:
     GpulimeError
         If the directory holds no run.
     """
-    store.manifest(run)
+    manifest = store.manifest(run)
     rows = store.read(run, ["status", "error_type"])
     beats, now = heartbeat.read(run), time.time()
-    images = max((beat.images for beat in beats), default=None)  # a call may have been limited to fewer
     kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
     return Status(
         run=str(run),
-        images=images,
+        images=heartbeat.images(run, manifest.get("config_hash")),
         ok=rows["status"].to_pylist().count("ok"),
         failed=dict(kinds.most_common()),
         processes=heartbeat.current(beats, now),

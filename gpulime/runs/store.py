@@ -1,6 +1,6 @@
 """The run directory: immutable Parquet shards, each there whole or not at all, and how they are read back.
 
-    run/  run.json     what is run and with which settings, written once
+    run/  run.json     what is run and with which settings, written before the first row
           results/     part-<rank>-<unix ms>-<8 hex>.parquet and nothing else, so that any Parquet reader takes it
           _staging/    files being written; what a killed process leaves here means nothing
 
@@ -51,7 +51,8 @@ COMPRESSION = {"compression": "zstd", "write_page_checksum": True}
 class Store:
     """Collects rows and writes them as shards: when enough have come or waited long, and at the end of the ``with``.
 
-    Several processes may write to one run: names never collide. Of two with one rank the second warns.
+    Several processes may write to one run: names never collide. Of two with one rank the second warns, at `claim` or its
+    first row.
 
     Parameters
     ----------
@@ -78,12 +79,17 @@ class Store:
         self.flush_seconds = flush_seconds
         self._rows: list[pa.RecordBatch] = []
         self._oldest = 0.0
-        self._lock: writers.Lock | None = None  # from the first row on
+        self._lock: writers.Lock | None = None
 
     @property
     def in_hand(self) -> int:
         """The rows that are not written yet."""
         return len(self._rows)
+
+    def claim(self) -> None:
+        """Be known to others as the writer of this rank, until `close` or `release`."""
+        if self._lock is None:
+            self._lock = writers.of_rank(self.run, self.rank)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add the row of one image: a value per column of `schema`; what may be null may be left out.
@@ -95,8 +101,7 @@ class Store:
         """
         with about(f"row of image {row.get('image_id')!r}"):
             one = record(row)
-        if self._lock is None:
-            self._lock = writers.of_rank(self.run, self.rank)
+        self.claim()
         if not self._rows:
             self._oldest = time.monotonic()
         self._rows.append(one)
@@ -124,6 +129,10 @@ class Store:
     def close(self) -> None:
         """Flush, and be no writer of the run any more."""
         self.flush()
+        self.release()
+
+    def release(self) -> None:
+        """Be no writer of the run any more, whatever is in hand."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -215,6 +224,17 @@ def done(run: Path) -> dict[str, Done]:
         before = found.get(image_id)
         found[image_id] = Done(is_ok, attempt) if before is None else Done(before.is_ok or is_ok, max(before.attempt, attempt))
     return found
+
+
+def config_hashes(run: Path) -> set[str]:
+    """The settings of the rows, by their hashes: more than one only where somebody has mixed them.
+
+    Raises
+    ------
+    GpulimeError
+        As `read`.
+    """
+    return set(rows(run, ["config_hash"])["config_hash"].unique().to_pylist())
 
 
 def manifest(run: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import gpulime
 from gpulime.errors import GpulimeError, check
-from gpulime.runs import heartbeat, store
+from gpulime.runs import heartbeat, store, writers
 
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-image", "pyarrow", "pillow")
 
@@ -65,10 +65,14 @@ class Terms:
         Raises
         ------
         GpulimeError
-            Where it holds a run of others, with the difference.
+            Where it holds a run of others, with the difference as far as it is known.
         """
-        manifest = store.read_manifest(run)
-        if manifest is None or not (store.shards(run) or heartbeat.at_work(run)):
+        manifest, results = store.read_manifest(run), bool(store.shards(run))
+        if manifest is None:
+            others = store.config_hashes(run) - {self.config_hash} if results else set()
+            check(not others, f"{run} holds results of other settings, and no run.json that tells which. Choose another out")
+            return False
+        if not (results or writers.at_work(run) or heartbeat.at_work(run)):
             return False
         if manifest.get("config_hash") == self.config_hash:
             these = f"{' and '.join(self.unnamed)} {'are' if len(self.unnamed) > 1 else 'is'}"
@@ -79,7 +83,8 @@ class Terms:
         changed = [
             f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in {**was, **now} if was.get(name) != now.get(name)
         ]
-        raise GpulimeError(f"{run} holds results of other settings: {'; '.join(changed)}. Choose another out, or delete it")
+        there, remedy = ("holds results of", ", or delete it") if results else ("is being filled by a process with", "")
+        raise GpulimeError(f"{run} {there} other settings: {'; '.join(changed)}. Choose another out{remedy}")
 
 
 def _plain(value: Mapping[str, Any]) -> Any:

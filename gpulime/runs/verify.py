@@ -135,7 +135,7 @@ def verify(run: Path, inputs: bool = False) -> Verified:
         corrupt=corrupt,
         rows=len(rows),
         images=len(images),
-        wanted=max((beat.images for beat in heartbeat.read(run)), default=None),
+        wanted=heartbeat.images(run, config_hash),
         ok=len(whole) - len(failed),
         errors=dict(Counter(kind or "unknown" for kind in failed["error_type"].to_pylist()).most_common()),
         damaged=dict(zip(broken["image_id"].to_pylist(), broken["damaged"].to_pylist(), strict=True)),

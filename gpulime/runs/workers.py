@@ -23,6 +23,7 @@ from gpulime.config import DataConfig
 from gpulime.errors import GpulimeError
 from gpulime.runs import stop
 from gpulime.runs.loader import Read
+from gpulime.runs.progress import say
 from gpulime.runs.sources import Item
 from gpulime.segments import Segmenter, on_device, segment_one
 
@@ -103,7 +104,7 @@ class Workers:
             except LostWorkerError as lost:
                 losses += 1
                 again = f"in new ones, try {losses} of {REBUILDS}" if losses <= REBUILDS else "one by one"
-                print(f"gpulime: {lost}; images are read again, {again}", file=sys.stderr)
+                say(f"gpulime: {lost}; images are read again, {again}", sys.stderr)
             if losses > REBUILDS:
                 alone = [self._read_alone(item) for item in items[start : start + self.batch_size]]
                 if all(read.kind != KIND for read in alone):

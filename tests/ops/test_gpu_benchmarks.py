@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is part of the checkout, not of the package
 
-from benchmarks import gpu, gpu_kernels, gpu_rows
+from benchmarks import gpu, gpu_engine, gpu_kernels, gpu_rows
 from benchmarks.gpu_rows import Bench, Row, results
 from benchmarks.rows import read
 from gpulime import segments
@@ -82,6 +83,25 @@ def test_the_engine_and_its_peers_are_timed(kept):
     bare = rows["efficiency", "28x28 CNN, bare forwards"]
     assert float(share.ratio) == pytest.approx(float(share.rate) / float(bare.rate), rel=1e-2)
     assert rows["peers", "28x28 CNN, gpulime"].unit == "forwards"
+
+
+def test_compiled_models_are_timed_beside_the_same_without(kept, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    assert run("compiled") == 0
+    rows = {row.side: row for row in read(kept, Row)}
+    assert set(rows) == {
+        f"{name}, {way}" for name in gpu_engine.MODELS for way in ("as it is", "compile=True", "compile='reduce-overhead'")
+    }
+    assert rows["28x28 CNN, as it is"].ratio == "1"
+    assert all(float(row.rate) > 0 for row in rows.values())
+
+
+def test_a_compiled_model_with_other_answers_gets_no_time(kept, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **settings: lambda rows: model(rows).flip(1) * 2)
+    assert run("compiled") == 1
+    wrong = [row for row in read(kept, Row) if row.ok == "no"]
+    assert len(wrong) == 6
+    assert all(row.error.startswith("probabilities differ by ") and not row.ms for row in wrong)
 
 
 def test_what_is_not_installed_is_left_out_and_said(kept, monkeypatch, capsys):

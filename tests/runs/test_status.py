@@ -178,11 +178,12 @@ def test_a_status_of_nothing(tmp_path):
         status(tmp_path / "none")
 
 
-def test_a_call_that_was_limited_to_fewer_images_does_not_make_the_run_smaller(tmp_path):
+def test_the_newest_process_of_the_runs_own_settings_tells_how_many_images_there_are(tmp_path):
     folder = run(tmp_path, explained("a"), explained("b"))
-    beaten(folder, Share(shard=0, shards=2), images=40)
-    beaten(folder, Share(shard=1, shards=2), images=1)
-    assert "2 of 40 images (5.0 %)" in str(status(folder))
+    beaten(folder, images=1, config_hash="of a call that was refused", time=time.time() + 1)
+    beaten(folder, Share(shard=0, shards=2), images=60, time=time.time() - 100)
+    beaten(folder, Share(shard=1, shards=2), images=40)
+    assert "2 of 40 images (5.0 %)" in str(status(folder)), "the newest process knows"
 
 
 def test_verify_misses_images_that_no_process_has_done(tmp_path, capsys):

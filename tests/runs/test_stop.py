@@ -151,8 +151,9 @@ def test_a_second_signal_ends_a_run_that_hangs_at_once(folder):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
-@pytest.mark.parametrize("moment", ["while the model is loaded", "while a report is written"])
+@pytest.mark.parametrize(
+    ("moment", "number"), [("while the model is loaded", signal.SIGINT), ("while a report is written", signal.SIGUSR1)]
+)
 def test_a_signal_before_or_after_the_images_ends_with_the_same_code(moment, number, folder):
     (folder / "slow_model.py").write_text(SLOW_START if "loaded" in moment else SLOW_REPORT)
     settings = yaml.safe_load((folder / "run.yaml").read_text())

@@ -19,6 +19,7 @@ from gpulime.runs.terms import Terms
 ONE = Terms({"lime.n_samples": 40, "segmenter": "grid"}, {"class_names": ["a", "b"]})
 OTHER = Terms({"lime.n_samples": 50, "segmenter": "grid"}, {"class_names": ["a", "b"]})
 DIFFERENCE = r"lime\.n_samples was 40, is 50\. Choose another out, or delete it"
+AT_WORK = r"is being filled by a process with other settings: lime\.n_samples was 40, is 50\. Choose another out$"
 
 
 def about(run):
@@ -68,9 +69,33 @@ def test_a_call_that_left_no_row_binds_nobody(tmp_path):
 def test_a_process_that_has_written_no_row_yet_binds(tmp_path):
     ONE.accept(tmp_path)
     worked_on(tmp_path)
-    with pytest.raises(GpulimeError, match=DIFFERENCE):
+    with pytest.raises(GpulimeError, match=AT_WORK):
         OTHER.accept(tmp_path)
     assert ONE.fit(tmp_path)
+
+
+def test_a_process_that_has_been_silent_for_long_binds_by_its_lock(tmp_path):
+    ONE.accept(tmp_path)
+    program = "import sys; from pathlib import Path; from gpulime.runs import store; "
+    program += "rows = store.Store(Path(sys.argv[1]), rank=3); rows.claim(); print('claimed', flush=True); sys.stdin.readline()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {"PYTHONPATH": ":".join(sys.path)}}
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], text=True, **pipes)
+    assert process.stdout.readline() == "claimed\n"
+    worked_on(tmp_path, time=time.time() - 900)
+    with pytest.raises(GpulimeError, match=AT_WORK):
+        OTHER.accept(tmp_path)
+    process.communicate("\n")
+    OTHER.accept(tmp_path)
+
+
+def test_rows_without_a_run_json_bind_too(tmp_path):
+    with store.Store(tmp_path) as results:
+        results.append(explained("a", config_hash=ONE.config_hash))
+    with pytest.raises(GpulimeError, match=r"holds results of other settings, and no run\.json that tells which"):
+        OTHER.accept(tmp_path)
+    assert not (tmp_path / "run.json").exists()
+    ONE.accept(tmp_path)
+    assert about(tmp_path)["fixed"] == ONE.fixed
 
 
 def test_functions_that_cannot_be_compared_are_refused_once_there_are_rows(tmp_path):

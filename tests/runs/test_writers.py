@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -73,6 +74,52 @@ def test_a_store_that_is_closed_writes_no_more(tmp_path):
         rows.append(explained("a"))
     other = start(tmp_path, 1)
     assert other.communicate("\n") == ("written\n", "")
+
+
+def test_a_lock_outlives_the_others_of_its_process(tmp_path):
+    """The system frees all of a file's locks when a process closes any descriptor of it."""
+    lock = writers.of_rank(tmp_path, 0)
+    with writers.one_at_a_time(tmp_path):
+        assert writers.Lock(tmp_path, 0, 0).taken, "a second of the same process has none"
+    other = writers.Lock(tmp_path, 5, 5)
+    other.release()
+    again = start(tmp_path, 1)
+    assert "another process writes" in again.communicate("\n")[1]
+    lock.release()
+    assert not writers.at_work(tmp_path)
+
+
+def test_threads_come_in_one_at_a_time(tmp_path):
+    inside, most = [], []
+
+    def enter():
+        with writers.one_at_a_time(tmp_path):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.pop()
+
+    threads = [threading.Thread(target=enter) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 5
+
+
+def test_a_file_that_may_not_be_opened_is_not_held_by_others(tmp_path, monkeypatch):
+    def forbidden(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / writers.LOCKS).parent.mkdir()
+    (tmp_path / writers.LOCKS).touch()
+    monkeypatch.setattr(writers.os, "open", forbidden)
+    started = time.monotonic()
+    with writers.one_at_a_time(tmp_path):
+        pass
+    assert time.monotonic() - started < 1
+    assert not writers.Lock(tmp_path).taken
+    assert not writers.at_work(tmp_path)
 
 
 def test_where_there_are_no_locks_one_writes_all_the_same(tmp_path, monkeypatch):

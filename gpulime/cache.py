@@ -1,0 +1,70 @@
+"""The batch sizes that were found best, kept between processes: a small JSON file that may be lost, or broken, at any time.
+
+It lies in ``$XDG_CACHE_HOME/gpulime``, by default ``~/.cache/gpulime``. The environment variable ``GPULIME_CACHE`` names
+another folder; ``off`` keeps nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from pathlib import Path
+
+VARIABLE = "GPULIME_CACHE"
+MOST = 1000  # entries; the oldest go first
+
+
+def path() -> Path | None:
+    """The file; None where nothing is kept."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen == "off":
+        return None
+    if chosen:
+        return Path(chosen) / "batch_sizes.json"
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home
+        return None
+    return home / "gpulime" / "batch_sizes.json"
+
+
+def entries() -> dict[str, int]:
+    """What was measured -> rows of a batch, the oldest first."""
+    file = path()
+    try:
+        found = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or broken
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: b for name, b in found.items() if type(b) is int and b > 0}
+
+
+def keep(name: str, b: int) -> None:
+    """Add an entry; where that cannot be written, it is measured again another time."""
+    file = path()
+    if file is None:
+        return
+    kept = entries()
+    kept.pop(name, None)  # it is the newest now
+    kept[name] = b
+    text = json.dumps(dict(list(kept.items())[-MOST:]), indent=1)
+    aside = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_text(text, encoding="utf-8")
+            os.replace(aside, file)  # readers see the old file or the new one
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def clear() -> int:
+    """Forget all entries, and say how many there were."""
+    count, file = len(entries()), path()
+    if file is not None:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            file.unlink()
+    return count

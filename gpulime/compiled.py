@@ -1,0 +1,74 @@
+"""The model as torch.compile makes it, for batches of few sizes; one that it cannot make is called as it is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpulime.device import out_of_memory
+from gpulime.errors import unknown
+
+MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own words
+MOST_REASON = 300  # characters: a compiler may give its whole command line
+
+
+class Compiled:
+    """A compiled model.
+
+    Every number of rows is compiled for itself, which takes seconds to minutes: so rows that a batch lacks are filled up. The
+    weights are arguments of what is compiled: where they change, the next call sees it, and nothing is compiled anew.
+
+    Attributes
+    ----------
+    works : bool, whether the model can be compiled, as far as is known
+    """
+
+    def __init__(self, model: nn.Module | Callable[[Tensor], Any], setting: bool | str) -> None:
+        if not isinstance(setting, bool) and setting not in MODES:
+            raise unknown("compile", setting, ["True", "False", *MODES])
+        self.model, self.mode = model, None if isinstance(setting, bool) else setting
+        self.works = True
+        self._compiled: Callable[[Tensor], Any] | None = None
+
+    def __call__(self, rows: Tensor, b: int) -> Any:
+        """``model(rows)``, for which what is compiled is given b rows.
+
+        Warns
+        -----
+        UserWarning
+            Once, where the model can be called but not compiled, with the reason.
+        """
+        version = rows._version
+        try:
+            if self._compiled is None:  # not before: it imports for more than a second
+                self._compiled = torch.compile(self.model, mode=self.mode, dynamic=False)
+            outputs = self._compiled(_filled(rows, b))
+        except Exception as error:  # of the compiler, of what it calls, or of the model
+            if out_of_memory(error) or rows._version != version:
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+        else:
+            return outputs[: len(rows)] if isinstance(outputs, Tensor) and outputs.shape[:1] == (b,) else outputs
+        outputs = self.model(rows)  # raises where the error is the model's
+        self.works, self._compiled = False, None
+        warnings.warn(f"the model cannot be compiled and is called as it is: {reason[:MOST_REASON]}", stacklevel=2)
+        return outputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": None}  # what is compiled is of one process
+
+
+def _filled(rows: Tensor, b: int) -> Tensor:
+    """As many as b rows, which lie in memory as ``rows`` do: those, and the first again and again."""
+    if len(rows) == b:
+        return rows
+    plain = rows.is_contiguous() or not rows.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.contiguous_format if plain else torch.channels_last
+    full = torch.empty(b, *rows.shape[1:], dtype=rows.dtype, device=rows.device, memory_format=memory_format)
+    full[: len(rows)] = rows
+    full[len(rows) :] = rows[:1]
+    return full
