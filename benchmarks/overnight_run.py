@@ -44,7 +44,10 @@ class Free(nn.Module):
 
 @dataclass(frozen=True)
 class Memory:
-    """Megabytes at one moment: those of the run's own process, and those that it and its workers have together."""
+    """Megabytes at one moment: those resident of the run's own process, and those that it and its workers have together.
+
+    The latter without pages of files: how much of the libraries counts as theirs hangs on who else has them open.
+    """
 
     time: float
     own: float
@@ -98,7 +101,11 @@ def memory_growth(_: Path, n: int) -> Measured:
     ways = [[one.family for one in night.memory], [one.own for one in night.memory]]
     growths = [max(way, default=0.0) - (way or [0.0])[0] for way in ways]
     told = [f"{way[0]:.0f} MB after {FIRST:,} images, {max(way):.0f} MB at most" for way in ways if way]
-    detail = f"with workers {told[0]}; the process itself {told[1]}; with the report" if told else "it ended too soon"
+    detail = (
+        f"with workers {told[0]}, files left aside; the process itself {told[1]}; with the report"
+        if told
+        else "it ended too soon"
+    )
     return Measured(max(growths), detail, bool(told) and night.memory[-1].time > night.report_from)
 
 
@@ -127,7 +134,7 @@ def _night(n: int) -> Night:
     run, memory = folder / "run", []
     while process.poll() is None:
         now, own = time.time(), _megabytes(process.pid, "Rss")
-        family = sum(_megabytes(pid, "Pss") for pid in _family(process.pid))
+        family = sum(_megabytes(pid, "Pss_Anon", "Pss_Shmem") for pid in _family(process.pid))
         beats = heartbeat.read(run)
         if beats and beats[0].ok >= min(FIRST, n // 2) and own and family:
             memory.append(Memory(now, own, family))
@@ -181,10 +188,10 @@ def _family(pid: int) -> Iterator[int]:
             yield from _family(int(child))
 
 
-def _megabytes(pid: int, kind: str) -> float:
-    """The resident memory of a process: Rss, or Pss, in which what it shares is divided among those that do."""
-    lines = _text(Path(f"/proc/{pid}/smaps_rollup")).splitlines()
-    return next((int(line.split()[1]) / 1000 for line in lines if line.startswith(f"{kind}:")), 0.0)
+def _megabytes(pid: int, *kinds: str) -> float:
+    """The resident memory of a process: Rss, or kinds of Pss, in which what it shares is divided among those that do."""
+    lines = map(str.split, _text(Path(f"/proc/{pid}/smaps_rollup")).splitlines())
+    return sum(int(line[1]) / 1000 for line in lines if line[0].removesuffix(":") in kinds)
 
 
 def _text(path: Path) -> str:
