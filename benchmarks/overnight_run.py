@@ -50,13 +50,14 @@ class Memory:
     """
 
     time: float
+    images: int
     own: float
     family: float
 
 
 @dataclass(frozen=True)
 class Night:
-    """A run as another process saw it, its report among it; ``memory`` from the first thousand images to the report's end."""
+    """A run as another process saw it, its report among it; ``memory`` from its start to the report's end."""
 
     folder: Path
     seconds: float
@@ -98,7 +99,8 @@ def memory_growth(_: Path, n: int) -> Measured:
     written the workers have gone, and what they had must not hide what it takes.
     """
     night = _night(n)
-    ways = [[one.family for one in night.memory], [one.own for one in night.memory]]
+    later = [one for one in night.memory if one.images >= min(FIRST, n // 2)]
+    ways = [[one.family for one in later], [one.own for one in later]]
     growths = [max(way, default=0.0) - (way or [0.0])[0] for way in ways]
     told = [f"{way[0]:.0f} MB after {FIRST:,} images, {max(way):.0f} MB at most" for way in ways if way]
     detail = (
@@ -106,7 +108,7 @@ def memory_growth(_: Path, n: int) -> Measured:
         if told
         else "it ended too soon"
     )
-    return Measured(max(growths), detail, bool(told) and night.memory[-1].time > night.report_from)
+    return Measured(max(growths), detail, bool(told) and later[-1].time > night.report_from)
 
 
 def start_again(_: Path, n: int) -> Measured:
@@ -136,8 +138,8 @@ def _night(n: int) -> Night:
         now, own = time.time(), _megabytes(process.pid, "Rss")
         family = sum(_megabytes(pid, "Pss_Anon", "Pss_Shmem") for pid in _family(process.pid))
         beats = heartbeat.read(run)
-        if beats and beats[0].ok >= min(FIRST, n // 2) and own and family:
-            memory.append(Memory(now, own, family))
+        if own and family:
+            memory.append(Memory(now, beats[0].ok if beats else 0, own, family))
         time.sleep(0.1 if (run / summary.FILE).exists() else 0.5)  # the report of few images takes no second
     seconds = time.perf_counter() - started
     facts = json.loads((run / summary.FILE).read_text(encoding="utf-8"))
