@@ -12,7 +12,7 @@ EXTRAS = {
     "plots": ["matplotlib"],
     "cuda12": ["cupy-cuda12x>=14"],
     "cuda13": ["cupy-cuda13x>=14"],
-    "peers": ["lime==0.2.0.1", "captum"],
+    "peers": ["lime==0.2.0.1", "captum", "shap"],
 }
 # The README reads results with these.
 READERS = ["pandas", "duckdb", "polars"]

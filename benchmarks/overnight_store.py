@@ -18,7 +18,8 @@ from unittest import mock
 import torch
 
 import gpulime
-from benchmarks.models import PHOTOGRAPHS, Pixels
+from benchmarks.models import Pixels
+from benchmarks.pictures import PHOTOGRAPHS
 from gpulime import config
 from gpulime.runs import shards, store
 

@@ -61,7 +61,7 @@ def read(path: Path, kind: type[Any] = Row) -> list[Any]:
 
 def write(path: Path, rows: Iterable[Any], kind: type[Any] = Row) -> None:
     """Write a file anew."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(kind)], lineterminator="\n")
         writer.writeheader()
@@ -75,11 +75,12 @@ def keep(path: Path, rows: Sequence[Any], key: Callable[[Any], tuple[str, ...]])
     write(path, sorted([*rows, *earlier], key=key), kind)
 
 
-def where() -> dict[str, str]:
+def where(device: str = "cpu") -> dict[str, str]:
     """The columns that say where and when a row was measured."""
-    dirty = _git("status", "--porcelain", "gpulime", "benchmarks/*.py")
+    dirty = _git("status", "--porcelain", "../gpulime", "../kernels", "*.py")
+    gpu = torch.cuda.get_device_name() if device == "cuda" else ""
     return {
-        "device": f"{_processor()}, {torch.get_num_threads()} threads",
+        "device": gpu or f"{_processor()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if dirty else ""),

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.entries import ENTRIES, AtMost, Entry
-from benchmarks.models import Setup
+from benchmarks.entries import ENTRIES
+from benchmarks.entries.entry import Entry
 from benchmarks.rows import Row, read, results_file, where, write
+from benchmarks.setups import Setup
 from benchmarks.timer import Array, Side, Timing, interleaved
 
 REGRESSION = 1.05  # a ratio this much worse than an earlier one fails, even within its bound
@@ -76,8 +77,7 @@ def regressed(row: Row, before: dict[str, Row], entry: Entry) -> bool:
     earlier = before.get(row.entry)
     if not (earlier and earlier.ratio and row.ratio):
         return False
-    worse = float(row.ratio) / float(earlier.ratio)
-    return (worse if isinstance(entry.bound, AtMost) else 1 / worse) > REGRESSION
+    return entry.bound.worsened(float(row.ratio), float(earlier.ratio)) > REGRESSION
 
 
 def main(argv: Sequence[str] | None = None, entries: Sequence[Entry] = ENTRIES) -> int:
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None, entries: Sequence[Entry] = ENTRIES) 
         fresh = {row.entry for row in rows}
         rows += [row for row in read(path) if row.entry not in fresh]
         order = [entry.name for entry in entries]
-        write(path, sorted(rows, key=lambda row: order.index(row.entry)))
+        write(path, sorted((row for row in rows if row.entry in order), key=lambda row: order.index(row.entry)))
     return int(failed)
 
 

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.models import photographs
+from benchmarks.pictures import photographs
 from benchmarks.rows import RESULTS, keep, results_file, where
 from gpulime import segments
 from gpulime.device import installed

@@ -11,13 +11,16 @@ from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from statistics import median, quantiles
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
-from benchmarks.models import Setup
+from benchmarks.setups import Setup
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Forward = Callable[[], Array | None]
+T = TypeVar("T")
 
 # glibc hands large blocks back to the system as they are freed, and then every layer of a model maps and clears its memory
 # anew, or not, by the chances of the heap. These settings let it keep them.
@@ -45,15 +48,16 @@ class Side:
     make: Callable[[Setup], Forward]
     process: Process | None = None  # None: this one
     b: int | None = None  # in place of the setup's
+    precision: str | None = None
 
     def run(self, setup: Setup) -> Run:
         """One repeat, in the side's process."""
-        setup = setup if self.b is None else replace(setup, b=self.b)
+        own = {"b": self.b, "precision": self.precision}
+        setup = replace(setup, **{name: value for name, value in own.items() if value is not None})
         if self.process is None:
             return _run(self.make, setup)
         if self.process.fresh:
-            with _start(self.process) as executor:
-                return executor.submit(_run, self.make, setup).result()
+            return apart(self.process, _run, self.make, setup)
         return _running(self.process).submit(_run, self.make, setup).result()
 
 
@@ -85,13 +89,27 @@ class Timing:
     @property
     def spread(self) -> tuple[float, float]:
         """The 20 % and 80 % quantiles of the CPU time."""
-        cpu = [run.cpu for run in self.runs]
-        fifths = quantiles(cpu, n=5, method="inclusive") if len(cpu) > 1 else cpu * 4
-        return fifths[0], fifths[3]
+        return spread([run.cpu for run in self.runs])
+
+    @property
+    def wall_spread(self) -> tuple[float, float]:
+        """The same of the time on the wall."""
+        return spread([run.wall for run in self.runs])
+
+    def on_the_wall(self) -> dict[str, str]:
+        """The columns of that time."""
+        q20, q80 = self.wall_spread
+        return {"s": f"{self.wall:.4g}", "q20": f"{q20:.4g}", "q80": f"{q80:.4g}"}
 
     def paired(self, other: Timing, of: Callable[[float, float], float]) -> float:
         """The median ratio of runs that followed each other, in which a machine that drifts has drifted least."""
         return median(of(mine.cpu, its.cpu) for mine, its in zip(self.runs, other.runs, strict=True))
+
+
+def spread(seconds: Sequence[float]) -> tuple[float, float]:
+    """The 20 % and 80 % quantiles."""
+    fifths = quantiles(seconds, n=5, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 4
+    return fifths[0], fifths[3]
 
 
 def interleaved(sides: Sequence[Side], setup: Setup, repeats: int) -> list[Timing]:
@@ -109,12 +127,20 @@ def _run(make: Callable[[Setup], Forward], setup: Setup) -> Run:
     gc.collect()
     cpu, wall = time.process_time(), time.perf_counter()
     coefficients = forward()
+    if setup.device == "cuda":
+        torch.cuda.synchronize()
     return Run(coefficients, time.process_time() - cpu, time.perf_counter() - wall)
 
 
 @cache
 def _forward(make: Callable[[Setup], Forward], setup: Setup) -> Forward:
     return make(setup)
+
+
+def apart(process: Process, call: Callable[..., T], *arguments: Any) -> T:
+    """``call(*arguments)`` in a new process."""
+    with _start(process) as executor:
+        return executor.submit(call, *arguments).result()
 
 
 @cache
@@ -126,7 +152,7 @@ def _running(process: Process) -> ProcessPoolExecutor:
 def _start(process: Process) -> ProcessPoolExecutor:
     """One process, started with its environment, since glibc reads it once."""
     environment = dict(os.environ)
-    os.environ.update(KEEP_MEMORY if process.keeps_memory else {})
+    os.environ.update(KEEP_MEMORY if process.keeps_memory else {}, GPULIME_CACHE="off")  # what is learned is paid for
     try:
         executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         executor.submit(os.getpid).result()

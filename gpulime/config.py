@@ -163,7 +163,7 @@ class Config:
 
 
 def check_out(out: str) -> None:
-    """Refuse a URL as the directory of a run.
+    """Refuse what cannot be the directory of a run: a URL, or a name that no row could tell.
 
     Raises
     ------
@@ -172,6 +172,7 @@ def check_out(out: str) -> None:
     """
     scheme = URL.match(out)
     instead = "write to a local or network path and copy results/ afterwards: shards never change"
+    check(out.isprintable() or out == out.encode("utf-8", "replace").decode(), f"out must be UTF-8; got {out!r}")
     check(scheme is None, f"out must be a directory, not an address of {scheme and scheme[1]}; got {out!r}: {instead}")
 
 

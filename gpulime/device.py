@@ -219,7 +219,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class Stopwatch:
-    """Adds up how long a device was at something, without waiting for it."""
+    """Adds up how long a device was at something, without waiting for it; what a lost device was at is not known."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -251,9 +251,12 @@ class Stopwatch:
         return {"_seconds": self.seconds, "_open": deque()}  # events are of one process
 
     def _close(self) -> None:
-        while self._open and self._open[0][1].query():
-            begin, end = self._open.popleft()
-            self._seconds += begin.elapsed_time(end) / 1000
+        try:
+            while self._open and self._open[0][1].query():
+                begin, end = self._open.popleft()
+                self._seconds += begin.elapsed_time(end) / 1000
+        except RuntimeError:  # the device is lost, which whoever works with it says
+            self._open.clear()
 
 
 def describe() -> dict[str, Any]:

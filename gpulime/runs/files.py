@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from gpulime.report import page
 from gpulime.runs import exits, models, sources, store
 from gpulime.runs.job import Job, Picture, perform, plan
 from gpulime.runs.loader import FileReader
-from gpulime.runs.progress import say
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item
+from gpulime.runs.terminal import note
 from gpulime.runs.terms import Terms
 from gpulime.runs.transform import Transform
 
@@ -56,7 +55,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     source = sources.find(config.data, loaded.class_names)
     if source.ignored:
         listed = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(source.ignored.items()))
-        say(f"{len(source.items)} images in {config.data.source}; left aside: {listed}", sys.stderr)
+        note(f"{len(source.items)} images in {config.data.source}; left aside: {listed}")
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
     labels = lime.pop("labels")
     lime["device"] = _device(lime["device"], share)

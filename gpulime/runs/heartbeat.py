@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -139,19 +139,17 @@ class Heartbeat:
         self.describe = describe
         self.last: Beat | None = None
         self._next = 0.0
-        before = _read(self.path)
-        self._earlier = Effort() if before is None else before.earlier + before.effort
-        self._suspects: Sequence[str] = () if before is None else before.suspects
+        self._before = _read(self.path)
+        self._suspects: Sequence[str] = () if self._before is None else self._before.suspects
 
     def __enter__(self) -> Heartbeat:
         self.beat(RUNNING)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, DeviceLostError):
-            self._suspects = tuple(
-                dict.fromkeys([*self._suspects, *error.suspects])
-            )  # those that have rows by now do not count
+        new = next((behind.suspects for behind in _chain(error) if isinstance(behind, DeviceLostError)), ())
+        # Those that have rows by now do not count; the newest come last, so that others show first whether the device works.
+        self._suspects = (*(name for name in self._suspects if name not in new), *new)
         self.beat(FINISHED if kind is None else STOPPED if issubclass(kind, KeyboardInterrupt) else FAILED)
 
     def beat_if_due(self) -> None:
@@ -162,7 +160,10 @@ class Heartbeat:
     def beat(self, state: str) -> None:
         """Write one. A disk that refuses it is no reason to end a run."""
         self._next = time.monotonic() + SECONDS
-        self.last = dataclasses.replace(self.describe(state), earlier=self._earlier, suspects=self._suspects)
+        now, before = self.describe(state), self._before
+        goes_on = before is not None and before.config_hash == now.config_hash
+        earlier = before.earlier + before.effort if before is not None and goes_on else Effort()
+        self.last = dataclasses.replace(now, earlier=earlier, suspects=self._suspects)
         text = json.dumps(dataclasses.asdict(self.last))
         with contextlib.suppress(OSError), staged(self.path.parents[1], self.path) as path:
             path.write_text(text, encoding="utf-8")
@@ -190,14 +191,14 @@ def at_work(run: Path) -> list[Beat]:
     return [beat for beat in read(run) if beat.is_at_work(now)]
 
 
-def spent(run: Path) -> Effort:
-    """What all processes of a run have spent, in all its calls."""
-    return sum((beat.earlier + beat.effort for beat in read(run)), Effort())
+def spent(run: Path, config_hash: str | None) -> Effort:
+    """What all processes of a run of these settings have spent, in all its calls."""
+    return sum((beat.earlier + beat.effort for beat in read(run) if beat.config_hash == config_hash), Effort())
 
 
-def suspects(run: Path) -> frozenset[str]:
-    """Images that were in hand where a process lost its device."""
-    return frozenset(image_id for beat in read(run) for image_id in beat.suspects)
+def suspects(run: Path) -> list[str]:
+    """Images that were in hand where a process lost its device, the newest last."""
+    return list(dict.fromkeys(image_id for beat in read(run) for image_id in beat.suspects))
 
 
 def current(beats: Sequence[Beat], now: float) -> list[Beat]:
@@ -212,6 +213,13 @@ def current(beats: Sequence[Beat], now: float) -> list[Beat]:
         return beat.is_at_work(now) or (share.shards == newest[()].share.shards and share.world == of_shard.world)
 
     return [beat for beat in beats if is_current(beat)]
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _read(path: Path) -> Beat | None:

@@ -18,6 +18,7 @@ from gpulime.explainer import Explainer
 from gpulime.explanation import Explanations
 from gpulime.runs.exits import DeviceLostError, EndOfRunError
 from gpulime.runs.loader import Group, Read
+from gpulime.runs.store import DEVICE
 
 UNPROVEN_IMAGES = 8  # a model that fails for so many, before it has explained any, fails for all
 MESSAGE_LENGTH = 1000
@@ -162,10 +163,10 @@ class Isolation:
         """The end, for this process; an image that has cost the device by itself, and was suspected before, is a failure."""
         reason = str(error).partition("\n")[0]
         in_hand = [read for read in self._waiting if read.error is None]
-        if len(in_hand) == 1 and in_hand[0].item.image_id in self.suspects:
+        if self.proven and len(in_hand) == 1 and in_hand[0].item.image_id in self.suspects:
             culprit = in_hand.pop()
             why = f"the device is lost whenever it is explained, also by itself: {reason}"
-            yield dataclasses.replace(culprit, error=why[:MESSAGE_LENGTH], kind="device")
+            yield dataclasses.replace(culprit, error=why[:MESSAGE_LENGTH], kind=DEVICE)
         end = "what was finished is kept, a new process goes on"
         raise DeviceLostError(f"the device is lost: {reason}; {end}", [read.item.image_id for read in in_hand]) from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -26,11 +25,12 @@ from gpulime.runs.exits import FailuresInARowError, WrongSettingError
 from gpulime.runs.heartbeat import Beat, Effort, Heartbeat
 from gpulime.runs.isolation import Isolation
 from gpulime.runs.loader import DatasetReader, FileReader, Group, Read, batches
-from gpulime.runs.progress import Progress, say
+from gpulime.runs.progress import Progress
 from gpulime.runs.recorder import Recorder, Row
 from gpulime.runs.share import ALL, Share
 from gpulime.runs.sources import Item
 from gpulime.runs.stop import Stop
+from gpulime.runs.terminal import note, say
 from gpulime.runs.terms import Terms
 from gpulime.runs.todo import Todo
 from gpulime.runs.workers import read_all
@@ -117,7 +117,7 @@ def perform(job: Job) -> Outcome:
             stack.callback(rows.release)
             stack.enter_context(heart)  # tells how it ended, once the last row is written or lost
         if left.done:
-            say(f"{len(left.done):,} of {len(job.items):,} images are done already", sys.stderr)
+            note(f"{len(left.done):,} of {len(job.items):,} images are done already")
             _look_again(job)
         stack.enter_context(progress)  # the bar is gone before the writer's last error is shown
         writer = stack.enter_context(Writer(rows))  # innermost: whatever ends the run, its rows are written first
@@ -219,7 +219,7 @@ def _look_again(job: Job) -> None:
     # Not one that could not be read: it may have been the end of its worker, and here there is none.
     item = next((item for item in job.items if known.get(item.image_id) is not None), None)
     if item is not None and job.reader(item).sha256 != known[item.image_id]:
-        say(f"image {item.image_id!r} is not what it was when it was explained: is {job.out} another dataset's?", sys.stderr)
+        note(f"image {item.image_id!r} is not what it was when it was explained: is {job.out} another dataset's?")
 
 
 def _rows(

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
 from gpulime import shades
+from gpulime.runs import terminal
 from gpulime.runs.heartbeat import Effort
 
 SHOWN_IMAGES = 20
 SHOWN_SEGMENTS = 3
-
-
-class _Lines:
-    """For logs: each state of the bar on a line of its own, where a terminal would see it change in place."""
-
-    def write(self, text: str) -> None:
-        if text.strip():
-            with suppress(OSError):  # as `say`
-                sys.stderr.write(f"{text.strip()}\n")
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            sys.stderr.flush()
 
 
 class Progress:
@@ -71,10 +57,10 @@ class Progress:
             total=self.total,
             unit=" forwards",
             disable=not self._is_bar,
-            file=sys.stderr if sys.stderr.isatty() else _Lines(),
+            file=sys.stderr if terminal.is_there() else terminal.Lines(),
             leave=False,
             delay=1e-9,  # nothing is printed before there is something to tell
-            mininterval=0.1 if sys.stderr.isatty() else 10,
+            mininterval=0.1 if terminal.is_there() else 10,
             bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} forwards, {rate_fmt}{postfix}, {remaining} left",
         )
         return self
@@ -119,22 +105,8 @@ class Progress:
         self.printed += 1
 
     def _print(self, text: str) -> None:
-        if sys.stderr.isatty():
-            self.bar.write(text, file=sys.stdout)  # above the bar
-        else:
-            say(text)
-
-
-def say(text: str, to: TextIO | None = None) -> None:
-    """Print a line, to stdout by default; one that nobody takes (a closed pipe, a full disk behind a log) ends no run."""
-    file = sys.stdout if to is None else to
-    try:
-        print(text, file=file, flush=True)
-    except OSError:
-        with suppress(OSError, AttributeError):  # what is still to be flushed goes nowhere, too
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, file.fileno())
-            os.close(nowhere)
+        with tqdm.external_write_mode():  # above the bar
+            terminal.say(text)
 
 
 def lines(row: Mapping[str, Any], class_names: Sequence[str] | None) -> list[str]:

@@ -97,10 +97,12 @@ def status(run: Path) -> Status:
     manifest = store.manifest(run)
     rows = store.read(run, ["status", "error_type"])
     beats, now = heartbeat.read(run), time.time()
+    images = heartbeat.images(run, manifest.get("config_hash"))
+    images = None if images is None else max(images, len(rows))  # some may have gone from the source since
     kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
     return Status(
         run=str(run),
-        images=heartbeat.images(run, manifest.get("config_hash")),
+        images=images,
         ok=rows["status"].to_pylist().count("ok"),
         failed=dict(kinds.most_common()),
         processes=heartbeat.current(beats, now),

@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 MANIFEST = "run.json"
+DEVICE = "device"  # the error_type of an image that costs the process its device
 COMPRESSION = {"compression": "zstd", "write_page_checksum": True}
 
 
@@ -118,6 +119,8 @@ class Store:
         """Write the rows in hand as one shard; without rows, do nothing."""
         if not self._rows:
             return
+        if self._lock is not None and self._lock.taken:
+            self._lock = writers.Lock(self.run, self.rank, self.rank)  # the other may have ended: then this is the writer
         shard = pa.BufferOutputStream()
         table = pa.Table.from_batches(self._rows).combine_chunks()
         pq.write_table(table, shard, **COMPRESSION)
@@ -201,10 +204,16 @@ def read(run: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 class Done(NamedTuple):
-    """What there is of an image: whether it is explained, and the last attempt."""
+    """What there is of an image: whether it is explained, the last attempt, and whether it has cost the device."""
 
     is_ok: bool
     attempt: int
+    cost_device: bool = False
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        """Whether it has failed in a way that ends no process."""
+        return not (self.is_ok or self.cost_device)
 
 
 def done(run: Path) -> dict[str, Done]:
@@ -217,12 +226,16 @@ def done(run: Path) -> dict[str, Done]:
     GpulimeError
         As `read`.
     """
-    table = rows(run, ["image_id", "status", "attempt"])
+    table = rows(run, ["image_id", "status", "error_type", "attempt"])
+    facts = (
+        pc.equal(table["status"], "ok"),
+        table["attempt"],
+        pc.fill_null(pc.equal(table["error_type"], DEVICE), False),
+    )
     found: dict[str, Done] = {}
-    oks = pc.equal(table["status"], "ok").to_pylist()
-    for image_id, is_ok, attempt in zip(table["image_id"].to_pylist(), oks, table["attempt"].to_pylist(), strict=True):
+    for image_id, *one in zip(table["image_id"].to_pylist(), *(fact.to_pylist() for fact in facts), strict=True):
         before = found.get(image_id)
-        found[image_id] = Done(is_ok, attempt) if before is None else Done(before.is_ok or is_ok, max(before.attempt, attempt))
+        found[image_id] = Done(*one) if before is None else Done(*map(max, before, one))
     return found
 
 

@@ -82,7 +82,7 @@ def summary(run: Path, manifest: Mapping[str, Any], call: Effort) -> Summary:
         first=None if times["min"] is None else times["min"].isoformat(),
         last=None if times["max"] is None else times["max"].isoformat(),
         call=call,
-        spent=heartbeat.spent(run),
+        spent=heartbeat.spent(run, manifest.get("config_hash")),
     )
 
 

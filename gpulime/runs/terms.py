@@ -72,7 +72,7 @@ class Terms:
             others = store.config_hashes(run) - {self.config_hash} if results else set()
             check(not others, f"{run} holds results of other settings, and no run.json that tells which. Choose another out")
             return False
-        if not (results or writers.at_work(run) or heartbeat.at_work(run)):
+        if not (results or writers.any_writer(run) or heartbeat.at_work(run)):
             return False
         if manifest.get("config_hash") == self.config_hash:
             these = f"{' and '.join(self.unnamed)} {'are' if len(self.unnamed) > 1 else 'is'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpulime.runs.share import Share
@@ -43,14 +43,18 @@ class Todo:
         share: Share,
         done: Mapping[str, Done],
         retry_failed: bool,
-        suspects: Collection[str] = (),
+        suspects: Sequence[str] = (),
     ) -> Todo:
-        """What of ``items`` a process does: those of its share without a row, and on demand those whose row is an error."""
+        """What of ``items`` a process does: those of its share without a row, and on demand those whose row is an error.
+
+        Not those that cost the device each time: where a launcher starts the same call again they would do so for ever.
+        """
         own = [item for item in items if share.owns(item.image_id)]
         new = [item for item in own if item.image_id not in done]
-        failed = [item for item in own if retry_failed and item.image_id in done and not done[item.image_id].is_ok]
+        failed = [item for item in own if retry_failed and item.image_id in done and done[item.image_id].may_be_tried_again]
         failed.sort(key=lambda item: done[item.image_id].attempt)  # a run that ends early gets to all of them in the end
         again = [dataclasses.replace(item, attempt=done[item.image_id].attempt + 1) for item in failed]
-        left = sorted([*new, *again], key=lambda item: item.image_id in suspects)
-        count = sum(item.image_id in suspects for item in left)
+        place = {image_id: i for i, image_id in enumerate(suspects)}
+        left = sorted([*new, *again], key=lambda item: place.get(item.image_id, -1))
+        count = sum(item.image_id in place for item in left)
         return cls(left, [item for item in items if item.image_id in done], len(own), len(again), count)

@@ -6,7 +6,6 @@ In the main process (no workers) nothing stands between an image and the run: on
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +22,8 @@ from gpulime.config import DataConfig
 from gpulime.errors import GpulimeError
 from gpulime.runs import stop
 from gpulime.runs.loader import Read
-from gpulime.runs.progress import say
 from gpulime.runs.sources import Item
+from gpulime.runs.terminal import note
 from gpulime.segments import Segmenter, on_device, segment_one
 
 KIND = "worker"  # of an error row: the image ends or holds up the process that reads it
@@ -104,7 +103,7 @@ class Workers:
             except LostWorkerError as lost:
                 losses += 1
                 again = f"in new ones, try {losses} of {REBUILDS}" if losses <= REBUILDS else "one by one"
-                say(f"gpulime: {lost}; images are read again, {again}", sys.stderr)
+                note(f"gpulime: {lost}; images are read again, {again}")
             if losses > REBUILDS:
                 alone = [self._read_alone(item) for item in items[start : start + self.batch_size]]
                 if all(read.kind != KIND for read in alone):

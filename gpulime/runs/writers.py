@@ -26,6 +26,7 @@ TAKEN = (errno.EACCES, errno.EAGAIN)
 PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.02
 
 Bytes = tuple[int, int]  # first and last
+Inode = tuple[int, int]  # a file, whatever it is called: device and number
 
 
 @dataclass
@@ -36,7 +37,7 @@ class _File:
     held: set[Bytes] = field(default_factory=set)  # the system's locks are no lock between threads
 
 
-_files: dict[str, _File] = {}
+_files: dict[Inode, _File] = {}
 _guard = threading.Lock()
 
 
@@ -48,53 +49,75 @@ class Lock:
     run : Path
         The run directory.
     first, last : int
-        Which bytes; by default those of all ranks and the door.
+        Which bytes; by default those of all ranks.
 
     Attributes
     ----------
     taken : bool, whether somebody else holds one of them; False where that cannot be known: no locks, or no right to the file
     """
 
-    def __init__(self, run: Path, first: int = 0, last: int = DOOR) -> None:
-        self.taken, self._bytes, self._path = False, (first, last), os.path.realpath(run / LOCKS)
-        self._is_held = False
-        if fcntl is None:
-            return
-        with (
-            _guard,
-            suppress(OSError),
-        ):  # a lock is advice: what cannot be locked can be written all the same, or says so itself
-            file = _opened(self._path)
-            try:
-                here = any(first <= end and start <= last for start, end in file.held)
-                self.taken = here or not _locked(file.number, self._bytes)
-                if not self.taken:
-                    self._is_held = True
-                    file.held.add(self._bytes)
-            finally:
-                _close_unless_held(self._path)
+    def __init__(self, run: Path, first: int = 0, last: int = RANKS) -> None:
+        self.taken, self._bytes = False, (first, last)
+        self._held: Inode | None = None
+        # A lock is advice: what cannot be locked can be written all the same, or says so itself.
+        with _guard, suppress(OSError):
+            if fcntl is not None:
+                self._try(run / LOCKS)
+
+    def _try(self, path: Path) -> None:
+        inode = _opened(path)
+        try:
+            here = any(self._bytes[0] <= last and first <= self._bytes[1] for first, last in _files[inode].held)
+            self.taken = here or not _locked(_files[inode].number, self._bytes)
+            if not self.taken:
+                self._held = inode
+                _files[inode].held.add(self._bytes)
+        finally:
+            _close_unless_held(inode)
 
     def release(self) -> None:
         """Let others write; a second call does nothing."""
         with _guard, suppress(OSError):
-            if self._is_held:
-                self._is_held = False
+            inode, self._held = self._held, None
+            if inode in _files:  # a forked process has none of its parent's
                 first, last = self._bytes
-                fcntl.lockf(_files[self._path].number, fcntl.LOCK_UN, last - first + 1, first)
-                _files[self._path].held.remove(self._bytes)
-                _close_unless_held(self._path)
+                _files[inode].held.discard(self._bytes)
+                try:
+                    fcntl.lockf(_files[inode].number, fcntl.LOCK_UN, last - first + 1, first)
+                finally:
+                    _close_unless_held(inode)
 
 
-def _opened(path: str) -> _File:
-    if path not in _files:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        _files[path] = _File(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
-    return _files[path]
+def _opened(path: Path) -> Inode:
+    """The lock file of a run among those that are open."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        if (found := _inode(os.stat(path))) in _files:
+            return found
+    number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    inode = _inode(os.fstat(number))
+    _files[inode] = _File(number)
+    return inode
 
 
-def _close_unless_held(path: str) -> None:
-    if not _files[path].held:
-        os.close(_files.pop(path).number)
+def _inode(status: os.stat_result) -> Inode:
+    return status.st_dev, status.st_ino
+
+
+def _close_unless_held(inode: Inode) -> None:
+    if not _files[inode].held:
+        os.close(_files.pop(inode).number)
+
+
+def _after_fork() -> None:
+    """The parent's locks are not the child's."""
+    global _guard  # noqa: PLW0603  # another thread may have held it in the moment of the fork
+    _guard = threading.Lock()
+    _files.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _locked(number: int, which: Bytes) -> bool:
@@ -118,11 +141,11 @@ def of_rank(run: Path, rank: int) -> Lock:
     return lock
 
 
-def at_work(run: Path) -> bool:
+def any_writer(run: Path) -> bool:
     """Whether somebody writes to a run, as far as its locks tell."""
     if not (run / LOCKS).exists():
         return False
-    lock = Lock(run, 0, RANKS)
+    lock = Lock(run)
     lock.release()
     return lock.taken
 

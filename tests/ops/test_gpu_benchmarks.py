@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is part of the checkout, not of the package
 
-from benchmarks import gpu, gpu_engine, gpu_kernels, gpu_rows
+from benchmarks import gpu, gpu_engine, gpu_field, gpu_kernels, gpu_rows
 from benchmarks.gpu_rows import Bench, Row, results
 from benchmarks.rows import read
 from gpulime import segments
@@ -75,14 +75,31 @@ def test_kernels_are_timed_beside_their_bounds(kept, monkeypatch):
     assert all(row.device == "none" and row.date and row.torch for row in rows.values())
 
 
-def test_the_engine_and_its_peers_are_timed(kept):
-    assert run("engine") == 0
-    assert run("peers") == 0
+def test_the_engine_is_timed_beside_the_bare_model(kept):
+    assert run("efficiency") == 0
     rows = {(row.entry, row.side): row for row in read(kept, Row)}
     share = rows["efficiency", "28x28 CNN, explained"]
-    bare = rows["efficiency", "28x28 CNN, bare forwards"]
+    (bare,) = [row for (_, side), row in rows.items() if side.startswith("28x28 CNN, bare forwards, b = ")]
     assert float(share.ratio) == pytest.approx(float(share.rate) / float(bare.rate), rel=1e-2)
-    assert rows["peers", "28x28 CNN, gpulime"].unit == "forwards"
+    assert (share.bound, share.ok) == ("at least 0.8 of the bare model's forwards/s", "")  # of tiny ones nothing is asked
+
+
+def test_a_night_is_told_by_a_while_of_the_queue(kept):
+    assert run("extrapolation") == 0
+    whole, minutes = read(kept, Row)
+    assert float(minutes.ratio) == pytest.approx(gpu_field.NIGHT / float(whole.rate) / 60, rel=1e-2)
+    assert float(whole.ratio) > 0
+    assert (whole.unit, minutes.bound) == ("images", "at most 60")
+
+
+@pytest.mark.parametrize("name", ["peers", "ablation", "growth"])
+def test_an_instrument_is_a_stage_of_its_own(name, kept, monkeypatch):
+    asked = []
+    monkeypatch.setattr(gpu, "_run", lambda command, seconds: asked.append((command[1:], seconds)) or "exit code 1: a reason")
+    assert run(name) == 1
+    assert asked == [(["-m", f"benchmarks.{name}", "--device", "cpu", "--save", "--tiny"], gpu.INSTRUMENT_S)]
+    (row,) = read(kept, Row)
+    assert (row.entry, row.ok, row.error) == (name, "no", "exit code 1: a reason")
 
 
 def test_compiled_models_are_timed_beside_the_same_without(kept, monkeypatch):
@@ -90,7 +107,7 @@ def test_compiled_models_are_timed_beside_the_same_without(kept, monkeypatch):
     assert run("compiled") == 0
     rows = {row.side: row for row in read(kept, Row)}
     assert set(rows) == {
-        f"{name}, {way}" for name in gpu_engine.MODELS for way in ("as it is", "compile=True", "compile='reduce-overhead'")
+        f"{name}, {way}" for name in gpu_engine.NAMES for way in ("as it is", "compile=True", "compile='reduce-overhead'")
     }
     assert rows["28x28 CNN, as it is"].ratio == "1"
     assert all(float(row.rate) > 0 for row in rows.values())

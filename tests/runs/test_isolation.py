@@ -290,7 +290,7 @@ def test_an_image_that_costs_the_device_each_time_costs_two_processes_and_itself
 def test_what_was_in_hand_when_a_device_was_lost_comes_last_and_by_itself(tmp_path):
     with pytest.raises(DeviceLostError) as end:
         explain(Model((3,), LOST[1]), tmp_path, n_samples=100)
-    assert heartbeat.suspects(tmp_path) == set(end.value.suspects) != set()
+    assert heartbeat.suspects(tmp_path) == list(end.value.suspects) != []
     assert "3" in end.value.suspects
     others = [str(i) for i in range(12) if str(i) not in rows_of(tmp_path) and str(i) not in end.value.suspects]
     explain(Model(), tmp_path, n_samples=100)  # it was not the image
@@ -346,14 +346,43 @@ class Faults(Model):
         return super().forward(x)
 
 
-def test_a_single_image_in_hand_is_not_at_fault_the_first_time(tmp_path):
-    for _ in range(2):
+def test_a_single_image_in_hand_is_not_at_fault_the_first_time_nor_tried_for_ever(tmp_path):
+    explain(Model(), tmp_path, Marked(1), n_samples=100)
+    for kept in (["0"], ["0", "1"]):
         with pytest.raises(DeviceLostError):
-            explain(Model((0,), LOST[1]), tmp_path, Marked(1), n_samples=100)
-    assert list(rows_of(tmp_path)) == ["0"]
-    explain(again := Model(), tmp_path, Marked(1), n_samples=100, retry_failed=True)
-    assert sum(again.sizes) == 100
-    assert rows_of(tmp_path)["0"]["status"] == "ok"
+            explain(Model((1,), LOST[1]), tmp_path, Marked(2), n_samples=100)
+        assert list(rows_of(tmp_path)) == kept
+    again = Model((1,), LOST[1])
+    assert explain(again, tmp_path, Marked(2), n_samples=100, retry_failed=True).failed == 1, (
+        "a launcher would go on so for ever"
+    )
+    assert again.sizes == again.refused == []
+
+
+def test_a_device_that_is_lost_at_every_image_is_no_images_fault(tmp_path):
+    for _ in range(5):
+        with pytest.raises(DeviceLostError):
+            explain(Model(range(4), LOST[1]), tmp_path, Marked(4), n_samples=100)
+    assert rows_of(tmp_path) == {}
+    assert explain(Model(), tmp_path, Marked(4), n_samples=100).ok == 4
+
+
+def test_what_was_in_hand_is_known_too_where_the_disk_is_full_and_the_clock_of_the_device_fails(tmp_path, monkeypatch):
+    def full(run, name, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            store, "publish", lambda run, name, data: full(run, name, data) if "results" in name else publish(run, name, data)
+        )
+        with pytest.raises(NotWritableError):
+            explain(Model((7,), LOST[1]), tmp_path, n_samples=500)
+    [beat] = heartbeat.read(tmp_path)
+    assert beat.state == "failed"
+    assert "7" in beat.suspects
+
+
+publish = store.publish
 
 
 def test_workers_end_with_the_run_whoever_holds_its_error(tmp_path):
@@ -461,6 +490,9 @@ def test_a_gpu_that_is_lost_ends_the_run(tmp_path):
     assert ended.returncode == 70, ended.stderr
     assert "DeviceLostError the device is lost" in ended.stdout
     assert 16 <= len(store.read(tmp_path / "run")) <= 40
+    [beat] = heartbeat.read(tmp_path / "run")
+    assert beat.state == "failed"
+    assert beat.suspects
 
 
 @pytest.mark.filterwarnings("ignore:out of memory")

@@ -1,5 +1,6 @@
 """A run while it works: what it tells, what it has written, and whom it keeps out."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,7 +16,7 @@ from test_job import SMALL, Tiny, config, rows_of
 import gpulime
 from gpulime import __main__, cli
 from gpulime import config as configs
-from gpulime.runs import exits, files, heartbeat, store
+from gpulime.runs import exits, files, heartbeat, store, writers
 from gpulime.runs.status import status
 
 
@@ -132,7 +133,9 @@ def test_a_call_that_is_limited_says_nothing_of_how_large_the_run_is(photographs
     assert "9 of 9 images (100.0 %)" in str(status(out))
 
 
-def test_shards_from_python_are_disjoint_and_complete(tmp_path):
+def test_shards_from_python_are_disjoint_and_complete(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")  # whoever calls this says what each rank does
+    monkeypatch.setenv("WORLD_SIZE", "4")
     images = [torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(i)) for i in range(12)]
     first = gpulime.runs.explain(Tiny(), images, tmp_path, shard="1/2", **SMALL)
     assert 0 < first.ok < 12
@@ -143,6 +146,33 @@ def test_shards_from_python_are_disjoint_and_complete(tmp_path):
     assert len(rows) == 12
     with pytest.raises(gpulime.GpulimeError, match="such as '2/8' for the second of eight; got '3/2'"):
         gpulime.runs.explain(Tiny(), images, tmp_path, shard="3/2", **SMALL)
+
+
+def test_who_comes_next_finds_a_run_at_work_as_soon_as_it_may_come_in(tmp_path, monkeypatch):
+    enter = writers.one_at_a_time
+
+    @contextlib.contextmanager
+    def watched(run):
+        with enter(run):
+            yield
+            found.append(
+                (store.manifest(run)["model"], [beat.state for beat in heartbeat.at_work(run)], writers.any_writer(run))
+            )
+
+    found = []
+    monkeypatch.setattr(writers, "one_at_a_time", watched)
+    gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)], tmp_path, **SMALL)
+    assert found == [("Tiny", ["running"], True)]
+    assert not writers.any_writer(tmp_path)
+    assert heartbeat.at_work(tmp_path) == []
+
+
+def test_images_that_have_gone_since_do_not_make_a_run_more_than_whole(photographs, tmp_path):
+    files.run(config(photographs, tmp_path / "run"))
+    for path in (photographs / "ant").iterdir():
+        path.unlink()
+    files.run(config(photographs, tmp_path / "run"))
+    assert "9 of 9 images (100.0 %)" in str(status(tmp_path / "run"))
 
 
 def test_an_error_before_the_first_image_is_told_to_others(tmp_path, monkeypatch):

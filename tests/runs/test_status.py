@@ -108,9 +108,10 @@ def test_a_process_that_goes_on_with_a_share_keeps_what_was_spent(tmp_path):
     for forwards in (100, 20, 3):
         with Heartbeat(tmp_path, Share(), lambda state, f=forwards: beat_of(Share(), state=state, effort=Effort(1.0, f, 0.5))):
             pass
-    assert heartbeat.spent(tmp_path) == Effort(3.0, 123, 1.5)
-    [beat] = heartbeat.read(tmp_path)
-    assert (beat.effort.forwards, beat.earlier.forwards) == (3, 120)
+    assert heartbeat.spent(tmp_path, None) == Effort(3.0, 123, 1.5)
+    Heartbeat(tmp_path, Share(), lambda state: beat_of(Share(), config_hash="other", effort=Effort(1.0, 7, 0.5))).beat("failed")
+    assert heartbeat.spent(tmp_path, None) == Effort()
+    assert heartbeat.spent(tmp_path, "other") == Effort(1.0, 7, 0.5)
 
 
 def test_a_finished_process_has_nothing_left(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -86,7 +87,7 @@ def test_a_lock_outlives_the_others_of_its_process(tmp_path):
     again = start(tmp_path, 1)
     assert "another process writes" in again.communicate("\n")[1]
     lock.release()
-    assert not writers.at_work(tmp_path)
+    assert not writers.any_writer(tmp_path)
 
 
 def test_threads_come_in_one_at_a_time(tmp_path):
@@ -107,6 +108,60 @@ def test_threads_come_in_one_at_a_time(tmp_path):
     assert most == [1] * 5
 
 
+def test_nobody_waits_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "PATIENCE_SECONDS", 0.1)
+    lock = writers.Lock(tmp_path, writers.DOOR, writers.DOOR)
+    with writers.one_at_a_time(tmp_path):
+        assert lock.taken is False
+    lock.release()
+
+
+def test_a_run_that_is_moved_or_reached_by_a_link_has_the_same_locks(tmp_path):
+    lock = writers.of_rank(tmp_path / "a", 0)
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("b")
+    for name in ("b", "link"):
+        assert writers.any_writer(tmp_path / name)
+        writers.Lock(tmp_path / name, 7, 7).release()
+    again = start(tmp_path / "b", 1)
+    assert "another process writes" in again.communicate("\n")[1]
+    lock.release()
+    assert not writers.any_writer(tmp_path / "b")
+
+
+def test_a_lock_that_cannot_be_given_back_is_forgotten(tmp_path, monkeypatch):
+    lock = writers.of_rank(tmp_path, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(writers.fcntl, "lockf", lambda *_: (_ for _ in ()).throw(OSError(errno.ESTALE, "Stale file handle")))
+        lock.release()
+    assert not writers.any_writer(tmp_path)
+    assert not writers.Lock(tmp_path).taken
+
+
+def test_a_forked_process_has_none_of_its_parents_locks(tmp_path):
+    lock = writers.of_rank(tmp_path, 0)
+    process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(3 if writers.any_writer(tmp_path) else 4))
+    process.start()
+    process.join()
+    assert process.exitcode == 3, "it sees the parent's"
+    again = start(tmp_path, 1)
+    assert "another process writes" in again.communicate("\n")[1], "and has not freed them"
+    lock.release()
+
+
+def test_who_was_second_is_the_writer_when_the_first_has_ended(tmp_path):
+    other = start(tmp_path, 1)
+    assert other.stdout.readline() == "written\n"
+    with store.Store(tmp_path, flush_rows=1) as rows:
+        with pytest.warns(UserWarning, match="as rank 0"):
+            rows.append(explained("a"))
+        other.communicate("\n")
+        rows.append(explained("b"))
+        assert writers.any_writer(tmp_path)
+
+
 def test_a_file_that_may_not_be_opened_is_not_held_by_others(tmp_path, monkeypatch):
     def forbidden(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -119,7 +174,7 @@ def test_a_file_that_may_not_be_opened_is_not_held_by_others(tmp_path, monkeypat
         pass
     assert time.monotonic() - started < 1
     assert not writers.Lock(tmp_path).taken
-    assert not writers.at_work(tmp_path)
+    assert not writers.any_writer(tmp_path)
 
 
 def test_where_there_are_no_locks_one_writes_all_the_same(tmp_path, monkeypatch):

@@ -1,0 +1,55 @@
+"""Lines for a person who may be gone: a closed pipe, a full disk behind a log or an alphabet too small ends no run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+
+def say(text: str) -> None:
+    """Print a line on stdout."""
+    _write(sys.stdout, f"{text}\n")
+
+
+def note(text: str) -> None:
+    """Print a line on stderr."""
+    _write(sys.stderr, f"{text}\n")
+
+
+def is_there() -> bool:
+    """Whether stderr is a terminal, where what is written can change in place."""
+    with suppress(ValueError):  # it is closed
+        return sys.stderr is not None and sys.stderr.isatty()
+    return False
+
+
+class Lines:
+    """A file for logs: each state of a bar on a line of its own of stderr, where a terminal would see it change in place."""
+
+    def write(self, text: str) -> None:
+        """Write the line of a state."""
+        if text.strip():
+            note(text.strip())
+
+    def flush(self) -> None:
+        """Do nothing: each line is flushed."""
+
+
+def _write(file: TextIO | None, text: str) -> None:
+    if file is None:  # as where the process was started without it
+        return
+    try:
+        with suppress(UnicodeEncodeError):
+            print(text, end="", file=file, flush=True)
+            return
+        encoding = file.encoding or "ascii"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", file=file, flush=True)
+    except ValueError:  # it is closed
+        return
+    except OSError:
+        with suppress(OSError, AttributeError):  # what is still to be flushed goes nowhere, too
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, file.fileno())
+            os.close(nowhere)
