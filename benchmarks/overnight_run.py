@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from benchmarks.overnight_store import Measured
 from benchmarks.rows import HERE
-from gpulime.runs import heartbeat, store
+from gpulime.report import page
+from gpulime.runs import heartbeat, store, summary
 
 SIDE, SAMPLES, CELLS, CLASSES = 64, 20, 3, 10
 FIRST = 1_000  # images after which memory is looked at
+MOST_GROWTH = 50  # megabytes
 LEFT = 100  # images that a resumed run has yet to do
 SIGN = "OVERNIGHT_FIRST_FORWARD"  # in the environment: the file that the first forward makes
 
@@ -41,29 +43,72 @@ class Free(nn.Module):
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Megabytes at one moment: those resident of the run's own process, and those that it and its workers have together.
+
+    The latter without pages of files: how much of the libraries counts as theirs hangs on who else has them open.
+    """
+
+    time: float
+    images: int
+    own: float
+    family: float
+
+
+@dataclass(frozen=True)
 class Night:
-    """A run as another process saw it; megabytes are those of its process and its workers together."""
+    """A run as another process saw it, its report among it; ``memory`` from its start to the report's end."""
 
     folder: Path
     seconds: float
     model_seconds: float
-    first: float
-    most: float
+    report_from: float
+    report_to: float
+    memory: list[Memory]
     ok: int
+
+    @property
+    def report_seconds(self) -> float:
+        """From the summary, which is written before it, to its first page, which is written last."""
+        return self.report_to - self.report_from
 
 
 def own_cost(_: Path, n: int) -> Measured:
-    """Milliseconds an image, from start to exit, but for the model: reading, masks, fits, rows, shards, the summary."""
+    """Milliseconds an image, from start to exit, but for model and report: reading, masks, fits, rows, shards, the summary."""
     night = _night(n)
-    detail = f"{night.seconds:.0f} s, {night.model_seconds:.0f} s of them in the model; {SAMPLES} samples, {CELLS**2} segments"
-    return Measured((night.seconds - night.model_seconds) / (n - LEFT) * 1000, detail, night.ok == n - LEFT)
+    seconds = night.seconds - night.report_seconds
+    detail = f"{seconds:.0f} s, {night.model_seconds:.0f} s of them in the model; {SAMPLES} samples, {CELLS**2} segments"
+    return Measured((seconds - night.model_seconds) / (n - LEFT) * 1000, f"{detail}; without the report", night.ok == n - LEFT)
+
+
+def report(_: Path, n: int) -> Measured:
+    """Milliseconds an image that the report takes at the end of that run, and what its memory grows by meanwhile."""
+    night = _night(n)
+    before = [one.own for one in night.memory if one.time <= night.report_from]
+    during = [one.own for one in night.memory if one.time > night.report_from]
+    growth = max(during, default=0.0) - max(before, default=0.0)
+    sizes = [path.stat().st_size for path in (night.folder / "run").glob("report*.html")]
+    detail = f"{night.report_seconds:.0f} s, {len(sizes):,} pages of {sum(sizes) / 1e6:.0f} MB; {growth:+.1f} MB of memory"
+    return Measured(night.report_seconds / (n - LEFT) * 1000, detail, bool(before and during) and growth < MOST_GROWTH)
 
 
 def memory_growth(_: Path, n: int) -> Measured:
-    """Megabytes by which the most memory exceeds that after the first thousand images."""
+    """Megabytes by which the most memory, that of the report among it, exceeds that after the first thousand images.
+
+    Of the run's process and its workers together, or of that process alone, where that grows by more: when the report is
+    written the workers have gone, and what they had must not hide what it takes.
+    """
     night = _night(n)
-    detail = f"{night.first:.0f} MB after {FIRST:,} images, {night.most:.0f} MB at most"
-    return Measured(night.most - night.first, detail, night.first > 0)
+    later = [one for one in night.memory if one.images >= min(FIRST, n // 2)]
+    ways = [[one.family for one in later], [one.own for one in later]]
+    growths = [max(way, default=0.0) - (way or [0.0])[0] for way in ways]
+    told = [f"{way[0]:.0f} MB after {FIRST:,} images, {max(way):.0f} MB at most" for way in ways if way]
+    detail = (
+        f"with workers {told[0]}, files left aside; the process itself {told[1]}; with the report"
+        if told
+        else "it ended too soon"
+    )
+    return Measured(max(growths), detail, bool(told) and later[-1].time > night.report_from)
 
 
 def start_again(_: Path, n: int) -> Measured:
@@ -88,17 +133,21 @@ def _night(n: int) -> Night:
     folder = Path(_kept[-1].name)
     _make(folder, n)
     started, process = time.perf_counter(), _start(folder, "--limit", str(n - LEFT))
-    first = most = 0.0
+    run, memory = folder / "run", []
     while process.poll() is None:
-        megabytes = sum(_megabytes(pid) for pid in _family(process.pid))
-        beats = heartbeat.read(folder / "run")
-        if beats and beats[0].ok >= min(FIRST, n // 2):
-            first, most = first or megabytes, max(most, megabytes)
-        time.sleep(0.5)
+        now, own = time.time(), _megabytes(process.pid, "Rss")
+        family = sum(_megabytes(pid, "Pss_Anon", "Pss_Shmem") for pid in _family(process.pid))
+        beats = heartbeat.read(run)
+        if own and family:
+            memory.append(Memory(now, beats[0].ok if beats else 0, own, family))
+        time.sleep(0.1 if (run / summary.FILE).exists() else 0.5)  # the report of few images takes no second
     seconds = time.perf_counter() - started
-    facts = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
+    facts = json.loads((run / summary.FILE).read_text(encoding="utf-8"))
     in_model = facts["call"]["in_model"] * facts["call"]["hours"] * 3600
-    return Night(folder, seconds, in_model, first, most, facts["ok"])
+    summed_up, shown = ((run / name).stat().st_mtime for name in (summary.FILE, page.PAGE))
+    # Not what comes after: at a process's end CUDA's libraries are read from the disk once more, to be unloaded.
+    memory = [one for one in memory if one.time <= shown]
+    return Night(folder, seconds, in_model, summed_up, shown, memory, facts["ok"])
 
 
 _kept: list[TemporaryDirectory[str]] = []
@@ -117,7 +166,7 @@ def _make(folder: Path, n: int) -> None:
         "data": {"source": "pictures", "resize": SIDE, "crop": SIDE, "workers": 1, "batch_size": 64},
         "lime": {"n_samples": SAMPLES, "segments": {"grid": {"rows": CELLS, "columns": CELLS}}, "top_labels": 1},
         "out": "run",
-        "report": False,
+        "report": True,
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
@@ -141,10 +190,10 @@ def _family(pid: int) -> Iterator[int]:
             yield from _family(int(child))
 
 
-def _megabytes(pid: int) -> float:
-    """The resident memory of a process, what it shares divided among those that do."""
-    lines = _text(Path(f"/proc/{pid}/smaps_rollup")).splitlines()
-    return next((int(line.split()[1]) / 1000 for line in lines if line.startswith("Pss:")), 0.0)
+def _megabytes(pid: int, *kinds: str) -> float:
+    """The resident memory of a process: Rss, or kinds of Pss, in which what it shares is divided among those that do."""
+    lines = map(str.split, _text(Path(f"/proc/{pid}/smaps_rollup")).splitlines())
+    return sum(int(line[1]) / 1000 for line in lines if line[0].removesuffix(":") in kinds)
 
 
 def _text(path: Path) -> str:

@@ -187,7 +187,7 @@ def resized(arrays: Iterable[Array], least: int, most: int) -> list[Array]:
     h, w = arrays[0].shape[:2]
     side = min(max(h, w, least), most)
     rows, columns = (np.arange(n) * length // n for length, n in ((n, max(1, round(n * side / max(h, w)))) for n in (h, w)))
-    return [array[np.ix_(rows, columns)] for array in arrays]
+    return [array.take(columns, 1).take(rows, 0) for array in arrays]
 
 
 def jpeg_uri(picture: Picture) -> str:

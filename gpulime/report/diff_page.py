@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from gpulime import shades
 from gpulime.classes import called
 from gpulime.report.diff_text import printable, quantile_names
-from gpulime.runs import files, store
+from gpulime.runs import files, shards, store
 from gpulime.runs.diff import TOP, Diff, ImageDiff, LabelDiff
+from gpulime.runs.places import Places
 
 PAGE = "diff.html"
 MOST_CARDS = 50
@@ -99,9 +100,9 @@ def write(diff: Diff, to: Path) -> Path:
 
 
 def _rows(run: Path, ids: Sequence[str]) -> dict[str, Row]:
-    rows = store.read(run)
-    wanted = rows.filter(pc.is_in(rows["image_id"], pa.array(ids, pa.string())))
-    return {row["image_id"]: row for row in wanted.to_pylist()}
+    places = Places(run, shards.DECIDING, lambda rows: rows)
+    numbers = pc.index_in(pa.array(ids, pa.string()), value_set=places.rows["image_id"]).to_pylist()
+    return {image_id: places.row(i) for image_id, i in zip(ids, numbers, strict=True)}
 
 
 def _card(diff: Diff, image: ImageDiff, a: Row, b: Row, pictures: Sequence[shades.Picture | None]) -> Card:

@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 from gpulime.report.card import score, top_label
 
 BINS = 20  # of the scores in [0, 1]; one more holds those below 0
-FACTS = ["image_id", "target", "labels", "pred_probs", "r2"]
+TOP_OF = ("target", "labels", "pred_probs", "r2")  # the columns of the store that tell of the top label
+TOP = pa.schema([("label", pa.int32()), ("prediction", pa.float32()), ("score", pa.float64()), ("right", pa.bool_())])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What filters and sorting need to know of an explained image; ``right`` is None where that is not known."""
 
@@ -49,55 +50,88 @@ class Head:
     versions: list[tuple[str, str]]
 
 
-def entries(explained: pa.Table, manifest: Mapping[str, Any]) -> list[Entry]:
-    """An entry per explained image, in the order of the rows.
+def with_top(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
+    """Rows with what the most probable of their labels came to in place of the columns `TOP_OF`; null where they have none.
 
     Where only targets were explained the model's own class is not in the results, so nothing is said of right and wrong.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        With the columns `TOP_OF`; labels null or empty where nothing is to be told. They become Python objects: some hundred
+        at a time.
+    manifest : mapping
+        ``run.json``.
+
+    Returns
+    -------
+    pyarrow.Table
+        With the columns of `TOP`: the label, its prediction, its R2 and whether it is the target.
     """
     knows_top = manifest.get("fixed", {}).get("lime.labels") != "target"
-    found = []
-    for row in explained.select(FACTS).to_pylist():
-        top = top_label(row)
-        right = None if row["target"] is None or not knows_top else row["labels"][top] == row["target"]
-        found.append(Entry(row["image_id"], row["labels"][top], row["pred_probs"][top], score(row["r2"][top]), right))
+    tops = pa.Table.from_pylist([_top(row, knows_top) for row in rows.select(TOP_OF).to_pylist()], TOP)
+    return pa.table({name: rows[name] for name in rows.column_names if name not in TOP_OF} | {n: tops[n] for n in TOP.names})
+
+
+def _top(row: Mapping[str, Any], knows_top: bool) -> dict[str, Any]:
+    if not row["labels"]:
+        return {}
+    top = top_label(row)
+    right = None if row["target"] is None or not knows_top else row["labels"][top] == row["target"]
+    return {"label": row["labels"][top], "prediction": row["pred_probs"][top], "score": score(row["r2"][top]), "right": right}
+
+
+def entries(images: pa.Table) -> list[Entry]:
+    """An entry per explained image, in the order of the rows; from those of `with_top`."""
+    names = images["image_id"].to_pylist()
+    return [Entry(*facts) for facts in zip(names, *(images[name].to_pylist() for name in TOP.names), strict=True)]
+
+
+def known_right(images: pa.Table) -> list[bool]:
+    """Whether the model is right, for the images of which it is known; from the rows of `with_top`."""
+    known: list[bool] = images["right"].drop_null().to_pylist()
+    return known
+
+
+def scores(images: pa.Table) -> list[float]:
+    """The R2 of the images that have one; from the rows of `with_top`."""
+    found: list[float] = images["score"].drop_null().to_pylist()
     return found
 
 
-def head(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any], corrupt: int = 0) -> Head:
+def head(rows: pa.Table, manifest: Mapping[str, Any], corrupt: int = 0) -> Head:
     """Sum up a run.
 
     Parameters
     ----------
     rows : pyarrow.Table
-        All of them.
-    images : sequence of Entry
-        From `entries`.
+        All of them, from `with_top`, with status, n_samples, segmenter and n_segments.
     manifest : mapping
         ``run.json``.
     corrupt : int
         Result files that are left out.
     """
-    scores = [image.r2 for image in images if image.r2 is not None]
+    explained = rows.filter(pc.equal(rows["status"], "ok"))
+    values = scores(explained)
     return Head(
-        facts=_facts(rows, images, manifest, corrupt),
-        scores=_histogram(scores),
-        median=statistics.median(scores) if scores else None,
+        facts=_facts(rows, explained, manifest, corrupt),
+        scores=_histogram(values),
+        median=statistics.median(values) if values else None,
         settings=[(name, _plain(value)) for name, value in manifest.get("fixed", {}).items()],
         versions=[(name, str(value)) for name, value in manifest.get("versions", {}).items()],
     )
 
 
-def _facts(rows: pa.Table, images: Sequence[Entry], manifest: Mapping[str, Any], corrupt: int) -> list[tuple[str, str]]:
-    known = [image.right for image in images if image.right is not None]
-    samples = sorted(set(rows["n_samples"].to_pylist()))
-    explained = rows.filter(pc.equal(rows["status"], "ok"))
-    segmenters = {name.partition("(")[0] for name in explained["segmenter"].to_pylist() if name is not None}
+def _facts(rows: pa.Table, explained: pa.Table, manifest: Mapping[str, Any], corrupt: int) -> list[tuple[str, str]]:
+    known = known_right(explained)
+    samples = sorted(rows["n_samples"].unique().to_pylist())
+    segmenters = {name.partition("(")[0] for name in explained["segmenter"].unique().to_pylist() if name is not None}
     sizes = pc.min_max(explained["n_segments"]).as_py()
     segments = " to ".join(str(size) for size in dict.fromkeys(sizes.values()) if size is not None)
     facts = {
-        "Images": f"{rows.num_rows:,}",
-        "Explained": f"{len(images):,}",
-        "Failed": f"{rows.num_rows - len(images):,}",
+        "Images": f"{len(rows):,}",
+        "Explained": f"{len(explained):,}",
+        "Failed": f"{len(rows) - len(explained):,}",
         "Corrupt result files": f"{corrupt:,}, left out; gpulime verify names them" if corrupt else "",
         "Accuracy": f"{100 * sum(known) / len(known):.1f} % ({sum(known):,} of {len(known):,})" if known else "",
         "Samples per image": ", ".join(f"{count:,}" for count in samples),

@@ -76,13 +76,14 @@ def overlay_uri(
         (p,) theirs, finite and as they are printed; the largest magnitude gets the full colour
     """
     rest = len(ids)
-    entries = np.full(int(labels.max(initial=0)) + 1, rest)
+    entries = np.full(int(labels.max(initial=0)) + 1, rest, np.uint8)
     entries[ids] = np.arange(len(ids))
     (labels,) = shades.resized([labels], OVERLAY_SIDE, OVERLAY_SIDE)  # one size, so that all outlines are equally thin
-    pixels = np.where(shades.outlines(labels), rest + 1, entries[labels]).astype(np.uint8)
+    pixels = entries[labels]
+    pixels[shades.outlines(labels)] = rest + 1
     image = Image.fromarray(pixels)
     image.putpalette(_palette(coefficients), "RGBA")
-    return _uri(image, "PNG", compress_level=7)  # 8 takes twice the time for 3 % less
+    return _uri(image, "PNG", compress_level=6)  # 8 takes three times as long for 4 % less
 
 
 def centre(labels: npt.NDArray[np.integer[Any]], segment: int) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ from markupsafe import Markup
 from gpulime import shades
 from gpulime.classes import called
 from gpulime.report.card import card
-from gpulime.report.head import Entry, entries, head
+from gpulime.report.head import TOP, TOP_OF, entries, head, with_top
 from gpulime.runs import damage, shards, store
+from gpulime.runs.places import Places
+from gpulime.runs.staging import publish_pieces
 
 PAGE = "report.html"
+LIGHT = (*shards.DECIDING, "error_type", "error", "path", "n_samples", "segmenter", "n_segments", "damaged")
 MOST_CARDS = 500  # a browser still scrolls this page with ease
 MOST_FAILURES = 5000
 MOST_INDEXED = 5_000  # images that every page knows of, at some 60 bytes each; pages of larger runs know their own
@@ -55,13 +58,14 @@ def write(
         return called(label, class_names)
 
     manifest = store.read_manifest(run) or {}
-    rows = damage.marked(store.read(run))
-    explained = rows.filter(pc.equal(rows["status"], "ok"))
-    images = entries(explained, manifest)
+    places = Places(run, store.schema().names, lambda rows: _light(rows, manifest))
+    rows = damage.marked(places.rows)
+    explained = np.flatnonzero(pc.equal(rows["status"], "ok"))
+    images = rows.take(explained).select(["image_id", *TOP.names])
     pages = max(1, -(-len(images) // MOST_CARDS))
     shared = {
         "title": run.resolve().name,
-        "head": head(rows, images, manifest, len(shards.corrupt(run))),
+        "head": head(rows, manifest, len(places.corrupt)),
         "failures": _failures(rows),
         "config_hash": manifest.get("config_hash"),
         "output": "Output" if manifest.get("fixed", {}).get("lime.activation", "softmax") is None else "Probability",
@@ -72,19 +76,19 @@ def write(
     template = _template()
     for number in range(pages, 0, -1):  # the first page last: what it links to is there
         start = (number - 1) * MOST_CARDS
-        shown = images[start : start + MOST_CARDS]
-        html = template.render(
+        shown = explained[start : start + MOST_CARDS].tolist()
+        right = images["right"][start : start + MOST_CARDS].to_pylist()
+        html = template.generate(
             number=number,
-            # Made while the template runs: a page's pictures are held once, as text.
+            # Read, made and written one after the other: a page is never held whole.
             cards=(
-                card(row, picture(row), named, image.right)
-                for image, row in zip(shown, _each(explained.slice(start, MOST_CARDS)), strict=True)
+                card(row, picture(row), named, is_right) for row, is_right in zip(map(places.row, shown), right, strict=True)
             ),
             here=len(shown),
             index=_index(images, start, len(shown), named),
             **shared,
         )
-        store.publish(run, page_name(number), html.encode("utf-8", "backslashreplace"))
+        publish_pieces(run, page_name(number), (piece.encode("utf-8", "backslashreplace") for piece in html))
     _remove_pages_after(run, pages)
     return run / PAGE
 
@@ -94,9 +98,13 @@ def page_name(number: int) -> str:
     return PAGE if number == 1 else f"report-{number}.html"
 
 
-def _each(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows of a table, one by one: label maps and coefficients of a page are never all Python objects."""
-    return (table.slice(i, 1).to_pylist()[0] for i in range(table.num_rows))
+def _light(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
+    """What is known of all rows at once: the path of failures alone, of an explanation what its top label came to."""
+    rows = damage.judged(rows)
+    sound = pc.and_(pc.equal(rows["status"], "ok"), rows["damaged"].is_null())
+    for name, value in (("path", pc.if_else(sound, b"", rows["path"])), ("labels", pc.if_else(sound, rows["labels"], None))):
+        rows = rows.set_column(rows.schema.get_field_index(name), name, value)
+    return with_top(rows.select([*LIGHT, *TOP_OF]), manifest)
 
 
 def _failures(rows: pa.Table) -> dict[str, Any]:
@@ -109,13 +117,13 @@ def _failures(rows: pa.Table) -> dict[str, Any]:
     return {"count": failed.num_rows, "rows": listed, "left_out": failed.num_rows - len(listed), "kinds": kinds.most_common()}
 
 
-def _index(images: Sequence[Entry], start: int, here: int, named: Callable[[int], str]) -> dict[str, Any]:
+def _index(images: pa.Table, start: int, here: int, named: Callable[[int], str]) -> dict[str, Any]:
     """What the script of a page knows of the run's images: an entry each, in short.
 
     ``first`` and ``start`` are the places in the run of the first image known and of the first one shown.
     """
     whole = len(images) <= (MOST_INDEXED if start else MOST_INDEXED_FIRST)
-    known = images if whole else images[start : start + here]
+    known = entries(images if whole else images.slice(start, here))
     labels = sorted({image.label for image in known})
     return {
         "first": 0 if whole else start,

@@ -109,10 +109,8 @@ def _compact(run: Path, rows: int) -> Compacted:
 
 
 def _keys(path: Path, shard: pq.ParquetFile) -> tuple[Path, pa.Table]:
-    batches = shard.iter_batches(batch_size=GROUP)  # of all columns: each page is checked before anything is deleted
-    return path, pa.concat_tables(
-        [schema().empty_table().select(ALIKE), *(pa.Table.from_batches([b]).select(ALIKE) for b in batches)]
-    )
+    # All columns are read: each page is checked before anything is deleted.
+    return path, shards.kept(shard, schema().names, lambda rows: rows.select(ALIKE))
 
 
 def _apart(read: Sequence[tuple[Path, pa.Table]]) -> list[_Sound]:

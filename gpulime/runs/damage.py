@@ -13,9 +13,21 @@ from gpulime.errors import GpulimeError, check
 from gpulime.runs.row import decode_segments, schema
 
 KIND = "damaged"
-CHUNK = 256  # rows in memory at once
 PER_LABEL = ("pred_probs", "coef", "intercept", "r2")
 NEEDED = ("h", "w", "n_segments", "seg", "seg_dtype", "labels", *PER_LABEL)
+
+
+def judged(rows: pa.Table) -> pa.Table:
+    """Rows with a column ``damaged``: what is damaged in an explanation; null where it is whole, and for an error row.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        With all columns of the store. They become Python objects: some hundred at a time, as `shards.kept` gives them.
+    """
+    looked_at = rows.select(["status", *NEEDED]).to_pylist()
+    reasons = [_reason(row) if row["status"] == "ok" else None for row in looked_at]
+    return rows.append_column("damaged", pa.array(reasons, pa.string()))
 
 
 def marked(rows: pa.Table) -> pa.Table:
@@ -27,21 +39,13 @@ def marked(rows: pa.Table) -> pa.Table:
     Parameters
     ----------
     rows : pyarrow.Table
-        With all columns, from `store.read`.
+        With the columns status, error_type, error and, from `judged`, damaged, which is taken away.
     """
-    reason = reasons(rows)
+    reason = rows["damaged"]
     for name, value in (("status", "error"), ("error_type", KIND), ("error", reason)):
         changed = pc.if_else(reason.is_valid(), value, rows[name])
         rows = rows.set_column(rows.schema.get_field_index(name), schema().field(name), changed)
-    return rows
-
-
-def reasons(rows: pa.Table) -> pa.Array:
-    """For each row what is damaged in its explanation; null where it is whole, or an error row."""
-    found: list[str | None] = []
-    for chunk in rows.select(["status", *NEEDED]).to_batches(max_chunksize=CHUNK):
-        found += [_reason(row) if row["status"] == "ok" else None for row in chunk.to_pylist()]
-    return pa.array(found, pa.string())
+    return rows.drop_columns(["damaged"])
 
 
 def _reason(row: Mapping[str, Any]) -> str | None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 
 from gpulime import shades
 from gpulime.errors import GpulimeError
-from gpulime.runs import damage, store
+from gpulime.runs import damage, places, store
+from gpulime.runs.places import Places
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = Mapping[str, Any]
@@ -155,15 +156,17 @@ def compare(a: Path, b: Path) -> Diff:
     about_a, about_b = store.manifest(a), store.manifest(b)
     if a.resolve() == b.resolve():
         raise GpulimeError(f"A and B must be two runs; both are {a}")
-    rows_a, rows_b = (damage.marked(store.read(run)) for run in (a, b))
-    ids_a, ids_b = rows_a["image_id"].to_pylist(), rows_b["image_id"].to_pylist()
+    places_a, places_b = (places.judged(run) for run in (a, b))
+    ids_a, ids_b = (of_run.rows["image_id"].to_pylist() for of_run in (places_a, places_b))
     place = {image_id: i for i, image_id in enumerate(ids_b)}
     pairs = [(i, place[image_id]) for i, image_id in enumerate(ids_a) if image_id in place]
+    oks_a, oks_b = (pc.equal(of_run.rows["status"], "ok").to_pylist() for of_run in (places_a, places_b))
     if not pairs:
         raise GpulimeError(f"no image is in both: {a} has {len(ids_a)}, {b} has {len(ids_b)}, by other ids")
-    explained = [(x, y) for x, y in _together(rows_a, rows_b, pairs) if x["status"] == y["status"] == "ok"]
+    explained = [(i, j) for i, j in pairs if oks_a[i] and oks_b[j]]
     knows_top = all(manifest.get("fixed", {}).get("lime.labels") != "target" for manifest in (about_a, about_b))
-    images = sorted((_image(x, y, knows_top) for x, y in explained), key=lambda image: image.order)
+    both = _together(places_a, places_b, explained)
+    images = sorted((_image(x, y, knows_top) for x, y in both), key=lambda image: image.order)
     return Diff(
         a=a,
         b=b,
@@ -171,18 +174,19 @@ def compare(a: Path, b: Path) -> Diff:
         only_a=len(ids_a) - len(pairs),
         only_b=len(ids_b) - len(pairs),
         failed=len(pairs) - len(images),
-        damaged_a=rows_a["error_type"].to_pylist().count(damage.KIND),
-        damaged_b=rows_b["error_type"].to_pylist().count(damage.KIND),
+        damaged_a=places_a.rows["error_type"].to_pylist().count(damage.KIND),
+        damaged_b=places_b.rows["error_type"].to_pylist().count(damage.KIND),
         images=images,
         names_a=about_a.get("class_names"),
         names_b=about_b.get("class_names"),
     )
 
 
-def _together(rows_a: pa.Table, rows_b: pa.Table, pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[Row, Row]]:
+def _together(a: Places, b: Places, pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[Row, Row]]:
     for start in range(0, len(pairs), CHUNK):
-        places_a, places_b = zip(*pairs[start : start + CHUNK], strict=True)
-        yield from zip(rows_a.take(places_a).to_pylist(), rows_b.take(places_b).to_pylist(), strict=True)
+        some = pairs[start : start + CHUNK]
+        of_b = {j: b.row(j) for j in sorted(j for _, j in some)}  # in its own order, in which neighbours are read together
+        yield from ((a.row(i), of_b[j]) for i, j in some)
 
 
 def _image(a: Row, b: Row, knows_top: bool) -> ImageDiff:

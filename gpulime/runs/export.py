@@ -17,7 +17,7 @@ from PIL import Image
 from gpulime import shades
 from gpulime.classes import name_of
 from gpulime.errors import GpulimeError, check, nearest
-from gpulime.runs import damage, files, store
+from gpulime.runs import damage, files, places, store
 
 INDEX = "index.csv"
 COLUMNS = ("image_id", "arrays", "label", "name", "prediction", "r2", "overlay")
@@ -63,16 +63,16 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
         Where the run holds no results, an id is unknown or has no explanation, or ``to`` is not empty.
     """
     manifest = store.manifest(run)
-    rows = damage.marked(store.read(run))
-    chosen, damaged = _choose(run, rows, ids)
+    rows = places.judged(run)
+    chosen, damaged = _choose(run, rows.rows, ids)
     check(not to.exists() or (to.is_dir() and not any(to.iterdir())), f"{to} is there and not an empty folder: choose another")
     names, picture = manifest.get("class_names"), files.pictures(run)
     to.mkdir(parents=True, exist_ok=True)
-    places = {image_id: place for place, image_id in enumerate(rows["image_id"].to_pylist())}
+    numbers = {image_id: i for i, image_id in enumerate(rows.rows["image_id"].to_pylist())}
     index: list[tuple[Any, ...]] = []
     without_picture = 0
     for number, image_id in enumerate(chosen):
-        (row,) = rows.slice(places[image_id], 1).to_pylist()
+        row = rows.row(numbers[image_id])
         stem = f"{number:06d}-{hashlib.sha256(image_id.encode()).hexdigest()[:12]}"
         ground = picture(row)
         if ground is not None and ground.shape[:2] != (row["h"], row["w"]):

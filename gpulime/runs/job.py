@@ -192,9 +192,8 @@ def _beat(job: Job, left: Todo, progress: Progress, state: str) -> Beat:
 
 def _finish(job: Job, progress: Progress, call: Effort) -> Outcome:
     """Sum up, and write the report where nothing of the run is left: the last process of several does."""
-    done = store.done(job.out)
     found = summary.summary(job.out, store.manifest(job.out), call)
-    missing = sum(item.image_id not in done for item in job.items)
+    missing = _missing(job)
     if not job.share.is_all and (missing or heartbeat.at_work(job.out)):
         left = f"{missing:,} of the run are left to others" if missing else "others are still at work, the last of them sums up"
         say(f"{job.share}: {progress.ok + progress.failed:,} images are done here; {left}")
@@ -205,6 +204,12 @@ def _finish(job: Job, progress: Progress, call: Effort) -> Outcome:
         if job.report:
             say(f"report: {page.write(job.out, job.picture, job.class_names)}")
     return Outcome(found.ok, found.errors, call.seconds, call.forwards)
+
+
+def _missing(job: Job) -> int:
+    """How many images of the run have no row yet."""
+    done = store.done(job.out)
+    return sum(item.image_id not in done for item in job.items)
 
 
 def _look_again(job: Job) -> None:

@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from gpulime.errors import GpulimeError, about, check, nearest
 from gpulime.explanation import Explanations, ImageExplanation
 from gpulime.runs import damage, files, shards, store
+from gpulime.runs.places import Places
 
 GRAY = 128  # of a picture that is not at hand
 FACTS = (*shards.DECIDING, "error_type", "error")
-
-Place = tuple[Path, int]
 
 
 class NoExplanationError(GpulimeError, KeyError):
@@ -42,22 +39,14 @@ class Run(Mapping[str, ImageExplanation]):
     def __init__(self, path: Path, pictures: bool = True) -> None:
         self.path, self.manifest = path, store.manifest(path)
         self._picture = files.pictures(path) if pictures else lambda row: None
-        self._group: tuple[Path, int, pa.Table] | None = None  # the row group read last: neighbours are often asked for next
-        self._index()
-
-    def _index(self) -> None:
-        self._places: dict[str, Place] = {}
+        self._rows = Places(path, FACTS, lambda rows: rows)
+        self._places: dict[str, int] = {}
         self.failed: dict[str, tuple[str, str]] = {}
-        rows = pa.concat_tables(shards.each(self.path, _facts, self._leave_out) or [_nothing()])
-        for row in rows.filter(shards.winners(rows)).to_pylist():
+        for i, row in enumerate(self._rows.rows.to_pylist()):
             if row["status"] == "ok":
-                self._places[row["image_id"]] = Path(row["shard"]), row["row"]
+                self._places[row["image_id"]] = i
             else:
                 self.failed[row["image_id"]] = row["error_type"], row["error"]
-
-    def _leave_out(self, error: shards.CorruptError) -> pa.Table:
-        shards.warn(error, self.path)
-        return _nothing()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -110,19 +99,9 @@ class Run(Mapping[str, ImageExplanation]):
         NoExplanationError, GpulimeError
             As for its explanation.
         """
-        while True:
-            path, number = self._place(image_id)
-            try:
-                table, start = self._row_group(path, number)
-            except FileNotFoundError:  # merged into another since
-                self._index()
-                if self._places.get(image_id) == (path, number):
-                    raise GpulimeError(f"{path} is listed and not there: is it a link to nowhere?") from None
-            else:
-                (row,) = table.slice(number - start, 1).to_pylist()
-                return dict(row)
+        return self._rows.row(self._place(image_id))
 
-    def _place(self, image_id: str) -> Place:
+    def _place(self, image_id: str) -> int:
         if image_id in self.failed:
             kind, reason = self.failed[image_id]
             raise NoExplanationError(f"image {image_id!r} has no explanation: {kind}: {reason}")
@@ -130,19 +109,6 @@ class Run(Mapping[str, ImageExplanation]):
             near = nearest(str(image_id), self._places)
             raise NoExplanationError(f"{image_id!r} is none of the {len(self):,} images explained in {self.path}{near}")
         return self._places[image_id]
-
-    def _row_group(self, path: Path, number: int) -> tuple[pa.Table, int]:
-        """The row group that holds a row of a shard, and its first row's number."""
-        if self._group is not None:
-            held, start, table = self._group
-            if held == path and start <= number < start + len(table):
-                return table, start
-        with shards.opened(path, whole=False) as shard:
-            sizes = [shard.metadata.row_group(i).num_rows for i in range(shard.num_row_groups)]
-            ends = np.cumsum(sizes)
-            i = int(np.searchsorted(ends, number, side="right"))
-            self._group = path, int(ends[i]) - sizes[i], shard.read_row_group(i)
-        return self._group[2], self._group[1]
 
 
 def open_run(path: str | Path, pictures: bool = True) -> Run:
@@ -167,17 +133,6 @@ def open_run(path: str | Path, pictures: bool = True) -> Run:
         Where there is no run, or a newer gpulime wrote it.
     """
     return Run(Path(path), pictures)
-
-
-def _facts(path: Path, shard: pq.ParquetFile) -> pa.Table:
-    rows = shard.read(list(FACTS)).select(FACTS).replace_schema_metadata()
-    places = pa.array([str(path)] * len(rows), pa.string()), pa.array(range(len(rows)), pa.int64())
-    return rows.append_column("shard", places[0]).append_column("row", places[1])
-
-
-def _nothing() -> pa.Table:
-    empty = store.schema().empty_table().select(FACTS).replace_schema_metadata()
-    return empty.append_column("shard", pa.array([], pa.string())).append_column("row", pa.array([], pa.int64()))
 
 
 def _explanations(row: Mapping[str, Any], picture: Any) -> Explanations:

@@ -12,6 +12,7 @@ import errno
 import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +30,7 @@ T = TypeVar("T")
 RESULTS = "results"
 NAME = re.compile(r"part-(\d+)-(\d+)-([0-9a-f]{8})\.parquet")
 CHUNK = 2**20  # bytes in memory while a file is summed
+BATCH = 256  # rows in memory at once where all columns of a shard are looked at
 DECIDING = ("image_id", "status", "written_at", "attempt")  # the columns by which one row of an image wins
 
 _warned: set[Path] = set()
@@ -149,17 +151,6 @@ def each(run: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable
                 raise GpulimeError(f"{error.filename} is listed and not there: is it a link to nowhere?") from error
 
 
-def corrupt(run: Path) -> list[CorruptError]:
-    """The corrupt shards of a run, which `rows` leaves out.
-
-    Raises
-    ------
-    GpulimeError
-        As `each`.
-    """
-    return [error for error in each(run, lambda path, shard: None, lambda error: error) if error is not None]
-
-
 def _read(path: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable[[CorruptError], T]) -> T:
     try:
         with opened(path) as shard:
@@ -187,6 +178,19 @@ def rows(run: Path, columns: Sequence[str]) -> pa.Table:
     return pa.concat_tables([empty, *each(run, lambda _, shard: shard.read(wanted).select(wanted), leave_out)])
 
 
+def kept(shard: pq.ParquetFile, columns: Sequence[str], keep: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    """What ``keep`` makes of columns of a shard, some hundred rows at a time: what it drops is let go of on the way."""
+    parts = [keep(nothing(columns))]
+    for batch in shard.iter_batches(batch_size=BATCH, columns=list(columns)):
+        parts.append(keep(pa.Table.from_batches([batch]).select(columns)).cast(parts[0].schema))
+    return pa.concat_tables(parts)
+
+
+def nothing(columns: Sequence[str]) -> pa.Table:
+    """No rows, with these columns of the store."""
+    return schema().empty_table().select(columns).replace_schema_metadata()
+
+
 def warn(error: CorruptError, run: Path) -> None:
     """Say, once in a process, that a shard is left out, and what brings its rows back."""
     if error.path in _warned:  # Python's own memory of warnings is lost whenever somebody changes its filters
@@ -204,14 +208,18 @@ def winners(rows: pa.Table) -> pa.Array:
     rows : pyarrow.Table
         With the columns `DECIDING`, in the order of writing.
     """
+    ids = rows["image_id"].to_pylist()
+    counts = Counter(ids)
+    repeated = np.fromiter((counts[image_id] > 1 for image_id in ids), bool, len(ids))
+    some = rows.select(DECIDING).filter(pa.array(repeated))  # few: to rank all rows takes ten times their memory
     rank = {
-        "ok": pc.equal(rows["status"], "ok"),
-        "written_at": rows["written_at"],
-        "attempt": rows["attempt"],
-        "row": np.arange(len(rows)),
+        "ok": pc.equal(some["status"], "ok"),
+        "written_at": some["written_at"],
+        "attempt": some["attempt"],
+        "row": np.flatnonzero(repeated),
     }
-    ranked = pa.table({"image_id": rows["image_id"], **rank}).sort_by([(name, "descending") for name in rank])
+    ranked = pa.table({"image_id": some["image_id"], **rank}).sort_by([(name, "descending") for name in rank])
     best = ranked.group_by("image_id", use_threads=False).aggregate([("row", "first")])
-    keep = np.zeros(len(rows), dtype=bool)
+    keep = ~repeated
     keep[best["row_first"].to_numpy()] = True
     return pa.array(keep)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 STAGING = "_staging"
@@ -55,10 +55,21 @@ def publish(run: Path, name: str, data: bytes) -> None:
     OSError
         Where the disk refuses; then nothing is left behind.
     """
+    publish_pieces(run, name, [data])
+
+
+def publish_pieces(run: Path, name: str, pieces: Iterable[bytes]) -> None:
+    """The same for data that comes piece by piece and is never held whole.
+
+    Raises
+    ------
+    OSError
+        Where the disk refuses; then nothing is left behind.
+    """
     target = run / name
     with staged(run, target) as path:
         with path.open("xb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         settle(path, target)

@@ -227,15 +227,16 @@ def done(run: Path) -> dict[str, Done]:
         As `read`.
     """
     table = rows(run, ["image_id", "status", "error_type", "attempt"])
-    facts = {
-        "is_ok": pc.equal(table["status"], "ok"),
-        "attempt": table["attempt"],
-        "cost_device": pc.fill_null(pc.equal(table["error_type"], DEVICE), False),
-    }
-    of_images = pa.table({"image_id": table["image_id"], **facts}).group_by("image_id")
-    found = of_images.aggregate([(name, "max") for name in facts])
-    all_facts = map(Done, *(found[f"{name}_max"].to_pylist() for name in facts))
-    return dict(zip(found["image_id"].to_pylist(), all_facts, strict=True))
+    facts = (
+        pc.equal(table["status"], "ok"),
+        table["attempt"],
+        pc.fill_null(pc.equal(table["error_type"], DEVICE), False),
+    )
+    found: dict[str, Done] = {}
+    for image_id, *one in zip(table["image_id"].to_pylist(), *(fact.to_pylist() for fact in facts), strict=True):
+        before = found.get(image_id)
+        found[image_id] = Done(*one) if before is None else Done(*map(max, before, one))
+    return found
 
 
 def config_hashes(run: Path) -> set[str]:

@@ -14,12 +14,13 @@ from typing import Any
 import pyarrow.compute as pc
 
 from gpulime.report import head
-from gpulime.runs import heartbeat, store
+from gpulime.runs import heartbeat, shards, store
 from gpulime.runs.heartbeat import Effort
+from gpulime.runs.places import Places
 from gpulime.runs.status import duration
 
 FILE = "summary.json"
-ROWS = 4096  # that are looked at together: as Python objects they are large
+COLUMNS = (*shards.DECIDING, "error_type", *head.TOP_OF)
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,9 @@ class Summary:
 
 def summary(run: Path, manifest: Mapping[str, Any], call: Effort) -> Summary:
     """Sum up what the shards hold and what processes have spent; ``call`` is the last one's."""
-    rows = store.read(run, [*head.FACTS, "status", "error_type", "written_at"])
+    rows = Places(run, COLUMNS, lambda rows: head.with_top(rows, manifest)).rows
     explained = rows.filter(pc.equal(rows["status"], "ok"))
-    scores, known = [], []
-    for start in range(0, len(explained), ROWS):
-        images = head.entries(explained.slice(start, ROWS), manifest)
-        scores += [image.r2 for image in images if image.r2 is not None]
-        known += [image.right for image in images if image.right is not None]
+    scores, known = head.scores(explained), head.known_right(explained)
     kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
     times = pc.min_max(rows["written_at"]).as_py()
     return Summary(

@@ -118,12 +118,12 @@ def verify(run: Path, inputs: bool = False) -> Verified:
 
         def facts(_: Path, shard: pq.ParquetFile) -> pa.Table:
             bar.update()
-            return _facts(shard)
+            return shards.kept(shard, schema().names, _light)
 
         found = shards.each(run, facts, lambda error: error)
     corrupt = [one for one in found if isinstance(one, CorruptError)]
     check(bool(found), f"{run} holds no results yet: there is no shard in {run / shards.RESULTS}")
-    rows = pa.concat_tables([_nothing(), *(one for one in found if isinstance(one, pa.Table))])
+    rows = pa.concat_tables([_light(shards.nothing(schema().names)), *(one for one in found if isinstance(one, pa.Table))])
     images = rows.filter(shards.winners(rows))
     whole = images.filter(images["damaged"].is_null())
     broken = images.filter(images["damaged"].is_valid())
@@ -147,18 +147,9 @@ def verify(run: Path, inputs: bool = False) -> Verified:
     )
 
 
-def _facts(shard: pq.ParquetFile) -> pa.Table:
-    """Of each row what decides and what is damaged; label maps and coefficients are let go of on the way."""
-    parts = [_nothing()]
-    for batch in shard.iter_batches(batch_size=damage.CHUNK):
-        rows = pa.Table.from_batches([batch])
-        parts.append(rows.select(FACTS).append_column("damaged", damage.reasons(rows)).cast(_nothing().schema))
-    return pa.concat_tables(parts)
-
-
-def _nothing() -> pa.Table:
-    empty = schema().empty_table().select(FACTS).replace_schema_metadata()
-    return empty.append_column("damaged", pa.array([], pa.string()))
+def _light(rows: pa.Table) -> pa.Table:
+    """Of each row what decides, and what is damaged."""
+    return damage.judged(rows).select([*FACTS, "damaged"])
 
 
 def _others(rows: pa.Table, config_hash: str | None) -> dict[str, int]:

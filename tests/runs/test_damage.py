@@ -11,7 +11,7 @@ from rows import LABELS, explained, failed, run
 
 from gpulime import cli
 from gpulime.report import diff_page, page
-from gpulime.runs import damage, diff, store
+from gpulime.runs import diff, places, shards, store
 from gpulime.runs.export import export
 
 GAP = np.where(LABELS == 3, 4, LABELS)
@@ -91,10 +91,11 @@ def test_the_command_says_what_it_left_out_and_how_many_have_no_picture(tmp_path
 
 
 def test_whole_rows_stay_as_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(damage, "CHUNK", 2)
-    rows = store.read(run(tmp_path, explained("a"), failed("b"), explained("c"), explained("d"), failed("e")))
-    assert damage.marked(rows).equals(rows)
-    assert damage.marked(rows.slice(0, 0)).equals(rows.slice(0, 0))
+    monkeypatch.setattr(shards, "BATCH", 2)
+    folder = run(tmp_path, explained("a"), failed("b"), explained("c"), explained("d"), failed("e"))
+    rows = store.read(folder, [*shards.DECIDING, "error_type", "error"])
+    assert places.judged(folder).rows.equals(rows)
+    assert places.judged(run(tmp_path / "none")).rows.equals(rows.slice(0, 0))
 
 
 def test_a_manifest_may_lack_what_only_the_report_shows(tmp_path):
