@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ class Compiled:
     Attributes
     ----------
     reason : str or None, why the model cannot be compiled; None for as long as it seems to be
+    seconds : float or None, how long the first call took, nearly all of it the compiler's
     """
 
     def __init__(self, model: nn.Module | Callable[[Tensor], Any], setting: bool | str) -> None:
@@ -32,6 +34,7 @@ class Compiled:
             raise unknown("compile", setting, ["True", "False", *MODES])
         self.model, self.mode = model, None if isinstance(setting, bool) else setting
         self.reason: str | None = None
+        self.seconds: float | None = None
         self._compiled: Callable[[Tensor], Any] | None = None
 
     def __call__(self, rows: Tensor, b: int) -> Any:
@@ -42,11 +45,12 @@ class Compiled:
         UserWarning
             Once, where the model can be called but not compiled, with the reason.
         """
-        version = rows._version
+        version, start = rows._version, time.perf_counter()
         try:
             if self._compiled is None:  # not before: it imports for more than a second
                 self._compiled = torch.compile(self.model, mode=self.mode, dynamic=False)
             outputs = self._compiled(_filled(rows, b))
+            self.seconds = self.seconds or time.perf_counter() - start
         except Exception as error:  # of the compiler, of what it calls, or of the model
             if out_of_memory(error) or rows._version != version:
                 raise

@@ -86,6 +86,11 @@ class Predictor:
         """Why a model that shall be compiled is not; None where it is, or need not be."""
         return None if self._compiled is None else self._compiled.reason
 
+    @property
+    def compile_seconds(self) -> float | None:
+        """How long compiling the model took; None where it is not compiled, or not yet."""
+        return None if self._compiled is None else self._compiled.seconds
+
     def device(self, images: Tensor) -> torch.device:
         """Where the work is done: as asked, else where the model is, else where the images are."""
         home = next((t.device for t in self._weights()), None)

@@ -18,6 +18,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Try a test that is marked ``timed`` three times; what is wrong fails each time."""
+    if pyfuncitem.get_closest_marker("timed") is None:
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    for tries_left in (2, 1, 0):
+        try:
+            pyfuncitem.obj(**arguments)
+            break
+        except AssertionError:
+            if not tries_left:
+                raise
+    return True
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -132,24 +132,22 @@ class _Bench:
     def _round(self, sides: dict[str, Runs], variants: Sequence[Variant]) -> None:
         """Measure the variants beside other sides, among them the present settings."""
         errors: dict[str, tuple[float, float] | None] = {}
-        once: dict[str, float] = {}
+        once: dict[str, float | None] = {}
         failed: dict[str, str] = {}
         for variant in variants:
             self.say(f"warming up {variant.name}")
-            start = time.perf_counter()
             side, why = attempt(lambda variant=variant: self._side(variant, errors), self.device)  # type: ignore[misc]
-            once[variant.name] = time.perf_counter() - start - self.warm_seconds
             if side is None:
                 failed[variant.name] = why
             else:
-                sides[variant.name] = side
+                sides[variant.name], once[variant.name] = side, side.compile_seconds
         self.say(f"measuring {len(sides)} in turns")
         pieces, lost = in_turns(sides, (PRESENT, BARE, APART), self.device)
         failed |= lost
         for name, of_side in pieces.items():
             self.pieces[name] = [*self.pieces.get(name, []), *of_side]
         for variant in variants:
-            self._judge(variant, pieces, failed.get(variant.name), errors.get(variant.name), once[variant.name])
+            self._judge(variant, pieces, failed.get(variant.name), errors.get(variant.name), once.get(variant.name))
         self.subject.forget_models()
         gc.collect()
 
@@ -170,7 +168,7 @@ class _Bench:
         pieces: dict[str, list[Piece]],
         why: str | None,
         error: tuple[float, float] | None,
-        once: float,
+        once: float | None,
     ) -> None:
         if why is not None:
             self.outcomes.append(Outcome(variant.kind, variant.name, variant.action, FAILED, reason=why))
@@ -180,11 +178,8 @@ class _Bench:
         verdict = judged(gain, noise_of(pieces[PRESENT], self.s))
         if verdict == FASTER:
             self.won.append(variant)
-        compiles = bool(variant.changes.get("compile"))
         off, top5 = error or (None, None)
-        self.outcomes.append(
-            Outcome(variant.kind, variant.name, variant.action, verdict, gain, off, top5, once=once if compiles else None)
-        )
+        self.outcomes.append(Outcome(variant.kind, variant.name, variant.action, verdict, gain, off, top5, once=once))
 
     def _try_workers(self) -> None:
         """Worker processes, where reading and segmenting on the CPU hold up the run."""

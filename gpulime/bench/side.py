@@ -52,6 +52,7 @@ class Side:
         Images are read before the clock starts: with worker processes, where a piece is less than an image, reading is
         hidden by a run, and cannot be by a piece.
     not_compiled : str or None, why a model that shall be compiled is not
+    compile_seconds : float or None, how long that took where it is
     load_share : share of loading in the time that a run waits for its workers, the rest being segmentation's
     """
 
@@ -61,7 +62,7 @@ class Side:
         first = self._explainer(way)
         self.device, self._images, self._in_a_row, self._k = first.device, 0, 0, 1
         self.b, rate = self._settle(first)
-        self.not_compiled = first.predictor.not_compiled
+        self.not_compiled, self.compile_seconds = first.predictor.not_compiled, first.predictor.compile_seconds
         load, cut = (first.stages.seconds[stage] / self._images for stage in READING)
         self.load_share = load / max(load + cut, 1e-9)
         self.image_seconds = (load + cut) / max(way.workers, 1) + subject.n_samples / rate

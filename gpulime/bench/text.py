@@ -114,7 +114,7 @@ def _outcome(outcome: Outcome) -> Iterator[str]:
         same = f"{100 * outcome.top5:.0f} % of the 5 strongest segments stay"
         yield f"      coefficients differ by {differ} % of the largest; {same}"
     if outcome.once is not None:
-        yield f"      compiling takes {duration(max(outcome.once, 0))} at the start of a process"
+        yield f"      compiling takes {duration(outcome.once)} at the start of a process"
 
 
 def _number(value: float) -> str:
