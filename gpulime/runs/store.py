@@ -232,10 +232,11 @@ def done(run: Path) -> dict[str, Done]:
         table["attempt"],
         pc.fill_null(pc.equal(table["error_type"], DEVICE), False),
     )
-    found: dict[str, Done] = {}
-    for image_id, *one in zip(table["image_id"].to_pylist(), *(fact.to_pylist() for fact in facts), strict=True):
-        before = found.get(image_id)
-        found[image_id] = Done(*one) if before is None else Done(*map(max, before, one))
+    ids, attempts = table["image_id"].to_pylist(), list(map(Done, *(fact.to_pylist() for fact in facts)))
+    found = dict(zip(ids, attempts, strict=True))
+    if len(found) < len(ids):  # some were tried again
+        for image_id, attempt in zip(ids, attempts, strict=True):
+            found[image_id] = Done(*map(max, found[image_id], attempt))
     return found
 
 
