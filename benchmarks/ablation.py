@@ -11,7 +11,7 @@ from benchmarks import markdown
 from benchmarks.command import parsed
 from benchmarks.entries.entry import BFLOAT16, RANDOM
 from benchmarks.models import MODELS
-from benchmarks.rows import RESULTS, keep, results_file, where
+from benchmarks.rows import RESULTS, Placed, keep, results_file, where
 from benchmarks.run import difference
 from benchmarks.rungs import RUNGS, Rung
 from benchmarks.setups import Setup
@@ -27,7 +27,7 @@ DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Placed):
     """What is kept of a rung; the file holds it as text, empty where there is nothing.
 
     ``rows_s`` are forwards a second on the wall, ``q20`` and ``q80`` belong to ``s``, the seconds of all ``n`` images. ``gain``
@@ -53,11 +53,6 @@ class Row:
     samples: str = ""
     batch: str = ""
     repeats: str = ""
-    device: str = ""
-    torch: str = ""
-    python: str = ""
-    commit: str = ""
-    date: str = ""
 
     def __str__(self) -> str:
         time = f"{self.s:>8} s ({self.q20} to {self.q80}) {self.rows_s:>8} rows/s, {self.gain} times, {self.total} in all"

@@ -12,14 +12,14 @@ from statistics import quantiles
 
 import torch
 
-from benchmarks.rows import RESULTS, keep, results_file, where
+from benchmarks.rows import RESULTS, Placed, keep, results_file, where
 from gpulime.device import cupy_wheels
 
 CYCLES = 2e9  # of a GPU in a second, about
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Placed):
     """One side of an entry; the file holds it as text, empty where there is nothing.
 
     ``ms`` is the median of one call, ``q20`` and ``q80`` its quantiles. ``rate`` is in ``unit`` a second. ``bytes`` are those
@@ -43,12 +43,7 @@ class Row:
     ok: str = ""
     error: str = ""
     repeats: str = ""
-    device: str = ""
-    torch: str = ""
     cupy: str = ""
-    python: str = ""
-    commit: str = ""
-    date: str = ""
 
     def __str__(self) -> str:
         said = {

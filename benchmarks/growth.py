@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import growth_page
 from benchmarks.command import parsed
 from benchmarks.growth_point import Cost, Point, cost
-from benchmarks.rows import RESULTS, keep, read, results_file, where
+from benchmarks.rows import RESULTS, Placed, keep, read, results_file, where
 from benchmarks.timer import Process, apart
 
 SLACK = 0.25  # of a fitted exponent: clocks, and what is constant at the small end or leaves a cache at the large one
@@ -56,7 +56,7 @@ AXES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Placed):
     """What is kept of a point; the file holds it as text.
 
     ``s_each`` is the median of its repeats, in seconds; ``mb`` is what the process, or the GPU's memory, grew by at the most
@@ -78,11 +78,6 @@ class Row:
     memory_power: str = ""
     memory_most: str = ""
     ok: str = ""
-    device: str = ""
-    torch: str = ""
-    python: str = ""
-    commit: str = ""
-    date: str = ""
 
 
 def power(values: Sequence[float], costs: Sequence[float], least: float) -> float:

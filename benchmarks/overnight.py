@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.overnight_photographs import photographs
 from benchmarks.overnight_run import memory_growth, own_cost, report, start_again
 from benchmarks.overnight_store import Measured, bytes_per_image, done_set, kills
-from benchmarks.rows import RESULTS, keep, results_file, where
+from benchmarks.rows import RESULTS, Placed, keep, results_file, where
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ ENTRIES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Placed):
     """What is kept of an entry; ``ok`` says that the bound holds and nothing else was wrong."""
 
     entry: str
@@ -72,11 +72,6 @@ class Row:
     bound: str
     ok: str
     detail: str
-    device: str
-    torch: str
-    python: str
-    commit: str
-    date: str
 
     def __str__(self) -> str:
         verdict = "ok" if self.ok == "yes" else "FAILED"

@@ -14,12 +14,25 @@ from typing import Any
 
 import torch
 
+from gpulime.bench.machine import processor
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Where and when something was measured: the last columns of every file, from `where`."""
+
+    device: str = ""
+    torch: str = ""
+    python: str = ""
+    commit: str = ""
+    date: str = ""
+
+
 @dataclass(frozen=True)
-class Row:
+class Row(Placed):
     """What is kept of one side; the file holds it as text, empty where there is nothing.
 
     ``ratio`` is that of the medians, our side's to this one's, and in our own row, which comes first, the worst of the
@@ -44,11 +57,6 @@ class Row:
     top5: str = ""
     rows: str = ""
     repeats: str = ""
-    device: str = ""
-    torch: str = ""
-    python: str = ""
-    commit: str = ""
-    date: str = ""
 
 
 def read(path: Path, kind: type[Any] = Row) -> list[Any]:
@@ -63,7 +71,9 @@ def write(path: Path, rows: Iterable[Any], kind: type[Any] = Row) -> None:
     """Write a file anew."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(kind)], lineterminator="\n")
+        place = [f.name for f in fields(Placed)]
+        own = [f.name for f in fields(kind) if f.name not in place]
+        writer = csv.DictWriter(file, [*own, *place], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 
@@ -80,7 +90,7 @@ def where(device: str = "cpu") -> dict[str, str]:
     dirty = _git("status", "--porcelain", "../gpulime", "../kernels", "*.py")
     gpu = torch.cuda.get_device_name() if device == "cuda" else ""
     return {
-        "device": gpu or f"{_processor()}, {torch.get_num_threads()} threads",
+        "device": gpu or f"{processor()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if dirty else ""),
@@ -91,13 +101,6 @@ def where(device: str = "cpu") -> dict[str, str]:
 def results_file(device: str) -> Path:
     """Where the rows of a device are kept."""
     return RESULTS / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".csv")
-
-
-def _processor() -> str:
-    """The processor's model, as Linux names it."""
-    info = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else None
-    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def _git(*arguments: str) -> str:

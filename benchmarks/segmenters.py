@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.pictures import photographs
-from benchmarks.rows import RESULTS, keep, results_file, where
+from benchmarks.rows import RESULTS, Placed, keep, results_file, where
 from gpulime import segments
 from gpulime.device import installed
 from gpulime.ops import source
@@ -58,7 +58,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Placed):
     """One segmenter on one side, over all photographs; ids and partition as parts of the pixels of an image."""
 
     segmenter: str
@@ -74,11 +74,6 @@ class Row:
     ok: str
     scikit_image: str
     numpy: str
-    device: str
-    torch: str
-    python: str
-    commit: str
-    date: str
 
 
 def agreement(ours: Array, theirs: Array) -> Agreement:

@@ -168,11 +168,12 @@ def check_out(out: str) -> None:
     Raises
     ------
     GpulimeError
-        Naming its scheme. A shard is there whole or not at all because it gets its name by rename, which object stores lack.
+        Naming a URL's scheme. A shard is there whole or not at all because it gets its name by rename, which object stores
+        lack.
     """
     scheme = URL.match(out)
     instead = "write to a local or network path and copy results/ afterwards: shards never change"
-    check(out.isprintable() or out == out.encode("utf-8", "replace").decode(), f"out must be UTF-8; got {out!r}")
+    check(out == out.encode("utf-8", "replace").decode(), f"out must be UTF-8; got {out!r}")
     check(scheme is None, f"out must be a directory, not an address of {scheme and scheme[1]}; got {out!r}: {instead}")
 
 

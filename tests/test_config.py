@@ -157,3 +157,9 @@ def test_a_run_cannot_end_after_no_failures():
     with pytest.raises(GpulimeError, match="max_failures_in_a_row must be 1 or more, or null; got 0"):
         config.from_dict({"max_failures_in_a_row": 0})
     assert config.from_dict({"max_failures_in_a_row": None}).max_failures_in_a_row is None
+
+
+def test_a_name_that_no_text_can_hold_is_refused():
+    with pytest.raises(GpulimeError, match=r"out must be UTF-8; got 'runs/\\udcff'"):
+        config.check_out("runs/\udcff")
+    config.check_out("runs/über nacht\n")

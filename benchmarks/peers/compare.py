@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.entries.entry import DEFINITION
 from benchmarks.peers.field import GPULIME, Comparison, Peer
+from benchmarks.rows import Placed
 from benchmarks.run import difference
 from benchmarks.setups import Setup
 from benchmarks.timer import Array, Timing, interleaved
@@ -20,7 +21,7 @@ REFERENCE_TIMES = 4  # the common reference has so many times the samples, and a
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Placed):
     """What is kept of one peer in one comparison; the file holds it as text, empty where there is nothing.
 
     Seconds are those of all ``n`` images on the wall, ``cpu_s`` of all threads; ``ratio`` is the peer's time over gpulime's.
@@ -53,11 +54,6 @@ class Row:
     precision: str = ""
     segmentation: str = ""
     repeats: str = ""
-    device: str = ""
-    torch: str = ""
-    python: str = ""
-    commit: str = ""
-    date: str = ""
 
     def __str__(self) -> str:
         agreement = f"error {self.error or 'not comparable'}, Spearman {self.spearman}, top 5 {self.top5}"

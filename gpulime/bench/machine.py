@@ -17,7 +17,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Its name, threads or cores, and the versions that count."""
     on_gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _cpu(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
         "kind": device.type,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
@@ -27,7 +27,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """The processor's model, as Linux names it; elsewhere as Python does."""
     try:
         name = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:

@@ -9,6 +9,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from gpulime import device as devices
@@ -157,8 +158,7 @@ class _Bench:
             side = Side(self.subject, variant.of(self.subject.way), self.piece_seconds)
         check(side.not_compiled is None, f"the model cannot be compiled: {side.not_compiled}")
         if variant.changes_numbers:
-            labels = self.reference.labels
-            batch = self.batch.__class__(self.batch.images, labels, self.batch.segments, self.batch.keys)
+            batch = replace(self.batch, labels=self.reference.labels)
             errors[variant.name] = difference(side.explain(batch, self.present.size.samples), self.reference)
         return side
 

@@ -9,7 +9,6 @@ from gpulime.runs.diff import QUANTILES, TOP, Diff
 
 SHOWN = 10
 NAME_WIDTH = 36
-TOP_PART = f"top {TOP}"
 
 
 def table(diff: Diff) -> str:

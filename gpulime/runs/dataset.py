@@ -96,35 +96,13 @@ def explain(
     if max_failures_in_a_row is not None:
         max_failures_in_a_row = whole("max_failures_in_a_row", max_failures_in_a_row, 1)
     explainer = Explainer(model, **lime)
-    given = inspect.signature(Explainer).bind(model, **lime)
-    given.apply_defaults()
-    changing = {
-        name: value
-        for name, value in given.arguments.items()
-        if name != "model" and f"lime.{name}" not in configs.CHANGES_NO_ROW
-    }
-    functions = [name for name, value in given.arguments.items() if callable(value) and not _comparable(value)]
-    functions += ["model"] if inspect.isfunction(model) and "model" not in functions else []
     return perform(
         Job(
             items=_items(dataset),
             reader=DatasetReader(dataset),
             explainer=explainer,
             labels=labels,
-            terms=Terms(
-                fixed={
-                    **{f"lime.{name}": _plain(value) for name, value in changing.items()},
-                    "lime.labels": labels,
-                    "segmenter": segments.describe(explainer.segmenter, explainer.device),
-                    "model_id": model_id,
-                    "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
-                },
-                about={
-                    "model": model_id or type(model).__name__,
-                    "class_names": None if class_names is None else [str(name) for name in class_names],
-                },
-                unnamed=[] if model_id else functions,
-            ),
+            terms=_terms(explainer, model, model_id, labels, class_names, lime),
             picture=_picture_in(dataset, explainer),
             images=len(dataset),
             data=configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds),
@@ -135,6 +113,40 @@ def explain(
             retry_failed=retry_failed,
             max_failures_in_a_row=max_failures_in_a_row,
         )
+    )
+
+
+def _terms(
+    explainer: Explainer,
+    model: Any,
+    model_id: str | None,
+    labels: str,
+    class_names: Sequence[str] | None,
+    lime: Mapping[str, Any],
+) -> Terms:
+    """What the rows of a run with these arguments have in common."""
+    given = inspect.signature(Explainer).bind(model, **lime)
+    given.apply_defaults()
+    changing = {
+        name: value
+        for name, value in given.arguments.items()
+        if name != "model" and f"lime.{name}" not in configs.CHANGES_NO_ROW
+    }
+    functions = [name for name, value in given.arguments.items() if callable(value) and not _comparable(value)]
+    functions += ["model"] if inspect.isfunction(model) and "model" not in functions else []
+    return Terms(
+        fixed={
+            **{f"lime.{name}": _plain(value) for name, value in changing.items()},
+            "lime.labels": labels,
+            "segmenter": segments.describe(explainer.segmenter, explainer.device),
+            "model_id": model_id,
+            "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
+        },
+        about={
+            "model": model_id or type(model).__name__,
+            "class_names": None if class_names is None else [str(name) for name in class_names],
+        },
+        unnamed=[] if model_id else functions,
     )
 
 

@@ -20,7 +20,7 @@ from gpulime.runs.staging import staged
 
 FOLDER = "heartbeats"
 SECONDS = 5.0  # between two of them
-SILENCE = 60.0  # after which a process is said to be silent: more than a model batch takes
+SILENCE = 60.0  # after which a process is said to be silent: more than nearly every model batch takes
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 

@@ -1,4 +1,4 @@
-"""Kernels under the host shim: the fixture that puts it in the place of CuPy, and memory that is poisoned."""
+"""Kernels under the host shim, which a fixture puts in the place of CuPy, with memory that is poisoned; and on a GPU."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def host(monkeypatch):
 def sanitized(monkeypatch):
     """As `host`, each launch in a program of its own under sanitizers."""
     return _replaced(monkeypatch, shim.Program)
+
+
+@pytest.fixture
+def kernels():
+    """Kernels as CuPy compiles them, on a GPU."""
+    if not source.available(torch.device("cuda")):
+        pytest.skip("kernels cannot run here: gpulime doctor says why")
 
 
 def _replaced(monkeypatch, kind):

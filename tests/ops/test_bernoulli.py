@@ -92,13 +92,9 @@ def test_a_cpu_draws_by_the_reference(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.usefixtures("kernels")
 class TestOnAGpu:
     """The kernel as CuPy compiles it."""
-
-    @pytest.fixture(autouse=True)
-    def _kernels(self):
-        if not source.available(torch.device("cuda")):
-            pytest.skip("kernels cannot run here: gpulime doctor says why")
 
     @pytest.mark.parametrize("seed", SEEDS)
     @pytest.mark.parametrize("k", SIZES)

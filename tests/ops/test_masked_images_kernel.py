@@ -191,13 +191,9 @@ def test_what_only_a_sanitizer_sees(right, wrong, broken, sanitized):
 
 
 @gpu
+@pytest.mark.usefixtures("kernels")
 class TestOnAGpu:
     """What no CPU shows: the kernel as CuPy compiles it, streams, graphs, a second device."""
-
-    @pytest.fixture(autouse=True)
-    def _kernels(self):
-        if not source.available(torch.device("cuda")):
-            pytest.skip("kernels cannot run here: gpulime doctor says why")
 
     @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
     @pytest.mark.parametrize(("dtype", "label"), DTYPES, ids=str)

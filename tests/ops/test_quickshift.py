@@ -162,12 +162,8 @@ def test_without_cupy_a_gpu_runs_the_reference_and_a_cpu_scikit_image(device, pa
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.usefixtures("kernels")
 class TestOnAGpu:
-    @pytest.fixture(autouse=True)
-    def _kernels(self):
-        if not source.available(torch.device("cuda")):
-            pytest.skip("kernels cannot run here: gpulime doctor says why")
-
     @pytest.mark.parametrize("shape", SHAPES, ids=str)
     def test_in_every_shape(self, shape):
         images = problem(*shape, n=3)

@@ -190,12 +190,8 @@ def test_what_is_kept_between_calls_is_said_to_be_read(host, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.usefixtures("kernels")
 class TestOnAGpu:
-    @pytest.fixture(autouse=True)
-    def _kernels(self):
-        if not source.available(torch.device("cuda")):
-            pytest.skip("kernels cannot run here: gpulime doctor says why")
-
     @pytest.mark.parametrize("options", OPTIONS, ids=str)
     @pytest.mark.parametrize("c", [1, 3, 4, 5, 27])
     @pytest.mark.parametrize("kind", ["noise", "blocks"])
