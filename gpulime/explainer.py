@@ -266,7 +266,7 @@ class Explainer:
             self._for_model(batch.images),
             self._for_model(filled),
             parts,
-            (pictures.clamp(0, 1) * 255).round().to(torch.uint8),
+            pictures.clamp(0, 1).mul_(255).round_().to(torch.uint8),
         )
 
     def _fill_of(self, where: slice) -> str | Tensor:

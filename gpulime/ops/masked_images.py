@@ -189,29 +189,31 @@ def _choose_on_cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor,
     passes take a third of the time of a look-up for each row and torch.where, and rows of one image share what is read.
     Exact for every dtype, NaN included.
     """
-    b, (c, h, w) = index.numel(), images.shape[1:]
+    b, (n, c, h, w) = index.numel(), images.shape
     channels_last = _format(images) is torch.channels_last
     number, bits = _NUMBERS[images.element_size()], 8 * images.element_size()
     rows = _empty(b, images, images.dtype)
-    # One number a pixel serves the c planes of a plain image; in channels_last a pixel's values lie together, each with one.
-    dense = rows.permute(0, 2, 3, 1) if channels_last else rows
-    flat = dense.view(number).view((b, 1, h * w * c) if channels_last else (b, c, h * w))
-    shown = flat.new_empty(min(b, bits), 1, flat.shape[2])
-    bit = torch.arange(len(shown), dtype=number, device=images.device)
-    starts = [0, *(index.diff().nonzero().flatten() + 1).tolist(), b]
-    for start, stop in pairwise(starts):  # each run of rows that share an image
-        i = int(index[start])
-        image, fill = (
-            (t[i].permute(1, 2, 0) if channels_last else t[i]).contiguous().view(number).view(flat.shape[1:])
-            for t in (images, fills)
-        )
-        less, where = fill - image, labels[i].flatten().long()
-        for first in range(start, stop, bits):
-            some = masks[first : min(stop, first + bits)]
-            packed = (some.to(number) << (bits - 1 - bit[: len(some), None])).sum(0, dtype=number).gather(0, where)
-            packed = packed.repeat_interleave(c) if channels_last else packed
-            part = torch.bitwise_left_shift(packed, bit[: len(some), None, None], out=shown[: len(some)])
-            torch.addcmul(fill, part.bitwise_right_shift_(bits - 1), less, out=flat[first : first + len(some)])
+
+    def numbers(values: Tensor) -> Tensor:
+        """One number a pixel serves the c planes of a plain image; in channels_last a pixel's values lie together."""
+        dense = (values.permute(0, 2, 3, 1) if channels_last else values).contiguous().view(number)
+        return dense.view((len(values), 1, h * w * c) if channels_last else (len(values), c, h * w))
+
+    image, fill, out, segments = numbers(images), numbers(fills), numbers(rows), labels.reshape(n, h * w)
+    starts = [0, *(index.diff().nonzero().flatten() + 1).tolist(), b]  # of runs of rows that share an image
+    words = [range(first, min(stop, first + bits)) for start, stop in pairwise(starts) for first in range(start, stop, bits)]
+    bit = torch.arange(bits, dtype=number, device=images.device)[:, None, None]
+    high = masks.to(number) << (bits - 1 - torch.cat([bit[: len(word), 0] for word in words]))
+    shown = out.new_empty(min(b, bits), 1, out.shape[2])
+    last = -1
+    for word, i in zip(words, index[[word.start for word in words]].tolist(), strict=True):
+        if i != last:
+            last, less, where = i, fill[i] - image[i], segments[i].long()
+        places = slice(word.start, word.stop)
+        packed = high[places].sum(0, dtype=number).gather(0, where)
+        packed = packed.repeat_interleave(c) if channels_last else packed
+        part = torch.bitwise_left_shift(packed, bit[: len(word)], out=shown[: len(word)])
+        torch.addcmul(fill[i], part.bitwise_right_shift_(bits - 1), less, out=out[places])
     return rows
 
 

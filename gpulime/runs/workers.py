@@ -21,6 +21,7 @@ from torch.utils.data._utils import signal_handling
 from gpulime.config import DataConfig
 from gpulime.errors import GpulimeError
 from gpulime.runs import stop
+from gpulime.runs.handover import Handover, apart
 from gpulime.runs.loader import Read
 from gpulime.runs.sources import Item
 from gpulime.runs.terminal import note
@@ -92,7 +93,8 @@ class Workers:
     def read(self, items: Sequence[Item]) -> Iterator[list[Read]]:
         """All items in their order, ``batch_size`` at a time; one that costs its worker is an error in the end."""
         if not self.count:
-            yield from self._loader(items, self.batch_size, 0)
+            for handed in self._loader(items, self.batch_size, 0):
+                yield handed.together()
             return
         start, losses, seconds = 0, 0, self.timeout_seconds
         while start < len(items):
@@ -131,12 +133,12 @@ class Workers:
             finally:
                 del loader  # and with it its processes, while they are unheard
 
-    def _next(self, loader: Iterator[list[Read]], seconds: float) -> list[Read] | str:
+    def _next(self, loader: Iterator[Handover], seconds: float) -> list[Read] | str:
         """What comes next, or why nothing does."""
         end = time.monotonic() + seconds
         while True:
             try:
-                return next(loader)
+                return next(loader).together()
             except (ConnectionError, EOFError, FileNotFoundError):  # it ended while its pixels were handed over
                 return DIED
             except RuntimeError as error:
@@ -154,7 +156,7 @@ class Workers:
             _Reads(items, self.reader, self.segmenter),
             batch_size=batch_size,
             num_workers=count,
-            collate_fn=list,
+            collate_fn=apart,
             generator=torch.Generator(),  # its own: the global random state is the user's
             worker_init_fn=_start_worker,
             timeout=POLL_SECONDS if count else 0,  # to look at the workers; the patience is `_next`'s
@@ -184,9 +186,9 @@ def _start_worker(number: int) -> None:
     stop.leave_to_parent()
 
 
-def _started(loader: Any) -> Iterator[list[Read]]:
+def _started(loader: Any) -> Iterator[Handover]:
     """The loader's processes at work; made in a thread of its own, where torch sets no handler of SIGCHLD."""
-    outcome: list[Iterator[list[Read]] | Exception] = []
+    outcome: list[Iterator[Handover] | Exception] = []
 
     def start() -> None:
         try:

@@ -386,10 +386,11 @@ publish = store.publish
 
 
 def test_workers_end_with_the_run_whoever_holds_its_error(tmp_path):
+    before = set(multiprocessing.active_children())  # another test's
     with pytest.raises(DeviceLostError) as end:
         explain(Model((5,), LOST[0]), tmp_path, Marked(200), workers=2)
     assert end.value.__traceback__ is not None
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_a_lost_device_is_seen_behind_another_error(tmp_path):
