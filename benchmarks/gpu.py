@@ -73,6 +73,7 @@ STAGES: dict[str, tuple[Step, ...]] = {
         gpu_kernels.checks,
         gpu_kernels.only_on_a_gpu,
         gpu_kernels.masked_images,
+        gpu_kernels.bernoulli,
         gpu_kernels.slic,
         gpu_kernels.quickshift,
         gpu_engine.share_of_model,

@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.gpu_rows import Bench, Row, Times, kept
 from benchmarks.pictures import synthetic
 from gpulime import segments
+from gpulime.ops import bernoulli as drawing
 from gpulime.ops import masked_images as masking
 from gpulime.ops import quickshift as shifting
 from gpulime.ops import slic as clustering
@@ -22,6 +23,7 @@ SLIC, QUICKSHIFT = segments.Slic(n_segments=256), segments.Quickshift()
 REFERENCES = {segments.Slic: clustering.slic_reference, segments.Quickshift: shifting.quickshift_reference}
 # n, c, h, w, k, b; the last is the one that is measured
 SHAPES = ((1, 1, 1, 1, 1, 1), (3, 3, 63, 65, 31, 7), (2, 5, 63, 65, 33, 130), (8, 3, 224, 224, 50, 512))
+MASKS = ((1, 1, 1), (3, 7, 129), (16, 1000, 50))  # n, s, k; the last is the one that is measured
 NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
@@ -39,6 +41,8 @@ def checks(bench: Bench) -> Iterator[Row]:
         if not _same_rows(problem(shape, dtype, memory_format, bench.device))
     ]
     yield bench.verdict("masked_images", "kernel beside its reference", f"another for {wrong[:3]}" if wrong else "")
+    other = [size for size in MASKS[: 2 if bench.tiny else 3] if not _same_masks(*draws(size, bench.device))]
+    yield bench.verdict("bernoulli", "kernel beside its reference", f"another for {other}" if other else "")
     sizes = ((1, 1), (13, 15)) if bench.tiny else ((1, 1), (63, 65), (224, 224))
     for segmenter in (SLIC, QUICKSHIFT):
         error = " ".join(filter(None, (_other_ids(bench, segmenter, *size) for size in sizes)))
@@ -75,6 +79,7 @@ def only_on_a_gpu(bench: Bench) -> Iterator[Row]:
     photographs = synthetic(2, 64, 64).to(bench.device)
     for name, call in (
         ("masked_images", partial(masking.masked_images, *arguments)),
+        ("bernoulli", partial(drawing.bernoulli, *draws(MASKS[1], bench.device))),
         ("slic", partial(clustering.slic, photographs, **asdict(SLIC))),
         ("quickshift", partial(shifting.quickshift, photographs, **asdict(QUICKSHIFT))),
     ):
@@ -112,6 +117,20 @@ def masked_images(bench: Bench) -> Iterator[Row]:
         yield kept(row("reference, torch.compile", times), ratio, "at most 1: the kernel's time over this", ratio <= 1)
 
 
+def bernoulli(bench: Bench) -> Iterator[Row]:
+    """The masks of a flight, 16 images with 1000 samples of 50 segments."""
+    arguments = draws(MASKS[1 if bench.tiny else 2], bench.device)
+    if not _same_masks(*arguments):
+        yield bench.verdict("bernoulli", "kernel", "not what the reference gives")
+        return
+    masks = drawing.bernoulli(*arguments)
+    row = partial(_row, bench, "bernoulli", masks.shape[0] * masks.shape[1], "masks", masks.nbytes)
+    kernel, reference = (bench.times(partial(draw, *arguments)) for draw in (drawing.bernoulli, drawing.bernoulli_reference))
+    ratio = reference.median / kernel.median
+    yield kept(row("kernel", kernel), ratio, "at least 10: the reference's time over this", ratio >= 10)
+    yield row("reference", reference)
+
+
 def slic(bench: Bench) -> Iterator[Row]:
     """256 segments an image, before and with the pass that makes them connected."""
     loose = replace(SLIC, enforce_connectivity=False)
@@ -138,6 +157,17 @@ def problem(
     masks = torch.rand(b, k, generator=random) < 0.5
     ready = [tensor.contiguous(memory_format=memory_format) for tensor in (images, fills)]
     return [tensor.to(device) for tensor in (*ready, labels, index, masks)]
+
+
+def draws(size: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor, int, int]:
+    """The arguments of `bernoulli`: keys of all 64 bits, rows from 0, k and a seed."""
+    n, s, k = size
+    keys = torch.arange(n, device=device)[:, None] * 0x123456789ABCDEF - 5
+    return keys, torch.arange(s, device=device), k, 2**63 + 7
+
+
+def _same_masks(keys: Tensor, rows: Tensor, k: int, seed: int) -> bool:
+    return torch.equal(drawing.bernoulli(keys, rows, k, seed), drawing.bernoulli_reference(keys, rows, k, seed))
 
 
 def _same_rows(arguments: list[Tensor]) -> bool:

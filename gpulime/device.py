@@ -8,7 +8,7 @@ import platform
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -150,15 +150,20 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
-def fetched(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Tensors on the CPU; for those of a GPU the host waits once."""
+def fetching(tensors: Sequence[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+    """Begin to copy tensors to the CPU; the call of what is returned waits for them, and not for what a GPU is asked later."""
     gpus = {tensor.device for tensor in tensors if tensor.is_cuda}
     if not gpus or sum(tensor.nbytes for tensor in tensors) > PINNED:
-        return [tensor.cpu() for tensor in tensors]
+        return lambda: [tensor.cpu() for tensor in tensors]
     here = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-    for gpu in gpus:
-        torch.cuda.current_stream(gpu).synchronize()
-    return [tensor.clone() if tensor.is_pinned() else tensor for tensor in here]  # whoever keeps them shall not pin memory
+    copied = [torch.cuda.current_stream(gpu).record_event() for gpu in gpus]
+
+    def fetched() -> list[torch.Tensor]:
+        for event in copied:
+            event.synchronize()
+        return [tensor.clone() if tensor.is_pinned() else tensor for tensor in here]  # whoever keeps them shall not pin memory
+
+    return fetched
 
 
 def name(device: torch.device) -> str:
@@ -166,6 +171,16 @@ def name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.backends.cpu.get_cpu_capability()} with {torch.get_num_threads()} threads"
+
+
+def memory(device: torch.device) -> float:
+    """The bytes that ``device`` has, whoever uses them; infinite where the system does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # on Windows there is no sysconf
+        return float("inf")
 
 
 @contextmanager

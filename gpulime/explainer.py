@@ -21,7 +21,7 @@ from gpulime.predict import Activation, Model, Predictor
 from gpulime.queue import MASK_ENTRIES, Flight, Queue
 from gpulime.segments import Segmenter, Segments, from_labels, segment
 from gpulime.segments import resolve as resolve_segments
-from gpulime.surrogate import Distance, Kernel, Moments, Settings, Surrogate, proximity
+from gpulime.surrogate import Distance, Kernel, Moments, Settings, Surrogate, check_memory, proximity
 
 # Pieces of work that bound memory: images prepared at once, entries of Gram matrices at once.
 AT_ONCE_IMAGES, AT_ONCE_BYTES = 64, 2**28
@@ -260,6 +260,7 @@ class Explainer:
         parts = segment(self.segmenter, pictures, number) if batch.segments is None else from_labels(batch.segments)
         k = parts.ids.shape[1]
         self._enough_samples(k)
+        check_memory(k, batch.images.device)
         self._try_callables(k)
         filled = fills.fill(fill, batch.images, parts.labels, k, unit)
         return (

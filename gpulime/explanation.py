@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, overload
@@ -144,8 +144,13 @@ class Explanations(_Shown):
 
     def cpu(self) -> Explanations:
         """The same on the CPU."""
+        return self.fetching()()
+
+    def fetching(self) -> Callable[[], Explanations]:
+        """Begin to copy them to the CPU; the call of what is returned gives them there, and waits for nothing else."""
         names = [f.name for f in fields(self)]
-        return replace(self, **dict(zip(names, devices.fetched([getattr(self, name) for name in names]), strict=True)))
+        fetched = devices.fetching([getattr(self, name) for name in names])
+        return lambda: replace(self, **dict(zip(names, fetched(), strict=True)))
 
     def save(self, path: str | Path) -> None:
         """Write to a NumPy .npz file, without pickle; `load` or `numpy.load` reads it."""

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime.errors import check, unknown, whole
 
 Distance = str | Callable[[Tensor], Any]
@@ -43,6 +44,7 @@ KERNELS: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
 SELECTIONS = ("none", "auto", "forward_selection", "highest_weights", "lasso_path")
 # An output whose weighted spread is under so many roundings of its dtype is constant: nothing else moves it.
 CONSTANT = 4
+MATRICES = 5  # of k x k numbers, that the fit of an image has at once, at least
 SURELY_REGULAR = 1e-6  # from this alpha on no system is singular, and none need be looked at
 
 
@@ -91,6 +93,24 @@ class Settings:
         check(fits, f"kernel_width must be a positive number, or None for 0.75 * sqrt(k); got {width!r}")
         if self.num_features is not None:
             whole("num_features", self.num_features, 1, ", or None for all")
+
+
+def check_memory(k: int, device: torch.device) -> None:
+    """Refuse segments by whose number alone a fit cannot be, before any forward is spent on them.
+
+    Raises
+    ------
+    GpulimeError
+        If ``device`` has less memory than the matrices of one image.
+    """
+    needed, there = MATRICES * 8.0 * k * k, devices.memory(device)
+    check(
+        needed <= there,
+        lambda: (
+            f"k = {k:,} segments need {needed / 1e9:,.1f} GB for the fit of an image, whose matrices are k x k; "
+            f"{device} has {there / 1e9:,.1f} GB: take fewer, larger segments"
+        ),
+    )
 
 
 def proximity(masks: Tensor, counts: Tensor, settings: Settings) -> Tensor:

@@ -144,7 +144,7 @@ def test_every_model_has_its_efficiency():
     assert {one.model_name for one in EFFICIENCY} == set(models.MODELS) - {"pixels"}
     asked = {(one.model_name, one.precision): one.least for one in EFFICIENCY if one.least}
     assert asked == {("EfficientNet-Lite0", "float32"): 0.96, ("EfficientNet-Lite0", "bfloat16"): 0.94}
-    assert all(one.entry().setup.s == 1000 for one in EFFICIENCY)
+    assert all(one.entry().setup.s == 1000 for one in EFFICIENCY if one.model_name != "ViT-B/16")
 
 
 def test_segments_found_inside_the_clock_are_those_given(monkeypatch):

@@ -405,6 +405,22 @@ def test_few_samples_are_legal_and_warn_once(cnn, pictures, recwarn):
     assert message == "n_samples = 12 is not more than k = 12 segments: only alpha > 0 makes a fit possible"
 
 
+def test_segments_whose_fit_has_no_place_in_memory_cost_no_forward(cnn, pictures, calls, monkeypatch):
+    fits = 5 * 8 * 12 * 12
+    monkeypatch.setattr("gpulime.device.memory", lambda device: fits)
+    explain(cnn, pictures())
+    calls.clear()
+    monkeypatch.setattr("gpulime.device.memory", lambda device: fits - 1)
+    with pytest.raises(gpulime.GpulimeError, match=r"k = 12 segments need 0\.0 GB .* cpu has 0\.0 GB: take fewer"):
+        explain(cnn, pictures())
+    assert not calls
+
+
+def test_the_memory_of_a_device_is_what_the_system_says():
+    total = gpulime.device.memory(torch.device("cpu"))
+    assert total == float("inf") or 2**28 < total < 2**50
+
+
 def test_a_model_that_is_constant_explains_nothing(pictures):
     explanations = explain(lambda rows: torch.tensor([[1.0, 2.0]]).expand(len(rows), 2), pictures())
     assert not explanations.coefficients.any()

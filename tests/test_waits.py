@@ -116,7 +116,7 @@ def test_what_is_sent_to_cuda_and_fetched_is_what_it_was():
     with torch.cuda.stream(torch.cuda.Stream()):
         torch.cuda._sleep(10**7)  # what is sent and fetched waits its turn
         there = [devices.sent(tensor, torch.device("cuda")) * 2 for tensor in given]
-        back = devices.fetched([*there, given[0]])
+        back = devices.fetching([*there, given[0]])()
     for tensor, expected in zip(back, [*(tensor * 2 for tensor in given), given[0]], strict=True):
         assert torch.equal(tensor, expected)
         assert not tensor.is_pinned()
@@ -125,7 +125,7 @@ def test_what_is_sent_to_cuda_and_fetched_is_what_it_was():
 def test_on_a_cpu_nothing_is_copied(cnn, pictures):
     tensors = [torch.rand(3), torch.arange(4)]
     assert all(devices.sent(tensor, torch.device("cpu")) is tensor for tensor in tensors)
-    assert all(one is other for one, other in zip(devices.fetched(tensors), tensors, strict=True))
+    assert all(one is other for one, other in zip(devices.fetching(tensors)(), tensors, strict=True))
     explanations = Explainer(cnn, 40, Grid(3, 4), batch_size=16).explain(pictures(2))
     assert explanations.cpu().segments is explanations.segments
 

@@ -70,14 +70,15 @@ class Efficiency:
     batches: tuple[int, ...]
     tolerance: float
     repeats: int = 3
+    samples: int = 1000
 
     def entry(self) -> Entry:
-        """Bare forwards' time over that of explaining one photograph with 1000 samples."""
+        """Bare forwards' time over that of explaining one photograph."""
         slug = self.model_name.lower().replace("-", "_").replace("/", "").replace(" ", "_")
         return Entry(
             f"efficiency_{slug}_{self.precision}",
-            f"bare forwards' time over explaining's, {self.model_name}, {self.precision}",
-            Setup(self.model_name, n=1, s=1000, b="auto", precision=self.precision),
+            f"bare forwards' time over explaining's, {self.model_name}, {self.precision}, {self.samples} samples",
+            Setup(self.model_name, n=1, s=self.samples, b="auto", precision=self.precision),
             tuple(Side(f"bare, b = {b}", bare, OURS, b) for b in self.batches),
             AtLeast(self.least),
             DEFINITION,
@@ -92,7 +93,7 @@ EFFICIENCY = (
     Efficiency("28x28 CNN", "float32", 0, (32, 128, 512), RANDOM, repeats=9),
     Efficiency("ResNet-18", "float32", 0, (8, 32), RANDOM),
     Efficiency("ResNet-50", "float32", 0, (8, 32), RANDOM),
-    Efficiency("ViT-B/16", "float32", 0, (8, 32), RANDOM),
+    Efficiency("ViT-B/16", "float32", 0, (8, 32), RANDOM, samples=300),  # half an hour with 1000
     Efficiency("ConvNeXt-Tiny", "float32", 0, (8, 32), RANDOM),
 )
 

@@ -13,6 +13,8 @@ from benchmarks.timer import Side
 LIME_TUTORIAL = (Side("lime as in tutorials", lime_tutorial, NEW, precision="float32"),)
 LIME_BEST = (Side("lime at its best", lime_best, NEW_BEST, b=10, precision="float32"),)
 LIME_ALONE = (Side("lime at its best", lime_best, BEST, b=10, precision="float32"),)
+CAPTUM_BEST = tuple(Side(f"captum, {b} a call", captum, NEW, b, "float32") for b in (10, 50, 250))
+CAPTUM_KEPT = tuple(Side(f"captum, {b} a call, memory kept", captum, NEW_BEST, b, "float32") for b in (10, 50, 250))
 CAPTUM = tuple(Side(f"captum, {b} a call", captum, BEST, b) for b in (10, 50, 250))
 LIME = Side("lime", lime_best, BEST)
 
@@ -64,6 +66,39 @@ PEERS = (
         BFLOAT16,
         ours=GPULIME_NEW,
         repeats=7,
+    ),
+    Entry(
+        "captum_float32",
+        "times as fast as captum's Lime at its best batch, float32",
+        PEER,
+        CAPTUM_BEST,
+        AtLeast(1),
+        LIME,
+        FLOAT32,
+        ours=GPULIME_NEW,
+        repeats=5,
+    ),
+    Entry(
+        "captum_bfloat16",
+        "the same, bfloat16 beside captum's float32",
+        bfloat16(PEER),
+        CAPTUM_BEST,
+        AtLeast(3),
+        LIME,
+        BFLOAT16,
+        ours=GPULIME_NEW,
+        repeats=5,
+    ),
+    Entry(
+        "captum_kept_bfloat16",
+        "the same, captum's process keeping its memory as gpulime's does",
+        bfloat16(PEER),
+        CAPTUM_KEPT,
+        AtLeast(1.8),
+        LIME,
+        BFLOAT16,
+        ours=GPULIME_NEW,
+        repeats=5,
     ),
     Entry(
         "drop_in_tutorial",

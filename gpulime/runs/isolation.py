@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +20,8 @@ from gpulime.runs.exits import DeviceLostError, EndOfRunError
 from gpulime.runs.loader import Group, Read
 from gpulime.runs.store import DEVICE
 
+# Pieces of explanations that may be on their way to the CPU while a device works on the next ones.
+AHEAD = defaultdict(int, cuda=1)
 UNPROVEN_IMAGES = 8  # a model that fails for so many, before it has explained any, fails for all
 MESSAGE_LENGTH = 1000
 KINDS = {
@@ -72,6 +74,7 @@ class Isolation:
         self.explainer, self.alone, self.progress, self.proven, self.suspects = explainer, alone, progress, proven, suspects
         self._queue = explainer.queue(progress)
         self._waiting: deque[Read] = deque()  # for their explanations, in order
+        self._coming: deque[Callable[[], Explanations]] = deque()  # to the CPU, of the first that wait
         self._most = explainer.predictor.most  # rows that fit into memory when an image was last explained
         self._held: list[Read] = []  # failures while nothing is proven
         self._first: Exception | None = None
@@ -87,12 +90,16 @@ class Isolation:
             The model's first error, where it has failed for the first `UNPROVEN_IMAGES` images: then it is no image's fault,
             and there is nothing to wait for. Running out of memory may pass, and is never taken for it.
         """
-        for reads, batch in groups:  # what reading them raises is no fault of the model
-            self._waiting.extend(reads)
-            if batch is not None:
-                yield from self._together(self._put(batch))
-            yield from self._unread()
-        yield from self._together(self._queue.finish())
+        try:
+            for reads, batch in groups:  # what reading them raises is no fault of the model
+                self._waiting.extend(reads)
+                if batch is not None:
+                    yield from self._together(self._put(batch), AHEAD[self.explainer.device.type])
+                yield from self._unread()
+            yield from self._together(self._queue.finish())
+        except (Exception, KeyboardInterrupt):
+            yield from self._together(iter(()))  # those on their way are finished
+            raise
 
     def _put(self, batch: inputs.Batch) -> Iterator[Explanations]:
         for flight in self.explainer.prepare(batch):
@@ -103,8 +110,8 @@ class Isolation:
         while self._waiting and self._waiting[0].error is not None:
             yield self._waiting.popleft()
 
-    def _together(self, explained: Iterator[Explanations]) -> Iterator[Outcome]:
-        error = yield from self._attempt(explained)
+    def _together(self, explained: Iterator[Explanations], ahead: int = 0) -> Iterator[Outcome]:
+        error = yield from self._attempt(explained, ahead)
         if error is not None:
             del error, explained  # and with them what the failed batch holds of the device's memory
             self._queue = self.explainer.queue(self.progress)
@@ -143,11 +150,13 @@ class Isolation:
             self._first.add_note(f"gpulime: {images} failed, also by themselves: this is the model's fault and none of theirs")
             raise self._first
 
-    def _attempt(self, explained: Iterator[Explanations]) -> Generator[Outcome, None, Exception | None]:
-        """Give what is explained until the end, or until an error, which is returned."""
+    def _attempt(self, explained: Iterator[Explanations], ahead: int = 0) -> Generator[Outcome, None, Exception | None]:
+        """Give what is explained, all but the last ``ahead`` pieces, until the end, or until an error, which is returned."""
         try:
             for explanations in explained:
-                yield from self._finished(explanations.cpu())
+                self._coming.append(explanations.fetching())
+                yield from self._arrived(ahead)
+            yield from self._arrived(ahead)
         except EndOfRunError:
             raise
         except Exception as error:
@@ -156,11 +165,17 @@ class Isolation:
             if devices.out_of_memory(error):  # another image may need less of it
                 self.explainer.predictor.most = self._most
             traceback.clear_frames(error.__traceback__)
+            self._coming.clear()  # their images wait, and come again by themselves
             return error
         return None
 
+    def _arrived(self, ahead: int) -> Iterator[Outcome]:
+        while len(self._coming) > ahead:
+            yield from self._finished(self._coming.popleft()())
+
     def _lost(self, error: Exception) -> Iterator[Read]:
         """The end, for this process; an image that has cost the device by itself, and was suspected before, is a failure."""
+        self._coming.clear()
         reason = str(error).partition("\n")[0]
         in_hand = [read for read in self._waiting if read.error is None]
         if self.proven and len(in_hand) == 1 and in_hand[0].item.image_id in self.suspects:

@@ -122,10 +122,14 @@ def perform(job: Job) -> Outcome:
         stack.enter_context(progress)  # the bar is gone before the writer's last error is shown
         writer = stack.enter_context(Writer(rows))  # innermost: whatever ends the run, its rows are written first
 
-        def heed() -> None:
-            """Show signs of life; end where the disk takes no rows, or a signal asks for it."""
+        def look() -> None:
+            """Show signs of life; end where the disk takes no rows."""
             heart.beat_if_due()
             writer.check()
+
+        def heed() -> None:
+            """The same; end where a signal asks for it, too."""
+            look()
             stop.check()
 
         def after_model_batch(b: int) -> None:
@@ -140,7 +144,7 @@ def perform(job: Job) -> Outcome:
                 progress.image(row)
                 in_a_row = in_a_row + 1 if row["status"] == "error" else 0
                 _check_failures(in_a_row, job.max_failures_in_a_row, row)
-                heed()
+                look()  # no more: what is finished with this one comes next, and is not lost to a signal
     stop.check()
     assert heart.last is not None
     return _finish(job, progress, heart.last.effort)

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,10 +17,11 @@ import torch
 from torch import nn
 
 import gpulime
-from gpulime import config
-from gpulime.runs import heartbeat, store
+from gpulime import config, explainer
+from gpulime.runs import heartbeat, isolation, store
 from gpulime.runs.exits import DeviceLostError, FailuresInARowError, NotWritableError
 from gpulime.runs.isolation import UNPROVEN_IMAGES
+from gpulime.runs.stop import Stopped
 from gpulime.segments import Grid
 
 SMALL = {"n_samples": 20, "segments": Grid(3, 3), "batch_size": 16, "report": False}
@@ -77,6 +80,14 @@ def assert_same_explanations(out, clean, ids):
         assert (here[name]["status"], here[name]["labels"]) == ("ok", there[name]["labels"])
         largest = np.abs(there[name]["coef"]).max()
         np.testing.assert_allclose(here[name]["coef"], there[name]["coef"], rtol=0, atol=1e-5 * largest)
+
+
+@pytest.fixture(params=[0, 1], ids=["at once", "one ahead"], autouse=True)
+def ahead(request, monkeypatch):
+    """Explanations come at once, as on a CPU, or one flight of a few images later, as on a GPU."""
+    monkeypatch.setattr(isolation, "AHEAD", {"cpu": request.param, "cuda": request.param})
+    monkeypatch.setitem(explainer.FLIGHT_ROWS, "cpu", 60 if request.param else explainer.FLIGHT_ROWS["cpu"])
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +227,9 @@ def refuses_the_fifth(picture):
     ],
     ids=["segments", "distance"],
 )
-def test_a_fault_is_named_by_the_stage_that_has_it(settings, kind, message, tmp_path):
+def test_a_fault_is_named_by_the_stage_that_has_it(settings, kind, message, tmp_path, monkeypatch):
+    monkeypatch.setitem(explainer.FLIGHT_ROWS, "cpu", 2**10)  # all images in one: calls are counted
+    REFUSING.clear()
     explain(Model(), tmp_path, model_id="tiny", **settings)
     errors = {name: row for name, row in rows_of(tmp_path).items() if row["status"] == "error"}
     assert {row["error_type"] for row in errors.values()} == {kind}
@@ -224,9 +237,12 @@ def test_a_fault_is_named_by_the_stage_that_has_it(settings, kind, message, tmp_
         raise AssertionError(next(iter(errors.values()))["error"])
 
 
-def _refusing(masks, calls=[]):  # noqa: B006  (counts its calls)
-    calls.append(len(masks))
-    if 6 < len(calls) < 9:
+REFUSING = []  # its calls
+
+
+def _refusing(masks):
+    REFUSING.append(len(masks))
+    if 6 < len(REFUSING) < 9:
         raise ZeroDivisionError("no distance")
     return torch.linspace(0, 1, len(masks))
 
@@ -255,16 +271,18 @@ LOST = [
 
 
 @pytest.mark.parametrize("error", LOST, ids=lambda error: str(error).partition("\n")[0])
-def test_a_lost_device_ends_the_run_without_another_try(error, tmp_path):
+def test_a_lost_device_ends_the_run_without_another_try(error, ahead, tmp_path, monkeypatch):
     model = Model((5,), error)
-    settings = {"n_samples": 500}  # images are finished in flights of about 1000 rows
+    settings = {"n_samples": 500}
+    monkeypatch.setitem(explainer.FLIGHT_ROWS, "cpu", 1000)  # images are finished by twos
+    done = 4 - 2 * ahead
     with pytest.raises(DeviceLostError, match=r"the device is lost: .*a new process goes on") as end:
         explain(model, tmp_path, **settings)
     assert end.value.code == 70
     assert len(model.refused) == 1
-    assert list(rows_of(tmp_path)) == ["0", "1", "2", "3"]
+    assert list(rows_of(tmp_path)) == ["0", "1", "2", "3"][:done]
     explain(again := Model(), tmp_path, **settings)
-    assert sum(again.sizes) == 8 * 500
+    assert sum(again.sizes) == (12 - done) * 500
     assert all(row["status"] == "ok" for row in rows_of(tmp_path).values())
 
 
@@ -285,6 +303,42 @@ def test_an_image_that_costs_the_device_each_time_costs_two_processes_and_itself
     assert row["error"] == (
         "the device is lost whenever it is explained, also by itself: CUDA error: device-side assert triggered"
     )
+
+
+def test_the_model_has_the_next_images_before_the_last_ones_are_fetched(ahead, tmp_path, monkeypatch):
+    monkeypatch.setitem(explainer.FLIGHT_ROWS, "cpu", 20)
+    seen, finished = [], isolation.Isolation._finished
+    model = Model()
+    model.register_forward_hook(lambda *_: seen.append("forward"))
+    monkeypatch.setattr(isolation.Isolation, "_finished", lambda self, given: seen.append("fetch") or finished(self, given))
+    explain(model, tmp_path, Marked(4), batch_size=20)
+    overlapping = ["forward", *["forward", "fetch"] * 3, "fetch"]
+    assert seen == (overlapping if ahead else ["forward", "fetch"] * 4)
+
+
+@pytest.mark.parametrize("rows", [20, 60, 120], ids="flights of {} rows".format)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stop_loses_nothing_that_is_finished(workers, rows, ahead, tmp_path, monkeypatch):
+    monkeypatch.setitem(explainer.FLIGHT_ROWS, "cpu", rows)
+    model = Model()
+    model.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM) if len(model.sizes) == 6 else None)
+    with pytest.raises(Stopped):
+        explain(model, tmp_path, batch_size=20, workers=workers)
+    assert list(rows_of(tmp_path)) == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_what_reading_raises_loses_nothing_that_is_finished(tmp_path, monkeypatch):
+    monkeypatch.setitem(explainer.FLIGHT_ROWS, "cpu", 20)
+
+    class Torn(Marked):
+        def __getitem__(self, i):
+            if i == 70:
+                raise KeyboardInterrupt
+            return super().__getitem__(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        explain(Model(), tmp_path, Torn(80), batch_size=20)
+    assert len(rows_of(tmp_path)) == 64
 
 
 def test_what_was_in_hand_when_a_device_was_lost_comes_last_and_by_itself(tmp_path):
