@@ -8,7 +8,7 @@ import platform
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -115,13 +115,34 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
 
 
 def read_here(kept: torch.Tensor) -> torch.Tensor:
-    """A tensor that is kept between calls, about to be read on torch's current stream.
+    """A tensor that may have been made on another stream, about to be read on torch's current one.
 
-    It may have been made on another stream. Should it be dropped while it is read here, its memory waits for that.
+    Should it be dropped while it is read here, its memory waits for that.
     """
     if kept.is_cuda:
         kept.record_stream(torch.cuda.current_stream(kept.device))
     return kept
+
+
+@contextmanager
+def beside(device: torch.device, given: Iterable[object] = ()) -> Iterator[None]:
+    """Inside, a GPU works beside what it was asked for before, on what comes from the host; what comes after waits for it.
+
+    Where a tensor of ``given`` is on a GPU already, what makes it may still be at work, and everything stays in turn. What is
+    made inside and used afterwards must pass through `read_here`.
+    """
+    if device.type != "cuda" or any(isinstance(one, torch.Tensor) and one.is_cuda for one in given):
+        yield
+        return
+    here, aside = torch.cuda.current_stream(device), _aside(device)
+    with torch.cuda.stream(aside):
+        yield
+    here.wait_stream(aside)
+
+
+@cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device, priority=-1)  # its small pieces of work go before the model's next
 
 
 def named(name: torch.device | str) -> torch.device:

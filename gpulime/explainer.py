@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime import fills, masks
 from gpulime.batch_size import BatchSize
-from gpulime.device import exact
 from gpulime.errors import check, whole
 from gpulime.explanation import Explanations
 from gpulime.inputs import Batch, Normalisation, channels_behind, outside_unit
@@ -215,16 +215,20 @@ class Explainer:
         """Everything that is done once per image: checks, segments, fill, normalisation; a few images at a time.
 
         What the host reads of a GPU it reads here, and waits for it: the range of images and the highest label that came there,
-        how many segments there are, pictures for a segmenter on the CPU. From a flight's first model batch to its solved fit it
-        reads nothing, but for callables of the user's, the lasso's path, the sampler "lime", an alpha below 1e-6, the search
-        for a batch size, and once, whether the model's outputs are probabilities.
+        how many segments there are, pictures for a segmenter on the CPU. It waits for these alone: what comes from the host is
+        prepared beside the forwards of earlier images. From a flight's first model batch to its solved fit it reads nothing,
+        but for callables of the user's, the lasso's path, the sampler "lime", an alpha below 1e-6, the search for a batch size,
+        and once, whether the model's outputs are probabilities.
         """
         batch.check_images()
         self.normalisation.fits(batch.images)
         fills.fits(self.fill, tuple(batch.images.shape))
         unit = 255.0 if batch.images.dtype == torch.uint8 else 1.0
         (low, high), highest = batch.bounds(), batch.highest_label()
-        batch = batch.on(self.predictor.device(batch.images))
+        device = self.predictor.device(batch.images)
+        given = (batch.images, batch.labels, batch.segments, batch.keys, self.fill)
+        with devices.beside(device, given):
+            batch = batch.on(device)
         if self.predictor.classes is not None:
             _check_label(highest, self.predictor.classes)
         if not self.normalisation.normalized:
@@ -236,8 +240,11 @@ class Explainer:
         for start in range(0, len(batch.images), size):
             where = slice(start, start + size)
             part, fill = batch.part(where), self._fill_of(where)
-            with exact(part.images.device):
+            with devices.beside(device, given), devices.exact(device):
                 ready, filled, parts, pictures = self._ready(part, fill, unit, start)
+            for tensor in (ready, filled, parts.labels, parts.counts, parts.ids, pictures, part.keys, part.labels):
+                if tensor is not None:
+                    devices.read_here(tensor)
             for i in range(0, len(pictures), flight):
                 some = slice(i, i + flight)
                 some_of = part.part(some)
@@ -334,7 +341,7 @@ class Explainer:
         finite = outputs.isfinite()
         outputs = outputs.masked_fill(~finite, 0.0)
         together = max(1, GRAM_ENTRIES // (k * k * outputs.shape[2]))
-        with exact(outputs.device):
+        with devices.exact(outputs.device):
             images = torch.arange(len(counts), device=counts.device).split(together)
             fitted = [self._fit(flight, masks, outputs, index) for index in images]
         non_finite = (~finite.all(-1)).sum(1)

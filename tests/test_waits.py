@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import torch
 
-from gpulime import Batch, Explainer
+from gpulime import Batch, Explainer, Explanations
 from gpulime import device as devices
 from gpulime.segments import Grid, Slic
 
@@ -136,3 +136,39 @@ def test_uint8_images_are_not_looked_at(segments, unread, cnn):
     with unread:
         assert batch.bounds() == (0.0, 1.0)
     Explainer(cnn, 40, segments, batch_size=16).explain(batch.images)
+
+
+@GPU
+@pytest.mark.parametrize("segments", [Grid(3, 4), Slic(n_segments=8)])
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_images_of_the_host_are_prepared_beside_what_cuda_is_at(place, segments, cnn, pictures):
+    """Those that are on the GPU wait their turn: what makes them may still be at work."""
+    explainer = Explainer(cnn.cuda(), 40, segments, batch_size=16)
+    explainer.explain(pictures(4))  # whatever comes with a first call
+    batch = Batch(pictures(4).to(place), keys=torch.arange(4))
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2 * 10**9)
+    asleep = torch.cuda.current_stream().record_event()
+    flights = list(explainer.prepare(batch))
+    assert asleep.query() == (place == "cuda")
+    (flight,) = flights
+    expected = next(Explainer(cnn.cpu(), 40, segments).prepare(Batch(pictures(4))))
+    assert torch.equal(flight.parts.labels.cpu(), expected.parts.labels)
+    torch.testing.assert_close(flight.images.cpu(), expected.images)
+
+
+@GPU
+def test_what_was_prepared_beside_is_not_written_over(cnn, pictures):
+    """Its memory is free again only when the model has read it, however long that takes and whatever is prepared meanwhile."""
+    explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16)
+    batches = [Batch(pictures(8)[i : i + 2], keys=torch.arange(i, i + 2)) for i in range(0, 8, 2)]
+
+    def slowly():
+        for batch in batches * 3:
+            torch.cuda._sleep(10**8)
+            yield batch
+
+    pieces = Explanations.cat(list(explainer.stream(slowly())))
+    expected = Explainer(cnn.cpu(), 40, Grid(3, 4)).explain(pictures(8), keys=torch.arange(8))
+    for start in range(0, 24, 8):
+        torch.testing.assert_close(pieces.coefficients[start : start + 8].cpu(), expected.coefficients, rtol=0, atol=1e-3)

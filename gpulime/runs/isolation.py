@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gpulime import device as devices
@@ -18,6 +18,7 @@ from gpulime.explainer import Explainer
 from gpulime.explanation import Explanations
 from gpulime.runs.exits import DeviceLostError, EndOfRunError
 from gpulime.runs.loader import Group, Read
+from gpulime.runs.stop import Stopped
 from gpulime.runs.store import DEVICE
 
 # Pieces of explanations that may be on their way to the CPU while a device works on the next ones.
@@ -74,7 +75,7 @@ class Isolation:
         self.explainer, self.alone, self.progress, self.proven, self.suspects = explainer, alone, progress, proven, suspects
         self._queue = explainer.queue(progress)
         self._waiting: deque[Read] = deque()  # for their explanations, in order
-        self._coming: deque[Callable[[], Explanations]] = deque()  # to the CPU, of the first that wait
+        self._coming: deque[tuple[Callable[[], Explanations], list[Read]]] = deque()  # to the CPU, with whose they are
         self._most = explainer.predictor.most  # rows that fit into memory when an image was last explained
         self._held: list[Read] = []  # failures while nothing is proven
         self._first: Exception | None = None
@@ -97,8 +98,8 @@ class Isolation:
                     yield from self._together(self._put(batch), AHEAD[self.explainer.device.type])
                 yield from self._unread()
             yield from self._together(self._queue.finish())
-        except (Exception, KeyboardInterrupt):
-            yield from self._together(iter(()))  # those on their way are finished
+        except (Exception, Stopped):  # at a place of the run's own, where what is on its way belongs to the first that wait
+            yield from self._together(iter(()))
             raise
 
     def _put(self, batch: inputs.Batch) -> Iterator[Explanations]:
@@ -114,6 +115,8 @@ class Isolation:
         error = yield from self._attempt(explained, ahead)
         if error is not None:
             del error, explained  # and with them what the failed batch holds of the device's memory
+            if (yield from self._attempt(iter(()))) is not None:  # what was passed before it
+                self._coming.clear()  # its images wait, and come again by themselves
             self._queue = self.explainer.queue(self.progress)
             while self._waiting:
                 yield from self._by_itself(self._waiting[0])
@@ -154,7 +157,7 @@ class Isolation:
         """Give what is explained, all but the last ``ahead`` pieces, until the end, or until an error, which is returned."""
         try:
             for explanations in explained:
-                self._coming.append(explanations.fetching())
+                self._coming.append((explanations.fetching(), self._next(len(explanations))))
                 yield from self._arrived(ahead)
             yield from self._arrived(ahead)
         except EndOfRunError:
@@ -165,13 +168,20 @@ class Isolation:
             if devices.out_of_memory(error):  # another image may need less of it
                 self.explainer.predictor.most = self._most
             traceback.clear_frames(error.__traceback__)
-            self._coming.clear()  # their images wait, and come again by themselves
             return error
         return None
 
     def _arrived(self, ahead: int) -> Iterator[Outcome]:
         while len(self._coming) > ahead:
-            yield from self._finished(self._coming.popleft()())
+            fetched, reads = self._coming[0]
+            explanations = fetched()
+            self._coming.popleft()
+            yield from self._finished(explanations, reads)
+
+    def _next(self, n: int) -> list[Read]:
+        """Those to whom the next n explanations belong."""
+        before = sum(len(reads) for _, reads in self._coming)
+        return [read for read in self._waiting if read.error is None][before : before + n]
 
     def _lost(self, error: Exception) -> Iterator[Read]:
         """The end, for this process; an image that has cost the device by itself, and was suspected before, is a failure."""
@@ -185,11 +195,13 @@ class Isolation:
         end = "what was finished is kept, a new process goes on"
         raise DeviceLostError(f"the device is lost: {reason}; {end}", [read.item.image_id for read in in_hand]) from error
 
-    def _finished(self, explanations: Explanations) -> Iterator[Outcome]:
+    def _finished(self, explanations: Explanations, reads: Sequence[Read]) -> Iterator[Outcome]:
         self.proven, self._first, self._most = True, None, self.explainer.predictor.most
         yield from self._held
         self._held = []
-        for i in range(len(explanations)):
+        for i, read in enumerate(reads):
+            if self._waiting[0] is not read:  # something has struck between two images, a signal's handler, say
+                raise RuntimeError(f"image {read.item.image_id!r} is not the one that waits")
             yield Finished(self._waiting.popleft(), explanations, i)
             yield from self._unread()
 

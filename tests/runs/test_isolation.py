@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ from torch import nn
 
 import gpulime
 from gpulime import config, explainer
-from gpulime.runs import heartbeat, isolation, store
+from gpulime.runs import heartbeat, isolation, job, store
 from gpulime.runs.exits import DeviceLostError, FailuresInARowError, NotWritableError
 from gpulime.runs.isolation import UNPROVEN_IMAGES
 from gpulime.runs.stop import Stopped
@@ -310,7 +311,7 @@ def test_the_model_has_the_next_images_before_the_last_ones_are_fetched(ahead, t
     seen, finished = [], isolation.Isolation._finished
     model = Model()
     model.register_forward_hook(lambda *_: seen.append("forward"))
-    monkeypatch.setattr(isolation.Isolation, "_finished", lambda self, given: seen.append("fetch") or finished(self, given))
+    monkeypatch.setattr(isolation.Isolation, "_finished", lambda *given: seen.append("fetch") or finished(*given))
     explain(model, tmp_path, Marked(4), batch_size=20)
     overlapping = ["forward", *["forward", "fetch"] * 3, "fetch"]
     assert seen == (overlapping if ahead else ["forward", "fetch"] * 4)
@@ -329,16 +330,48 @@ def test_a_stop_loses_nothing_that_is_finished(workers, rows, ahead, tmp_path, m
 
 def test_what_reading_raises_loses_nothing_that_is_finished(tmp_path, monkeypatch):
     monkeypatch.setitem(explainer.FLIGHT_ROWS, "cpu", 20)
+    read_all = job.read_all
 
-    class Torn(Marked):
-        def __getitem__(self, i):
-            if i == 70:
-                raise KeyboardInterrupt
-            return super().__getitem__(i)
+    def torn(*given, **settings):
+        yield from itertools.islice(read_all(*given, **settings), 4)
+        raise OSError("the disk is gone")
 
-    with pytest.raises(KeyboardInterrupt):
-        explain(Model(), tmp_path, Torn(80), batch_size=20)
+    monkeypatch.setattr(job, "read_all", torn)
+    with pytest.raises(OSError, match="the disk is gone"):
+        explain(Model(), tmp_path, Marked(80), batch_size=20)
     assert len(rows_of(tmp_path)) == 64
+
+
+class Struck(Exception):
+    """What a handler of the caller's own raises, wherever the run is."""
+
+
+@pytest.mark.parametrize("error", [Struck(), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("at", [2, 4, 7])
+def test_what_strikes_between_two_images_mixes_none_up(at, error, clean, tmp_path, monkeypatch):
+    """Whatever has a row has its own, also where others were on their way."""
+    monkeypatch.setitem(explainer.FLIGHT_ROWS, "cpu", 60)
+    unread, calls = isolation.Isolation._unread, []
+
+    def strikes(self):
+        calls.append(None)
+        if len(calls) == at:
+            raise error
+        return unread(self)
+
+    monkeypatch.setattr(isolation.Isolation, "_unread", strikes)
+    with suppress(KeyboardInterrupt):
+        explain(Model(), tmp_path, batch_size=20)
+    rows = rows_of(tmp_path)
+    assert rows
+    assert_same_explanations(tmp_path, clean, list(rows))
+
+
+def test_an_error_costs_no_forwards_of_images_that_were_done(ahead, tmp_path, monkeypatch):
+    monkeypatch.setitem(explainer.FLIGHT_ROWS, "cpu", 60)
+    model = Model((7,), ValueError("cannot be classified"))
+    explain(model, tmp_path, batch_size=20)
+    assert sum(model.sizes) == 11 * 20 + 20 * (7 - 6)  # those of its flight that came before it were passed twice
 
 
 def test_what_was_in_hand_when_a_device_was_lost_comes_last_and_by_itself(tmp_path):
