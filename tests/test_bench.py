@@ -339,7 +339,8 @@ def test_half_the_threads_are_tried_with_their_error_and_put_back(threads):
 def test_threads_are_put_back_where_a_model_fails_with_fewer(threads):
     threads(3)
     fewer = outcome(measure(subject(Crowded(least=1)), 0.3, ("threads",)), "threads")
-    assert (fewer.name, fewer.verdict, fewer.reason) == ("1 thread", FAILED, "RuntimeError: too few threads")
+    assert (fewer.name, fewer.verdict) == ("1 thread", FAILED)
+    assert "too few threads" in fewer.reason
     assert torch.get_num_threads() == 3
 
 
