@@ -24,21 +24,27 @@ class BatchSize:
     clock. The rows are real ones, so the search costs no forwards; on a GPU the host waits for each of its batches. What a
     module's search finds is kept in `gpulime.cache`, and the next process asks there first.
 
+    Of a model that shall be compiled sizes are tried before it is: each would be compiled for itself, which takes seconds to
+    minutes, and PyTorch compiles a model for a few shapes only. What is found so may not be the compiled model's best; it is
+    remembered for that mode of compiling alone.
+
     Parameters
     ----------
     b : int or "auto"
     model : nn.Module, optional
         By whose structure the size is remembered; without one, only this object remembers.
+    compile : bool or str
+        Whether the model shall be compiled, and in which mode.
     """
 
     TIMED = 2
 
-    def __init__(self, b: int | str, model: nn.Module | None = None) -> None:
+    def __init__(self, b: int | str, model: nn.Module | None = None, compile: bool | str = False) -> None:
         if isinstance(b, str):
             check(b == "auto", f"batch_size must be a positive integer or 'auto'; got {b!r}")
         else:
             b = whole("batch_size", b, 1)
-        self.setting, self.model = b, model
+        self.setting, self.model, self.compile = b, model, compile
         self._best: dict[Kind, int] = {}
         self._trial: dict[Kind, _Trial] = {}
 
@@ -73,26 +79,35 @@ class BatchSize:
         if trial.done:
             self._best[kind] = self._trial.pop(kind).best
             if self.model is not None:
-                cache.keep(_named(self.model, kind), self._best[kind])
+                cache.keep(_named(self.model, kind, self.compile), self._best[kind])
 
     def _begin(self, kind: Kind) -> None:
         trial = _Trial(*kind)
-        known = None if self.model is None else cache.entries().get(_named(self.model, kind))
+        known = None if self.model is None else cache.entries().get(_named(self.model, kind, self.compile))
         if known is not None and known <= trial.most:
             self._best[kind] = known
         else:
             self._trial[kind] = trial
 
 
-def _named(model: nn.Module, kind: Kind) -> str:
-    """What decides the best size: the model's structure, the rows, the device, PyTorch; the weights' values do not."""
+def _named(model: nn.Module, kind: Kind, compile: bool | str) -> str:
+    """What decides the best size: the model's structure, its layout and compiling, the rows, the device, PyTorch; no value."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     parts = [(name, type(part).__qualname__) for name, part in model.named_modules()]
     shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors]
     digest = hashlib.sha256(repr((parts, shapes)).encode()).hexdigest()[:12]
     (c, h, w), dtype, device = kind
-    rows = f"{c}x{h}x{w} {str(dtype).removeprefix('torch.')}"
-    return f"{type(model).__qualname__} {digest}, {rows}, {devices.name(device)}, torch {torch.__version__}"
+    words = [f"{type(model).__qualname__} {digest}", f"{c}x{h}x{w} {str(dtype).removeprefix('torch.')}"]
+    if any(_is_channels_last(tensor) for _, tensor in tensors):
+        words.append("weights in channels_last")
+    if compile is not False:
+        words.append("compiled" if compile is True else f"compiled, {compile}")
+    return ", ".join([*words, devices.name(device), f"torch {torch.__version__}"])
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    """Whether it lies so in memory, and no other way."""
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 class _Trial:

@@ -38,7 +38,9 @@ programs may miss a file that they have just listed, and are run again. Corrupt 
 """
 
 BENCHING = """
-It takes a minute or two for a small model, and says beforehand how long: --seconds and --variants make it shorter.
+It prints how many images a second your settings explain, where the time goes, how long the whole set takes, and what was
+measured to be faster: docs/measuring.md explains the lines. For a small model it takes a minute or two, and what compiling
+takes; when it is warm it says how long. --seconds and --variants make it shorter.
 
   gpulime bench --config configs/quickstart.yaml --out quickstart.json
   gpulime bench --config configs/imagenet_val.yaml --images random --variants precision compile
@@ -229,13 +231,15 @@ def _add_verify(parser: ArgumentParser) -> None:
 
 def _add_bench(parser: ArgumentParser) -> None:
     call = parser.add_argument_group("this measurement", "Nothing is written but the file that is asked for.")
-    call.add_argument("--seconds", metavar="X", type=float, help="for each variant, in five turns (default: 6)")
+    call.add_argument(
+        "--seconds", metavar="X", type=float, help="for the present settings and for each variant, in five pieces (default: 6)"
+    )
     call.add_argument(
         "--variants",
         metavar="NAME",
         type=str,
         nargs="*",
-        help="what is tried, of precision, channels_last, compile, batch_size and workers (default: all)",
+        help="what is tried, of precision, channels_last, compile, batch_size, threads and workers (default: all)",
     )
     call.add_argument("--images", metavar="random", type=str, help="random pixels in the place of data.source")
     options.add(parser, hidden=("out",))
@@ -275,7 +279,12 @@ COMMANDS = {
     "diff": Command(diff, "RUN_A RUN_B [--to DIR]", _add_diff),
     "verify": Command(verify, "RUN [--inputs]", _add_verify, VERDICTS),
     "compact": Command(compact, "RUN [--rows N]", _add_compact, COMPACTING),
-    "bench": Command(bench, "[--config FILE] [--SETTING VALUE ...] [--seconds X] [--out FILE]", _add_bench, BENCHING),
+    "bench": Command(
+        bench,
+        "[--config FILE] [--SETTING VALUE ...] [--seconds X] [--variants NAME ...] [--images random] [--out FILE]",
+        _add_bench,
+        BENCHING,
+    ),
     "doctor": Command(doctor, "[--clear-cache]", _add_doctor),
 }
 

@@ -1,10 +1,18 @@
-"""The model as torch.compile makes it, for batches of few sizes; one that it cannot make is called as it is."""
+"""The model as torch.compile makes it, for batches of few sizes; one that it cannot make is called as it is.
+
+Only the model is compiled, and not the op that writes its rows (`gpulime.ops.masked_images`): the number of segments, and with
+it the shape of the masks, changes from flight to flight, and each would be another graph. The op's kernel is one launch.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +24,9 @@ from gpulime.errors import unknown
 MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own words
 MOST_REASON = 300  # characters: a compiler may give its whole command line
 
+# Where PyTorch compiles a model for no more shapes it calls it as it is, and says so in its log alone.
+_LOG, _LIMIT = "torch._dynamo.convert_frame", re.compile(r"torch\._dynamo hit (config\.\w+) \((\d+)\)")
+
 
 class Compiled:
     """A compiled model.
@@ -26,6 +37,9 @@ class Compiled:
     Attributes
     ----------
     reason : str or None, why the model cannot be compiled; None for as long as it seems to be
+    limit : str or None
+        The setting of PyTorch's at which the model was compiled for no more shapes, with its value; those that it was compiled
+        for stay so.
     seconds : float or None, how long the first call took, nearly all of it the compiler's
     """
 
@@ -34,6 +48,7 @@ class Compiled:
             raise unknown("compile", setting, ["True", "False", *MODES])
         self.model, self.mode = model, None if isinstance(setting, bool) else setting
         self.reason: str | None = None
+        self.limit: str | None = None
         self.seconds: float | None = None
         self._compiled: Callable[[Tensor], Any] | None = None
 
@@ -43,27 +58,59 @@ class Compiled:
         Warns
         -----
         UserWarning
-            Once, where the model can be called but not compiled, with the reason.
+            Once, where the model can be called but not compiled, with the reason; once, where PyTorch compiles it for no more
+            shapes.
         """
         version, start = rows._version, time.perf_counter()
         try:
             if self._compiled is None:  # not before: it imports for more than a second
                 self._compiled = torch.compile(self.model, mode=self.mode, dynamic=False)
-            outputs = self._compiled(_filled(rows, b))
+            with _limits() as reached:
+                outputs = self._compiled(_filled(rows, b))
             self.seconds = self.seconds or time.perf_counter() - start
         except Exception as error:  # of the compiler, of what it calls, or of the model
             if out_of_memory(error) or rows._version != version:
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_REASON]
         else:
+            self._tell(reached)
             return outputs[: len(rows)] if isinstance(outputs, Tensor) and outputs.shape[:1] == (b,) else outputs
         outputs = self.model(rows)  # raises where the error is the model's
         self.reason, self._compiled = reason, None
         warnings.warn(f"the model cannot be compiled and is called as it is: {reason}", stacklevel=2)
         return outputs
 
+    def _tell(self, reached: list[str]) -> None:
+        """Warn of the first limit."""
+        if reached and self.limit is None:
+            self.limit = reached[0]
+            warnings.warn(
+                f"the model is compiled for no more shapes of its rows and called as it is for others, since torch._dynamo."
+                f"{self.limit}: bring the images to fewer sizes, or raise that limit first",
+                stacklevel=3,
+            )
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None}  # what is compiled is of one process
+        return {**self.__dict__, "_compiled": None, "limit": None}  # what is compiled is of one process
+
+
+@contextmanager
+def _limits() -> Iterator[list[str]]:
+    """Gives the limits that PyTorch comes to inside, in this thread."""
+    reached: list[str] = []
+    thread = threading.get_ident()
+
+    def listen(record: logging.LogRecord) -> bool:
+        if record.thread == thread and (found := _LIMIT.match(record.getMessage())):
+            reached.append(f"{found[1]} is {found[2]}")
+        return True
+
+    log = logging.getLogger(_LOG)
+    log.addFilter(listen)
+    try:
+        yield reached
+    finally:
+        log.removeFilter(listen)
 
 
 def _filled(rows: Tensor, b: int) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ _LOST = re.compile(
 
 # What torch's CPU allocator and CUDA's libraries say where memory runs out; others have an error of their own for it.
 _NO_MEMORY = "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"
+
+_BFLOAT16 = "avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"  # of x86 and ARM, as PyTorch and Linux call them
 
 _PYTORCH = "pip install --force-reinstall torch torchvision"
 _DRIVER = "check nvidia-smi, and install a newer driver from nvidia.com/drivers"
@@ -194,6 +197,19 @@ def name(device: torch.device) -> str:
     return f"{torch.backends.cpu.get_cpu_capability()} with {torch.get_num_threads()} threads"
 
 
+@cache
+def cpu_bfloat16() -> bool | None:
+    """Whether the CPU has instructions that multiply bfloat16; None where neither PyTorch nor the system says."""
+    if (ask := getattr(torch.cpu, "get_capabilities", None)) is not None:  # PyTorch 2.6 has none
+        has = ask()
+        return any(has[name] for name in named) if (named := [name for name in _BFLOAT16 if name in has]) else None
+    try:
+        flags = re.search(r"^(?:flags|Features)\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None if flags is None else not set(_BFLOAT16).isdisjoint(flags[1].split())
+
+
 def memory(device: torch.device) -> float:
     """The bytes that ``device`` has, whoever uses them; infinite where the system does not say."""
     if device.type == "cuda":
@@ -300,6 +316,11 @@ def describe() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     missing = kernels_missing(torch.device("cuda"))
     wheels = ", ".join(f"{name} {found}" for name, found in cupy_wheels().items())
+    bfloat16 = {
+        True: "instructions for bfloat16",
+        False: "no instructions for bfloat16: float32 is likely as fast",
+        None: "nothing is known of instructions for bfloat16",
+    }[cpu_bfloat16()]
     if gpu is None:
         path = f"PyTorch on the CPU, {torch.get_num_threads()} threads"
         advice = (
@@ -316,6 +337,7 @@ def describe() -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": installed("torchvision"),
         "skimage": installed("scikit-image"),
+        "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {bfloat16}",
         "cuda": torch.version.cuda,
         "gpu": gpu,
         "cupy": wheels or (f'not installed: pip install "gpulime[{extra}]"' if (extra := cupy_extra()) else None),

@@ -75,12 +75,13 @@ class Explainer:
         "float32" runs the model as it is; "bfloat16" and "float16" run it under autocast.
     batch_size : int or "auto"
         b, the rows of a model batch. "auto" times the first batches of the queue and keeps the fastest size, which for a module
-        is remembered for the next process, too (`gpulime.cache`).
+        is remembered for the next process, too (`gpulime.cache`). Sizes are tried before a model is compiled.
     compile : bool or str
         Whether torch.compile compiles the model, and in which of its modes: True, "reduce-overhead" (with CUDA graphs, for
         models whose layers are over before the next is launched), "max-autotune" or "max-autotune-no-cudagraphs". That takes
         seconds to minutes for each shape of a batch, so batches are filled up to b rows; new weights are seen all the same. On
-        a CPU it takes the place of folding. A model that cannot be compiled is called as it is, after a warning.
+        a CPU it takes the place of folding. A model that cannot be compiled is called as it is, after a warning; and so it is,
+        beyond the first 8 or as many as PyTorch allows, for other shapes of images.
     device : str or torch.device, optional
         By default the model's, else the images'.
     seed : int
@@ -129,7 +130,7 @@ class Explainer:
         self.sampler = masks.resolve(sampler, seed, n_samples)
         self.settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
         self.predictor = Predictor(model, activation, precision, device, compile)
-        self.batch_size = BatchSize(batch_size, self.predictor.module)
+        self.batch_size = BatchSize(batch_size, self.predictor.module, compile)
         self._warned: set[str] = set()
 
     @property

@@ -169,7 +169,12 @@ class Predictor:
         return outputs
 
     def _look(self, outputs: Tensor) -> None:
-        """Once, at the first outputs: probabilities must not go through a softmax again."""
+        """Once, at the first outputs: probabilities must not go through a softmax again, and bfloat16 may bring nothing."""
+        if self.precision == torch.bfloat16 and outputs.device.type == "cpu" and devices.cpu_bfloat16() is False:
+            warnings.warn(
+                "this CPU has no instructions for bfloat16: precision='float32' is likely as fast; gpulime bench measures it",
+                stacklevel=2,
+            )
         near = max(1e-3, 2 * torch.finfo(outputs.dtype).eps)
         if self.activation == "softmax" and bool(((outputs >= 0).all(1) & ((outputs.float().sum(1) - 1).abs() < near)).all()):
             warnings.warn(

@@ -25,6 +25,10 @@ def layers(width=4, dtype=torch.float32):
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 2)).to(dtype)
 
 
+def as_they_lie(memory_format):
+    return layers().to(memory_format=memory_format)
+
+
 def used(batch_size, seconds, batches=60, kind=KIND, most=PLENTY):
     """The sizes that are passed while a batch of b rows takes ``seconds(b)``."""
     sizes, clock = [], SimpleNamespace(now=0.0)
@@ -115,6 +119,7 @@ OTHERS = {
     "layers": (nn.Sequential(*layers(), nn.Softmax(1)), KIND),
     "shape": (layers(), ((3, 224, 223), *KIND[1:])),
     "precision": (layers(), (KIND[0], torch.bfloat16, KIND[2])),
+    "memory format": (as_they_lie(torch.channels_last), KIND),
 }
 
 
@@ -123,6 +128,34 @@ def test_another_model_or_kind_of_rows_is_searched_anew(what):
     used(BatchSize("auto", layers()), best_at(40))
     model, kind = OTHERS[what]
     assert BatchSize("auto", model).get(kind, PLENTY) == 10
+
+
+@pytest.mark.parametrize("compile", [True, "max-autotune"])
+def test_a_way_of_compiling_is_searched_for_itself(compile):
+    """Sizes are tried with the model as it is, but what is found for one mode is not taken for another's."""
+    used(BatchSize("auto", layers()), best_at(40))
+    compiled = BatchSize("auto", layers(), compile)
+    assert compiled.get(KIND, PLENTY) == 10
+    used(compiled, best_at(20))
+    found = {setting: BatchSize("auto", layers(), setting).get(KIND, PLENTY) for setting in (False, True, "max-autotune")}
+    assert found == {False: 40, True: 10, "max-autotune": 10} | {compile: 20}
+    assert len(cache.entries()) == 2
+
+
+def test_an_explainer_s_sizes_are_of_its_way_of_compiling(cnn):
+    for compile in (False, True, "reduce-overhead"):
+        assert Explainer(cnn, compile=compile).batch_size.compile == compile
+
+
+def test_what_is_kept_says_how_it_was_found():
+    used(BatchSize("auto", as_they_lie(torch.channels_last), "max-autotune"), best_at(20))
+    used(BatchSize("auto", as_they_lie(torch.contiguous_format), True), best_at(20))
+    used(BatchSize("auto", layers()), best_at(20))
+    first, second, third = cache.entries()
+    assert ", 3x224x224 float32, weights in channels_last, compiled, max-autotune, " in first
+    assert ", 3x224x224 float32, compiled, " in second
+    assert "channels_last" not in second
+    assert "compiled" not in third
 
 
 @pytest.mark.parametrize("what", ["device", "torch"])

@@ -19,15 +19,18 @@ from gpulime.bench.compare import difference
 from gpulime.bench.measure import measure
 from gpulime.bench.piece import Piece, Size
 from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, UNCLEAR, Quantiles
+from gpulime.bench.side import Side
 from gpulime.bench.stages import STAGES
 from gpulime.bench.subject import RandomReader, Subject, of_config
 from gpulime.bench.text import text
 from gpulime.bench.turns import TURNS, in_turns
 from gpulime.config import Config, DataConfig, LimeConfig, ModelConfig
 from gpulime.errors import GpulimeError
-from gpulime.explainer import Explainer
+from gpulime.explainer import FLIGHT_ROWS, Explainer
 from gpulime.predict import Predictor
+from gpulime.runs.isolation import AHEAD
 from gpulime.runs.loader import Read
+from gpulime.runs.recorder import Recorder
 from gpulime.runs.sources import Item
 from gpulime.segments import Grid
 
@@ -296,6 +299,81 @@ def test_a_model_that_can_be_compiled_is(cnn):
     assert compiling.error < 1e-3
     assert compiling.once > 0
     assert "at the start of a process" in text(found)
+
+
+class Crowded(Sleepy):
+    """What every thread that PyTorch has holds up; it fails where it has as few as ``least``."""
+
+    def __init__(self, least=0):
+        super().__init__()
+        self.least = least
+
+    def forward(self, x):
+        time.sleep(0.003 * torch.get_num_threads())
+        if torch.get_num_threads() == self.least:
+            raise RuntimeError("too few threads")
+        return super().forward(x)
+
+
+@pytest.fixture
+def threads():
+    """Sets PyTorch's threads, which are put back."""
+    before, change = torch.get_num_threads(), torch.set_num_threads
+    yield change
+    change(before)
+
+
+def test_half_the_threads_are_tried_with_their_error_and_put_back(threads):
+    threads(4)
+    found = measure(subject(Crowded()), 0.5, ("threads",))
+    fewer = outcome(found, "threads")
+    assert (fewer.name, fewer.verdict) == ("2 threads", FASTER)
+    assert 1.4 < fewer.gain.median < 2.6
+    assert fewer.action == "OMP_NUM_THREADS=2 before the command"
+    assert fewer.error < 1e-4
+    assert fewer.top5 == 1
+    assert fewer.action in text(found)
+    assert found.machine["threads"] == torch.get_num_threads() == 4
+
+
+def test_threads_are_put_back_where_a_model_fails_with_fewer(threads):
+    threads(3)
+    fewer = outcome(measure(subject(Crowded(least=1)), 0.3, ("threads",)), "threads")
+    assert (fewer.name, fewer.verdict) == ("1 thread", FAILED)
+    assert "too few threads" in fewer.reason
+    assert torch.get_num_threads() == 3
+
+
+def test_threads_that_pytorch_does_not_change_are_said_to_be(threads, monkeypatch):
+    threads(4)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    fewer = outcome(measure(subject(), 0.2, ("threads",)), "threads")
+    assert (fewer.verdict, fewer.reason) == (FAILED, "PyTorch does not change its threads: 4, and not 2")
+
+
+def test_where_there_are_no_threads_to_spare_none_are_tried(threads):
+    threads(1)
+    assert outcome(measure(subject(), 0.2, ("threads",)), "threads").reason == "PyTorch has one thread"
+    assert way.fewer_threads(torch.device("cuda")) == "the model works on a GPU"
+
+
+@pytest.mark.parametrize(("ahead", "order"), [(0, ["solve", "row"]), (1, ["solve", "solve", "row"])])
+def test_results_are_fetched_as_in_a_run(ahead, order, monkeypatch):
+    """While an image's are on their way to the CPU the next one is explained, where a run does so too."""
+    events = []
+
+    def noted(owner, name, event):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: events.append(event) or real(*given))
+
+    monkeypatch.setitem(AHEAD, "cpu", ahead)
+    monkeypatch.setitem(FLIGHT_ROWS, "cpu", 24)
+    side = Side(subject(Sleepy(a_row=0.001)), way.Way("float32", 8, 0), 0.2)
+    noted(Explainer, "solve", "solve")
+    noted(Recorder, "row", "row")
+    assert side.run().images == side.size.images
+    assert events[: len(order)] == order
+    assert events.count("row") == side.size.images >= 3
 
 
 def test_memory_formats(cnn):

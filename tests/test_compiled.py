@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import os
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -213,6 +215,55 @@ def test_a_model_that_cannot_be_compiled_is_called_as_it_is_after_one_warning(wh
     assert len(said) == 1
     for one in (first, compiled.explain(pictures())):
         assert_near(one.coefficients, expected.coefficients)
+
+
+class Inside(nn.Module):
+    """A forward of its own: PyTorch's limit of shapes is one of its code."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, rows):
+        return self.inner(rows)
+
+
+def test_beyond_pytorch_s_limit_of_shapes_the_model_is_called_as_it_is_after_one_warning(quick, monkeypatch, cnn, pictures):
+    limit = next(name for name in ("recompile_limit", "cache_size_limit") if hasattr(torch._dynamo.config, name))
+    monkeypatch.setattr(torch._dynamo.config, limit, 2)
+    compiled, plain = explainer(Inside(cnn)), explainer(cnn, compile=False)
+    images = [pictures(h=h, w=w) for h, w in [(24, 20), (20, 24), (22, 22), (26, 20), (24, 20)]]
+    with pytest.warns(UserWarning, match="compiled for no more shapes") as said:
+        actual = [compiled.explain(some).coefficients for some in images]
+    for some, found in zip(images, actual, strict=True):
+        assert_near(found, plain.explain(some).coefficients)
+    assert [f"torch._dynamo.config.{limit} is 2: bring the images to fewer sizes" in str(one.message) for one in said] == [True]
+    assert graphs() == 2
+    assert compiled.predictor.not_compiled is None
+    assert pickle.loads(pickle.dumps(compiled)).predictor._compiled.limit is None  # another process begins anew
+
+
+def test_what_pytorch_s_log_says_elsewhere_is_no_limit_of_the_model(monkeypatch, cnn, pictures):
+    """In another thread, or of something else."""
+    log = logging.getLogger("torch._dynamo.convert_frame")
+    hit = "torch._dynamo hit config.%s (%s)\n   function: %s", "recompile_limit", 8, "'forward'"
+
+    def compiling(model, **settings):
+        def call(rows):
+            other = threading.Thread(target=log.warning, args=hit)
+            other.start()
+            other.join()
+            log.warning("something else")
+            return model(rows)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    before = list(log.filters)
+    compiled = explainer(cnn)
+    compiled.explain(pictures())
+    assert compiled.predictor._compiled.limit is None
+    assert log.filters == before
 
 
 WITHOUT = """

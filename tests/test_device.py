@@ -118,6 +118,75 @@ def test_a_cpu_is_no_fault(machine):
         assert not source.available(torch.device("cpu"))
 
 
+CPUS = [
+    ("flags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n", True),
+    ("model name\t: a\nflags\t\t: fpu avx2 amx_tile amx_bf16\nbugs\t: spectre\n", True),
+    ("flags\t\t: fpu avx2 avx_ne_convert\n", True),
+    ("flags\t\t: fpu avx2 avx512f\nbugs\t\t: bf16\n", False),
+    ("Features\t: fp asimd sve svebf16 bf16\n", True),
+    ("Features\t: fp asimd\n", False),
+    ("processor\t: 0\nisa\t\t: rv64imafdc\n", None),
+    (None, None),
+]
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """A CPU of which PyTorch, or else Linux, says so much; None: that does not say anything."""
+
+    def make(by_torch=None, by_linux=None):
+        def read(**settings):
+            if by_linux is None:
+                raise FileNotFoundError("/proc/cpuinfo")
+            return by_linux
+
+        if by_torch is None:
+            monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+        else:
+            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: by_torch, raising=False)
+        monkeypatch.setattr(device, "Path", {"/proc/cpuinfo": SimpleNamespace(read_text=read)}.__getitem__)
+        device.cpu_bfloat16.cache_clear()
+
+    yield make
+    device.cpu_bfloat16.cache_clear()
+
+
+@pytest.mark.parametrize(("cpuinfo", "has"), CPUS)
+def test_linux_says_whether_a_cpu_has_instructions_for_bfloat16(cpuinfo, has, cpu):
+    cpu(by_linux=cpuinfo)
+    assert device.cpu_bfloat16() is has
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "has"),
+    [
+        ({"avx2": True, "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": True}, True),
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"neon": True, "bf16": True}, True),
+        ({"neon": True, "bf16": False}, False),
+        ({"architecture": "unknown"}, None),
+    ],
+)
+def test_pytorch_says_whether_a_cpu_has_instructions_for_bfloat16(capabilities, has, cpu):
+    cpu(by_torch=capabilities)
+    assert device.cpu_bfloat16() is has
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "said"),
+    [
+        ({"bf16": True}, ", instructions for bfloat16"),
+        ({"bf16": False}, ", no instructions for bfloat16: float32 is likely as fast"),
+        ({}, ", nothing is known of instructions for bfloat16"),
+    ],
+)
+def test_doctor_says_whether_the_cpu_has_bfloat16(capabilities, said, cpu, capsys):
+    cpu(by_torch=capabilities)
+    assert cli.main(["doctor"]) == 0
+    assert f"\ncpu          {torch.backends.cpu.get_cpu_capability()}{said}\n" in capsys.readouterr().out
+
+
 def test_doctor_says_which_path_runs_and_the_command(machine, capsys):
     machine(wheels={})
     assert cli.main(["doctor"]) == 0

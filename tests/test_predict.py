@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -280,6 +281,19 @@ def test_a_softmax_of_probabilities_warns_once(cnn, pictures, recwarn):
     (message,) = (str(warning.message) for warning in recwarn)
     assert "outputs already sum to one" in message
     assert "pass activation=None" in message
+
+
+@pytest.mark.parametrize(("has", "precision", "said"), [(False, "bfloat16", 1), (False, "float32", 0), (None, "bfloat16", 0)])
+def test_bfloat16_on_a_cpu_without_it_warns_once(has, precision, said, monkeypatch, cnn, pictures):
+    monkeypatch.setattr("gpulime.device.cpu_bfloat16", lambda: has)
+    explainer = Explainer(cnn, n_samples=20, segments=Grid(3, 3), batch_size=16, precision=precision)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            explainer.explain(pictures())
+    messages = [str(warning.message) for warning in warned]
+    assert [message.partition(":")[0] for message in messages] == ["this CPU has no instructions for bfloat16"] * said
+    assert all("gpulime bench measures it" in message for message in messages)
 
 
 @pytest.mark.parametrize(

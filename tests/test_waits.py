@@ -6,9 +6,12 @@ import contextlib
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpulime import Batch, Explainer, Explanations
 from gpulime import device as devices
+from gpulime.ops.bernoulli import bernoulli_reference
+from gpulime.queue import MASK_ENTRIES
 from gpulime.segments import Grid, Slic
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -64,6 +67,55 @@ def test_the_host_reads_nothing(name, labels, monkeypatch, unread, cnn, pictures
     pieces = explained(explainer, Batch(images, labels), unread)
     expected = explainer.explain(images, labels)
     assert_near(pieces, expected, 0.1 if "precision" in SETTINGS[name] else 1e-5)  # watched, nothing is folded
+
+
+NOT_LAUNCHED = {
+    *("view", "_unsafe_view", "_reshape_alias", "as_strided", "alias", "detach", "expand", "permute", "t", "transpose"),
+    *("slice", "select", "unsqueeze", "squeeze", "split", "split_with_sizes", "unbind", "diagonal"),
+    *("empty", "empty_strided", "empty_like", "new_empty"),
+}
+
+
+class Launched(TorchDispatchMode):
+    """Counts the operations that are a kernel on a GPU, but for the model's own; a custom op is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.paused = 0, False
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not self.paused and function._schema.name.partition("::")[2] not in NOT_LAUNCHED
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_flight_takes_few_launches(monkeypatch):
+    """16 images with 1000 samples each, in batches of 1000, as CHANGELOG.md has it; their masks come of one launch."""
+    monkeypatch.setattr("gpulime.explainer.FLIGHT_ROWS", {"cpu": 2**14})
+    monkeypatch.setattr("gpulime.queue.AHEAD_ENTRIES", {"cpu": MASK_ENTRIES})  # as on a GPU
+
+    def bernoulli(keys, rows, k, seed):
+        keys, rows = (tensor.contiguous() for tensor in torch.broadcast_tensors(keys, rows))
+        launched.paused, launched.count = True, launched.count + 1
+        masks = bernoulli_reference(keys, rows, k, seed)
+        launched.paused = False
+        return masks
+
+    def model(rows):
+        launched.paused = True
+        outputs = rows.flatten(1)[:, :7] * 3
+        launched.paused = False
+        return outputs
+
+    monkeypatch.setattr("gpulime.masks.bernoulli", bernoulli)
+    launched = Launched()
+    explainer, images = Explainer(model, 1000, Grid(7, 7), batch_size=1000), torch.rand(16, 3, 14, 14)
+    explainer.explain(images[:1])  # it looks once whether the outputs are probabilities
+    queue, [flight] = explainer.queue(), explainer.prepare(Batch(images))
+    launched.count = 0
+    with launched:
+        [explanations] = [*queue.put(flight), *queue.finish()]
+    assert len(explanations) == 16
+    assert 2 * 16 < launched.count <= 213
 
 
 def test_outputs_that_are_not_finite_are_no_reason_to_wait(monkeypatch, unread, pictures):

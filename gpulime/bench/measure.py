@@ -105,26 +105,23 @@ class _Bench:
         return self._result(bare, batch_rates, best, most)
 
     def _variants(self, best: int) -> list[Variant]:
-        """Those that change the model; for the others a line that says why not."""
-        present, found = self.subject.way, []
-        if "precision" in self.kinds:
-            found += way.precisions(present, self.device)
-        if "channels_last" in self.kinds:
-            formats = way.memory_formats(self.subject.model)
-            if isinstance(formats, str):
-                self._leave_out("channels_last", "channels_last", formats)
+        """Those that change how the model is called; for the others a line that says why not."""
+        present, b = self.subject.way, self.present.b
+        offers: dict[str, tuple[str, list[Variant] | str]] = {
+            "precision": ("precision", way.precisions(present, self.device)),
+            "channels_last": ("channels_last", way.memory_formats(self.subject.model)),
+            "compile": ("torch.compile", "the model is compiled already" if present.compile else [way.compiling(b)]),
+            "batch_size": ("batch size", f"{b} rows, as now, are the fastest" if best == b else [way.batch_size(best)]),
+            "threads": ("threads", way.fewer_threads(self.device)),
+        }
+        found: list[Variant] = []
+        for kind, (name, offer) in offers.items():
+            if kind not in self.kinds:
+                continue
+            if isinstance(offer, str):
+                self._leave_out(kind, name, offer)
             else:
-                found += formats
-        if "compile" in self.kinds:
-            if present.compile:
-                self._leave_out("compile", "torch.compile", "the model is compiled already")
-            else:
-                found.append(way.compiling(self.present.b))
-        if "batch_size" in self.kinds:
-            if best == self.present.b:
-                self._leave_out("batch_size", "batch size", f"{best} rows, as now, are the fastest")
-            else:
-                found.append(way.batch_size(best))
+                found += offer
         return found
 
     def _leave_out(self, kind: str, name: str, reason: str, verdict: str = NOTHING) -> None:
@@ -153,9 +150,10 @@ class _Bench:
         gc.collect()
 
     def _side(self, variant: Variant, errors: dict[str, tuple[float, float] | None]) -> Side:
-        with warnings.catch_warnings():
+        changed = variant.of(self.subject.way)
+        with changed.at_work(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a model cannot be compiled is this variant's verdict
-            side = Side(self.subject, variant.of(self.subject.way), self.piece_seconds)
+            side = Side(self.subject, changed, self.piece_seconds)
         check(side.not_compiled is None, f"the model cannot be compiled: {side.not_compiled}")
         if variant.changes_numbers:
             batch = replace(self.batch, labels=self.reference.labels)

@@ -22,9 +22,9 @@ from gpulime.bench.subject import Subject
 from gpulime.bench.way import Way
 from gpulime.errors import GpulimeError
 from gpulime.explainer import FLIGHT_ROWS
-from gpulime.explanation import Explanations
+from gpulime.explanation import Explanations, fetched
 from gpulime.inputs import Batch
-from gpulime.runs.isolation import Finished
+from gpulime.runs.isolation import AHEAD, Finished
 from gpulime.runs.loader import Read, batches
 from gpulime.runs.recorder import Recorder
 from gpulime.runs.sources import Item
@@ -102,7 +102,7 @@ class Side:
 
     def run(self) -> Piece:
         """One piece."""
-        with warnings.catch_warnings():
+        with self.way.at_work(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the run's, which have been said
             return self._run()
 
@@ -131,8 +131,7 @@ class Side:
                 yield group[1]
 
         recorder = Recorder(explainer.n_samples, explainer.seed, "", describe(explainer.segmenter, self.device))
-        for explanations in explainer.stream(feed(), clock.forwards_seen):
-            kept = explanations.cpu()
+        for kept in fetched(explainer.stream(feed(), clock.forwards_seen), AHEAD[self.device.type]):
             for i in range(len(kept)):
                 recorder.row(Finished(waiting.popleft(), kept, i))
         return clock.stop(self.apart)
@@ -214,7 +213,7 @@ class Side:
     def explain(self, batch: Batch, n_samples: int) -> Explanations:
         """Explanations of a batch, on the CPU, with fewer samples than a run takes."""
         explainer = self._explainer(dataclasses.replace(self.way, batch_size=self.b), n_samples=n_samples)
-        with warnings.catch_warnings():
+        with self.way.at_work(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Explanations.cat(list(explainer.stream([batch]))).cpu()
 

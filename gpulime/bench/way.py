@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from gpulime.errors import check
 from gpulime.predict import PRECISIONS, Model
 
 
@@ -20,6 +22,7 @@ class Way:
     precision, batch_size, workers : as ``lime.precision``, ``lime.batch_size`` and ``data.workers``
     compile : as ``lime.compile``
     channels_last : whether the weights are brought to that memory format
+    threads : of PyTorch on a CPU; None for those that it has
     """
 
     precision: str
@@ -27,6 +30,22 @@ class Way:
     workers: int
     compile: bool | str = False
     channels_last: bool = False
+    threads: int | None = None
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Inside, PyTorch has the threads of this way."""
+        before = torch.get_num_threads()
+        if self.threads is None:
+            yield
+            return
+        try:
+            torch.set_num_threads(self.threads)
+            found = torch.get_num_threads()
+            check(found == self.threads, f"PyTorch does not change its threads: {found}, and not {self.threads}")
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,7 @@ class Variant:
         return self.kind not in ("batch_size", "workers")
 
 
-KINDS = ("precision", "channels_last", "compile", "batch_size", "workers")
+KINDS = ("precision", "channels_last", "compile", "batch_size", "threads", "workers")
 TOGETHER = "together"
 IN_THE_FACTORY = "in the function that makes your model"
 
@@ -88,6 +107,17 @@ def compiling(b: int) -> Variant:
 def batch_size(b: int) -> Variant:
     """Model batches of b rows."""
     return Variant("batch_size", f"batches of {b}", f"--lime.batch_size {b}", {"batch_size": b})
+
+
+def fewer_threads(device: torch.device) -> list[Variant] | str:
+    """Half of PyTorch's threads, since two on one core may be no faster than one; or why there is nothing to try."""
+    now = torch.get_num_threads()
+    if device.type != "cpu":
+        return "the model works on a GPU"
+    if now < 2:
+        return "PyTorch has one thread"
+    n = now // 2
+    return [Variant("threads", f"{n} thread{'s' * (n > 1)}", f"OMP_NUM_THREADS={n} before the command", {"threads": n})]
 
 
 def workers(count: int) -> Variant:
