@@ -15,11 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from gpulime import inputs
+from gpulime.device import out_of_memory
 from gpulime.errors import check
 from gpulime.masks import key
 from gpulime.runs.pictures import DecodeError, TooLargeError
 from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
+
+DTYPES = torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64  # of a dataset's images
 
 
 @dataclass(frozen=True)
@@ -79,33 +82,48 @@ class DatasetReader:
     in_unit: ClassVar[bool] = False
 
     def __call__(self, item: Item) -> Read:
-        """Read the example whose number is the item's path; what the dataset raises becomes an error of that image."""
+        """Read the example whose number is the item's path; whatever goes wrong there becomes an error of that image."""
         number, item = int(item.path), replace(item, path=b"")
         try:
-            example = self.dataset[number]
-        except Exception as error:  # any code may stand behind a dataset
-            return Read(item, error=f"{type(error).__name__}: {error}", kind="decode")
-        image, target = (*example, None)[:2] if isinstance(example, tuple | list) else (example, None)
-        if isinstance(image, Image.Image):
-            array = np.array(image if image.mode == "L" else image.convert("RGB"))
-            image = torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
-        if not isinstance(image, Tensor) or image.ndim != 3 or image.numel() == 0:
-            what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            return Read(item, error=f"an image must be a tensor (c, h, w) or a PIL image; got {what}", kind="decode")
-        image = image.detach().cpu()
-        if not (image.is_floating_point() or image.dtype == torch.uint8):
-            return Read(item, error=f"an image must be floating or uint8; got {image.dtype}", kind="decode")
-        item = replace(item, target=_index(target))
-        bad = 0 if image.dtype == torch.uint8 else int((~image.isfinite()).sum())
-        if bad:
-            message = f"{bad} of its {image.numel()} values are NaN or infinite"
-            return Read(item, error=message, kind="non_finite")
-        return Read(item, image, hashlib.sha256(image.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest())
+            return _read(item, self.dataset[number])
+        except Exception as error:  # any code may stand behind a dataset, and any kind of tensor come from it
+            kind = "out_of_memory" if out_of_memory(error) else "decode"
+            return Read(item, error=f"{type(error).__name__}: {error}", kind=kind)
+
+
+def _read(item: Item, example: Any) -> Read:
+    image, target = (*example, None, None)[:2] if isinstance(example, tuple | list) else (example, None)
+    if isinstance(image, Image.Image):
+        array = np.array(image if image.mode == "L" else image.convert("RGB"))
+        image = torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.numel() == 0:
+        what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        return Read(item, error=f"an image must be a tensor (c, h, w) or a PIL image; got {what}", kind="decode")
+    if image.layout is not torch.strided or image.is_meta:
+        message = f"an image must be a dense tensor that holds its values; got {image.layout} on {image.device}"
+        return Read(item, error=message, kind="decode")
+    if image.dtype not in DTYPES:
+        *others, last = (str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        return Read(item, error=f"an image must be {', '.join(others)} or {last}; got {image.dtype}", kind="decode")
+    image = image.detach()
+    if any(getattr(image, "names", ())):  # of dimensions, in older versions of PyTorch
+        image = image.rename(None)
+    pixels = torch.empty(image.shape, dtype=image.dtype)  # a plain tensor, whatever subclass the dataset has
+    pixels.copy_(image)  # before anything looks at it: the dataset may fill the same memory with its next image
+    bad = 0 if pixels.dtype == torch.uint8 else int((~pixels.isfinite()).sum())
+    item = replace(item, target=_index(target))
+    if bad:
+        message = f"{bad} of its {pixels.numel()} values are NaN or infinite"
+        return Read(item, error=message, kind="non_finite")
+    return Read(item, pixels, hashlib.sha256(pixels.view(torch.uint8).numpy().tobytes()).hexdigest())
 
 
 def _index(target: Any) -> int | None:
     """A class index given as an int, a NumPy number or a tensor of one; None for anything else."""
-    array = np.asarray(target)
+    try:
+        array = np.asarray(target.cpu() if isinstance(target, Tensor) else target)
+    except (TypeError, ValueError, RuntimeError):  # lists of several lengths, tensors that NumPy does not know
+        return None
     return int(array.reshape(())) if array.size == 1 and array.dtype.kind in "iu" else None
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,20 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from gpulime.config import DataConfig
+from gpulime.device import out_of_memory
 from gpulime.errors import GpulimeError
 from gpulime.runs import stop
-from gpulime.runs.handover import Handover, apart
+from gpulime.runs.handover import apart
 from gpulime.runs.loader import Read
+from gpulime.runs.receiver import POLL_SECONDS, Receiver
 from gpulime.runs.sources import Item
 from gpulime.runs.terminal import note
 from gpulime.segments import Segmenter, on_device, segment_one
 
 KIND = "worker"  # of an error row: the image ends or holds up the process that reads it
 REBUILDS = 3  # of the workers for the same images, before these are read one by one
-POLL_SECONDS = 0.5
+MOST_PATIENCE = 8  # times data.timeout_seconds, for images that fail together and not alone
+SILENT_POLLS = 4  # after a worker's end: then the loader waits for the rest of what it was about to give
 DIED = "a worker process was killed or died"
 
 Reader = Callable[[Item], Read]
@@ -52,16 +55,22 @@ class _Reads(Dataset[Read]):
         item = self.items[index]
         try:
             read = self.reader(item)
-        except MemoryError as error:
+            item = read.item
+            return self._segmented(read)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
             return Read(item, error=f"no memory to read it: {error}", kind="out_of_memory")
+
+    def _segmented(self, read: Read) -> Read:
         if self.segmenter is None or read.pixels is None or read.pixels.is_floating_point():
             return read
         picture = read.pixels.permute(1, 2, 0).numpy().astype(np.float32) / 255
         try:
-            labels = segment_one(self.segmenter, picture)
+            return replace(read, segments=segment_one(self.segmenter, picture))
         except GpulimeError as error:
-            return Read(read.item, error=str(error), kind="segments")
-        return Read(read.item, read.pixels, read.sha256, labels)
+            kind = "out_of_memory" if out_of_memory(error.__cause__ or error) else "segments"
+            return Read(read.item, error=str(error), kind=kind)
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,7 @@ class Workers:
     def read(self, items: Sequence[Item]) -> Iterator[list[Read]]:
         """All items in their order, ``batch_size`` at a time; one that costs its worker is an error in the end."""
         if not self.count:
-            for handed in self._loader(items, self.batch_size, 0):
-                yield handed.together()
+            yield from self._loader(items, self.batch_size, 0)
             return
         start, losses, seconds = 0, 0, self.timeout_seconds
         while start < len(items):
@@ -109,7 +117,12 @@ class Workers:
             if losses > REBUILDS:
                 alone = [self._read_alone(item) for item in items[start : start + self.batch_size]]
                 if all(read.kind != KIND for read in alone):
-                    seconds *= 2  # together they may only have needed longer
+                    seconds = min(2 * seconds, MOST_PATIENCE * self.timeout_seconds)
+                    note(
+                        "gpulime: one by one they were read without trouble. Together they may need more time than "
+                        f"data.timeout_seconds ({seconds:g} s from here on), more shared memory (/dev/shm) or larger files "
+                        "(ulimit -f) than there are"
+                    )
                 start, losses = start + len(alone), 0
                 yield alone
 
@@ -123,30 +136,35 @@ class Workers:
     def _passed(self, items: Sequence[Item], batch_size: int, count: int, seconds: float) -> Iterator[list[Read]]:
         """Read items in ``count`` new processes; raises `LostWorkerError` at the first that is lost."""
         with _children_unheard():
-            loader = _started(self._loader(items, batch_size, count))
+            receiver = Receiver(self._loader(items, batch_size, count))
             try:
                 for _ in range(0, len(items), batch_size):
-                    reads = self._next(loader, seconds)
+                    reads = self._next(receiver, seconds)
                     if isinstance(reads, str):
                         raise LostWorkerError(reads)
                     yield reads
             finally:
-                del loader  # and with it its processes, while they are unheard
+                receiver.close()  # while its processes are unheard
 
-    def _next(self, loader: Iterator[Handover], seconds: float) -> list[Read] | str:
+    def _next(self, receiver: Receiver, seconds: float) -> list[Read] | str:
         """What comes next, or why nothing does."""
-        end = time.monotonic() + seconds
+        end, silent = time.monotonic() + seconds, 0
+        receiver.ask()
         while True:
             try:
-                return next(loader).together()
+                handed = receiver.take(POLL_SECONDS)
+                if handed is not None:
+                    reads: list[Read] = handed.together()
+                    return reads
             except (ConnectionError, EOFError, FileNotFoundError):  # it ended while its pixels were handed over
                 return DIED
             except RuntimeError as error:
-                reason = str(error)  # the loader's own words
-                if reason.startswith("DataLoader worker"):
+                if str(error).startswith("DataLoader worker"):  # the loader's own words
                     return DIED
-                if not reason.startswith("DataLoader timed out"):
-                    raise
+                raise
+            silent = silent + 1 if receiver.bereft else 0
+            if silent == SILENT_POLLS:
+                return DIED
             if time.monotonic() > end:
                 return f"a worker process gave nothing for {seconds:g} s (data.timeout_seconds is {self.timeout_seconds:g})"
             self.waiting()
@@ -156,7 +174,7 @@ class Workers:
             _Reads(items, self.reader, self.segmenter),
             batch_size=batch_size,
             num_workers=count,
-            collate_fn=apart,
+            collate_fn=apart if count else list,
             generator=torch.Generator(),  # its own: the global random state is the user's
             worker_init_fn=_start_worker,
             timeout=POLL_SECONDS if count else 0,  # to look at the workers; the patience is `_next`'s
@@ -184,24 +202,6 @@ def read_all(
 
 def _start_worker(number: int) -> None:
     stop.leave_to_parent()
-
-
-def _started(loader: Any) -> Iterator[Handover]:
-    """The loader's processes at work; made in a thread of its own, where torch sets no handler of SIGCHLD."""
-    outcome: list[Iterator[Handover] | Exception] = []
-
-    def start() -> None:
-        try:
-            outcome.append(iter(loader))
-        except Exception as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=start)
-    thread.start()
-    thread.join()
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
 
 
 @contextmanager

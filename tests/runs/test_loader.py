@@ -1,5 +1,8 @@
 """Readers and batches: what comes out for each image, and how images are put together."""
 
+import hashlib
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,30 @@ from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
 from gpulime.runs.workers import read_all
 from gpulime.segments import CPU, Slic
+
+
+class Buffered:
+    """Fills one buffer, and returns it each time."""
+
+    def __init__(self, n):
+        self.n, self.buffer = n, torch.empty(3, 8, 8)
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        return self.buffer.fill_(i / 10)
+
+
+class Photograph(torch.Tensor):
+    pass
+
+
+def quietly(make):
+    """What PyTorch warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make()
 
 
 def item(i):
@@ -27,6 +54,9 @@ def item(i):
         ((torch.rand(1, 5, 4, requires_grad=True), np.array([4])), (1, 5, 4), 4),
         ([Image.new("L", (4, 5)), "a caption"], (1, 5, 4), None),
         (Image.new("P", (4, 5)), (3, 5, 4), None),
+        ((torch.rand(1, 5, 4), [[1, 2], [3]]), (1, 5, 4), None),
+        ((torch.rand(1, 5, 4), torch.tensor(2, dtype=torch.bfloat16)), (1, 5, 4), None),
+        (torch.rand(1, 5, 4).expand(3, 5, 4), (3, 5, 4), None),
     ],
 )
 def test_a_dataset_may_give_tensors_or_pictures_with_or_without_target(example, shape, target):
@@ -40,8 +70,18 @@ def test_a_dataset_may_give_tensors_or_pictures_with_or_without_target(example, 
     [
         (np.zeros((5, 4, 3)), "decode", "got ndarray"),
         (torch.rand(5, 4), "decode", r"got \(5, 4\)"),
-        (torch.zeros(3, 5, 4).long(), "decode", "floating or uint8; got torch.int64"),
+        (torch.zeros(3, 5, 4).long(), "decode", "uint8, float16, bfloat16, float32 or float64; got torch.int64"),
         (torch.full((3, 2, 2), torch.nan), "non_finite", "12 of its 12 values"),
+        ((), "decode", "got NoneType"),
+        (quietly(torch.rand(3, 5, 4).to_sparse), "decode", "a dense tensor that holds its values; got torch.sparse_coo on cpu"),
+        (torch.rand(3, 5, 4, device="meta"), "decode", "a dense tensor that holds its values; got torch.strided on meta"),
+        (torch.rand(3, 5, 4).to(torch.float8_e4m3fn), "decode", "float32 or float64; got torch.float8_e4m3fn"),
+        (torch.rand(3, 5, 4, dtype=torch.complex64), "decode", "float32 or float64; got torch.complex64"),
+        (
+            quietly(lambda: torch.quantize_per_tensor(torch.rand(3, 5, 4), 0.1, 0, torch.quint8)),
+            "decode",
+            "float32 or float64; got torch.quint8",
+        ),
     ],
 )
 def test_what_is_no_image_says_what_it_is(example, kind, message):
@@ -50,6 +90,37 @@ def test_what_is_no_image_says_what_it_is(example, kind, message):
     assert read.kind == kind
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(read.error)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_tensor_of_an_odd_kind_costs_only_itself(workers):
+    odd = [
+        quietly(torch.rand(3, 8, 8).to_sparse),
+        torch.empty(3, 8, 8, device="meta"),
+        torch.rand(3, 8, 8).to(torch.float8_e5m2),
+    ]
+    sound = torch.rand(3, 8, 8)
+    dataset = [sound, *odd, sound]
+    [batch] = read_all([item(i) for i in range(5)], DatasetReader(dataset), Slic(), CPU, 5, workers)
+    assert [read.kind for read in batch] == [None, "decode", "decode", "decode", None]
+    assert batch[0].pixels.equal(sound)
+    assert batch[4].pixels.equal(sound)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_tensor_of_a_class_of_its_own_is_read_as_a_plain_one(workers):
+    dataset = [torch.rand(3, 8, 8).as_subclass(Photograph), torch.rand(3, 8, 8)]
+    [batch] = read_all([item(i) for i in range(2)], DatasetReader(dataset), Slic(), CPU, 2, workers)
+    assert [type(read.pixels) for read in batch] == [torch.Tensor, torch.Tensor]
+    assert [read.pixels.tolist() for read in batch] == [image.tolist() for image in dataset]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_that_returns_one_buffer_each_time_gets_its_own_pixels(workers):
+    [batch] = read_all([item(i) for i in range(4)], DatasetReader(Buffered(4)), Slic(), CPU, 4, workers)
+    for i, read in enumerate(batch):
+        assert torch.equal(read.pixels, torch.full((3, 8, 8), i / 10))
+        assert read.sha256 == hashlib.sha256(read.pixels.numpy().tobytes()).hexdigest()
 
 
 def test_images_of_one_shape_go_together_in_order():

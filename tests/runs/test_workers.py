@@ -1,5 +1,6 @@
 """Worker processes: one that dies or hangs costs the image that does it, and no other."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -11,11 +12,11 @@ import torch
 from torch.utils.data import DataLoader
 
 import gpulime
-from gpulime.runs import store, workers
-from gpulime.runs.loader import DatasetReader
+from gpulime.runs import receiver, store, workers
+from gpulime.runs.loader import DatasetReader, Read
 from gpulime.runs.sources import Item
 from gpulime.runs.stop import Stopped
-from gpulime.runs.workers import REBUILDS, read_all
+from gpulime.runs.workers import MOST_PATIENCE, REBUILDS, LostWorkerError, Workers, read_all
 from gpulime.segments import CPU, Grid
 
 SMALL = {"n_samples": 20, "segments": Grid(3, 3)}
@@ -43,6 +44,10 @@ def dies():
 
 def hangs():
     time.sleep(1000)
+
+
+def stops():
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def items(n):
@@ -90,10 +95,58 @@ def test_a_worker_that_ends_while_it_hands_over_its_pixels_is_lost(error, tmp_pa
                 raise error
             return next(self.loader)
 
-    monkeypatch.setattr(workers, "iter", Broken, raising=False)
+        def __getattr__(self, name):
+            return getattr(self.loader, name)
+
+    monkeypatch.setattr(receiver, "iter", Broken, raising=False)
     found = reads(Pictures(tmp_path))
     assert [len(batch) for batch in found] == [2, 2, 2, 1]
     assert raised
+
+
+@pytest.mark.parametrize(("ends", "seconds"), [(dies, 60), (stops, 1)])
+def test_a_worker_that_ends_in_the_middle_of_a_message_is_lost(ends, seconds, tmp_path, monkeypatch):
+    """What reads the rest of it waits for ever, since this process could write it, too."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    for module in (workers, receiver):
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
+    ended, waited, found, others = tmp_path / "ended", [], [], set(multiprocessing.active_children())
+
+    def wordy(item):
+        if item.image_id == "2" and not ended.exists():
+            time.sleep(0.5)  # the message of image 1, which nobody reads, fills the pipe
+            ended.touch()
+            ends()
+        return Read(item, error=item.image_id * 10**6, kind="decode")
+
+    def run():
+        made = read_all(items(4), wordy, Grid(), CPU, 1, 1, timeout_seconds=seconds, waiting=lambda: waited.append(1))
+        found.extend(next(made))
+        while not ended.exists():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        found.extend(read for batch in made for read in batch)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert [(read.item.image_id, len(read.error)) for read in found] == [(str(i), 10**6) for i in range(4)]
+    assert waited
+    end = time.monotonic() + 5
+    while set(multiprocessing.active_children()) - others and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not set(multiprocessing.active_children()) - others
+    assert all(one.daemon for one in threading.enumerate() if one.name == "gpulime receiver")  # the process can end
+
+
+def test_the_thread_that_receives_ends_with_its_loader(tmp_path):
+    reads(Pictures(tmp_path))
+    reader = read_all(items(7), DatasetReader(Pictures(tmp_path)), Grid(), CPU, 2, 2)
+    before = {one for one in threading.enumerate() if one.name == "gpulime receiver"}
+    next(reader)
+    [mine] = {one for one in threading.enumerate() if one.name == "gpulime receiver"} - before
+    reader.close()
+    assert not mine.is_alive()
 
 
 @pytest.mark.long
@@ -114,6 +167,25 @@ def test_images_that_are_slow_together_are_no_errors(tmp_path, monkeypatch):
     found = reads(slow, workers=1, timeout_seconds=1)  # 1.4 s a batch
     assert not any(read.error for batch in found for read in batch)
     assert len(list(tmp_path.glob("3-*"))) == 1  # with more patience, the second batch came at once
+
+
+def test_patience_with_images_that_fail_together_has_an_end(monkeypatch, capsys):
+    tried = []
+
+    def passed(self, items, batch_size, count, seconds):
+        if batch_size > 1:
+            tried.append(seconds)
+            raise LostWorkerError("a worker process gave nothing")
+        yield [Read(items[0], torch.zeros(3, 4, 4))]
+
+    monkeypatch.setattr(Workers, "_passed", passed)
+    found = list(read_all(items(14), None, Grid(), CPU, 2, 2, timeout_seconds=3))
+    assert [read.item.image_id for batch in found for read in batch] == [str(i) for i in range(14)]
+    assert tried == [s for s in (3, 6, 12, 24, 24, 24, 24) for _ in range(REBUILDS + 1)]
+    assert max(tried) == 3 * MOST_PATIENCE
+    said = capsys.readouterr().err
+    assert "more time than data.timeout_seconds (24 s from here on)" in said
+    assert "more shared memory (/dev/shm) or larger files (ulimit -f)" in said
 
 
 def test_a_signal_is_heeded_while_a_worker_is_waited_for(tmp_path, monkeypatch):
@@ -180,6 +252,44 @@ def test_no_memory_for_an_image_is_an_error_of_it(workers):
     [batch] = read_all(items(3), starved, Grid(), CPU, 4, workers)
     assert [read.kind for read in batch] == [None, "out_of_memory", None]
     assert batch[1].error == "no memory to read it: 9 GB"
+
+
+def no_memory(*arguments):
+    raise MemoryError("9 GB")
+
+
+def no_memory_in_torch(*arguments):
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
+
+
+@pytest.mark.parametrize("workers_", [0, 1])
+@pytest.mark.parametrize("at", ["dataset", "picture", "segmenter", "labels", "torch"])
+def test_no_memory_anywhere_before_the_model_is_an_error_of_the_image(at, workers_, monkeypatch):
+    endless = torch.zeros(1, dtype=torch.uint8).expand(3, 2**24, 2**24)  # 1 byte, and 3 PB as floats
+    small = torch.zeros(3, 4, 4, dtype=torch.uint8)
+
+    class Data:
+        def __getitem__(self, i):
+            return no_memory() if at == "dataset" and i == 1 else small
+
+    def reader(item):
+        if at == "picture" and item.image_id == "1":
+            return Read(item, endless)
+        pixels = torch.zeros(3, 5, 5, dtype=torch.uint8) if item.image_id == "1" and at != "dataset" else small
+        return Read(item, pixels) if at != "dataset" else DatasetReader(Data())(item)
+
+    def segmenter(array):
+        return no_memory() if at == "segmenter" and len(array) == 5 else np.zeros(array.shape[:2], int)
+
+    def segment_one(segmenter, array, one=workers.segment_one):
+        failing = {"labels": no_memory, "torch": no_memory_in_torch}.get(at)
+        return failing() if failing and len(array) == 5 else one(segmenter, array)
+
+    monkeypatch.setattr(workers, "segment_one", segment_one)
+    [batch] = read_all(items(3), reader, segmenter, CPU, 4, workers_)
+    assert [read.kind for read in batch] == [None, "out_of_memory", None]
+    assert "allocate" in batch[1].error or "9 GB" in batch[1].error
+    assert [read.item.image_id for read in batch] == ["0", "1", "2"]
 
 
 def test_a_run_goes_on_past_images_that_kill_their_worker(tmp_path):
