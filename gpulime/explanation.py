@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, overload
@@ -149,8 +150,8 @@ class Explanations(_Shown):
     def fetching(self) -> Callable[[], Explanations]:
         """Begin to copy them to the CPU; the call of what is returned gives them there, and waits for nothing else."""
         names = [f.name for f in fields(self)]
-        fetched = devices.fetching([getattr(self, name) for name in names])
-        return lambda: replace(self, **dict(zip(names, fetched(), strict=True)))
+        arrived = devices.fetching([getattr(self, name) for name in names])
+        return lambda: replace(self, **dict(zip(names, arrived(), strict=True)))
 
     def save(self, path: str | Path) -> None:
         """Write to a NumPy .npz file, without pickle; `load` or `numpy.load` reads it."""
@@ -208,6 +209,20 @@ class Explanations(_Shown):
             for part in parts
         ]
         return cls(**{f.name: torch.cat([getattr(part, f.name) for part in padded]) for f in fields(cls)})
+
+
+def fetched(explained: Iterable[Explanations], ahead: int = 0) -> Iterator[Explanations]:
+    """Explanations on the CPU, as they come and in order.
+
+    ``ahead`` of them may be on their way there while a device works on the next ones; after an error these are lost.
+    """
+    coming: deque[Callable[[], Explanations]] = deque()
+    for explanations in explained:
+        coming.append(explanations.fetching())
+        while len(coming) > ahead:
+            yield coming.popleft()()
+    while coming:
+        yield coming.popleft()()
 
 
 def _widen(tensor: Tensor, k: int, value: float) -> Tensor:
