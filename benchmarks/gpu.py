@@ -1,7 +1,7 @@
 """``python -m benchmarks.gpu``: what only a GPU shows, by stages of a few minutes; rows go to results/gpu/<device>.csv.
 
 Needs torch, numpy and CuPy. What else a step needs (pytest, compute-sanitizer, torchvision, scikit-image, lime, captum) may be
-missing: the step then says so and is left out.
+missing: the step then says so and is left out. An error is told beside the definition, which takes scikit-learn.
 """
 
 from __future__ import annotations
@@ -26,24 +26,28 @@ from benchmarks.gpu_rows import Bench, Row, save
 
 ROOT = Path(__file__).parents[1]
 TESTS_S, SANITIZER_S, INSTRUMENT_S = 200, 90, 460
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 Step = Callable[[Bench], Iterator[Row]]
 
 
+def ops_tests(bench: Bench) -> Iterator[Row]:
+    """The tests of the ops that need a GPU, but for long ones."""
+    _needs("pytest")
+    yield bench.verdict("tests", "pytest tests/ops", _run([*PYTEST, "tests/ops", "-m", "gpu and not long"], TESTS_S))
+
+
 def tests(bench: Bench) -> Iterator[Row]:
-    """The tests of the ops, those that need a GPU among them."""
-    if importlib.util.find_spec("pytest") is None:
-        raise ModuleNotFoundError("pytest is not installed")
-    command = [sys.executable, "-m", "pytest", "-q", "tests/ops", "-k", "TestOnAGpu or cuda", "-p", "no:cacheprovider"]
-    yield bench.verdict("tests", "pytest tests/ops", _run(command, TESTS_S))
+    """Every test that needs a GPU; where a file lacks a package, the others' run, and it is a failure."""
+    _needs("pytest")
+    command = [*PYTEST, "tests", "-m", "gpu", "--continue-on-collection-errors"]
+    yield bench.verdict("tests", "pytest tests", _run(command, INSTRUMENT_S))
 
 
 def bench_command(bench: Bench) -> Iterator[Row]:
     """``gpulime bench``: its tests that need a GPU, and the command itself, on random images."""
-    for package in ("pytest", "torchvision", "jsonargparse", "pyarrow", "skimage"):
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(f"{package} is not installed")
-    command = [sys.executable, "-m", "pytest", "-q", "tests/test_bench.py", "-k", "cuda", "-p", "no:cacheprovider"]
+    _needs("pytest", "torchvision", "jsonargparse", "pyarrow", "skimage")
+    command = [*PYTEST, "tests/test_bench.py", "-m", "gpu and not long"]
     yield bench.verdict("bench", "pytest tests/test_bench.py", _run(command, TESTS_S))
     settings = ["--model.factory", "torchvision.models.resnet50", "--data.crop", "224", "--images", "random", "--seconds", "4"]
     yield bench.verdict("bench", "gpulime bench", _run([sys.executable, "-m", "gpulime", "bench", *settings], TESTS_S))
@@ -63,8 +67,9 @@ def sanitizer(bench: Bench, tool: str) -> Iterator[Row]:
 
 def instrument(bench: Bench, name: str) -> Iterator[Row]:
     """One that keeps its own rows, with the GPU as its device."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--device", bench.device.type, "--save"]
-    yield bench.verdict(name, f"benchmarks.{name}", _run([*command, *["--tiny"] * bench.tiny], INSTRUMENT_S))
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--device", bench.device.type]
+    options = ["--save"] * bench.keeps + ["--tiny"] * bench.tiny
+    yield bench.verdict(name, f"benchmarks.{name}", _run([*command, *options], INSTRUMENT_S))
 
 
 STAGES: dict[str, tuple[Step, ...]] = {
@@ -77,10 +82,11 @@ STAGES: dict[str, tuple[Step, ...]] = {
         gpu_kernels.slic,
         gpu_kernels.quickshift,
         gpu_engine.share_of_model,
-        tests,
+        ops_tests,
         partial(sanitizer, tool="memcheck"),
         partial(sanitizer, tool="racecheck"),
     ),
+    "tests": (tests,),
     "efficiency": tuple(partial(gpu_field.efficiency, subject=subject) for subject in (gpu_field.RESNET50, gpu_field.CNN28)),
     "transformer": (partial(gpu_field.efficiency, subject=gpu_field.VIT),),
     "extrapolation": (gpu_field.extrapolation,),
@@ -97,11 +103,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--stage", choices=STAGES, required=True, help="checks are the first step of kernels")
     parser.add_argument("--device", default="cuda", help="cpu, with --tiny, tries the command itself out")
-    parser.add_argument("--tiny", action="store_true", help="few and small problems, whose times say nothing")
-    parser.add_argument("--save", action="store_true", help="keep the rows")
+    parser.add_argument("--tiny", action="store_true", help="few and small problems: times say nothing, and lie apart")
+    parser.add_argument("--save", action="store_true", help="keep the rows in benchmarks/results/gpu/<device>.csv")
     options = parsed(parser, argv)
 
-    bench = Bench(torch.device(options.device), options.tiny)
+    bench = Bench(torch.device(options.device), options.tiny, options.save)
     rows: list[Row] = []
     for step in STAGES[options.stage]:
         name = getattr(getattr(step, "func", step), "__name__", "step")
@@ -109,14 +115,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             for row in step(bench):
                 rows.append(row)
                 print(row, flush=True)
+                if options.save:
+                    save([row], options.tiny)
         except ModuleNotFoundError as missing:
             print(f"{name}: left out, {missing}", flush=True)
         except Exception as error:  # the steps behind it are worth their time all the same
             traceback.print_exc()
             rows.append(bench.verdict(name, "step", f"{type(error).__name__}: {error}".splitlines()[0]))
-        if options.save:
-            save(rows)
+            if options.save:
+                save(rows[-1:], options.tiny)
     return int(any(row.ok == "no" for row in rows))
+
+
+def _needs(*packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f"{package} is not installed")
 
 
 def _run(command: Sequence[str], seconds: int) -> str:

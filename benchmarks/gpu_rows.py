@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from statistics import quantiles
 
 import torch
 
-from benchmarks.rows import RESULTS, Placed, keep, results_file, where
+from benchmarks.rows import Placed, keep, results_file, where
 from gpulime.device import cupy_wheels
 
 CYCLES = 2e9  # of a GPU in a second, about
@@ -24,8 +23,10 @@ class Row(Placed):
 
     ``ms`` is the median of one call, ``q20`` and ``q80`` its quantiles. ``rate`` is in ``unit`` a second. ``bytes`` are those
     that must be moved at the least, ``gb_s`` what comes of them, ``at_most`` the rate that the device's memory would allow for
-    them, as fast as it takes a plain fill. ``ratio`` is what ``bound`` speaks of. ``error`` is empty where all is
-    as the reference has it; then only is there a time.
+    them, as fast as it takes a plain fill. ``ratio`` is what ``bound`` speaks of. ``error`` is the greatest difference from the
+    reference, which may not pass ``error_limit``: of an engine's coefficients, as a part of the largest, of a compiled model's
+    probabilities, as a part of themselves, or of a kernel's values. It is empty where a side finds nothing: a bare model, a
+    reference itself. ``reason`` says why there is no time, or what else is wrong.
     """
 
     entry: str
@@ -42,6 +43,8 @@ class Row(Placed):
     bound: str = ""
     ok: str = ""
     error: str = ""
+    error_limit: str = ""
+    reason: str = ""
     repeats: str = ""
     cupy: str = ""
 
@@ -54,8 +57,9 @@ class Row(Placed):
             f" {self.unit}/s at most by its bytes": self.at_most,
             f" of what is {self.bound or 'best'}": self.ratio,
         }
-        verdict = {"yes": "ok", "no": f"FAILED {self.error}", "": ""}[self.ok]
-        return " ".join([*(f"{value}{unit}" for unit, value in said.items() if value), verdict]).rstrip()
+        error = f"error {self.error} (at most {self.error_limit})" * bool(self.error)
+        verdict = {"yes": "ok", "no": f"FAILED {self.reason}".rstrip(), "": ""}[self.ok]
+        return " ".join(filter(None, [*(f"{value}{unit}" for unit, value in said.items() if value), error, verdict]))
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,12 @@ class Times:
 class Bench:
     """The device that is measured, and how.
 
-    ``tiny``: problems so small that a CPU has them done at once; their times say nothing.
+    ``tiny``: problems so small that a CPU has them done at once; their times say nothing. ``keeps``: rows are kept, those of
+    the instruments that run as stages too.
     """
 
-    def __init__(self, device: torch.device, tiny: bool = False) -> None:
-        self.device, self.tiny = device, tiny
+    def __init__(self, device: torch.device, tiny: bool = False, keeps: bool = False) -> None:
+        self.device, self.tiny, self.keeps = device, tiny, keeps
 
     @cached_property
     def place(self) -> dict[str, str]:
@@ -128,9 +133,9 @@ class Bench:
         torch.cuda.synchronize(self.device)
         return Times(tuple(a.elapsed_time(b) / 1000 for a, b in pairwise(marks)))
 
-    def verdict(self, entry: str, side: str, error: str) -> Row:
-        """A row without a time."""
-        return Row(entry, side, ok="no" if error else "yes", error=error, **self.place)
+    def verdict(self, entry: str, side: str, reason: str) -> Row:
+        """A row without a time; ``reason`` says what is wrong, empty where nothing is."""
+        return Row(entry, side, ok="no" if reason else "yes", reason=reason, **self.place)
 
 
 def kept(row: Row, ratio: float, bound: str, holds: bool | None = None) -> Row:
@@ -138,15 +143,14 @@ def kept(row: Row, ratio: float, bound: str, holds: bool | None = None) -> Row:
     return replace(row, ratio=f"{ratio:.4g}", bound=bound, ok={True: "yes", False: "no", None: ""}[holds])
 
 
-def save(rows: Sequence[Row]) -> None:
+def equal(row: Row) -> Row:
+    """The row of a side that finds, on every value, what the reference finds."""
+    return replace(row, error="0", error_limit="0")
+
+
+def save(rows: Sequence[Row], tiny: bool = False) -> None:
     """Put rows in the place of earlier ones of the same entry and side."""
-    if rows:
-        keep(results(rows[0].device), rows, lambda row: (row.entry, row.side))
-
-
-def results(device: str) -> Path:
-    """Where the rows of a device are kept."""
-    return RESULTS / "gpu" / results_file(device).name
+    keep(results_file(rows[0].device, "gpu", tiny), rows, lambda row: (row.entry, row.side))
 
 
 def _wall(call: Callable[[], object]) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import growth_page
 from benchmarks.command import parsed
 from benchmarks.growth_point import Cost, Point, cost
-from benchmarks.rows import RESULTS, Placed, keep, read, results_file, where
+from benchmarks.rows import Placed, keep, read, results_file, where
 from benchmarks.timer import Process, apart
 
 SLACK = 0.25  # of a fitted exponent: clocks, and what is constant at the small end or leaves a cache at the large one
@@ -128,23 +128,32 @@ def main(argv: Sequence[str] | None = None, axes: Sequence[Axis] = AXES) -> int:
     parser.add_argument("--only", nargs="+", metavar="AXIS", choices=[axis.name for axis in axes], help="these axes")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--tiny", action="store_true", help="the first points of each axis")
+    parser.add_argument("--tiny", action="store_true", help="the first points of each axis; their rows lie apart")
     parser.add_argument("--save", action="store_true", help="keep rows and plot in benchmarks/results/growth/")
     options = parsed(parser, argv)
 
-    place, rows = where(options.device), []
+    place, sound = where(options.device), True
     for axis in axes:
         if not options.only or axis.name in options.only:
             chosen = axis.tiny() if options.tiny else axis
-            rows += grown(chosen, list(costs(chosen, options.device, options.repeats)), place)
+            rows = grown(chosen, list(costs(chosen, options.device, options.repeats)), place)
             last = rows[-1]
+            sound &= last.ok == "yes"
             said = f"time {last.time_power} (at most {last.time_most}), memory {last.memory_power} (at most {last.memory_most})"
             print(f"{axis.name}: {said}: {'ok' if last.ok == 'yes' else 'FAILED'}; {axis.why}", flush=True)
-    if options.save:
-        path = RESULTS / "growth" / results_file(place["device"]).name
-        keep(path, rows, lambda row: (row.axis, row.value.zfill(9)))
+            if options.save:
+                save(rows, options.tiny)
+    return int(not sound)
+
+
+def save(rows: Sequence[Row], tiny: bool = False) -> None:
+    """Put the rows of an axis in the place of earlier ones, and draw the plot anew."""
+    path = results_file(rows[0].device, "growth", tiny)
+    keep(path, rows, lambda row: (row.axis, row.value.zfill(9)))
+    try:
         growth_page.plot(read(path, Row), path.with_suffix(".svg"))
-    return int(any(row.ok == "no" for row in rows))
+    except ImportError as missing:
+        print(f"no plot: {missing} (pip install -e '.[plots]')", flush=True)
 
 
 if __name__ == "__main__":

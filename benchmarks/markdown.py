@@ -12,8 +12,8 @@ NOTHING = "Not measured yet.\n"
 
 def lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table."""
-    head, *body = (f"| {' | '.join(cells)} |\n" for cells in [columns, *rows])
-    return "".join([head, "|---" * len(columns), "|\n", *body])
+    head, *body = (" | ".join(cell.replace("|", r"\|") for cell in cells) for cells in [columns, *rows])
+    return "".join([f"| {head} |\n", "|---" * len(columns), "|\n", *(f"| {cells} |\n" for cells in body)])
 
 
 def place(rows: Sequence[Any]) -> str:
@@ -24,6 +24,7 @@ def place(rows: Sequence[Any]) -> str:
 
 
 def devices(folder: str, kind: type[Any], table: Callable[[list[Any]], str]) -> str:
-    """The tables of all devices in a folder of results/."""
+    """The tables of all devices in a folder of results/, but for those with nothing in them."""
     files = sorted((RESULTS / folder).glob("*.csv"))
-    return "\n".join(place(rows) + table(rows) for rows in (read(path, kind) for path in files) if rows) or NOTHING
+    tables = ((rows, table(rows)) for rows in (read(path, kind) for path in files) if rows)
+    return "\n".join(place(rows) + text for rows, text in tables if text) or NOTHING

@@ -98,9 +98,10 @@ def where(device: str = "cpu") -> dict[str, str]:
     }
 
 
-def results_file(device: str) -> Path:
-    """Where the rows of a device are kept."""
-    return RESULTS / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".csv")
+def results_file(device: str, folder: str = "", tiny: bool = False) -> Path:
+    """Where the rows of a device are kept; those of a trial lie apart, in results/tiny/, and are no results."""
+    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".csv"
+    return RESULTS / ("tiny" if tiny else "") / folder / name
 
 
 def _git(*arguments: str) -> str:

@@ -74,23 +74,49 @@ def difference(coefficients: Array | None, reference: Array | None) -> tuple[flo
 
 def regressed(row: Row, before: dict[str, Row], entry: Entry) -> bool:
     """Whether an entry's ratio is worse than it was, by more than what a machine varies."""
-    earlier = before.get(row.entry)
-    if not (earlier and earlier.ratio and row.ratio):
+    if not comparable(row, before):
         return False
-    return entry.bound.worsened(float(row.ratio), float(earlier.ratio)) > REGRESSION
+    return entry.bound.worsened(float(row.ratio), float(before[row.entry].ratio)) > REGRESSION
+
+
+def comparable(row: Row, before: dict[str, Row]) -> bool:
+    """Whether there is a ratio now and was one then."""
+    return bool(row.entry in before and before[row.entry].ratio and row.ratio)
+
+
+def earlier(path: Path) -> dict[str, Row]:
+    """Our own row of each entry in a file of results.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        rows = read(path)
+    except TypeError as error:
+        raise ValueError(f"{path} has other columns than benchmarks.run keeps") from error
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    return {row.entry: row for row in reversed(rows)}
 
 
 def main(argv: Sequence[str] | None = None, entries: Sequence[Entry] = ENTRIES) -> int:
-    """The exit code is 1 where a bound is missed, an error is too large or an entry has become slower."""
+    """The exit code is 1 where a bound is missed, an error is too large, an entry has become slower or none was compared."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[entry.name for entry in entries], help="these entries")
     parser.add_argument("--repeats", type=int, help="in place of each entry's own number")
     parser.add_argument("--save", action="store_true", help="keep the rows in benchmarks/results/<device>.csv")
     parser.add_argument("--against", type=Path, metavar="FILE", help="fail where a ratio is 5 %% worse than in this file")
     options = parser.parse_args(argv)
+    try:
+        before = earlier(options.against) if options.against else {}
+    except ValueError as error:
+        parser.error(f"--against: {error}")
 
-    place = where()
-    before = {row.entry: row for row in reversed(read(options.against))} if options.against else {}
+    place, compared = where(), 0
     rows: list[Row] = []
     failed = False
     for entry in entries:
@@ -100,11 +126,21 @@ def main(argv: Sequence[str] | None = None, entries: Sequence[Entry] = ENTRIES) 
             measured = measure(entry, options.repeats or entry.repeats, place)
         except ModuleNotFoundError as missing:
             print(f"{entry.name}: skipped, {missing} (pip install -e '.[peers]')", flush=True)
+            if options.against:
+                print(f"    not compared with {options.against}", flush=True)
             continue
         slower = regressed(measured[0], before, entry)
         failed |= measured[0].ok == "no" or slower
         rows += measured
         report(measured, slower)
+        if comparable(measured[0], before):
+            compared += 1
+        elif options.against:
+            lacks = options.against if measured[0].ratio else "this run"
+            print(f"    not compared with {options.against}: {lacks} has no ratio of it", flush=True)
+    if options.against and not compared:
+        print(f"nothing was compared with {options.against}: FAILED", flush=True)
+        failed = True
     if options.save:
         path = results_file(place["device"])
         fresh = {row.entry for row in rows}

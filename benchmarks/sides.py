@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from benchmarks.models import MEAN, STD
 from benchmarks.pictures import SEGMENTS
 from benchmarks.setups import Setup
 from benchmarks.timer import Array, Forward
+
+Classifier = Callable[[Tensor], Tensor]  # rows (b, c, h, w) -> logits (b, classes)
 
 
 def engine(setup: Setup) -> Forward:
@@ -56,24 +60,48 @@ def bare(setup: Setup) -> Forward:
 
 
 def definition(setup: Setup) -> Forward:
-    """LIME as its paper has it, image by image, in float32 and with scikit-learn's ridge."""
-    from sklearn.linear_model import Ridge
+    """LIME as its paper has it, image by image and with scikit-learn's ridge; the reference where the setup says float32."""
+    sampler, targets = gpulime.masks.resolve(setup.sampler, setup.seed, setup.s), setup.targets.tolist()
 
-    sampler = gpulime.masks.resolve(setup.sampler, setup.seed, setup.s)
+    def classify(rows: Tensor) -> Tensor:
+        with setup.autocast():
+            outputs: Tensor = setup.model(rows)
+        return outputs
 
-    @torch.no_grad()
     def coefficients(image: Tensor, labels: Tensor, target: int) -> Array:
         k = int(labels.max()) + 1
         masks = sampler(torch.tensor(0), torch.arange(setup.s), torch.tensor(k), k)
-        fill = segment_means(image, labels)
-        rows = (torch.where(part[:, None, labels], image, fill) for part in masks.to(image.device).split(setup.batch))
-        outputs = torch.cat([setup.model(batch).softmax(1)[:, target] for batch in rows]).double().cpu()
-        masks = masks.double()
-        weights = (-((1 - masks.mean(1).sqrt()) ** 2) / (2 * 0.25**2)).exp()
-        return Ridge(alpha=1.0).fit(masks.numpy(), outputs.numpy(), sample_weight=weights.numpy()).coef_
+        return defined(classify, image, labels, target, masks, setup.batch)
 
-    targets = setup.targets.tolist()
     return lambda: padded(coefficients(*image) for image in zip(setup.normalised, setup.label_maps, targets, strict=True))
+
+
+@torch.no_grad()
+def defined(classify: Classifier, image: Tensor, labels: Tensor, target: int, masks: Tensor, b: int) -> Array:
+    """The coefficients (k,) of an image (c, h, w), its segments (h, w) and a class, from masks (s, k), b rows at a time."""
+    from sklearn.linear_model import Ridge
+
+    fill = segment_means(image, labels)
+    rows = (torch.where(part[:, None, labels], image, fill) for part in masks.to(image.device).split(b))
+    with without_tf32():
+        outputs = torch.cat([classify(batch).float().softmax(1)[:, target] for batch in rows]).double().cpu()
+    masks = masks.double()
+    weights = (-((1 - masks.mean(1).sqrt()) ** 2) / (2 * 0.25**2)).exp()
+    return Ridge(alpha=1.0).fit(masks.numpy(), outputs.numpy(), sample_weight=weights.numpy()).coef_
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Inside it a GPU's convolutions take float32 as it is; by default PyTorch lets them round it."""
+    cudnn: Any = torch.backends.cudnn
+    new = hasattr(cudnn, "conv")  # PyTorch 2.6 has one flag for all, which later ones warn of
+    of, name, off = (cudnn.conv, "fp32_precision", "ieee") if new else (cudnn, "allow_tf32", False)
+    before = getattr(of, name)
+    setattr(of, name, off)
+    try:
+        yield
+    finally:
+        setattr(of, name, before)
 
 
 def segment_means(image: Tensor, labels: Tensor) -> Tensor:

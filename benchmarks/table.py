@@ -9,7 +9,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks import ablation, growth, growth_page, markdown
+from benchmarks import ablation, gpu_page, gpu_rows, growth, growth_page, markdown
 from benchmarks.entries import ENTRIES
 from benchmarks.peers import table as peers
 from benchmarks.rows import RESULTS, Row, read
@@ -20,8 +20,6 @@ COLUMNS = ("CPU time", "ratio (paired)", "must be", "gpulime", "beside it", "err
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown of one device's results; entries without a time are left out."""
-    if not any(row.cpu_s for row in rows):
-        return ""
     about = {entry.name: entry.about for entry in ENTRIES}
     lines = []
     for name, sides in groupby(rows, key=lambda row: row.entry):
@@ -31,13 +29,14 @@ def table(rows: Sequence[Row]) -> str:
             ratio = f"**{ours.ratio}** ({ours.paired}){'' if ours.ok == 'yes' else ' (missed)'}"
             times = (f"{float(ours.cpu_s):.2f} s", f"{float(hardest.cpu_s):.2f} s, {hardest.side}")
             lines.append((about[name], ratio, ours.bound, *times, ours.error, ours.top5))
-    return markdown.place(rows) + markdown.lines(COLUMNS, lines)
+    return markdown.place(rows) + markdown.lines(COLUMNS, lines) if lines else ""
 
 
 def render(names: re.Pattern[str]) -> str:
     """The tables of all devices, of the entries whose names match."""
     files = (read(path) for path in sorted(RESULTS.glob("*.csv")))
-    return "\n".join(filter(None, (table([row for row in rows if names.match(row.entry)]) for rows in files)))
+    tables = (table([row for row in rows if names.match(row.entry)]) for rows in files)
+    return "\n".join(filter(None, tables)) or markdown.NOTHING
 
 
 ROOT = RESULTS.parent.parent
@@ -53,6 +52,7 @@ PAGES: Mapping[Path, Blocks] = {
         "peers": partial(peers.render, re.compile("")),
         "ablation": partial(markdown.devices, "ablation", ablation.Row, ablation.table),
         "growth": partial(markdown.devices, "growth", growth.Row, growth_page.table),
+        "gpu": partial(markdown.devices, "gpu", gpu_rows.Row, gpu_page.table),
     },
 }
 

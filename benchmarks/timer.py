@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
@@ -21,6 +22,8 @@ from benchmarks.setups import Setup
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Forward = Callable[[], Array | None]
 T = TypeVar("T")
+
+_RUNNING: dict[Process, ProcessPoolExecutor] = {}
 
 # glibc hands large blocks back to the system as they are freed, and then every layer of a model maps and clears its memory
 # anew, or not, by the chances of the heap. These settings let it keep them.
@@ -58,7 +61,11 @@ class Side:
             return _run(self.make, setup)
         if self.process.fresh:
             return apart(self.process, _run, self.make, setup)
-        return _running(self.process).submit(_run, self.make, setup).result()
+        try:
+            return _running(self.process).submit(_run, self.make, setup).result()
+        except BrokenProcessPool:
+            _RUNNING.pop(self.process, None)  # the next has a new one
+            raise
 
 
 @dataclass(frozen=True)
@@ -116,10 +123,14 @@ def interleaved(sides: Sequence[Side], setup: Setup, repeats: int) -> list[Timin
     """Time every side ``repeats`` times, in the order A B B A A B ..., so that a machine that drifts hits all of them."""
     runs: list[list[Run]] = [[] for _ in sides]
     for turn in range(repeats):
-        order = list(zip(sides, runs, strict=True))
-        for side, of_side in reversed(order) if turn % 2 else order:
+        for side, of_side in in_turn(list(zip(sides, runs, strict=True)), turn):
             of_side.append(side.run(setup))
     return [Timing(tuple(of_side)) for of_side in runs]
+
+
+def in_turn(sides: Sequence[T], turn: int) -> list[T]:
+    """The order in which sides run: as given, then the other way round, and so on."""
+    return list(reversed(sides)) if turn % 2 else list(sides)
 
 
 def _run(make: Callable[[Setup], Forward], setup: Setup) -> Run:
@@ -143,10 +154,11 @@ def apart(process: Process, call: Callable[..., T], *arguments: Any) -> T:
         return executor.submit(call, *arguments).result()
 
 
-@cache
 def _running(process: Process) -> ProcessPoolExecutor:
     """The process of that name, which stays."""
-    return _start(process)
+    if process not in _RUNNING:
+        _RUNNING[process] = _start(process)
+    return _RUNNING[process]
 
 
 def _start(process: Process) -> ProcessPoolExecutor:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from benchmarks.timer import Timing
 from gpulime.folding import Folding
 
 SETUP = Setup("28x28 CNN", n=2, s=120, b=50)
+SAVED = ["--tiny", "--save", "--repeats", "1", "--model", "28x28 CNN"]
 HERE = [rung for rung in RUNGS if rung.on in ("", "cpu") and rung.name != "compile"]
 
 
@@ -59,7 +61,7 @@ def test_a_compiled_model_finds_the_same():
     assert row.ok == "yes"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("rung", [rung for rung in RUNGS if rung.on in ("", "cuda")], ids=lambda rung: rung.name)
 def test_every_rung_of_a_gpu_finds_the_same(rung):
@@ -119,15 +121,61 @@ def test_a_model_that_cannot_be_compiled_is_no_rung(monkeypatch):
         climb(Rung("compile", rungs.compiled_model))
 
 
+def test_a_row_comes_with_its_rung_and_again_with_each_turn():
+    found = climb(*HERE[3:5], repeats=3)
+    names = ["packed queue", "channels_last"]
+    assert [(row.rung, row.repeats) for row in found] == [(name, turn) for turn in "123" for name in names]
+    assert all(row.s and row.gain and row.total for row in found)
+
+
+def test_what_was_climbed_is_kept_where_the_rest_is_not(tmp_path, monkeypatch):
+    def stopped(setup):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.main(SAVED, [HERE[3], Rung("stopped", stopped)])
+    (path,) = (tmp_path / "tiny" / "ablation").iterdir()
+    (row,) = rows.read(path, Row)
+    assert (row.rung, row.repeats, bool(row.s)) == ("packed queue", "1", True)
+
+
+def test_a_part_of_the_ladder_is_not_kept(tmp_path, monkeypatch, capsys):
+    """What a rung brings would be over another rung than the one before."""
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        ablation.main([*SAVED, "--only", "packed queue"])
+    assert stopped.value.code == 2
+    assert "the whole ladder, without --only" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ladder_without_a_rung_is_a_failure():
+    assert ablation.main(["--tiny", "--model", "28x28 CNN"], [Rung("graph", rungs.graphed, on="cuda")]) == 1
+
+
+def test_on_a_gpu_an_error_may_be_what_its_precision_brings(monkeypatch):
+    expected = np.array([[1.0, 0.5]])
+    monkeypatch.setattr(ablation, "definition", lambda setup: lambda: expected - [[0, 0.3]])
+    assert ablation.limits(SETUP, expected) == {"float32": 1e-4, "bfloat16": 0.2}
+    on_a_gpu = ablation.limits(replace(SETUP, device="cuda"), expected)
+    assert on_a_gpu == pytest.approx({"float32": 0.075, "bfloat16": 0.6})
+
+
+def test_lime_s_loop_leaves_time_for_the_others_of_a_gpu_s_ladder():
+    """A row takes it some 5 ms, a check and five repeats are six runs, and the stage has 460 s."""
+    assert 6 * ablation.DEFAULTS["cuda"].rows * 0.005 < 100
+
+
 def test_the_command_keeps_rows_and_the_page_shows_them(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ablation, "RESULTS", tmp_path)
-    monkeypatch.setattr(markdown, "RESULTS", tmp_path)
-    arguments = ["--tiny", "--save", "--repeats", "1", "--model", "28x28 CNN", "--only"]
-    assert ablation.main([*arguments, "fused op", "packed queue"]) == 0
-    assert ablation.main([*arguments, "packed queue"]) == 0
-    (path,) = (tmp_path / "ablation").iterdir()
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.setattr(markdown, "RESULTS", tmp_path / "tiny")
+    assert ablation.main(SAVED, HERE[2:4]) == 0
+    assert ablation.main(SAVED, HERE[3:4]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+    (path,) = (tmp_path / "tiny" / "ablation").iterdir()
     kept = rows.read(path, Row)
-    assert [row.rung for row in kept if row.rung != "packed queue"] == ["fused op"]
+    assert [row.rung for row in kept] == ["fused op", "packed queue"]
     assert all((row.device, row.torch, row.commit, row.date, row.error) for row in kept)
     text = markdown.devices("ablation", Row, ablation.table)
     assert "| 28x28 CNN: fused op | float32 | " in text

@@ -15,17 +15,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is part of the checkout, not of the package
 
-from benchmarks import markdown, models, rows, run, setups, table
+from benchmarks import markdown, models, noise, rows, run, setups, table, timer
 from benchmarks.bounds import AtLeast, AtMost
 from benchmarks.entries import ENTRIES
 from benchmarks.entries.engine import EFFICIENCY
 from benchmarks.entries.entry import Entry
+from benchmarks.peers import compare
 from benchmarks.peers.drop_in import drop_in_many
 from benchmarks.peers.lime import lime_best
 from benchmarks.pictures import synthetic
 from benchmarks.rows import Row
 from benchmarks.setups import Setup
-from benchmarks.sides import definition, engine
+from benchmarks.sides import defined, definition, engine
 from benchmarks.timer import Process, Run, Side, Timing, interleaved
 
 COMMITTED = rows.RESULTS
@@ -243,6 +244,49 @@ def test_against_fails_where_a_ratio_was_better(bound, faster, tmp_path, capsys)
     assert "slower than before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "there is no file"), ("", "has no rows"), ("entry,side\n", "has no rows"), ("axis,value\ns,40\n", "other columns")],
+)
+def test_against_what_is_no_file_of_results_is_refused(content, reason, tmp_path, capsys):
+    file = tmp_path / "earlier.csv"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        run.main(["--against", str(file)], [ENTRY])
+    assert stopped.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_against_names_what_it_does_not_compare(tmp_path, capsys):
+    def missing(setup):
+        raise ModuleNotFoundError("No module named 'lime'")
+
+    file = tmp_path / "earlier.csv"
+    earlier = [Row(name, "gpulime", ratio="100") for name in ("pixels", "not installed")]
+    rows.write(file, [*earlier, Row("without a time", "gpulime", ok="no")])
+    entries = [replace(ENTRY, name=name, repeats=1) for name in ("new", "pixels", "without a time")]
+    skipped = replace(ENTRY, name="not installed", theirs=(Side("lime", missing),))
+    assert run.main(["--against", str(file)], [*entries, skipped]) == 0
+    named, entry = set(), ""
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("    not compared with"):
+            named.add(entry)
+        elif not line.startswith(" "):
+            entry = line.partition(":")[0]
+    assert named == {"new", "without a time", "not installed"}
+
+
+def test_against_without_anything_to_compare_is_a_failure(tmp_path, capsys):
+    file = tmp_path / "earlier.csv"
+    rows.write(file, [Row("another", "gpulime", ratio="1")])
+    arguments = ["--repeats", "1", "--against", str(file)]
+    assert run.main(arguments, [ENTRY]) == 1
+    assert f"nothing was compared with {file}: FAILED" in capsys.readouterr().out
+    rows.write(file, [Row("pixels", "gpulime", ratio="100")])
+    assert run.main(arguments, [ENTRY]) == 0
+
+
 def test_a_peer_that_is_not_installed_is_skipped_with_its_reason(kept, capsys):
     def missing(setup):
         raise ModuleNotFoundError("No module named 'lime'")
@@ -256,6 +300,37 @@ def test_an_unknown_entry_is_refused(capsys):
     with pytest.raises(SystemExit):
         run.main(["--only", "pixel"], [ENTRY])
     assert "pixels" in capsys.readouterr().err
+
+
+def test_the_definition_takes_its_setup_s_precision():
+    setup = Setup("28x28 CNN", n=2, s=120)
+    exact, rounded = (definition(replace(setup, precision=precision))() for precision in ("float32", "bfloat16"))
+    assert 1e-4 < run.difference(rounded, exact)[0] < 0.2
+
+
+def test_the_definition_s_convolutions_are_not_rounded_to_tf32():
+    cudnn, seen = torch.backends.cudnn, []
+
+    def convolutions():
+        return cudnn.conv.fp32_precision if hasattr(cudnn, "conv") else cudnn.allow_tf32
+
+    before = convolutions()
+
+    def classify(rows):
+        seen.append(convolutions())
+        return rows.flatten(1)[:, :3]
+
+    labels = torch.arange(64).view(8, 8) // 16
+    found = defined(classify, torch.rand(3, 8, 8), labels, 0, torch.rand(40, 4) < 0.5, 20)
+    assert found.shape == (4,)
+    assert seen in (["ieee", "ieee"], [False, False])
+    assert convolutions() == before
+
+
+@pytest.mark.parametrize(("found", "most"), [(0.0, 0.2), (0.09, 0.2), (0.3, 0.6), (5.0, 0.9)])
+def test_an_error_may_be_what_rounding_brings_and_never_that_of_nothing_found(found, most):
+    assert noise.in_bfloat16(found) == pytest.approx(most)
+    assert noise.in_tf32(found) == pytest.approx(most / 8)
 
 
 def test_sides_take_turns_and_their_preparation_is_not_timed():
@@ -290,6 +365,21 @@ def keeps_memory(setup):
     return lambda: np.array([[float("MALLOC_MMAP_MAX_" in os.environ), os.getpid()]])
 
 
+def dies(setup):
+    """Ends its process."""
+    import os
+
+    os._exit(1)
+
+
+@pytest.mark.long
+def test_a_process_that_dies_is_replaced():
+    process = Process("dies")
+    with pytest.raises(timer.BrokenProcessPool):
+        Side("", dies, process).run(SETUP)
+    assert Side("", keeps_memory, process).run(SETUP).coefficients[0, 0] == 0
+
+
 @pytest.mark.long
 def test_sides_have_processes_of_their_own():
     kept, again, plain = (
@@ -308,6 +398,29 @@ def test_pages_show_the_results(page, blocks, monkeypatch):
     monkeypatch.setattr(markdown, "RESULTS", COMMITTED)
     text = page.read_text(encoding="utf-8")
     assert table.written(text, blocks) == text, "python -m benchmarks.table --write"
+
+
+def test_a_block_without_results_says_so(tmp_path, monkeypatch):
+    """Where no file is, and where files are of other things."""
+    for module in (markdown, table):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    blocks = [block for of_page in table.PAGES.values() for block in of_page.values()]
+    assert {block() for block in blocks} == {"Not measured yet.\n"}
+    rows.write(tmp_path / "device.csv", [Row("forgotten", "gpulime", cpu_s="1", ratio="1")])
+    rows.write(tmp_path / "peers" / "device.csv", [compare.Row("forgotten", "gpulime", ok="yes")], compare.Row)
+    assert {block() for block in blocks} == {"Not measured yet.\n"}
+
+
+def test_a_cell_may_have_any_text():
+    assert markdown.lines(["a", "b"], [["1 | 2", "3"]]).splitlines()[-1] == r"| 1 \| 2 | 3 |"
+
+
+def test_rows_of_a_trial_lie_apart_and_git_ignores_them(tmp_path):
+    assert rows.results_file("A device", "growth") == tmp_path / "growth" / "a-device.csv"
+    assert rows.results_file("A device", "growth", tiny=True) == tmp_path / "tiny" / "growth" / "a-device.csv"
+    assert rows.results_file("A device") == tmp_path / "a-device.csv"
+    ignored = (Path(__file__).parent.parent / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert "/benchmarks/results/tiny/" in ignored
 
 
 def test_a_page_without_markers_is_refused(tmp_path, capsys):

@@ -81,7 +81,7 @@ def test_a_compiled_model_gives_the_same_answers(cnn, pictures, device):
     assert compiled.predictor.not_compiled is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CUDA graphs")
+@pytest.mark.gpu  # CUDA graphs
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.filterwarnings("ignore")
 def test_cuda_graphs_give_the_same_answers(precision, cnn, pictures):

@@ -23,7 +23,7 @@ MOST_MB = 250
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     """Rows are not kept in the repository."""
-    monkeypatch.setattr(growth, "RESULTS", tmp_path)
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
     monkeypatch.setattr(markdown, "RESULTS", tmp_path)
 
 
@@ -80,7 +80,7 @@ def test_memory_is_what_the_work_holds():
     assert much - little == pytest.approx(200, abs=40)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_memory_of_a_gpu_is_what_its_tensors_hold():
     found = cost(Point(n=1, s=200, k=9, size=256, b=64), "cuda", 1)
     assert 64 * 3 * 256**2 * 4 / 2**20 < found.megabytes < 400
@@ -112,7 +112,9 @@ def test_the_command_keeps_rows_and_a_plot_that_is_the_same_every_time(tmp_path,
     arguments = ["--tiny", "--save", "--repeats", "1"]
     assert growth.main(arguments, [AXIS]) == 0
     assert "s: time -0.00 (at most 1)" in capsys.readouterr().out.replace("time 0.00", "time -0.00")
-    plot, table = sorted((tmp_path / "growth").iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+    monkeypatch.setattr(markdown, "RESULTS", tmp_path / "tiny")
+    plot, table = sorted((tmp_path / "tiny" / "growth").iterdir(), key=lambda path: path.suffix, reverse=True)
     kept = rows.read(table, Row)
     assert [row.value for row in kept] == ["40", "80"]
     assert all((row.device, row.commit, row.date, row.s_each, row.mb) for row in kept)
@@ -122,6 +124,37 @@ def test_the_command_keeps_rows_and_a_plot_that_is_the_same_every_time(tmp_path,
     text = markdown.devices("growth", Row, growth_page.table)
     assert "| samples | 40 | 80 | " in text
     assert f"](../benchmarks/results/growth/{plot.name})" in text
+
+
+def stopped_at_the_second_axis(process, call, point, *others):
+    if point.n == 2:
+        raise KeyboardInterrupt
+    return Cost(1.0, 1.0)
+
+
+def test_an_axis_is_kept_with_its_powers_where_the_next_is_not(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(growth, "apart", stopped_at_the_second_axis)
+    with pytest.raises(KeyboardInterrupt):
+        growth.main(["--save"], [AXIS, Axis("n", Point(k=9, size=32), (1, 2), 1, 1, "")])
+    plot, table = sorted((tmp_path / "growth").iterdir(), key=lambda path: path.suffix, reverse=True)
+    kept = rows.read(table, Row)
+    assert [(row.axis, row.value) for row in kept] == [("s", "40"), ("s", "80"), ("s", "160")]
+    assert (kept[-1].time_most, kept[-1].ok) == ("1", "yes")
+    assert float(kept[-1].time_power) == pytest.approx(0, abs=1e-9)
+    assert plot.suffix == ".svg"
+
+
+def test_without_matplotlib_rows_are_kept(tmp_path, monkeypatch, capsys):
+    def missing(kept, path):
+        raise ModuleNotFoundError("No module named 'matplotlib'")
+
+    monkeypatch.setattr(growth, "apart", stopped_at_the_second_axis)
+    monkeypatch.setattr(growth_page, "plot", missing)
+    assert growth.main(["--save"], [AXIS]) == 0
+    (table,) = (tmp_path / "growth").iterdir()
+    assert len(rows.read(table, Row)) == 3
+    assert "no plot: No module named 'matplotlib' (pip install -e '.[plots]')" in capsys.readouterr().out
 
 
 @pytest.mark.long

@@ -45,7 +45,7 @@ def here(peer):
 def kept(tmp_path, monkeypatch):
     """Where --save keeps rows, and no processes: their start is most of a small comparison."""
     monkeypatch.setitem(models.MODELS, "few pixels", models.Model(models.Pixels, 56))
-    monkeypatch.setattr(peers, "RESULTS", tmp_path)
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
     monkeypatch.setattr(markdown, "RESULTS", tmp_path)
     monkeypatch.setattr(compare, "GPULIME", here(field.GPULIME))
     monkeypatch.setattr(compare, "DEFINITION", Side("definition", definition))
@@ -113,13 +113,71 @@ def test_where_gpulime_is_wrong_others_have_times_and_no_ratios(kept, monkeypatc
     assert found == {"gpulime": ("no", False, ""), "right": ("yes", True, "")}
 
 
-def test_who_is_not_installed_is_left_out_and_named(kept, capsys):
-    def missing(setup):
-        raise ModuleNotFoundError("No module named 'shap'")
+def missing(setup):
+    raise ModuleNotFoundError("No module named 'shap'")
 
-    assert run(other("shap", missing)) == 0
+
+def test_who_is_not_installed_is_left_out_and_named(kept, capsys):
+    assert run(other("shap", missing), other("right", engine)) == 0
     assert "shap: left out, No module named 'shap' (pip install -e '.[peers]')" in capsys.readouterr().out
-    assert [row.side for row in kept()] == ["gpulime"]
+    assert [row.side for row in kept()] == ["gpulime", "right"]
+
+
+def test_where_nobody_is_compared_it_is_a_failure(kept, capsys):
+    assert run(other("shap", missing)) == 1
+    assert "nothing was compared: FAILED" in capsys.readouterr().out
+    assert [(row.side, row.ok) for row in kept()] == [("gpulime", "yes")]
+
+
+def test_a_bound_of_those_who_are_left_out_is_said(capsys):
+    assert run(other("shap", missing, kind="kin"), other("right", engine), least=(("kin", 3.0),)) == 0
+    assert "kin: at least 3 was not looked at, none has a time beside ours" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_one_that_ends_with_an_error_ends_nothing_else(calls, kept, capsys):
+    """As it is first called, and inside the clock."""
+
+    def breaks(setup):
+        forward, done = engine(setup), []
+
+        def some_times():
+            if len(done) == calls:
+                raise torch.OutOfMemoryError("no memory\nfor anything")
+            done.append(1)
+            return forward()
+
+        return some_times
+
+    assert run(other("breaks", breaks), other("right", engine)) == 1
+    found = {row.side: row for row in kept()}
+    assert (found["breaks"].s, found["breaks"].ok, bool(found["breaks"].error)) == ("", "no", bool(calls))
+    assert found["breaks"].reason == "OutOfMemoryError: no memory"
+    assert "FAILED OutOfMemoryError: no memory" in capsys.readouterr().out
+    assert (found["right"].ok, bool(found["right"].ratio), bool(found["gpulime"].s)) == ("yes", True, True)
+
+
+def test_where_gpulime_is_left_out_nobody_is_taken_for_it(kept, monkeypatch):
+    monkeypatch.setattr(compare, "GPULIME", Peer(Side("gpulime", missing), "gpulime", "gpulime"))
+    assert run(other("right", engine)) == 1
+    (row,) = kept()
+    assert (row.side, row.ok, bool(row.s), row.ratio) == ("right", "yes", True, "")
+
+
+def test_rows_of_a_trial_lie_apart(tmp_path):
+    comparison = Comparison("pixels", SETUP, peers=(other("right", engine),))
+    assert peers.main(["--save", "--tiny"], {"cpu": [comparison]}) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+    (path,) = (tmp_path / "tiny" / "peers").iterdir()
+    assert [row.samples for row in rows.read(path, Row)] == ["100", "100"]
+
+
+def test_on_a_gpu_an_error_may_be_what_its_precision_brings(monkeypatch):
+    found = {"float32": np.array([[1.0, 0.5]]), "bfloat16": np.array([[1.0, 0.2]])}
+    monkeypatch.setattr(compare, "definition", lambda setup: found[setup.precision])
+    comparison = Comparison("pixels", field.on_a_gpu(SETUP), tolerance=0.1)
+    assert compare.limit(comparison) == pytest.approx(0.6)
+    assert compare.limit(replace(comparison, setup=SETUP)) == 0.1
 
 
 @pytest.mark.parametrize(("least", "code"), [(1e-6, 0), (1e6, 1)])
@@ -173,14 +231,16 @@ def test_the_table_shows_times_and_what_is_not_the_same(tmp_path):
         Row(name, "slow", "1.0", "other kernel", "9", "8", "10", "0.2", "9.000", spearman="0.5", top5="0.60", **good),
         Row(name, "gpulime", "0.1", "", "1", "0.9", "1.1", "2", "1.000", error="3e-06", spearman="0.9", top5="1.00", **good),
         Row(name, "wrong", "2.0", error="0.3", spearman="0.1", top5="0.00", ok="no", **place),
+        Row(name, "broken", "2.0", reason="MemoryError: 3 GB", ok="no", **place),
         Row("forgotten", "gpulime", ok="yes", **place),
     ]
     rows.write(tmp_path / "peers" / "a-device.csv", measured, Row)
     text = peers_table.render(peers_table.re.compile(""))
     assert text.startswith("a device; torch 2, Python 3; today, commit abc\n\n| ")
     assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith(f"| {name}")] == [
-        f"| {name}: {side}" for side in ("gpulime", "slow", "wrong")
+        f"| {name}: {side}" for side in ("gpulime", "slow", "wrong", "broken")
     ]
+    assert f"| {name}: broken | none: MemoryError: 3 GB |  |  |  |  |  |" in text
     assert f"| {name}: gpulime | 1 (0.9 to 1.1) | 2 | **1.000** | 3e-06 | 0.9 | 1.00 |" in text
     assert "none: its coefficients are wrong" in text
     assert "- slow 1.0: other kernel.\n" in text

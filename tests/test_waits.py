@@ -14,7 +14,6 @@ from gpulime.ops.bernoulli import bernoulli_reference
 from gpulime.queue import MASK_ENTRIES
 from gpulime.segments import Grid, Slic
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SETTINGS = {
     "as it is": {},
     "normalised": {"mean": (0.4, 0.5, 0.6), "std": 0.2},
@@ -137,7 +136,7 @@ def test_outputs_that_are_not_finite_are_no_reason_to_wait(monkeypatch, unread, 
         assert not values[[0, 1, 3]].isnan().any()
 
 
-@GPU
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_host_waits_for_no_cuda_device(name, monkeypatch, cnn, pictures):
     monkeypatch.setattr("gpulime.explainer.FLIGHT_ROWS", {"cuda": 80})
@@ -147,7 +146,7 @@ def test_the_host_waits_for_no_cuda_device(name, monkeypatch, cnn, pictures):
     assert_near(pieces, expected, 0.1 if "precision" in SETTINGS[name] else 1e-3)
 
 
-@GPU
+@pytest.mark.gpu
 def test_images_are_sent_to_cuda_without_waiting(cnn, pictures):
     """Of images on the CPU, only how many segments there are is read."""
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16, mean=0.4, std=0.2)
@@ -162,7 +161,7 @@ def test_images_are_sent_to_cuda_without_waiting(cnn, pictures):
     assert torch.equal(there.keys.cpu(), batch.keys)
 
 
-@GPU
+@pytest.mark.gpu
 def test_what_is_sent_to_cuda_and_fetched_is_what_it_was():
     given = [torch.rand(300, 300), torch.rand(4, 3, 9, 9).contiguous(memory_format=torch.channels_last), torch.arange(7)[::2]]
     with torch.cuda.stream(torch.cuda.Stream()):

@@ -16,13 +16,15 @@ COLUMNS = ("", "seconds (20 to 80 %)", "images/s", "times ours", "error", "rank 
 def table(rows: Sequence[Row]) -> str:
     """One device's comparisons, the fastest first in each; below them what is not the same."""
     known = sorted((row for row in rows if row.comparison in ORDER), key=_order)
+    if not known:
+        return ""
     shown = [
         (
             f"{row.comparison}: {row.side}",
-            f"{row.s} ({row.q20} to {row.q80})" if row.s else "none: its coefficients are wrong",
+            f"{row.s} ({row.q20} to {row.q80})" if row.s else f"none: {row.reason or 'its coefficients are wrong'}",
             row.images_s,
             f"**{row.ratio}**" if row.ratio else "",
-            row.error or "other masks",
+            row.error or "other masks" * bool(row.unlike),
             row.spearman,
             row.top5,
         )

@@ -91,7 +91,7 @@ def test_a_cpu_draws_by_the_reference(monkeypatch):
     assert torch.equal(bernoulli(*problem(), 40, 3), bernoulli_reference(*problem(), 40, 3))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.gpu
 @pytest.mark.usefixtures("kernels")
 class TestOnAGpu:
     """The kernel as CuPy compiles it."""

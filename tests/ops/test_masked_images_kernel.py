@@ -10,8 +10,6 @@ from gpulime.errors import GpulimeError
 from gpulime.ops import masked_images as op
 from gpulime.ops import source
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-
 # n, c, h, w, k, b; c * h * w and h * w multiples of 16, of 8, of 2 and of nothing
 KERNEL_SHAPES = [
     *SHAPES,
@@ -190,7 +188,7 @@ def test_what_only_a_sanitizer_sees(right, wrong, broken, sanitized):
         op.by_kernel(*arguments)
 
 
-@gpu
+@pytest.mark.gpu
 @pytest.mark.usefixtures("kernels")
 class TestOnAGpu:
     """What no CPU shows: the kernel as CuPy compiles it, streams, graphs, a second device."""

@@ -161,7 +161,7 @@ def test_without_cupy_a_gpu_runs_the_reference_and_a_cpu_scikit_image(device, pa
     assert describe(Quickshift(), torch.device(device)).startswith(f"{package} ")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.gpu
 @pytest.mark.usefixtures("kernels")
 class TestOnAGpu:
     @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -189,7 +189,7 @@ def test_what_is_kept_between_calls_is_said_to_be_read(host, monkeypatch):
     assert read == [(1, 2), (12, 13)]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.gpu
 @pytest.mark.usefixtures("kernels")
 class TestOnAGpu:
     @pytest.mark.parametrize("options", OPTIONS, ids=str)

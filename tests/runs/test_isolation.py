@@ -570,7 +570,7 @@ except gpulime.runs.exits.EndOfRunError as end:
 """
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.gpu
 def test_a_gpu_that_is_lost_ends_the_run(tmp_path):
     """In a process of its own, which it spoils."""
     run = [sys.executable, "-c", "import gpulime.runs.exits\n" + LOSES, str(tmp_path / "run")]
@@ -584,7 +584,7 @@ def test_a_gpu_that_is_lost_ends_the_run(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:out of memory")
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.gpu
 def test_a_gpu_with_little_memory_gives_the_same_explanations(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     settings = {"n_samples": 64, "segments": "grid", "report": False}
