@@ -189,7 +189,7 @@ def test_uint8_images_are_not_looked_at(segments, unread, cnn):
     Explainer(cnn, 40, segments, batch_size=16).explain(batch.images)
 
 
-@GPU
+@pytest.mark.gpu
 @pytest.mark.parametrize("segments", [Grid(3, 4), Slic(n_segments=8)])
 @pytest.mark.parametrize("place", ["cpu", "cuda"])
 def test_images_of_the_host_are_prepared_beside_what_cuda_is_at(place, segments, cnn, pictures):
@@ -208,7 +208,7 @@ def test_images_of_the_host_are_prepared_beside_what_cuda_is_at(place, segments,
     torch.testing.assert_close(flight.images.cpu(), expected.images)
 
 
-@GPU
+@pytest.mark.gpu
 def test_what_was_prepared_beside_is_not_written_over(cnn, pictures):
     """Its memory is free again only when the model has read it, however long that takes and whatever is prepared meanwhile."""
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16)
