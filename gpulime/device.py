@@ -202,7 +202,8 @@ def cpu_bfloat16() -> bool | None:
     """Whether the CPU has instructions that multiply bfloat16; None where neither PyTorch nor the system says."""
     if (ask := getattr(torch.cpu, "get_capabilities", None)) is not None:  # PyTorch 2.6 has none
         has = ask()
-        return any(has[name] for name in named) if (named := [name for name in _BFLOAT16 if name in has]) else None
+        known = [has[name] for name in _BFLOAT16 if name in has]
+        return any(known) if known else None
     try:
         flags = re.search(r"^(?:flags|Features)\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except (OSError, UnicodeDecodeError):

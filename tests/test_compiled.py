@@ -228,12 +228,11 @@ class Inside(nn.Module):
         return self.inner(rows)
 
 
-def test_beyond_pytorch_s_limit_of_shapes_the_model_is_called_as_it_is_after_one_warning(quick, monkeypatch, cnn, pictures):
+def test_beyond_pytorch_s_limit_of_shapes_the_model_is_called_as_it_is_after_one_warning(quick, cnn, pictures):
     limit = next(name for name in ("recompile_limit", "cache_size_limit") if hasattr(torch._dynamo.config, name))
-    monkeypatch.setattr(torch._dynamo.config, limit, 2)
     compiled, plain = explainer(Inside(cnn)), explainer(cnn, compile=False)
     images = [pictures(h=h, w=w) for h, w in [(24, 20), (20, 24), (22, 22), (26, 20), (24, 20)]]
-    with pytest.warns(UserWarning, match="compiled for no more shapes") as said:
+    with torch._dynamo.config.patch({limit: 2}), pytest.warns(UserWarning, match="compiled for no more shapes") as said:
         actual = [compiled.explain(some).coefficients for some in images]
     for some, found in zip(images, actual, strict=True):
         assert_near(found, plain.explain(some).coefficients)

@@ -105,11 +105,8 @@ def _read(item: Item, example: Any) -> Read:
     if image.dtype not in DTYPES:
         *others, last = (str(dtype).removeprefix("torch.") for dtype in DTYPES)
         return Read(item, error=f"an image must be {', '.join(others)} or {last}; got {image.dtype}", kind="decode")
-    image = image.detach()
-    if any(getattr(image, "names", ())):  # of dimensions, in older versions of PyTorch
-        image = image.rename(None)
     pixels = torch.empty(image.shape, dtype=image.dtype)  # a plain tensor, whatever subclass the dataset has
-    pixels.copy_(image)  # before anything looks at it: the dataset may fill the same memory with its next image
+    pixels.copy_(image.detach())  # before anything looks at it: the dataset may fill the same memory with its next image
     bad = 0 if pixels.dtype == torch.uint8 else int((~pixels.isfinite()).sum())
     item = replace(item, target=_index(target))
     if bad:
