@@ -45,8 +45,8 @@ def test_only_the_first_images_are_printed(capsys):
     assert "every image is in the results" in out[-1]
 
 
-def test_the_bar_tells_images_and_forwards_per_second_and_the_time_left():
-    with Progress(4, 10, None) as progress:
+def test_the_bar_tells_rates_the_model_s_share_and_the_time_left():
+    with Progress(4, 10, None, lambda: 9.0) as progress:
         progress.started -= 10
         progress.bar.start_t -= 10
         progress.forwards(20)
@@ -54,6 +54,7 @@ def test_the_bar_tells_images_and_forwards_per_second_and_the_time_left():
     assert "20/40 forwards" in bar
     assert " 2.00 forwards/s" in bar
     assert "0.20 images/s" in bar
+    assert "90 % in the model" in bar or "89 % in the model" in bar
     assert "00:10 left" in bar
 
 
