@@ -117,7 +117,7 @@ def limits(setup: Setup, expected: Array) -> dict[str, float]:
 def beside(able: Sequence[tuple[Row, Side]], runs: Sequence[Sequence[Run]], setup: Setup) -> Iterator[Row]:
     """The rows with their times, each beside that of the one before and the first."""
     timings = [Timing(tuple(of_side)) for of_side in runs]
-    for (row, _), timing, before in zip(able, timings, [timings[0], *timings], strict=False):
+    for (row, _), timing, before in zip(able, timings, [*timings[:1], *timings], strict=False):
         yield timed(row, setup, timing, before, timings[0])
 
 
