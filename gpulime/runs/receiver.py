@@ -28,8 +28,9 @@ class Receiver:
     """
 
     def __init__(self, loader: Any) -> None:
-        self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False is the end
-        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # No SimpleQueue: there a signal can make a wait with a timeout one without.
+        self._asked: queue.Queue[bool] = queue.Queue()  # False is the end
+        self._answers: queue.Queue[Any] = queue.Queue()
         self._ended = False
         # Not the main thread, where torch would set its handler of SIGCHLD. A daemon: nobody waits for it to end.
         self._thread = threading.Thread(target=self._serve, args=(loader,), name="gpulime receiver", daemon=True)
@@ -59,16 +60,21 @@ class Receiver:
         """Whether one of the processes has ended."""
         return not all(worker.is_alive() for worker in self._iterator._workers)
 
-    def close(self) -> None:
-        """End the processes, and the thread too unless it waits for a message that never comes."""
+    def close(self, at_once: bool = False) -> None:
+        """End the processes, ``at_once`` whatever they are at, and the thread too unless it waits for what never comes."""
         self._ended = True
         self._asked.put(False)
+        if at_once:  # the loader would wait five seconds for one that hangs
+            self._kill()
         self._thread.join(2 * POLL_SECONDS)
         with suppress(AssertionError):  # the thread may see them end at the same time; ended they are then all the same
             self._iterator.__del__()
+        self._kill()
+
+    def _kill(self) -> None:
         for worker in self._iterator._workers:
             if worker.is_alive():
-                worker.kill()  # one that is stopped does not heed the loader's SIGTERM
+                worker.kill()  # one that is stopped does not heed SIGTERM
 
     def _serve(self, loader: Any) -> None:
         try:

@@ -136,15 +136,16 @@ class Workers:
     def _passed(self, items: Sequence[Item], batch_size: int, count: int, seconds: float) -> Iterator[list[Read]]:
         """Read items in ``count`` new processes; raises `LostWorkerError` at the first that is lost."""
         with _children_unheard():
-            receiver = Receiver(self._loader(items, batch_size, count))
+            receiver, over = Receiver(self._loader(items, batch_size, count)), False
             try:
                 for _ in range(0, len(items), batch_size):
                     reads = self._next(receiver, seconds)
                     if isinstance(reads, str):
                         raise LostWorkerError(reads)
                     yield reads
+                over = True
             finally:
-                receiver.close()  # while its processes are unheard
+                receiver.close(at_once=not over)  # while its processes are unheard
 
     def _next(self, receiver: Receiver, seconds: float) -> list[Read] | str:
         """What comes next, or why nothing does."""
