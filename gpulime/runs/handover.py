@@ -39,7 +39,7 @@ class Packed:
         for (_, _, nbytes), group in itertools.groupby(there.values(), _kind):
             alike, most = list(group), max(1, SMALL_BYTES // max(1, nbytes))
             for start in range(0, len(alike), most):
-                pieces += _together(alike[start : start + most])
+                pieces += _stacked(alike[start : start + most])
         return cls(list(there), pieces)
 
     def unpacked(self, n: int) -> list[Tensor | None]:
@@ -89,7 +89,7 @@ def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, int]:
     return tensor.shape, tensor.dtype, tensor.nbytes
 
 
-def _together(alike: list[Tensor]) -> list[Tensor]:
+def _stacked(alike: list[Tensor]) -> list[Tensor]:
     """One piece of all; where there is no memory for it, each by itself."""
     try:
         return [torch.stack(alike)] if len(alike) > 1 else [_own(alike[0])[None]]

@@ -199,7 +199,7 @@ class Isolation:
         self.proven, self._first, self._most = True, None, self.explainer.predictor.most
         yield from self._held
         self._held = []
-        for i, read in enumerate(reads):
+        for i, read in zip(range(len(explanations)), reads, strict=True):
             if self._waiting[0] is not read:  # something has struck between two images, a signal's handler, say
                 raise RuntimeError(f"image {read.item.image_id!r} is not the one that waits")
             yield Finished(self._waiting.popleft(), explanations, i)
