@@ -111,8 +111,6 @@ class Chain:
 
     def __call__(self, image: Tensor) -> Tensor:
         """The convolution and its steps, in one pass."""
-        if not self.folded.is_packed:
-            self.__dict__["folded"] = self._packed(image.shape)
         weight, bias = self.folded[:2]
         stride, padding, dilation, groups = self._rest_with_border
         if self.activation is None and not weight.is_mkldnn:
@@ -127,11 +125,15 @@ class Chain:
         """Whether it makes something else of a NaN or an infinity: a ReLU inside does, and so does a weight of 0 beside it."""
         return self.activation is not None or (self.border is not None and any(self.border.widening))
 
-    def tried(self, image: Tensor, expected: Tensor) -> Tensor | None:
-        """What it gives for ``image``, or None where that is not what the steps give one by one: ``expected``."""
+    def tried(self, image: Tensor, expected: Tensor, times: int = 1) -> Tensor | None:
+        """What it gives for ``image``, or None where that is not what the steps give one by one: ``expected``.
+
+        ``times`` as many images are to come.
+        """
         if expected.numel() == 0 or (self.activation is not None and not self._fuses):
             return None
         try:
+            self.__dict__["folded"] = self._packed([image.shape[0] * times, *image.shape[1:]])
             output = self(image)
         except RuntimeError:  # no such kernel on this processor
             return None
@@ -145,14 +147,16 @@ class Chain:
         near = _largest(output - expected) <= TOLERANCE[expected.dtype] * _largest(expected)  # NaN is not
         return output if near else None
 
-    def _packed(self, shape: torch.Size) -> Folded:
+    def _packed(self, shape: list[int]) -> Folded:
         """With the weights in the order in which oneDNN reads them for such images: else it makes it at every call."""
+        if self.folded.is_packed:
+            return self.folded
         weight = self.folded.weight
         if self._fuses and self.kind[3] and self.memory_format is torch.channels_last:  # plain planes take another kernel then
             with contextlib.suppress(RuntimeError):
                 order: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
                 stride, padding, dilation, groups = self._rest_with_border
-                weight = order(weight.to_mkldnn(), padding, stride, dilation, groups, list(shape))
+                weight = order(weight.to_mkldnn(), padding, stride, dilation, groups, shape)
         return self.folded._replace(weight=weight, is_packed=True)
 
     @cached_property

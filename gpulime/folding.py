@@ -9,6 +9,7 @@ step behind it gives back what it gets. So it is with zeros around the image, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ BARES_MEMORY = {
 }
 PLAIN = {Tensor, nn.Parameter, Bordered}  # what does nothing of its own when a function is called with it
 JOINS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, torch.cat}
+MANY, FEW = 128, 16  # of so many rows or more, so few are the trial
 
 
 class Place(NamedTuple):
@@ -84,10 +86,10 @@ class Cut(NamedTuple):
 class Folding(TorchFunctionMode):
     """How one model's convolutions are called, for as long as its weights are what they are.
 
-    The first rows are its trial: each step is done both ways there, and stands only if both give the same and what is between
-    goes nowhere else: it must be gone when the next function is called. Where something of the kind happens later (a branch
-    that takes it), that call is made again without, and so are all that follow; so a model may see one call more, and what
-    it keeps of the first one may be wrong.
+    The first rows are its trial, a few of many, for which the model is called once more: each step is done both ways there, and
+    stands only if both give the same and what is between goes nowhere else: it must be gone when the next function is called.
+    Where something of the kind happens later (a branch that takes it), that call is made again without, and so are all that
+    follow; what the model keeps of the first one may be wrong.
     """
 
     def __init__(self) -> None:
@@ -103,6 +105,7 @@ class Folding(TorchFunctionMode):
         self._given = 0  # the id of what the last step gave
         self._bared: set[int] = set()  # memory that may be written to unseen
         self._trial, self._sound, self._borders, self._writes = True, True, False, False
+        self._times = 1  # as many rows as the trial has are to come
         self._folded, self._at_work = False, False  # an error may come of what has been done here in this call, or is
         self._inside = Lock()
 
@@ -123,6 +126,22 @@ class Folding(TorchFunctionMode):
 
     def __call__(self, model: Callable[[Tensor], Any], rows: Tensor) -> Any:
         """``model(rows)``."""
+        if self._trial and self._sound and len(rows) >= MANY:
+            self._try_few(model, rows)
+        return self._outputs(model, rows)
+
+    def _try_few(self, model: Callable[[Tensor], Any], rows: Tensor) -> None:
+        """The trial, in a call of its own. Where that fails all rows are it: the model may be made for that many alone."""
+        randomness = torch.get_rng_state()
+        self._times = len(rows) // FEW
+        try:
+            with suppress(Exception):
+                self._outputs(model, rows[:FEW].clone())
+        finally:
+            self._times = 1
+            torch.set_rng_state(randomness)
+
+    def _outputs(self, model: Callable[[Tensor], Any], rows: Tensor) -> Any:
         if not self._sound or rows.is_inference() or not self._inside.acquire(blocking=False):  # or another thread is in it
             return model(rows)
         trial, version, randomness = self._trial, rows._version, torch.get_rng_state()
@@ -306,7 +325,7 @@ class Folding(TorchFunctionMode):
             return do(tensor)
         longer = chain.and_then(step)
         expected = do(tensor.clone() if step.writes else tensor)
-        if self._is_bared(longer) or (folded := longer.tried(image, expected)) is None:
+        if self._is_bared(longer) or (folded := longer.tried(image, expected, self._times)) is None:
             return tensor.copy_(expected) if step.writes else expected
         self.chains[id(chain.weight)], self._folded = longer, True
         if step.writes:

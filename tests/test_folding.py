@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpulime import Explainer
-from gpulime.folding import Folding
+from gpulime.folding import FEW, MANY, Folding
 from gpulime.predict import Predictor
 from gpulime.segments import Grid
 
@@ -1324,3 +1324,140 @@ def test_models_of_the_field(name, precision):
     assert (len(folding.chains), activations, norms) == MODELS[name]
     assert_near(folded, expected, 1e-4 if precision is None else 0.2)
     assert_near(trial, folded, 1e-4 if precision is None else 0.2)
+
+
+BIG = (MANY + 3, 4, 8, 8)
+
+
+def counting(way=plain):
+    """A model that notes how many rows it is called for."""
+    model = lived(Model(lambda m, x: m.calls.append(len(x)) or way(m, x)))
+    model.calls = []
+    return model
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("way", [plain, *WAYS], ids=lambda way: way.__name__)
+@torch.no_grad()
+def test_many_rows_give_the_same(way, memory_format):
+    rows = torch.rand(BIG).to(memory_format=memory_format)
+    expected, first, again, folding = twice(lived(Model(way)), rows)
+    for outputs in (first, again):
+        assert_near(outputs, expected)
+    if way is plain:
+        assert torch.equal(first, again), "an answer does not depend on when it was asked for"
+        assert len(folding.chains) == 2
+
+
+@pytest.mark.parametrize(("rows", "calls"), [(MANY - 1, [MANY - 1]), (MANY, [FEW, MANY])])
+@torch.no_grad()
+def test_of_many_rows_a_few_are_the_trial(rows, calls):
+    model, rows, folding = counting(), torch.rand(rows, *BIG[1:]), Folding()
+    folding(model, rows)
+    assert model.calls == calls
+    folding(model, rows)
+    assert model.calls == [*calls, len(rows)]
+
+
+@torch.no_grad()
+def test_weights_are_put_in_order_for_all_of_many_rows(monkeypatch):
+    """And not for the few of the trial."""
+    shapes, order = [], torch._C._nn.mkldnn_reorder_conv2d_weight
+    monkeypatch.setattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", lambda *args: shapes.append(args[-1]) or order(*args))
+    rows = torch.rand(MANY + FEW, 4, 8, 8).to(memory_format=torch.channels_last)
+    folding, model = Folding(), lived(Model(lambda m, x: m.norm(m.conv(x)).relu()))
+    for _ in range(2):
+        folding(model, rows)
+    if not any(chain._fuses for chain in folding.chains.values()):
+        pytest.skip("this processor has no order of its own")
+    assert [tuple(shape) for shape in shapes] == [tuple(rows.shape)] * 2
+    assert_near(folding(model, rows), model(rows))
+
+
+@torch.no_grad()
+def test_a_model_made_for_one_number_of_rows_gets_that_number():
+    def fixed(m, x):
+        y = m.norm(m.conv(x))
+        return y + y.reshape(BIG[0], 6, 8, 8)
+
+    model, rows, folding = counting(fixed), torch.rand(BIG), Folding()
+    expected = model(rows)
+    model.calls.clear()
+    for _ in range(2):
+        assert_near(folding(model, rows), expected)
+    assert model.calls == [FEW, FEW, BIG[0], BIG[0]], "as it is, after an error behind a step that was folded"
+    assert len(folding.chains) == 2, "it is folded all the same"
+
+
+@pytest.mark.parametrize("bad", [0, FEW - 1, FEW, BIG[0] - 1])
+@torch.no_grad()
+def test_a_row_that_many_fail_at_is_an_error_of_the_model(bad):
+    def picky(m, x):
+        y = m.norm(m.conv(x))
+        if bool((x > 1).any()):
+            raise ValueError("a pixel above 1")
+        return y
+
+    model, rows, folding = counting(picky), torch.rand(BIG), Folding()
+    good = rows.clone()
+    rows[bad, 0, 0, 0] = 2
+    with pytest.raises(ValueError, match="a pixel above 1"):
+        folding(model, rows)
+    for _ in range(2):
+        assert_near(folding(model, good), model(good))
+
+
+@torch.no_grad()
+def test_a_trial_of_a_few_that_is_interrupted_is_made_anew():
+    def interrupted(m, x):
+        y = m.norm(m.conv(x))
+        if m.calls == [FEW]:
+            raise KeyboardInterrupt
+        return y
+
+    model, rows, folding = counting(interrupted), torch.rand(BIG), Folding()
+    with pytest.raises(KeyboardInterrupt):
+        folding(model, rows)
+    assert_near(folding(model, rows), folding(model, rows))
+    assert model.calls == [FEW, FEW, BIG[0], BIG[0]]
+    assert len(folding.chains) == 2
+
+
+@pytest.mark.parametrize("busy", [True, False])
+@torch.no_grad()
+def test_the_trial_of_a_few_is_given_rows_of_its_own(busy):
+    """Also where another thread is inside, and it is no trial."""
+    seen = []
+    model, rows, folding = (
+        lived(Model(lambda m, x: seen.append((len(x), x.data_ptr())) or plain(m, x))),
+        torch.rand(BIG),
+        Folding(),
+    )
+    if busy:
+        folding._inside.acquire()
+    folding(model, rows)
+    assert [count for count, _ in seen] == [FEW, BIG[0]]
+    assert seen[0][1] != rows.data_ptr()
+
+
+@torch.no_grad()
+def test_a_model_that_writes_into_many_rows_leaves_them_as_they_were():
+    def writing(m, x):
+        y = m.norm(m.conv(x))
+        x.zero_()
+        return y
+
+    model, rows, folding = lived(Model(writing)), torch.rand(BIG), Folding()
+    kept, expected = rows.clone(), model(rows.clone())
+    for _ in range(2):
+        assert_near(folding(model, rows), expected)
+        assert torch.equal(rows, kept)
+
+
+@torch.no_grad()
+def test_the_trial_of_a_few_draws_no_random_numbers_of_the_others():
+    model, rows = lived(Model(lambda m, x: F.dropout(m.norm(m.conv(x)), 0.5, training=True))), torch.rand(BIG)
+    torch.manual_seed(3)
+    expected = model(rows)
+    torch.manual_seed(3)
+    assert_near(Folding()(model, rows), expected)
