@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,21 +12,18 @@ from torch import Tensor
 from gpulime import device as devices
 from gpulime import fills, masks
 from gpulime.batch_size import BatchSize
-from gpulime.errors import check, whole
+from gpulime.errors import whole
 from gpulime.explanation import Explanations
-from gpulime.inputs import Batch, Normalisation, channels_behind, outside_unit
+from gpulime.inputs import Batch, Normalisation, check_label
 from gpulime.ops.masked_images import masked_images
 from gpulime.predict import Activation, Model, Predictor
+from gpulime.preparation import Preparation
 from gpulime.queue import MASK_ENTRIES, Flight, Queue
-from gpulime.segments import Segmenter, Segments, from_labels, segment
+from gpulime.segments import Segmenter
 from gpulime.segments import resolve as resolve_segments
-from gpulime.surrogate import Distance, Kernel, Moments, Settings, Surrogate, check_memory, proximity
+from gpulime.surrogate import Distance, Kernel, Moments, Settings, Surrogate, proximity
 
-# Pieces of work that bound memory: images prepared at once, entries of Gram matrices at once.
-AT_ONCE_IMAGES, AT_ONCE_BYTES = 64, 2**28
-# Images are finished together by flights of about so many rows: few on a CPU, where a row takes long and one waits for it.
-FLIGHT_ROWS = defaultdict(lambda: 2**14, cpu=2**10)
-GRAM_ENTRIES = 2**24
+GRAM_ENTRIES = 2**24  # entries of Gram matrices at once, to bound memory
 
 
 class Explainer:
@@ -126,12 +122,13 @@ class Explainer:
         self.n_samples, self.top_labels, self.seed = n_samples, top_labels, seed
         self.normalisation = Normalisation.of(mean, std, normalized)
         self.segmenter = resolve_segments(segments)
-        self.fill = fills.resolve(fill)
         self.sampler = masks.resolve(sampler, seed, n_samples)
         self.settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
         self.predictor = Predictor(model, activation, precision, device, compile)
         self.batch_size = BatchSize(batch_size, self.predictor.module, compile)
-        self._warned: set[str] = set()
+        self.preparation = Preparation(
+            self.predictor, self.normalisation, self.segmenter, fills.resolve(fill), self.settings, n_samples
+        )
 
     @property
     def device(self) -> torch.device:
@@ -213,97 +210,8 @@ class Explainer:
         yield from queue.finish()
 
     def prepare(self, batch: Batch) -> Iterator[Flight]:
-        """Everything that is done once per image: checks, segments, fill, normalisation; a few images at a time.
-
-        What the host reads of a GPU it reads here, and waits for it: the range of images and the highest label that came there,
-        how many segments there are, pictures for a segmenter on the CPU. It waits for these alone: what comes from the host is
-        prepared beside the forwards of earlier images. From a flight's first model batch to its solved fit it reads nothing,
-        but for callables of the user's, the lasso's path, the sampler "lime", an alpha below 1e-6, the search for a batch size,
-        and once, whether the model's outputs are probabilities.
-        """
-        batch.check_images()
-        self.normalisation.fits(batch.images)
-        fills.fits(self.fill, tuple(batch.images.shape))
-        unit = 255.0 if batch.images.dtype == torch.uint8 else 1.0
-        (low, high), highest = batch.bounds(), batch.highest_label()
-        device = self.predictor.device(batch.images)
-        given = (batch.images, batch.labels, batch.segments, batch.keys, self.fill)
-        with devices.beside(device, given):
-            batch = batch.on(device)
-        if self.predictor.classes is not None:
-            _check_label(highest, self.predictor.classes)
-        if not self.normalisation.normalized:
-            self._warn_once("range", outside_unit(low, high))
-            self._warn_once("fill", fills.outside(self.fill, unit))
-        self._warn_once("layout", channels_behind(batch.images))
-        size = max(1, min(AT_ONCE_IMAGES, AT_ONCE_BYTES // (4 * batch.images[0].numel())))
-        flight = max(1, FLIGHT_ROWS[batch.images.device.type] // self.n_samples)
-        for start in range(0, len(batch.images), size):
-            where = slice(start, start + size)
-            part, fill = batch.part(where), self._fill_of(where)
-            with devices.beside(device, given), devices.exact(device):
-                ready, filled, parts, pictures = self._ready(part, fill, unit, start)
-            for tensor in (ready, filled, parts.labels, parts.counts, parts.ids, pictures, part.keys, part.labels):
-                if tensor is not None:
-                    devices.read_here(tensor)
-            for i in range(0, len(pictures), flight):
-                some = slice(i, i + flight)
-                some_of = part.part(some)
-                assert some_of.keys is not None  # `on` put zeros where there were none
-                yield Flight(
-                    images=ready[some],
-                    fill=filled[some],
-                    parts=parts.part(some),
-                    keys=some_of.keys,
-                    wanted=some_of.labels,
-                    top=some_of.top,
-                    pictures=pictures[some],
-                    n_samples=self.n_samples,
-                    highest=highest,
-                )
-
-    def _ready(self, batch: Batch, fill: str | Tensor, unit: float, number: int) -> tuple[Tensor, Tensor, Segments, Tensor]:
-        """Images and fill as the model takes them, the segments, and uint8 pictures."""
-        pictures = self.normalisation.pictures(batch.images)
-        parts = segment(self.segmenter, pictures, number) if batch.segments is None else from_labels(batch.segments)
-        k = parts.ids.shape[1]
-        self._enough_samples(k)
-        check_memory(k, batch.images.device)
-        self._try_callables(k)
-        filled = fills.fill(fill, batch.images, parts.labels, k, unit)
-        return (
-            self._for_model(batch.images),
-            self._for_model(filled),
-            parts,
-            pictures.clamp(0, 1).mul_(255).round_().to(torch.uint8),
-        )
-
-    def _fill_of(self, where: slice) -> str | Tensor:
-        fill = self.fill
-        return fill[where] if isinstance(fill, Tensor) and fill.ndim == 4 and fill.shape[0] > 1 else fill
-
-    def _enough_samples(self, k: int) -> None:
-        if k < self.n_samples:
-            return
-        check(
-            self.settings.alpha > 0,
-            f"n_samples = {self.n_samples} cannot fit k = {k} segments with alpha = 0; take more samples or alpha > 0",
-        )
-        self._warn_once(
-            "samples",
-            f"n_samples = {self.n_samples} is not more than k = {k} segments: only alpha > 0 makes a fit possible",
-        )
-
-    def _try_callables(self, k: int) -> None:
-        """Two masks through the kernel and distance of the user's own, before any forward is spent."""
-        if "callables" not in self._warned and (callable(self.settings.kernel) or callable(self.settings.distance)):
-            self._warned.add("callables")
-            proximity(torch.ones(1, 2, k, dtype=torch.bool), torch.tensor([k]), self.settings)
-
-    def _warn_once(self, kind: str, message: str | None) -> None:
-        if message and kind not in self._warned:
-            self._warned.add(kind)
-            warnings.warn(message, stacklevel=2)
+        """The batch as flights, a few images each, ready for `queue`: what the host reads of a GPU it reads here."""
+        return self.preparation.flights(batch)
 
     def draw(self, flight: Flight, index: Tensor, rows: Tensor) -> Tensor:
         """Masks (..., k) bool of samples ``rows`` of the images ``index``, which broadcast; False beyond an image's count."""
@@ -320,17 +228,12 @@ class Explainer:
         """The columns of the model's output, from a call with images (n, c, h, w)."""
         with self.predictor.inference(device := self.predictor.device(images)):
             batch = Batch(images.clone()).on(device)  # a copy, since the caller's may be an inference tensor
-            return self.predictor(self._for_model(batch.images)).shape[1]
-
-    def _for_model(self, images: Tensor) -> Tensor:
-        # Not .to(memory_format=), which leaves a tensor of the right dtype in the format it has.
-        ready = self.normalisation.ready(images).to(self.predictor.dtype)
-        return ready.contiguous(memory_format=self.predictor.memory_format)
+            return self.predictor(self.preparation.for_model(batch.images)).shape[1]
 
     def choose_labels(self, flight: Flight, outputs: Tensor) -> Tensor:
         """The classes to explain (n, l), from the outputs (n, classes) for the whole images."""
         classes, wanted = outputs.shape[1], flight.wanted
-        _check_label(flight.highest, classes)
+        check_label(flight.highest, classes)
         if wanted is not None and not flight.top:
             return wanted
         best = outputs.topk(min(self.top_labels, classes), dim=1).indices
@@ -372,8 +275,3 @@ class Explainer:
             masks = self.draw(flight, index[:, None], rows) if drawn is None else drawn[index[:, None], rows]
             moments.add(masks, outputs[index[:, None], rows], proximity(masks, counts, self.settings))
         return moments.solve(self.settings)
-
-
-def _check_label(highest: tuple[int, int] | None, classes: int) -> None:
-    if highest is not None:
-        check(highest[1] < classes, f"labels must be below the model's {classes} classes; image {highest[0]} has {highest[1]}")

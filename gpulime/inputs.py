@@ -198,6 +198,12 @@ def channels_behind(images: Tensor) -> str | None:
     return None
 
 
+def check_label(highest: tuple[int, int] | None, classes: int) -> None:
+    """Raise `GpulimeError` unless the highest label, as `Batch.highest_label` gives it, is below the model's classes."""
+    if highest is not None:
+        check(highest[1] < classes, f"labels must be below the model's {classes} classes; image {highest[0]} has {highest[1]}")
+
+
 def _tensor(value: Any) -> Tensor | None:
     """``value`` (a tensor, an array, a list) as a tensor; None where it is no numbers."""
     try:

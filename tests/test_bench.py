@@ -26,8 +26,9 @@ from gpulime.bench.text import text
 from gpulime.bench.turns import TURNS, in_turns
 from gpulime.config import Config, DataConfig, LimeConfig, ModelConfig
 from gpulime.errors import GpulimeError
-from gpulime.explainer import FLIGHT_ROWS, Explainer
+from gpulime.explainer import Explainer
 from gpulime.predict import Predictor
+from gpulime.preparation import FLIGHT_ROWS
 from gpulime.runs.isolation import AHEAD
 from gpulime.runs.loader import Read
 from gpulime.runs.recorder import Recorder

@@ -261,13 +261,18 @@ def test_keys_and_seeds_change_masks(cnn, calls, pictures):
 
 
 @pytest.mark.parametrize(
-    "names",
-    [("AT_ONCE_IMAGES", 2), ("FLIGHT_ROWS", {"cpu": 1}), ("FLIGHT_ROWS", {"cpu": 10**6}), ("GRAM_ENTRIES", 300)],
+    ("name", "value"),
+    [
+        ("preparation.AT_ONCE_IMAGES", 2),
+        ("preparation.FLIGHT_ROWS", {"cpu": 1}),
+        ("preparation.FLIGHT_ROWS", {"cpu": 10**6}),
+        ("explainer.GRAM_ENTRIES", 300),
+    ],
 )
-def test_pieces_of_work_change_nothing(names, monkeypatch, cnn, pictures):
+def test_pieces_of_work_change_nothing(name, value, monkeypatch, cnn, pictures):
     images, fill = pictures(5), pictures(5, seed=1)
     expected = explain(cnn, images, keys=KEYS[:5], fill=fill)
-    monkeypatch.setattr(f"gpulime.explainer.{names[0]}", names[1])
+    monkeypatch.setattr(f"gpulime.{name}", value)
     assert_same(explain(cnn, images, keys=KEYS[:5], fill=fill), expected)
 
 

@@ -165,7 +165,7 @@ def test_bad_settings_are_named_before_a_forward_is_spent(settings, images, mess
 
 @pytest.mark.parametrize("n", [N - 1, N + 1])
 def test_fills_of_later_images_are_checked_before_a_forward_is_spent_on_the_first(n, monkeypatch):
-    monkeypatch.setattr("gpulime.explainer.AT_ONCE_IMAGES", 1)
+    monkeypatch.setattr("gpulime.preparation.AT_ONCE_IMAGES", 1)
     with pytest.raises(GpulimeError, match=rf"fill must be \(n, c, h, w\) = \(3, 3, 24, 20\); got \({n}, 3, 24, 20\)"):
         explain(never, GOOD, fill=torch.zeros(n, C, H, W))
 

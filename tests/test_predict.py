@@ -378,7 +378,7 @@ def test_no_memory_to_draw_masks_is_survived_too(monkeypatch, cnn, pictures):
         return draw(self, flight, index, rows)
 
     monkeypatch.setattr(Explainer, "draw", starved)
-    monkeypatch.setattr("gpulime.explainer.FLIGHT_ROWS", {"cpu": 4000})
+    monkeypatch.setattr("gpulime.preparation.FLIGHT_ROWS", {"cpu": 4000})
     monkeypatch.setattr("gpulime.explainer.MASK_ENTRIES", 2**11)
     with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer"):
         actual = explain(cnn, pictures(40), n_samples=100)

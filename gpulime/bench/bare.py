@@ -35,7 +35,7 @@ class Bare:
     def __init__(self, side: Side, images: Tensor) -> None:
         predictor = side.explainer.predictor
         self.device, self.precision, self.b = side.device, predictor.precision, side.b
-        ready = side.explainer.normalisation.ready(images.to(self.device)).to(predictor.dtype)
+        ready = side.explainer.preparation.for_model(images.to(self.device))
         rows = ready.repeat(-(-self.b // len(ready)), 1, 1, 1)[: self.b].contiguous()
         tries: list[tuple[str, Model, Tensor]] = [("as it is", predictor.model, rows)]
         if predictor.memory_format is torch.channels_last:

@@ -49,7 +49,7 @@ def best(found: dict[int, float]) -> int | None:
 def _rate(side: Side, images: torch.Tensor, b: int) -> float | None:
     """None where the model does not take so many."""
     predictor = side.explainer.predictor
-    ready = side.explainer.normalisation.ready(images.to(side.device)).to(predictor.dtype)
+    ready = side.explainer.preparation.for_model(images.to(side.device))
     most = predictor.most
     try:
         with warnings.catch_warnings(), predictor.inference(side.device):

@@ -21,9 +21,9 @@ from gpulime.bench.stages import READING, Staged, Stages
 from gpulime.bench.subject import Subject
 from gpulime.bench.way import Way
 from gpulime.errors import GpulimeError
-from gpulime.explainer import FLIGHT_ROWS
 from gpulime.explanation import Explanations, fetched
 from gpulime.inputs import Batch
+from gpulime.preparation import FLIGHT_ROWS
 from gpulime.runs.isolation import AHEAD, Finished
 from gpulime.runs.loader import Read, batches
 from gpulime.runs.recorder import Recorder
