@@ -164,7 +164,7 @@ def fitted(setup: Setup, outputs: Callable[[int, Tensor], Array]) -> Forward:
     """Image after image: masks, outputs, and scikit-learn's ridge."""
     from sklearn.linear_model import Ridge
 
-    sampler = gpulime.masks.resolve("bernoulli", setup.seed, setup.s)
+    sampler = gpulime.masks.resolve(setup.sampler, setup.seed, setup.s)
 
     def coefficients(i: int) -> Array:
         k = int(setup.label_maps[i].max()) + 1

@@ -43,12 +43,12 @@ ROOT = RESULTS.parent.parent
 # What stands on which page between <!-- NAME --> and <!-- /NAME -->.
 PAGES: Mapping[Path, Blocks] = {
     ROOT / "README.md": {
-        "benchmarks": partial(render, re.compile(r"(?!drop_in_|efficiency_(?!efficientnet))")),
+        "benchmarks": partial(render, re.compile(r"(?!drop_in_|op_compiled|efficiency_(?!efficientnet))")),
         "peers": partial(peers.render, re.compile(r"EfficientNet-Lite0|ResNet-50, bfloat16")),
     },
     ROOT / "docs" / "moving-from-lime.md": {"benchmarks": partial(render, re.compile(r"drop_in_|lime_|no_model_lime"))},
     ROOT / "docs" / "benchmarks.md": {
-        "benchmarks": partial(render, re.compile("efficiency_")),
+        "benchmarks": partial(render, re.compile("efficiency_|op_compiled")),
         "peers": partial(peers.render, re.compile("")),
         "ablation": partial(markdown.devices, "ablation", ablation.Row, ablation.table),
         "growth": partial(markdown.devices, "growth", growth.Row, growth_page.table),

@@ -20,6 +20,7 @@ from benchmarks.bounds import AtLeast, AtMost
 from benchmarks.entries import ENTRIES
 from benchmarks.entries.engine import EFFICIENCY
 from benchmarks.entries.entry import Entry
+from benchmarks.op_compiled import op_inside, op_outside
 from benchmarks.peers import compare
 from benchmarks.peers.drop_in import drop_in_many
 from benchmarks.peers.lime import lime_best
@@ -69,8 +70,18 @@ def kept(tmp_path, monkeypatch):
 SLOW = {"ResNet-18", "ResNet-50", "ViT-B/16", "ConvNeXt-Tiny"}
 
 
+def marks(*sides):
+    """Compiling takes its time."""
+    return [pytest.mark.long, pytest.mark.filterwarnings("ignore")] * any(side in (op_inside, op_outside) for side in sides)
+
+
 @pytest.mark.parametrize(
-    "entry", [entry for entry in ENTRIES if entry.setup.model_name not in SLOW], ids=lambda entry: entry.name
+    "entry",
+    [
+        pytest.param(entry, marks=marks(entry.ours.make), id=entry.name)
+        for entry in ENTRIES
+        if entry.setup.model_name not in SLOW
+    ],
 )
 def test_the_error_of_every_entry_is_within_its_tolerance(entry):
     if entry.reference.name == "lime":
@@ -87,7 +98,9 @@ def test_the_error_of_every_entry_is_within_its_tolerance(entry):
 SIDES = {(side.make, side.b) for entry in ENTRIES for side in (entry.ours, *entry.theirs)}
 
 
-@pytest.mark.parametrize(("make", "b"), SIDES, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    ("make", "b"), [pytest.param(make, b, marks=marks(make), id=f"{make.__name__}-{b}") for make, b in SIDES]
+)
 def test_every_side_runs_and_explains_the_same(make, b):
     """On the smallest problem, in this process: the others' time is that of the same work, or at least of work."""
     pytest.importorskip({"captum": "captum"}.get(make.__name__, "lime" if "lime" in make.__name__ else "numpy"))

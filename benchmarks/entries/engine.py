@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.bounds import AtLeast, AtMost
-from benchmarks.entries.entry import BFLOAT16, DEFINITION, FLOAT32, OURS, RANDOM, Entry, bfloat16
+from benchmarks.entries.entry import BEST, BFLOAT16, DEFINITION, FLOAT32, OURS, RANDOM, Entry, bfloat16
+from benchmarks.op_compiled import op_inside, op_outside
 from benchmarks.setups import Setup
 from benchmarks.sides import bare, engine
 from benchmarks.timer import Side
@@ -97,4 +98,16 @@ EFFICIENCY = (
     Efficiency("ConvNeXt-Tiny", "float32", 0, (8, 32), RANDOM),
 )
 
-ENGINE = (*OVER_MODEL, *(efficiency.entry() for efficiency in EFFICIENCY))
+OP_COMPILED = Entry(
+    "op_compiled_bfloat16",
+    "op and model compiled as one graph, over the op and then the compiled model, EfficientNet-Lite0, bfloat16",
+    Setup(n=1, s=304, b=16, precision="bfloat16"),
+    (Side("one graph", op_inside, BEST),),
+    AtLeast(),
+    DEFINITION,
+    BFLOAT16,
+    ours=Side("the model compiled", op_outside, BEST),
+    repeats=7,
+)
+
+ENGINE = (*OVER_MODEL, OP_COMPILED, *(efficiency.entry() for efficiency in EFFICIENCY))
