@@ -27,7 +27,7 @@ class Folded(NamedTuple):
     """The weights and biases of a convolution and the BatchNorm behind it.
 
     ``sources`` are the tensors that they are made of and keep their memory, so that no other can be at its place; ``state`` is
-    theirs. Once ``is_packed``, the weight is in the order that suits the images of the first call.
+    theirs. Once ``is_packed``, the weight is in the order that suits the images to come.
     """
 
     weight: Tensor
@@ -111,6 +111,7 @@ class Chain:
 
     def __call__(self, image: Tensor) -> Tensor:
         """The convolution and its steps, in one pass."""
+        self._pack(image.shape)
         weight, bias = self.folded[:2]
         stride, padding, dilation, groups = self._rest_with_border
         if self.activation is None and not weight.is_mkldnn:
@@ -133,7 +134,7 @@ class Chain:
         if expected.numel() == 0 or (self.activation is not None and not self._fuses):
             return None
         try:
-            self.__dict__["folded"] = self._packed([image.shape[0] * times, *image.shape[1:]])
+            self._pack((image.shape[0] * times, *image.shape[1:]))
             output = self(image)
         except RuntimeError:  # no such kernel on this processor
             return None
@@ -147,17 +148,17 @@ class Chain:
         near = _largest(output - expected) <= TOLERANCE[expected.dtype] * _largest(expected)  # NaN is not
         return output if near else None
 
-    def _packed(self, shape: list[int]) -> Folded:
-        """With the weights in the order in which oneDNN reads them for such images: else it makes it at every call."""
+    def _pack(self, shape: Sequence[int]) -> None:
+        """Put the weights in the order in which oneDNN reads them for such images: else it makes it at every call."""
         if self.folded.is_packed:
-            return self.folded
+            return
         weight = self.folded.weight
         if self._fuses and self.kind[3] and self.memory_format is torch.channels_last:  # plain planes take another kernel then
             with contextlib.suppress(RuntimeError):
                 order: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
                 stride, padding, dilation, groups = self._rest_with_border
-                weight = order(weight.to_mkldnn(), padding, stride, dilation, groups, shape)
-        return self.folded._replace(weight=weight, is_packed=True)
+                weight = order(weight.to_mkldnn(), padding, stride, dilation, groups, list(shape))
+        self.__dict__["folded"] = self.folded._replace(weight=weight, is_packed=True)
 
     @cached_property
     def _rest_with_border(self) -> Arguments:

@@ -1461,3 +1461,12 @@ def test_the_trial_of_a_few_draws_no_random_numbers_of_the_others():
     expected = model(rows)
     torch.manual_seed(3)
     assert_near(Folding()(model, rows), expected)
+
+
+@torch.no_grad()
+def test_what_a_chain_that_is_cut_leaves_has_its_weights_in_order_too():
+    rows, folding = torch.rand(ROWS).to(memory_format=torch.channels_last), Folding()
+    model = lived(Model(kept))
+    for _ in range(2):
+        folding(model, rows)
+    assert [chain.folded.is_packed for chain in folding.chains.values()] == [True, True]
