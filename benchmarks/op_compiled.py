@@ -1,4 +1,4 @@
-"""What it brings to compile the op that writes the rows together with the model: the same masks, batches and fit on both sides.
+"""What it brings to compile the writing of rows together with the model: the same masks, batches and fit on both sides.
 
 The engine compiles the model alone, since the number of segments changes from flight to flight. Here it is that of one
 photograph, and the compiler makes one graph of the whole.
@@ -28,7 +28,7 @@ def op_outside(setup: Setup) -> Forward:
 
 
 def op_inside(setup: Setup) -> Forward:
-    """The op by its definition, which the compiler can see into, and the model, as one graph."""
+    """The op's definition, which the compiler can see into, and the model, as one graph."""
     needs_a_compiler()
     model = setup.model
     return explained(setup, torch.compile(lambda *given: model(masked_images_reference(*given)), dynamic=False, fullgraph=True))
@@ -42,7 +42,8 @@ def explained(setup: Setup, classify: Classify) -> Forward:
         labels = setup.label_maps[i][None].int()
         image = setup.normalised[i][None]
         fill = segment_means(image[0], labels[0].long())[None]
-        ready = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (image, fill))
+        dtype = getattr(torch, setup.precision)
+        ready = (tensor.to(dtype).contiguous(memory_format=torch.channels_last) for tensor in (image, fill))
         index = torch.zeros(setup.batch, dtype=torch.int64, device=setup.device)
         given, found = (*ready, labels, index), []
         for part in masks.to(setup.device).split(setup.batch):

@@ -1,7 +1,9 @@
 """The model as torch.compile makes it, for batches of few sizes; one that it cannot make is called as it is.
 
-Only the model is compiled, and not the op that writes its rows (`gpulime.ops.masked_images`): the number of segments, and with
-it the shape of the masks, changes from flight to flight, and each would be another graph. The op's kernel is one launch.
+Only the model is compiled, and not the op that writes its rows (`gpulime.ops.masked_images`). At the border of two flights a
+batch is several calls of it, and the number of segments, with it the shape of the masks, changes from flight to flight: each
+would be another graph, or one of open sizes, which CUDA graphs do not take. The op's kernel is one launch a flight, and in the
+best case, with all sizes fixed, one graph of both is as fast as two (``benchmarks.run --only op_compiled_bfloat16``).
 """
 
 from __future__ import annotations

@@ -95,6 +95,17 @@ def test_the_error_of_every_entry_is_within_its_tolerance(entry):
     assert top5 >= (1.0 if setup.precision == "float32" else 0.6)
 
 
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_one_graph_of_rows_and_model_finds_the_same_in_its_precision():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    entry = next(entry for entry in ENTRIES if entry.name == "op_compiled_bfloat16").tiny()
+    reference = run.expected(replace(entry.reference, process=None), replace(entry.setup, precision="float32"))
+    for side in (entry.ours, *entry.theirs):
+        found = replace(side, process=None).run(entry.setup).coefficients
+        assert run.difference(found, reference)[0] <= entry.tolerance
+
+
 SIDES = {(side.make, side.b) for entry in ENTRIES for side in (entry.ours, *entry.theirs)}
 
 

@@ -100,7 +100,7 @@ EFFICIENCY = (
 
 OP_COMPILED = Entry(
     "op_compiled_bfloat16",
-    "op and model compiled as one graph, over the op and then the compiled model, EfficientNet-Lite0, bfloat16",
+    "one compiled graph of rows and model, over gpulime's op and then the compiled model, EfficientNet-Lite0, bfloat16",
     Setup(n=1, s=304, b=16, precision="bfloat16"),
     (Side("one graph", op_inside, BEST),),
     AtLeast(),
@@ -110,4 +110,4 @@ OP_COMPILED = Entry(
     repeats=7,
 )
 
-ENGINE = (*OVER_MODEL, OP_COMPILED, *(efficiency.entry() for efficiency in EFFICIENCY))
+ENGINE = (*OVER_MODEL, *(efficiency.entry() for efficiency in EFFICIENCY), OP_COMPILED)
