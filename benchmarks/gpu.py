@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu``: what only a GPU shows, by stages of a few minutes; rows go to results/gpu/<device>.csv.
+"""``python -m benchmarks.gpu``: what only a GPU shows, by stages of less than 8 minutes; rows go to results/gpu/<device>.csv.
 
 Needs torch, numpy and CuPy. What else a step needs (pytest, compute-sanitizer, torchvision, scikit-image, lime, captum) may be
 missing: the step then says so and is left out. An error is told beside the definition, which takes scikit-learn.
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from benchmarks.command import parsed
 from benchmarks.gpu_rows import Bench, Row, save
 
 ROOT = Path(__file__).parents[1]
-TESTS_S, SANITIZER_S, INSTRUMENT_S = 200, 90, 460
+TESTS_S, SANITIZER_S, INSTRUMENT_S, STAGE_S = 200, 90, 460, 475
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 Step = Callable[[Bench], Iterator[Row]]
@@ -109,22 +110,50 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     bench = Bench(torch.device(options.device), options.tiny, options.save)
     rows: list[Row] = []
-    for step in STAGES[options.stage]:
-        name = getattr(getattr(step, "func", step), "__name__", "step")
-        try:
-            for row in step(bench):
+    with _limited(STAGE_S) as late:
+        for step in STAGES[options.stage]:
+            if late:
+                print(f"{_name(step)}: left out, {late[0]}", flush=True)
+                continue
+            for row in _rows(step, bench):
                 rows.append(row)
                 print(row, flush=True)
                 if options.save:
                     save([row], options.tiny)
-        except ModuleNotFoundError as missing:
-            print(f"{name}: left out, {missing}", flush=True)
-        except Exception as error:  # the steps behind it are worth their time all the same
-            traceback.print_exc()
-            rows.append(bench.verdict(name, "step", f"{type(error).__name__}: {error}".splitlines()[0]))
-            if options.save:
-                save(rows[-1:], options.tiny)
-    return int(any(row.ok == "no" for row in rows))
+    return int(bool(late) or any(row.ok == "no" for row in rows))
+
+
+def _rows(step: Step, bench: Bench) -> Iterator[Row]:
+    """Those of a step, and one more where it fails: the steps behind it are worth their time all the same."""
+    try:
+        yield from step(bench)
+    except ModuleNotFoundError as missing:
+        print(f"{_name(step)}: left out, {missing}", flush=True)
+    except Exception as error:
+        traceback.print_exc()
+        yield bench.verdict(_name(step), "step", f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _name(step: Step) -> str:
+    return getattr(getattr(step, "func", step), "__name__", "step")
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[list[str]]:
+    """After so long what is under way raises `TimeoutError`; gives a list where that is noted."""
+    late: list[str] = []
+
+    def end(*_: object) -> None:
+        late.append(f"the stage is not done after {seconds:g} s")
+        raise TimeoutError(late[0])
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield late
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _needs(*packages: str) -> None:
@@ -145,6 +174,10 @@ def _run(command: Sequence[str], seconds: int) -> str:
         os.killpg(running.pid, signal.SIGKILL)  # those that it has started too
         printed, _ = running.communicate()
         printed += f"not done after {seconds} s"
+    except BaseException:  # the stage's own end, or the user's
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        raise
     last = printed.splitlines()[-30:]
     print("\n".join(last), flush=True)
     return f"exit code {running.returncode}: {' | '.join(last[-3:])}" if running.returncode else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -283,6 +284,31 @@ def test_rows_are_kept_as_they_come(kept, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run("checks")
     assert [(row.entry, row.side) for row in read(kept, Row)] == [("a", "b")]
+
+
+def test_a_stage_ends_before_8_minutes_with_what_it_has(kept, monkeypatch, capsys):
+    """Also where a command is under way, which ends too."""
+    begun = []
+
+    def first(bench):
+        yield bench.verdict("a", "b", "")
+        popen = gpu.subprocess.Popen
+        monkeypatch.setattr(gpu.subprocess, "Popen", lambda *args, **how: begun.append(popen(*args, **how)) or begun[-1])
+        yield bench.verdict("c", "d", gpu._run([sys.executable, "-c", "import time; time.sleep(60)"], 60))
+
+    def second(bench):
+        yield bench.verdict("e", "f", "")
+
+    assert gpu.STAGE_S < 480
+    monkeypatch.setattr(gpu, "STAGE_S", 1.5)
+    monkeypatch.setitem(gpu.STAGES, "checks", (first, second))
+    assert run("checks") == 1
+    late = "the stage is not done after 1.5 s"
+    found = [(row.entry, row.side, row.ok, row.reason) for row in read(kept, Row)]
+    assert found == [("a", "b", "yes", ""), ("first", "step", "no", f"TimeoutError: {late}")]
+    assert f"second: left out, {late}" in capsys.readouterr().out
+    assert [process.returncode for process in begun] == [-signal.SIGKILL]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_compiled_models_are_timed_beside_the_same_without(kept, monkeypatch):
