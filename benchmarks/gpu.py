@@ -176,7 +176,7 @@ def _run(command: Sequence[str], seconds: int) -> str:
         printed += f"not done after {seconds} s"
     except BaseException:  # the stage's own end, or the user's
         os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
+        running.communicate()
         raise
     last = printed.splitlines()[-30:]
     print("\n".join(last), flush=True)

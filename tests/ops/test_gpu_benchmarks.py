@@ -25,6 +25,7 @@ from gpulime.ops.quickshift import quickshift
 
 CPU = torch.device("cpu")
 TESTS = Path(__file__).parents[1]
+RUN = gpu._run  # the real one
 
 
 @pytest.fixture(autouse=True)
@@ -294,7 +295,7 @@ def test_a_stage_ends_before_8_minutes_with_what_it_has(kept, monkeypatch, capsy
         yield bench.verdict("a", "b", "")
         popen = gpu.subprocess.Popen
         monkeypatch.setattr(gpu.subprocess, "Popen", lambda *args, **how: begun.append(popen(*args, **how)) or begun[-1])
-        yield bench.verdict("c", "d", gpu._run([sys.executable, "-c", "import time; time.sleep(60)"], 60))
+        yield bench.verdict("c", "d", RUN([sys.executable, "-c", "import time; time.sleep(60)"], 60))
 
     def second(bench):
         yield bench.verdict("e", "f", "")
