@@ -22,7 +22,8 @@ class BatchSize:
 
     Sizes double from 10 (32 on a GPU) for as long as rows per second rise; each size runs once to warm up and twice for the
     clock. The rows are real ones, so the search costs no forwards; on a GPU the host waits for each of its batches. What a
-    module's search finds is kept in `gpulime.cache`, and the next process asks there first.
+    module's search finds is kept in `gpulime.cache`, and the next process asks there first. Where ten batches in a row are too
+    small for the size that is to be tried, since few rows are explained at a time, the search ends here, and nothing is kept.
 
     Of a model that shall be compiled sizes are tried before it is: each would be compiled for itself, which takes seconds to
     minutes, and PyTorch compiles a model for a few shapes only. What is found so may not be the compiled model's best; it is
@@ -37,7 +38,7 @@ class BatchSize:
         Whether the model shall be compiled, and in which mode.
     """
 
-    TIMED = 2
+    TIMED, MISSED = 2, 10
 
     def __init__(self, b: int | str, model: nn.Module | None = None, compile: bool | str = False) -> None:
         if isinstance(b, str):
@@ -69,6 +70,7 @@ class BatchSize:
         trial = self._trial.get(kind)
         if trial is None or trial.b != b:
             yield
+            self._miss(kind)
             return
         device = kind[2]
         devices.synchronize(device)
@@ -80,6 +82,13 @@ class BatchSize:
             self._best[kind] = self._trial.pop(kind).best
             if self.model is not None:
                 cache.keep(_named(self.model, kind, self.compile), self._best[kind])
+
+    def _miss(self, kind: Kind) -> None:
+        """A batch was not of the size that is to be tried."""
+        if (trial := self._trial.get(kind)) is not None:
+            trial.missed += 1
+            if trial.missed == self.MISSED:
+                self._best[kind] = self._trial.pop(kind).best
 
     def _begin(self, kind: Kind) -> None:
         trial = _Trial(*kind)
@@ -123,9 +132,11 @@ class _Trial:
         self.best, self.rate, self.worse, self.done = self.b, 0.0, 0, False
         self.most = max(self.b, self.BYTES // (4 * shape[0] * shape[1] * shape[2]))
         self.times: list[float] = []
+        self.missed = 0  # batches since the last of this size
 
     def observe(self, seconds: float) -> None:
         self.times.append(seconds)
+        self.missed = 0
         if len(self.times) <= BatchSize.TIMED:  # the first warms up
             return
         rate = self.b / min(self.times[1:])

@@ -43,6 +43,16 @@ def used(batch_size, seconds, batches=60, kind=KIND, most=PLENTY):
     return sizes
 
 
+def used_as(batch_size, b, seconds):
+    """A batch of b rows, whatever size is to be tried."""
+    clock = SimpleNamespace(now=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpulime.batch_size.time", SimpleNamespace(perf_counter=lambda: clock.now))
+        with batch_size.timed(b, KIND):
+            clock.now += seconds(b)
+    return [b]
+
+
 def best_at(b):
     """Seconds of a batch of which b rows are the fastest."""
     return lambda rows: 5 + rows + max(0, rows - b) ** 2
@@ -175,7 +185,9 @@ def test_what_has_no_structure_is_not_remembered(cnn, pictures):
     assert explainer.batch_size.model is None
 
 
-def test_an_explainer_remembers_for_the_next(cnn, pictures):
+def test_an_explainer_remembers_for_the_next(cnn, pictures, monkeypatch):
+    monkeypatch.setattr(gpulime.batch_size._Trial, "BYTES", 4 * 3 * 24 * 20 * 100)  # sizes that 800 rows fill
+
     def explainer():
         return Explainer(cnn, n_samples=200, segments=Grid(3, 3))
 
@@ -186,6 +198,29 @@ def test_an_explainer_remembers_for_the_next(cnn, pictures):
     second.explain(pictures(1))
     assert second.batch_size.is_found(kind)
     assert [second.batch_size.get(kind, PLENTY)] == [*cache.entries().values()] == [first.batch_size.get(kind, PLENTY)]
+
+
+def test_a_search_that_its_rows_do_not_fill_ends_and_is_not_remembered():
+    """Else a model that shall be compiled never would be where a few images are explained at a time."""
+    batch_size, sizes = BatchSize("auto", layers()), []
+    for _ in range(30):  # explanations of 50 rows: the fastest they can be is 40 at a time
+        left = 50
+        while left:
+            b = min(left, batch_size.get(KIND, PLENTY))
+            sizes += used_as(batch_size, b, lambda b: 1 + 0.1 * b)
+            left -= b
+    assert batch_size.is_found(KIND)
+    assert batch_size.get(KIND, PLENTY) == 40
+    assert 0 < sizes.count(50) <= BatchSize.MISSED
+    assert cache.entries() == {}
+
+
+def test_a_batch_now_and_then_that_is_too_small_ends_no_search():
+    batch_size = BatchSize("auto", layers())
+    for number in range(100):
+        b = batch_size.get(KIND, PLENTY)
+        used_as(batch_size, b // 2 if number % 5 else b, lambda b: 1 + 0.1 * b)
+    assert batch_size.get(KIND, PLENTY) == 320
 
 
 def test_a_training_loop_asks_once_and_keeps_once(monkeypatch, cnn, pictures):
