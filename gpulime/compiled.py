@@ -2,8 +2,8 @@
 
 Only the model is compiled, and not the op that writes its rows (`gpulime.ops.masked_images`). At the border of two flights a
 batch is several calls of it, and the number of segments, with it the shape of the masks, changes from flight to flight: each
-would be another graph, or one of open sizes, which CUDA graphs do not take. The op's kernel is one launch a flight, and in the
-best case, with all sizes fixed, one graph of both is as fast as two (``benchmarks.run --only op_compiled_bfloat16``).
+would be another graph, or one of open sizes, which CUDA graphs do not take. The op's kernel is one launch, and in
+the best case, with all sizes fixed, one graph of both takes longer on a CPU (``benchmarks.run --only op_compiled_bfloat16``).
 """
 
 from __future__ import annotations

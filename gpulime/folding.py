@@ -45,7 +45,7 @@ BARES_MEMORY = {
 }
 PLAIN = {Tensor, nn.Parameter, Bordered}  # what does nothing of its own when a function is called with it
 JOINS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, torch.cat}
-MANY, FEW = 128, 16  # of so many rows or more, so few are the trial
+MANY, FEW = 8, 4  # of so many rows or more, so few are the trial
 
 
 class Place(NamedTuple):

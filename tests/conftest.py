@@ -81,8 +81,9 @@ def cnn():
 
 
 @pytest.fixture
-def calls(cnn):
-    """The rows of each call of ``cnn``, as they come."""
+def calls(cnn, monkeypatch):
+    """The rows of each call of ``cnn``, as they come; none is made for what folding tries, which is the first batch then."""
+    monkeypatch.setattr("gpulime.folding.MANY", 2**20)
     seen, forward = [], cnn.forward
 
     def seeing(rows):

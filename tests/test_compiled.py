@@ -114,7 +114,7 @@ def test_batches_are_filled_up(quick, cnn, pictures):
     seen = sizes_seen(cnn)
     compiled = explainer(cnn)
     assert len(compiled.explain(pictures(1))) == 1  # 20 rows
-    assert seen == [16, 16]  # the first as it is, the other while it is traced
+    assert seen == [4, 16, 16]  # what folding tries, the first as it is, the other while it is traced
     assert compiled.predictor.forwards == 20
 
 
@@ -309,7 +309,8 @@ def test_a_model_out_of_memory_is_compiled_for_fewer_rows(monkeypatch, cnn, pict
     with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer"):
         actual = explainer(cnn).explain(pictures())
     assert_near(actual.coefficients, expected.coefficients)
-    assert set(seen[1:]) == {4}  # but for the first, all batches of the queue are of one size
+    assert seen[:2] == [4, 16]  # what folding tries, and the first as it is
+    assert set(seen[2:]) == {4}  # all others of the queue are of one size
 
 
 def test_a_compiled_model_may_give_the_same_memory_again(monkeypatch, cnn, pictures):
