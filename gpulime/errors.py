@@ -41,6 +41,12 @@ def whole(name: str, value: object, least: int, meaning: str = "") -> int:
     return int(value)
 
 
+def line_of(error: BaseException) -> str:
+    """Sum an error of other code up in one line: its type and the first line of its message."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """``" (did you mean 'slic'?)"`` where one of ``choices`` resembles ``name``, else an empty string."""
     close = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.6)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, overload
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = 1
+WHOLE = ("labels", "segments", "counts", "segment_ids", "non_finite", "images")  # fields of whole numbers; the rest are floats
+INTEGERS = (torch.uint8, torch.int32, torch.int64)
 
 
 class _Sliceable(Protocol):
@@ -175,19 +175,29 @@ class Explanations(_Shown):
                 version = json.loads(str(archive["about"]))["gpulime.Explanations"]
                 tensors = {name: torch.from_numpy(archive[name]) for name in names if name in archive}
                 new = version > FORMAT
-            except (ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error) as error:  # a pickle, a part, rot
+            except Exception as error:  # a pickle, a part, rot: NumPy and zipfile raise a dozen kinds of errors for them
                 raise GpulimeError(f"{path} was not written by Explanations.save, or only a part of it is left") from error
         check(not new, f"{path} has format {version}; this gpulime reads up to {FORMAT}: update it")
         check(len(tensors) == len(names), f"{path} lacks {sorted(set(names) - set(tensors))}")
         loaded = cls(**tensors)
-        check(loaded._fits(), f"{path} holds arrays whose shapes do not belong together")
+        check(loaded._fits(), f"{path} holds arrays whose shapes, types or values do not belong together")
         return loaded
 
     def _fits(self) -> bool:
+        if self.coefficients.ndim != 3 or self.segments.ndim != 3 or self.images.ndim != 4:
+            return False
         (n, l, k), (h, w) = self.coefficients.shape, self.segments.shape[1:]
         shapes = {"coefficients": (n, l, k), "segments": (n, h, w), "counts": (n,), "segment_ids": (n, k), "non_finite": (n,)}
         shapes |= {"images": (n, *self.images.shape[1:2], h, w)}
-        return all(getattr(self, f.name).shape == shapes.get(f.name, (n, l)) for f in fields(self))
+        fit = all(getattr(self, f.name).shape == shapes.get(f.name, (n, l)) for f in fields(self))
+        if not fit or min(n, l, k, h, w) < 1:
+            return False
+        types = {f.name: getattr(self, f.name).dtype for f in fields(self)}
+        right = all(t in INTEGERS if name in WHOLE else t.is_floating_point for name, t in types.items())
+        # All that is looked up by number must be there.
+        low, high = self.segments.flatten(1).aminmax(dim=1)
+        in_reach = bool((low >= 0).all() and (high < self.counts).all() and (self.counts <= k).all())
+        return right and in_reach
 
     @classmethod
     def cat(cls, parts: list[Explanations]) -> Explanations:

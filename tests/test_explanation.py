@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pickle
@@ -108,6 +109,38 @@ def test_load_refuses_what_save_did_not_write(make, message, tmp_path):
     path = make(tmp_path)
     with pytest.raises(GpulimeError, match=message):
         Explanations.load(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"coefficients": np.zeros(3)},
+        {"segments": np.zeros((N, H, W), np.float32)},
+        {"segments": np.full((N, H, W), K, np.int32)},
+        {"segments": np.full((N, H, W), -1, np.int32)},
+        {"counts": np.full(N, K + 1)},
+        {"labels": np.zeros((N, L))},
+        {"predictions": np.ones((N, L), bool)},
+        {"images": np.zeros((N, C, H), np.uint8)},
+        {"about": np.array("[" * 100_000)},
+        {"about": np.array('{"gpulime.Explanations": "1"}')},
+    ],
+    ids=lambda changes: str(changes)[:30],
+)
+def test_load_refuses_arrays_that_do_not_belong_together(changes, tmp_path):
+    with pytest.raises(GpulimeError, match=r"changed (holds arrays whose|was not written by)"):
+        Explanations.load(saved(tmp_path, **changes))
+
+
+def test_load_refuses_rot(tmp_path):
+    """It shows as struct.error, NotImplementedError, OSError and others."""
+    whole = saved(tmp_path).read_bytes()
+    for at in range(0, 800, 7):
+        content = bytearray(whole)
+        for place in (at, -at - 1):
+            content[place] ^= 255
+        with contextlib.suppress(GpulimeError):
+            Explanations.load(written(tmp_path, content))
 
 
 def test_cat_pads_segments():

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpulime.errors import GpulimeError, check
+from gpulime.errors import GpulimeError, check, line_of
 
 PACKAGE = "package://"
 NESTED_UNDER = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights in a checkpoint
@@ -39,7 +39,8 @@ def read(path: str) -> dict[str, Tensor]:
     content = _safetensors(file) if file.suffix == ".safetensors" else _torch_save(file)
     if isinstance(content, Mapping):
         content = next((content[key] for key in NESTED_UNDER if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+    named = isinstance(content, Mapping) and all(isinstance(name, str) for name in content)
+    if not named or not any(isinstance(value, Tensor) for value in content.values()):
         kind = f"a mapping of {_some(content)}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise GpulimeError(f"must hold a state dict, at its top or under one of {_some(NESTED_UNDER)}; it holds {kind}")
     return dict(content)
@@ -59,7 +60,9 @@ def put(weights: Mapping[str, Tensor], model: nn.Module) -> None:
         outcome = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # torch lists every weight of another shape
         lines = [line.strip() for line in str(error).splitlines()[1:]]
-        raise GpulimeError(f"does not fit the model: {'; '.join(lines[:SHOWN_NAMES])}") from error
+        raise GpulimeError(f"does not fit the model: {'; '.join(lines[:SHOWN_NAMES]) or line_of(error)}") from error
+    except Exception as error:  # values that are no tensors, and modules that load their weights themselves
+        raise GpulimeError(f"does not fit the model: {line_of(error)}") from error
     faults = [
         f"{len(names)} {what}: {_some(names)}"
         for what, names in (("missing", outcome.missing_keys), ("unknown to it", outcome.unexpected_keys))
@@ -69,13 +72,28 @@ def put(weights: Mapping[str, Tensor], model: nn.Module) -> None:
 
 
 def sha256(model: nn.Module) -> str:
-    """Digest of all parameters and buffers: their names in order, dtypes, shapes and bytes."""
+    """Digest of all parameters and buffers: their names in order, dtypes, shapes and bytes.
+
+    Raises
+    ------
+    GpulimeError
+        If one of them has no values yet, as those of lazy modules and on the device "meta".
+    """
     digest = hashlib.sha256()
     for name, value in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
         if isinstance(value, Tensor):
+            content = _bytes(name, value)
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(content)
     return digest.hexdigest()
+
+
+def _bytes(name: str, value: Tensor) -> memoryview:
+    try:
+        dense = value.detach().cpu().to_dense()
+        return dense.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    except Exception as error:
+        raise GpulimeError(f"the values of the model's {name!r} cannot be read: {line_of(error)}") from error
 
 
 def _located(path: str) -> Path:
@@ -89,13 +107,12 @@ def _located(path: str) -> Path:
 
 
 def _safetensors(file: Path) -> Any:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(file)
-    except SafetensorError as error:
-        raise GpulimeError(f"is not a whole .safetensors file: {error}") from error
+    except Exception as error:  # in damaged files anything can be found
+        raise GpulimeError(f"is not a whole .safetensors file: {line_of(error)}") from error
 
 
 def _torch_save(file: Path) -> Any:
@@ -106,8 +123,8 @@ def _torch_save(file: Path) -> Any:
             "holds more than tensors, or is damaged; it is not loaded, because that could run any code. "
             "Save the weights alone, torch.save(model.state_dict(), path), or as .safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise GpulimeError(f"is not a whole file of torch.save: {error}") from error
+    except Exception as error:  # in damaged files anything can be found
+        raise GpulimeError(f"is not a whole file of torch.save: {line_of(error)}") from error
 
 
 def _all_parallel(names: Iterable[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -142,6 +143,38 @@ def test_damaged_and_missing_checkpoints_are_refused(tmp_path):
     assert refused(checkpoint="package://not_installed/a.pt").endswith("there is no installed package 'not_installed'")
 
 
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_rot_in_a_checkpoint_is_refused(tmp_path, legacy):
+    """It shows as KeyError, IndexError, AssertionError, struct.error, UnicodeDecodeError and others."""
+    path, model, random = tmp_path / "a.pt", nn.Linear(2, 3), np.random.default_rng(0)
+    torch.save(model.state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    for _ in range(100):
+        content = bytearray(whole)
+        for place in random.integers(len(whole), size=3):
+            content[place] = random.integers(256)
+        path.write_bytes(content)
+        with suppress(GpulimeError):
+            weights.put(weights.read(str(path)), model)
+
+
+def with_buffer(value):
+    module = nn.Module()
+    module.register_buffer("a", value)
+    return module
+
+
+@pytest.mark.parametrize("model", [lambda: nn.LazyLinear(3), lambda: nn.Linear(2, 3, device="meta")], ids=["lazy", "meta"])
+def test_a_model_without_values_has_no_digest(model):
+    with pytest.raises(GpulimeError, match=r"^the values of the model's 'bias' cannot be read: "):
+        weights.sha256(model())
+
+
+def test_sparse_weights_have_the_digest_of_their_values():
+    dense = torch.eye(3)
+    assert weights.sha256(with_buffer(dense.to_sparse())) == weights.sha256(with_buffer(dense))
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path):
     path = tmp_path / "a.pt"
 
@@ -160,6 +193,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         "it holds a mapping of 'epoch'"
     )
     assert message([1]).endswith("it holds a list")
+    assert message({1: torch.zeros(1)}).endswith("it holds a mapping of 1")
+    assert message({"weight": torch.zeros(3, 2), "bias": "zero"}).startswith("does not fit the model: ")
 
 
 def test_a_file_inside_a_package(tmp_path, monkeypatch):
