@@ -13,7 +13,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,17 +45,17 @@ class Compiled:
     seconds : float or None, how long the first call took, nearly all of it the compiler's
     """
 
-    def __init__(self, model: nn.Module | Callable[[Tensor], Any], setting: bool | str) -> None:
+    def __init__(self, model: nn.Module | Callable[..., Any], setting: bool | str) -> None:
         if not isinstance(setting, bool) and setting not in MODES:
             raise unknown("compile", setting, ["True", "False", *MODES])
         self.model, self.mode = model, None if isinstance(setting, bool) else setting
         self.reason: str | None = None
         self.limit: str | None = None
         self.seconds: float | None = None
-        self._compiled: Callable[[Tensor], Any] | None = None
+        self._compiled: Callable[..., Any] | None = None
 
-    def __call__(self, rows: Tensor, b: int) -> Any:
-        """``model(rows)``, for which what is compiled is given b rows.
+    def __call__(self, rows: Tensor, b: int, extra: Sequence[Tensor] = ()) -> Any:
+        """``model(rows, *extra)``, for which what is compiled is given b rows.
 
         Warns
         -----
@@ -63,21 +63,22 @@ class Compiled:
             Once, where the model can be called but not compiled, with the reason; once, where PyTorch compiles it for no more
             shapes.
         """
-        version, start = rows._version, time.perf_counter()
+        given = [rows, *extra]
+        versions, start = [tensor._version for tensor in given], time.perf_counter()
         try:
             if self._compiled is None:  # not before: it imports for more than a second
                 self._compiled = torch.compile(self.model, mode=self.mode, dynamic=False)
             with _limits() as reached:
-                outputs = self._compiled(_filled(rows, b))
+                outputs = self._compiled(*(_filled(tensor, b) for tensor in given))
             self.seconds = self.seconds or time.perf_counter() - start
         except Exception as error:  # of the compiler, of what it calls, or of the model
-            if out_of_memory(error) or rows._version != version:
+            if out_of_memory(error) or [tensor._version for tensor in given] != versions:
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_REASON]
         else:
             self._tell(reached)
             return outputs[: len(rows)] if isinstance(outputs, Tensor) and outputs.shape[:1] == (b,) else outputs
-        outputs = self.model(rows)  # raises where the error is the model's
+        outputs = self.model(*given)  # raises where the error is the model's
         self.reason, self._compiled = reason, None
         warnings.warn(f"the model cannot be compiled and is called as it is: {reason}", stacklevel=2)
         return outputs

@@ -32,8 +32,8 @@ class Explainer:
     Parameters
     ----------
     model : nn.Module or callable
-        (b, c, h, w) tensor -> (b, classes) tensor. A module is never modified and may be in train mode; a function is called as
-        it is, so a model inside it must be in eval mode already.
+        (b, c, h, w) tensor -> (b, classes) tensor; further inputs come by ``explain(images, extra=(meta,))``. A module is never
+        modified and may be in train mode; a function is called as it is, so a model inside it must be in eval mode already.
     n_samples : int
         s, the masks and so the forwards per image, the whole image among them.
     segments : str, mapping, dataclass or callable
@@ -141,6 +141,7 @@ class Explainer:
         labels: Tensor | None = None,
         segments: Tensor | None = None,
         keys: Tensor | None = None,
+        extra: Sequence[Tensor] = (),
     ) -> Explanations:
         """Explain images.
 
@@ -155,6 +156,9 @@ class Explainer:
         keys : (n,) int64, optional
             ``gpulime.key(image_id)`` of each image, which seeds its masks; 0 by default: then images with the same number of
             segments share their masks, and so the noise of the sampling, which an average over images should not.
+        extra : tuple of tensors (n, ...)
+            Further inputs of the model, such as ids or metadata: ``model(rows, *extra)`` gets for each masked row those of its
+            image, in their own dtypes.
 
         Returns
         -------
@@ -165,7 +169,7 @@ class Explainer:
         GpulimeError
             If an argument is not what it must be, or the model's output is not (b, classes).
         """
-        explanations = Explanations.cat(list(self._explained(Batch(images, labels, segments, keys))))
+        explanations = Explanations.cat(list(self._explained(Batch(images, labels, segments, keys, extra=extra))))
         for i in explanations.non_finite.nonzero().flatten().tolist():
             count = int(explanations.non_finite[i])
             warnings.warn(

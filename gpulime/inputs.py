@@ -29,6 +29,8 @@ class Batch:
         ``gpulime.key(image_id)`` of each image; 0 by default.
     top : bool
         Explain the classes with the highest output too, before ``labels``; a label of -1 then means "none more".
+    extra : tuple of tensors (n, ...)
+        Further inputs of the model: each masked row gets those of its image.
     """
 
     images: Tensor
@@ -36,6 +38,7 @@ class Batch:
     segments: Tensor | None = None
     keys: Tensor | None = None
     top: bool = False
+    extra: Sequence[Tensor] = ()
 
     def check_images(self) -> None:
         """Raise `GpulimeError` unless the images are (n, c, h, w), floating or uint8."""
@@ -105,12 +108,33 @@ class Batch:
             segments=None if segments is None else devices.sent(segments, device),
             keys=None if keys is None else devices.sent(keys, device),
             top=self.top or self.labels is None,
+            extra=tuple(devices.sent(tensor.detach(), device) for tensor in self.checked_extra()),
         )
 
     def part(self, where: slice) -> Batch:
         """Some of its images."""
         labels, segments, keys = (None if t is None else t[where] for t in (self.labels, self.segments, self.keys))
-        return Batch(self.images[where], labels, segments, keys, self.top)
+        return Batch(self.images[where], labels, segments, keys, self.top, tuple(tensor[where] for tensor in self.extra))
+
+    def checked_extra(self) -> list[Tensor]:
+        """The extra inputs as tensors.
+
+        Raises
+        ------
+        GpulimeError
+            Unless they are a tuple of tensors (n, ...).
+        """
+        is_tuple = isinstance(self.extra, tuple | list)
+        check(is_tuple, lambda: f"extra must be a tuple of tensors such as (meta,); got {type(self.extra).__name__}")
+        n, checked = len(self.images), []
+        for i, given in enumerate(self.extra):
+            tensor = _tensor(given)
+            if tensor is None:
+                raise GpulimeError(f"extra[{i}] must be a tensor (n, ...) with n = {n}; got {type(given).__name__}")
+            fits = tensor.shape[:1] == (n,)
+            check(fits, f"extra[{i}] must be (n, ...) with n = {n}; got {tuple(tensor.shape)}")
+            checked.append(tensor)
+        return checked
 
     def _labels(self) -> Tensor:
         labels, n = _tensor(self.labels), len(self.images)

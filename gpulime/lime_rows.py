@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gpulime import device as devices
 from gpulime.errors import GpulimeError, check
 from gpulime.ops.masked_images import masked_images
-from gpulime.predict import Predictor
+from gpulime.predict import Inputs, Predictor
 from gpulime.queue import Flight
 from gpulime.segments import from_labels
 
@@ -56,8 +56,8 @@ class _Function(Predictor):
 class _Module(Predictor):
     """A module, which may return one number an image, (b,)."""
 
-    def _proven_forward(self, rows: Tensor, full: int | None) -> Any:
-        outputs = super()._proven_forward(rows, full)
+    def _proven_forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Any:
+        outputs = super()._proven_forward(rows, full, extra)
         return outputs[:, None] if isinstance(outputs, Tensor) and outputs.ndim == 1 else outputs
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Lock
 from typing import Any
@@ -25,7 +25,8 @@ from gpulime.compiled import Compiled
 from gpulime.errors import GpulimeError, check, unknown
 from gpulime.folding import Folding
 
-Model = nn.Module | Callable[[Tensor], Tensor]
+Model = nn.Module | Callable[..., Tensor]
+Inputs = Sequence[Tensor]  # what a model takes beside the rows, (b, ...) each
 Activation = str | Callable[[Tensor], Tensor] | None
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -140,7 +141,7 @@ class Predictor:
             finally:
                 self._folding = None
 
-    def __call__(self, rows: Tensor, full: int | None = None) -> Tensor:
+    def __call__(self, rows: Tensor, full: int | None = None, extra: Inputs = ()) -> Tensor:
         """Outputs of the model for (b, c, h, w) rows: (b, classes) float32 (float64 if the model's are), activated.
 
         Where memory runs out the rows are passed in halves, down to one: the same rows, the same answer.
@@ -150,6 +151,8 @@ class Predictor:
         rows : (b, c, h, w)
         full : int, optional
             The rows of a full batch, for which the model is compiled if it shall be; without it, it is called as it is.
+        extra : tuple of tensors (b, ...)
+            Further inputs of the model.
 
         Raises
         ------
@@ -157,7 +160,7 @@ class Predictor:
             If the model returns anything but a (b, classes) tensor.
         """
         with self.watch.running(rows.device):
-            outputs = self._forward(rows, full)
+            outputs = self._forward(rows, full, extra)
         self.forwards += rows.shape[0]
         activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
         if self.classes is None:
@@ -183,12 +186,13 @@ class Predictor:
                 stacklevel=2,
             )
 
-    def _forward(self, rows: Tensor, full: int | None) -> Tensor:
-        b, version = rows.shape[0], rows._version
+    def _forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
+        b, version = rows.shape[0], _versions(rows, extra)
         if b > self.most:  # cloned, since the model may write its next answer to the same memory
-            return torch.cat([self._forward(part, full).clone() for part in rows.split(self.most)])
+            parts = zip(*(tensor.split(self.most) for tensor in (rows, *extra)), strict=True)
+            return torch.cat([self._forward(part, full, more).clone() for part, *more in parts])
         try:
-            outputs = checked(self._proven_forward(rows, full), b, "model").to(rows.device)
+            outputs = checked(self._proven_forward(rows, full, extra), b, "model").to(rows.device)
         except (RuntimeError, MemoryError) as error:
             if b == 1 or not devices.out_of_memory(error):
                 raise
@@ -199,14 +203,14 @@ class Predictor:
             )
             return outputs
         # Outside the handler, so that the failed call's tensors are gone.
-        if rows._version != version:
+        if _versions(rows, extra) != version:
             self.most = min(self.most, b // 2)  # for those who make the rows again
             raise GpulimeError(
                 f"out of memory with {b} rows, and the model writes into its input, so that they cannot be passed again: "
                 "take a smaller batch_size or a model that copies"
             )
         self.shrink(b)
-        return self._forward(rows, full)
+        return self._forward(rows, full, extra)
 
     def shrink(self, b: int) -> None:
         """Memory ran out with b rows: from now on take half of that at most; said once."""
@@ -215,25 +219,28 @@ class Predictor:
         self._starved = True
         self.most = min(self.most, b // 2)
 
-    def _proven_forward(self, rows: Tensor, full: int | None) -> Any:
+    def _proven_forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Any:
         """Call the model; on the first rows find out whether it takes channels_last, which a ``view`` inside may refuse."""
         if not self._proven:
             try:
-                outputs = self._call(rows.clone(), None)  # it may write into them before it refuses
+                # It may write into them before it refuses.
+                outputs = self._call(rows.clone(), None, [tensor.clone() for tensor in extra])
             except RuntimeError as error:
                 if devices.out_of_memory(error) or not re.search("view|stride|contiguous|memory.?format", str(error)):
                     raise
                 self.memory_format = torch.contiguous_format
                 self._proven = True
-                return self._call(rows.contiguous(), full)
+                return self._call(rows.contiguous(), full, extra)
             self._proven = True
             return outputs
-        return self._call(rows if self.memory_format is torch.channels_last else rows.contiguous(), full)
+        return self._call(rows if self.memory_format is torch.channels_last else rows.contiguous(), full, extra)
 
-    def _call(self, rows: Tensor, full: int | None) -> Any:
+    def _call(self, rows: Tensor, full: int | None, extra: Inputs) -> Any:
         if full is not None and self._compiled is not None and self._compiled.reason is None:
-            return self._compiled(rows, min(full, self.most))
-        return self.model(rows) if self._folding is None else self._folding(self.model, rows)
+            return self._compiled(rows, min(full, self.most), extra)
+        if self._folding is None or extra:  # folding knows models of one input
+            return self.model(rows, *extra)
+        return self._folding(self.model, rows)
 
 
 _in_eval: WeakKeyDictionary[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
@@ -258,6 +265,11 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             else:
                 for part, training in modes:
                     part.training = training
+
+
+def _versions(rows: Tensor, extra: Inputs) -> list[int]:
+    """These change if the model writes into its input."""
+    return [tensor._version for tensor in (rows, *extra)]
 
 
 def checked(outputs: Any, b: int, source: str) -> Tensor:

@@ -58,7 +58,7 @@ class Preparation:
         unit = 255.0 if batch.images.dtype == torch.uint8 else 1.0
         (low, high), highest = batch.bounds(), batch.highest_label()
         device = self.predictor.device(batch.images)
-        given = (batch.images, batch.labels, batch.segments, batch.keys, self.fill)
+        given = (batch.images, batch.labels, batch.segments, batch.keys, self.fill, *batch.checked_extra())
         with devices.beside(device, given):
             batch = batch.on(device)
         if self.predictor.classes is not None:
@@ -74,7 +74,8 @@ class Preparation:
             part, fill = batch.part(where), self._fill_of(where)
             with devices.beside(device, given), devices.exact(device):
                 ready, filled, parts, pictures = self._ready(part, fill, unit, start)
-            for tensor in (ready, filled, parts.labels, parts.counts, parts.ids, pictures, part.keys, part.labels):
+            made = (ready, filled, parts.labels, parts.counts, parts.ids, pictures, part.keys, part.labels, *part.extra)
+            for tensor in made:
                 if tensor is not None:
                     devices.read_here(tensor)
             for i in range(0, len(pictures), flight):
@@ -91,6 +92,7 @@ class Preparation:
                     pictures=pictures[some],
                     n_samples=self.n_samples,
                     highest=highest,
+                    extra=tuple(some_of.extra),
                 )
 
     def for_model(self, images: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ class Flight:
     top : bool, whether the classes with the highest output are explained
     pictures : (n, c, h, w) uint8
     n_samples : int, s
+    extra : tensors (n, ...), further inputs of the model
     taken : int, the places that the model has been given
     labels : (n, l) int64, once sample 0 of every image has been seen
     kept : (n * s, l) float32, outputs place by place as they come: 4 bytes a sample and label are all that grows with s
@@ -72,6 +73,7 @@ class Flight:
     pictures: Tensor
     n_samples: int
     highest: tuple[int, int] | None = None
+    extra: tuple[Tensor, ...] = ()
     taken: int = 0
     first: list[Tensor] = field(default_factory=list)
     drawn: Drawn = field(default_factory=Drawn)
@@ -90,6 +92,18 @@ class Flight:
     def kind(self) -> Kind:
         """What the rows of one model batch must share: (c, h, w), dtype, device."""
         return tuple(self.images.shape[1:]), self.images.dtype, self.images.device
+
+    def joins(self, other: Flight) -> bool:
+        """Whether rows of both can share a model batch, with extra inputs of the same shapes and dtypes."""
+        mine, others = ([(tensor.shape[1:], tensor.dtype) for tensor in flight.extra] for flight in (self, other))
+        return self.kind == other.kind and mine == others
+
+    def extra_rows(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        """The extra inputs (b, ...) of the rows at the places ``start`` to ``stop``."""
+        if not self.extra:
+            return ()
+        index, _ = self.pairs(start, stop)
+        return tuple(tensor[index] for tensor in self.extra)
 
     def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Image and sample of the places ``start`` to ``stop``, two (stop - start,) int64 tensors."""
@@ -189,7 +203,7 @@ class Queue(Generic[T]):
 
     def put(self, flight: Flight, is_last: bool = False) -> Iterator[T]:
         """Take in images, pass full model batches, or all of them after the last, and give each flight when it is finished."""
-        if self.flights and flight.kind != self.flights[0].kind:
+        if self.flights and not flight.joins(self.flights[0]):
             yield from self.finish()
         self.flights.append(flight)
         yield from self._run(full=not is_last)
@@ -244,11 +258,12 @@ class Queue(Generic[T]):
         try:
             parts = [self.compose(*piece) for piece in pieces]
             rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+            extra = tuple(map(torch.cat, zip(*(flight.extra_rows(*where) for flight, *where in pieces), strict=True)))
         except (RuntimeError, MemoryError) as error:
             if b == 1 or not devices.out_of_memory(error):
                 raise
         else:
-            return self.predictor(rows, full)
+            return self.predictor(rows, full, extra)
         self.predictor.shrink(b)
         return torch.cat([self._outputs(half, full).clone() for half in _halves(pieces, b // 2)])  # cloned as in the predictor
 
