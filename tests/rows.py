@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import socket
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
 from gpulime.config import Config
-from gpulime.runs import store
+from gpulime.runs import shards, store
 from gpulime.runs.heartbeat import Beat, Effort
+from gpulime.runs.row import ADDED, VERSION_KEY
 
 HOSTILE = ["</script><b>x", "../../x", "two\nlines", "\u202egpj.exe", "{{ 7 * 7 }}", "=1+1", "/etc/x"]
 HOSTILE += ["\"'><img src=http://a.b onerror=x>", "download_all"]
@@ -45,6 +48,19 @@ def run(folder, *rows, names=("tench", "tabby", "lynx"), fixed=None, files=True)
     transform = {"resize": None, "crop": None, "interpolation": "bilinear", "mean": None, "std": None}
     origin = {"config": asdict(Config()), "transform": transform} if files else {}
     store.write_manifest(folder, {**origin, "class_names": names, "fixed": fixed or {}})
+    return folder
+
+
+def as_version_1(folder):
+    """Rewrite a run as the first version of the schema had it: without the columns that came later."""
+    for shard in store.shards(folder):
+        table = pq.read_table(shard).drop_columns(list(ADDED)).replace_schema_metadata({VERSION_KEY: b"1"})
+        shard.unlink()
+        pq.write_table(table, shard, write_page_checksum=True)
+        rank, milliseconds = shards.number(shard)
+        shard.rename(shard.with_name(shards.name_of(rank, milliseconds, shards.checksum(shard))))
+    about = json.loads((folder / store.MANIFEST).read_text())
+    (folder / store.MANIFEST).write_text(json.dumps(about | {"schema_version": 1}))
     return folder
 
 

@@ -45,6 +45,9 @@ def explained(image_id="a.jpg", **changes):
         "coef": [[0.5, -0.25, 0.0], [1.0, 2.0, 3.0]],
         "intercept": [0.1, 0.2],
         "r2": [0.9, None],
+        "r2_loo": [0.8, None],
+        "spread": [0.1, 0.0],
+        "note": [None, "this output hardly moves"],
         "n_samples": 1000,
         "seed": 2**40,
         "config_hash": "0123456789abcdef",
@@ -334,7 +337,7 @@ def test_the_manifest_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"schema_version": 2}', r"run.json has schema_version 2, this gpulime reads up to 1"),
+        ('{"schema_version": 99}', r"run.json has schema_version 99, this gpulime reads up to \d+;"),
         ('{"config": {}}', "must state an integer schema_version, got None"),
         ("[]", "must state an integer schema_version, got None"),
         ('{"schema', "run.json must be JSON"),

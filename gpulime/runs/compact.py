@@ -174,7 +174,8 @@ def _row_groups(group: Sequence[_Sound]) -> Iterator[pa.Table]:
 
 
 def _table(batches: Sequence[pa.RecordBatch]) -> pa.Table:
-    return pa.Table.from_batches(batches).select(schema().names).cast(schema()).combine_chunks()
+    rows = pa.concat_tables(shards.filled(pa.Table.from_batches([batch]), schema().names) for batch in batches)
+    return rows.cast(schema()).combine_chunks()
 
 
 def _check_same(path: Path, group: Sequence[_Sound]) -> None:

@@ -15,6 +15,7 @@ from gpulime.runs.row import decode_segments, schema
 KIND = "damaged"
 PER_LABEL = ("pred_probs", "coef", "intercept", "r2")
 NEEDED = ("h", "w", "n_segments", "seg", "seg_dtype", "labels", *PER_LABEL)
+LATER = ("r2_loo", "spread", "note")  # per label, too, but null in the rows of earlier versions
 
 
 def judged(rows: pa.Table) -> pa.Table:
@@ -25,7 +26,7 @@ def judged(rows: pa.Table) -> pa.Table:
     rows : pyarrow.Table
         With all columns of the store. They become Python objects: some hundred at a time, as `shards.kept` gives them.
     """
-    looked_at = rows.select(["status", *NEEDED]).to_pylist()
+    looked_at = rows.select(["status", *NEEDED, *LATER]).to_pylist()
     reasons = [_reason(row) if row["status"] == "ok" else None for row in looked_at]
     return rows.append_column("damaged", pa.array(reasons, pa.string()))
 
@@ -70,7 +71,7 @@ def check_whole(row: Mapping[str, Any]) -> None:
     check(min(h, w, k, l) > 0, f"h, w, n_segments and labels must be 1 or more, got {h}, {w}, {k}, {l}")
     sizes = np.bincount(decode_segments(row["seg"], row["seg_dtype"], h, w).ravel())
     check(len(sizes) == k and bool(sizes.all()), f"seg must show the segments 0 ... {k - 1}, got {_spans(sizes)}")
-    for name in PER_LABEL:
+    for name in (*PER_LABEL, *(name for name in LATER if row[name] is not None)):
         check(len(row[name]) == l, f"{name} must have an entry for each of {l} labels, got {len(row[name])}")
     lengths = {len(coefficients or ()) for coefficients in row["coef"]}
     check(lengths == {k}, f"coef must have {k} coefficients for each label, got {sorted(lengths)}")

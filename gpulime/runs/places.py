@@ -83,7 +83,8 @@ class Places:
             sizes = [shard.metadata.row_group(i).num_rows for i in range(shard.num_row_groups)]
             ends = np.cumsum(sizes)
             i = int(np.searchsorted(ends, number, side="right"))
-            self._group = path, int(ends[i]) - sizes[i], shard.read_row_group(i)
+            table = shards.filled(shard.read_row_group(i), schema().names)
+            self._group = path, int(ends[i]) - sizes[i], table
         return self._group[2], self._group[1]
 
     def _find_again(self) -> None:

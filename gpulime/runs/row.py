@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from gpulime.errors import GpulimeError, check, unknown
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VERSION_KEY = b"gpulime.schema_version"  # in the metadata of every shard
+ADDED = {"r2_loo": 2, "spread": 2, "note": 2}  # columns that shards of earlier versions lack, and the version that added each
 STATUSES = ("ok", "error")
 SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # how many segments each can tell apart
 
@@ -47,6 +48,9 @@ def schema() -> pa.Schema:
             ("coef", pa.list_(pa.list_(pa.float32()))),
             ("intercept", pa.list_(pa.float64())),
             ("r2", pa.list_(pa.float64())),
+            ("r2_loo", pa.list_(pa.float64())),
+            ("spread", pa.list_(pa.float64())),
+            ("note", pa.list_(pa.string())),
             always("n_samples", pa.int32()),
             always("seed", pa.int64()),
             always("config_hash", pa.string()),

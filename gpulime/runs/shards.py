@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gpulime.errors import GpulimeError, check
-from gpulime.runs.row import SCHEMA_VERSION, VERSION_KEY, schema
+from gpulime.runs.row import ADDED, SCHEMA_VERSION, VERSION_KEY, schema
 
 T = TypeVar("T")
 
@@ -122,7 +122,8 @@ def _check_columns(path: Path, shard: pq.ParquetFile, version: bytes) -> None:
     there = shard.schema_arrow
     if there.equals(schema()):
         return
-    wrong = [field.name for field in schema() if field.name not in there.names or there.field(field.name).type != field.type]
+    needed = [field for field in schema() if ADDED.get(field.name, 1) <= int(version)]
+    wrong = [field.name for field in needed if field.name not in there.names or there.field(field.name).type != field.type]
     if wrong:
         raise CorruptError(path, f"it lacks columns of the store, or has them with other types: {', '.join(wrong)}")
 
@@ -175,14 +176,22 @@ def rows(run: Path, columns: Sequence[str]) -> pa.Table:
         warn(error, run)
         return empty
 
-    return pa.concat_tables([empty, *each(run, lambda _, shard: shard.read(wanted).select(wanted), leave_out)])
+    return pa.concat_tables([empty, *each(run, lambda _, shard: filled(shard.read(wanted), wanted), leave_out)])
+
+
+def filled(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Columns of a shard, in this order; those that an earlier version did not write are null."""
+    for name in columns:
+        if name not in rows.column_names:
+            rows = rows.append_column(schema().field(name), pa.nulls(len(rows), schema().field(name).type))
+    return rows.select(columns)
 
 
 def kept(shard: pq.ParquetFile, columns: Sequence[str], keep: Callable[[pa.Table], pa.Table]) -> pa.Table:
     """What ``keep`` makes of columns of a shard, some hundred rows at a time: what it drops is let go of on the way."""
     parts = [keep(nothing(columns))]
     for batch in shard.iter_batches(batch_size=BATCH, columns=list(columns)):
-        parts.append(keep(pa.Table.from_batches([batch]).select(columns)).cast(parts[0].schema))
+        parts.append(keep(filled(pa.Table.from_batches([batch]), columns)).cast(parts[0].schema))
     return pa.concat_tables(parts)
 
 

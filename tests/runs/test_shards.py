@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import rows
 from markup import Page
-from rows import explained, failed
+from rows import as_version_1, explained, failed, run
 
 from gpulime.errors import GpulimeError
 from gpulime.report import page
-from gpulime.runs import shards, store
-from gpulime.runs.row import SCHEMA_VERSION, VERSION_KEY
+from gpulime.runs import compact, diff, export, open_run, shards, status, store, summary, verify
+from gpulime.runs.heartbeat import Effort
+from gpulime.runs.row import ADDED, SCHEMA_VERSION, VERSION_KEY
 
 
 def write(run, *given, **options):
@@ -104,12 +105,42 @@ def test_a_shard_of_a_newer_gpulime_is_refused_by_name(tmp_path):
     (shard,) = write(tmp_path, explained("a"))
     table = pq.read_table(shard)
     assert table.schema.metadata[VERSION_KEY] == str(SCHEMA_VERSION).encode()
-    pq.write_table(table.replace_schema_metadata({VERSION_KEY: b"2"}), shard)
+    version = SCHEMA_VERSION + 1
+    pq.write_table(table.replace_schema_metadata({VERSION_KEY: str(version).encode()}), shard)
     newer = shard.rename(shard.with_name(shards.name_of(0, 1, shards.checksum(shard))))
-    message = f"shard {newer} has schema version 2, this gpulime reads up to 1; a newer one is needed"
+    message = f"shard {newer} has schema version {version}, this gpulime reads up to {SCHEMA_VERSION}; a newer one is needed"
     for reader in (store.done, store.read):
         with pytest.raises(GpulimeError, match=re.escape(message)):
             reader(tmp_path)
+
+
+def test_a_shard_of_this_version_must_have_this_versions_columns(tmp_path):
+    (shard,) = write(tmp_path, explained("a"))
+    pq.write_table(pq.read_table(shard).drop_columns(["r2_loo"]), shard)
+    bad = shard.rename(shard.with_name(shards.name_of(0, 1, shards.checksum(shard))))
+    with pytest.warns(UserWarning, match=rf"{bad.name} is corrupt: it lacks columns .*: r2_loo\."):
+        assert set(store.done(tmp_path)) == set()
+
+
+def test_a_run_of_an_earlier_version_is_read_everywhere(tmp_path):
+    """What it did not write is null, also beside rows of this version and after both were merged."""
+    rows = [explained("a", r2_loo=[0.4, 0.3], target=1), failed("bad")]
+    folder = as_version_1(run(tmp_path / "run", *rows))
+    same = run(tmp_path / "same", *rows)
+    assert store.read(folder).to_pylist() == [row | dict.fromkeys(ADDED) for row in store.read(same).to_pylist()]
+    assert len(store.done(folder)) == status.status(folder).done == 2
+    assert (verify.verify(folder).as_written, verify.verify(folder).rows) == (True, 2)
+    assert summary.summary(folder, store.manifest(folder), Effort()).ok == 1
+    assert open_run(folder)["a"].scores[1] == 0.5
+    assert export.export(folder, None, tmp_path / "files").images == 1
+    assert len(diff.compare(folder, same).images) == 1
+    assert page.write(folder, lambda row: None, None).is_file()
+    write(folder, explained("b", r2_loo=[0.2, 0.1]))
+    for _ in range(2):
+        assert store.read(folder, ["r2_loo"])["r2_loo"].to_pylist() == [None, None, [0.2, 0.1]]
+        assert set(open_run(folder)) == {"a", "b"}
+        compact.compact(folder)
+    assert len(store.shards(folder)) == 1
 
 
 def test_a_shard_from_before_sums_is_read(tmp_path):

@@ -180,9 +180,9 @@ def test_the_command_exits_with_the_verdict(tmp_path, capsys, results, code):
 def test_shards_of_a_newer_gpulime_are_refused(tmp_path, capsys):
     run(tmp_path, explained("a"))
     manifest = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps(manifest | {"schema_version": 2}))
+    (tmp_path / "run.json").write_text(json.dumps(manifest | {"schema_version": 99}))
     assert cli.main(["verify", str(tmp_path)]) == 2
-    assert "schema_version 2, this gpulime reads up to 1" in capsys.readouterr().err
+    assert "schema_version 99, this gpulime reads up to" in capsys.readouterr().err
 
 
 def test_memory_is_that_of_some_hundred_rows(tmp_path, monkeypatch):
