@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -48,7 +49,10 @@ takes; when it is warm it says how long. --seconds and --variants make it shorte
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; a user's mistake is one line on stderr and code 2."""
+    """Run one command and return its exit code; a user's mistake is one line on stderr and code 2.
+
+    With --debug its traceback comes first.
+    """
     parser = _parser()
     argv = sys.argv[1:] if argv is None else argv
     if not argv:
@@ -60,14 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (ArgumentError, GpulimeError) as error:
         return _refuse(options.plain(str(error), COMMANDS))
+    chosen = given[given.subcommand]
+    debug = chosen.pop("debug", False)
     try:
         with _warnings_as_lines():
-            return COMMANDS[given.subcommand].run(given[given.subcommand])
+            return COMMANDS[given.subcommand].run(chosen)
     except BaseException as error:
         code = exits.code(error)
         if code is None:
             raise
-        return _refuse(str(error), code)
+        if debug:
+            traceback.print_exception(error)
+        return _refuse(_message(error, debug), code)
 
 
 def explain(given: Namespace) -> int:
@@ -241,6 +249,7 @@ def _add_bench(parser: ArgumentParser) -> None:
         nargs="*",
         help="what is tried, of precision, channels_last, compile, batch_size, threads and workers (default: all)",
     )
+    options.add_debug(call)
     call.add_argument("--images", metavar="random", type=str, help="random pixels in the place of data.source")
     options.add(parser, hidden=("out",))
     call.add_argument("--out", dest="to", metavar="FILE", type=str, help="a JSON file that gets all numbers")
@@ -269,7 +278,7 @@ def _ids(given: Namespace) -> list[str] | None:
 COMMANDS = {
     "explain": Command(
         explain,
-        "[--config FILE] [--SETTING VALUE ...] [--limit N] [--shard I/N] [--retry-failed] [--dry-run]",
+        "[--config FILE] [--SETTING VALUE ...] [--limit N] [--shard I/N] [--retry-failed] [--dry-run] [--debug]",
         _add_explain,
         START,
     ),
@@ -281,7 +290,7 @@ COMMANDS = {
     "compact": Command(compact, "RUN [--rows N]", _add_compact, COMPACTING),
     "bench": Command(
         bench,
-        "[--config FILE] [--SETTING VALUE ...] [--seconds X] [--variants NAME ...] [--images random] [--out FILE]",
+        "[--config FILE] [--SETTING VALUE ...] [--seconds X] [--variants NAME ...] [--images random] [--out FILE] [--debug]",
         _add_bench,
         BENCHING,
     ),
@@ -337,6 +346,13 @@ def _warnings_as_lines() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = before
+
+
+def _message(error: BaseException, debug: bool) -> str:
+    if isinstance(error, SystemExit):
+        return f"sys.exit({error.code!r}) was called by the model or other code of yours, which must not end the process"
+    more = isinstance(error, exits.ModelFailsError) and not debug
+    return f"{error} (--debug shows the traceback)" if more else str(error)
 
 
 def _refuse(message: str, code: int = exits.BAD_USAGE) -> int:

@@ -28,7 +28,7 @@ WORDS = {
 
 # Options that are no settings.
 OTHERS = (
-    *("config", "dry-run", "limit", "retry-failed", "shard"),
+    *("config", "debug", "dry-run", "limit", "retry-failed", "shard"),
     *("clear-cache", "ids", "ids-file", "images", "inputs", "json", "rows", "seconds", "to", "variants"),
 )
 
@@ -67,6 +67,12 @@ def add_call(parser: ArgumentParser) -> None:
     call.add_argument(
         "--dry-run", action="store_true", help="print what would be done, how many forwards and how long; write nothing"
     )
+    add_debug(call)
+
+
+def add_debug(group: Any) -> None:
+    """Give a group of options the one that shows where an error comes from."""
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error, your model's included")
 
 
 class _ConfigFile(ActionConfigFile):

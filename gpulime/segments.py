@@ -240,7 +240,7 @@ def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Arra
     else:
         try:
             labels = np.asarray(segmenter(array.repeat(3, axis=2) if c == 1 else array))
-        except Exception as error:  # scikit-image's words on an option that makes no sense, or whatever a callable raises
+        except (Exception, SystemExit) as error:  # scikit-image's words on a bad option, or whatever a callable raises
             raise GpulimeError(f"{name}: segments {describe(segmenter)} failed: {type(error).__name__}: {error}") from error
     with about(f"{name}: segments {describe(segmenter)}"):
         check(labels.shape == (h, w), f"must return (h, w) = {(h, w)} labels; got {labels.shape}")

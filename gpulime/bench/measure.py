@@ -24,7 +24,8 @@ from gpulime.bench.stages import STAGES
 from gpulime.bench.subject import Subject
 from gpulime.bench.turns import TURNS, Runs, attempt, in_turns
 from gpulime.bench.way import KINDS, Variant
-from gpulime.errors import check
+from gpulime.errors import GpulimeError, check, line_of
+from gpulime.runs.exits import ModelFailsError
 from gpulime.runs.status import duration
 from gpulime.segments import on_device
 
@@ -77,7 +78,12 @@ class _Bench:
         device = devices.named(self.subject.lime["device"])
         memory.start(device)
         start = time.perf_counter()
-        self.present = Side(self.subject, self.subject.way, self.piece_seconds)
+        try:
+            self.present = Side(self.subject, self.subject.way, self.piece_seconds)
+        except Exception as error:
+            if isinstance(error, GpulimeError) or devices.lost(error, device):
+                raise
+            raise ModelFailsError(f"the present settings fail: {line_of(error)}") from error
         self.warm_seconds = time.perf_counter() - start
         self.device = self.present.device
         took = self.present.run().seconds

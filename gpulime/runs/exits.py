@@ -28,6 +28,10 @@ class WrongSettingError(EndOfRunError, GpulimeError):
     """What was set does not suit the model, as its first answer shows."""
 
 
+class ModelFailsError(EndOfRunError, GpulimeError):
+    """The model, or what was set beside it, fails for the first images: its own error is the cause of this one."""
+
+
 class DeviceLostError(EndOfRunError, RuntimeError):
     """The device serves this process no more; another process may go on. ``suspects`` are the images it had in hand."""
 
@@ -51,9 +55,9 @@ class NotWritableError(EndOfRunError, OSError):
 
 
 def code(error: BaseException) -> int | None:
-    """The exit code of a command that ends with ``error``; None for the model's own and those nobody foresaw.
+    """The exit code of a command that ends with ``error``; None for a bug: then Python prints a traceback and exits with 1.
 
-    Python ends with a traceback then, which tells more, and with 1.
+    A model's own OSError never comes here, so that each that does is one of the files of a run.
     """
     match error:
         case EndOfRunError():
@@ -62,7 +66,7 @@ def code(error: BaseException) -> int | None:
             return DRAINED
         case KeyboardInterrupt():
             return INTERRUPTED
-        case GpulimeError():
+        case GpulimeError() | SystemExit():  # code of the user's may call sys.exit(0), and not all is done then
             return BAD_USAGE
         case OSError():
             return NOT_WRITABLE

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from gpulime import device as devices
 from gpulime import inputs
-from gpulime.errors import GpulimeError
+from gpulime.errors import GpulimeError, line_of
 from gpulime.explainer import Explainer
 from gpulime.explanation import Explanations
-from gpulime.runs.exits import DeviceLostError, EndOfRunError
+from gpulime.runs.exits import DeviceLostError, EndOfRunError, ModelFailsError
 from gpulime.runs.loader import Group, Read
 from gpulime.runs.stop import Stopped
 from gpulime.runs.store import DEVICE
@@ -78,7 +78,7 @@ class Isolation:
         self._coming: deque[tuple[Callable[[], Explanations], list[Read]]] = deque()  # to the CPU, with whose they are
         self._most = explainer.predictor.most  # rows that fit into memory when an image was last explained
         self._held: list[Read] = []  # failures while nothing is proven
-        self._first: Exception | None = None
+        self._first: BaseException | None = None
 
     def explain(self, groups: Iterable[Group]) -> Iterator[Outcome]:
         """What becomes of each image, in order; one that could not be read stays as it is.
@@ -87,9 +87,9 @@ class Isolation:
         ------
         DeviceLostError
             Where the device serves this process no more.
-        Exception
-            The model's first error, where it has failed for the first `UNPROVEN_IMAGES` images: then it is no image's fault,
-            and there is nothing to wait for. Running out of memory may pass, and is never taken for it.
+        ModelFailsError
+            If the model has failed for the first `UNPROVEN_IMAGES` images: then it is no image's fault, and there is nothing
+            to wait for. Running out of memory may pass, and is never taken for it.
         """
         try:
             for reads, batch in groups:  # what reading them raises is no fault of the model
@@ -135,9 +135,7 @@ class Isolation:
         if error is None:
             return
         self._waiting.popleft()
-        message = str(error).removeprefix("image 0: ")  # its number in a batch of its own
-        message = message if isinstance(error, GpulimeError) else f"{type(error).__name__}: {message}"
-        failure = dataclasses.replace(read, error=message[:MESSAGE_LENGTH], kind=kind(error))
+        failure = dataclasses.replace(read, error=_reason(error)[:MESSAGE_LENGTH], kind=kind(error))
         if self.proven or devices.out_of_memory(error):
             yield failure
             return
@@ -147,13 +145,13 @@ class Isolation:
             self.end()
 
     def end(self) -> None:
-        """To be called after the last image: raises the model's first error where it has failed for all there are."""
+        """To be called after the last image: raises `ModelFailsError` if the model has failed for all there are."""
         if self._first is not None:
-            images = "each of the images" if len(self._held) < UNPROVEN_IMAGES else f"the first {UNPROVEN_IMAGES} images"
-            self._first.add_note(f"gpulime: {images} failed, also by themselves: this is the model's fault and none of theirs")
-            raise self._first
+            images = "each image" if len(self._held) < UNPROVEN_IMAGES else f"each of the first {UNPROVEN_IMAGES} images"
+            reason = _reason(self._first) if isinstance(self._first, GpulimeError) else line_of(self._first)
+            raise ModelFailsError(f"the model fails for {images}, also by itself: {reason}") from self._first
 
-    def _attempt(self, explained: Iterator[Explanations], ahead: int = 0) -> Generator[Outcome, None, Exception | None]:
+    def _attempt(self, explained: Iterator[Explanations], ahead: int = 0) -> Generator[Outcome, None, BaseException | None]:
         """Give what is explained, all but the last ``ahead`` pieces, until the end, or until an error, which is returned."""
         try:
             for explanations in explained:
@@ -162,7 +160,7 @@ class Isolation:
             yield from self._arrived(ahead)
         except EndOfRunError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # the user's code may call sys.exit, which must not look like the run's end
             if devices.lost(error, self.explainer.device):
                 yield from self._lost(error)
             if devices.out_of_memory(error):  # another image may need less of it
@@ -183,7 +181,7 @@ class Isolation:
         before = sum(len(reads) for _, reads in self._coming)
         return [read for read in self._waiting if read.error is None][before : before + n]
 
-    def _lost(self, error: Exception) -> Iterator[Read]:
+    def _lost(self, error: BaseException) -> Iterator[Read]:
         """The end, for this process; an image that has cost the device by itself, and was suspected before, is a failure."""
         self._coming.clear()
         reason = str(error).partition("\n")[0]
@@ -206,7 +204,12 @@ class Isolation:
             yield from self._unread()
 
 
-def kind(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    message = str(error).removeprefix("image 0: ")  # its number in a batch of its own
+    return message if isinstance(error, GpulimeError) else f"{type(error).__name__}: {message}"
+
+
+def kind(error: BaseException) -> str:
     """The ``error_type`` of an image that fails: "out_of_memory", or the stage that failed; "model" for the model itself."""
     if devices.out_of_memory(error):
         return "out_of_memory"

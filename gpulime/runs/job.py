@@ -98,8 +98,8 @@ def perform(job: Job) -> Outcome:
         Where a signal asked for it; what was finished is kept.
     EndOfRunError
         Where the device is lost, the disk takes no rows or too many images fail one after the other; what was finished is kept.
-    Exception
-        The model's own, where it fails for the first images one by one.
+    ModelFailsError
+        If the model fails for the first images, also one by one; its own error is the cause.
     """
     check(job.explainer.seed < 2**63, f"a run's seed must be below 2**63; got {job.explainer.seed}")
     out, left, predictor, n_samples = job.out, _todo(job), job.explainer.predictor, job.explainer.n_samples
@@ -271,7 +271,7 @@ def _with_sound_target(job: Job, read: Read) -> Read:
     if job.labels == "target" and target is None:
         return Read(read.item, error="has no target, and labels is 'target'", kind="target")
     if target is not None and job.explainer.predictor.classes is None and names is None:
-        with suppress(Exception):  # then the image's row says so
+        with suppress(Exception, SystemExit):  # then the image's row says so
             job.explainer.count_classes(read.pixels[None])
     classes = len(names) if names is not None else job.explainer.predictor.classes
     if target is not None and classes is not None and not 0 <= target < classes:

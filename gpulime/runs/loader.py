@@ -86,7 +86,7 @@ class DatasetReader:
         number, item = int(item.path), replace(item, path=b"")
         try:
             return _read(item, self.dataset[number])
-        except Exception as error:  # any code may stand behind a dataset, and any kind of tensor come from it
+        except (Exception, SystemExit) as error:  # any code may stand behind a dataset, and any kind of tensor come from it
             kind = "out_of_memory" if out_of_memory(error) else "decode"
             return Read(item, error=f"{type(error).__name__}: {error}", kind=kind)
 

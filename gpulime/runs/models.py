@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from gpulime.config import DataConfig, LimeConfig, ModelConfig
-from gpulime.errors import GpulimeError, about, check, nearest, unknown
+from gpulime.errors import GpulimeError, about, check, line_of, nearest, unknown
 from gpulime.runs import transform, weights
 from gpulime.runs.transform import Transform
 
@@ -105,16 +105,16 @@ def _module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         hint = INSTALL.get(str(error.name))
         raise GpulimeError(f"there is no module {error.name!r}" + (f"; {hint}" if hint else "")) from error
-    except Exception as error:
-        raise GpulimeError(f"importing {name!r} failed with {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # a script that reads its arguments, say
+        raise GpulimeError(f"importing {name!r} failed with {line_of(error)}") from error
 
 
 def _made(factory: Any, kwargs: Mapping[str, Any]) -> nn.Module:
     check(callable(factory), f"must be something to call that returns the model; got {factory!r}")
     try:
         model = factory(**kwargs)
-    except Exception as error:  # whatever the user's own code raises is the user's to read
-        raise GpulimeError(f"the call with {dict(kwargs)} failed with {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises is the user's to read
+        raise GpulimeError(f"the call with {dict(kwargs)} failed with {line_of(error)}") from error
     if not isinstance(model, nn.Module):
         raise GpulimeError(f"must return a torch.nn.Module; it returned a {type(model).__name__}")
     return model
@@ -158,7 +158,7 @@ def _read_names(file: Path) -> list[str]:
         names = json.loads(text) if file.suffix == ".json" else text.strip().splitlines()
     except OSError as error:
         raise GpulimeError(f"cannot be read: {error.strerror}") from error
-    except ValueError as error:  # JSON's and Unicode's errors
+    except (ValueError, RecursionError) as error:  # JSON's and Unicode's errors
         raise GpulimeError(f"cannot be read: {error}") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise GpulimeError(f"must hold a list of names, one per class; got {str(names)[:80]}")

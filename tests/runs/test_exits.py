@@ -186,11 +186,33 @@ def test_a_signal(folder, capsys):
     assert goes_on(folder)
 
 
-def test_an_error_of_the_model_for_every_image_is_its_own(folder):
+@pytest.mark.parametrize("error", [KeyError("logits\nand more"), OSError("gone"), SystemExit(0)], ids=repr)
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_of_the_model_for_every_image_is_one_line(error, debug, folder, capsys):
     (folder / "pictures" / f"{RED}.png").rename(folder / "red.png")
-    FAULT.append(failing(KeyError("logits")))
-    with pytest.raises(KeyError, match="logits"):
-        cli.main(settings(folder, data={"source": str(folder / "red.png")}))
+    FAULT.append(failing(error))
+    arguments = settings(folder, data={"source": str(folder / "red.png")})
+    assert cli.main([*arguments, "--debug"] if debug else arguments) == 2
+    *above, last = capsys.readouterr().err.splitlines()
+    reason = "KeyError: 'logits" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+    assert last.startswith(f"gpulime: the model fails for each image, also by itself: {reason}")
+    assert last.endswith("(--debug shows the traceback)") != debug
+    assert any("in fail" in line for line in above) == debug
+
+
+def test_bench_of_a_model_that_fails_is_one_line(folder, capsys):
+    FAULT.append(failing(OSError("gone")))
+    arguments = [argument for argument in settings(folder) if argument != "explain"]
+    assert cli.main(["bench", *arguments, "--data.source", str(folder / "pictures" / f"{RED}.png")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "gpulime: the present settings fail: OSError: gone (--debug shows the traceback)"
+    )
+
+
+def test_sys_exit_in_a_factory_is_no_success(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "make", lambda: sys.exit(0))
+    assert cli.main(settings(folder)) == 2
+    assert capsys.readouterr().err.endswith("the call with {} failed with SystemExit: 0\n")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +227,7 @@ def test_an_error_of_the_model_for_every_image_is_its_own(folder):
         (KeyboardInterrupt(), 130),
         (Stopped("x"), 143),
         (RuntimeError("x"), None),
-        (SystemExit(), None),
+        (SystemExit(), 2),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -20,7 +20,7 @@ from torch import nn
 import gpulime
 from gpulime import config, preparation
 from gpulime.runs import heartbeat, isolation, job, store
-from gpulime.runs.exits import DeviceLostError, FailuresInARowError, NotWritableError
+from gpulime.runs.exits import DeviceLostError, FailuresInARowError, ModelFailsError, NotWritableError
 from gpulime.runs.isolation import UNPROVEN_IMAGES
 from gpulime.runs.stop import Stopped
 from gpulime.segments import Grid
@@ -174,13 +174,51 @@ def test_a_run_cannot_end_after_no_failures(most, tmp_path):
         explain(Model(), tmp_path, max_failures_in_a_row=most)
 
 
+@pytest.mark.parametrize("error", [KeyError("logits"), OSError("no such file"), SystemExit(0)], ids=repr)
 @pytest.mark.parametrize("n", [1, 3, 40])
-def test_a_model_that_fails_for_all_images_shows_its_own_error_at_once(n, tmp_path):
-    model = Model(range(16), KeyError("logits"))
-    with pytest.raises(KeyError, match="logits"):
+def test_a_model_that_fails_for_all_images_ends_the_run_at_once_in_one_line(n, error, tmp_path):
+    model = Model(range(16), error)
+    images = "each image" if n < UNPROVEN_IMAGES else f"each of the first {UNPROVEN_IMAGES} images"
+    with pytest.raises(
+        ModelFailsError, match=rf"^the model fails for {images}, also by itself: {type(error).__name__}: \S"
+    ) as end:
         explain(model, tmp_path, Marked(n))
+    assert (end.value.code, end.value.__cause__) == (2, error)
     assert len(model.refused) == 1 + min(n, UNPROVEN_IMAGES)
     assert rows_of(tmp_path) == {}
+
+
+class Leaves(Marked):
+    def __getitem__(self, i):
+        return sys.exit(0) if i == 3 else super().__getitem__(i)
+
+
+def leaves(picture):
+    return sys.exit(0) if round(float(picture[0, 0, 2]) / SIXTEENTH) == 4 else np.indices(picture.shape[:2]).sum(0) // 8
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("model", "dataset", "settings", "kind"),
+    [
+        (Model((3,), SystemExit(0)), None, {}, "model"),
+        (Model(), Leaves(), {}, "decode"),
+        (Model(), None, {"segments": leaves}, "segments"),
+    ],
+    ids=["model", "dataset", "segmenter"],
+)
+def test_code_that_calls_sys_exit_costs_an_image(model, dataset, settings, kind, workers, tmp_path):
+    outcome = explain(model, tmp_path, dataset, workers=workers, model_id="leaves", **settings)
+    assert (outcome.ok, outcome.failed) == (11, 1)
+    row = rows_of(tmp_path)["3"]
+    assert row["error_type"] == kind
+    assert row["error"].endswith("SystemExit: 0")
+
+
+def test_a_model_that_fails_later_ends_the_run_after_so_many_rows(tmp_path):
+    """Also one whose errors look like those of a disk."""
+    with pytest.raises(FailuresInARowError, match=r"^14 images in a row failed .* for model: 'OSError: gone'"):
+        explain(Model(range(1, 15), OSError("gone")), tmp_path, Marked(120), max_failures_in_a_row=14)
 
 
 def test_a_model_of_the_wrong_kind_says_what_is_right(tmp_path):
