@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, overload
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from gpulime import device as devices
-from gpulime.classes import Names
+from gpulime import shades
+from gpulime.classes import Names, called
 from gpulime.errors import GpulimeError, check, whole
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = 1
 WHOLE = ("labels", "segments", "counts", "segment_ids", "non_finite", "images")  # fields of whole numbers; the rest are floats
 INTEGERS = (torch.uint8, torch.int32, torch.int64)
+SHOWN_LABELS = 3  # in a line about one image
 
 
 class _Sliceable(Protocol):
@@ -68,7 +71,7 @@ class _Shown:
         Returns
         -------
         matplotlib.figure.Figure
-            It is not shown: a notebook does so by itself, elsewhere ``savefig`` it.
+            As the last value of a notebook's cell it shows itself; elsewhere call its ``savefig``.
 
         Raises
         ------
@@ -97,6 +100,7 @@ class Explanations(_Shown):
     segment_ids : (n, k) int64, what the segmenter called each segment; -1 beyond an image's count
     non_finite : (n,) int64, samples for which the model's output was NaN or infinite; then coefficients are NaN
     images : (n, c, h, w) uint8, the pictures, for showing only
+    class_names : sequence of str or mapping of int to str, or None if they are not known
     """
 
     coefficients: Tensor
@@ -110,6 +114,7 @@ class Explanations(_Shown):
     segment_ids: Tensor
     non_finite: Tensor
     images: Tensor
+    class_names: Names | None = None
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -121,7 +126,7 @@ class Explanations(_Shown):
     def __getitem__(self, index: int | slice) -> ImageExplanation | Explanations:
         """One image's explanation, or those of several."""
         if isinstance(index, slice):
-            return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+            return replace(self, **{name: tensor[index] for name, tensor in self._tensors().items()})
         check(-len(self) <= index < len(self), f"index must be in [{-len(self)}, {len(self)}); got {index}")
         return ImageExplanation.of(self, index % len(self))
 
@@ -141,7 +146,7 @@ class Explanations(_Shown):
 
     def to(self, device: torch.device | str) -> Explanations:
         """The same on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
     def cpu(self) -> Explanations:
         """The same on the CPU."""
@@ -149,15 +154,21 @@ class Explanations(_Shown):
 
     def fetching(self) -> Callable[[], Explanations]:
         """Begin to copy them to the CPU; the call of what is returned gives them there, and waits for nothing else."""
-        names = [f.name for f in fields(self)]
-        arrived = devices.fetching([getattr(self, name) for name in names])
-        return lambda: replace(self, **dict(zip(names, arrived(), strict=True)))
+        tensors = self._tensors()
+        arrived = devices.fetching(list(tensors.values()))
+
+        def here() -> Explanations:
+            copies: dict[str, Any] = dict(zip(tensors, arrived(), strict=True))
+            return replace(self, **copies)
+
+        return here
 
     def save(self, path: str | Path) -> None:
         """Write to a NumPy .npz file, without pickle; `load` or `numpy.load` reads it."""
-        arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self)}
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self._tensors().items()}
+        about = {"gpulime.Explanations": FORMAT, "class_names": _plain(self.class_names)}
         with Path(path).open("wb") as file:  # a file, so that no ".npz" is put behind the name
-            np.savez_compressed(file, about=np.array(json.dumps({"gpulime.Explanations": FORMAT})), **arrays)
+            np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Explanations:
@@ -168,18 +179,19 @@ class Explanations(_Shown):
         GpulimeError
             If the file holds something else, or was written by a newer version.
         """
-        names = [f.name for f in fields(cls)]
+        names = _tensor_names()
         with Path(path).open("rb") as file:
             try:
                 archive = dict(np.load(file, allow_pickle=False))
-                version = json.loads(str(archive["about"]))["gpulime.Explanations"]
+                about = json.loads(str(archive["about"]))
+                version, class_names = about["gpulime.Explanations"], _named(about.get("class_names"))
                 tensors = {name: torch.from_numpy(archive[name]) for name in names if name in archive}
                 new = version > FORMAT
             except Exception as error:  # a pickle, a part, rot: NumPy and zipfile raise a dozen kinds of errors for them
                 raise GpulimeError(f"{path} was not written by Explanations.save, or only a part of it is left") from error
         check(not new, f"{path} has format {version}; this gpulime reads up to {FORMAT}: update it")
         check(len(tensors) == len(names), f"{path} lacks {sorted(set(names) - set(tensors))}")
-        loaded = cls(**tensors)
+        loaded = cls(**tensors, class_names=class_names)
         check(loaded._fits(), f"{path} holds arrays whose shapes, types or values do not belong together")
         return loaded
 
@@ -189,15 +201,18 @@ class Explanations(_Shown):
         (n, l, k), (h, w) = self.coefficients.shape, self.segments.shape[1:]
         shapes = {"coefficients": (n, l, k), "segments": (n, h, w), "counts": (n,), "segment_ids": (n, k), "non_finite": (n,)}
         shapes |= {"images": (n, *self.images.shape[1:2], h, w)}
-        fit = all(getattr(self, f.name).shape == shapes.get(f.name, (n, l)) for f in fields(self))
+        fit = all(tensor.shape == shapes.get(name, (n, l)) for name, tensor in self._tensors().items())
         if not fit or min(n, l, k, h, w) < 1:
             return False
-        types = {f.name: getattr(self, f.name).dtype for f in fields(self)}
+        types = {name: tensor.dtype for name, tensor in self._tensors().items()}
         right = all(t in INTEGERS if name in WHOLE else t.is_floating_point for name, t in types.items())
         # All that is looked up by number must be there.
         low, high = self.segments.flatten(1).aminmax(dim=1)
         in_reach = bool((low >= 0).all() and (high < self.counts).all() and (self.counts <= k).all())
         return right and in_reach
+
+    def _tensors(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _tensor_names()}
 
     @classmethod
     def cat(cls, parts: list[Explanations]) -> Explanations:
@@ -218,7 +233,8 @@ class Explanations(_Shown):
             )
             for part in parts
         ]
-        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in padded]) for f in fields(cls)})
+        together = {name: torch.cat([getattr(part, name) for part in padded]) for name in _tensor_names()}
+        return cls(**together, class_names=parts[0].class_names)
 
 
 def fetched(explained: Iterable[Explanations], ahead: int = 0) -> Iterator[Explanations]:
@@ -233,6 +249,27 @@ def fetched(explained: Iterable[Explanations], ahead: int = 0) -> Iterator[Expla
             yield coming.popleft()()
     while coming:
         yield coming.popleft()()
+
+
+def _tensor_names() -> list[str]:
+    return [f.name for f in fields(Explanations) if f.name != "class_names"]
+
+
+def _plain(names: Names | None) -> list[str] | dict[str, str] | None:
+    """Names as JSON, whose keys are strings."""
+    if names is None or not isinstance(names, Mapping):
+        return None if names is None else [str(name) for name in names]
+    return {str(label): str(name) for label, name in names.items()}
+
+
+def _named(plain: list[str] | dict[str, str] | None) -> Names | None:
+    if isinstance(plain, dict):
+        return {int(label): str(name) for label, name in plain.items()}
+    return None if plain is None else [str(name) for name in plain]
+
+
+def _number(form: str, value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else form.format(float(value))
 
 
 def _widen(tensor: Tensor, k: int, value: float) -> Tensor:
@@ -250,7 +287,10 @@ class ImageExplanation:
     local_exp : dict, label -> list of (segment id, coefficient), strongest first
     intercept, scores, local_preds, predictions : dict, label -> float
     score, local_pred : those of the first label, as lime keeps them
+    class_names : sequence of str or mapping of int to str, or None if they are not known
     """
+
+    class_names: Names | None = None
 
     def __init__(self, image: Array, segments: Array) -> None:
         self.image, self.segments = image, segments
@@ -266,7 +306,7 @@ class ImageExplanation:
     @classmethod
     def of(cls, batch: Explanations, index: int) -> ImageExplanation:
         """One image of a batch."""
-        row = {f.name: getattr(batch, f.name)[index].cpu().numpy() for f in fields(batch)}
+        row = {name: tensor[index].cpu().numpy() for name, tensor in batch._tensors().items()}
         count = int(row["counts"])
         ids = row["segment_ids"][:count]
         one = cls(row["images"].transpose(1, 2, 0) / 255.0, ids[row["segments"]])
@@ -281,7 +321,17 @@ class ImageExplanation:
         )
         first = one.top_labels[0]
         one.score, one.local_pred = one.scores[first], one.local_preds[first]
+        one.class_names = batch.class_names
         return one
+
+    def __repr__(self) -> str:
+        labels = shades.labels_of(self)
+        facts = [called(label, self.class_names) + _number(" {:.3f}", self.predictions.get(label)) for label in labels]
+        more = ", ..." if len(facts) > SHOWN_LABELS else ""
+        score = _number(", R2 {:.2f}", self.scores.get(labels[0])) if labels else ""
+        h, w = self.segments.shape[:2]
+        size = f"{len(np.unique(self.segments))} segments, {h} x {w} pixels"
+        return f"ImageExplanation({', '.join(facts[:SHOWN_LABELS]) or 'no label'}{more}; {size}{score})"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the image, the overlay of its first label, and a table of its labels."""
@@ -305,19 +355,19 @@ class ImageExplanation:
             One of those explained; by default the first.
         kind : {"overlay", "bars", "panels"}
             The picture in gray below the colours of all segments, blue for the label and orange against it, the strongest
-            with their rank; a bar for each of the strongest segments; or the four pictures of lime's tutorials: positive,
+            with their ids; a bar for each of the strongest segments; or the four pictures of lime's tutorials: positive,
             positive and negative, image, mask.
         ax : matplotlib Axes, optional
             Where to draw; four of them for "panels". By default a figure is made.
         num_features : int
             The most segments that are numbered, drawn as bars or shown in the panels.
         class_names : sequence of str or mapping of int to str, optional
-            Names for the title; a label without one is shown by its number.
+            Names for the title, in place of the explanation's own; a label without one is shown by its number.
 
         Returns
         -------
         matplotlib.figure.Figure
-            It is not shown: a notebook does so by itself, elsewhere ``savefig`` it.
+            As the last value of a notebook's cell it shows itself; elsewhere call its ``savefig``.
 
         Raises
         ------

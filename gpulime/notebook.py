@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from html import escape
 
 from gpulime import shades
+from gpulime.classes import called, name_of
 from gpulime.shades import Explained
 
 SIDES = (160, 256)  # of a picture, in pixels
@@ -30,17 +31,18 @@ def one(explanation: Explained) -> str:
     labels = shades.labels_of(explanation)
     if not labels:
         return "<p>an explanation without labels</p>"
-    picture, overlay = _pictures(explanation, labels[0], SIDES)
+    name = escape(called(labels[0], explanation.class_names))
+    picture, overlay = _pictures(explanation, labels[0], SIDES, STRONGEST)
     shown = "".join(_row(explanation, label) for label in labels[:MOST_LABELS])
     headings = (("label", CELL), ("prediction", NUMBER), ("R²", NUMBER), ("strongest segments", CELL))
     head = "".join(f'<th style="{style};font-weight:normal;{QUIET}">{name}</th>' for name, style in headings)
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start">'
-        f"{_img(picture, 'the image')}{_img(overlay, f'segments for and against class {labels[0]}')}"
+        f"{_img(picture, 'the image')}{_img(overlay, f'segments for and against {name}')}"
         f'<div><table style="border-collapse:collapse;margin:0;font-variant-numeric:tabular-nums">'
         f"<thead><tr>{head}</tr></thead><tbody>{shown}</tbody></table>"
         f"{_more(len(labels) - MOST_LABELS, 'label')}"
-        f'<p style="{QUIET};margin:6px 0 0">Shown is class {labels[0]}: {_square(1)} for it, {_square(-1)} against it.</p>'
+        f'<p style="{QUIET};margin:6px 0 0">Shown is {name}, with ids: {_square(1)} for it, {_square(-1)} against it.</p>'
         "</div></div>"
     )
 
@@ -59,20 +61,23 @@ def _figure(i: int, explanation: Explained) -> str:
     if not labels:
         return ""
     label = labels[0]
-    _, overlay = _pictures(explanation, label, SMALL_SIDES)
-    facts = f"class {label} · {_number(explanation.predictions.get(label), 3)} · R² {_number(explanation.scores.get(label), 2)}"
+    _, overlay = _pictures(explanation, label, SMALL_SIDES, 0)
+    name = escape(called(label, explanation.class_names))
+    facts = f"{name} · {_number(explanation.predictions.get(label), 3)} · R² {_number(explanation.scores.get(label), 2)}"
     return (
-        f'<figure style="margin:0">{_img(overlay, f"image {i}, segments for and against class {label}")}'
+        f'<figure style="margin:0">{_img(overlay, f"image {i}, segments for and against {name}")}'
         f'<figcaption style="font-size:90%">{i}<br><span style="{QUIET}">{facts}</span></figcaption></figure>'
     )
 
 
-def _pictures(explanation: Explained, label: int, sides: tuple[int, int]) -> tuple[str, str]:
-    """The image and its overlay as addresses of JPEGs."""
+def _pictures(explanation: Explained, label: int, sides: tuple[int, int], numbered: int) -> tuple[str, str]:
+    """The image and its overlay as addresses of JPEGs; the strongest ``numbered`` segments bear their ids."""
     weights = explanation.local_exp[label]
     heat = shades.heat(explanation.segments, weights)
     picture, segments, heat = shades.resized([shades.rgb(explanation.image), explanation.segments, heat], *sides)
-    return shades.jpeg_uri(picture), shades.jpeg_uri(shades.blend(picture, segments, heat, shades.scale(weights)))
+    overlay = shades.blend(picture, segments, heat, shades.scale(weights))
+    ids = [segment for segment, _ in shades.strongest(weights, numbered)]
+    return shades.jpeg_uri(picture), shades.jpeg_uri(shades.numbered(overlay, segments, ids))
 
 
 def _row(explanation: Explained, label: int) -> str:
@@ -83,7 +88,7 @@ def _row(explanation: Explained, label: int) -> str:
         for segment, w in picked
     )
     cells = (
-        (str(label), CELL),
+        (escape(name_of(label, explanation.class_names) or str(label)), CELL),
         (_number(explanation.predictions.get(label), 3), NUMBER),
         (_number(explanation.scores.get(label), 2), NUMBER),
         (segments or "none", CELL),
@@ -101,7 +106,8 @@ def _number(value: float | None, decimals: int) -> str:
 
 
 def _img(uri: str, text: str) -> str:
-    return f'<img src="{uri}" alt="{escape(text)}" style="display:block;margin:0;border-radius:4px;max-width:100%">'
+    """A picture; ``text`` is escaped already."""
+    return f'<img src="{uri}" alt="{text}" style="display:block;margin:0;border-radius:4px;max-width:100%">'
 
 
 def _more(count: int, what: str) -> str:

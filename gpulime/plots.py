@@ -1,6 +1,6 @@
 """Figures of explanations, for papers and notebooks; matplotlib comes with the extra ``plots``.
 
-A figure is made, never shown: nothing here touches pyplot or any other global state.
+A figure is made and returned: nothing here touches pyplot or any other global state.
 """
 
 from __future__ import annotations
@@ -110,10 +110,10 @@ def _axes_each(kind: str) -> int:
 
 
 def _figure(rows: int, columns: int, kind: str) -> Figure:
-    from matplotlib.figure import Figure
+    from gpulime.figure import NotebookFigure
 
     width = 1.4 * SIDE if kind == "bars" else SIDE
-    return Figure(figsize=(width * columns + 0.4, SIDE * rows + 0.2), layout="constrained")
+    return NotebookFigure(figsize=(width * columns + 0.4, SIDE * rows + 0.2), layout="constrained")
 
 
 def _given(ax: Any) -> list[Axes]:
@@ -150,7 +150,7 @@ def _draw(
 
 
 def _title(explanation: Explained, label: int, class_names: Names | None) -> str:
-    facts = [called(label, class_names)]
+    facts = [called(label, explanation.class_names if class_names is None else class_names)]
     if label in explanation.predictions:
         facts.append(f"{float(explanation.predictions[label]):.3f}")
     if np.isfinite(score := float(explanation.scores.get(label, np.nan))):
@@ -159,7 +159,7 @@ def _title(explanation: Explained, label: int, class_names: Names | None) -> str
 
 
 def _overlay(explanation: Explained, label: int, ax: Axes, num_features: int) -> None:
-    """Images of the axes: the gray picture, the coefficients by colour, the outlines; the strongest bear their rank."""
+    """Images of the axes: the gray picture, the coefficients by colour, the outlines; the strongest bear their ids."""
     weights, segments = explanation.local_exp[label], explanation.segments
     gray = shades.rgb(explanation.image).mean(2)
     largest = shades.scale(weights)
@@ -169,11 +169,11 @@ def _overlay(explanation: Explained, label: int, ax: Axes, num_features: int) ->
     white[..., 3] = shades.OUTLINE * shades.outlines(segments)
     if min(segments.shape) > 64:  # on a tiny picture a pixel is no thin line
         ax.imshow(white, interpolation="nearest")
-    for rank, (segment, _) in enumerate(shades.strongest(weights, num_features), 1):
+    for segment, _ in shades.strongest(weights, num_features):
         if (segments == segment).any():
             box = {"boxstyle": "round,pad=0.25", "facecolor": "black", "alpha": 0.62, "linewidth": 0}
             place = shades.centre(segments, segment)
-            ax.text(*place, str(rank), color="white", fontsize="x-small", ha="center", va="center", bbox=box)
+            ax.text(*place, str(segment), color="white", fontsize="x-small", ha="center", va="center", bbox=box)
     _bare(ax)
 
 

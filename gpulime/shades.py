@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from gpulime.classes import Names
 from gpulime.errors import check, unknown
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -40,6 +41,7 @@ class Explained(Protocol):
     local_exp: dict[int, list[tuple[int, float]]]
     predictions: dict[int, float]
     scores: dict[int, float]
+    class_names: Names | None
 
     def get_image_and_mask(
         self,
@@ -179,6 +181,35 @@ def centre(segments: Array, segment: int) -> tuple[float, float]:
     down, across = np.divmod(np.flatnonzero(segments == segment), segments.shape[1])
     nearest = (np.square(down - down.mean()) + np.square(across - across.mean())).argmin()
     return float(across[nearest]), float(down[nearest])
+
+
+def numbered(picture: Picture, segments: Array, ids: Iterable[int]) -> Picture:
+    """A picture with the ids of some segments at their middles; an id that would lie on an earlier one is left out.
+
+    Parameters
+    ----------
+    picture : (h, w, 3) uint8
+    segments : (h, w) integers
+    ids : from the most important one
+    """
+    image = Image.fromarray(picture)
+    draw, font = ImageDraw.Draw(image, "RGBA"), ImageFont.load_default()
+    drawn: list[tuple[float, float, float, float]] = []
+    for segment in ids:
+        if not (segments == segment).any():  # too small for a picture of this size
+            continue
+        x, y = centre(segments, segment)
+        left, top, right, bottom = draw.textbbox((0, 0), str(segment), font=font)
+        across, down = (right - left) / 2 + 3, (bottom - top) / 2 + 2
+        x = min(max(x, across), max(picture.shape[1] - 1 - across, across))
+        y = min(max(y, down), max(picture.shape[0] - 1 - down, down))
+        box = (x - across, y - down, x + across, y + down)
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in drawn):
+            continue
+        drawn.append(box)
+        draw.rounded_rectangle(box, radius=4, fill=(0, 0, 0, 158))
+        draw.text((x - (left + right) / 2, y - (top + bottom) / 2), str(segment), fill="white", font=font)
+    return np.array(image)
 
 
 def resized(arrays: Iterable[Array], least: int, most: int) -> list[Array]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gpulime.errors import GpulimeError
-from gpulime.explanation import Explanations, fetched
+from gpulime.explanation import Explanations, ImageExplanation, fetched
 
 N, L, K, C, H, W = 3, 2, 6, 3, 8, 7
 
@@ -42,8 +42,11 @@ def explanations(n=N, l=L, k=K, c=C, seed=0):
 
 
 def assert_equal(actual, expected):
+    assert actual.class_names == expected.class_names
     for field in dataclasses.fields(Explanations):
         left, right = getattr(actual, field.name), getattr(expected, field.name)
+        if field.name == "class_names":
+            continue
         assert left.dtype == right.dtype, field.name
         assert torch.equal(left, right), field.name
 
@@ -64,6 +67,25 @@ def test_save_and_load(tmp_path):
         assert_equal(Explanations.load(str(tmp_path / name)), batch)
     with np.load(tmp_path / "batch", allow_pickle=False) as arrays:
         assert all(arrays[name].dtype.kind in "ifuU" for name in arrays)
+
+
+@pytest.mark.parametrize("names", [None, ["a", "b"], {281: "tabby"}])
+def test_names_are_saved_and_go_with_every_part(names, tmp_path):
+    batch = dataclasses.replace(explanations(), class_names=names)
+    batch.save(tmp_path / "batch")
+    loaded = Explanations.load(tmp_path / "batch")
+    assert_equal(loaded, batch)
+    for part in (loaded[1], loaded[1:], loaded.cpu(), Explanations.cat([loaded, loaded])):
+        assert part.class_names == names
+
+
+def test_one_image_is_told_in_a_line():
+    batch = dataclasses.replace(explanations(l=4), class_names={281: "tabby"})
+    p = [f"{value:.3f}" for value in batch.predictions[1].tolist()]
+    line = f"ImageExplanation(tabby {p[0]}, class 285 {p[1]}, class 287 {p[2]}, ...; 6 segments, 8 x 7 pixels, R2 "
+    assert repr(batch[1]) == str(batch[1]) == f"{line}{batch.scores[1, 0]:.2f})"
+    empty = ImageExplanation(np.zeros((4, 5, 3)), np.zeros((4, 5), int))
+    assert repr(empty) == "ImageExplanation(no label; 1 segments, 4 x 5 pixels)"
 
 
 class Bomb:
@@ -290,7 +312,7 @@ def test_repr_and_devices(device):
     batch = explanations()
     assert repr(batch) == "Explanations(3 images, 2 labels, up to 6 segments, on cpu)"
     moved = batch.to(device)
-    assert all(getattr(moved, field.name).device.type == device.type for field in dataclasses.fields(moved))
+    assert {tensor.device.type for tensor in vars(moved).values() if tensor is not None} == {device.type}
     assert_equal(moved.cpu(), batch)
 
 

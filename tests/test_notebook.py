@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 
@@ -40,10 +41,37 @@ def test_one_image_is_its_pictures_and_a_table_of_its_labels():
     assert cells[4:] == ["3", "0.250", "-", "1 +0.300 40 -0.100"]
     picture, overlay = page.pictures()
     assert picture.shape == overlay.shape == (160, 120, 3)
-    blue, orange, none = overlay[120, 30], overlay[40, 30], overlay[120, 90]
+    blue, orange, none = overlay[100, 30], overlay[20, 30], overlay[120, 90]  # beside the ids
     assert int(blue[2]) - blue[0] > 60
     assert int(orange[0]) - orange[2] > 25
     assert np.ptp(none.astype(int)) < 25
+
+
+def test_the_overlay_bears_the_ids_that_the_table_names():
+    one = single(h=160, w=120)
+    _, overlay = Shown(one._repr_html_()).pictures()
+    one.local_exp = {7: [(segment, w) for segment, w in one.local_exp[7] if segment != 4]}
+    _, without = Shown(one._repr_html_()).pictures()
+    changed = np.abs(overlay.astype(int) - without).max(2) > 40
+    down, across = shades.centre(one.segments, 4)[::-1]
+    assert changed[int(down) - 4 : int(down) + 5, int(across) - 4 : int(across) + 5].any()
+    ground = np.full((60, 80, 3), 255, np.uint8)
+    segments = np.arange(80).repeat(60).reshape(80, 60).T // 20
+    numbered = shades.numbered(ground, segments, [3, 0, 77, 3])
+    assert numbered.min(2).min(0).tolist() != ground.min(2).min(0).tolist()
+    dark = (numbered.max(2) < 200).any(0)
+    assert [bool(dark[start : start + 20].any()) for start in (0, 20, 40, 60)] == [True, False, False, True]
+
+
+def test_classes_have_their_names():
+    one = single()
+    one.class_names = {7: "<b>cat</b>"}
+    page = Shown(one._repr_html_())
+    assert page.texts("td")[::4] == ["<b>cat</b>", "3"]
+    assert "Shown is <b>cat</b>, with" in page.texts("p")[-1]
+    assert page.all("b") == []
+    batch = dataclasses.replace(explanations(), class_names=["cat"] * 282)
+    assert Shown(batch._repr_html_()).texts("figcaption")[0].startswith("0cat · ")
 
 
 @pytest.mark.parametrize("html", [single()._repr_html_(), explanations()._repr_html_()], ids=["one", "batch"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from skimage.segmentation import mark_boundaries
 from test_explanation import explanations
 from test_shades import IDS, RANGES, WEIGHTS, single
@@ -50,7 +52,7 @@ def test_overlay_has_the_picture_and_the_coefficient_of_each_pixel_on_a_symmetri
     assert heat.get_clim() == (-0.5, 0.5)
     assert bar.get_ylabel() == "coefficient"
     assert ax.get_title() == "class 7, 0.750, R² 0.50"
-    assert [text.get_text() for text in ax.texts] == ["1", "2"]
+    assert [text.get_text() for text in ax.texts] == ["9", "1"]  # ids, as in every other view
     places = [text.get_position() for text in ax.texts]
     assert [int(single().segments[int(y), int(x)]) for x, y in places] == [9, 1]
 
@@ -166,6 +168,29 @@ def test_names_are_not_taken_for_formulas(tmp_path):
     figure.savefig(tmp_path / "figure.png", dpi=20)
     assert figure.get_suptitle().startswith("$\\frac{7, ")
     assert single().plot(class_names=names[:7]).axes[0].get_title().startswith("class 7, ")
+
+
+def test_an_explanation_brings_its_names():
+    one = single()
+    one.class_names = {7: "cat"}
+    assert one.plot().axes[0].get_title().startswith("cat, ")
+    assert one.plot(class_names={7: "dog"}).axes[0].get_title().startswith("dog, ")
+
+
+def test_a_notebook_shows_the_figure():
+    png = single().plot()._repr_png_()
+    assert Image.open(io.BytesIO(png)).size > (300, 300)
+    assert explanations().plot()._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_notebook_that_has_a_printer_for_figures_shows_it_once():
+    formatter = pytest.importorskip("IPython.core.formatters").DisplayFormatter()
+    data, _ = formatter.format(single().plot())
+    assert data["image/png"].startswith(b"\x89PNG")
+    formatter.formatters["image/png"].for_type(Figure, lambda figure: b"inline")
+    data, _ = formatter.format(single().plot())
+    assert data["image/png"] == b"inline"
+    assert set(data) == {"image/png", "text/plain"}
 
 
 def test_names_may_be_a_mapping_that_lacks_some():

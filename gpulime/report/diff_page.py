@@ -26,9 +26,10 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Rank:
-    """Where the number of a strong segment stands, in percent of the picture."""
+class Spot:
+    """Where the id of a strong segment stands, in percent of the picture."""
 
+    id: int
     across: float
     down: float
 
@@ -41,7 +42,7 @@ class Side:
     probability: float
     r2: float | None
     overlay: str
-    ranks: list[Rank]
+    spots: list[Spot]
     w: int
     h: int
 
@@ -144,13 +145,13 @@ def _side(row: Row, label: int, picture: shades.Picture | None, largest: float, 
     fits = picture is not None and picture.shape[:2] == segments.shape
     ground = picture if picture is not None and fits else shades.blank(segments.shape)
     ground, small, heat = shades.resized([ground, segments, shades.heat(segments, weights)], *SIDES)
-    places = [shades.centre(segments, segment) for segment, _ in shades.strongest(weights, TOP)]
+    places = [(segment, *shades.centre(segments, segment)) for segment, _ in shades.strongest(weights, TOP)]
     return Side(
         label=called(label, names),
         probability=row["pred_probs"][j],
         r2=row["r2"][j],
         overlay=shades.jpeg_uri(shades.blend(ground, small, heat, largest)),
-        ranks=[Rank(100 * (x + 0.5) / row["w"], 100 * (y + 0.5) / row["h"]) for x, y in places],
+        spots=[Spot(segment, 100 * (x + 0.5) / row["w"], 100 * (y + 0.5) / row["h"]) for segment, x, y in places],
         w=small.shape[1],
         h=small.shape[0],
     )

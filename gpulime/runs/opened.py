@@ -89,7 +89,7 @@ class Run(Mapping[str, ImageExplanation]):
         row = self.row(image_id)
         with about(f"image {image_id!r}"):
             damage.check_whole(row)
-        return _explanations(row, self._picture(row))
+        return _explanations(row, self._picture(row), self.manifest.get("class_names"))
 
     def row(self, image_id: str) -> dict[str, Any]:
         """The row of an image that is explained, as it stands in the store.
@@ -135,7 +135,7 @@ def open_run(path: str | Path, pictures: bool = True) -> Run:
     return Run(Path(path), pictures)
 
 
-def _explanations(row: Mapping[str, Any], picture: Any) -> Explanations:
+def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[str] | None) -> Explanations:
     """The row of one image as a batch of one."""
     segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
     if picture is None or picture.shape[:2] != segments.shape:
@@ -156,4 +156,5 @@ def _explanations(row: Mapping[str, Any], picture: Any) -> Explanations:
         segment_ids=torch.arange(k)[None],
         non_finite=torch.zeros(1, dtype=torch.int64),
         images=torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None],
+        class_names=class_names,
     )
