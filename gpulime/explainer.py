@@ -19,7 +19,7 @@ from gpulime.ops.masked_images import masked_images
 from gpulime.predict import Activation, Model, Predictor
 from gpulime.preparation import Preparation
 from gpulime.queue import MASK_ENTRIES, Flight, Queue
-from gpulime.segments import Segmenter
+from gpulime.segments import Segmenter, kept_ids
 from gpulime.segments import resolve as resolve_segments
 from gpulime.surrogate import Distance, Kernel, Moments, Settings, Surrogate, proximity
 
@@ -141,6 +141,7 @@ class Explainer:
         labels: Tensor | None = None,
         segments: Tensor | None = None,
         keys: Tensor | None = None,
+        keep: int | Sequence[int] | Tensor | None = None,
         extra: Sequence[Tensor] = (),
     ) -> Explanations:
         """Explain images.
@@ -156,6 +157,8 @@ class Explainer:
         keys : (n,) int64, optional
             ``gpulime.key(image_id)`` of each image, which seeds its masks; 0 by default: then images with the same number of
             segments share their masks, and so the noise of the sampling, which an average over images should not.
+        keep : int or several, optional
+            Ids of segments that are never hidden, such as a background of 0, 255 or -1: they are no part of the explanation.
         extra : tuple of tensors (n, ...)
             Further inputs of the model, such as ids or metadata: ``model(rows, *extra)`` gets for each masked row those of its
             image, in their own dtypes.
@@ -169,7 +172,9 @@ class Explainer:
         GpulimeError
             If an argument is not what it must be, or the model's output is not (b, classes).
         """
-        explanations = Explanations.cat(list(self._explained(Batch(images, labels, segments, keys, extra=extra))))
+        explanations = Explanations.cat(
+            list(self._explained(Batch(images, labels, segments, keys, extra=extra, keep=kept_ids(keep))))
+        )
         for i in explanations.non_finite.nonzero().flatten().tolist():
             count = int(explanations.non_finite[i])
             warnings.warn(
@@ -226,6 +231,8 @@ class Explainer:
     def compose(self, flight: Flight, start: int, stop: int) -> Tensor:
         """The model's input for places ``start`` to ``stop`` of a flight's queue."""
         index, masks = flight.window(start, stop, self.draw)
+        if flight.parts.keeps:  # pixels that are never hidden have the label of the first column beyond the segments
+            masks = masks | (torch.arange(masks.shape[1], device=masks.device) >= flight.parts.counts[index, None])
         return masked_images(flight.images, flight.fill, flight.parts.labels, index, masks)
 
     def count_classes(self, images: Tensor) -> int:

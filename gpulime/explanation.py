@@ -95,7 +95,7 @@ class Explanations(_Shown):
     local_predictions : (n, l) float64, the linear model's
     intercepts : (n, l) float64
     scores : (n, l) float64, weighted R2 of the linear model; NaN where the output is constant or not finite
-    segments : (n, h, w) int32, the segment of each pixel
+    segments : (n, h, w) int32, the segment of each pixel; the image's count for pixels that are never hidden (``keep``)
     counts : (n,) int64, segments of each image
     segment_ids : (n, k) int64, what the segmenter called each segment; -1 beyond an image's count
     non_finite : (n,) int64, samples for which the model's output was NaN or infinite; then coefficients are NaN
@@ -208,7 +208,7 @@ class Explanations(_Shown):
         right = all(t in INTEGERS if name in WHOLE else t.is_floating_point for name, t in types.items())
         # All that is looked up by number must be there.
         low, high = self.segments.flatten(1).aminmax(dim=1)
-        in_reach = bool((low >= 0).all() and (high < self.counts).all() and (self.counts <= k).all())
+        in_reach = bool((low >= 0).all() and (high <= self.counts).all() and (high < k).all() and (self.counts <= k).all())
         return right and in_reach
 
     def _tensors(self) -> dict[str, Any]:
@@ -282,7 +282,7 @@ class ImageExplanation:
     Attributes
     ----------
     image : (h, w, c) array
-    segments : (h, w) integers, with the segmenter's own ids
+    segments : (h, w) integers, with the segmenter's own ids; -1, or less than all of them, for pixels that are never hidden
     top_labels : list of int, the labels explained, most probable first
     local_exp : dict, label -> list of (segment id, coefficient), strongest first
     intercept, scores, local_preds, predictions : dict, label -> float
@@ -309,7 +309,8 @@ class ImageExplanation:
         row = {name: tensor[index].cpu().numpy() for name, tensor in batch._tensors().items()}
         count = int(row["counts"])
         ids = row["segment_ids"][:count]
-        one = cls(row["images"].transpose(1, 2, 0) / 255.0, ids[row["segments"]])
+        names = np.append(ids, min(0, ids.min()) - 1)  # the last is no segment: pixels that are never hidden
+        one = cls(row["images"].transpose(1, 2, 0) / 255.0, names[row["segments"]])
         one.top_labels = row["labels"].tolist()
         for label, weights in zip(one.top_labels, row["coefficients"][:, :count], strict=True):
             order = np.argsort(-np.abs(weights), kind="stable")

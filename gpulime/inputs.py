@@ -31,6 +31,8 @@ class Batch:
         Explain the classes with the highest output too, before ``labels``; a label of -1 then means "none more".
     extra : tuple of tensors (n, ...)
         Further inputs of the model: each masked row gets those of its image.
+    keep : sequence of int
+        Ids of segments that are never hidden.
     """
 
     images: Tensor
@@ -39,6 +41,7 @@ class Batch:
     keys: Tensor | None = None
     top: bool = False
     extra: Sequence[Tensor] = ()
+    keep: Sequence[int] = ()
 
     def check_images(self) -> None:
         """Raise `GpulimeError` unless the images are (n, c, h, w), floating or uint8."""
@@ -109,12 +112,14 @@ class Batch:
             keys=None if keys is None else devices.sent(keys, device),
             top=self.top or self.labels is None,
             extra=tuple(devices.sent(tensor.detach(), device) for tensor in self.checked_extra()),
+            keep=self.keep,
         )
 
     def part(self, where: slice) -> Batch:
         """Some of its images."""
         labels, segments, keys = (None if t is None else t[where] for t in (self.labels, self.segments, self.keys))
-        return Batch(self.images[where], labels, segments, keys, self.top, tuple(tensor[where] for tensor in self.extra))
+        extra = tuple(tensor[where] for tensor in self.extra)
+        return Batch(self.images[where], labels, segments, keys, self.top, extra, self.keep)
 
     def checked_extra(self) -> list[Tensor]:
         """The extra inputs as tensors.

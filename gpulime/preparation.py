@@ -104,12 +104,14 @@ class Preparation:
     def _ready(self, batch: Batch, fill: str | Tensor, unit: float, number: int) -> tuple[Tensor, Tensor, Segments, Tensor]:
         """Images and fill as the model takes them, the segments, and uint8 pictures."""
         pictures = self.normalisation.pictures(batch.images)
-        parts = segment(self.segmenter, pictures, number) if batch.segments is None else from_labels(batch.segments)
-        k = parts.ids.shape[1]
-        self._enough_samples(k)
-        check_memory(k, batch.images.device)
-        self._try_callables(k)
-        filled = fills.fill(fill, batch.images, parts.labels, k, unit)
+        if batch.segments is None:
+            parts = segment(self.segmenter, pictures, number, batch.keep)
+        else:
+            parts = from_labels(batch.segments, batch.keep, number)
+        self._enough_samples(parts.most)
+        check_memory(parts.most, batch.images.device)
+        self._try_callables(parts.most)
+        filled = fills.fill(fill, batch.images, parts.labels, parts.ids.shape[1], unit)
         return (
             self.for_model(batch.images),
             self.for_model(filled),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,22 +35,29 @@ class Segments:
 
     Attributes
     ----------
-    labels : (n, h, w) int32, from 0 without gaps in each image
+    labels : (n, h, w) int32, from 0 without gaps in each image; its count for pixels that are never hidden
     counts : (n,) int64, the number of segments of each image
     ids : (n, k) int64, what the segmenter called each segment; -1 beyond an image's count
+    keeps : bool, whether there may be pixels that are never hidden; then k is one more than the largest count
     """
 
     labels: Tensor
     counts: Tensor
     ids: Tensor
+    keeps: bool = False
+
+    @property
+    def most(self) -> int:
+        """The largest count."""
+        return self.ids.shape[1] - self.keeps
 
     def part(self, where: slice) -> Segments:
         """Those of some of the images."""
-        return Segments(self.labels[where], self.counts[where], self.ids[where])
+        return replace(self, labels=self.labels[where], counts=self.counts[where], ids=self.ids[where])
 
     def to(self, device: torch.device) -> Segments:
         """The same on another device."""
-        return Segments(*(devices.sent(tensor, device) for tensor in (self.labels, self.counts, self.ids)))
+        return Segments(*(devices.sent(tensor, device) for tensor in (self.labels, self.counts, self.ids)), self.keeps)
 
 
 @dataclass(frozen=True)
@@ -194,7 +201,7 @@ def describe(segmenter: Segmenter, device: torch.device = CPU) -> str:
     return f"{backend} {name}({options})"
 
 
-def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0) -> Segments:
+def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0, keep: Sequence[int] = ()) -> Segments:
     """Segment images, each by itself.
 
     Parameters
@@ -204,6 +211,8 @@ def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0) -> Segments
         One channel is shown to scikit-image and to callables as gray RGB, as lime does.
     number : int
         That of the first image, for messages.
+    keep : sequence of int
+        As for `from_labels`.
 
     Returns
     -------
@@ -212,7 +221,7 @@ def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0) -> Segments
     n = len(pictures)
     if (labels_of := on_device(segmenter, pictures.device)) is not None:
         with about(f"segments {describe(segmenter, pictures.device)}"):
-            return from_labels(labels_of(pictures.float()))
+            return from_labels(labels_of(pictures.float()), keep, number)
     arrays = np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy())
 
     def one(i: int) -> Array:
@@ -223,7 +232,7 @@ def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0) -> Segments
             labels = list(pool.map(one, range(n)))
     else:  # whether a user's callable is safe in threads is not known
         labels = [one(i) for i in range(n)]
-    return from_labels(torch.from_numpy(np.stack(labels))).to(pictures.device)
+    return from_labels(torch.from_numpy(np.stack(labels)), keep, number).to(pictures.device)
 
 
 def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Array:
@@ -248,21 +257,27 @@ def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Arra
     return labels.astype(np.int64)
 
 
-def from_labels(labels: Tensor) -> Segments:
+def from_labels(labels: Tensor, keep: Sequence[int] = (), number: int = 0) -> Segments:
     """Take label maps as they come and number their segments from 0 without gaps, in the order of their ids.
 
     Parameters
     ----------
     labels : (n, h, w) integer tensor; any ids, negative ones and gaps included
+    keep : sequence of int
+        Ids whose pixels are never hidden: they are no segment, and an image's count is their label.
+    number : int
+        That of the first image, for messages.
 
     Raises
     ------
     GpulimeError
-        If it is not an integer tensor of rank 3.
+        If it is not an integer tensor of rank 3, or no segment is left of an image.
     """
     integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     check(integer, f"segments must be integer labels; got {labels.dtype}")
     check(labels.ndim == 3 and labels.numel() > 0, f"segments must be (n, h, w); got {tuple(labels.shape)}")
+    if keep:
+        return _keeping(labels.long(), keep, number)
     flat = labels.flatten(1).long()
     n, room = len(flat), min(flat.shape[1], _TABLE)
     # Whether all ids find room in a table is read together with how many there are: on a GPU the host waits once.
@@ -275,6 +290,39 @@ def from_labels(labels: Tensor) -> Segments:
     names = torch.arange(room, device=flat.device).expand(n, room)
     ids = names.new_full((n, k + 1), -1).scatter_(1, position.where(present, k).long(), names)  # the last takes what is absent
     return Segments(position.gather(1, flat).view(labels.shape), counts, ids[:, :k].contiguous())
+
+
+def _keeping(labels: Tensor, keep: Sequence[int], number: int) -> Segments:
+    """`from_labels` with kept pixels: they get the highest id of all, which is numbered last, and is then no segment."""
+    kept = torch.isin(labels, torch.tensor(keep, device=labels.device))
+    numbered = from_labels(labels.where(~kept, labels.masked_fill(kept, -1).max() + 1))
+    counts = numbered.counts - kept.flatten(1).any(1).long()
+    least, most = torch.stack(counts.aminmax()).tolist()
+    if least == 0:
+        first = number + int(counts.argmin())
+        raise GpulimeError(f"image {first}: keep = {list(keep)} leaves no segment that could be hidden")
+    ids = torch.nn.functional.pad(numbered.ids, (0, most + 1 - numbered.ids.shape[1]), value=-1)
+    beyond = torch.arange(most + 1, device=ids.device) >= counts[:, None]
+    return Segments(numbered.labels, counts, ids.masked_fill(beyond, -1), keeps=True)
+
+
+def kept_ids(keep: Any) -> tuple[int, ...]:
+    """The segment ids that ``keep`` names: an int, several of them (a list, a set, an array, a tensor), or None.
+
+    Raises
+    ------
+    GpulimeError
+        For anything else.
+    """
+    if keep is None:
+        return ()
+    try:
+        ids = torch.as_tensor(list(keep) if isinstance(keep, set | frozenset) else keep).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        ids = torch.empty(1)
+    integer = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    check(integer or ids.numel() == 0, lambda: f"keep must be a segment id or several, whole numbers; got {keep!r:.100}")
+    return tuple(ids.tolist())
 
 
 def _by_rank(flat: Tensor, shape: torch.Size) -> Segments:
