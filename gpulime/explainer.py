@@ -137,10 +137,10 @@ class Explainer:
 
     def explain(
         self,
-        images: Tensor,
-        labels: Tensor | None = None,
-        segments: Tensor | None = None,
-        keys: Tensor | None = None,
+        images: Any,
+        labels: Any = None,
+        segments: Any = None,
+        keys: Any = None,
         keep: int | Sequence[int] | Tensor | None = None,
         extra: Sequence[Tensor] = (),
     ) -> Explanations:
@@ -149,9 +149,11 @@ class Explainer:
         Parameters
         ----------
         images : (n, c, h, w) float or uint8
-            Floats in [0, 1], or normalised with ``normalized=True``.
-        labels : (n,) or (n, l) int64, optional
-            Classes to explain; by default the ``top_labels`` with the highest output.
+            Floats in [0, 1], or normalised with ``normalized=True``; a tensor or an array.
+        labels : int, (n,) or (n, l) integers, or a sequence of n entries, optional
+            Classes to explain: one for all images, or for each image one, a list of several, or a multi-hot vector (floats or
+            bools of 0 and 1). By default the ``top_labels`` with the highest output. Names are taken where the model has them
+            (``config.id2label``). An image with fewer labels than another repeats its first one in ``Explanations.labels``.
         segments : (n, h, w) integers, optional
             Label maps, in place of the segmenter's.
         keys : (n,) int64, optional
@@ -246,7 +248,7 @@ class Explainer:
         classes, wanted = outputs.shape[1], flight.wanted
         check_label(flight.highest, classes)
         if wanted is not None and not flight.top:
-            return wanted
+            return wanted.where(wanted >= 0, wanted[:, :1])
         best = outputs.topk(min(self.top_labels, classes), dim=1).indices
         return best if wanted is None else torch.cat([best, wanted.where(wanted >= 0, best[:, :1])], dim=1)
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, overload
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gpulime import device as devices
+from gpulime import labels as numbers
 from gpulime import shades
 from gpulime.classes import Names, called
 from gpulime.errors import GpulimeError, check, whole
@@ -90,7 +92,7 @@ class Explanations(_Shown):
     Attributes
     ----------
     coefficients : (n, l, k) float64, how much each segment adds to each label; 0 beyond an image's count
-    labels : (n, l) int64, classes
+    labels : (n, l) int64, classes; an image with fewer than another repeats its first one
     predictions : (n, l) float32, the model's (activated) output for the whole image
     local_predictions : (n, l) float64, the linear model's
     intercepts : (n, l) float64
@@ -311,16 +313,17 @@ class ImageExplanation:
         ids = row["segment_ids"][:count]
         names = np.append(ids, min(0, ids.min()) - 1)  # the last is no segment: pixels that are never hidden
         one = cls(row["images"].transpose(1, 2, 0) / 255.0, names[row["segments"]])
-        one.top_labels = row["labels"].tolist()
-        for label, weights in zip(one.top_labels, row["coefficients"][:, :count], strict=True):
+        explained = row["labels"].tolist()
+        one.top_labels = list(dict.fromkeys(explained))
+        for label, weights in zip(explained, row["coefficients"][:, :count], strict=True):
             order = np.argsort(-np.abs(weights), kind="stable")
             used = order[weights[order] != 0] if weights.any() else order  # those not selected have 0
             one.local_exp[label] = [(int(ids[j]), float(weights[j])) for j in used]
         one.intercept, one.scores, one.local_preds, one.predictions = (
-            dict(zip(one.top_labels, row[name].astype(float).tolist(), strict=True))
+            dict(zip(explained, row[name].astype(float).tolist(), strict=True))
             for name in ("intercepts", "scores", "local_predictions", "predictions")
         )
-        first = one.top_labels[0]
+        first = explained[0]
         one.score, one.local_pred = one.scores[first], one.local_preds[first]
         one.class_names = batch.class_names
         return one
@@ -353,7 +356,7 @@ class ImageExplanation:
         Parameters
         ----------
         label : int, optional
-            One of those explained; by default the first.
+            One of those explained, as a tensor or an array of one, too; by default the first.
         kind : {"overlay", "bars", "panels"}
             The picture in gray below the colours of all segments, blue for the label and orange against it, the strongest
             with their ids; a bar for each of the strongest segments; or the four pictures of lime's tutorials: positive,
@@ -393,7 +396,7 @@ class ImageExplanation:
         Parameters
         ----------
         label : int
-            One of ``top_labels``.
+            One of ``top_labels``; as a tensor or an array of one, too.
         positive_only, negative_only : bool
             Take only segments that speak for, or against, the label; at most one of the two. With neither, both are taken
             and painted: green for, red against.
@@ -417,7 +420,9 @@ class ImageExplanation:
         ValueError
             If both only-flags are true.
         """
-        if label not in self.local_exp:
+        with suppress(GpulimeError):  # then it is none of those explained
+            label = numbers.number(label, self.class_names)
+        if label not in list(self.local_exp):
             raise KeyError(f"Label not in explanation: {label}; explained were {list(self.local_exp)}")
         if positive_only and negative_only:
             raise ValueError("Positive_only and negative_only cannot be true at the same time.")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gpulime import arrays
 from gpulime import device as devices
 from gpulime.errors import check, unknown
 
@@ -26,10 +27,8 @@ def resolve(spec: Fill) -> str | Tensor:
         if spec not in FILLS:
             raise unknown("fill", spec, [*FILLS, "a number", "a colour (c,)", "images (n, c, h, w)"])
         return spec
-    try:
-        value: Tensor = torch.as_tensor(spec)
-    except (TypeError, ValueError, RuntimeError):
-        value = torch.empty(0, 0)
+    found = arrays.tensor(spec)
+    value = torch.empty(0, 0) if found is None else found
     check(
         value.ndim in (0, 1, 3, 4) and value.numel() > 0 and not value.is_complex(),
         f"fill must be {' or '.join(map(repr, FILLS))}, a number, a colour (c,) or images (n, c, h, w); got {spec!r:.100}",

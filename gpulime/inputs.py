@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gpulime import arrays
 from gpulime import device as devices
+from gpulime import labels as classes
+from gpulime.classes import Names
 from gpulime.errors import GpulimeError, check
 
 
@@ -21,36 +25,47 @@ class Batch:
     Attributes
     ----------
     images : (n, c, h, w) float or uint8
-    labels : (n,) or (n, l) integers, optional
+    labels : as `gpulime.labels.of_batch` takes them, optional
         Classes to explain; by default those with the highest output.
     segments : (n, h, w) integers, optional
         Label maps, in place of the segmenter's.
     keys : (n,) int64, optional
         ``gpulime.key(image_id)`` of each image; 0 by default.
     top : bool
-        Explain the classes with the highest output too, before ``labels``; a label of -1 then means "none more".
+        Explain the classes with the highest output too, before ``labels``.
     extra : tuple of tensors (n, ...)
         Further inputs of the model: each masked row gets those of its image.
     keep : sequence of int
         Ids of segments that are never hidden.
+
+    A label of -1 means "none more". In its place the image's first label is explained again, which costs no forward.
     """
 
-    images: Tensor
-    labels: Tensor | None = None
-    segments: Tensor | None = None
-    keys: Tensor | None = None
+    images: Any
+    labels: Any = None
+    segments: Any = None
+    keys: Any = None
     top: bool = False
     extra: Sequence[Tensor] = ()
     keep: Sequence[int] = ()
 
-    def check_images(self) -> None:
-        """Raise `GpulimeError` unless the images are (n, c, h, w), floating or uint8."""
-        images = self.images
-        check(isinstance(images, Tensor), f"images must be a tensor (n, c, h, w); got {type(images).__name__}")
+    def as_tensors(self, names: Names | None = None) -> Batch:
+        """The same with images as a tensor and labels (n, l) int64, or None; labels may be ``names`` of classes.
+
+        Raises
+        ------
+        GpulimeError
+            Unless images are (n, c, h, w), floating or uint8, and labels are what they must be.
+        """
+        images = arrays.tensor(self.images) if isinstance(self.images, np.ndarray) else self.images
+        check(isinstance(images, Tensor), f"images must be a tensor (n, c, h, w); got {type(self.images).__name__}")
+        assert images is not None
         check(images.ndim == 4, f"images must be (n, c, h, w); got {tuple(images.shape)}")
         check(images.numel() > 0, f"images must be (n, c, h, w), none of them 0; got {tuple(images.shape)}")
         known = images.is_floating_point() or images.dtype == torch.uint8
         check(known, f"images must be floating or uint8; got {images.dtype}")
+        labels = None if self.labels is None else classes.of_batch(self.labels, len(images), names)
+        return replace(self, images=images, labels=labels)
 
     def bounds(self) -> tuple[float, float]:
         """The lowest and the highest value of the images, of uint8 ones in [0, 1]; for those on a GPU the host waits.
@@ -76,13 +91,13 @@ class Batch:
         Raises
         ------
         GpulimeError
-            Where labels are not (n,) or (n, l) integers, 0 or more.
+            If a label is negative; -1 may end the labels of an image that has others, or whose top classes are explained.
         """
         if self.labels is None:
             return None
-        labels = self._labels()
-        low, high, place = torch.stack([*labels.aminmax(), labels.argmax()]).tolist()
-        check(low >= (-1 if self.top else 0), f"labels must not be negative; got {low}")
+        labels = self.labels
+        low, first, high, place = torch.stack([labels.amin(), labels[:, 0].amin(), labels.max(), labels.argmax()]).tolist()
+        check(low >= classes.NONE and (self.top or first >= 0), f"labels must not be negative; got {low}")
         return place // labels.shape[1], high
 
     def on(self, device: torch.device) -> Batch:
@@ -94,10 +109,10 @@ class Batch:
             Where a tensor has not the rank, the shape or the dtype it must have.
         """
         n, _, h, w = self.images.shape
-        keys = torch.zeros(n, dtype=torch.int64) if self.keys is None else _tensor(self.keys)
+        keys = torch.zeros(n, dtype=torch.int64) if self.keys is None else arrays.tensor(self.keys)
         fits = keys is not None and keys.shape == (n,) and keys.dtype == torch.int64
         check(fits, f"keys must be (n,) = ({n},) int64; got {_kind(self.keys)}")
-        segments = None if self.segments is None else _tensor(self.segments)
+        segments = None if self.segments is None else arrays.tensor(self.segments)
         if self.segments is not None:
             fits = segments is not None and segments.shape == (n, h, w)
             check(fits, f"segments must be (n, h, w) = {(n, h, w)}; got {_kind(self.segments)}")
@@ -107,7 +122,7 @@ class Batch:
             images = images / torch.full((), 255, dtype=torch.float32, device=device)
         return Batch(
             images=images if images.dtype == torch.float64 else images.float(),
-            labels=None if self.labels is None else devices.sent(self._labels(), device),
+            labels=None if self.labels is None else devices.sent(self.labels, device),
             segments=None if segments is None else devices.sent(segments, device),
             keys=None if keys is None else devices.sent(keys, device),
             top=self.top or self.labels is None,
@@ -133,23 +148,13 @@ class Batch:
         check(is_tuple, lambda: f"extra must be a tuple of tensors such as (meta,); got {type(self.extra).__name__}")
         n, checked = len(self.images), []
         for i, given in enumerate(self.extra):
-            tensor = _tensor(given)
+            tensor = arrays.tensor(given)
             if tensor is None:
                 raise GpulimeError(f"extra[{i}] must be a tensor (n, ...) with n = {n}; got {type(given).__name__}")
             fits = tensor.shape[:1] == (n,)
             check(fits, f"extra[{i}] must be (n, ...) with n = {n}; got {tuple(tensor.shape)}")
             checked.append(tensor)
         return checked
-
-    def _labels(self) -> Tensor:
-        labels, n = _tensor(self.labels), len(self.images)
-        if labels is None or labels.is_floating_point() or labels.dtype == torch.bool:
-            shaped = False
-        else:
-            shaped = labels.ndim in (1, 2) and labels.shape[0] == n and labels.numel() > 0
-        if labels is None or not shaped:
-            raise GpulimeError(f"labels must be integers, (n,) or (n, l) with n = {n}; got {_kind(self.labels)}")
-        return labels.long().view(n, -1)
 
 
 @dataclass(frozen=True)
@@ -170,12 +175,12 @@ class Normalisation:
             If ``normalized`` lacks a mean or a std, or a std is not positive.
         """
         check(not normalized or (mean is not None and std is not None), "normalized=True needs mean and std, to undo it")
-        for name, value in (("mean", mean), ("std", std)):
-            check(value is None or _tensor(value) is not None, f"{name} must be a number or one per channel; got {value!r}")
-        both = [
-            torch.as_tensor(v, dtype=torch.float32).flatten()
-            for v in (0.0 if mean is None else mean, 1.0 if std is None else std)
-        ]
+        both = []
+        for name, value in (("mean", 0.0 if mean is None else mean), ("std", 1.0 if std is None else std)):
+            found = arrays.tensor(value)
+            if found is None:
+                raise GpulimeError(f"{name} must be a number or one per channel; got {value!r}")
+            both.append(found.float().flatten())
         check(bool(both[0].isfinite().all()), f"mean must be finite; got {mean}")
         check(bool((both[1] > 0).all() and both[1].isfinite().all()), f"std must be positive; got {std}")
         return cls(both[0], both[1], normalized)
@@ -231,14 +236,6 @@ def check_label(highest: tuple[int, int] | None, classes: int) -> None:
     """Raise `GpulimeError` unless the highest label, as `Batch.highest_label` gives it, is below the model's classes."""
     if highest is not None:
         check(highest[1] < classes, f"labels must be below the model's {classes} classes; image {highest[0]} has {highest[1]}")
-
-
-def _tensor(value: Any) -> Tensor | None:
-    """``value`` (a tensor, an array, a list) as a tensor; None where it is no numbers."""
-    try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
 
 
 def _kind(value: Any) -> str:

@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from gpulime import labels as classes
 from gpulime import lime_rows, surrogate
 from gpulime.batch_size import BatchSize
 from gpulime.device import exact
@@ -252,6 +253,9 @@ class LimeImageExplainer:
         if image.ndim == 2:
             image = gray2rgb(image)
         check(image.ndim == 3 and image.size > 0, f"an image must be (h, w, c) or (h, w); got {image.shape}")
+        ahead = image.shape[0] in (1, 3, 4) and min(image.shape[1:]) > 4
+        turned = "is that (c, h, w)? transpose(1, 2, 0) makes it so, for a tensor permute(1, 2, 0)"
+        check(not ahead, f"an image must be (h, w, c) or (h, w); got {image.shape}: {turned}")
         if call.random_seed is None:
             self.random_state.randint(0, high=1000)
         segments = np.asarray((call.segmentation_fn or _quickshift)(image))
@@ -328,8 +332,8 @@ def _sequence(images: Any) -> Sequence[Array] | Array:
 
 def _labels(labels: Any) -> list[int]:
     try:
-        given = [int(label) for label in labels]
-    except (TypeError, ValueError) as error:
+        given = [classes.number(label) for label in labels]
+    except (TypeError, GpulimeError) as error:
         raise GpulimeError(f"labels must be class numbers where top_labels is None or 0; got {labels!r}") from error
     check(bool(given), "labels must name a class where top_labels is None or 0; got none")
     return given

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from gpulime import classes, fills
 from gpulime import device as devices
-from gpulime import fills
 from gpulime.errors import check
 from gpulime.inputs import Batch, Normalisation, channels_behind, check_label, outside_unit
 from gpulime.predict import Predictor
@@ -52,7 +52,7 @@ class Preparation:
         but for callables of the user's, the lasso's path, the sampler "lime", an alpha below 1e-6, the search for a batch size,
         and once, whether the model's outputs are probabilities.
         """
-        batch.check_images()
+        batch = batch.as_tensors(classes.of_model(self.predictor.module))
         self.normalisation.fits(batch.images)
         fills.fits(self.fill, tuple(batch.images.shape))
         unit = 255.0 if batch.images.dtype == torch.uint8 else 1.0

@@ -73,7 +73,7 @@ def chosen(one: Explained, label: int | None) -> int:
     if label is not None and label not in labels:
         raise unknown("label", label, map(str, labels))
     check(bool(labels), "the explanation holds no label")
-    return labels[0] if label is None else label
+    return labels[0] if label is None else labels[labels.index(label)]  # an int, if a tensor or an array equals one
 
 
 def strongest(weights: Weighted, most: int) -> list[tuple[int, float]]:

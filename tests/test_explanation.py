@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from gpulime import shades
 from gpulime.errors import GpulimeError
 from gpulime.explanation import Explanations, ImageExplanation, fetched
 
@@ -233,6 +234,19 @@ def test_image_and_mask_are_limes(positive_only, negative_only, num_features, hi
                 for actual, expected in pairs:
                     assert actual.dtype == expected.dtype
                     np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, np.int32, lambda label: torch.tensor([label]), float])
+def test_a_label_is_whatever_int_takes(kind):
+    one = explanations()[0]
+    for label in one.top_labels:
+        actual, expected = (one.get_image_and_mask(given) for given in (kind(label), label))
+        assert all(map(np.array_equal, actual, expected))
+        assert type(shades.chosen(one, kind(label))) is int
+    with pytest.raises(KeyError, match="Label not in explanation: cat; explained were"):
+        one.get_image_and_mask("cat")
+    with pytest.raises(KeyError, match=r"Label not in explanation: \[281, 285\]; explained were"):
+        one.get_image_and_mask([281, 285])
 
 
 def test_image_and_mask_leave_the_explanation_as_it_is():

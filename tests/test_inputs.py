@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +82,44 @@ def test_labels_and_label_maps_from_numpy(dtype, cnn, pictures):
     assert_same(actual, explain(cnn, images, labels, maps))
 
 
+def test_labels_of_several_lengths_repeat_the_first(cnn, pictures):
+    images = pictures(N)
+    ragged = explain(cnn, images, [[5], [1, 2], [torch.tensor(3), 0]])
+    assert_same(ragged, explain(cnn, images, torch.tensor([[5, 5], [1, 2], [3, 0]])))
+    assert [one.top_labels for one in ragged] == [[5], [1, 2], [3, 0]]
+    several = torch.zeros(N, 7)
+    several[0, 5] = several[1, [1, 2]] = several[2, [0, 3]] = 1
+    assert explain(cnn, images, several).labels.tolist() == [[5, 5], [1, 2], [0, 3]]
+    assert_same(explain(cnn, images, 3), explain(cnn, images, torch.full((N,), 3)))
+
+
+def test_arrays_that_torch_refuses_are_copied(cnn, pictures):
+    """Reversed, rotated, big-endian and read-only arrays mean what they hold."""
+    images, labels = pictures(N), torch.tensor([5, 1, 3])
+    maps = torch.arange(H * W).view(H, W).div(80, rounding_mode="floor").expand(N, H, W)
+    keys, mean, std, fill = torch.arange(N), [0.4, 0.5, 0.6], [0.2, 0.25, 0.3], [0.1, 0.2, 0.3]
+    expected = explain(cnn, images, labels, maps, keys, mean=mean, std=std, fill=fill)
+
+    def odd(value, dtype):
+        array = np.ascontiguousarray(np.asarray(value, dtype)[::-1])[::-1]
+        array.flags.writeable = False
+        return array
+
+    rotated = np.rot90(np.ascontiguousarray(np.rot90(maps.numpy(), -1, (1, 2))), 1, (1, 2))
+    for segments in (rotated, list(rotated), odd(maps, ">i4")):
+        colours = {"mean": odd(mean, ">f8"), "std": odd(std, ">f4"), "fill": odd(fill, ">f4")}
+        actual = explain(cnn, odd(images, ">f4"), odd(labels, ">i8"), segments, odd(keys, ">i8"), **colours)
+        assert_same(actual, expected)
+
+
+def test_names_of_a_hugging_face_model_are_labels(cnn, pictures):
+    class Named(torch.nn.Sequential):
+        config = SimpleNamespace(id2label=dict(enumerate(["ant", "bee", "cat", "dog", "eel", "fox", "gnu"])))
+
+    images = pictures(N)
+    assert_same(explain(Named(cnn), images, ["fox", "bee", 3]), explain(cnn, images, torch.tensor([5, 1, 3])))
+
+
 def test_numbers_from_numpy(cnn, pictures):
     numbers = {"n_samples": np.int64(30), "seed": np.int64(3), "top_labels": np.int32(2), "batch_size": np.uint8(16)}
     plain = {name: int(number) for name, number in numbers.items()}
@@ -108,7 +148,7 @@ BAD[2, 0, 0, 0] = float("-inf")
     ("arguments", "message"),
     [
         ({"images": GOOD.tolist()}, r"images must be a tensor \(n, c, h, w\); got list"),
-        ({"images": GOOD.numpy()}, r"images must be a tensor \(n, c, h, w\); got ndarray"),
+        ({"images": GOOD.numpy().astype(str)}, r"images must be a tensor \(n, c, h, w\); got ndarray"),
         ({"images": GOOD[0]}, r"images must be \(n, c, h, w\); got \(3, 24, 20\)"),
         ({"images": GOOD[0, 0, 0]}, r"images must be \(n, c, h, w\); got \(20,\)"),
         ({"images": GOOD[:0]}, r"images must be \(n, c, h, w\), none of them 0; got \(0, 3, 24, 20\)"),
@@ -120,8 +160,10 @@ BAD[2, 0, 0, 0] = float("-inf")
         ({"keys": ["a", "b", "c"]}, r"keys must be \(n,\) = \(3,\) int64; got list"),
         ({"maps": torch.zeros(3, 24, 21).int()}, r"segments must be \(n, h, w\) = \(3, 24, 20\); got \(3, 24, 21\)"),
         ({"maps": torch.zeros(3, 24, 20)}, "segments must be integer labels; got torch.float32"),
-        ({"labels": torch.tensor([1, 2])}, r"labels must be integers, \(n,\) or \(n, l\) with n = 3; got \(2,\)"),
-        ({"labels": torch.ones(3)}, r"labels must be integers, .* got \(3,\) torch.float32"),
+        ({"labels": torch.tensor([1, 2])}, r"labels must be integers, \(n,\) or \(n, l\) with n = 3, or n lists; got \(2,\)"),
+        ({"labels": torch.full((3,), 0.5)}, "labels of image 0: must be a class number, 0 or more; got 0.5"),
+        ({"labels": [[1], [-1, 2], [3]]}, "labels must not be negative; got -1"),
+        ({"labels": torch.tensor([[0, 1], [1, -2], [2, 3]])}, "labels must not be negative; got -2"),
         ({"labels": torch.ones(3, dtype=torch.bool)}, r"labels must be integers, .* got \(3,\) torch.bool"),
         ({"labels": torch.ones(3, 1, 1).long()}, r"labels must be integers, .* got \(3, 1, 1\) torch.int64"),
         ({"labels": torch.ones(3, 0).long()}, r"labels must be integers, .* got \(3, 0\) torch.int64"),

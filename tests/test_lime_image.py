@@ -3,6 +3,7 @@
 import contextlib
 import io
 import pickle
+import re
 import warnings
 from types import SimpleNamespace
 
@@ -735,6 +736,28 @@ def test_what_comes_of_many_images_is_a_list_that_shows_itself():
 def test_what_makes_no_sense_is_refused(arguments, message):
     with pytest.raises(GpulimeError, match=message):
         explain(ours, **arguments)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 30), (1, 28, 28), (4, 9, 20)])
+@pytest.mark.parametrize("segmentation_fn", [None, superpixels])
+def test_a_picture_with_its_channels_first_is_refused(shape, segmentation_fn):
+    image, settings = np.random.rand(*shape), {"num_samples": 20, "progress_bar": False, "segmentation_fn": segmentation_fn}
+    never = lambda rows: pytest.fail("a forward was spent")  # noqa: E731
+    message = rf"an image must be \(h, w, c\) or \(h, w\); got {re.escape(str(shape))}: is that \(c, h, w\)\?"
+    for one in (image, torch.from_numpy(image)):
+        with pytest.raises(ValueError, match=message):
+            ours.LimeImageExplainer().explain_instance(one, never, **settings)
+    with pytest.raises(ValueError, match=message):
+        ours.LimeImageExplainer().explain_instances(np.stack([image, image]), never, **settings)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 3), (4, 9, 4), (1, 28, 1), (5, 9, 20)])
+def test_a_picture_that_may_be_what_it_says_is_explained(shape):
+    halves = lambda image: np.arange(image.shape[1]) * np.ones((len(image), 1), int) % 2  # noqa: E731
+    classify = lambda rows: np.stack([rows.mean((1, 2, 3)), 1 - rows.mean((1, 2, 3))], 1)  # noqa: E731
+    settings = {"num_samples": 20, "progress_bar": False, "segmentation_fn": halves}
+    explained = ours.LimeImageExplainer().explain_instance(np.random.rand(*shape), classify, **settings)
+    assert explained.segments.shape == shape[:2]
 
 
 def test_an_image_that_is_none_is_refused_by_its_number():

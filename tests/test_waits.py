@@ -151,13 +151,13 @@ def test_images_are_sent_to_cuda_without_waiting(cnn, pictures):
     """Of images on the CPU, only how many segments there are is read."""
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16, mean=0.4, std=0.2)
     explainer.explain(pictures(2))
-    batch = Batch(pictures(4), torch.tensor([0, 1, 2, 3]), keys=torch.arange(4))
+    batch = Batch(pictures(4), torch.tensor([0, 1, 2, 3]), keys=torch.arange(4)).as_tensors()
     with watched():
         batch.bounds(), batch.highest_label()
         there = batch.on(torch.device("cuda"))
         ready = explainer.normalisation.ready(there.images)
     torch.testing.assert_close(ready.cpu(), (batch.images - 0.4) / 0.2)
-    assert torch.equal(there.labels.cpu().flatten(), batch.labels)
+    assert torch.equal(there.labels.cpu(), batch.labels)
     assert torch.equal(there.keys.cpu(), batch.keys)
 
 

@@ -1,0 +1,151 @@
+"""Labels and targets as people bring them -> class numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpulime import arrays
+from gpulime.classes import Names, number_of
+from gpulime.errors import GpulimeError, about, check, unknown
+
+NONE = -1  # in a row of labels: none more
+MODES = ("top", "target", "top+target")  # what a run explains, beside fixed classes
+
+
+def number(given: Any, names: Names | None = None) -> int:
+    """One class as a number: an int, a whole float, an array or tensor of one, or one of ``names``.
+
+    Raises
+    ------
+    GpulimeError
+        If it is no class.
+    """
+    try:
+        value = given.item() if hasattr(given, "item") else given
+        found = None if isinstance(value, str | bytes) else int(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # several, NaN, nothing like a number
+        value, found = given, None
+    if isinstance(value, str):
+        return number_of(value, names)
+    if found is None or found != value:
+        raise GpulimeError(f"must be a class number, 0 or more; got {_shown(given)}")
+    return found
+
+
+def of_image(given: Any, classes: int | None = None, names: Names | None = None) -> list[int]:
+    """The classes of one image, each once.
+
+    Parameters
+    ----------
+    given : one class as `number` takes it, a list or vector of several, or a multi-hot vector
+        A vector of 0 and 1 is multi-hot if it holds floats or bools, has more than two entries, or has ``classes`` entries.
+    classes : int, optional
+        How many classes the model has.
+    names : optional
+        Names of the classes.
+
+    Raises
+    ------
+    GpulimeError
+        If ``given`` is no class, or a multi-hot vector has not ``classes`` entries.
+    """
+    values = _vector(given)
+    if values is None:
+        return [number(given, names)]
+    if len(values) > 1 and _are_bits(values) and (len(values) > 2 or len(values) == classes or type(values[0]) is not int):
+        fits = classes is None or len(values) == classes
+        check(fits, f"must have one entry of 0 or 1 for each of {classes} classes; got {len(values)} entries")
+        return [label for label, value in enumerate(values) if value]
+    return list(dict.fromkeys(number(value, names) for value in values))
+
+
+def _vector(given: Any) -> list[Any] | None:
+    """The entries of a list or of a vector; None for one class."""
+    if isinstance(given, Tensor | np.ndarray):
+        size = given.numel() if isinstance(given, Tensor) else given.size
+        if size == 1:
+            return None
+        check(given.ndim == 1, lambda: f"must be a class, or a vector of classes; got {_shown(given)}")
+        return list(given.tolist())
+    if isinstance(given, list | tuple | set | frozenset | range):
+        return [value.item() if isinstance(value, Tensor | np.generic) and value.ndim == 0 else value for value in given]
+    return None
+
+
+def _are_bits(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, bool | int | float) and value in (0, 1) for value in values)
+
+
+def of_batch(given: Any, n: int, names: Names | None = None) -> Tensor:
+    """The classes of n images, (n, l) int64; rows with fewer end in `NONE`.
+
+    Parameters
+    ----------
+    given : one class for all images, (n,) or (n, l) integers, or n entries as `of_image` takes them
+        (n, l) integers may end in `NONE` too.
+
+    Raises
+    ------
+    GpulimeError
+        If it is none of these.
+    """
+    found = arrays.tensor(given)
+    if isinstance(given, str) or (found is not None and found.ndim == 0):
+        with about("labels"):
+            return torch.full((n, 1), number(given, names))
+    listed = isinstance(given, list | tuple | np.ndarray) and len(given) == n
+    if found is not None:
+        flags = found.ndim == 1 and found.dtype == torch.bool
+        listed = found.ndim in (1, 2) and len(found) == n and found.numel() > 0 and not flags
+    if not listed:
+        same = "; for the same classes in every image pass [[3, 7]] * n" if found is not None and found.ndim == 1 else ""
+        raise GpulimeError(f"labels must be integers, (n,) or (n, l) with n = {n}, or n lists; got {_shown(given)}{same}")
+    if found is not None and _are_numbers(found):
+        return found.long().view(n, -1)
+    rows = []
+    for i, row in enumerate(given if found is None else found.tolist()):
+        with about(f"labels of image {i}"):
+            rows.append(of_image(row, names=names))
+            check(bool(rows[i]), "there must be a class; got none")
+    return padded(rows)
+
+
+def _are_numbers(labels: Tensor) -> bool:
+    """Whether (n,) or (n, l) labels are class numbers; rows of 0 and 1, more than two of them, are multi-hot."""
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        return False
+    return labels.ndim == 1 or labels.shape[1] <= 2 or not bool(((labels == 0) | (labels == 1)).all())
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Lists of classes as (n, l) int64, padded with `NONE`."""
+    l = max([1, *map(len, rows)])
+    return torch.tensor([[*row, *[NONE] * (l - len(row))] for row in rows])
+
+
+def of_run(given: Any, names: Names | None = None) -> str | list[int]:
+    """What a run explains: one of `MODES`, or fixed classes as `of_image` takes them.
+
+    Raises
+    ------
+    GpulimeError
+        If it is neither.
+    """
+    if isinstance(given, str) and given in MODES:
+        return given
+    if isinstance(given, str) and names is None:
+        raise unknown("labels", given, [*MODES, "a class number", "a list of these"])
+    with about("labels"):
+        found = of_image(given, names=names)
+        check(bool(found) and min(found) >= 0, f"must name classes, 0 or more; got {given!r:.100}")
+        check(names is None or max(found) < len(names), f"must be below the {len(names or ())} classes; got {max(found)}")
+    return found
+
+
+def _shown(value: Any) -> str:
+    return f"{tuple(value.shape)} {value.dtype}" if getattr(value, "ndim", 0) else f"{value!r:.100}"
