@@ -72,18 +72,21 @@ class DataConfig:
     interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = _setting(
         None, "how pixels are interpolated when resizing"
     )
+    channels: int | None = _setting(None, "of the model's input; else those of its first convolution, else 3 (RGB)")
     max_megapixels: float = _setting(50.0, "larger images become error rows, before they are decoded")
+    max_megabytes: float = _setting(1000.0, "larger files become error rows, before they are read")
     exif: Literal["ignore", "apply"] = _setting(
         "ignore", "a camera's rotation tag: ignored as torchvision's ImageFolder does, or applied"
     )
 
     def __post_init__(self) -> None:
-        at_least = {"workers": 0, "batch_size": 1, "limit": 1, "resize": 1, "crop": 1}
+        at_least = {"workers": 0, "batch_size": 1, "limit": 1, "resize": 1, "crop": 1, "channels": 1}
         for name, least in at_least.items():
             value = getattr(self, name)
             check(value is None or value >= least, f"data.{name} must be {least} or more; got {value}")
         check(self.timeout_seconds > 0, f"data.timeout_seconds must be above 0; got {self.timeout_seconds}")
         check(self.max_megapixels > 0, f"data.max_megapixels must be above 0; got {self.max_megapixels}")
+        check(self.max_megabytes > 0, f"data.max_megabytes must be above 0; got {self.max_megabytes}")
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def test_fixed_holds_what_changes_a_row(name):
     value = _other(config.default(dict(config.settings())[name]))
     if last in ("mean", "std"):
         changed = Config(lime=LimeConfig(mean=[0.5], std=[0.5]))
-    elif last in ("limit", "resize", "crop"):
+    elif last in ("limit", "resize", "crop", "channels"):
         changed = Config(data=DataConfig(**{last: 7}))
     elif section:
         changed = Config(**{section: config.SECTIONS[section](**{last: value})})
@@ -126,6 +126,8 @@ def test_unknown_keys_are_named_with_the_nearest(given, message):
         ("data", {"crop": 0}, "data.crop must be 1 or more; got 0"),
         ("data", {"timeout_seconds": 0.0}, "data.timeout_seconds must be above 0; got 0.0"),
         ("data", {"max_megapixels": 0.0}, "data.max_megapixels must be above 0; got 0.0"),
+        ("data", {"channels": 0}, "data.channels must be 1 or more; got 0"),
+        ("data", {"max_megabytes": 0.0}, "data.max_megabytes must be above 0; got 0.0"),
         ("store", {"flush_rows": 0}, "store.flush_rows must be 1 or more; got 0"),
         ("store", {"flush_seconds": 0.0}, "store.flush_seconds must be above 0; got 0.0"),
         ("lime", {"mean": [0.5]}, "lime.mean and lime.std must be given together; got [0.5] and None"),

@@ -18,7 +18,7 @@ from gpulime import config as configs
 from gpulime import segments
 from gpulime.errors import check, whole
 from gpulime.explainer import Explainer
-from gpulime.runs import weights
+from gpulime.runs import pixels, weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
 from gpulime.runs.loader import DatasetReader
 from gpulime.runs.share import Share
@@ -183,8 +183,7 @@ def _picture_in(dataset: Any, explainer: Explainer) -> Picture:
         if read.pixels is None:
             return None
         unit = read.pixels / 255 if read.pixels.dtype == torch.uint8 else read.pixels
-        shown = (explainer.normalisation.pictures(unit).clamp(0, 1) * 255).round().byte()
-        return (shown[:1].expand(3, -1, -1) if len(shown) < 3 else shown[:3]).permute(1, 2, 0).numpy()
+        return pixels.shown(explainer.normalisation.pictures(unit))
 
     return picture
 

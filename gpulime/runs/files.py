@@ -17,7 +17,7 @@ from gpulime import segments
 from gpulime.errors import check
 from gpulime.explainer import Explainer
 from gpulime.report import page
-from gpulime.runs import exits, models, sources, store
+from gpulime.runs import exits, models, pixels, sources, store
 from gpulime.runs.job import Job, Picture, perform, plan
 from gpulime.runs.loader import FileReader
 from gpulime.runs.share import Share
@@ -131,14 +131,13 @@ def pictures(run: Path) -> Picture:
 
 
 def _picture_of(data: configs.DataConfig, transform: Transform) -> Picture:
-    source = sources.Source([], max_megapixels=data.max_megapixels, exif=data.exif)
+    reader = FileReader(sources.Source.reading(data), transform)
 
     def picture(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-        try:
-            found = source.load(Item(row["image_id"], row["path"]))
-        except sources.DecodeError:  # it was there when it was explained
+        read = reader(Item(row["image_id"], row["path"]))
+        if read.pixels is None:  # it was there when it was explained
             return None
-        changed = row.get("image_sha256") not in (None, found.sha256)  # then its segments would lie on another picture
-        return None if changed else transform(found.picture)
+        changed = row.get("image_sha256") not in (None, read.sha256)  # then its segments would lie on another picture
+        return None if changed else pixels.shown(read.pixels)
 
     return picture

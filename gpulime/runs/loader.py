@@ -18,7 +18,8 @@ from gpulime import inputs
 from gpulime.device import out_of_memory
 from gpulime.errors import check
 from gpulime.masks import key
-from gpulime.runs.pictures import DecodeError, TooLargeError
+from gpulime.runs import pixels
+from gpulime.runs.pixels import DecodeError, TooLargeError
 from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
 
@@ -58,11 +59,13 @@ class FileReader:
         """Read one item; a file that is no image becomes a `Read` with its error."""
         try:
             decoded = self.source.load(item)
-            self._check_enlarged(decoded.picture.size)
+            self._check_enlarged(decoded.size)
+            found = torch.from_numpy(self.transform(decoded.picture)).permute(2, 0, 1)
         except DecodeError as error:
             return Read(item, error=str(error), kind=error.kind)
-        pixels = torch.from_numpy(np.array(self.transform(decoded.picture))).permute(2, 0, 1)
-        return Read(item, pixels, decoded.sha256)
+        except Exception as error:  # one image never ends a run, whatever is wrong with it
+            return Read(item, error=f"{type(error).__name__}: {error}", kind=_kind_of(error))
+        return Read(item, found, decoded.sha256)
 
     def _check_enlarged(self, size: tuple[int, int]) -> None:
         """A thin picture, resized by its shorter side, may become as large as any."""
@@ -76,26 +79,34 @@ class FileReader:
 
 @dataclass(frozen=True)
 class DatasetReader:
-    """Reads a map-style dataset of tensors or PIL images, with or without a target; the images keep their units."""
+    """Reads a map-style dataset of tensors or PIL images, with or without a target; the images keep their units.
+
+    A PIL image gets as many ``channels`` as the model takes, if that is known.
+    """
 
     dataset: Any
+    channels: int | None = None
     in_unit: ClassVar[bool] = False
 
     def __call__(self, item: Item) -> Read:
         """Read the example whose number is the item's path; whatever goes wrong there becomes an error of that image."""
         number, item = int(item.path), replace(item, path=b"")
         try:
-            return _read(item, self.dataset[number])
+            return _read(item, self.dataset[number], self.channels)
+        except DecodeError as error:
+            return Read(item, error=str(error), kind=error.kind)
         except (Exception, SystemExit) as error:  # any code may stand behind a dataset, and any kind of tensor come from it
-            kind = "out_of_memory" if out_of_memory(error) else "decode"
-            return Read(item, error=f"{type(error).__name__}: {error}", kind=kind)
+            return Read(item, error=f"{type(error).__name__}: {error}", kind=_kind_of(error))
 
 
-def _read(item: Item, example: Any) -> Read:
+def _kind_of(error: BaseException) -> str:
+    return "out_of_memory" if out_of_memory(error) else DecodeError.kind
+
+
+def _read(item: Item, example: Any, channels: int | None = None) -> Read:
     image, target = (*example, None, None)[:2] if isinstance(example, tuple | list) else (example, None)
     if isinstance(image, Image.Image):
-        array = np.array(image if image.mode == "L" else image.convert("RGB"))
-        image = torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+        image = pixels.tensor(image, channels)
     if not isinstance(image, Tensor) or image.ndim != 3 or image.numel() == 0:
         what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         return Read(item, error=f"an image must be a tensor (c, h, w) or a PIL image; got {what}", kind="decode")
@@ -105,14 +116,14 @@ def _read(item: Item, example: Any) -> Read:
     if image.dtype not in DTYPES:
         *others, last = (str(dtype).removeprefix("torch.") for dtype in DTYPES)
         return Read(item, error=f"an image must be {', '.join(others)} or {last}; got {image.dtype}", kind="decode")
-    pixels = torch.empty(image.shape, dtype=image.dtype)  # a plain tensor, whatever subclass the dataset has
-    pixels.copy_(image.detach())  # before anything looks at it: the dataset may fill the same memory with its next image
-    bad = 0 if pixels.dtype == torch.uint8 else int((~pixels.isfinite()).sum())
+    values = torch.empty(image.shape, dtype=image.dtype)  # a plain tensor, whatever subclass the dataset has
+    values.copy_(image.detach())  # before anything looks at it: the dataset may fill the same memory with its next image
+    bad = 0 if values.dtype == torch.uint8 else int((~values.isfinite()).sum())
     item = replace(item, target=_index(target))
     if bad:
-        message = f"{bad} of its {pixels.numel()} values are NaN or infinite"
+        message = f"{bad} of its {values.numel()} values are NaN or infinite"
         return Read(item, error=message, kind="non_finite")
-    return Read(item, pixels, hashlib.sha256(pixels.view(torch.uint8).numpy().tobytes()).hexdigest())
+    return Read(item, values, hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest())
 
 
 def _index(target: Any) -> int | None:

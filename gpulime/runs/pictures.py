@@ -1,77 +1,83 @@
-"""One image file -> an RGB picture, or the reason why there is none; never another picture in its place."""
+"""One image file -> its picture, or the reason why there is none; never another picture in its place."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from gpulime.errors import GpulimeError
+from gpulime.runs import stop
+from gpulime.runs.pixels import DEPTHS, Array, DecodeError, TooLargeError, check_unit
 
 # The formats behind torchvision's image endings, and GIF. Not all of Pillow's: its EPS reader starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+ROTATION = 0x0112  # the EXIF tag; 1 is upright
+MEGABYTE = 10**6
+CHUNK = 1 << 20  # bytes that are hashed at a time
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}  # of .npy files
 
 _header = threading.Lock()
 
 
-class DecodeError(GpulimeError):
-    """A file that is not a whole image; ``kind`` is the error_type of its row."""
-
-    kind = "decode"
-
-
-class TooLargeError(DecodeError):
-    """An image with more pixels than the run allows."""
-
-    kind = "too_large"
-
-
 @dataclass(frozen=True)
 class Decoded:
-    """An RGB ``picture`` and the ``sha256`` of the file it came from."""
+    """A picture as the file holds it, and the file's digest.
 
-    picture: Image.Image
+    Attributes
+    ----------
+    picture : PIL image of any mode, or array (h, w) or (h, w, c) of a .npy file
+    sha256 : of the file, as hex digits
+    turned : the camera's rotation tag says that the picture lies on its side or head, and was ignored
+    """
+
+    picture: Image.Image | Array
     sha256: str
+    turned: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return (self.picture.shape[1], self.picture.shape[0]) if isinstance(self.picture, np.ndarray) else self.picture.size
 
 
-def decode(path: bytes, *, max_megapixels: float, exif: str) -> Decoded:
-    """Read one file.
-
-    Transparency is dropped, not blended: an RGBA pixel keeps its colour. Gray of 16 bits is scaled to 8. Of an animation
-    the first frame is taken.
+def decode(path: bytes, *, max_megapixels: float, max_megabytes: float, exif: str) -> Decoded:
+    """Read one file: its header, then its digest, then its pixels. Of an animation the first frame is taken.
 
     Parameters
     ----------
     path : bytes
-        An image that Pillow reads as one of `FORMATS`, or a .npy file with a uint8 array (h, w, 3).
+        An image that Pillow reads as one of `FORMATS`, or a .npy file with an array (h, w) or (h, w, c) of uint8, uint16, or
+        floats in 0..1.
     max_megapixels : float
         The most that the header may announce.
+    max_megabytes : float
+        The most that the file may hold.
     exif : {"ignore", "apply"}
         Whether the camera's rotation tag turns the picture; torchvision's ImageFolder ignores it.
 
     Raises
     ------
     DecodeError
-        Where the file is missing, empty, damaged, cut short, or not an image.
+        If the file is missing, empty, damaged, cut short, or not an image.
     TooLargeError
-        Where the image has more pixels than allowed; they are not decoded.
+        If the file has more pixels or bytes than allowed; they are not read.
     """
     if not os.path.isfile(path):
         raise DecodeError("is not a regular file" if os.path.exists(path) else "there is no such file")
     try:
         with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
+            _check_bytes(file, max_megabytes)
             read = _read_array if path.lower().endswith(b".npy") else _read_image
-            return Decoded(read(file, max_megapixels, exif), sha256)
+            return read(file, max_megapixels, exif)
     except (GpulimeError, MemoryError):
         raise
     except Image.DecompressionBombError as error:  # a frame or a tile larger than its image
@@ -80,23 +86,31 @@ def decode(path: bytes, *, max_megapixels: float, exif: str) -> Decoded:
         raise DecodeError(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
-def _read_image(file: BinaryIO, max_megapixels: float, exif: str) -> Image.Image:
+def digest(file: BinaryIO) -> str:
+    """The sha256 of a file from its start, as hex digits; a run that is asked to stop stops here, too."""
+    found, place = hashlib.sha256(), file.tell()
+    file.seek(0)
+    while chunk := file.read(CHUNK):
+        found.update(chunk)
+        stop.check()
+    file.seek(place)
+    return found.hexdigest()
+
+
+def _read_image(file: BinaryIO, max_megapixels: float, exif: str) -> Decoded:
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # training code often sets it, and then the rest of a cut file is gray
     picture = _opened(file)
     _check_size(*picture.size, max_megapixels)
+    sha256 = digest(file)
     if picture.format == "PNG":  # to decode one, Pillow does not ask for its end
         picture.verify()
         file.seek(0)
         picture = _opened(file)
     picture.load()
-    if exif == "apply":
-        picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "F":
-        raise DecodeError("holds floating-point pixels, whose range is not known; save it with 8 or 16 bits")
-    if picture.mode in DEEP_GRAY:
-        return Image.fromarray(_eight_bits(picture)).convert("RGB")
-    picture.info.pop("transparency", None)  # Pillow would warn that it is dropped
-    return picture.convert("RGB")
+    turned = picture.getexif().get(ROTATION, 1) != 1
+    if turned and exif == "apply":
+        return Decoded(ImageOps.exif_transpose(picture), sha256)
+    return Decoded(picture, sha256, turned)
 
 
 def _opened(file: BinaryIO) -> Image.Image:
@@ -129,19 +143,23 @@ def _check_size(width: int, height: int, max_megapixels: float) -> None:
         )
 
 
-def _eight_bits(picture: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Gray of 16 bits, 0..65535, scaled to 0..255."""
-    values = np.asarray(picture).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise DecodeError(f"has gray values from {values.min()} to {values.max()}; 16 bits end at 65535")
-    return np.rint(values / 257).astype(np.uint8)
+def _check_bytes(file: BinaryIO, max_megabytes: float) -> None:
+    megabytes = os.fstat(file.fileno()).st_size / MEGABYTE
+    if megabytes > max_megabytes:
+        raise TooLargeError(f"has {megabytes:,.0f} megabytes; data.max_megabytes allows {max_megabytes:g}")
 
 
-def _read_array(file: BinaryIO, max_megapixels: float, _exif: str) -> Image.Image:
-    # Mapped, not read: its size is checked before it takes memory.
-    array = np.load(os.fsdecode(file.name), mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise DecodeError(f"must hold a uint8 array (h, w, 3); it holds {given}")
-    _check_size(array.shape[1], array.shape[0], max_megapixels)
-    return Image.fromarray(np.array(array))
+def _read_array(file: BinaryIO, max_megapixels: float, _exif: str) -> Decoded:
+    shape, _, dtype = HEADERS[np.lib.format.read_magic(file)](file)
+    if dtype.type not in DEPTHS or len(shape) not in (2, 3) or 0 in shape:
+        raise DecodeError(f"must hold an array (h, w) or (h, w, c) of uint8, uint16 or floats; it holds {dtype} {shape}")
+    _check_size(shape[1], shape[0], max_megapixels)
+    there, announced = os.fstat(file.fileno()).st_size - file.tell(), math.prod(shape) * dtype.itemsize
+    if there < announced:
+        raise DecodeError(f"cannot be decoded: it is cut short, {there} of {announced} bytes")
+    sha256 = digest(file)
+    file.seek(0)
+    array = np.load(file, allow_pickle=False)  # read, not mapped: a file that is cut short meanwhile would end the process
+    if array.dtype.kind == "f":
+        check_unit(array)
+    return Decoded(array, sha256)

@@ -6,14 +6,13 @@ import csv
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-
-from PIL import Image
 
 from gpulime.config import DataConfig
 from gpulime.errors import GpulimeError, about, check
-from gpulime.runs.pictures import Decoded, DecodeError, decode
+from gpulime.runs.pictures import Decoded, decode
+from gpulime.runs.pixels import DecodeError
 
 # torchvision's ImageFolder reads these, and numpy's arrays come on top.
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".npy")
@@ -57,7 +56,7 @@ class Source:
         In an order that is the same every time.
     ignored : dict of str to int
         Endings of other files that lie among the images, and how many have each.
-    max_megapixels, exif
+    max_megapixels, max_megabytes, exif
         As in `DataConfig`.
     images : int
         How many there are, those beyond the limit too.
@@ -66,19 +65,32 @@ class Source:
     items: list[Item]
     ignored: dict[str, int] = field(default_factory=dict)
     max_megapixels: float = DataConfig.max_megapixels
+    max_megabytes: float = DataConfig.max_megabytes
     exif: str = DataConfig.exif
     images: int = 0
+
+    @classmethod
+    def reading(cls, config: DataConfig, items: Sequence[Item] = (), ignored: Mapping[str, int] | None = None) -> Source:
+        """The first ``config.limit`` of ``items``, and the limits that ``config`` sets to reading."""
+        return cls(
+            items=list(items[: config.limit]),
+            ignored=dict(ignored or {}),
+            max_megapixels=config.max_megapixels,
+            max_megabytes=config.max_megabytes,
+            exif=config.exif,
+            images=len(items),
+        )
 
     def load(self, item: Item) -> Decoded:
         """Read one image; raises `DecodeError`, whose ``kind`` is 'decode' or 'too_large'."""
         if item.path:
-            return decode(item.path, max_megapixels=self.max_megapixels, exif=self.exif)
+            return decode(item.path, max_megapixels=self.max_megapixels, max_megabytes=self.max_megabytes, exif=self.exif)
         if item.image_id not in PHOTOGRAPHS:  # the id of a row that came from elsewhere
             raise DecodeError(f"is none of scikit-image's photographs {', '.join(PHOTOGRAPHS)}")
         import skimage.data
 
         array = getattr(skimage.data, item.image_id)()
-        return Decoded(Image.fromarray(array), hashlib.sha256(array.tobytes()).hexdigest())
+        return Decoded(array, hashlib.sha256(array.tobytes()).hexdigest())
 
 
 def find(config: DataConfig, class_names: Sequence[str] | None = None) -> Source:
@@ -109,7 +121,7 @@ def find(config: DataConfig, class_names: Sequence[str] | None = None) -> Source
         others = ", ".join(f"{ending or 'no ending'} ({count})" for ending, count in ignored.items())
         check(bool(items), f"holds no image ({', '.join(ENDINGS)})" + (f"; other files there: {others}" if others else ""))
         check_ids(items)
-    return Source(items[: config.limit], dict(ignored), config.max_megapixels, config.exif, len(items))
+    return Source.reading(config, items, ignored)
 
 
 def _items(source: str, class_names: Sequence[str] | None, ignored: Counter[str]) -> Iterator[Item]:

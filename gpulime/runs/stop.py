@@ -37,6 +37,15 @@ def heard() -> Iterator[None]:
         _restore(before)
 
 
+_current: list[Stop] = []
+
+
+def check() -> None:
+    """Call `Stop.check` for the run that is going on in this process, if there is one."""
+    if _current:
+        _current[-1].check()
+
+
 class Stop:
     """Between ``with`` and its end, a signal is remembered for `check` instead of ending the process.
 
@@ -49,9 +58,11 @@ class Stop:
 
     def __enter__(self) -> Stop:
         self._before = _set(self._remember, SIGNALS, (*USUAL, _end))
+        _current.append(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _current.remove(self)
         _restore(self._before)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:

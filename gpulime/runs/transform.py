@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from torch import nn
 from torchvision.transforms import InterpolationMode
@@ -17,6 +16,7 @@ from torchvision.transforms import functional as geometry
 
 from gpulime.config import DataConfig, LimeConfig
 from gpulime.errors import check
+from gpulime.runs.pixels import Array, bands, stacked
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Transform:
         A value of torchvision's InterpolationMode.
     mean, std : tuple of float or None
         Per channel, for pixels in 0..1; None where the model wants them as they are.
+    channels : int or None
+        As many as the model takes; None makes a picture RGB and leaves an array as it is.
     """
 
     resize: int | None = None
@@ -40,14 +42,34 @@ class Transform:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    channels: int | None = None
 
-    def __call__(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
-        """The uint8 (h, w, 3) pixels of an RGB ``picture``, resized and cropped."""
+    def __call__(self, picture: Image.Image | Array) -> Array:
+        """The pixels (h, w, c), uint8 or float32 in 0..1, of a ``picture`` of any mode or an array, resized and cropped.
+
+        Raises
+        ------
+        DecodeError
+            As `gpulime.runs.pixels.bands`.
+        """
+        channels = 3 if self.channels is None and isinstance(picture, Image.Image) else self.channels
+        pixels = stacked([self._moved(band) for band in bands(picture, channels)])
+        # What interpolates bicubically overshoots; eight bits end at 0 and 255 anyway.
+        return pixels if pixels.dtype == np.uint8 else pixels.clip(0, 1)
+
+    def kept(self, size: tuple[int, int]) -> float:
+        """The part of a picture's area that the crop keeps, for its width and height."""
+        if self.crop is None:
+            return 1.0
+        scale = 1.0 if self.resize is None else self.resize / min(size)
+        return math.prod(min(self.crop / (scale * side), 1.0) for side in size)
+
+    def _moved(self, picture: Image.Image) -> Image.Image:
         if self.resize is not None:
             picture = geometry.resize(picture, [self.resize], InterpolationMode(self.interpolation))
         if self.crop is not None:
             picture = geometry.center_crop(picture, [self.crop])
-        return np.array(picture, dtype=np.uint8)
+        return picture
 
 
 def choose(model: nn.Module, weights: Any, data: DataConfig, lime: LimeConfig) -> Transform:

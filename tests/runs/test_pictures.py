@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import struct
 import warnings
 import zlib
@@ -13,15 +14,18 @@ import pytest
 from PIL import Image, ImageFile
 from torchvision.datasets.folder import default_loader
 
-from gpulime.runs.pictures import DecodeError, TooLargeError, decode
+from gpulime.runs import stop
+from gpulime.runs.pictures import decode
+from gpulime.runs.pixels import DecodeError, NonFiniteError, TooLargeError
+from gpulime.runs.transform import Transform
 
 
-def read(path, max_megapixels=50.0, exif="ignore"):
-    return decode(os.fsencode(path), max_megapixels=max_megapixels, exif=exif)
+def read(path, max_megapixels=50.0, max_megabytes=1000.0, exif="ignore"):
+    return decode(os.fsencode(path), max_megapixels=max_megapixels, max_megabytes=max_megabytes, exif=exif)
 
 
-def pixels(path, **settings):
-    return np.asarray(read(path, **settings).picture)
+def pixels(path, channels=None, **settings):
+    return Transform(channels=channels)(read(path, **settings).picture)
 
 
 @pytest.fixture
@@ -43,10 +47,10 @@ def save(tmp_path, photograph):
     return to_file
 
 
-def test_decoded_is_rgb_with_the_digest_of_the_file(save, photograph):
+def test_decoded_is_the_picture_with_the_digest_of_the_file(save, photograph):
     path = save("a.png")
     decoded = read(path)
-    assert decoded.picture.mode == "RGB"
+    assert (decoded.size, decoded.turned) == ((60, 40), False)
     assert np.array_equal(decoded.picture, photograph)
     assert decoded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -171,22 +175,26 @@ def test_exif_rotation_is_ignored_as_imagefolder_does_or_applied(save):
     assert stored.shape == (40, 60, 3)
     assert np.array_equal(pixels(path), stored)
     assert np.array_equal(pixels(path, exif="apply"), np.rot90(stored, -1))
+    assert (read(path).turned, read(path, exif="apply").turned, read(save("b.jpg")).turned) == (True, False, False)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
 def test_deep_gray_is_scaled_not_clipped(save, name):
     values = np.linspace(0, 65535, 60 * 40).astype(np.uint16).reshape(40, 60)
     path = save(name, Image.fromarray(values))
-    expected = np.rint(values / 257).astype(np.uint8)
-    assert expected.max() == 255
-    assert np.array_equal(pixels(path), np.repeat(expected[..., None], 3, axis=-1))
+    expected = (values.astype(np.float32) / 65535)[..., None]
+    assert len(np.unique(expected)) == 2400
+    np.testing.assert_array_equal(pixels(path, channels=1), expected)
+    np.testing.assert_array_equal(pixels(path), np.repeat(expected, 3, axis=-1))
 
 
 def test_values_without_a_known_range_are_refused(save):
-    with pytest.raises(DecodeError, match="floating-point"):
-        read(save("a.tif", Image.fromarray(np.ones((4, 4), np.float32))))
+    unit = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+    np.testing.assert_array_equal(pixels(save("a.tif", Image.fromarray(unit)), channels=1)[..., 0], unit)
+    with pytest.raises(DecodeError, match=r"floating-point values from 0 to 255; they must lie in 0\.\.1"):
+        pixels(save("a.tif", Image.fromarray(255 * unit)))
     with pytest.raises(DecodeError, match="from 0 to 70000; 16 bits end at 65535"):
-        read(save("b.tif", Image.fromarray(np.array([[0, 70000]], np.int32))))
+        pixels(save("b.tif", Image.fromarray(np.array([[0, 70000]], np.int32))))
 
 
 @pytest.mark.parametrize(
@@ -230,21 +238,33 @@ def test_of_an_animation_the_first_frame_is_taken(save):
     assert np.array_equal(pixels(path), np.broadcast_to([255, 0, 0], (8, 8, 3)))
 
 
-def test_arrays_are_read_as_they_are(tmp_path):
-    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+@pytest.mark.parametrize("shape", [(5, 7, 3), (5, 7, 13), (5, 7, 1), (5, 7, 2)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, ">u2"])
+def test_arrays_are_read_with_all_their_bands_and_levels(tmp_path, dtype, shape):
+    most = {"u": 255 if dtype == np.uint8 else 65535}.get(np.dtype(dtype).kind, 1)
+    array = (np.random.default_rng(0).random(shape) * most).astype(dtype)
     path = tmp_path / "a.npy"
     np.save(path, array)
-    assert np.array_equal(pixels(path), array)
+    expected = array if dtype == np.uint8 else array.astype(np.float32) / np.float32(most)
+    np.testing.assert_array_equal(pixels(path), expected)
+    assert pixels(path).dtype == (np.uint8 if dtype == np.uint8 else np.float32)
     assert read(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_an_array_without_channels_is_gray(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((5, 7), 9, np.uint8))
+    assert np.array_equal(pixels(tmp_path / "a.npy"), np.full((5, 7, 1), 9))
+    assert np.array_equal(pixels(tmp_path / "a.npy", channels=3), np.full((5, 7, 3), 9))
 
 
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 5, 7), np.uint8), r"must hold a uint8 array \(h, w, 3\); it holds uint8 \(3, 5, 7\)"),
-        (np.zeros((5, 7), np.uint8), r"it holds uint8 \(5, 7\)"),
-        (np.zeros((5, 7, 3), np.float32), r"it holds float32 \(5, 7, 3\)"),
-        (np.array([{}], dtype=object), "cannot be decoded"),
+        (np.zeros((1, 3, 5, 7), np.uint8), r"must hold an array \(h, w\) or .*; it holds uint8 \(1, 3, 5, 7\)"),
+        (np.zeros((0, 0, 3), np.uint8), r"it holds uint8 \(0, 0, 3\)"),
+        (np.zeros((5, 7), np.int64), r"it holds int64 \(5, 7\)"),
+        (np.full((5, 7, 3), 9.5), r"from 9\.5 to 9\.5; they must lie in 0\.\.1"),
+        (np.array([{}], dtype=object), "it holds object"),
     ],
 )
 def test_other_arrays_are_errors(tmp_path, array, message):
@@ -252,3 +272,29 @@ def test_other_arrays_are_errors(tmp_path, array, message):
     np.save(path, array, allow_pickle=True)
     with pytest.raises(DecodeError, match=message):
         read(path)
+
+
+def test_an_array_that_is_not_finite_is_an_error(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[0.5, np.nan]]))
+    with pytest.raises(NonFiniteError, match="1 of its 2 values are NaN or infinite"):
+        read(tmp_path / "a.npy")
+
+
+def test_a_huge_file_is_refused_before_it_is_hashed(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    with path.open("wb") as file:
+        file.truncate(60_000_000_000)  # sparse: it takes no room
+    monkeypatch.setattr(hashlib, "sha256", lambda: 1 / 0)
+    with pytest.raises(TooLargeError, match=r"has 60,000 megabytes; data\.max_megabytes allows 1000"):
+        read(path)
+    with pytest.raises(DecodeError, match="is not an image"):  # the header tells
+        read(path, max_megabytes=1e6)
+
+
+def test_a_run_that_is_asked_to_stop_stops_while_a_file_is_hashed(save):
+    path = save("a.png")
+    with stop.Stop() as asked:
+        asked.signal = signal.SIGTERM
+        with pytest.raises(stop.Stopped):
+            read(path)
+    assert read(path)
