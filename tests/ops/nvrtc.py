@@ -19,8 +19,8 @@ from gpulime.errors import GpulimeError
 from gpulime.ops import source
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
-NEEDS = {100: (12, 8), 120: (12, 8)}  # the first CUDA that knows an architecture
 
+_WARNING = re.compile(r"\bwarning\b")
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
@@ -39,10 +39,9 @@ class Kernel(NamedTuple):
 @cache
 def library():
     """Libnvrtc of the PyTorch that is installed, or None."""
-    name = f"libnvrtc.so.{(torch.version.cuda or '').split('.')[0]}"
     places = [Path(torch.__file__).parents[1] / "nvidia", Path(torch.__file__).parent / "lib"]
-    found = [str(path) for place in places for path in place.rglob(f"{name}*")]
-    for path in [*found, name]:
+    found = [str(path) for place in places for path in sorted(place.rglob("libnvrtc.so*"))]
+    for path in [*found, "libnvrtc.so"]:
         try:
             return ctypes.CDLL(path)
         except OSError:
@@ -51,24 +50,12 @@ def library():
 
 
 @cache
-def version():
-    """CUDA's, as (major, minor)."""
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
-    return major.value, minor.value
-
-
 def missing(architecture):
-    """Why nothing can be compiled for an architecture here, or None."""
+    """Why nothing can be compiled for an architecture here, or None: an empty source is tried."""
     if library() is None:
         return "there is no libnvrtc: it comes with PyTorch for CUDA"
-    needs = NEEDS.get(architecture, (12, 0))
-    return None if version() >= needs else f"sm_{architecture} needs CUDA {needs}, this libnvrtc is of {version()}"
-
-
-def refuses_warnings():
-    """Whether NVRTC takes its warnings for errors."""
-    return version() >= (13, 0)
+    refused, log = _compiled("", "empty.cu", [f"--gpu-architecture=sm_{architecture}"])
+    return f"this libnvrtc does not compile for sm_{architecture}: {' '.join(log.split())}" if refused else None
 
 
 @cache
@@ -78,26 +65,30 @@ def kernels(wanted, architecture):
     Raises
     ------
     GpulimeError
-        With the compiler's words, files and lines, where it refuses.
+        With the compiler's words, files and lines, if it refuses the source or warns of it.
     """
-    nvrtc, program = library(), ctypes.c_void_p()
-    # As CuPy compiles, which adds -ftz=true; a warning is an error where the compiler knows that option.
+    # As CuPy compiles, which adds -ftz=true. Warnings are looked for in the log: not every NVRTC can make them errors.
     options = [*source.OPTIONS, "-ftz=true", f"--gpu-architecture=sm_{architecture}", "-Xptxas=-v"]
-    options += ["-Werror", "all-warnings"] if refuses_warnings() else []
+    refused, log = _compiled(wanted.text, wanted.file, options)
+    if refused or _WARNING.search(log):
+        raise GpulimeError(f"kernels/{wanted.file} does not compile for sm_{architecture}:\n{log}")
+    return tuple(_kernel(*part) for part in _parts(log))
+
+
+def _compiled(text, file, options):
+    """NVRTC's status, 0 if it compiled the source, and its log."""
+    nvrtc, program = library(), ctypes.c_void_p()
     values = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    _sure(nvrtc.nvrtcCreateProgram(ctypes.byref(program), wanted.text.encode(), wanted.file.encode(), 0, None, None))
+    _sure(nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), file.encode(), 0, None, None))
     try:
-        refused = source.apart(lambda: nvrtc.nvrtcCompileProgram(program, len(options), values))
+        status = source.apart(lambda: nvrtc.nvrtcCompileProgram(program, len(options), values))
         size = ctypes.c_size_t()
         _sure(nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)))
         log = ctypes.create_string_buffer(size.value)
         _sure(nvrtc.nvrtcGetProgramLog(program, log))
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    said = log.value.decode()
-    if refused:
-        raise GpulimeError(f"kernels/{wanted.file} does not compile for sm_{architecture}:\n{said}")
-    return tuple(_kernel(*part) for part in _parts(said))
+    return status, log.value.decode()
 
 
 def sources():

@@ -58,12 +58,15 @@ extern "C" __global__ void __launch_bounds__(1024) trial(const float* in, float*
 
 
 def test_unused_variables_are_seen(compiler, monkeypatch, tmp_path):
-    if not compiler.refuses_warnings():
-        pytest.skip("this libnvrtc does not take warnings for errors")
     monkeypatch.setattr(source, "folder", lambda: tmp_path)
     (tmp_path / "trial.cu").write_text('extern "C" __global__ void trial() { int unused; }')
     with pytest.raises(GpulimeError, match="was declared but never referenced"):
         compiler.kernels(source.Source("trial.cu", (("SECOND", "1"),)), 90)
+
+
+def test_an_architecture_that_the_compiler_does_not_know_is_skipped_with_its_words(compiler):
+    assert "invalid value for --gpu-architecture" in compiler.missing(999)
+    assert not any(map(compiler.missing, compiler.ARCHITECTURES[:3]))
 
 
 def test_a_compilation_leaves_the_callers_locale(compiler, monkeypatch, tmp_path):
