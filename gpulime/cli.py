@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from gpulime import __version__, config, options
 from gpulime.errors import GpulimeError, check
-from gpulime.runs import exits, stop
+from gpulime.runs import exits, stop, terminal
+from gpulime.runs.terminal import note, say
 
 START = """
 Start from one of the files in configs/, then try it on images of your own:
@@ -98,7 +99,7 @@ def report(given: Namespace) -> int:
     check(given.run is not None, "report needs RUN, the directory of a run: gpulime report runs/quickstart")
     from gpulime.runs import files
 
-    print(files.report(Path(given.run)))
+    say(str(files.report(Path(given.run))))
     return 0
 
 
@@ -108,7 +109,10 @@ def status(given: Namespace) -> int:
     from gpulime.runs.status import status
 
     found = status(Path(given.run))
-    print(json.dumps(found.as_json(), indent=2) if given.json else found)
+    if given.json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        say(str(found))
     return 0
 
 
@@ -120,11 +124,11 @@ def export(given: Namespace) -> int:
 
     written = export.export(Path(given.run), _ids(given), Path(given.to))
     for image_id, reason in written.damaged.items():
-        print(f"gpulime: image {image_id!r} is left out, its row is damaged: {reason}", file=sys.stderr)
+        note(f"gpulime: image {image_id!r} is left out, its row is damaged: {reason}")
     if written.without_picture:
         transparent = "their overlays are transparent, to lay over any picture"
-        print(f"{written.without_picture:,} without a picture at hand: {transparent}", file=sys.stderr)
-    print(f"{written.images:,} images: {Path(given.to) / export.INDEX}")
+        note(f"{written.without_picture:,} without a picture at hand: {transparent}")
+    say(f"{written.images:,} images: {Path(given.to) / export.INDEX}")
     return exits.ERROR_ROWS if written.damaged else exits.OK
 
 
@@ -136,8 +140,8 @@ def diff(given: Namespace) -> int:
     from gpulime.runs import diff
 
     found = diff.compare(Path(given.run_a), Path(given.run_b))
-    print(diff_text.table(found), flush=True)  # first: the page may not be writable
-    print(f"\npage: {diff_page.write(found, Path(given.to or given.run_b))}")
+    say(diff_text.table(found))  # first: the page may not be writable
+    say(f"\npage: {diff_page.write(found, Path(given.to or given.run_b))}")
     return 0
 
 
@@ -148,7 +152,7 @@ def verify(given: Namespace) -> int:
     from gpulime.runs import verify
 
     found = verify.verify(Path(given.run), given.inputs)
-    print(verify_text.text(found))
+    say(verify_text.text(found))
     return found.exit_code
 
 
@@ -159,8 +163,8 @@ def compact(given: Namespace) -> int:
 
     done = compact.compact(Path(given.run), given.rows)
     for error in done.corrupt:
-        print(f"gpulime: {error}. It is left as it is; gpulime verify {given.run} says more", file=sys.stderr)
-    print(f"{done.before:,} shard{'s are' if done.before != 1 else ' is'} now {done.after:,}, of {done.rows:,} rows")
+        note(f"gpulime: {error}. It is left as it is; gpulime verify {given.run} says more")
+    say(f"{done.before:,} shard{'s are' if done.before != 1 else ' is'} now {done.after:,}, of {done.rows:,} rows")
     return 0
 
 
@@ -183,14 +187,14 @@ def doctor(given: Namespace) -> int:
 
     if given.clear_cache:
         count = cache.clear()
-        print(f"{count:,} batch size{'s' * (count != 1)} forgotten: {cache.path() or f'{cache.VARIABLE} is off'}")
+        say(f"{count:,} batch size{'s' * (count != 1)} forgotten: {cache.path() or f'{cache.VARIABLE} is off'}")
         return 0
     from gpulime import device
 
     for name, fact in {**device.describe(), "cache": cache.path()}.items():
-        print(f"{name:12} {'none' if fact is None else fact}")
+        say(f"{name:12} {'none' if fact is None else fact}")
     for name, b in cache.entries().items():
-        print(f"{b:12} rows: {name}")
+        say(f"{b:12} rows: {name}")
     return 0
 
 
@@ -338,7 +342,7 @@ def _warnings_as_lines() -> Iterator[None]:
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if Path(filename).is_relative_to(Path(__file__).parent):
-            return f"gpulime: {message}\n"
+            return terminal.lines_of(f"gpulime: {message}\n")
         return before(message, category, filename, lineno, line)
 
     warnings.formatwarning = format_warning
@@ -357,6 +361,5 @@ def _message(error: BaseException, debug: bool) -> str:
 
 def _refuse(message: str, code: int = exits.BAD_USAGE) -> int:
     if message:
-        with suppress(OSError):  # nobody takes it
-            print(f"gpulime: {message}", file=sys.stderr, flush=True)
+        note(f"gpulime: {message}")
     return code

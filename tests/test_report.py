@@ -206,13 +206,21 @@ def index(shown):
 def test_a_long_run_has_pages_that_know_of_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MOST_CARDS", 2)
     monkeypatch.setattr(page, "MOST_FAILURES", 3)
-    (tmp_path / "report-4.html").write_text("of an earlier, longer report")
-    (tmp_path / "report-mine.html").write_text("not ours")
+    ours = "<meta charset=utf-8><title>night · page {} of 9 · LIME explanations</title>"
+    for number in (4, 9):
+        (tmp_path / f"report-{number}.html").write_text(ours.format(number), encoding="utf-8")
+    kept = {"report-20261128.html": ours.format(1), "report-7.html": "about the report", "report-mine.html": ours.format(2)}
+    for name, text in kept.items():  # a copy of a page, another program's, another name
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "report-8.html").mkdir()
     rows = [explained(f"{i}", HALVES, [1, 0, 0], target=i % 2) for i in range(5)] + [failed(f"bad {i}") for i in range(4)]
     first = show(tmp_path, *rows)
     assert sorted(path.name for path in tmp_path.glob("*.html")) == [
         "report-2.html",
+        "report-20261128.html",
         "report-3.html",
+        "report-7.html",
+        "report-8.html",
         "report-mine.html",
         "report.html",
     ]

@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 
 from gpulime import shades
 from gpulime.classes import called
-from gpulime.report.diff_text import printable, quantile_names
+from gpulime.report.diff_text import quantile_names
 from gpulime.runs import files, shards, store
 from gpulime.runs.diff import TOP, Diff, ImageDiff, LabelDiff
 from gpulime.runs.places import Places
+from gpulime.runs.terminal import printable
 
 PAGE = "diff.html"
 MOST_CARDS = 50

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gpulime.classes import called
 from gpulime.runs.diff import QUANTILES, TOP, Diff
+from gpulime.runs.terminal import printable
 
 SHOWN = 10
 NAME_WIDTH = 36
@@ -44,8 +45,3 @@ def quantile_names() -> list[str]:
 
 def _called(label: int, probability: float, names: Sequence[str] | None) -> str:
     return f"{printable(called(label, names)):.23} {probability:.3f}"
-
-
-def printable(text: str) -> str:
-    """``text`` with newlines, control characters and changes of writing direction shown instead of obeyed."""
-    return text if text.isprintable() else "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

@@ -24,6 +24,7 @@ from gpulime.report.head import TOP, TOP_OF, entries, head, with_top
 from gpulime.runs import damage, shards, store
 from gpulime.runs.places import Places
 from gpulime.runs.staging import publish_pieces
+from gpulime.runs.terminal import printable
 
 PAGE = "report.html"
 LIGHT = (*shards.DECIDING, "error_type", "error", "path", "n_samples", "segmenter", "n_segments", "damaged")
@@ -31,6 +32,7 @@ MOST_CARDS = 500  # a browser still scrolls this page with ease
 MOST_FAILURES = 5000
 MOST_INDEXED = 5_000  # images that every page knows of, at some 60 bytes each; pages of larger runs know their own
 MOST_INDEXED_FIRST = 100_000  # and the first page knows of this many, so that a larger run can be sorted there
+TITLE_WITHIN = 10_000  # characters of a page
 HERE = Path(__file__).parent
 
 
@@ -148,11 +150,18 @@ def _index(images: pa.Table, start: int, here: int, named: Callable[[int], str])
 
 
 def _remove_pages_after(run: Path, pages: int) -> None:
-    """Remove what an earlier and longer report has left."""
+    """Remove the pages that an earlier and longer report has left; a file of that name without such a page's title is kept."""
     for path in run.glob("report-*.html"):
         match = re.fullmatch(r"report-(\d+)\.html", path.name)
-        if match and int(match[1]) > pages:
+        if match and int(match[1]) > pages and path.is_file() and _is_page(path, int(match[1])):
             path.unlink()
+
+
+def _is_page(path: Path, number: int) -> bool:
+    """Whether a file is page ``number`` of a report: a copy under another number, too, is its owner's."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        title = re.search(r"<title>(.*?)</title>", file.read(TITLE_WITHIN), re.DOTALL)
+    return title is not None and re.search(rf" · page {number} of \d+ · LIME explanations$", title[1]) is not None
 
 
 def _assets() -> dict[str, Any]:
@@ -181,6 +190,4 @@ def _template() -> jinja2.Template:
 
 def _visible(value: Any) -> Any:
     """Show newlines, control characters and changes of writing direction in a name instead of obeying them."""
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
-        return value
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in value)
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gpulime.report.diff_text import printable
 from gpulime.runs import exits
+from gpulime.runs.terminal import printable
 from gpulime.runs.verify import Verified
 
 MOST = 100  # names of one kind

@@ -22,6 +22,7 @@ from gpulime.runs import damage, files, places, store
 INDEX = "index.csv"
 COLUMNS = ("image_id", "arrays", "label", "name", "prediction", "r2", "overlay")
 SHOWN_IDS = 5
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "'")  # the quote too: then removing the first one always gives the text back
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     """Write the explanations of a run into a folder.
 
     A file is named by a running number and the start of its id's sha256, never by the id itself: an id may hold whatever the
-    name of a file held. ``index.csv`` tells which id is which; it is written last, so a folder with one is complete.
+    name of a file held. ``index.csv`` tells which id is which; it is written last, so a folder with one is complete. A text
+    there that begins with ``= + - @``, a tab, a carriage return or a quote has a quote before it, against spreadsheets that
+    would run it as a formula: remove one leading quote to get the text back.
 
     Parameters
     ----------
@@ -80,8 +83,10 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
         without_picture += ground is None
         index += _write(row, ground, to, stem, names)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *index])
-    (to / INDEX).write_text(text.getvalue(), encoding="utf-8", newline="")
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *([_cell(value) for value in line] for line in index)])
+    aside = to / f"{INDEX}.part"
+    aside.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))  # a name may hold half of a surrogate pair
+    aside.replace(to / INDEX)
     return Exported(len(chosen), damaged, without_picture)
 
 
@@ -105,6 +110,11 @@ def _choose(run: Path, rows: pa.Table, ids: Sequence[str] | None) -> tuple[list[
         check(explained, f"image {image_id!r} has no explanation: {row['error_type']}: {row['error']}")
     chosen = dict.fromkeys(ids)
     return [one for one in chosen if one not in damaged], {one: damaged[one] for one in chosen if one in damaged}
+
+
+def _cell(value: Any) -> Any:
+    """A value as a cell that no spreadsheet takes for a formula: a text that begins like one, or with a quote, is quoted."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
 
 
 def _write(

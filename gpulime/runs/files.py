@@ -22,7 +22,7 @@ from gpulime.runs.job import Job, Picture, perform, plan
 from gpulime.runs.loader import FileReader
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item
-from gpulime.runs.terminal import note
+from gpulime.runs.terminal import note, say
 from gpulime.runs.terms import Terms
 from gpulime.runs.transform import Transform
 
@@ -91,7 +91,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         max_failures_in_a_row=config.max_failures_in_a_row,
     )
     if dry_run:
-        print(plan(job))
+        say(str(plan(job)))
         return exits.OK
     outcome = perform(job)
     return exits.ERROR_ROWS if outcome.failed and share.world == 1 else exits.OK

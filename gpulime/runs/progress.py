@@ -13,6 +13,7 @@ from tqdm import tqdm
 from gpulime import shades
 from gpulime.runs import terminal
 from gpulime.runs.heartbeat import Effort
+from gpulime.runs.terminal import printable
 
 SHOWN_IMAGES = 20
 SHOWN_SEGMENTS = 3
@@ -111,14 +112,14 @@ class Progress:
 
 def lines(row: Mapping[str, Any], class_names: Sequence[str] | None) -> list[str]:
     """A row of the store in words: its labels with output and R2, and each label's strongest segments."""
-    name = str(row["image_id"]).encode("unicode_escape").decode()
+    name = printable(str(row["image_id"]))
     if row["status"] == "error":
-        return [f"{name}: {row['error_type']}: {str(row['error']).encode('unicode_escape').decode()}"]
+        return [printable(f"{name}: {row['error_type']}: {row['error']}")]
     found = [f"{name} ({row['n_segments']} segment{'' if row['n_segments'] == 1 else 's'})"]
     for label, prob, r2, coef in zip(row["labels"], row["pred_probs"], row["r2"], row["coef"], strict=True):
         called = class_names[label] if class_names is not None and label < len(class_names) else f"class {label}"
         strongest = shades.strongest(list(enumerate(coef)), SHOWN_SEGMENTS)
         segments = "  ".join(f"#{j} {w:+.{shades.decimals(abs(strongest[0][1]))}f}" for j, w in strongest) or "none"
         score = "   -" if r2 is None else f"{r2:.2f}"
-        found.append(f"  {called:28.28} {prob:6.3f}   R2 {score}   strongest segments {segments}")
+        found.append(f"  {printable(called):28.28} {prob:6.3f}   R2 {score}   strongest segments {segments}")
     return found

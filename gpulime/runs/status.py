@@ -11,6 +11,7 @@ from typing import Any
 
 from gpulime.runs import heartbeat, store
 from gpulime.runs.heartbeat import Beat
+from gpulime.runs.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Status:
 
     def _head(self) -> str:
         of_all = f" of {self.images:,} images ({100 * self.done / self.images:.1f} %)" if self.images else " images"
-        failed = ", ".join(f"{kind} {count:,}" for kind, count in self.failed.items())
+        failed = ", ".join(f"{printable(kind)} {count:,}" for kind, count in self.failed.items())
         failures = f"; {sum(self.failed.values()):,} failed ({failed})" if failed else "; none failed"
         rate = "" if self.rate is None else f"; {self.rate:.3g} images/s"
         left = "" if self.left is None else f"; {duration(self.left)} left"
@@ -73,7 +74,7 @@ class Status:
     def _process(self, beat: Beat) -> str:
         done = beat.ok + beat.failed
         ago = duration(max(self.now - beat.time, 0))
-        state = f"{beat.state} {ago} ago"
+        state = f"{printable(beat.state)} {ago} ago"
         if beat.is_gone:
             state = f"gone: no such process, its last word came {ago} ago"
         elif beat.state == heartbeat.RUNNING:
@@ -83,7 +84,8 @@ class Status:
             images = f"{done / effort.seconds:.3g} images/s, " if done else ""
             model = f"{100 * effort.in_model:.0f} % of the time in the model"
             speed = f"; {images}{effort.forwards / effort.seconds:,.0f} forwards/s, {model}"
-        return f"  {beat.share} on {beat.host} ({beat.pid}): {state}; {beat.before + done:,} of its {beat.own:,} done{speed}"
+        who = f"{beat.share} on {printable(beat.host)} ({beat.pid})"
+        return f"  {who}: {state}; {beat.before + done:,} of its {beat.own:,} done{speed}"
 
 
 def status(run: Path) -> Status:

@@ -18,6 +18,7 @@ from gpulime.runs import heartbeat, shards, store
 from gpulime.runs.heartbeat import Effort
 from gpulime.runs.places import Places
 from gpulime.runs.status import duration
+from gpulime.runs.terminal import printable
 
 FILE = "summary.json"
 COLUMNS = (*shards.DECIDING, "error_type", *head.TOP_OF)
@@ -54,7 +55,7 @@ class Summary:
         return sum(self.failed.values())
 
     def __str__(self) -> str:
-        failed = ", ".join(f"{kind} {count:,}" for kind, count in self.failed.items())
+        failed = ", ".join(f"{printable(kind)} {count:,}" for kind, count in self.failed.items())
         facts = {
             "explained": f"{self.ok:,}",
             "failed": f"{self.errors:,} ({failed})" if failed else "0",

@@ -1,4 +1,7 @@
-"""Lines for a person who may be gone: a closed pipe, a full disk behind a log or an alphabet too small ends no run."""
+"""Lines for a person who may be gone: a closed pipe, a full disk behind a log or an alphabet too small ends no run.
+
+Names, states and errors that came from outside cannot steer the terminal: `say` and `note` show control characters.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,24 @@ from contextlib import suppress
 from typing import TextIO
 
 
+def printable(text: str) -> str:
+    """``text`` on one line: newlines, control characters and changes of writing direction are shown instead of obeyed."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+def lines_of(text: str) -> str:
+    """`printable` for each line of ``text``."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def say(text: str) -> None:
-    """Print a line on stdout."""
-    _write(sys.stdout, f"{text}\n")
+    """Print lines on stdout, without control characters."""
+    _write(sys.stdout, f"{lines_of(text)}\n")
 
 
 def note(text: str) -> None:
-    """Print a line on stderr."""
-    _write(sys.stderr, f"{text}\n")
+    """Print lines on stderr, without control characters."""
+    _write(sys.stderr, f"{lines_of(text)}\n")
 
 
 def is_there() -> bool:

@@ -17,8 +17,9 @@ from gpulime.runs.export import COLUMNS, INDEX, export
 
 
 def index(folder):
+    """The lines of the index, as docs tell to read them."""
     with (folder / INDEX).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return [{name: cell.removeprefix("'") for name, cell in line.items()} for line in csv.DictReader(file)]
 
 
 def opened(path):
@@ -89,6 +90,24 @@ def test_no_id_makes_a_name(tmp_path):
     assert all(re.fullmatch(r"\d{6}-[0-9a-f]{12}(\.npz|-class-[12]\.png)|index\.csv", name) for name in names)
     assert {path.name for path in tmp_path.iterdir()} == {"run", "in"}
     assert [line["image_id"] for line in index(tmp_path / "in" / "to")][::2] == HOSTILE  # newlines and quotes come back whole
+
+
+def test_no_cell_is_a_formula_and_all_come_back(tmp_path):
+    ids = ["=1+1", "+1", "-1", "@x", "\tx", "'=1", "''", "plain", "a=b", ""]
+    rows = [explained(image_id, pred_probs=[-0.5, 0.25], r2=[-0.25, None]) for image_id in ids]
+    export(run(tmp_path / "run", *rows, names=("a", "=cmd()", "b")), None, tmp_path / "to")
+    assert [(line["image_id"], line["name"]) for line in index(tmp_path / "to")[::2]] == [(one, "=cmd()") for one in ids]
+    with (tmp_path / "to" / INDEX).open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    texts = [line[name] for line in cells for name in ("image_id", "name")]
+    assert not [text for text in texts if text.startswith(("=", "+", "-", "@", "\t"))]
+    assert {line["prediction"] for line in cells} == {"-0.5", "0.25"}, "numbers stay numbers"
+
+
+def test_half_of_a_surrogate_pair_in_a_name_leaves_a_whole_index(tmp_path):
+    export(run(tmp_path / "run", explained("a"), names=("tench", "ta\ud800by", "lynx")), None, tmp_path / "to")
+    assert [line["name"] for line in index(tmp_path / "to")] == [r"ta\ud800by", "lynx"]
+    assert len(list((tmp_path / "to").iterdir())) == 4
 
 
 def test_all_that_are_ok_by_default_and_each_once(tmp_path):

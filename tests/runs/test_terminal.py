@@ -1,15 +1,21 @@
 """What a run says where nobody, or not everything, is heard."""
 
+import dataclasses
 import io
 import os
 import pty
 import subprocess
 import sys
+import time
 
 import pytest
+from rows import beat_of, explained, failed, run
 from test_live import start, write_model
 
-from gpulime.runs import store, terminal
+from gpulime import cli
+from gpulime.runs import progress, store, summary, terminal
+from gpulime.runs.heartbeat import Effort, Heartbeat
+from gpulime.runs.share import Share
 
 
 class Refusing(io.StringIO):
@@ -48,6 +54,32 @@ def test_an_alphabet_that_is_too_small_gets_what_it_can(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(taken, encoding="ascii"))
     terminal.say("café 1")
     assert taken.getvalue() == b"caf\\xe9 1\n"
+
+
+STEERING = "\x1b[2Ja\r\x07\x9b\u202eb\n"
+SHOWN = r"\x1b[2Ja\r\x07\x9b\u202eb\n"
+
+
+def test_names_from_outside_do_not_steer_the_terminal(tmp_path, capsys):
+    assert terminal.printable(STEERING) == SHOWN
+    assert terminal.printable("caf\xe9 \u65e5\u672c") == "caf\xe9 \u65e5\u672c"
+    terminal.say(f"one {STEERING}two")
+    terminal.note(f"one {STEERING}two")
+    out, err = capsys.readouterr()
+    assert out == err == f"one {SHOWN[:-2]}\ntwo\n"
+
+    names = ["a", STEERING, STEERING]
+    rows = explained("caf\xe9"), failed(STEERING) | {"error_type": STEERING, "error": STEERING}
+    assert not [line for row in rows for line in progress.lines(row, names) if not line.isprintable()]
+    folder, other = (run(tmp_path / name, *rows, names=names, fixed={"a": f"{name}{STEERING}"}) for name in "ab")
+    beat = beat_of(Share(), host=STEERING, time=time.time())
+    Heartbeat(folder, Share(), lambda state: dataclasses.replace(beat, state=STEERING)).beat(STEERING)
+    for command in (["status"], ["verify"], ["diff", str(other)], ["export", "--ids", STEERING, "--to", str(tmp_path / "to")]):
+        cli.main([command[0], str(folder), *command[1:]])
+        out, err = capsys.readouterr()
+        assert not [line for line in (out + err).split("\n") if not line.isprintable()], command
+        assert "x1b[2Ja" in out + err, command
+    assert all(map(str.isprintable, str(summary.summary(folder, {}, Effort())).split("\n")))
 
 
 @pytest.mark.long
