@@ -23,7 +23,7 @@ from gpulime.runs.loader import FileReader
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item
 from gpulime.runs.terminal import note, say
-from gpulime.runs.terms import Terms
+from gpulime.runs.terms import TARGETS, Terms
 from gpulime.runs.transform import Transform
 
 
@@ -72,6 +72,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
                 "transform": dataclasses.asdict(loaded.transform),
                 "segmenter": segments.describe(explainer.segmenter, explainer.device),
                 "weights_sha256": loaded.weights_sha256,
+                TARGETS: source.targets,
             },
             about={
                 "config": dataclasses.asdict(config),

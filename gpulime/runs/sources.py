@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,13 +15,15 @@ from gpulime.errors import GpulimeError, about, check
 from gpulime.runs.pictures import Decoded, decode
 from gpulime.runs.pixels import DecodeError
 
-# torchvision's ImageFolder reads these, and numpy's arrays come on top.
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".npy")
+# torchvision's ImageFolder reads these but for the last two.
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".npy")
 PATH_COLUMNS = ("path", "file", "filename")
 TARGET_COLUMNS = ("target", "class_index", "label")
 SKIMAGE = "skimage"
 __all__ = ["DecodeError", "Decoded", "Item", "Source", "find"]
 PHOTOGRAPHS = ("chelsea", "coffee", "astronaut", "rocket")
+RUN_JSON = "run.json"
+RUN_FOLDERS = ("results", "_staging", "heartbeats")  # what a run writes into its directory
 SHOWN_IDS = 5
 
 
@@ -60,6 +63,8 @@ class Source:
         As in `DataConfig`.
     images : int
         How many there are, those beyond the limit too.
+    targets : dict of str to int
+        The class folders, and the target of the images in each.
     """
 
     items: list[Item]
@@ -68,9 +73,16 @@ class Source:
     max_megabytes: float = DataConfig.max_megabytes
     exif: str = DataConfig.exif
     images: int = 0
+    targets: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def reading(cls, config: DataConfig, items: Sequence[Item] = (), ignored: Mapping[str, int] | None = None) -> Source:
+    def reading(
+        cls,
+        config: DataConfig,
+        items: Sequence[Item] = (),
+        ignored: Mapping[str, int] | None = None,
+        targets: Mapping[str, int] | None = None,
+    ) -> Source:
         """The first ``config.limit`` of ``items``, and the limits that ``config`` sets to reading."""
         return cls(
             items=list(items[: config.limit]),
@@ -79,6 +91,7 @@ class Source:
             max_megabytes=config.max_megabytes,
             exif=config.exif,
             images=len(items),
+            targets=dict(targets or {}),
         )
 
     def load(self, item: Item) -> Decoded:
@@ -113,25 +126,27 @@ def find(config: DataConfig, class_names: Sequence[str] | None = None) -> Source
         Where there is no such source or no image in it, and where two images have the same id.
     """
     ignored: Counter[str] = Counter()
+    targets: dict[str, int] = {}
     with about(f"data.source {config.source!r}"):
         try:
-            items = list(_items(config.source, class_names, ignored))
+            items = list(_items(config.source, class_names, ignored, targets))
         except (OSError, csv.Error) as error:
             raise GpulimeError(f"cannot be read: {error}") from error
         others = ", ".join(f"{ending or 'no ending'} ({count})" for ending, count in ignored.items())
         check(bool(items), f"holds no image ({', '.join(ENDINGS)})" + (f"; other files there: {others}" if others else ""))
         check_ids(items)
-    return Source.reading(config, items, ignored)
+    return Source.reading(config, items, ignored, targets)
 
 
-def _items(source: str, class_names: Sequence[str] | None, ignored: Counter[str]) -> Iterator[Item]:
+def _items(source: str, class_names: Sequence[str] | None, ignored: Counter[str], targets: dict[str, int]) -> Iterator[Item]:
     path = os.path.expanduser(source)
-    ending = os.path.splitext(path)[1].lower()
+    ending = _ending(path)
     if source == SKIMAGE:
         return (Item(name, b"") for name in PHOTOGRAPHS)
     if os.path.isdir(path):
-        return _in_folder(path, class_names, ignored)
+        return _in_folder(path, class_names, ignored, targets)
     check(os.path.exists(path), "there is no such folder or file")
+    check(os.path.isfile(path), "is not a folder or a regular file")
     if ending == ".txt":
         return _in_text(path)
     if ending == ".csv":
@@ -140,32 +155,81 @@ def _items(source: str, class_names: Sequence[str] | None, ignored: Counter[str]
     return iter([Item(_image_id(os.path.basename(path)), os.fsencode(path))])
 
 
-def _in_folder(folder: str, class_names: Sequence[str] | None, ignored: Counter[str]) -> Iterator[Item]:
+def _in_folder(
+    folder: str, class_names: Sequence[str] | None, ignored: Counter[str], targets: dict[str, int]
+) -> Iterator[Item]:
     """The images that lie in the folder itself, then those of each of its subfolders, at any depth."""
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    folders = {entry.name for entry in entries if _is_folder(entry)}
-    classes = sorted(folders)
+    names, folders = _listing(folder)
+    contents = {label: sorted(_walk(os.path.join(folder, label), folder)) for label in folders}
+    classes = [label for label, found in contents.items() if not _holds_runs_alone(found)]
     named = _numbering(classes, class_names)
-    files: list[tuple[str, int | None]] = [(entry.name, None) for entry in entries if entry.name not in folders]
+    targets |= {label: index for label in classes if (index := _index(label, named)) is not None}
+    files: list[tuple[str, int | None]] = [(name, None) for name in names]
     files += [
-        (os.path.relpath(os.path.join(inside, name), folder), _index(label, named))
+        (os.path.relpath(os.path.join(inside, name), folder), targets.get(label))
         for label in classes
-        for inside, _, names in sorted(os.walk(os.path.join(folder, label), followlinks=True))
-        for name in sorted(names)
+        for inside, names in contents[label]
+        for name in names or ()
     ]
     for name, target in files:
-        ending = os.path.splitext(name)[1].lower()
+        ending = _ending(name)
         if ending in ENDINGS:
             yield Item(_image_id(name), os.fsencode(os.path.join(folder, name)), target)
         else:
             ignored[ending] += 1
 
 
+def _walk(folder: str, source: str) -> Iterator[tuple[str, list[str] | None]]:
+    """The folder and those inside it with the names of their files, None for a run's directory; links are followed.
+
+    Each is entered once, however many links lead to it; links come last, so that a folder is found by its own name.
+    """
+    seen, waiting = {_identity(source)}, deque([folder])
+    while waiting:
+        inside = waiting.popleft()
+        if (identity := _identity(inside)) in seen:
+            continue
+        seen.add(identity)
+        if _is_run(inside):
+            yield inside, None
+            continue
+        names, folders = _listing(inside)
+        for path in (os.path.join(inside, name) for name in folders):
+            (waiting.append if os.path.islink(path) else waiting.appendleft)(path)
+        yield inside, names
+
+
+def _listing(folder: str) -> tuple[list[str], list[str]]:
+    """Names of the files and of the folders in a folder, sorted; a run that is written into the folder itself is left out."""
+    with os.scandir(folder) as entries:
+        found = {entry.name: _is_folder(entry) for entry in entries}
+    own = (RUN_JSON, *RUN_FOLDERS) if _is_run(folder) else ()
+    names = sorted(name for name in found if name not in own)
+    return [name for name in names if not found[name]], [name for name in names if found[name]]
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads back to itself: an image with an error
-        return False
+    except OSError as error:  # a link that leads back to itself, or to a place that cannot be entered
+        if error.errno == errno.ELOOP or _ending(entry.name) in ENDINGS:  # an image with an error
+            return False
+        raise
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _is_run(folder: str) -> bool:
+    """Whether a folder is the directory of a run: its results must not become a class."""
+    inside = [os.path.join(folder, name) for name in (RUN_JSON, *RUN_FOLDERS)]
+    return os.path.isfile(inside[0]) and any(os.path.isdir(path) for path in inside[1:])
+
+
+def _holds_runs_alone(found: Sequence[tuple[str, list[str] | None]]) -> bool:
+    return any(names is None for _, names in found) and not any(names for _, names in found)
 
 
 def _numbering(folders: Sequence[str], class_names: Sequence[str] | None) -> Sequence[str]:
@@ -186,17 +250,24 @@ def _in_text(file: str) -> Iterator[Item]:
 
 def _in_csv(file: str, class_names: Sequence[str] | None) -> Iterator[Item]:
     with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        rows = csv.DictReader(lines)
+        rows = csv.DictReader(lines, strict=True)  # else an open quote makes one file name of all lines after it
         columns = {str(name).strip().lower(): name for name in rows.fieldnames or []}
         of_path = next((columns[name] for name in PATH_COLUMNS if name in columns), None)
         of_target = next((columns[name] for name in TARGET_COLUMNS if name in columns), None)
         if of_path is None:
             raise GpulimeError(f"must have a column {' or '.join(PATH_COLUMNS)}; its columns are {', '.join(columns)}")
-        for row in rows:
+        for row in _strict(rows):
             with about(f"line {rows.line_num}"):
                 check(bool(row[of_path]), f"{of_path} is empty")
                 target = row[of_target] if of_target is not None else None
                 yield _listed(row[of_path], file, _target(target, class_names) if target else None)
+
+
+def _strict(rows: csv.DictReader[str]) -> Iterator[dict[str, str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise GpulimeError(f"line {rows.line_num}: {error}: is a quote there that is not closed?") from error
 
 
 def _listed(name: str, list_file: str, target: int | None = None) -> Item:
@@ -216,6 +287,10 @@ def _target(text: str, class_names: Sequence[str] | None) -> int | None:
 def _index(name: str, names: Sequence[str]) -> int | None:
     """The place of ``name``; None where two classes bear it."""
     return names.index(name) if names.count(name) == 1 else None
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _image_id(path: str) -> str:

@@ -16,6 +16,8 @@ import gpulime
 from gpulime.errors import GpulimeError, check
 from gpulime.runs import heartbeat, store, writers
 
+TARGETS = "targets"  # of the class folders: a folder that is added shifts those of others
+SHOWN = 8
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-image", "pyarrow", "pillow")
 
 
@@ -79,12 +81,22 @@ class Terms:
             doubt = f"whether {these} what made them is not known of a function: give a model_id, another for other functions"
             check(not self.unnamed, f"{run} holds results, and {doubt}")
             return True
-        was, now = manifest.get("fixed", {}), _plain(self.fixed)
+        was, now = _by_folder(manifest.get("fixed", {})), _by_folder(_plain(self.fixed))
         changed = [
             f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in {**was, **now} if was.get(name) != now.get(name)
         ]
+        changed[SHOWN:] = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
         there, remedy = ("holds results of", ", or delete it") if results else ("is being filled by a process with", "")
         raise GpulimeError(f"{run} {there} other settings: {'; '.join(changed)}. Choose another out{remedy}")
+
+
+def _by_folder(fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with an entry for each class folder, so that a difference names the folder."""
+    targets = fixed.get(TARGETS) or {}
+    return {
+        **{name: value for name, value in fixed.items() if name != TARGETS},
+        **{f"target of {folder!r}": index for folder, index in targets.items()},
+    }
 
 
 def _plain(value: Mapping[str, Any]) -> Any:

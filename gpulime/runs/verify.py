@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +17,11 @@ from tqdm import tqdm
 
 from gpulime.errors import check
 from gpulime.runs import damage, exits, heartbeat, shards, store
+from gpulime.runs.pictures import digest
+from gpulime.runs.pixels import DecodeError
 from gpulime.runs.row import schema
 from gpulime.runs.shards import CorruptError
-from gpulime.runs.sources import DecodeError, Item, Source
+from gpulime.runs.sources import Item, Source
 from gpulime.runs.staging import STAGING
 from gpulime.runs.writers import LOCKS
 
@@ -180,7 +182,9 @@ def _sha256(row: Mapping[str, Any]) -> str | None:
     try:
         if not row["path"]:  # a photograph of scikit-image
             return Source([]).load(Item(row["image_id"], b"")).sha256
+        if not os.path.isfile(row["path"]):  # a pipe would be waited for
+            return None
         with open(row["path"], "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return digest(file)
     except (OSError, DecodeError):
         return None

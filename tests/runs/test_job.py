@@ -462,6 +462,16 @@ def test_two_examples_of_one_path_are_refused(tmp_path):
         gpulime.runs.explain(Tiny(), Listed([("a/x.png", 0), ("a/x.png", 1), ("b.png", 2)]), tmp_path / "run", **SMALL)
 
 
+def test_a_class_folder_added_between_calls_is_refused(photographs, tmp_path):
+    out = tmp_path / "run"
+    files.run(config(photographs, out))
+    (photographs / "asp").mkdir()
+    with pytest.raises(
+        gpulime.GpulimeError, match=r"other settings: target of 'bee' was 1, is 2; target of 'asp' was None, is 1"
+    ):
+        files.run(config(photographs, out))
+
+
 def test_samples_that_are_no_paths_are_numbered(tmp_path):
     gpulime.runs.explain(Tiny(), Listed([(torch.zeros(2), 0), (torch.ones(2), 1)]), tmp_path / "run", **SMALL)
     assert set(rows_of(tmp_path / "run")) == {"0", "1"}

@@ -11,7 +11,8 @@ from torchvision.datasets import ImageFolder
 
 from gpulime.config import DataConfig
 from gpulime.errors import GpulimeError
-from gpulime.runs.sources import DecodeError, Item, find
+from gpulime.runs.pictures import FORMATS
+from gpulime.runs.sources import ENDINGS, DecodeError, Item, find
 
 
 @pytest.fixture
@@ -208,3 +209,81 @@ def test_some_of_the_classes_under_other_names_have_no_targets(folder):
     assert [item.target for item in items(path, ["tench", "cock", "retriever"])] == [None, None]
     assert [item.target for item in items(path, ["tench", "retriever"])] == [0, 1]
     assert [item.target for item in items(path)] == [0, 1]
+
+
+def test_a_gif_is_read_and_each_ending_that_the_error_names(folder, tmp_path):
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.gif")
+    assert listed(items(tmp_path)) == [("a.gif", None)]
+    for name in FORMATS:
+        endings = [ending for ending, known in Image.registered_extensions().items() if known == name]
+        assert set(endings) & set(ENDINGS), name
+
+
+def test_links_to_the_folders_above_are_entered_once(folder):
+    path = folder("ant/a.png", "ant/deep/b.png", "bee/c.png")
+    (path / "ant/up").symlink_to(path)
+    (path / "ant/self").symlink_to(path / "ant")
+    (path / "bee/again").symlink_to("..")
+    (path / "bee/deep").symlink_to("../ant/deep")
+    (path / "bee/deeper").symlink_to("../ant/deep")
+    assert listed(items(path)) == [("ant/a.png", 0), ("ant/deep/b.png", 0), ("bee/c.png", 1), ("bee/deep/b.png", 1)]
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_by_name(folder, monkeypatch):
+    path = folder("ant/a.png", "ant/closed/b.png")
+    scandir = os.scandir
+
+    def refusing(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert refused(path) == f"cannot be read: [Errno 13] Permission denied: '{path}/ant/closed'"
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path):
+    inside = tmp_path / "ant"
+    inside.mkdir()
+    here, name = os.open(inside, os.O_RDONLY), "d" * 200
+    for _ in range(25):
+        os.mkdir(name, dir_fd=here)
+        there = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = there
+    os.close(here)
+    assert "File name too long" in refused(tmp_path)
+
+
+def test_a_pipe_is_no_list(tmp_path):
+    os.mkfifo(tmp_path / "list.txt")
+    assert refused(tmp_path / "list.txt") == "is not a folder or a regular file"
+
+
+def test_an_open_quote_in_a_list_is_refused(tmp_path):
+    for text in ('path\n"a.png\nb.png\nc.png\n', 'path\n"a.png\nb.png\n"c.png\n'):
+        (tmp_path / "list.csv").write_text(text)
+        assert "is a quote there that is not closed?" in refused(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("out", ["run", "runs/first", "cat/run"])
+def test_a_run_inside_the_source_is_no_class(folder, out):
+    path = folder("ant/a.png", "zebra/b.png", "cat/c.png")
+    before = find(DataConfig(source=str(path)))
+    folder(
+        *(f"{out}/{name}" for name in ("run.json", "results/part.parquet", "_staging/x", "heartbeats/0.json", "report.html"))
+    )
+    after = find(DataConfig(source=str(path)))
+    assert (after.items, after.targets) == (before.items, {"ant": 0, "cat": 1, "zebra": 2})
+
+
+def test_a_run_in_the_source_itself(folder):
+    path = folder("ant/a.png", "zebra/b.png")
+    before = find(DataConfig(source=str(path)))
+    folder("run.json", "results/part.parquet", "_staging/x", "heartbeats/0.json")
+    assert find(DataConfig(source=str(path))) == before
+
+
+def test_folders_without_targets_have_none(folder):
+    path = folder("2024/1.png", "2025/2.png")
+    assert find(DataConfig(source=str(path)), ["cat", "dog", "cow"]).targets == {}

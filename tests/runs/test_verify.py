@@ -138,6 +138,16 @@ def test_bit_rot_that_still_decodes_is_found(photographs):
     assert verify.verify(folder).exit_code == exits.ERROR_ROWS  # not asked for
 
 
+def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    row = {**explained("a"), "path": os.fsencode(tmp_path / "a.png"), "image_sha256": "0" * 64}
+    rows.run(tmp_path / "run")
+    store.write_manifest(tmp_path / "run", store.read_manifest(tmp_path / "run") | {"config": {}})
+    with store.Store(tmp_path / "run") as into:
+        into.append(row)
+    assert verify.verify(tmp_path / "run", inputs=True).inputs == verify.Inputs(0, [], ["a"], 0)
+
+
 def test_the_photographs_of_scikit_image_are_inputs_too(tmp_path):
     sha256 = sources.Source([]).load(sources.Item("chelsea", b"")).sha256
     results = explained("chelsea", image_sha256=sha256), explained("coffee", image_sha256="00" * 32)
