@@ -79,6 +79,8 @@ class DataConfig:
         "ignore", "a camera's rotation tag: ignored as torchvision's ImageFolder does, or applied"
     )
 
+    keep: int | list[int] | None = _setting(None, "ids of segments that are never hidden, such as 0 or [0, 255]")
+
     def __post_init__(self) -> None:
         at_least = {"workers": 0, "batch_size": 1, "limit": 1, "resize": 1, "crop": 1, "channels": 1}
         for name, least in at_least.items():

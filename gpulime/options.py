@@ -22,6 +22,7 @@ WORDS = {
     "str": ("TEXT", "text"),
     "bool": ("true|false", "true or false"),
     "list[float]": ("[X, ...]", "a list of numbers"),
+    "list[int]": ("[N, ...]", "a list of whole numbers"),
     "dict[str, Any]": ("{NAME: VALUE}", "a mapping"),
     "None": ("null", "null"),
 }

@@ -57,7 +57,8 @@ class Segments:
 
     def to(self, device: torch.device) -> Segments:
         """The same on another device."""
-        return Segments(*(devices.sent(tensor, device) for tensor in (self.labels, self.counts, self.ids)), self.keeps)
+        labels, counts, ids = (devices.sent(tensor, device) for tensor in (self.labels, self.counts, self.ids))
+        return Segments(labels, counts, ids, self.keeps)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from gpulime.errors import check, whole
 from gpulime.explainer import Explainer
 from gpulime.runs import pixels, weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
+from gpulime.runs.label_maps import Masks
 from gpulime.runs.loader import DatasetReader
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item, check_ids
@@ -40,6 +41,8 @@ def explain(
     max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row,
     shard: str | None = None,
     report: bool = True,
+    masks: Masks | None = None,
+    keep: int | Sequence[int] | None = None,
     **lime: Any,
 ) -> Outcome:
     """Explain a dataset into a run directory: `gpulime explain` for those who have model and data in Python.
@@ -49,8 +52,9 @@ def explain(
     model : nn.Module or callable
         As for `gpulime.Explainer`.
     dataset : map-style dataset
-        ``dataset[i]`` is an image, or (image, target): a PIL image or a tensor (c, h, w), uint8 or float, in [0, 1] or with
-        ``normalized=True``. With ``samples`` or ``imgs`` as ImageFolder has them, its paths are the ids; else the numbers are.
+        ``dataset[i]`` is an image, (image, target) or (image, target, mask). An image is a PIL image or a tensor (c, h, w),
+        uint8 or float, in [0, 1] or with ``normalized=True``; a mask holds integers (h, w), which are used as its segments.
+        With ``samples`` or ``imgs`` as ImageFolder has them, its paths are the ids; else the numbers are.
     out : path
         The run directory; what it has already is skipped.
     labels : "top", "target" or "top+target"
@@ -73,6 +77,10 @@ def explain(
         calls this explains all of it: of several ranks call it in one, or give each ``f"{rank + 1}/{world_size}"``.
     report : bool
         Write ``report.html`` at the end, or let the process do that which is the last of those with a shard.
+    masks : callable, optional
+        image id -> its segments, integers (h, w): an array, a tensor or a PIL image. It runs in the processes that read.
+    keep : int or several, optional
+        Ids of segments that are never hidden, such as a background of 0, 255 or -1.
     **lime
         Arguments of `gpulime.Explainer`.
 
@@ -95,14 +103,14 @@ def explain(
     configs.check_out(str(out))
     if max_failures_in_a_row is not None:
         max_failures_in_a_row = whole("max_failures_in_a_row", max_failures_in_a_row, 1)
-    explainer = Explainer(model, **lime)
+    explainer, kept = Explainer(model, **lime), segments.kept_ids(keep)
     return perform(
         Job(
             items=_items(dataset),
-            reader=DatasetReader(dataset),
+            reader=DatasetReader(dataset, masks=masks),
             explainer=explainer,
             labels=labels,
-            terms=_terms(explainer, model, model_id, labels, class_names, lime),
+            terms=_terms(explainer, model, model_id, labels, class_names, lime, masks, kept),
             picture=_picture_in(dataset, explainer),
             images=len(dataset),
             data=configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds),
@@ -112,6 +120,7 @@ def explain(
             share=Share.of(shard, {}),
             retry_failed=retry_failed,
             max_failures_in_a_row=max_failures_in_a_row,
+            keep=kept,
         )
     )
 
@@ -123,6 +132,8 @@ def _terms(
     labels: str,
     class_names: Sequence[str] | None,
     lime: Mapping[str, Any],
+    masks: Masks | None,
+    keep: Sequence[int],
 ) -> Terms:
     """What the rows of a run with these arguments have in common."""
     given = inspect.signature(Explainer).bind(model, **lime)
@@ -132,12 +143,16 @@ def _terms(
         for name, value in given.arguments.items()
         if name != "model" and f"lime.{name}" not in configs.CHANGES_NO_ROW
     }
-    functions = [name for name, value in given.arguments.items() if callable(value) and not _comparable(value)]
+    functions = [
+        name for name, value in {**given.arguments, "masks": masks}.items() if callable(value) and not _comparable(value)
+    ]
     functions += ["model"] if inspect.isfunction(model) and "model" not in functions else []
     return Terms(
         fixed={
             **{f"lime.{name}": _plain(value) for name, value in changing.items()},
             "lime.labels": labels,
+            **({"data.masks": _plain(masks)} if masks else {}),
+            **({"data.keep": list(keep)} if keep else {}),
             "segmenter": segments.describe(explainer.segmenter, explainer.device),
             "model_id": model_id,
             "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,

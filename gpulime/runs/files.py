@@ -90,6 +90,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         share=share,
         retry_failed=retry_failed,
         max_failures_in_a_row=config.max_failures_in_a_row,
+        keep=segments.kept_ids(config.data.keep),
     )
     if dry_run:
         say(str(plan(job)))

@@ -64,6 +64,7 @@ class Job:
     share : what this process does of it
     retry_failed : whether images that have an error row are tried again
     max_failures_in_a_row : images that fail one after the other before the run ends; None: as many as there are
+    keep : ids of segments that are never hidden
     """
 
     items: Sequence[Item]
@@ -80,6 +81,7 @@ class Job:
     share: Share = ALL
     retry_failed: bool = False
     max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row
+    keep: Sequence[int] = ()
 
     @property
     def class_names(self) -> Sequence[str] | None:
@@ -230,8 +232,10 @@ def _rows(
     job: Job, left: Todo, after_model_batch: Callable[[int], None], heed: Callable[[], None]
 ) -> Generator[Row, None, None]:
     """Rows of the store, in the order of the images; ``heed`` is called while they are read."""
+    masked = False  # whether masks have come with an image, which is said once
 
     def feed(items: Sequence[Item]) -> Generator[Group, None, None]:
+        nonlocal masked
         explainer, data = job.explainer, job.data
         for reads in read_all(
             items,
@@ -244,10 +248,13 @@ def _rows(
             waiting=heed,
         ):
             heed()
-            yield from batches([_with_sound_target(job, read) for read in reads], job.labels, job.reader.in_unit)
+            if not masked and any(read.segmenter for read in reads):
+                masked = True
+                note("the masks that come with the images are used as their segments; lime.segments is not")
+            yield from batches([_with_sound_target(job, read) for read in reads], job.labels, job.reader.in_unit, job.keep)
 
     def alone(read: Read) -> inputs.Batch:
-        [(_, batch)] = batches([read], job.labels, job.reader.in_unit)
+        [(_, batch)] = batches([read], job.labels, job.reader.in_unit, job.keep)
         assert batch is not None  # it could be read
         return batch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -19,6 +19,8 @@ from gpulime.device import out_of_memory
 from gpulime.errors import check
 from gpulime.masks import key
 from gpulime.runs import pixels
+from gpulime.runs.label_maps import KEYS as MASK_KEYS
+from gpulime.runs.label_maps import SEGMENTER, Masks, called, checked, label_map
 from gpulime.runs.pixels import DecodeError, TooLargeError
 from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
@@ -36,6 +38,7 @@ class Read:
     pixels : (c, h, w) tensor, uint8 or float; None where ``error`` says why
     sha256 : hex digest of the file, or of the pixels where there is no file
     segments : (h, w) int64 array; None where the explainer segments
+    segmenter : "masks" if the segments came with the image
     error, kind : the message and its kind ('decode', 'too_large', ...)
     """
 
@@ -43,6 +46,7 @@ class Read:
     pixels: Tensor | None = None
     sha256: str | None = None
     segments: npt.NDArray[np.int64] | None = None
+    segmenter: str | None = None
     error: str | None = None
     kind: str | None = None
 
@@ -86,13 +90,17 @@ class DatasetReader:
 
     dataset: Any
     channels: int | None = None
+    masks: Masks | None = None
     in_unit: ClassVar[bool] = False
 
     def __call__(self, item: Item) -> Read:
         """Read the example whose number is the item's path; whatever goes wrong there becomes an error of that image."""
         number, item = int(item.path), replace(item, path=b"")
         try:
-            return _read(item, self.dataset[number], self.channels)
+            example = self.dataset[number]
+            read = _read(item, example, self.channels)
+            value, name = _mask_of(example) if self.masks is None else called(self.masks, item.image_id)
+            return read if value is None or read.pixels is None else with_mask(read, value, name)
         except DecodeError as error:
             return Read(item, error=str(error), kind=error.kind)
         except (Exception, SystemExit) as error:  # any code may stand behind a dataset, and any kind of tensor come from it
@@ -126,6 +134,28 @@ def _read(item: Item, example: Any, channels: int | None = None) -> Read:
     return Read(item, values, hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest())
 
 
+def _mask_of(example: Any) -> tuple[Any, str]:
+    """The mask of an example and how a message calls it: a third item that holds integers (h, w), or a value by its key."""
+    if isinstance(example, Mapping):
+        key = next((key for key in MASK_KEYS if key in example), None)
+        return (None, "") if key is None else (example[key], key)
+    third = example[2] if isinstance(example, tuple | list) and len(example) > 2 else None
+    return (None if label_map(third) is None else third), "the third item, which is used as a mask,"
+
+
+def with_mask(read: Read, value: Any, name: str) -> Read:
+    """The same image with its mask as segments.
+
+    Raises
+    ------
+    LabelMapError
+        Unless ``value`` is a map of integers of the image's size.
+    """
+    assert read.pixels is not None
+    h, w = read.pixels.shape[1:]
+    return replace(read, segments=checked(value, (h, w), name), segmenter=SEGMENTER)
+
+
 def _index(target: Any) -> int | None:
     """A class index given as an int, a NumPy number or a tensor of one; None for anything else."""
     try:
@@ -138,7 +168,7 @@ def _index(target: Any) -> int | None:
 Group = tuple[list[Read], inputs.Batch | None]
 
 
-def batches(reads: Sequence[Read], labels: str, in_unit: bool) -> Iterator[Group]:
+def batches(reads: Sequence[Read], labels: str, in_unit: bool, keep: Sequence[int] = ()) -> Iterator[Group]:
     """All of ``reads`` in order: those of one shape and dtype as a batch, those that could not be read without one.
 
     Parameters
@@ -148,17 +178,19 @@ def batches(reads: Sequence[Read], labels: str, in_unit: bool) -> Iterator[Group
         "top", "target" or "top+target".
     in_unit : bool
         Whether uint8 images are brought to [0, 1] here, so that a fill counts in it too.
+    keep : sequence of int
+        Ids of segments that are never hidden.
     """
     for kind, group in itertools.groupby(reads, _kind):
         run = list(group)
-        yield run, None if kind is None else _batch(run, labels, in_unit)
+        yield run, None if kind is None else _batch(run, labels, in_unit, keep)
 
 
 def _kind(read: Read) -> Any:
-    return None if read.pixels is None else (read.pixels.shape, read.pixels.dtype)
+    return None if read.pixels is None else (read.pixels.shape, read.pixels.dtype, read.segments is None)
 
 
-def _batch(reads: list[Read], labels: str, in_unit: bool) -> inputs.Batch:
+def _batch(reads: list[Read], labels: str, in_unit: bool, keep: Sequence[int]) -> inputs.Batch:
     images = torch.stack([read.pixels for read in reads if read.pixels is not None])
     targets = [read.item.target for read in reads]
     maps = [read.segments for read in reads if read.segments is not None]
@@ -169,4 +201,5 @@ def _batch(reads: list[Read], labels: str, in_unit: bool) -> inputs.Batch:
         segments=torch.from_numpy(np.stack(maps)) if maps else None,
         keys=torch.tensor([key(read.item.image_id) for read in reads]),
         top=labels != "target",
+        keep=keep,
     )

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Recorder:
-    """Makes the rows of one run, which share ``n_samples``, ``seed``, ``config_hash`` and ``segmenter``."""
+    """Makes the rows of one run, which share ``n_samples``, ``seed``, ``config_hash`` and, but for masks, ``segmenter``."""
 
     n_samples: int
     seed: int
@@ -39,7 +39,10 @@ class Recorder:
 
     def _explained(self, finished: Finished) -> Row:
         batch, i = finished.explanations, finished.i
-        count, labels = int(batch.counts[i]), batch.labels[i].tolist()
+        count, labels = (
+            int(batch.segments[i].max()) + 1,
+            batch.labels[i].tolist(),
+        )  # kept pixels are a segment here, without effect
         once = [labels.index(label) for label in dict.fromkeys(labels)]  # a target may be among the top labels
         raster, dtype = row.encode_segments(batch.segments[i].numpy())
 
@@ -57,7 +60,7 @@ class Recorder:
             "n_segments": count,
             "seg": raster,
             "seg_dtype": dtype,
-            "segmenter": self.segmenter,
+            "segmenter": finished.read.segmenter or self.segmenter,
             "labels": of(batch.labels),
             "pred_probs": of(batch.predictions),
             "coef": of(batch.coefficients[..., :count]),

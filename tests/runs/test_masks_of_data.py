@@ -1,0 +1,178 @@
+"""Masks that come with the images of a run are their segments, and ids that are never hidden are no part of its rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_job import Tiny, rows_of
+
+import gpulime
+from gpulime.errors import GpulimeError
+from gpulime.runs import store, verify
+from gpulime.runs.loader import DatasetReader
+from gpulime.runs.opened import open_run
+from gpulime.runs.sources import Item
+
+H, W, N = 24, 20, 4
+MAP = np.arange(H * W).reshape(H, W) * 5 // (H * W) * 50  # ids 0, 50, 100, 150, 200
+
+
+def images():
+    return torch.rand(N, 3, H, W, generator=torch.Generator().manual_seed(1))
+
+
+def run(dataset, out, **settings):
+    settings = {"n_samples": 30, "segments": {"grid": {"rows": 2, "columns": 2}}, "report": False} | settings
+    return gpulime.runs.explain(Tiny(), dataset, out, **settings)
+
+
+def maps_of(out):
+    return [store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"]) for row in rows_of(out).values()]
+
+
+def read(example, masks=None):
+    return DatasetReader([example], masks=masks)(Item("image 0", b"0"))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        MAP,
+        torch.from_numpy(MAP),
+        torch.from_numpy(MAP)[None].to(torch.uint8),
+        MAP.astype(">i4"),
+        MAP[:, ::-1],
+        Image.fromarray(MAP.astype(np.uint8)),
+        Image.fromarray(MAP.astype(np.int32)),
+        Image.fromarray(MAP.astype(np.uint16)),
+        Image.fromarray(MAP.astype(np.uint8)).convert("P"),
+        MAP > 50,
+        Image.fromarray(MAP > 50),
+        -MAP,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("form", ["third", "mask", "segments"])
+def test_a_dataset_may_give_a_mask(form, mask):
+    image = torch.rand(3, H, W)
+    example = (image, 1, mask) if form == "third" else {"image": image, "label": 1, form: mask}
+    if form != "third" and read({"image": image}).pixels is None:
+        pytest.skip("datasets of mappings are not read")
+    found = read(example)
+    assert (found.error, found.segmenter) == (None, "masks")
+    assert np.array_equal(found.segments, np.asarray(mask).astype(np.int64).reshape(H, W))
+
+
+@pytest.mark.parametrize(
+    "third", [None, 5, "a caption", {"boxes": []}, torch.rand(H, W), [[1, 2]], torch.zeros(3, H, W).long()]
+)
+def test_other_third_items_are_no_masks(third):
+    found = read((torch.rand(3, H, W), 1, third))
+    assert (found.error, found.segments, found.segmenter) == (None, None, None)
+
+
+@pytest.mark.parametrize("mask", [MAP.T, torch.zeros(H, W - 1, dtype=torch.int64), Image.new("L", (H, W))], ids=str)
+def test_a_mask_of_another_size_is_an_error_that_names_both(mask):
+    found = read((torch.rand(3, H, W), 1, mask))
+    assert found.kind == "segments"
+    h, w = np.asarray(mask).shape
+    assert f"must have the image's size (h, w) = (24, 20); got ({h}, {w})" in found.error
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (lambda image_id: {}[image_id], "masks('image 0') failed: KeyError: 'image 0'"),
+        (lambda image_id: None, "masks('image 0') is None"),
+        (lambda image_id: torch.rand(H, W), "masks('image 0') must be integers (h, w) = (24, 20)"),
+        (lambda image_id: MAP[:5], "must have the image's size (h, w) = (24, 20); got (5, 20)"),
+    ],
+)
+def test_a_function_that_gives_no_mask_is_an_error_of_its_image(masks, message):
+    found = read((torch.rand(3, H, W), 1), masks)
+    assert (found.pixels, found.kind) == (None, "segments")
+    assert message in found.error
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("segments", [{"grid": {"rows": 2, "columns": 2}}, {"slic": {"n_segments": 4}}], ids=str)
+def test_masks_of_a_dataset_are_its_segments(segments, workers, tmp_path, capsys):
+    dataset = [(image, 1, MAP + i) for i, image in enumerate(images())]
+    run(dataset, tmp_path, workers=workers, segments=segments)
+    assert [row["segmenter"] for row in rows_of(tmp_path).values()] == ["masks"] * N
+    assert all(np.array_equal(found, MAP // 50) for found in maps_of(tmp_path))
+    assert capsys.readouterr().err.count("the masks that come with the images are used as their segments") == 1
+    expected = gpulime.Explainer(Tiny(), 30).explain(
+        images(), segments=np.stack([MAP] * N), keys=torch.tensor([gpulime.key(str(i)) for i in range(N)])
+    )
+    coefficients = torch.tensor([row["coef"] for row in rows_of(tmp_path).values()])
+    torch.testing.assert_close(coefficients, expected.coefficients.float(), rtol=1e-4, atol=1e-7)
+
+
+def test_an_image_without_a_mask_beside_others_is_segmented(tmp_path):
+    dataset = [(image, 1, MAP) if i % 2 else (image, 1) for i, image in enumerate(images())]
+    run(dataset, tmp_path)
+    assert [(row["segmenter"] == "masks", row["n_segments"]) for row in rows_of(tmp_path).values()] == [
+        (False, 4),
+        (True, 5),
+    ] * 2
+
+
+def by_name(image_id):
+    return MAP // 50 % (int(image_id) + 2)
+
+
+def test_masks_by_the_ids_of_images(tmp_path):
+    run([(image, 1, MAP) for image in images()], tmp_path, masks=by_name)
+    for i, found in enumerate(maps_of(tmp_path)):
+        assert np.array_equal(found, by_name(i))
+    with pytest.raises(GpulimeError, match=r"data\.masks was '.*by_name', is None"):
+        run([(image, 1, MAP) for image in images()], tmp_path)
+
+
+def test_which_function_gives_masks_must_be_named_on_a_rerun(tmp_path):
+    run(images(), tmp_path, masks=lambda image_id: MAP)
+    with pytest.raises(GpulimeError, match="give a model_id"):
+        run(images(), tmp_path, masks=lambda image_id: MAP)
+
+
+def test_kept_ids_are_no_part_of_the_rows(tmp_path):
+    bordered = np.where(MAP == 100, -1, MAP)
+    dataset = [(image, 1, bordered if i else MAP) for i, image in enumerate(images())]
+    run(dataset, tmp_path, keep=(-1, 200), report=True)
+    expected = gpulime.Explainer(Tiny(), 30).explain(
+        images(),
+        segments=np.stack([MAP] + [bordered] * (N - 1)),
+        keys=torch.tensor([gpulime.key(str(i)) for i in range(N)]),
+        keep=[200, -1],
+    )
+    assert expected.counts.tolist() == [4, 3, 3, 3]
+    rows = list(rows_of(tmp_path).values())
+    for i, (row, found) in enumerate(zip(rows, maps_of(tmp_path), strict=True)):
+        kept = (MAP == 200) | (MAP == 100 if i else False)
+        count = int(expected.counts[i])
+        assert np.array_equal(found == count, kept)
+        assert row["n_segments"] == count + 1
+        coefficients = np.array(row["coef"])
+        assert not coefficients[:, count].any()
+        assert np.allclose(coefficients[:, :count], expected.coefficients[i, :, :count], rtol=1e-4, atol=1e-7)
+    assert (tmp_path / "report.html").exists()
+    assert verify.verify(tmp_path).damaged == {}
+    explanations = open_run(tmp_path).explanations([str(i) for i in range(N)])
+    for i, one in enumerate(explanations):
+        _, mask = one.get_image_and_mask(one.top_labels[0], positive_only=False, num_features=99)
+        kept = (MAP == 200) | (MAP == 100 if i else False)
+        assert not mask[kept].any()
+        assert mask[~kept].all()
+    with pytest.raises(GpulimeError, match=r"data\.keep was \[-1, 200\], is None"):
+        run(dataset, tmp_path)
+
+
+def test_an_image_of_kept_pixels_alone_is_an_error_row(tmp_path):
+    dataset = [(image, 1, MAP * 0 if i == 2 else MAP) for i, image in enumerate(images())]
+    run(dataset, tmp_path, keep=0)
+    rows = list(rows_of(tmp_path).values())
+    assert [row["status"] for row in rows] == ["ok", "ok", "error", "ok"]
+    assert (rows[2]["error_type"], rows[2]["error"]) == ("segments", "keep = [0] leaves no segment that could be hidden")
