@@ -274,6 +274,8 @@ class Explainer:
             local_predictions=fit("local_predictions"),
             labels=flight.labels,
             predictions=flight.outputs[:, 0].clone(),
+            predicted=flight.predicted,
+            predicted_probs=flight.predicted_probs,
             segments=flight.parts.labels,
             counts=counts,
             segment_ids=flight.parts.ids,

@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = 1
-WHOLE = ("labels", "segments", "counts", "segment_ids", "non_finite", "images")  # fields of whole numbers; the rest are floats
+LATER = ("predicted", "predicted_probs")  # fields that files of earlier versions lack
+WHOLE = (
+    "labels",
+    "predicted",
+    "segments",
+    "counts",
+    "segment_ids",
+    "non_finite",
+    "images",
+)  # fields of whole numbers; the rest are floats
 INTEGERS = (torch.uint8, torch.int32, torch.int64)
 SHOWN_LABELS = 3  # in a line about one image
 
@@ -94,6 +103,8 @@ class Explanations(_Shown):
     coefficients : (n, l, k) float64, how much each segment adds to each label; 0 beyond an image's count
     labels : (n, l) int64, classes; an image with fewer than another repeats its first one
     predictions : (n, l) float32, the model's (activated) output for the whole image
+    predicted : (n,) int64, the class with the highest output for the whole image, also if it is not explained; -1 if not known
+    predicted_probs : (n,) float32, that output; NaN if not known
     local_predictions : (n, l) float64, the linear model's
     intercepts : (n, l) float64
     scores : (n, l) float64, weighted R2 of the linear model; NaN where the output is constant or not finite
@@ -108,6 +119,8 @@ class Explanations(_Shown):
     coefficients: Tensor
     labels: Tensor
     predictions: Tensor
+    predicted: Tensor
+    predicted_probs: Tensor
     local_predictions: Tensor
     intercepts: Tensor
     scores: Tensor
@@ -192,7 +205,9 @@ class Explanations(_Shown):
             except Exception as error:  # a pickle, a part, rot: NumPy and zipfile raise a dozen kinds of errors for them
                 raise GpulimeError(f"{path} was not written by Explanations.save, or only a part of it is left") from error
         check(not new, f"{path} has format {version}; this gpulime reads up to {FORMAT}: update it")
-        check(len(tensors) == len(names), f"{path} lacks {sorted(set(names) - set(tensors))}")
+        missing = sorted(set(names) - set(tensors) - set(LATER))
+        check(not missing, f"{path} lacks {missing}")
+        tensors = _unknown(tensors["labels"]) | tensors
         loaded = cls(**tensors, class_names=class_names)
         check(loaded._fits(), f"{path} holds arrays whose shapes, types or values do not belong together")
         return loaded
@@ -202,6 +217,7 @@ class Explanations(_Shown):
             return False
         (n, l, k), (h, w) = self.coefficients.shape, self.segments.shape[1:]
         shapes = {"coefficients": (n, l, k), "segments": (n, h, w), "counts": (n,), "segment_ids": (n, k), "non_finite": (n,)}
+        shapes |= {"predicted": (n,), "predicted_probs": (n,)}
         shapes |= {"images": (n, *self.images.shape[1:2], h, w)}
         fit = all(tensor.shape == shapes.get(name, (n, l)) for name, tensor in self._tensors().items())
         if not fit or min(n, l, k, h, w) < 1:
@@ -255,6 +271,12 @@ def fetched(explained: Iterable[Explanations], ahead: int = 0) -> Iterator[Expla
 
 def _tensor_names() -> list[str]:
     return [f.name for f in fields(Explanations) if f.name != "class_names"]
+
+
+def _unknown(labels: Tensor) -> dict[str, Tensor]:
+    """The fields `LATER` of labels (n, l) from a file that lacks them."""
+    n = len(labels)
+    return {"predicted": torch.full((n,), -1), "predicted_probs": torch.full((n,), torch.nan)}
 
 
 def _plain(names: Names | None) -> list[str] | dict[str, str] | None:

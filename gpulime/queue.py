@@ -61,6 +61,7 @@ class Flight:
     extra : tensors (n, ...), further inputs of the model
     taken : int, the places that the model has been given
     labels : (n, l) int64, once sample 0 of every image has been seen
+    predicted, predicted_probs : (n,), then too: the class with the highest output for the whole image, and that output
     kept : (n * s, l) float32, outputs place by place as they come: 4 bytes a sample and label are all that grows with s
     """
 
@@ -78,6 +79,8 @@ class Flight:
     first: list[Tensor] = field(default_factory=list)
     drawn: Drawn = field(default_factory=Drawn)
     labels: Tensor = field(init=False)
+    predicted: Tensor = field(init=False)
+    predicted_probs: Tensor = field(init=False)
     kept: Tensor = field(init=False)
 
     @property
@@ -130,6 +133,8 @@ class Flight:
             if stop >= self.n:
                 first = torch.cat(self.first)
                 self.labels = choose_labels(self, first)
+                best = self.labels[:, :1] if self.top else first.argmax(1, keepdim=True)
+                self.predicted, self.predicted_probs = best[:, 0], first.gather(1, best)[:, 0]
                 self.kept = first.new_empty(self.size, self.labels.shape[1])
                 self.kept[: self.n] = first.gather(1, self.labels)
                 self.first = []

@@ -359,6 +359,17 @@ def test_labels_that_are_given(labels, cnn, pictures):
     assert_near(explanations.coefficients, everything.coefficients.gather(1, where), 1e-9)
 
 
+@pytest.mark.parametrize("labels", [None, 3, [[0], [1, 2], [6], [5, 4, 3]]])
+def test_predictions_are_told_whatever_is_explained(labels, cnn, pictures):
+    images = pictures(4)
+    with torch.no_grad():
+        probs, classes = cnn.eval()(images).softmax(1).max(1)
+    found = explain(cnn, images, labels)
+    assert torch.equal(found.predicted, classes)
+    assert found.predicted.dtype == torch.int64
+    torch.testing.assert_close(found.predicted_probs, probs)
+
+
 def test_labels_beside_the_highest(cnn, pictures):
     images = pictures()
     top = explain(cnn, images, top_labels=2)

@@ -31,6 +31,8 @@ def explanations(n=N, l=L, k=K, c=C, seed=0):
         coefficients=coefficients,
         labels=torch.tensor([281, 285, 287, 999])[:l].expand(n, l),
         predictions=torch.rand(n, l, generator=random),
+        predicted=torch.arange(n),
+        predicted_probs=torch.rand(n, generator=random),
         local_predictions=numbers[0],
         intercepts=numbers[1],
         scores=numbers[2],
@@ -164,6 +166,15 @@ def test_load_refuses_rot(tmp_path):
             content[place] ^= 255
         with contextlib.suppress(GpulimeError):
             Explanations.load(written(tmp_path, content))
+
+
+def test_a_file_of_an_earlier_version_has_no_predictions(tmp_path):
+    loaded = Explanations.load(saved(tmp_path, predicted=None, predicted_probs=None))
+    assert_equal(
+        dataclasses.replace(loaded, predicted_probs=torch.zeros(N)),
+        dataclasses.replace(explanations(), predicted=torch.full((N,), -1), predicted_probs=torch.zeros(N)),
+    )
+    assert loaded.predicted_probs.isnan().all()
 
 
 def test_cat_pads_segments():

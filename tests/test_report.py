@@ -254,6 +254,14 @@ def test_pages_of_a_very_long_run_know_their_own_images(tmp_path, monkeypatch):
     assert [entry[0] for entry in index(show(tmp_path))["images"]] == ["0", "1"]
 
 
+def test_right_and_wrong_are_those_of_the_predictions_if_targets_alone_are_explained(tmp_path):
+    facts = {"labels": [1], "pred_probs": [0.1], "r2": [0.5], "intercept": [0.1], "coef": [[1, 0, 0]], "target": 1}
+    rows = [explained(str(label), HALVES, [1, 0, 0], prediction=label, predicted_prob=0.9) | facts for label in (0, 1)]
+    shown = show(tmp_path, *rows, fixed={"lime.labels": "target"})
+    assert "50.0 % (1 of 2)" in shown.texts("dd")
+    assert {"wrong · target tabby · 3 segments", "right · target tabby · 3 segments"} <= set(shown.texts("small"))
+
+
 def test_nothing_is_said_of_right_and_wrong_where_only_targets_are_explained(tmp_path):
     facts = {"labels": [1], "pred_probs": [0.1], "r2": [0.5], "intercept": [0.1], "coef": [[1, 0, 0]], "target": 1}
     shown = show(

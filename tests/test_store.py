@@ -40,6 +40,8 @@ def explained(image_id="a.jpg", **changes):
         "seg": seg,
         "seg_dtype": seg_dtype,
         "segmenter": "slic",
+        "prediction": 9,
+        "predicted_prob": 0.625,
         "labels": [281, 285],
         "pred_probs": [0.5, 0.25],
         "coef": [[0.5, -0.25, 0.0], [1.0, 2.0, 3.0]],

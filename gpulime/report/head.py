@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpulime.report.card import score, top_label
+from gpulime.runs.row import prediction
 
 BINS = 20  # of the scores in [0, 1]; one more holds those below 0
-TOP_OF = ("target", "labels", "pred_probs", "r2")  # the columns of the store that tell of the top label
+# The columns of the store that tell of the top label, and of right and wrong.
+TOP_OF = ("target", "prediction", "predicted_prob", "labels", "pred_probs", "r2")
 TOP = pa.schema([("label", pa.int32()), ("prediction", pa.float32()), ("score", pa.float64()), ("right", pa.bool_())])
 
 
@@ -53,7 +55,7 @@ class Head:
 def with_top(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
     """Rows with what the most probable of their labels came to in place of the columns `TOP_OF`; null where they have none.
 
-    Where only targets were explained the model's own class is not in the results, so nothing is said of right and wrong.
+    If the model's own class is not known (`row.prediction`), nothing is said of right and wrong.
 
     Parameters
     ----------
@@ -66,18 +68,17 @@ def with_top(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
     Returns
     -------
     pyarrow.Table
-        With the columns of `TOP`: the label, its prediction, its R2 and whether it is the target.
+        With the columns of `TOP`: the label, its prediction, its R2, and whether the model's own class is the target.
     """
-    knows_top = manifest.get("fixed", {}).get("lime.labels") != "target"
-    tops = pa.Table.from_pylist([_top(row, knows_top) for row in rows.select(TOP_OF).to_pylist()], TOP)
+    tops = pa.Table.from_pylist([_top(row, manifest) for row in rows.select(TOP_OF).to_pylist()], TOP)
     return pa.table({name: rows[name] for name in rows.column_names if name not in TOP_OF} | {n: tops[n] for n in TOP.names})
 
 
-def _top(row: Mapping[str, Any], knows_top: bool) -> dict[str, Any]:
+def _top(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     if not row["labels"]:
         return {}
-    top = top_label(row)
-    right = None if row["target"] is None or not knows_top else row["labels"][top] == row["target"]
+    top, found = top_label(row), prediction(row, manifest)
+    right = None if row["target"] is None or found is None else found[0] == row["target"]
     return {"label": row["labels"][top], "prediction": row["pred_probs"][top], "score": score(row["r2"][top]), "right": right}
 
 

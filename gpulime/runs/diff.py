@@ -15,6 +15,7 @@ from gpulime import shades
 from gpulime.errors import GpulimeError
 from gpulime.runs import damage, places, store
 from gpulime.runs.places import Places
+from gpulime.runs.row import prediction
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Row = Mapping[str, Any]
@@ -46,9 +47,9 @@ class LabelDiff:
 
 @dataclass(frozen=True)
 class ImageDiff:
-    """One image that both runs explain; ``top_a`` and ``top_b`` are its most probable explained labels, with probability.
+    """One image that both runs explain; ``top_a`` and ``top_b`` are its predicted classes, with probability.
 
-    ``knows_top`` says whether these are the model's most probable classes in both runs, and not targets alone, ``same_size``
+    ``knows_top`` says whether both are known; if not, they are the most probable explained labels. ``same_size``
     and ``same_segments`` whether both saw a picture of one size, cut into the same segments.
     """
 
@@ -121,7 +122,10 @@ class Diff:
         facts = [
             ("images in both", f"{n + self.failed:,} (only in A {self.only_a:,}, only in B {self.only_b:,})"),
             ("explained by both", f"{n:,}"),
-            ("top label changed", f"{changed:,} of {n:,}" if known == n else "not known: a run explains targets alone"),
+            (
+                "top label changed",
+                f"{changed:,} of {n:,}" if known == n else "not known: a run of an earlier version explains targets alone",
+            ),
             ("same segments", f"{same:,} of {n:,}" + ("" if same == n else "; the others have no correlation")),
             ("labels compared", f"{pairs:,}"),
         ]
@@ -164,9 +168,10 @@ def compare(a: Path, b: Path) -> Diff:
     if not pairs:
         raise GpulimeError(f"no image is in both: {a} has {len(ids_a)}, {b} has {len(ids_b)}, by other ids")
     explained = [(i, j) for i, j in pairs if oks_a[i] and oks_b[j]]
-    knows_top = all(manifest.get("fixed", {}).get("lime.labels") != "target" for manifest in (about_a, about_b))
     both = _together(places_a, places_b, explained)
-    images = sorted((_image(x, y, knows_top) for x, y in both), key=lambda image: image.order)
+    images = sorted(
+        (_image(x, y, prediction(x, about_a), prediction(y, about_b)) for x, y in both), key=lambda image: image.order
+    )
     return Diff(
         a=a,
         b=b,
@@ -189,7 +194,7 @@ def _together(a: Places, b: Places, pairs: Sequence[tuple[int, int]]) -> Iterato
         yield from ((a.row(i), of_b[j]) for i, j in some)
 
 
-def _image(a: Row, b: Row, knows_top: bool) -> ImageDiff:
+def _image(a: Row, b: Row, top_a: tuple[int, float] | None, top_b: tuple[int, float] | None) -> ImageDiff:
     map_a, map_b = (store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"]) for row in (a, b))
     same_size, same = map_a.shape == map_b.shape, np.array_equal(map_a, map_b)
     labels = []
@@ -200,7 +205,8 @@ def _image(a: Row, b: Row, knows_top: bool) -> ImageDiff:
             correlation = rank_correlation(x, y) if same else None
             overlap = top_overlap(map_a, x, map_b, y) if same_size else None
             labels.append(LabelDiff(label, a["pred_probs"][i], b["pred_probs"][j], correlation, overlap))
-    return ImageDiff(a["image_id"], _top(a), _top(b), same_size, same, labels, knows_top)
+    knows_top = top_a is not None and top_b is not None
+    return ImageDiff(a["image_id"], top_a or _top(a), top_b or _top(b), same_size, same, labels, knows_top)
 
 
 def _top(row: Row) -> tuple[int, float]:

@@ -148,6 +148,8 @@ def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[st
         coefficients=coefficients[None],
         labels=torch.tensor(row["labels"])[None],
         predictions=torch.tensor(row["pred_probs"])[None],
+        predicted=torch.tensor([-1 if row["prediction"] is None else row["prediction"]]),
+        predicted_probs=torch.tensor([np.nan if row["predicted_prob"] is None else row["predicted_prob"]]),
         local_predictions=(intercepts + coefficients.sum(1))[None],  # where all segments are shown
         intercepts=intercepts[None],
         scores=torch.tensor(scores, dtype=torch.float64)[None],

@@ -61,6 +61,7 @@ class Recorder:
             "seg": raster,
             "seg_dtype": dtype,
             "segmenter": finished.read.segmenter or self.segmenter,
+            **_prediction(int(batch.predicted[i]), float(batch.predicted_probs[i])),
             "labels": of(batch.labels),
             "pred_probs": of(batch.predictions),
             "coef": of(batch.coefficients[..., :count]),
@@ -84,3 +85,8 @@ class Recorder:
             "config_hash": self.config_hash,
             "image_sha256": read.sha256,
         }
+
+
+def _prediction(label: int, prob: float) -> Row:
+    """The class with the highest output; null if that is NaN or infinite, as an output that is not explained may be."""
+    return {"prediction": label, "predicted_prob": prob} if math.isfinite(prob) else {}

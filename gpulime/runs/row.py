@@ -15,7 +15,8 @@ from gpulime.errors import GpulimeError, check, unknown
 
 SCHEMA_VERSION = 2
 VERSION_KEY = b"gpulime.schema_version"  # in the metadata of every shard
-ADDED = {"r2_loo": 2, "spread": 2, "note": 2}  # columns that shards of earlier versions lack, and the version that added each
+# Columns that shards of earlier versions lack, and the version that added each.
+ADDED = {"prediction": 2, "predicted_prob": 2, "r2_loo": 2, "spread": 2, "note": 2}
 STATUSES = ("ok", "error")
 SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # how many segments each can tell apart
 
@@ -43,6 +44,8 @@ def schema() -> pa.Schema:
             ("seg", pa.binary()),
             ("seg_dtype", pa.string()),
             ("segmenter", pa.string()),
+            ("prediction", pa.int32()),
+            ("predicted_prob", pa.float32()),
             ("labels", pa.list_(pa.int32())),
             ("pred_probs", pa.list_(pa.float32())),
             ("coef", pa.list_(pa.list_(pa.float32()))),
@@ -58,6 +61,26 @@ def schema() -> pa.Schema:
         ],
         metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
     )
+
+
+def prediction(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[int, float] | None:
+    """The class with the highest output for the whole image, and that output; None if it is not known.
+
+    Rows of version 1 do not have it. Then it is the most probable of their labels, unless the run explained targets alone.
+
+    Parameters
+    ----------
+    row : mapping
+        With labels, pred_probs, prediction and predicted_prob.
+    manifest : mapping
+        ``run.json``.
+    """
+    if row["prediction"] is not None:
+        return row["prediction"], row["predicted_prob"]
+    if not row["labels"] or manifest.get("fixed", {}).get("lime.labels", "top") not in ("top", "top+target"):
+        return None
+    top = int(np.argmax(row["pred_probs"]))
+    return row["labels"][top], row["pred_probs"][top]
 
 
 def record(row: Mapping[str, Any]) -> pa.RecordBatch:

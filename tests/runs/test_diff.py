@@ -283,14 +283,26 @@ def test_the_page_shows_the_fifty_most_changed(tmp_path):
 
 
 def test_targets_alone_are_no_top_labels(tmp_path):
-    """A run that explains targets does not know which class was the most probable."""
+    """A run of an earlier version that explains targets does not know which class was the most probable."""
     one = {"r2": [0.5], "coef": [COEF], "intercept": [0.1]}
     a = run(tmp_path / "a", explained("x", labels=[2], pred_probs=[0.1], **one), fixed={"lime.labels": "target"})
     b = run(tmp_path / "b", explained("x", labels=[1], pred_probs=[0.9], **one), fixed={"lime.labels": "top"})
     found = compare(a, b)
     assert not found.images[0].changed
-    assert dict(found.summary)["top label changed"] == "not known: a run explains targets alone"
+    assert dict(found.summary)["top label changed"] == "not known: a run of an earlier version explains targets alone"
     line = diff_text.table(found).splitlines()[-1]
     assert "lynx 0.100" in line
     assert "tabby 0.900" in line
     assert "same" not in line
+
+
+def test_predicted_classes_are_compared_whatever_is_explained(tmp_path):
+    one = {"labels": [2], "pred_probs": [0.1], "r2": [0.5], "coef": [COEF], "intercept": [0.1]}
+    a, b = (
+        run(tmp_path / name, explained("x", prediction=label, predicted_prob=prob, **one), fixed={"lime.labels": "target"})
+        for name, label, prob in (("a", 1, 0.75), ("b", 0, 0.5))
+    )
+    [image] = compare(a, b).images
+    assert (image.top_a, image.top_b, image.changed) == ((1, 0.75), (0, 0.5), True)
+    assert [label.label for label in image.labels] == [2]
+    assert dict(compare(a, b).summary)["top label changed"] == "1 of 1"

@@ -25,6 +25,12 @@ def test_accuracy_counts_images_whose_class_is_known(tmp_path):
     assert "this call  20 s, 4,000 forwards, 200 forwards/s, 97 % of the time in the model" in str(found)
 
 
+def test_accuracy_is_that_of_the_predictions_if_targets_alone_are_explained(tmp_path):
+    rows = [explained(name, target=1, prediction=label, predicted_prob=0.5) for name, label in (("a", 1), ("b", 7), ("c", 0))]
+    folder = run(tmp_path, *rows, explained("of an earlier version", target=1), fixed={"lime.labels": "target"})
+    assert (summed(folder).top1_accuracy, summed(folder).targets) == (pytest.approx(1 / 3), 3)
+
+
 def test_the_median_is_of_the_most_probable_labels_that_have_a_score(tmp_path):
     rows = [explained(name, r2=[score, 0.0]) for name, score in (("a", 0.2), ("b", 0.9), ("c", None), ("d", 0.4))]
     assert summed(run(tmp_path, *rows)).median_r2 == pytest.approx(0.4)
