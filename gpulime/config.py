@@ -79,6 +79,9 @@ class DataConfig:
         "ignore", "a camera's rotation tag: ignored as torchvision's ImageFolder does, or applied"
     )
 
+    masks: str | None = _setting(
+        None, "a folder of mask images that are used as segments: each image's path there, with .png, .npy or .tif"
+    )
     keep: int | list[int] | None = _setting(None, "ids of segments that are never hidden, such as 0 or [0, 255]")
 
     def __post_init__(self) -> None:

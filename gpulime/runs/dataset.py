@@ -20,7 +20,7 @@ from gpulime.errors import check, whole
 from gpulime.explainer import Explainer
 from gpulime.runs import pixels, weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
-from gpulime.runs.label_maps import Masks
+from gpulime.runs.label_maps import SEGMENTER, MaskFolder, Masks
 from gpulime.runs.loader import DatasetReader
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item, check_ids
@@ -41,7 +41,7 @@ def explain(
     max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row,
     shard: str | None = None,
     report: bool = True,
-    masks: Masks | None = None,
+    masks: Masks | str | Path | None = None,
     keep: int | Sequence[int] | None = None,
     **lime: Any,
 ) -> Outcome:
@@ -77,8 +77,9 @@ def explain(
         calls this explains all of it: of several ranks call it in one, or give each ``f"{rank + 1}/{world_size}"``.
     report : bool
         Write ``report.html`` at the end, or let the process do that which is the last of those with a shard.
-    masks : callable, optional
-        image id -> its segments, integers (h, w): an array, a tensor or a PIL image. It runs in the processes that read.
+    masks : callable or path, optional
+        A function image id -> its segments, integers (h, w): an array, a tensor or a PIL image; it runs in the processes that
+        read. Or a folder of mask images: each image's id there, with .png, .npy or .tif.
     keep : int or several, optional
         Ids of segments that are never hidden, such as a background of 0, 255 or -1.
     **lime
@@ -103,10 +104,13 @@ def explain(
     configs.check_out(str(out))
     if max_failures_in_a_row is not None:
         max_failures_in_a_row = whole("max_failures_in_a_row", max_failures_in_a_row, 1)
-    explainer, kept = Explainer(model, **lime), segments.kept_ids(keep)
+    explainer, kept, items = Explainer(model, **lime), segments.kept_ids(keep), _items(dataset)
+    if isinstance(masks, str | Path):
+        masks = MaskFolder.of(str(masks), configs.DataConfig())
+        masks.check([item.image_id for item in items])
     return perform(
         Job(
-            items=_items(dataset),
+            items=items,
             reader=DatasetReader(dataset, masks=masks),
             explainer=explainer,
             labels=labels,
@@ -151,9 +155,9 @@ def _terms(
         fixed={
             **{f"lime.{name}": _plain(value) for name, value in changing.items()},
             "lime.labels": labels,
-            **({"data.masks": _plain(masks)} if masks else {}),
+            **({"data.masks": masks.folder if isinstance(masks, MaskFolder) else _plain(masks)} if masks else {}),
             **({"data.keep": list(keep)} if keep else {}),
-            "segmenter": segments.describe(explainer.segmenter, explainer.device),
+            "segmenter": SEGMENTER if masks else segments.describe(explainer.segmenter, explainer.device),
             "model_id": model_id,
             "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
         },

@@ -19,6 +19,7 @@ from gpulime.explainer import Explainer
 from gpulime.report import page
 from gpulime.runs import exits, models, pixels, sources, store
 from gpulime.runs.job import Job, Picture, perform, plan
+from gpulime.runs.label_maps import SEGMENTER, MaskFolder
 from gpulime.runs.loader import FileReader
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item
@@ -56,21 +57,25 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     if source.ignored:
         listed = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(source.ignored.items()))
         note(f"{len(source.items)} images in {config.data.source}; left aside: {listed}")
+    masks = None if config.data.masks is None else MaskFolder.of(config.data.masks, config.data)
+    if masks is not None:
+        masks.check([item.image_id for item in source.items])
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
     labels = lime.pop("labels")
     lime["device"] = _device(lime["device"], share)
     explainer = Explainer(loaded.model.to(devices.named(lime["device"])), **lime)
     job = Job(
         items=source.items,
-        reader=FileReader(dataclasses.replace(source, items=[]), loaded.transform),
+        reader=FileReader(dataclasses.replace(source, items=[]), loaded.transform, masks),
         explainer=explainer,
         labels=labels,
         terms=Terms(
             fixed={
                 **configs.fixed(config),
                 "data.source": os.path.normpath(config.data.source),
+                "data.masks": config.data.masks and os.path.normpath(config.data.masks),
                 "transform": dataclasses.asdict(loaded.transform),
-                "segmenter": segments.describe(explainer.segmenter, explainer.device),
+                "segmenter": SEGMENTER if masks else segments.describe(explainer.segmenter, explainer.device),
                 "weights_sha256": loaded.weights_sha256,
                 TARGETS: source.targets,
             },

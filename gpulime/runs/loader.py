@@ -57,6 +57,7 @@ class FileReader:
 
     source: Source
     transform: Transform
+    masks: Masks | None = None
     in_unit: ClassVar[bool] = True
 
     def __call__(self, item: Item) -> Read:
@@ -65,11 +66,17 @@ class FileReader:
             decoded = self.source.load(item)
             self._check_enlarged(decoded.size)
             found = torch.from_numpy(self.transform(decoded.picture)).permute(2, 0, 1)
+            read = Read(item, found, decoded.sha256)
+            return read if self.masks is None else self._masked(read, self.masks, decoded.size)
         except DecodeError as error:
             return Read(item, error=str(error), kind=error.kind)
         except Exception as error:  # one image never ends a run, whatever is wrong with it
             return Read(item, error=f"{type(error).__name__}: {error}", kind=_kind_of(error))
-        return Read(item, found, decoded.sha256)
+
+    def _masked(self, read: Read, masks: Masks, size: tuple[int, int]) -> Read:
+        """With its mask as segments, which has the size of the file's picture and is resized and cropped as this is."""
+        labels = checked(*called(masks, read.item.image_id), size[::-1])
+        return replace(read, segments=self.transform.of_labels(labels), segmenter=SEGMENTER)
 
     def _check_enlarged(self, size: tuple[int, int]) -> None:
         """A thin picture, resized by its shorter side, may become as large as any."""
@@ -153,7 +160,7 @@ def with_mask(read: Read, value: Any, name: str) -> Read:
     """
     assert read.pixels is not None
     h, w = read.pixels.shape[1:]
-    return replace(read, segments=checked(value, (h, w), name), segmenter=SEGMENTER)
+    return replace(read, segments=checked(value, name, (h, w)), segmenter=SEGMENTER)
 
 
 def _index(target: Any) -> int | None:

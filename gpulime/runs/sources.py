@@ -155,6 +155,11 @@ def _items(source: str, class_names: Sequence[str] | None, ignored: Counter[str]
     return iter([Item(_image_id(os.path.basename(path)), os.fsencode(path))])
 
 
+def files_in(folder: str) -> Iterator[Item]:
+    """The images in a folder and its subfolders, in an order that is the same every time."""
+    return _in_folder(os.path.expanduser(folder), None, Counter(), {})
+
+
 def _in_folder(
     folder: str, class_names: Sequence[str] | None, ignored: Counter[str], targets: dict[str, int]
 ) -> Iterator[Item]:

@@ -57,6 +57,14 @@ class Transform:
         # What interpolates bicubically overshoots; eight bits end at 0 and 255 anyway.
         return pixels if pixels.dtype == np.uint8 else pixels.clip(0, 1)
 
+    def of_labels(self, labels: Array) -> Array:
+        """A label map (h, w) of any integers, resized and cropped as its picture is, by nearest neighbours; 0 beyond it."""
+        ids, places = np.unique(labels, return_inverse=True)
+        picture = Image.fromarray(1 + places.reshape(labels.shape).astype(np.int32))
+        moved = replace(self, interpolation="nearest")._moved(picture)
+        found: Array = np.concatenate([[0], ids])[np.asarray(moved)]
+        return found
+
     def kept(self, size: tuple[int, int]) -> float:
         """The part of a picture's area that the crop keeps, for its width and height."""
         if self.crop is None:

@@ -63,8 +63,9 @@ class _Reads(Dataset[Read]):
             return Read(item, error=f"no memory to read it: {error}", kind="out_of_memory")
 
     def _segmented(self, read: Read) -> Read:
-        given = read.pixels is None or read.segments is not None
-        if self.segmenter is None or given or read.pixels.is_floating_point():
+        if self.segmenter is None or read.segments is not None:
+            return read
+        if read.pixels is None or read.pixels.is_floating_point():
             return read
         picture = read.pixels.permute(1, 2, 0).numpy().astype(np.float32) / 255
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,14 @@ from PIL import Image
 from test_job import Tiny, rows_of
 
 import gpulime
+from gpulime import config as configs
 from gpulime.errors import GpulimeError
-from gpulime.runs import store, verify
-from gpulime.runs.loader import DatasetReader
+from gpulime.runs import exits, files, sources, store, verify
+from gpulime.runs.label_maps import MaskFolder
+from gpulime.runs.loader import DatasetReader, FileReader
 from gpulime.runs.opened import open_run
 from gpulime.runs.sources import Item
+from gpulime.runs.transform import Transform
 
 H, W, N = 24, 20, 4
 MAP = np.arange(H * W).reshape(H, W) * 5 // (H * W) * 50  # ids 0, 50, 100, 150, 200
@@ -176,3 +181,134 @@ def test_an_image_of_kept_pixels_alone_is_an_error_row(tmp_path):
     rows = list(rows_of(tmp_path).values())
     assert [row["status"] for row in rows] == ["ok", "ok", "error", "ok"]
     assert (rows[2]["error_type"], rows[2]["error"]) == ("segments", "keep = [0] leaves no segment that could be hidden")
+
+
+# Folders
+
+
+def config(photographs, masks, out, **data):
+    return configs.from_dict(
+        {
+            "model": {"factory": "test_job.make_tiny"},
+            "data": {"source": str(photographs), "crop": 32, "batch_size": 3, "masks": str(masks), **data},
+            "lime": {"n_samples": 30, "top_labels": 2},
+            "out": str(out),
+            "report": False,
+        }
+    )
+
+
+def save(path, labels, mode=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, labels)
+    else:
+        Image.fromarray(labels).convert(mode).save(path)
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    """A folder with one image of 40 x 60 pixels, and one class."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
+    save(tmp_path / "images" / "ant" / "1.jpg", pixels)
+    return tmp_path / "images"
+
+
+LABELS = np.arange(60 * 40).reshape(60, 40) * 6 // (60 * 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "mode"),
+    [
+        ("1.png", LABELS.astype(np.uint8), None),
+        ("1.PNG", LABELS.astype(np.uint8), "P"),
+        ("1.png", LABELS.astype(np.uint16) * 1000, None),
+        ("1.tif", LABELS.astype(np.int32) * 100_000, None),
+        ("1.npy", LABELS - 1, None),
+        ("1.npy", LABELS * 10**12, None),
+        ("1.png", LABELS > 2, "1"),
+    ],
+)
+@pytest.mark.parametrize(
+    "geometry", [{"crop": 32}, {"crop": None, "resize": 20}, {"crop": 16, "resize": 20}, {"crop": 48}], ids=str
+)
+def test_masks_of_files_take_the_way_of_their_images(name, labels, mode, geometry, photograph, tmp_path):
+    save(tmp_path / "masks" / "ant" / name, labels, mode)
+    masks = MaskFolder.of(str(tmp_path / "masks"), configs.DataConfig())
+    way = Transform(**geometry)
+    path = photograph / "ant" / "1.jpg"
+    read = FileReader(sources.Source([]), way, masks)(Item("ant/1.jpg", bytes(path)))
+    assert (read.error, read.segmenter) == (None, "masks")
+    assert read.segments.shape == tuple(read.pixels.shape[1:])
+    picture = Image.fromarray(np.dstack([LABELS * 40] * 3).astype(np.uint8))  # as an image it goes the same way
+    expected = Transform(**geometry, interpolation="nearest")(picture)[..., 0] // 40
+    value = {index: 0 if index == 0 else labels.astype(np.int64)[index == LABELS].max() for index in range(6)}
+    inside = expected > 0  # 0 is also what lies beyond the picture
+    assert np.array_equal(read.segments[inside], np.vectorize(value.get)(expected)[inside])
+
+
+def test_a_run_with_a_folder_of_masks(photographs, tmp_path, capsys):
+    """Each image has its row: with its mask's segments, or with the reason why it has none."""
+    for path in photographs.rglob("*.*"):
+        name = path.relative_to(photographs).with_suffix(".png")
+        with contextlib.suppress(OSError):
+            with Image.open(path) as image:
+                w, h = image.size
+            labels = np.full((h, w), 255, np.uint8)
+            labels[h // 4 : h // 2], labels[h // 2 :] = 7, 3
+            save(tmp_path / "masks" / name, labels)
+    names = sorted(path.relative_to(tmp_path / "masks").as_posix() for path in (tmp_path / "masks").rglob("*.png"))
+    missing, other, twice, *good = names
+    (tmp_path / "masks" / missing).unlink()
+    save(tmp_path / "masks" / other, np.zeros((5, 6), np.uint8))
+    save((tmp_path / "masks" / twice).with_suffix(".npy"), np.zeros((5, 6), np.uint8))
+    assert files.run(config(photographs, tmp_path / "masks", tmp_path / "run", keep=255)) == exits.ERROR_ROWS
+    rows = {image_id.rpartition(".")[0] + ".png": row for image_id, row in rows_of(tmp_path / "run").items()}
+    explained = [name for name in good if rows[name]["status"] == "ok"]
+    assert len(explained) >= 3
+    for name in explained:
+        row = rows[name]
+        assert row["segmenter"] == "masks"
+        assert row["n_segments"] == 3  # 3, 7 and the kept pixels
+        assert not np.array(row["coef"])[:, 2].any()
+    for name, message in ((missing, "found none"), (twice, f"found {twice[4:-4]}.npy, {twice[4:]}"), (other, "got (5, 6)")):
+        assert (rows[name]["status"], rows[name]["error_type"]) == ("error", "segments")
+        assert message in rows[name]["error"]
+    assert capsys.readouterr().err.count("the masks that come with the images are used as their segments") == 1
+    with pytest.raises(GpulimeError, match=r"data\.keep was 255, is \[255, 1\]"):
+        files.run(config(photographs, tmp_path / "masks", tmp_path / "run", keep=[255, 1]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"not a picture", "is not an image of a known kind"),
+    ],
+)
+def test_a_damaged_mask_is_an_error_of_its_image(content, message, photograph, tmp_path):
+    (tmp_path / "masks" / "ant").mkdir(parents=True)
+    (tmp_path / "masks" / "ant" / "1.png").write_bytes(content)
+    masks = MaskFolder.of(str(tmp_path / "masks"), configs.DataConfig())
+    read = FileReader(sources.Source([]), Transform(crop=32), masks)(Item("ant/1.jpg", bytes(photograph / "ant" / "1.jpg")))
+    assert (read.pixels, read.kind) == (None, "segments")
+    assert "its mask" in read.error
+    assert message in read.error
+
+
+def test_folders_without_masks_are_refused(photograph, tmp_path):
+    with pytest.raises(GpulimeError, match=r"data.masks '.*nowhere': there is no such folder"):
+        files.run(config(photograph, tmp_path / "nowhere", tmp_path / "run"))
+    with pytest.raises(GpulimeError, match=r"data.masks '.*images': holds no mask \(.png, .npy"):
+        files.run(config(photograph, photograph, tmp_path / "run"))
+    save(tmp_path / "masks" / "1.png", LABELS.astype(np.uint8))
+    with pytest.raises(GpulimeError, match="no image has a mask there"):
+        files.run(config(photograph, tmp_path / "masks", tmp_path / "run"))
+
+
+def test_a_folder_of_masks_for_a_dataset(tmp_path):
+    for i in range(N):
+        save(tmp_path / "masks" / f"{i}.npy", MAP + i)
+    run(images(), tmp_path / "run", masks=tmp_path / "masks")
+    assert all(np.array_equal(found, MAP // 50) for found in maps_of(tmp_path / "run"))
+    assert store.manifest(tmp_path / "run")["fixed"]["segmenter"] == "masks"
