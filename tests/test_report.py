@@ -107,7 +107,7 @@ def test_headings_form_an_outline(shown):
     levels = [element["tag"] for element in shown.elements if re.fullmatch("h[1-6]", element["tag"])]
     assert levels == ["h1", "h2", "h3", "h3", "h3", "h2"]
     assert shown.texts("h1") == ["night"]
-    assert shown.texts("title")[:1] == ["night · LIME explanations"]
+    assert shown.texts("title")[:1] == ["night · efficientnet-lite0, 2026-01-02 · LIME explanations"]
     assert shown.all("html")[0]["lang"] == "en"
 
 
@@ -191,6 +191,17 @@ def test_a_constant_model_has_no_strongest_segment_and_no_colour(tmp_path, noise
     assert set(np.unique(pixels(shown.all("img")[0]["src"])[..., 3])) == {0, overlay.OUTLINE[3]}
     assert "hidden" in shown.all("p", **{"class": "scale"})[0]
     assert "None: the prediction does not change when segments are hidden." in shown.texts("p")
+
+
+def test_the_title_says_which_model_and_when(tmp_path, monkeypatch):
+    then = datetime.datetime(2026, 1, 4, tzinfo=datetime.UTC)
+    one, other = explained("a", HALVES, [1, 0, 0]), explained("b", HALVES, [1, 0, 0], written_at=then)
+    assert show(tmp_path / "run", one).texts("title")[0] == "run · efficientnet-lite0, 2026-01-02 · LIME explanations"
+    monkeypatch.setattr(page, "MOST_CARDS", 1)
+    shown = show(tmp_path / "run", other)
+    title = "run · efficientnet-lite0, 2026-01-02 to 2026-01-04 · page 1 of 2 · LIME explanations"
+    assert (shown.texts("title")[0], shown.texts("h1")) == (title, ["run"])
+    assert shown.texts("p")[1] == "efficientnet-lite0, 2026-01-02 to 2026-01-04"
 
 
 def test_a_picture_that_cannot_be_had_leaves_a_plain_ground(tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import json
+import re
 
 import browser
 import numpy as np
 import pytest
+from PIL import Image
 from test_report import HALVES, PHOTOS, explained, failed, pixels, show
 
 from gpulime.report import diff_page, overlay, page
@@ -346,6 +350,93 @@ def test_everything_is_at_hand_on_the_keyboard(opened):
         "[...document.querySelectorAll('input, select')].filter((c) => !c.labels?.length && !c.ariaLabel).map((c) => c.name)"
     )
     assert opened.js(unnamed) == []
+
+
+LARGE = "document.querySelector('.large')"
+
+
+def press(chromium, key, code):
+    for kind in ("keyDown", "keyUp"):
+        text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
+        chromium.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
+
+
+def large(chromium):
+    """The name above the large pictures, their width in parts of the window's, and the scale; None while there are none."""
+    if not chromium.js(f"{LARGE}.open"):
+        return None
+    chromium.wait(f"{LARGE}.querySelector('.view img').complete")
+    width = f"{LARGE}.querySelector('.view').getBoundingClientRect().width / innerWidth"
+    return chromium.js(f"[{LARGE}.querySelector('h3').textContent, {width}, {LARGE}.querySelector('.scale').textContent]")
+
+
+def test_a_picture_that_is_clicked_is_enlarged(opened):
+    for selector in (".card:nth-child(2) .picture", ".card:nth-child(2) .view"):
+        opened.click(selector)
+        name, width, scale = large(opened)
+        assert (name, scale) == ("cats/two.jpg, lynx", f"{MINUS}0.0400+0.0400")
+        assert width > 0.35
+        opened.click(".large")
+        assert large(opened) is None
+    opened.wait("document.activeElement.querySelector('h3')?.textContent === 'cats/two.jpg'")
+
+
+def test_the_keyboard_enlarges_too(opened):
+    opened.type("j")
+    press(opened, "Enter", 13)
+    assert large(opened)[0] == "cats/one.jpg, tabby"
+    opened.type("2")
+    assert large(opened)[::2] == ["cats/one.jpg, lynx", f"{MINUS}0.0400+0.0400"]
+    opened.type("jj")
+    assert large(opened)[0] == "dogs/<b>ten</b>.jpg, tabby"
+    press(opened, "Escape", 27)
+    assert large(opened) is None
+    opened.wait("document.activeElement.querySelector?.('h3')?.textContent === 'dogs/<b>ten</b>.jpg'")
+    press(opened, "Tab", 9)
+    assert opened.js("document.activeElement.ariaLabel") == "Enlarge dogs/<b>ten</b>.jpg"
+    press(opened, "Enter", 13)
+    assert large(opened)[0] == "dogs/<b>ten</b>.jpg, tabby"
+    opened.size(400, 800)
+    assert large(opened)[1] > 0.7
+
+
+@pytest.fixture
+def longer(chromium, tmp_path):
+    """Two dozen images on a page, of which the window shows four."""
+    rows = [explained(f"{i}", HALVES, []) | {"coef": COEFFICIENTS} for i in range(24)]
+    show(tmp_path, *rows, picture=lambda row: GRAY)
+    chromium.size(1280, 1000)
+    chromium.open((tmp_path / "report.html").as_uri())
+    return chromium
+
+
+def test_a_picture_of_the_whole_page_has_the_last_card(longer):
+    choose(longer, label=1)
+    longer.wait("[...document.images].every((image) => image.complete)")
+    last = "[...document.querySelectorAll('.view')].at(-1).getBoundingClientRect()"
+    x, y, w, h = longer.js(f"(({{x, y, width, height}}) => [x, y + scrollY, width, height])({last})")
+    assert y > 3000
+    clip = {"x": x, "y": y, "width": w, "height": h, "scale": 1}
+    data = longer.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]
+    shot = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+    height, width = shot.shape[:2]
+    left, middle, right = (shot[height // 4, width * sixth // 6] for sixth in (1, 3, 5))
+    assert blueness(left) < -90
+    assert blueness(right) > blueness(middle) + 15 > 15
+
+
+def test_a_print_keeps_its_colours_and_several_cards_are_on_a_page(longer):
+    for name in (".bar", ".ramp", ".swatch", ".view", ".marks span"):
+        assert longer.js(f"getComputedStyle(document.querySelector('{name}')).printColorAdjust") == "exact", name
+    pdf = base64.b64decode(longer.call("Page.printToPDF")["data"])
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 6  # four at least on each
+    longer.call("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    try:
+        assert longer.js("getComputedStyle(document.querySelector('.card')).breakInside") == "avoid"
+        assert longer.js("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert not longer.js("document.querySelector('.tools').checkVisibility()")
+    finally:
+        longer.call("Emulation.setEmulatedMedia", media="")
 
 
 def test_without_scripts_the_top_labels_are_shown(opened, run):

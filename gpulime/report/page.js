@@ -18,10 +18,11 @@ const images = index.images.map(([name, label, probability, r2, right], i) => {
   const place = index.first + i;
   return { place, page: Math.floor(place / index.page) + 1, name, label, probability, r2, right };
 });
+const eager = !grid.classList.contains("lazy"); // all cards are drawn, for prints and pictures of the whole page too
 const cards = [...grid.children].map((element, i) => {
   const image = images[index.start - index.first + i];
   const rows = [...element.querySelectorAll("tbody tr")];
-  return { ...image, element, rows, chosen: 0, drawn: "0", near: false, labels: null, map: null };
+  return { ...image, element, rows, chosen: 0, drawn: "0", near: eager, labels: null, map: null };
 });
 const cardOf = new Map(cards.map((card) => [card.element, card]));
 const cardAt = new Map(cards.map((card) => [card.place, card]));
@@ -51,7 +52,7 @@ function scaleOf(card, label) {
 function draw(card) {
   if (!card.near) return;
   colour(card);
-  thin(card);
+  thin(card.element);
 }
 
 function colour(card) {
@@ -97,8 +98,8 @@ function mark(card, segments) {
 }
 
 /** Hides the numbers that would lie on those of stronger segments. */
-function thin(card) {
-  const spots = [...card.element.querySelectorAll(".marks span")].map((spot) => [spot, spot.getBoundingClientRect()]);
+function thin(element) {
+  const spots = [...element.querySelectorAll(".marks span")].map((spot) => [spot, spot.getBoundingClientRect()]);
   const shown = [];
   spots.forEach(([spot, box]) => {
     const free = shown.every((other) => box.right <= other.left || box.left >= other.right || box.bottom <= other.top || box.top >= other.bottom);
@@ -121,6 +122,32 @@ function list(card, label, scale, segments) {
   card.element.querySelector(".strongest").replaceChildren(...items);
   card.element.querySelector(".none").hidden = items.length > 0;
 }
+
+// ---- A card's pictures, large
+
+const large = document.querySelector(".large");
+let enlarged = null;
+
+function enlarge(card) {
+  enlarged = card;
+  const { width, height } = card.element.querySelector(".view img");
+  const [name, ...halves] = ["h3", ".picture", ".halves > :nth-child(2)"].map((one) => card.element.querySelector(one).cloneNode(true));
+  name.removeAttribute("id");
+  name.append(`, ${card.rows[card.chosen].querySelector("button").textContent}`);
+  const both = made("div", "halves", "");
+  both.append(...halves);
+  large.replaceChildren(name, both);
+  large.style.setProperty("--ratio", width / height);
+  large.style.setProperty("--picture", card.element.style.getPropertyValue("--picture") || "none");
+  if (!large.open) large.showModal();
+  thin(large);
+}
+large.addEventListener("click", () => large.close());
+large.addEventListener("close", () => {
+  const card = enlarged;
+  enlarged = null;
+  goTo(card, "nearest");
+});
 
 /** A palette PNG with other colours, [red, green, blue, alpha] for its first entries; its map stays as it is. */
 function recoloured(png, palette) {
@@ -306,12 +333,14 @@ function choose(card, i) {
   card.chosen = i;
   card.near = true;
   draw(card);
+  if (enlarged) enlarge(card);
 }
 
 function step(by) {
   const visible = order.filter((card) => !card.element.hidden);
-  const at = visible.findIndex((card) => card.element.contains(document.activeElement));
-  goTo(visible[at < 0 ? 0 : Math.min(visible.length - 1, Math.max(0, at + by))], "nearest");
+  const at = visible.findIndex((card) => card === enlarged || card.element.contains(document.activeElement));
+  const next = visible[at < 0 ? 0 : Math.min(visible.length - 1, Math.max(0, at + by))];
+  if (enlarged) { choose(next, next.chosen); enlarge(next); } else goTo(next, "nearest");
 }
 
 function goTo(card, block) {
@@ -333,6 +362,8 @@ form.addEventListener("reset", (event) => {
   remember();
 });
 grid.addEventListener("click", (event) => {
+  const picture = event.target.closest(".picture, .view");
+  if (picture) enlarge(cardOf.get(picture.closest(".card")));
   const button = event.target.closest(".labels button");
   if (!button) return;
   const card = cardOf.get(button.closest(".card"));
@@ -340,10 +371,11 @@ grid.addEventListener("click", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
-  const card = cardOf.get(event.target.closest?.(".card"));
+  const card = enlarged ?? cardOf.get(event.target.closest?.(".card"));
   if (event.key === "j") step(1);
   else if (event.key === "k") step(-1);
   else if (event.key === "/") controls.id.focus();
+  else if (event.target.matches(".view") ? /^(Enter| )$/.test(event.key) : event.key === "Enter" && event.target.matches(".card")) enlarge(card);
   else if (card && /^[1-9]$/.test(event.key)) choose(card, Number(event.key) - 1);
   else return;
   event.preventDefault();
@@ -403,10 +435,11 @@ const most = Math.max(...cards.map((card) => card.rows.length));
 controls.label.append(...Array.from({ length: most - 1 }, (_, i) => option(i + 1, `number ${i + 2}`)));
 if (document.querySelector("[data-target]")) controls.label.append(option("target", "target"));
 document.querySelectorAll(".labels button").forEach((button) => { button.disabled = false; });
+cards.forEach(({ element, name }) => Object.assign(element.querySelector(".view"), { tabIndex: 0, role: "button", ariaLabel: `Enlarge ${name}` }));
 document.documentElement.classList.add("scripted");
 const observer = new IntersectionObserver((seen) => seen.forEach(({ target, isIntersecting }) => {
   const card = cardOf.get(target);
-  card.near = isIntersecting;
+  card.near = eager || isIntersecting;
   draw(card);
 }), { rootMargin: "400px" });
 cards.forEach((card) => observer.observe(card.element));

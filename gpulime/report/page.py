@@ -29,6 +29,7 @@ from gpulime.runs.terminal import printable
 PAGE = "report.html"
 LIGHT = (*shards.DECIDING, "error_type", "error", "path", "n_samples", "segmenter", "n_segments", "damaged")
 MOST_CARDS = 500  # a browser still scrolls this page with ease
+MOST_EAGER = 100  # cards that a page draws at once: a picture of a whole page, which browsers end at 16,384 pixels, has fewer
 MOST_FAILURES = 5000
 MOST_INDEXED = 5_000  # images that every page knows of, at some 60 bytes each; pages of larger runs know their own
 MOST_INDEXED_FIRST = 100_000  # and the first page knows of this many, so that a larger run can be sorted there
@@ -67,6 +68,8 @@ def write(
     pages = max(1, -(-len(images) // MOST_CARDS))
     shared = {
         "title": run.resolve().name,
+        "subtitle": _subtitle(rows, manifest),
+        "eager": MOST_EAGER,
         "head": head(rows, manifest, len(places.corrupt)),
         "failures": _failures(rows),
         "config_hash": manifest.get("config_hash"),
@@ -98,6 +101,13 @@ def write(
 def page_name(number: int) -> str:
     """The file of a page, from 1."""
     return PAGE if number == 1 else f"report-{number}.html"
+
+
+def _subtitle(rows: pa.Table, manifest: Mapping[str, Any]) -> str:
+    """Which model was explained, and when: a directory's name alone tells little."""
+    times = pc.min_max(rows["written_at"]).as_py().values()
+    days = dict.fromkeys(f"{time:%Y-%m-%d}" for time in times if time is not None)
+    return ", ".join(fact for fact in (str(manifest.get("model", "")), " to ".join(days)) if fact)
 
 
 def _light(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
