@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gpulime.device import out_of_memory
 from gpulime.errors import unknown
+from gpulime.outputs import read
 
 MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own words
 MOST_REASON = 300  # characters: a compiler may give its whole command line
@@ -54,8 +55,8 @@ class Compiled:
         self.seconds: float | None = None
         self._compiled: Callable[..., Any] | None = None
 
-    def __call__(self, rows: Tensor, b: int, extra: Sequence[Tensor] = ()) -> Any:
-        """``model(rows, *extra)``, for which what is compiled is given b rows.
+    def __call__(self, rows: Tensor, b: int, extra: Sequence[Tensor] = ()) -> Tensor:
+        """Outputs (len(rows), classes) of ``model(rows, *extra)``, for which what is compiled is given b rows.
 
         Warns
         -----
@@ -69,7 +70,7 @@ class Compiled:
             if self._compiled is None:  # not before: it imports for more than a second
                 self._compiled = torch.compile(self.model, mode=self.mode, dynamic=False)
             with _limits() as reached:
-                outputs = self._compiled(*(_filled(tensor, b) for tensor in given))
+                outputs = self._compiled(*(filled(tensor, b) for tensor in given))
             self.seconds = self.seconds or time.perf_counter() - start
         except Exception as error:  # of the compiler, of what it calls, or of the model
             if out_of_memory(error) or [tensor._version for tensor in given] != versions:
@@ -77,8 +78,8 @@ class Compiled:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_REASON]
         else:
             self._tell(reached)
-            return outputs[: len(rows)] if isinstance(outputs, Tensor) and outputs.shape[:1] == (b,) else outputs
-        outputs = self.model(*given)  # raises where the error is the model's
+            return read(outputs, b)[: len(rows)]
+        outputs = read(self.model(*given), len(rows))  # raises where the error is the model's
         self.reason, self._compiled = reason, None
         warnings.warn(f"the model cannot be compiled and is called as it is: {reason}", stacklevel=2)
         return outputs
@@ -116,7 +117,7 @@ def _limits() -> Iterator[list[str]]:
         log.removeFilter(listen)
 
 
-def _filled(rows: Tensor, b: int) -> Tensor:
+def filled(rows: Tensor, b: int) -> Tensor:
     """As many as b rows, which lie in memory as ``rows`` do: those, and the first again and again."""
     if len(rows) == b:
         return rows

@@ -29,6 +29,8 @@ _LOST = re.compile(
     "IllegalAddress|ILLEGAL_ADDRESS|LaunchFailure|LAUNCH_FAILED|ECCUncorrectable|ECC_UNCORRECTABLE",
 )
 
+_CUDA = re.compile("CUDA error|CUDA_ERROR|cudaError|CUDA driver error")  # names it in an error
+
 # What torch's CPU allocator and CUDA's libraries say where memory runs out; others have an error of their own for it.
 _NO_MEMORY = "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"
 
@@ -252,11 +254,12 @@ def lost(error: BaseException, device: torch.device) -> bool:
     """Whether ``device`` serves this process no more, after an illegal access, a failed assert in a kernel, broken memory ...
 
     Such errors come late, in whatever asks next, and one of theirs may hide behind another: so those behind ``error`` count
-    too, and a GPU is asked.
+    too, and a GPU is asked. Where the work is done on a CPU, an error must name CUDA: a function may use a GPU of its own.
     """
     behind: BaseException | None = error
     while behind is not None:
-        if isinstance(behind, RuntimeError) and _LOST.search(str(behind)):
+        text = str(behind) if isinstance(behind, RuntimeError) else ""
+        if _LOST.search(text) and (device.type == "cuda" or _CUDA.search(text)):
             return True
         behind = behind.__cause__ or behind.__context__
     try:

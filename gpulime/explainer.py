@@ -24,6 +24,7 @@ from gpulime.segments import resolve as resolve_segments
 from gpulime.surrogate import Distance, Kernel, Moments, Settings, Surrogate, proximity
 
 GRAM_ENTRIES = 2**24  # entries of Gram matrices at once, to bound memory
+LARGEST = 1e30  # outputs beyond count as infinite: results are kept in float32, and a fit adds outputs up
 
 
 class Explainer:
@@ -255,7 +256,7 @@ class Explainer:
     def solve(self, flight: Flight) -> Explanations:
         """Fit the surrogates of a flight whose outputs are all there."""
         outputs, masks, counts, k = flight.outputs, flight.masks, flight.parts.counts, flight.parts.ids.shape[1]
-        finite = outputs.isfinite()
+        finite = outputs.abs() <= LARGEST  # not NaN
         outputs = outputs.masked_fill(~finite, 0.0)
         together = max(1, GRAM_ENTRIES // (k * k * outputs.shape[2]))
         with devices.exact(outputs.device):

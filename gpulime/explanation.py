@@ -111,7 +111,7 @@ class Explanations(_Shown):
     segments : (n, h, w) int32, the segment of each pixel; the image's count for pixels that are never hidden (``keep``)
     counts : (n,) int64, segments of each image
     segment_ids : (n, k) int64, what the segmenter called each segment; -1 beyond an image's count
-    non_finite : (n,) int64, samples for which the model's output was NaN or infinite; then coefficients are NaN
+    non_finite : (n,) int64, samples whose output was NaN, infinite or beyond 1e30; then coefficients are NaN
     images : (n, c, h, w) uint8, the pictures, for showing only
     class_names : sequence of str or mapping of int to str, or None if they are not known
     """

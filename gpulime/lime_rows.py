@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gpulime import device as devices
 from gpulime.errors import GpulimeError, check
 from gpulime.ops.masked_images import masked_images
+from gpulime.outputs import found
 from gpulime.predict import Inputs, Predictor
 from gpulime.queue import Flight
 from gpulime.segments import from_labels
@@ -25,26 +26,33 @@ Classifier = nn.Module | Callable[[Array], Any]
 def predictor(classifier_fn: Classifier) -> Predictor:
     """How a function of (b, h, w, c) arrays, or a module, is called."""
     if isinstance(classifier_fn, nn.Module):
-        return _Module(classifier_fn, None, "float32", None)
+        return _LimeRows(classifier_fn, None, "float32", None)
 
     right = "classifier_fn must be a function (b, h, w, c) array -> (b, classes) probabilities, or an nn.Module"
     check(callable(classifier_fn), f"{right}; got {type(classifier_fn).__name__}")
 
     def model(rows: Tensor) -> Tensor:
-        outputs = classifier_fn(rows.permute(0, 2, 3, 1).numpy())
+        outputs = found(classifier_fn(rows.permute(0, 2, 3, 1).numpy()))
         try:
-            array = outputs.detach().cpu().numpy() if isinstance(outputs, Tensor) else np.asarray(outputs)
+            array = _array(outputs)
             array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
         except (TypeError, ValueError) as error:
             raise GpulimeError(f"classifier_fn must return (b, classes) probabilities; got {type(outputs).__name__}") from error
-        return torch.from_numpy(array[:, None] if array.ndim == 1 else array)
+        return torch.from_numpy(array)
 
     called = _Function(model, None, "float32", None)
     called.memory_format = torch.channels_last  # as (b, h, w, c) arrays lie
     return called
 
 
-class _Function(Predictor):
+class _LimeRows(Predictor):
+    """A model that is given lime's rows and no others."""
+
+    def _look(self, outputs: Tensor, ends: Inputs) -> None:
+        """Nothing to warn of: outputs are explained as they are."""
+
+
+class _Function(_LimeRows):
     """A function, called as it is: gradients, autocast and the random state are its caller's."""
 
     @contextmanager
@@ -53,12 +61,11 @@ class _Function(Predictor):
         yield
 
 
-class _Module(Predictor):
-    """A module, which may return one number an image, (b,)."""
-
-    def _proven_forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Any:
-        outputs = super()._proven_forward(rows, full, extra)
-        return outputs[:, None] if isinstance(outputs, Tensor) and outputs.ndim == 1 else outputs
+def _array(outputs: Any) -> Array:
+    if isinstance(outputs, Tensor):
+        outputs = outputs.detach().cpu()
+        outputs = outputs.float() if outputs.dtype == torch.bfloat16 else outputs  # NumPy has no bfloat16
+    return np.asarray(outputs)
 
 
 def flight(key: int, image: Array, segments: Array, hide_color: Any, num_samples: int, called: Predictor) -> Flight:
@@ -71,7 +78,8 @@ def flight(key: int, image: Array, segments: Array, hide_color: Any, num_samples
     images, fills = (_tensor(array) for array in (image, fill))
     device = called.device(images)
     if called.module is not None:
-        images, fills = (t.to(device, called.dtype).contiguous(memory_format=called.memory_format) for t in (images, fills))
+        dtype = called.dtype(images.to(device))
+        images, fills = (t.to(device, dtype).contiguous(memory_format=called.memory_format) for t in (images, fills))
     keys = torch.tensor([key], device=device)
     return Flight(images, fills, parts.to(device), keys, None, True, images, num_samples)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,22 +21,25 @@ import torch
 from torch import Tensor, nn
 
 from gpulime import device as devices
-from gpulime.compiled import Compiled
+from gpulime import outputs as model_outputs
+from gpulime.compiled import Compiled, filled
 from gpulime.errors import GpulimeError, check, unknown
 from gpulime.folding import Folding
 
-Model = nn.Module | Callable[..., Tensor]
+Model = nn.Module | Callable[..., Any]
 Inputs = Sequence[Tensor]  # what a model takes beside the rows, (b, ...) each
 Activation = str | Callable[[Tensor], Tensor] | None
 
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # tried if a module shows no weights
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda outputs: outputs.softmax(-1),
     "sigmoid": torch.sigmoid,
 }
 
-
 MOST_ROWS = 2**20
+# An exported program says so of other numbers of rows than it was exported for; PyTorch 2.6 in the second way.
+_EXACT = re.compile(r"size\(\)\[0\] == (\d+)|shape\[0\] to be equal to (\d+)")
 
 
 class Predictor:
@@ -59,6 +62,7 @@ class Predictor:
         device: torch.device | str | None,
         compile: bool | str = False,
     ) -> None:
+        model_outputs.refuse_other_frameworks(model)
         check(
             callable(model),
             f"model must be an nn.Module or a callable (b,c,h,w) -> (b,classes); got {type(model).__name__}",
@@ -77,6 +81,8 @@ class Predictor:
         self.most = MOST_ROWS
         self._starved = False  # whether memory has run out, which is said once
         self.classes: int | None = None
+        self._exact: int | None = None  # the only number of rows that the model takes
+        self._dtypes: dict[tuple[torch.dtype, ...], torch.dtype] = {}  # of its weights -> of its input, found by trying
         self._has_conv = has_conv
         self._folding: Folding | None = None  # inside `inference`
         self._compiled = Compiled(model, compile) if compile is not False else None
@@ -106,12 +112,32 @@ class Predictor:
         check(device.type in ("cpu", "cuda"), f"gpulime works on 'cpu' and 'cuda'; got {str(device)!r}: move it there with .to")
         return device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the model's input: the precision, or the model's own where that is not float32."""
+    def dtype(self, images: Tensor, extra: Inputs = ()) -> torch.dtype:
+        """The dtype of the model's input: the precision, or that of its weights; of several, the first that it takes.
+
+        Parameters
+        ----------
+        images, extra : (n, c, h, w), (n, ...)
+            The first are passed to the model if its weights do not tell.
+        """
         if self.precision != torch.float32:
             return self.precision
-        return next((t.dtype for t in self._weights() if t.is_floating_point()), torch.float32)
+        of_weights = tuple(dict.fromkeys(t.dtype for t in self._weights() if t.is_floating_point()))
+        if self.module is None or len(of_weights) == 1:
+            return (*of_weights, torch.float32)[0]
+        if of_weights not in self._dtypes:
+            self._dtypes[of_weights] = self._first_taken(
+                [images[:1], *(tensor[:1] for tensor in extra)], of_weights or FLOATING
+            )
+        return self._dtypes[of_weights]
+
+    def _first_taken(self, given: Inputs, dtypes: Sequence[torch.dtype]) -> torch.dtype:
+        with self.inference(given[0].device):
+            for dtype in dtypes:
+                with suppress(Exception):  # anything else that is wrong shows when the model is called in earnest
+                    self._run(given[0].to(dtype), *given[1:])
+                    return dtype
+        return dtypes[0]
 
     def _weights(self) -> Iterator[Tensor]:
         if self.module is not None:
@@ -157,22 +183,40 @@ class Predictor:
         Raises
         ------
         GpulimeError
-            If the model returns anything but a (b, classes) tensor.
+            If `gpulime.outputs.read` finds no (b, classes) tensor in the model's output, or the model ends the process.
         """
+        is_first = self.classes is None
+        # Copied, since the model may write into its input.
+        ends = [torch.cat([tensor[:1], tensor[1:][-1:]]) for tensor in (rows, *extra)] if is_first else []
         with self.watch.running(rows.device):
             outputs = self._forward(rows, full, extra)
         self.forwards += rows.shape[0]
+        if is_first:
+            outputs = outputs.clone()  # the model may write its next answer to the same memory
+            self._look(outputs, ends)
         activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
-        if self.classes is None:
-            self._look(outputs)
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         if activate is not None:
-            outputs = checked(activate(outputs), rows.shape[0], "activation")
+            outputs = model_outputs.read(activate(outputs), rows.shape[0], "activation")
         self.classes = outputs.shape[1]
         return outputs
 
-    def _look(self, outputs: Tensor) -> None:
-        """Once, at the first outputs: probabilities must not go through a softmax again, and bfloat16 may bring nothing."""
+    def _look(self, outputs: Tensor, ends: Inputs) -> None:
+        """Warn, at the first outputs, of what makes explanations slow or wrong: probabilities under a softmax, chance.
+
+        Parameters
+        ----------
+        outputs : (b, classes)
+            Of the first batch.
+        ends : (2, c, h, w), (2, ...), ...
+            The first and the last row of that batch and of its extra inputs; one if there is but one.
+        """
+        if not self._is_steady(ends):
+            warnings.warn(
+                "the model gives different outputs for the same image: is dropout or BatchNorm in train mode? "
+                "Call model.eval() where a function hides the model; its explanations are noise otherwise",
+                stacklevel=2,
+            )
         if self.precision == torch.bfloat16 and outputs.device.type == "cpu" and devices.cpu_bfloat16() is False:
             warnings.warn(
                 "this CPU has no instructions for bfloat16: precision='float32' is likely as fast; gpulime bench measures it",
@@ -186,14 +230,38 @@ class Predictor:
                 stacklevel=2,
             )
 
+    def _is_steady(self, ends: Inputs) -> bool:
+        """Call the model twice for its first row, among others, and compare: chance shows, and so do statistics of a batch.
+
+        Both calls have the same shape, so a model without either gives the same but for the order of a GPU's sums.
+        """
+        if self._exact is not None or self._is_compiled():
+            return True
+        alike = [torch.cat([tensor[:1]] * len(tensor)) for tensor in ends]
+        try:
+            laid_out = [(rows.contiguous(memory_format=self.memory_format), extra) for rows, *extra in (ends, alike)]
+            first, second = (self._call(rows, None, extra)[0].clone() for rows, extra in laid_out)
+        except Exception:  # a model that takes no batch of two
+            return True
+        near = max(1e-4, 4 * torch.finfo(first.dtype).eps, 4 * torch.finfo(self.precision).eps)
+        return not bool((first - second).abs().max() > near * first.abs().max())  # NaN is no sign of either
+
+    def _is_compiled(self) -> bool:
+        """Whether the user's torch.compile made a part of it, which another number of rows compiles anew."""
+        return self.module is not None and any("_orig_mod" in name for name, _ in self.module.named_modules())
+
     def _forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
         b, version = rows.shape[0], _versions(rows, extra)
-        if b > self.most:  # cloned, since the model may write its next answer to the same memory
-            parts = zip(*(tensor.split(self.most) for tensor in (rows, *extra)), strict=True)
+        most = min(self.most, self._exact or self.most)
+        if b > most:  # cloned, since the model may write its next answer to the same memory
+            parts = zip(*(tensor.split(most) for tensor in (rows, *extra)), strict=True)
             return torch.cat([self._forward(part, full, more).clone() for part, *more in parts])
         try:
-            outputs = checked(self._proven_forward(rows, full, extra), b, "model").to(rows.device)
-        except (RuntimeError, MemoryError) as error:
+            outputs = self._proven_forward(rows, full, extra).to(rows.device)
+        except (RuntimeError, MemoryError, AssertionError) as error:
+            if self._exact is None and (found := _EXACT.search(str(error))) is not None:
+                self._exact = int(found[1] or found[2])
+                return self._forward(rows, full, extra)
             if b == 1 or not devices.out_of_memory(error):
                 raise
         else:
@@ -219,7 +287,7 @@ class Predictor:
         self._starved = True
         self.most = min(self.most, b // 2)
 
-    def _proven_forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Any:
+    def _proven_forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
         """Call the model; on the first rows find out whether it takes channels_last, which a ``view`` inside may refuse."""
         if not self._proven:
             try:
@@ -235,12 +303,20 @@ class Predictor:
             return outputs
         return self._call(rows if self.memory_format is torch.channels_last else rows.contiguous(), full, extra)
 
-    def _call(self, rows: Tensor, full: int | None, extra: Inputs) -> Any:
+    def _call(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
+        """The model's (b, classes) outputs."""
+        b = self._exact or len(rows)
         if full is not None and self._compiled is not None and self._compiled.reason is None:
-            return self._compiled(rows, min(full, self.most), extra)
-        if self._folding is None or extra:  # folding knows models of one input
-            return self.model(rows, *extra)
-        return self._folding(self.model, rows)
+            return self._compiled(rows, self._exact or min(full, self.most), extra)
+        return model_outputs.read(self._run(*(filled(tensor, b) for tensor in (rows, *extra))), b)[: len(rows)]
+
+    def _run(self, rows: Tensor, *extra: Tensor) -> Any:
+        try:
+            if self._folding is None or extra:  # folding knows models of one input
+                return self.model(rows, *extra)
+            return self._folding(self.model, rows)
+        except SystemExit as error:
+            raise GpulimeError(f"the model called sys.exit({error.code!r})") from error
 
 
 _in_eval: WeakKeyDictionary[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
@@ -251,9 +327,9 @@ _in_eval_lock = Lock()
 def _evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode; the last of the threads that are in it puts the modes of all parts back."""
     with _in_eval_lock:
-        users, modes = _in_eval.get(module) or (0, [(part, part.training) for part in module.modules()])
+        users, modes = _in_eval.get(module) or (0, _modes(module))
         if any(training for _, training in modes):
-            module.eval()
+            _eval(module)
         _in_eval[module] = users + 1, modes
     try:
         yield
@@ -272,24 +348,17 @@ def _versions(rows: Tensor, extra: Inputs) -> list[int]:
     return [tensor._version for tensor in (rows, *extra)]
 
 
-def checked(outputs: Any, b: int, source: str) -> Tensor:
-    """``outputs`` if it is a (b, classes) floating tensor, else an error that says what it is and what to write."""
-    if isinstance(outputs, Tensor):
-        shape = tuple(outputs.shape)
-        check(
-            outputs.ndim == 2 and shape[0] == b and shape[1] > 0,
-            f"the {source} must return (b, classes) with b = {b}; got {shape}",
-        )
-        check(outputs.is_floating_point(), f"the {source} must return a floating tensor; got {outputs.dtype}")
-        return outputs
-    if hasattr(outputs, "logits"):
-        part = "model(x).logits"
-    elif isinstance(outputs, dict):
-        part = f"model(x)[key] with one of {list(outputs)[:5]}"
-    elif isinstance(outputs, tuple | list):
-        part = "model(x)[0]"
-    else:
-        part = "one"
-    # A module, and no function: it keeps its mode, its device and its dtype known, and lime_image gives functions arrays.
-    hint = f"wrap it in an nn.Module whose forward returns {part}"
-    raise GpulimeError(f"the {source} must return a (b, classes) tensor; got {type(outputs).__name__}: {hint}")
+def _modes(module: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """The parts that have a mode, and which; frozen TorchScript has none."""
+    parts = ((part, getattr(part, "training", None)) for part in module.modules())
+    return [(part, training) for part, training in parts if training is not None]
+
+
+def _eval(module: nn.Module) -> None:
+    """Eval mode for all parts that can be switched; an exported program refuses."""
+    try:
+        module.eval()
+    except (NotImplementedError, AttributeError, RuntimeError):
+        for part in module.children():
+            _eval(part)
+        module.training = False  # what the module itself asks for; an exported program does not

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,7 +50,7 @@ class Preparation:
         how many segments there are, pictures for a segmenter on the CPU. It waits for these alone: what comes from the host is
         prepared beside the forwards of earlier images. From a flight's first model batch to its solved fit it reads nothing,
         but for callables of the user's, the lasso's path, the sampler "lime", an alpha below 1e-6, the search for a batch size,
-        and once, whether the model's outputs are probabilities.
+        and once, whether the model's outputs are probabilities and the same for the same image.
         """
         batch = batch.as_tensors(classes.of_model(self.predictor.module))
         self.normalisation.fits(batch.images)
@@ -95,10 +95,11 @@ class Preparation:
                     extra=tuple(some_of.extra),
                 )
 
-    def for_model(self, images: Tensor) -> Tensor:
+    def for_model(self, images: Tensor, extra: Sequence[Tensor] = ()) -> Tensor:
         """Images as the model takes them: normalised, in its dtype and memory format."""
         # Not .to(memory_format=), which leaves a tensor of the right dtype in the format it has.
-        ready = self.normalisation.ready(images).to(self.predictor.dtype)
+        ready = self.normalisation.ready(images)
+        ready = ready.to(self.predictor.dtype(ready, extra))
         return ready.contiguous(memory_format=self.predictor.memory_format)
 
     def _ready(self, batch: Batch, fill: str | Tensor, unit: float, number: int) -> tuple[Tensor, Tensor, Segments, Tensor]:
@@ -113,7 +114,7 @@ class Preparation:
         self._try_callables(parts.most)
         filled = fills.fill(fill, batch.images, parts.labels, parts.ids.shape[1], unit)
         return (
-            self.for_model(batch.images),
+            self.for_model(batch.images, batch.extra),
             self.for_model(filled),
             parts,
             pictures.clamp(0, 1).mul_(255).round_().to(torch.uint8),

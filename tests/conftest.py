@@ -81,7 +81,13 @@ def cnn():
 
 
 @pytest.fixture
-def calls(cnn, monkeypatch):
+def counted(monkeypatch):
+    """The model is called for the queue's rows alone, and not to compare its outputs for the same image."""
+    monkeypatch.setattr("gpulime.predict.Predictor._is_steady", lambda self, ends: True)
+
+
+@pytest.fixture
+def calls(cnn, monkeypatch, counted):
     """The rows of each call of ``cnn``, as they come; none is made for what folding tries, which is the first batch then."""
     monkeypatch.setattr("gpulime.folding.MANY", 2**20)
     seen, forward = [], cnn.forward

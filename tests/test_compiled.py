@@ -110,7 +110,7 @@ def test_nothing_is_compiled_twice(n, quick, cnn, pictures):
     assert graphs() == 1
 
 
-def test_batches_are_filled_up(quick, cnn, pictures):
+def test_batches_are_filled_up(quick, cnn, pictures, counted):
     seen = sizes_seen(cnn)
     compiled = explainer(cnn)
     assert len(compiled.explain(pictures(1))) == 1  # 20 rows
@@ -293,7 +293,7 @@ def test_an_error_of_the_model_is_its_own(quick, cnn, pictures):
         explainer(Broken()).explain(pictures())
 
 
-def test_a_model_out_of_memory_is_compiled_for_fewer_rows(monkeypatch, cnn, pictures):
+def test_a_model_out_of_memory_is_compiled_for_fewer_rows(monkeypatch, cnn, pictures, counted):
     expected = explainer(cnn, compile=False).explain(pictures())
 
     def starving(model, **settings):

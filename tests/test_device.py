@@ -202,3 +202,16 @@ def test_doctor_without_a_gpu(cuda, advice, machine):
     machine(cuda=cuda, driver=False)
     assert device.describe()["path"].startswith("PyTorch on the CPU")
     assert advice in device.describe()["advice"]
+
+
+@pytest.mark.parametrize(
+    ("said", "on_cpu"),
+    [
+        ("uncorrectable label 7", False),
+        ("launch failure", False),
+        ("CUDA error: an illegal memory access was encountered", True),
+    ],
+)
+def test_only_a_gpu_is_lost(said, on_cpu):
+    assert device.lost(RuntimeError(said), torch.device("cpu")) is on_cpu
+    assert device.lost(RuntimeError(said), torch.device("cuda"))

@@ -276,7 +276,7 @@ def test_pieces_of_work_change_nothing(name, value, monkeypatch, cnn, pictures):
     assert_same(explain(cnn, images, keys=KEYS[:5], fill=fill), expected)
 
 
-def test_memory_does_not_grow_with_the_samples(monkeypatch):
+def test_memory_does_not_grow_with_the_samples(monkeypatch, counted):
     """A model that costs nothing, 20,000 samples: neither the model nor the sampler is asked for much at once."""
     s, entries, rows, drawn = 20_000, 2**13, [], []
     images = torch.rand(2, 1, 8, 8)

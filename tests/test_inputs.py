@@ -213,7 +213,7 @@ def test_fills_of_later_images_are_checked_before_a_forward_is_spent_on_the_firs
 
 
 @pytest.mark.parametrize(("labels", "image"), [(torch.tensor([0, 7, 1]), 1), (torch.tensor([[0, 1], [0, 1], [6, 7]]), 2)])
-def test_labels_beyond_the_classes_cost_the_first_batch_at_most(labels, image, cnn, pictures):
+def test_labels_beyond_the_classes_cost_the_first_batch_at_most(labels, image, cnn, pictures, counted):
     calls = []
     cnn.register_forward_hook(lambda *_: calls.append(1))
     with pytest.raises(GpulimeError, match=f"labels must be below the model's 7 classes; image {image} has 7"):

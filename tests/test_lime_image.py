@@ -787,16 +787,36 @@ class Output(nn.Module):
 
 
 @pytest.mark.parametrize(
+    "output",
+    [
+        lambda outputs: SimpleNamespace(logits=outputs),
+        lambda outputs: {"logits": outputs},
+        lambda outputs: (outputs, None),
+        lambda outputs: outputs.bfloat16(),
+    ],
+)
+def test_a_classifier_may_give_its_classes_a_name(output):
+    def explained(classifier):
+        return ours.LimeImageExplainer(random_state=0).explain_instance(IMAGE, classifier, **QUIET)
+
+    module = Output(output)
+    expected = explained(Output(lambda outputs: outputs))
+    for classifier in (module, lambda images: module(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)):
+        actual = explained(classifier)
+        assert actual.top_labels == expected.top_labels
+        assert actual.predictions == pytest.approx(expected.predictions, rel=1e-2)
+
+
+@pytest.mark.parametrize(
     ("classifier", "message"),
     [
-        (Output(lambda outputs: SimpleNamespace(logits=outputs)), r"whose forward returns model\(x\).logits"),
-        (Output(lambda outputs: {"logits": outputs}), r"whose forward returns model\(x\)\[key\] with one of \['logits'\]"),
-        (Output(lambda outputs: (outputs, outputs)), r"whose forward returns model\(x\)\[0\]"),
+        (Output(lambda outputs: {"a": outputs}), r"whose forward returns model\(x\)\[key\] with one of \['a'\]"),
+        (Output(lambda outputs: (outputs, outputs)), r"whose forward returns model\(x\)\[i\], with the i of the classes"),
         (lambda images: {"scores": 1}, r"classifier_fn must return \(b, classes\) probabilities; got dict"),
         (lambda images: [[1, 2], [3]], r"classifier_fn must return \(b, classes\) probabilities; got list"),
         ("resnet18", r"classifier_fn must be a function \(b, h, w, c\) array -> .*, or an nn.Module; got str"),
     ],
-    ids=["logits", "module dict", "tuple", "dict", "ragged", "name"],
+    ids=["module dict", "tuple", "dict", "ragged", "name"],
 )
 def test_a_wrong_classifier_is_told_what_the_drop_in_takes(classifier, message):
     with pytest.raises(GpulimeError, match=message) as raised:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
+import sys
 import threading
 import warnings
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -145,6 +149,7 @@ def test_new_weights_are_seen(cnn, pictures):
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
 @pytest.mark.parametrize("b", [7, 16, 60])
+@pytest.mark.usefixtures("counted")
 def test_a_model_out_of_memory_gets_fewer_rows_and_gives_the_same_answer(error, b, cnn, pictures):
     refused, passed = [], []
 
@@ -296,35 +301,105 @@ def test_bfloat16_on_a_cpu_without_it_warns_once(has, precision, said, monkeypat
     assert all("gpulime bench measures it" in message for message in messages)
 
 
+TABLE = [[0.0, 1.0, 2.0]]
+
+
+class Row(SimpleNamespace):
+    """A model's output with names."""
+
+
+class Logits(NamedTuple):
+    """As torchvision's Inception gives it in training mode."""
+
+    logits: torch.Tensor
+    aux_logits: torch.Tensor
+
+
+def table(x, classes=3):
+    return torch.tensor(TABLE)[:, :classes].expand(len(x), classes) + x.mean((1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        lambda x: Row(logits=table(x), loss=None),
+        lambda x: Row(loss=x.sum(), logits_per_image=table(x)),
+        lambda x: OrderedDict(loss=x.sum(), logits=table(x)),
+        lambda x: {"out": table(x), "aux": table(x)},
+        lambda x: {"predictions": table(x), "features": x},
+        lambda x: Logits(table(x), table(x)),
+        lambda x: (table(x),),
+        lambda x: [table(x), (x, x), None],
+        lambda x: table(x).bfloat16(),
+        lambda x: table(x).squeeze(),
+        lambda x: table(x).requires_grad_(),
+    ],
+)
+@pytest.mark.parametrize("b", [7, 20])
+def test_where_an_output_has_its_classes(output, b, pictures):
+    expected = explain(table, pictures(2), activation=None, batch_size=b)
+    actual = explain(output, pictures(2), activation=None, batch_size=b)
+    assert actual.labels.tolist() == [[2, 1, 0]] * 2
+    assert not actual.predictions.requires_grad
+    assert_near(actual.predictions, expected.predictions, 1e-2)
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid", lambda outputs: outputs[:, 0]])
+@pytest.mark.parametrize("squeezed", [lambda x: x.mean((1, 2, 3)), lambda x: x.mean((1, 2, 3))[:, None].squeeze()])
+def test_a_number_per_image_is_one_column(squeezed, activation, pictures):
+    """The last batch has one row."""
+    expected = explain(lambda x: x.mean((1, 2, 3))[:, None], pictures(1), activation=activation, batch_size=19)
+    actual = explain(squeezed, pictures(1), activation=activation, batch_size=19)
+    assert actual.coefficients.shape == (1, 1, 9)
+    assert torch.equal(actual.coefficients, expected.coefficients)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda x: {"logits": x, "loss": x}, r"got dict: .* returns model\(x\)\[key\] with one of \['logits', 'loss'\]"),
-        (lambda x: SimpleNamespace(logits=x), r"got SimpleNamespace: .* whose forward returns model\(x\).logits"),
-        (lambda x: (x, x), r"got tuple: wrap it in an nn.Module whose forward returns model\(x\)\[0\]"),
+        (
+            lambda x: {"a": x, "b": x},
+            r"dict of 'a' \(16, .*, 'b' .*: wrap .* returns model\(x\)\[key\] with one of \['a', 'b'\]",
+        ),
+        (lambda x: Row(logits=x), r"got \(16, 3, 24, 20\): of a map per class, .* returns maps.mean\(\(2, 3\)\)"),
+        (lambda x: (table(x), table(x)), r"got tuple of \(16, 3\), \(16, 3\): .* returns model\(x\)\[i\], with the i of"),
+        (
+            lambda x: [{"boxes": x, "labels": x, "scores": x}] * len(x),
+            r"got list of dict, .*one\['scores'\]\[one\['labels'\] == c\]",
+        ),
+        (lambda x: Row(logits=x[:, :, 0], pred_boxes=x), r"got \(16, 3, 20\): this model finds objects: .*'scores'"),
+        (lambda x: x.mean((2, 3)).numpy(), r"got ndarray \(16, 3\): .*gpulime.lime_image.LimeImageExplainer\(\)"),
         (lambda x: None, "got NoneType: wrap it in an nn.Module whose forward returns one"),
-        (lambda x: x.mean((1, 2, 3)), r"the model must return \(b, classes\) with b = 16; got \(16,\)"),
-        (lambda x: x.mean((2, 3))[1:], r"with b = 16; got \(15, 3\)"),
-        (lambda x: x, r"with b = 16; got \(16, 3, 24, 20\)"),
+        (lambda x: x.mean((2, 3))[1:], r"the model must return \(b, classes\) or \(b,\) with b = 16; got \(15, 3\)"),
+        (lambda x: x, r"with b = 16; got \(16, 3, 24, 20\): .* returns maps.mean\(\(2, 3\)\)"),
         (lambda x: x.mean((2, 3))[:, :0], r"with b = 16; got \(16, 0\)"),
         (lambda x: x.mean((2, 3)).long(), "the model must return a floating tensor; got torch.int64"),
         (lambda x: x.mean((1, 2, 3))[:, None], "returns one column, .* use activation='sigmoid'"),
+        (lambda x: x.mean((1, 2, 3)), "returns one column, .* use activation='sigmoid'"),
+        (lambda x: sys.exit(0), r"the model called sys.exit\(0\)"),
     ],
 )
 def test_what_a_model_must_return(model, message, pictures):
-    with pytest.raises(GpulimeError, match=message):
+    with pytest.raises(GpulimeError, match=message) as refused:
         explain(model, pictures())
+    assert "\n" not in str(refused.value)
 
 
 def test_what_an_activation_must_return(cnn, pictures):
-    with pytest.raises(GpulimeError, match=r"the activation must return \(b, classes\) with b = 16; got \(16,\)"):
-        explain(cnn, pictures(), activation=lambda outputs: outputs[:, 0])
+    with pytest.raises(GpulimeError, match=r"the activation must return \(b, classes\) or \(b,\) with b = 16; got \(7,\)"):
+        explain(cnn, pictures(), activation=lambda outputs: outputs[0])
 
 
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
         ("resnet18", {}, "model must be an nn.Module or a callable .* got str"),
+        (
+            type("Model", (), {"__module__": "keras.src", "__call__": None})(),
+            {},
+            r"keras.src.Model: .* Keras model's predict, with",
+        ),
+        (SimpleNamespace(predict=None), {}, r"model is a types.SimpleNamespace: .*explain_instance\(image, model.predict\)"),
         (
             nn.Linear(1, 1, device="meta"),
             {"device": "cpu"},
@@ -436,6 +511,127 @@ def test_a_softmax_inside_is_noticed_in_every_dtype(dtype, pictures):
 
     with pytest.warns(UserWarning, match="pass activation=None"):
         explain(model, pictures())
+
+
+class Wrapped(nn.Module):
+    """A user's module around another."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.dropout = inner, nn.Dropout(0.9)
+
+    def forward(self, x):
+        return self.dropout(self.inner(x))
+
+
+def exported(model, b, **settings):
+    return torch.export.export(model, (torch.rand(b, 3, 24, 20),), **settings).module()
+
+
+def frozen(model):
+    return torch.jit.freeze(torch.jit.script(model))
+
+
+def saved(model):
+    file = io.BytesIO()
+    torch.jit.save(frozen(model), file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+FIXED = {
+    "exported": lambda model: exported(model, 2, dynamic_shapes=({0: torch.export.Dim("b")},)),
+    "exported for three rows": lambda model: exported(model, 3),
+    "frozen": frozen,
+    "saved": saved,
+    "optimized": lambda model: torch.jit.optimize_for_inference(torch.jit.script(model)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # deprecated, and in use
+@pytest.mark.parametrize("around", [lambda model: model, Wrapped], ids=["itself", "in a module"])
+@pytest.mark.parametrize("kind", FIXED)
+def test_a_model_that_cannot_be_switched_is_explained(kind, around, pictures):
+    cnn = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    expected, model = explain(cnn, pictures()), around(FIXED[kind](cnn))
+    modes = {part: part.training for part in model.modules() if hasattr(part, "training")}
+    actual = explain(model, pictures())
+    assert_near(actual.coefficients, expected.coefficients, 1e-3)
+    assert all(part.training is training for part, training in modes.items())
+
+
+class Mixed(nn.Module):
+    """Weights of two dtypes, of which the second is the first layer's."""
+
+    def __init__(self, cnn, first, tower):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones((), dtype=first))
+        self.tower = cnn.to(tower)
+
+    def forward(self, x):
+        return self.tower(x).to(self.scale.dtype) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("first", "tower"),
+    [(torch.float64, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)],
+)
+def test_of_weights_of_several_dtypes_the_input_has_that_of_the_first_layer(first, tower, cnn, pictures):
+    expected = explain(cnn.to(tower), pictures())
+    actual = explain(Mixed(cnn, first, tower), pictures())
+    assert_near(actual.coefficients, expected.coefficients, 0.2 if first.itemsize + tower.itemsize < 8 else 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # deprecated, and in use
+def test_a_frozen_model_is_given_its_dtype_though_it_shows_no_weights(cnn, pictures):
+    expected = explain(cnn.to(torch.float64), pictures())
+    assert torch.equal(explain(frozen(cnn), pictures()).labels, expected.labels)
+
+
+CHANCE = {
+    "dropout": nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(1440, 5)),
+    "batch statistics": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(2), nn.Flatten()),
+}
+
+
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("kind", CHANCE)
+def test_train_mode_that_a_function_hides_is_told_once(kind, n, pictures):
+    model = copy.deepcopy(CHANCE[kind])
+    explainer = Explainer(lambda x: model(x), n_samples=20, segments=Grid(3, 3), batch_size=16)
+    with pytest.warns(UserWarning, match=r"different outputs for the same image: .*Call model.eval\(\)") as said:
+        explainer.explain(pictures(n))
+    explainer.explain(pictures(n))
+    assert len(said) == 1
+    assert explainer.predictor.forwards == 2 * n * 20
+    explain(model, pictures())  # a module is switched
+    model.eval()
+    explain(lambda x: model(x), pictures())
+
+
+def test_one_row_at_a_time_shows_dropout(pictures):
+    model = CHANCE["dropout"]
+    with pytest.warns(UserWarning, match="different outputs for the same image"):
+        explain(lambda x: model(x), pictures(), batch_size=1)
+
+
+def test_a_model_that_asks_for_gradients_has_none_here(cnn, pictures):
+    def greedy(x):
+        torch.set_grad_enabled(True)
+        return cnn(x)
+
+    explanations = explain(greedy, pictures())
+    assert not explanations.predictions.requires_grad
+    assert torch.is_grad_enabled()
+    assert_near(explanations.coefficients, explain(cnn, pictures()).coefficients)
+
+
+@pytest.mark.parametrize("huge", [1e39, -1e300, float("inf")])
+def test_outputs_beyond_what_is_kept_count_as_infinite(huge, pictures):
+    with pytest.warns(UserWarning, match=r"image 0: the model's output was NaN or infinite for 20 of 20 samples"):
+        explanations = explain(lambda x: x.mean((2, 3)).double() + huge, pictures(1), activation=None)
+    assert explanations.non_finite.tolist() == [20]
+    assert explanations.coefficients.isnan().all()
 
 
 def test_two_threads_leave_a_training_model_as_it_was(cnn):

@@ -26,6 +26,8 @@ from gpulime.runs.stop import Stopped
 from gpulime.segments import Grid
 
 SMALL = {"n_samples": 20, "segments": Grid(3, 3), "batch_size": 16, "report": False}
+pytestmark = pytest.mark.usefixtures("counted")
+
 SIXTEENTH = 1 / 16  # a mark that survives the mean of a segment exactly
 
 
@@ -223,7 +225,7 @@ def test_a_model_that_fails_later_ends_the_run_after_so_many_rows(tmp_path):
 
 def test_a_model_of_the_wrong_kind_says_what_is_right(tmp_path):
     with pytest.raises(gpulime.GpulimeError, match=r"must return a \(b, classes\) tensor; got dict"):
-        explain(lambda x: {"logits": x.mean((2, 3))}, tmp_path)
+        explain(lambda x: {"features": x.mean((2, 3))}, tmp_path)
 
 
 def test_what_has_explained_images_before_is_no_broken_model(tmp_path):
