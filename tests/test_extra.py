@@ -74,7 +74,7 @@ def test_follow_their_rows_through_several_flights_and_batches(monkeypatch, mode
     assert_near(torch.cat([piece.coefficients for piece in pieces]), expected)
 
 
-def test_other_extras_are_another_batch(cnn, pictures):
+def test_other_extras_are_another_batch(cnn, pictures, counted):
     """Rows with and without, or with others of another shape, never share a model batch."""
     images, seen = pictures(4), []
 

@@ -67,7 +67,7 @@ def test_is_masking_by_hand_with_the_kept_pixels_restored(cnn, pictures, maps, d
 
 @pytest.mark.parametrize("fill", ["mean", "blur"])
 @pytest.mark.parametrize("sampler", ["bernoulli", "lime"])
-def test_kept_pixels_are_those_of_the_image_in_each_row(fill, sampler, pictures, maps):
+def test_kept_pixels_are_those_of_the_image_in_each_row(fill, sampler, pictures, maps, counted):
     images, kept = pictures(1), (maps[:1] == -1) | (maps[:1] == 255)
     seen = []
 
