@@ -92,7 +92,7 @@ def test_rows_are_what_the_explainer_gives(photographs, tmp_path):
     assert row["r2"] == pytest.approx(expected.scores[0].tolist(), abs=1e-6)
 
 
-def test_a_rerun_explains_only_what_is_left(photographs, tmp_path, monkeypatch):
+def test_a_rerun_explains_only_what_is_left(photographs, tmp_path, monkeypatch, counted):
     whole = tmp_path / "whole"
     files.run(config(photographs, whole))
     resumed = tmp_path / "resumed"
@@ -358,11 +358,11 @@ def test_an_image_is_kept_as_soon_as_its_rows_are_through(tmp_path):
         def forward(self, x):
             self.seen += len(x)
             if self.seen > 3 * 1000 + 300:
-                raise SystemExit
+                raise KeyboardInterrupt
             return super().forward(x)
 
     images = [torch.rand(3, 12, 12) for _ in range(4)]
-    with pytest.raises(SystemExit):
+    with pytest.raises(KeyboardInterrupt):
         gpulime.runs.explain(Fails(), images, tmp_path / "run", n_samples=1000, segments="grid", batch_size=64)
     assert store.read(tmp_path / "run")["image_id"].to_pylist() == ["0", "1", "2"]
 
@@ -494,7 +494,7 @@ def first_two(outputs):
     return outputs[:, :2]
 
 
-def test_class_names_of_another_length_cost_one_batch(tmp_path):
+def test_class_names_of_another_length_cost_one_batch(tmp_path, counted):
     seen = []
     model = Tiny()
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
