@@ -1,7 +1,7 @@
 """The batch sizes that were found best, kept between processes: a small JSON file that may be lost, or broken, at any time.
 
-It lies in ``$XDG_CACHE_HOME/gpulime``, by default ``~/.cache/gpulime``. The environment variable ``GPULIME_CACHE`` names
-another folder; ``off`` keeps nothing.
+Beside it a file of the same form tells which ``data.factory`` this user has run. Both lie in ``$XDG_CACHE_HOME/gpulime``, by
+default ``~/.cache/gpulime``. The environment variable ``GPULIME_CACHE`` names another folder; ``off`` keeps nothing.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from pathlib import Path
 
 VARIABLE = "GPULIME_CACHE"
 MOST = 1000  # entries; the oldest go first
+BATCH_SIZES, FACTORIES = "batch_sizes.json", "factories.json"
 
 
-def path() -> Path | None:
-    """The file; None where nothing is kept."""
+def path(name: str = BATCH_SIZES) -> Path | None:
+    """The file of that name; None where nothing is kept."""
     chosen = os.environ.get(VARIABLE)
     if chosen == "off":
         return None
     if chosen:
-        return Path(chosen) / "batch_sizes.json"
+        return Path(chosen) / name
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without a home
         return None
-    return home / "gpulime" / "batch_sizes.json"
+    return home / "gpulime" / name
 
 
-def entries() -> dict[str, int]:
+def entries(kept_in: str = BATCH_SIZES) -> dict[str, int]:
     """What was measured -> rows of a batch, the oldest first."""
-    file = path()
+    file = path(kept_in)
     try:
         found = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none yet, or broken
@@ -42,12 +43,12 @@ def entries() -> dict[str, int]:
     return {name: b for name, b in found.items() if type(b) is int and b > 0}
 
 
-def keep(name: str, b: int) -> None:
+def keep(name: str, b: int, kept_in: str = BATCH_SIZES) -> None:
     """Add an entry; where that cannot be written, it is measured again another time."""
-    file = path()
+    file = path(kept_in)
     if file is None:
         return
-    kept = entries()
+    kept = entries(kept_in)
     kept.pop(name, None)  # it is the newest now
     kept[name] = b
     text = json.dumps(dict(list(kept.items())[-MOST:]), indent=1)

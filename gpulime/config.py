@@ -44,7 +44,7 @@ class ModelConfig:
     """The classifier that is explained."""
 
     factory: str | None = _setting(
-        None, "import path whose call returns the model: torchvision.models.resnet18, timm.create_model, my_project.make"
+        None, "import path whose call returns the model: torchvision.models.resnet18, timm.create_model, my_project:make"
     )
     kwargs: dict[str, Any] = _setting(dict, "arguments of that call, e.g. {weights: IMAGENET1K_V1}")
     checkpoint: str | None = _setting(
@@ -62,6 +62,10 @@ class DataConfig:
     source: str = _setting(
         "skimage", "a folder (flat, or one folder a class), a .txt or .csv list of files, one image, or skimage"
     )
+    factory: str | None = _setting(
+        None, "import path whose call returns a dataset of one's own, in the place of source: my_project:make_data"
+    )
+    kwargs: dict[str, Any] = _setting(dict, "arguments of that call, e.g. {split: val}")
     workers: int = _setting(0, "processes that read images; 0 reads in the main one, while the model waits")
     batch_size: int = _setting(16, "images read at a time")
     timeout_seconds: float = _setting(120.0, "a worker that gives no images for so long is taken to hang, and ended")

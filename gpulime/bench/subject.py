@@ -17,8 +17,9 @@ from gpulime.bench.way import Way
 from gpulime.config import Config, DataConfig
 from gpulime.errors import GpulimeError, check, whole
 from gpulime.predict import Model
-from gpulime.runs import models, sources
-from gpulime.runs.loader import FileReader, Read
+from gpulime.runs import models
+from gpulime.runs.images import find as find_images
+from gpulime.runs.loader import Read
 from gpulime.runs.sources import Item
 from gpulime.runs.transform import Transform
 
@@ -142,14 +143,13 @@ def of_config(config: Config, images: str | None = None) -> Subject:
         items = [Item(str(i), str(i).encode()) for i in range(RANDOM_IMAGES)]
         return Subject(model, items, RandomReader(shape), lime, config.data, None, about)
     try:
-        source = sources.find(config.data, loaded.class_names)
+        found = find_images(config.data, loaded.transform, loaded.class_names)
     except GpulimeError as error:
         raise GpulimeError(f"{error} (--images {RANDOM} measures without any)") from error
-    about["images"] = f"{len(source.items):,} of {config.data.source}"
-    reader = FileReader(dataclasses.replace(source, items=[]), loaded.transform)
-    return Subject(model, source.items, reader, lime, config.data, len(source.items), about)
+    about["images"] = f"{len(found.items):,} of {found.name}"
+    return Subject(model, found.items, found.reader, lime, config.data, len(found.items), about)
 
 
 def _shape(transform: Transform) -> tuple[int, int, int]:
     side = whole("data.crop or data.resize", transform.crop or transform.resize, 1)
-    return 3, side, side
+    return transform.channels or 3, side, side

@@ -18,6 +18,7 @@ from gpulime import config as configs
 from gpulime import segments
 from gpulime.errors import check, whole
 from gpulime.explainer import Explainer
+from gpulime.inputs import Normalisation
 from gpulime.runs import pixels, weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
 from gpulime.runs.label_maps import SEGMENTER, MaskFolder, Masks
@@ -25,6 +26,7 @@ from gpulime.runs.loader import DatasetReader
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item, check_ids
 from gpulime.runs.terms import Terms
+from gpulime.runs.transform import channels_of
 
 
 def explain(
@@ -43,6 +45,7 @@ def explain(
     report: bool = True,
     masks: Masks | str | Path | None = None,
     keep: int | Sequence[int] | None = None,
+    channels: int | None = None,
     **lime: Any,
 ) -> Outcome:
     """Explain a dataset into a run directory: `gpulime explain` for those who have model and data in Python.
@@ -82,6 +85,9 @@ def explain(
         read. Or a folder of mask images: each image's id there, with .png, .npy or .tif.
     keep : int or several, optional
         Ids of segments that are never hidden, such as a background of 0, 255 or -1.
+    channels : int, optional
+        As many as PIL images get: gray becomes RGB for 3, RGB gray for 1. By default those of the model's first convolution;
+        without one, gray images keep 1 and others have 3.
     **lime
         Arguments of `gpulime.Explainer`.
 
@@ -97,25 +103,24 @@ def explain(
     gpulime.runs.exits.EndOfRunError
         Where the device is lost, the disk takes no rows or too many images fail one after the other; what was finished is kept.
     """
-    loader = isinstance(dataset, torch.utils.data.DataLoader)
-    fits = not loader and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
-    check(fits, f"dataset must have a length above 0 and give its images by number; got {_named(type(dataset))}")
+    check_map_style(dataset)
     check(labels in ("top", "target", "top+target"), f"labels must be 'top', 'target' or 'top+target'; got {labels!r}")
     configs.check_out(str(out))
     if max_failures_in_a_row is not None:
         max_failures_in_a_row = whole("max_failures_in_a_row", max_failures_in_a_row, 1)
-    explainer, kept, items = Explainer(model, **lime), segments.kept_ids(keep), _items(dataset)
+    explainer, kept, listed = Explainer(model, **lime), segments.kept_ids(keep), items(dataset)
     if isinstance(masks, str | Path):
         masks = MaskFolder.of(str(masks), configs.DataConfig())
-        masks.check([item.image_id for item in items])
+        masks.check([item.image_id for item in listed])
+    reader = DatasetReader(dataset, channels or channels_of(model), masks)
     return perform(
         Job(
-            items=items,
-            reader=DatasetReader(dataset, masks=masks),
+            items=listed,
+            reader=reader,
             explainer=explainer,
             labels=labels,
             terms=_terms(explainer, model, model_id, labels, class_names, lime, masks, kept),
-            picture=_picture_in(dataset, explainer),
+            picture=picture_in(reader, explainer.normalisation),
             images=len(dataset),
             data=configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds),
             store=configs.StoreConfig(),
@@ -169,7 +174,14 @@ def _terms(
     )
 
 
-def _items(dataset: Any) -> list[Item]:
+def check_map_style(dataset: Any) -> None:
+    """Raise `GpulimeError` unless examples can be had by number, and there are some."""
+    loader = isinstance(dataset, torch.utils.data.DataLoader)
+    fits = not loader and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
+    check(fits, f"dataset must have a length above 0 and give its images by number; got {_named(type(dataset))}")
+
+
+def items(dataset: Any) -> list[Item]:
     """The examples of a dataset, by number; a path where the dataset tells one is the id."""
     samples = getattr(dataset, "samples", None) or getattr(dataset, "imgs", None)
     if isinstance(samples, list) and len(samples) == len(dataset) and all(_has_path(sample) for sample in samples):
@@ -177,9 +189,9 @@ def _items(dataset: Any) -> list[Item]:
         ids = [os.path.relpath(os.fsdecode(sample[0]), root) for sample in samples]
     else:
         ids = [str(i) for i in range(len(dataset))]
-    items = [Item(name.encode("utf-8", "backslashreplace").decode(), str(i).encode()) for i, name in enumerate(ids)]
-    check_ids(items)
-    return items
+    found = [Item(name.encode("utf-8", "backslashreplace").decode(), str(i).encode()) for i, name in enumerate(ids)]
+    check_ids(found)
+    return found
 
 
 def _has_path(sample: Any) -> bool:
@@ -192,17 +204,21 @@ def _comparable(value: Any) -> bool:
     return named or isinstance(value, nn.Module) or dataclasses.is_dataclass(value)
 
 
-def _picture_in(dataset: Any, explainer: Explainer) -> Picture:
-    numbers = {item.image_id: int(item.path) for item in _items(dataset)}
+def picture_in(reader: DatasetReader, normalisation: Normalisation | None = None) -> Picture:
+    """Find the picture of a row in a dataset; None for an image that is not there, or no longer what it was."""
+    numbers = {item.image_id: item for item in items(reader.dataset)}
 
     def picture(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
         if row["image_id"] not in numbers:
             return None
-        read = DatasetReader(dataset)(Item(row["image_id"], str(numbers[row["image_id"]]).encode()))
-        if read.pixels is None:
+        read = reader(numbers[row["image_id"]])
+        if read.pixels is None or row.get("image_sha256") not in (
+            None,
+            read.sha256,
+        ):  # its segments would lie on another picture
             return None
         unit = read.pixels / 255 if read.pixels.dtype == torch.uint8 else read.pixels
-        return pixels.shown(explainer.normalisation.pictures(unit))
+        return pixels.shown(unit if normalisation is None else normalisation.pictures(unit))
 
     return picture
 

@@ -14,18 +14,21 @@ import torch
 from gpulime import config as configs
 from gpulime import device as devices
 from gpulime import segments
-from gpulime.errors import check
+from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
 from gpulime.report import page
-from gpulime.runs import exits, models, pixels, sources, store
+from gpulime.runs import dataset, exits, images, models, pixels, store
 from gpulime.runs.job import Job, Picture, perform, plan
 from gpulime.runs.label_maps import SEGMENTER, MaskFolder
-from gpulime.runs.loader import FileReader
+from gpulime.runs.loader import DatasetReader, FileReader
 from gpulime.runs.share import Share
 from gpulime.runs.sources import Item
-from gpulime.runs.terminal import note, say
+from gpulime.runs.terminal import say
 from gpulime.runs.terms import TARGETS, Terms
 from gpulime.runs.transform import Transform
+
+LOSS = f"{page.PAGE} would lose its pictures"
+REMEDY = "Move it away to have one without"
 
 
 def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = False) -> int:
@@ -53,20 +56,17 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     check(bool(config.out), f"out must name a directory; got {config.out!r}")
     share = Share.of(config.data.shard)
     loaded = models.load(config.model, config.data, config.lime)
-    source = sources.find(config.data, loaded.class_names)
-    if source.ignored:
-        listed = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(source.ignored.items()))
-        note(f"{len(source.items)} images in {config.data.source}; left aside: {listed}")
+    found = images.find(config.data, loaded.transform, loaded.class_names)
     masks = None if config.data.masks is None else MaskFolder.of(config.data.masks, config.data)
     if masks is not None:
-        masks.check([item.image_id for item in source.items])
+        masks.check([item.image_id for item in found.items])
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
     labels = lime.pop("labels")
     lime["device"] = _device(lime["device"], share)
     explainer = Explainer(loaded.model.to(devices.named(lime["device"])), **lime)
     job = Job(
-        items=source.items,
-        reader=FileReader(dataclasses.replace(source, items=[]), loaded.transform, masks),
+        items=found.items,
+        reader=dataclasses.replace(found.reader, masks=masks),
         explainer=explainer,
         labels=labels,
         terms=Terms(
@@ -77,7 +77,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
                 "transform": dataclasses.asdict(loaded.transform),
                 "segmenter": SEGMENTER if masks else segments.describe(explainer.segmenter, explainer.device),
                 "weights_sha256": loaded.weights_sha256,
-                TARGETS: source.targets,
+                TARGETS: found.targets,
             },
             about={
                 "config": dataclasses.asdict(config),
@@ -86,8 +86,8 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
                 "class_names": loaded.class_names,
             },
         ),
-        picture=_picture_of(config.data, loaded.transform),
-        images=source.images,
+        picture=_picture_of(found.reader),
+        images=found.count,
         data=config.data,
         store=config.store,
         report=config.report,
@@ -123,22 +123,33 @@ def report(run: Path) -> Path:
         If the directory holds no run, or one made from Python whose report has pictures, which this one would lack.
     """
     about = store.manifest(run)
-    there = "config" not in about and (run / page.PAGE).exists()
-    doubt = f"{run} was made from Python, and its images are not at hand: {page.PAGE} would lose its pictures"
-    check(not there, f"{doubt}. Move it away to have one without")
-    return page.write(run, pictures(run), about.get("class_names"))
+    reader = _reader(about)
+    if reader is None and (run / page.PAGE).exists():
+        check("config" in about, f"{run} was made from Python, and its images are not at hand: {LOSS}. {REMEDY}")
+        raise GpulimeError(
+            f"the images of {run} come from data.factory, code that you have not run in this folder: {LOSS}. "
+            f"The gpulime explain that made the run writes it with them. {REMEDY}"
+        )
+    return page.write(run, _picture_of(reader), about.get("class_names"))
 
 
 def pictures(run: Path) -> Picture:
-    """What finds the picture of a row as the model saw it; None for each row of a run made from Python, which has no files."""
-    about = store.manifest(run)
+    """What finds the picture of a row as the model saw it; None for each row whose images are not at hand."""
+    return _picture_of(_reader(store.manifest(run)))
+
+
+def _reader(about: Mapping[str, Any]) -> FileReader | DatasetReader | None:
+    """What reads the images of a run again; None for one from Python, or from code that is perhaps somebody else's."""
     if "config" not in about:
+        return None
+    return images.again(configs.from_dict(about["config"]).data, Transform(**about["transform"]))
+
+
+def _picture_of(reader: FileReader | DatasetReader | None) -> Picture:
+    if reader is None:
         return lambda row: None
-    return _picture_of(configs.from_dict(about["config"]).data, Transform(**about["transform"]))
-
-
-def _picture_of(data: configs.DataConfig, transform: Transform) -> Picture:
-    reader = FileReader(sources.Source.reading(data), transform)
+    if isinstance(reader, DatasetReader):
+        return dataset.picture_in(reader)
 
     def picture(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
         read = reader(Item(row["image_id"], row["path"]))

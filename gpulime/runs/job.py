@@ -23,8 +23,10 @@ from gpulime.runs import dry, heartbeat, staging, store, summary, writers
 from gpulime.runs.dry import Plan
 from gpulime.runs.exits import FailuresInARowError, WrongSettingError
 from gpulime.runs.heartbeat import Beat, Effort, Heartbeat
+from gpulime.runs.hints import Hints
 from gpulime.runs.isolation import Isolation
 from gpulime.runs.loader import DatasetReader, FileReader, Group, Read, batches
+from gpulime.runs.pixels import ChannelsError
 from gpulime.runs.progress import Progress
 from gpulime.runs.recorder import Recorder, Row
 from gpulime.runs.share import ALL, Share
@@ -233,6 +235,9 @@ def _rows(
 ) -> Generator[Row, None, None]:
     """Rows of the store, in the order of the images; ``heed`` is called while they are read."""
     masked = False  # whether masks have come with an image, which is said once
+    # Where images have been explained before, one that fails now is no sign of a model that never works.
+    proven = "ok" in store.read(job.out, ["status"])["status"].to_pylist()
+    hints = Hints()
 
     def feed(items: Sequence[Item]) -> Generator[Group, None, None]:
         nonlocal masked
@@ -248,6 +253,9 @@ def _rows(
             waiting=heed,
         ):
             heed()
+            hints.look(reads)
+            if not proven:
+                _check_channels(reads)
             if not masked and any(read.segmenter for read in reads):
                 masked = True
                 note("the masks that come with the images are used as their segments; lime.segments is not")
@@ -259,8 +267,6 @@ def _rows(
         return batch
 
     recorder = Recorder(job.explainer.n_samples, job.explainer.seed, job.terms.config_hash, job.terms.fixed["segmenter"])
-    # Where images have been explained before, one that fails now is no sign of a model that never works.
-    proven = "ok" in store.read(job.out, ["status"])["status"].to_pylist()
     suspects = {item.image_id for [item] in left.passes[1:]}
     isolation = Isolation(job.explainer, alone, after_model_batch, proven, suspects)
     for items in left.passes:
@@ -284,6 +290,13 @@ def _with_sound_target(job: Job, read: Read) -> Read:
     if target is not None and classes is not None and not 0 <= target < classes:
         return Read(read.item, error=f"its target is {target}; the model has {classes} classes", kind="target")
     return read
+
+
+def _check_channels(reads: Sequence[Read]) -> None:
+    """End a run if none of the images that are read together can be used, because their channels do not fit the model."""
+    misfits = [read for read in reads if read.kind == ChannelsError.kind]
+    if misfits and all(read.pixels is None for read in reads):
+        raise WrongSettingError(f"image {misfits[0].item.image_id!r} {misfits[0].error}")
 
 
 def _check_names(names: Sequence[str] | None, classes: int | None) -> None:

@@ -21,11 +21,15 @@ from gpulime.masks import key
 from gpulime.runs import pixels
 from gpulime.runs.label_maps import KEYS as MASK_KEYS
 from gpulime.runs.label_maps import SEGMENTER, Masks, called, checked, label_map
+from gpulime.runs.pictures import Decoded
 from gpulime.runs.pixels import DecodeError, TooLargeError
 from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
 
 DTYPES = torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64  # of a dataset's images
+
+TURNED, CROPPED = "turned", "cropped"  # hints
+KEPT = 0.25  # of a picture's area
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Read:
     segments : (h, w) int64 array; None where the explainer segments
     segmenter : "masks" if the segments came with the image
     error, kind : the message and its kind ('decode', 'too_large', ...)
+    hints : `TURNED` for an ignored rotation tag, `CROPPED` if the crop keeps less than `KEPT` of the picture
     """
 
     item: Item
@@ -49,6 +54,7 @@ class Read:
     segmenter: str | None = None
     error: str | None = None
     kind: str | None = None
+    hints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class FileReader:
             decoded = self.source.load(item)
             self._check_enlarged(decoded.size)
             found = torch.from_numpy(self.transform(decoded.picture)).permute(2, 0, 1)
-            read = Read(item, found, decoded.sha256)
+            read = Read(item, found, decoded.sha256, hints=self._hints(decoded))
             return read if self.masks is None else self._masked(read, self.masks, decoded.size)
         except DecodeError as error:
             return Read(item, error=str(error), kind=error.kind)
@@ -77,6 +83,10 @@ class FileReader:
         """With its mask as segments, which has the size of the file's picture and is resized and cropped as this is."""
         labels = checked(*called(masks, read.item.image_id), size[::-1])
         return replace(read, segments=self.transform.of_labels(labels), segmenter=SEGMENTER)
+
+    def _hints(self, decoded: Decoded) -> tuple[str, ...]:
+        shown = {TURNED: decoded.turned, CROPPED: self.transform.kept(decoded.size) < KEPT}
+        return tuple(hint for hint, shows in shown.items() if shows)
 
     def _check_enlarged(self, size: tuple[int, int]) -> None:
         """A thin picture, resized by its shorter side, may become as large as any."""
@@ -92,13 +102,13 @@ class FileReader:
 class DatasetReader:
     """Reads a map-style dataset of tensors or PIL images, with or without a target; the images keep their units.
 
-    A PIL image gets as many ``channels`` as the model takes, if that is known.
+    A PIL image gets as many ``channels`` as the model takes, if that is known. With ``in_unit`` a fill counts in [0, 1].
     """
 
     dataset: Any
     channels: int | None = None
     masks: Masks | None = None
-    in_unit: ClassVar[bool] = False
+    in_unit: bool = False
 
     def __call__(self, item: Item) -> Read:
         """Read the example whose number is the item's path; whatever goes wrong there becomes an error of that image."""

@@ -17,7 +17,7 @@ from torch import nn
 
 from gpulime.config import DataConfig, LimeConfig, ModelConfig
 from gpulime.errors import GpulimeError, about, check, line_of, nearest, unknown
-from gpulime.runs import transform, weights
+from gpulime.runs import dataset, transform, weights
 from gpulime.runs.transform import Transform
 
 INSTALL = {
@@ -68,7 +68,9 @@ def load(config: ModelConfig, data: DataConfig, lime: LimeConfig) -> Loaded:
     with about(f"model.factory {config.factory!r}"):
         factory = imported(config.factory)
         pretrained = _torchvision_weights(factory, config.kwargs)
-        model = _made(factory, config.kwargs)
+        model = _made(factory, config.kwargs, "the model")
+        if not isinstance(model, nn.Module):
+            raise GpulimeError(f"must return a torch.nn.Module; it returned a {type(model).__name__}")
     if config.checkpoint is not None:
         with about(f"model.checkpoint {config.checkpoint!r}"):
             weights.put(weights.read(config.checkpoint), model)
@@ -82,7 +84,8 @@ def load(config: ModelConfig, data: DataConfig, lime: LimeConfig) -> Loaded:
 
 
 def imported(path: str) -> Any:
-    """What stands at a dotted import ``path``, from the installed packages or from the current directory."""
+    """The object at an import ``path``, module.name or module:name, from installed packages or the current directory."""
+    path = path.replace(":", ".", 1)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that no file there takes the place of an installed package
     first, *rest = path.split(".")
@@ -109,15 +112,26 @@ def _module(name: str) -> ModuleType:
         raise GpulimeError(f"importing {name!r} failed with {line_of(error)}") from error
 
 
-def _made(factory: Any, kwargs: Mapping[str, Any]) -> nn.Module:
-    check(callable(factory), f"must be something to call that returns the model; got {factory!r}")
+def made_dataset(config: DataConfig) -> Any:
+    """The map-style dataset that ``config.factory`` makes.
+
+    Raises
+    ------
+    GpulimeError
+        If it cannot be imported or called, or returns something else.
+    """
+    with about(f"data.factory {config.factory!r}"):
+        made = _made(imported(str(config.factory)), config.kwargs, "the dataset")
+        dataset.check_map_style(made)
+    return made
+
+
+def _made(factory: Any, kwargs: Mapping[str, Any], what: str) -> Any:
+    check(callable(factory), f"must be something to call that returns {what}; got {factory!r}")
     try:
-        model = factory(**kwargs)
-    except (Exception, SystemExit) as error:  # whatever the user's own code raises is the user's to read
-        raise GpulimeError(f"the call with {dict(kwargs)} failed with {line_of(error)}") from error
-    if not isinstance(model, nn.Module):
-        raise GpulimeError(f"must return a torch.nn.Module; it returned a {type(model).__name__}")
-    return model
+        return factory(**kwargs)
+    except Exception as error:  # whatever the user's own code raises is the user's to read
+        raise GpulimeError(f"the call with {dict(kwargs)} failed with {type(error).__name__}: {error}") from error
 
 
 def _torchvision_weights(factory: Any, kwargs: Mapping[str, Any]) -> Any:

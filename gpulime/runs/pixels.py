@@ -167,4 +167,4 @@ def _channels(count: int) -> str:
 
 
 def _taken(count: int) -> str:
-    return f"the model takes {count} (data.channels sets another number)"
+    return f"the model takes {count} (data.channels, or channels= in Python, if it takes another number)"

@@ -95,21 +95,32 @@ def choose(model: nn.Module, weights: Any, data: DataConfig, lime: LimeConfig) -
     Raises
     ------
     GpulimeError
-        Where no size is set and the model brings none, and where the crop does not fit into the resized picture.
+        If no size is set and the model brings none, if the crop does not fit into the resized picture, or if the model's own
+        normalisation has not as many entries as its input has channels.
     """
-    own = of_torchvision(weights) or of_timm(model) or Transform()
+    channels = data.channels or channels_of(model)
+    own = _for_channels(of_torchvision(weights) or of_timm(model) or Transform(), channels)
     given: dict[str, Any] = {
         "resize": data.resize,
         "crop": data.crop,
         "interpolation": data.interpolation,
         "mean": _floats(lime.mean),
         "std": _floats(lime.std),
+        "channels": channels,
     }
     chosen = replace(own, **{name: value for name, value in given.items() if value is not None})
+    if data.factory is not None:  # the dataset has its own geometry
+        chosen = replace(chosen, resize=None, crop=None)
     check(
-        chosen.resize is not None or chosen.crop is not None,
-        "the size of the model's input is not known: set data.crop, and where the model needs them data.resize, "
-        "data.interpolation, lime.mean and lime.std",
+        chosen.resize is not None or chosen.crop is not None or data.factory is not None,
+        "the size of the model's input is not known: set data.resize and data.crop together, such as --data.resize 256 "
+        "--data.crop 224 (the shorter side, then the centre), and data.interpolation, lime.mean and lime.std if the model "
+        "needs them",
+    )
+    entries = 1 if chosen.mean is None else len(chosen.mean)
+    check(
+        lime.mean is not None or entries in (1, channels or entries),
+        f"the model's own normalisation has {entries} entries and its input {channels} channels: set lime.mean and lime.std",
     )
     if chosen.resize is not None and chosen.crop is not None:
         check(
@@ -118,6 +129,19 @@ def choose(model: nn.Module, weights: Any, data: DataConfig, lime: LimeConfig) -
             f"(the model's own are {own.crop} and {own.resize})",
         )
     return chosen
+
+
+def channels_of(model: object) -> int | None:
+    """The channels that a model takes: those of the first convolution in it; None without one."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return next((module.in_channels or None for module in modules if isinstance(module, nn.Conv2d)), None)
+
+
+def _for_channels(own: Transform, channels: int | None) -> Transform:
+    """A model for RGB that was made for gray keeps its normalisation, averaged."""
+    if channels != 1 or own.mean is None or own.std is None:
+        return own
+    return replace(own, mean=(sum(own.mean) / len(own.mean),), std=(sum(own.std) / len(own.std),))
 
 
 def of_torchvision(weights: Any) -> Transform | None:

@@ -462,6 +462,53 @@ def test_two_examples_of_one_path_are_refused(tmp_path):
         gpulime.runs.explain(Tiny(), Listed([("a/x.png", 0), ("a/x.png", 1), ("b.png", 2)]), tmp_path / "run", **SMALL)
 
 
+def conv(channels):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
+
+
+def channelled(folder, out, channels, **data):
+    given = config(folder, out)
+    model = configs.ModelConfig("test_job.conv", {"channels": channels})
+    return dataclasses.replace(given, model=model, data=dataclasses.replace(given.data, crop=16, **data))
+
+
+PICTURES = {
+    "1": np.full((16, 16), 9, np.uint8),
+    "3": np.full((16, 16, 3), 9, np.uint8),
+    "4": np.full((16, 16, 4), 9, np.uint8),
+    "deep": np.full((16, 16), 3000, np.uint16),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_have_as_many_channels_as_the_model_takes(channels, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name, array in PICTURES.items():
+        if (name, channels) != ("deep", 4):
+            Image.fromarray(array).save(tmp_path / f"data/{name}.png")
+    assert files.run(channelled(tmp_path / "data", tmp_path / "run", channels)) == exits.OK
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_arrays_of_many_bands_and_a_single_odd_file(tmp_path):
+    (tmp_path / "data").mkdir()
+    for i in range(2):
+        np.save(tmp_path / f"data/{i}.npy", np.random.default_rng(i).random((16, 16, 13), np.float32))
+    Image.fromarray(PICTURES["3"]).save(tmp_path / "data/3.png")
+    assert files.run(channelled(tmp_path / "data", tmp_path / "run", 13)) == exits.ERROR_ROWS
+    rows = rows_of(tmp_path / "run")
+    assert [rows[name]["error_type"] for name in ("0.npy", "1.npy", "3.png")] == [None, None, "channels"]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_images_that_cannot_fit_the_model_end_the_run_in_one_line(photographs, tmp_path, dry_run):
+    chosen = channelled(photographs, tmp_path / "run", 13)
+    with pytest.raises(gpulime.GpulimeError, match=r"^image 'ant/0\.png' has 3 channels; the model takes 13 \(data\.channels"):
+        files.run(chosen, dry_run=dry_run)
+    assert not store.shards(tmp_path / "run")
+
+
 def test_a_class_folder_added_between_calls_is_refused(photographs, tmp_path):
     out = tmp_path / "run"
     files.run(config(photographs, out))

@@ -1,5 +1,6 @@
 """Readers and batches: what comes out for each image, and how images are put together."""
 
+import dataclasses
 import hashlib
 import warnings
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from gpulime.masks import key
+from gpulime.runs.hints import Hints
 from gpulime.runs.loader import DatasetReader, FileReader, Read, batches
 from gpulime.runs.sources import Item, Source
 from gpulime.runs.transform import Transform
@@ -183,3 +185,52 @@ def test_images_are_segmented_as_they_are_read(workers):
     np.testing.assert_array_equal(here.segments, expected)
     [[there]] = read_all([item(0)], DatasetReader([pixels / 255]), slic, CPU, 4, workers=workers)
     assert there.segments is None  # it may be normalised, which the explainer knows
+
+
+def test_hints_are_said_once_with_how_many_and_which_first(tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(4):
+        Image.new("RGB", (40, 20)).save(tmp_path / f"{i}.jpg", **({"exif": exif} if i % 2 else {}))
+    source, hints = Source([]), Hints()
+
+    def read(transform, **settings):
+        reader = FileReader(dataclasses.replace(source, **settings), transform)
+        return [reader(Item(f"{i}.jpg", bytes(tmp_path / f"{i}.jpg"))) for i in range(4)]
+
+    hints.look(read(Transform(resize=20, crop=15)))
+    shown = capsys.readouterr().err
+    assert shown.startswith("2 of 4 images read together, the first '1.jpg', have a camera's rotation tag, which is ignored")
+    assert "data.exif: apply" in shown
+    hints.look(read(Transform(crop=14)))
+    shown = capsys.readouterr().err
+    assert shown.startswith("4 of 4 images read together, the first '0.jpg', have less than a quarter of the picture left")
+    assert "rotation" not in shown
+    hints.look(read(Transform(crop=14)))
+    Hints().look(read(Transform(crop=15), exif="apply"))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("size", "transform", "kept"),
+    [
+        ((40, 20), Transform(), 1),
+        ((40, 20), Transform(resize=10), 1),
+        ((40, 20), Transform(crop=20), 0.5),
+        ((40, 20), Transform(10, 10), 0.5),
+        ((40, 20), Transform(12, 10), 25 / 72),
+        ((4, 4), Transform(crop=8), 1),
+    ],
+)
+def test_how_much_of_a_picture_the_crop_keeps(size, transform, kept):
+    assert transform.kept(size) == pytest.approx(kept)
+
+
+def test_whatever_goes_wrong_with_a_file_is_its_own_error(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((0, 0, 3), np.uint8))
+
+    np.save(tmp_path / "b.npy", np.zeros((4, 4, 3), np.uint8))
+    read = FileReader(Source([]), Transform(resize=8))(Item("a", bytes(tmp_path / "a.npy")))
+    assert (read.pixels, read.kind) == (None, "decode")
+    reader = FileReader(Source([]), type("Broken", (Transform,), {"__call__": lambda self, picture: 1 / 0})())
+    assert reader(Item("b", bytes(tmp_path / "b.npy"))).error == "ZeroDivisionError: division by zero"

@@ -20,7 +20,7 @@ from torchvision.models._api import WeightsEnum
 from gpulime.config import DataConfig, LimeConfig, ModelConfig
 from gpulime.errors import GpulimeError
 from gpulime.runs import models, weights
-from gpulime.runs.transform import Transform, of_torchvision
+from gpulime.runs.transform import Transform, channels_of, of_torchvision
 
 LINEAR = ModelConfig(factory="torch.nn.Linear", kwargs={"in_features": 2, "out_features": 3})
 
@@ -63,7 +63,8 @@ def test_any_callable_that_returns_a_module(project):
     assert loaded.description == "torch.nn.Linear(in_features=2, out_features=3)"
     assert loaded.class_names is None
     project("my_own_project", "from torch import nn\nclass Zoo:\n    make = staticmethod(lambda c: nn.Conv2d(3, c, 1))\n")
-    assert load(factory="my_own_project.Zoo.make", kwargs={"c": 5}).model.out_channels == 5
+    for path in ("my_own_project.Zoo.make", "my_own_project:Zoo.make"):
+        assert load(factory=path, kwargs={"c": 5}).model.out_channels == 5
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_the_digest_tells_names_shapes_dtypes_and_values_apart():
 
 def test_torchvision_weights_bring_transform_and_names(no_download):
     loaded = load(factory="torchvision.models.resnet18", kwargs={"weights": "IMAGENET1K_V1"}, data=DataConfig())
-    assert loaded.transform == Transform(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert loaded.transform == Transform(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 3)
     assert loaded.class_names == ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
     for name in ("DEFAULT", "ResNet18_Weights.IMAGENET1K_V1"):
         other = load(factory="torchvision.models.resnet18", kwargs={"weights": name}, data=DataConfig())
@@ -285,6 +286,32 @@ def test_a_model_of_timm_itself():
     assert loaded.transform.resize == int(own["input_size"][1] / own["crop_pct"])
 
 
+def test_as_many_channels_are_read_as_the_model_takes(timm_model):
+    conv = {"out_channels": 1, "kernel_size": 1}
+    for channels in (1, 3, 13):
+        found = load(factory="torch.nn.Conv2d", kwargs={"in_channels": channels, **conv}).transform
+        assert found.channels == channels
+        assert (
+            load(
+                factory="torch.nn.Conv2d", kwargs={"in_channels": channels, **conv}, data=DataConfig(crop=8, channels=2)
+            ).transform.channels
+            == 2
+        )
+    assert load().transform.channels is None  # no convolution tells
+    nested = nn.Sequential(nn.Flatten(0), nn.ModuleList([nn.Conv2d(5, 2, 1), nn.Conv2d(2, 1, 1)]))
+    assert (channels_of(nested), channels_of(nn.LazyConv2d(2, 1)), channels_of(len)) == (5, None, None)
+
+
+def test_a_gray_model_of_timm_has_one_mean(timm_model):
+    gray = timm_model(mean=(0.2, 0.5, 0.8))
+    transform = load(gray, data=DataConfig(channels=1)).transform
+    assert (transform.mean, transform.std, transform.channels) == ((0.5,), (0.25,), 1)
+    assert refused(gray, DataConfig(channels=13)) == (
+        "the model's own normalisation has 3 entries and its input 13 channels: set lime.mean and lime.std"
+    )
+    assert load(gray, DataConfig(channels=13), LimeConfig(mean=[0.5], std=[1])).transform.mean == (0.5,)
+
+
 def test_settings_come_before_the_models_own(timm_model):
     data = DataConfig(resize=100, crop=90, interpolation="nearest")
     chosen = load(timm_model(), data, LimeConfig(mean=[0, 0, 0], std=[1, 1, 1])).transform
@@ -293,7 +320,9 @@ def test_settings_come_before_the_models_own(timm_model):
 
 
 def test_a_size_that_cannot_be_is_refused(timm_model):
-    assert refused(data=DataConfig()).startswith("the size of the model's input is not known: set data.crop")
+    assert refused(data=DataConfig()).startswith(
+        "the size of the model's input is not known: set data.resize and data.crop together, such as --data.resize 256"
+    )
     assert refused(timm_model(), DataConfig(crop=300)) == (
         "data.crop must not be above data.resize; got 300 and 235 (the model's own are 224 and 235)"
     )
