@@ -17,7 +17,6 @@ from torch import Tensor
 
 from gpulime import device as devices
 from gpulime import labels as numbers
-from gpulime import shades
 from gpulime.classes import Names, called
 from gpulime.errors import GpulimeError, check, whole
 
@@ -351,6 +350,8 @@ class ImageExplanation:
         return one
 
     def __repr__(self) -> str:
+        from gpulime import shades
+
         labels = shades.labels_of(self)
         facts = [called(label, self.class_names) + _number(" {:.3f}", self.predictions.get(label)) for label in labels]
         more = ", ..." if len(facts) > SHOWN_LABELS else ""
