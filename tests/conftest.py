@@ -10,6 +10,7 @@ os.environ["GPULIME_CACHE"] = "off"  # for what is done before a test begins
 
 import itertools
 
+import probes
 import pytest
 import torch
 from torch import nn
@@ -60,6 +61,14 @@ def _own_cache(_caches, monkeypatch):
 @pytest.fixture(params=DEVICES)
 def device(request):
     return torch.device(request.param)
+
+
+@pytest.fixture
+def inductor(request):
+    """What PyTorch's own compiler calls is there, for the test's ``device`` or the CPU."""
+    device = request.getfixturevalue("device").type if "device" in request.fixturenames else "cpu"
+    if reason := probes.inductor(device):
+        pytest.skip(reason)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -54,9 +53,7 @@ def test_every_rung_finds_the_same():
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_a_compiled_model_finds_the_same():
-    if shutil.which("g++") is None:
-        pytest.skip("no C++ compiler")
+def test_a_compiled_model_finds_the_same(inductor):
     (row,) = climb(*(rung for rung in RUNGS if rung.name == "compile"))
     assert row.ok == "yes"
 

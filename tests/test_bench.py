@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import sys
 import time
 
@@ -292,8 +291,7 @@ def test_a_model_that_cannot_be_compiled_gives_a_reason():
 
 
 @pytest.mark.long
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
-def test_a_model_that_can_be_compiled_is(cnn):
+def test_a_model_that_can_be_compiled_is(cnn, inductor):
     found = measure(subject(cnn), 0.5, ("compile",))
     compiling = outcome(found, "compile")
     assert compiling.verdict in (FASTER, NOTHING, SLOWER, UNCLEAR)

@@ -72,7 +72,8 @@ SLOW = {"ResNet-18", "ResNet-50", "ViT-B/16", "ConvNeXt-Tiny"}
 
 def marks(*sides):
     """Compiling takes its time."""
-    return [pytest.mark.long, pytest.mark.filterwarnings("ignore")] * any(side in (op_inside, op_outside) for side in sides)
+    compiled = [pytest.mark.long, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("inductor")]
+    return compiled * any(side in (op_inside, op_outside) for side in sides)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_the_error_of_every_entry_is_within_its_tolerance(entry):
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_one_graph_of_rows_and_model_finds_the_same_in_its_precision():
+def test_one_graph_of_rows_and_model_finds_the_same_in_its_precision(inductor):
     pytest.importorskip("efficientnet_lite_pytorch")
     entry = next(entry for entry in ENTRIES if entry.name == "op_compiled_bfloat16").tiny()
     reference = run.expected(replace(entry.reference, process=None), replace(entry.setup, precision="float32"))

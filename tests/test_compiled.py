@@ -67,7 +67,7 @@ def sizes_seen(model):
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # whatever PyTorch's compiler says of itself
-def test_a_compiled_model_gives_the_same_answers(cnn, pictures, device):
+def test_a_compiled_model_gives_the_same_answers(cnn, pictures, device, inductor):
     """By PyTorch's own compiler, with the rounding of fused layers."""
     model, tolerance = cnn.to(device), 1e-5 if device.type == "cpu" else 1e-3  # convolutions in TF32
     expected = explainer(model, compile=False).explain(pictures(5))

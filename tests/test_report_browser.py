@@ -10,6 +10,7 @@ import re
 
 import browser
 import numpy as np
+import probes
 import pytest
 from PIL import Image
 from test_report import HALVES, PHOTOS, explained, failed, pixels, show
@@ -17,11 +18,7 @@ from test_report import HALVES, PHOTOS, explained, failed, pixels, show
 from gpulime.report import diff_page, overlay, page
 from gpulime.runs import diff, store
 
-PATH = browser.find()
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(PATH is None, reason=f"no browser is installed; any of {', '.join(browser.NAMES)} will do"),
-]
+pytestmark = pytest.mark.long
 
 GRAY = np.full((96, 96, 3), 128, np.uint8)
 MINUS = "\N{MINUS SIGN}"
@@ -41,7 +38,9 @@ ON_A_PAGE = 4
 
 @pytest.fixture(scope="module")
 def chromium():
-    with browser.Browser(PATH) as one:
+    if reason := probes.chromium():
+        pytest.skip(reason)
+    with browser.Browser(browser.find()) as one:
         yield one
 
 

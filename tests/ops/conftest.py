@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-
 import host as shim
+import probes
 import pytest
 import torch
 
@@ -24,13 +23,13 @@ def poisoned(*shape, dtype, device):
 @pytest.fixture
 def host(monkeypatch):
     """Kernels run on the CPU, compiled by g++ with the shim; outputs come poisoned."""
-    return _replaced(monkeypatch, shim.Library)
+    return _replaced(monkeypatch, shim.Library, ())
 
 
 @pytest.fixture
 def sanitized(monkeypatch):
     """As `host`, each launch in a program of its own under sanitizers."""
-    return _replaced(monkeypatch, shim.Program)
+    return _replaced(monkeypatch, shim.Program, shim.SANITIZE)
 
 
 @pytest.fixture
@@ -40,9 +39,9 @@ def kernels():
         pytest.skip("kernels cannot run here: gpulime doctor says why")
 
 
-def _replaced(monkeypatch, kind):
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++")
+def _replaced(monkeypatch, kind, flags):
+    if reason := probes.gpp(*flags):
+        pytest.skip(reason)
     monkeypatch.setattr(source, "compiled", lambda wanted, device: kind(wanted))
     monkeypatch.setattr(source, "available", lambda device: True)
     monkeypatch.setattr(devices, "empty", poisoned)
