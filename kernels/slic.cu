@@ -68,6 +68,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
         for (int i = (int)threadIdx.x; i < count; i += 32 * WARPS) {
             const float* centre = centres + (start + i) * POINT;
             windows[i] = {inside(centre[0], reach_y, h), inside(centre[1], reach_x, w)};
+#pragma unroll 8
             for (int c = 0; c < POINT; ++c) points[i][c] = centre[c];
         }
         __syncthreads();
