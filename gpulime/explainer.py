@@ -21,7 +21,7 @@ from gpulime.preparation import Preparation
 from gpulime.queue import MASK_ENTRIES, Flight, Queue
 from gpulime.segments import Segmenter, kept_ids
 from gpulime.segments import resolve as resolve_segments
-from gpulime.surrogate import Distance, Kernel, Moments, Settings, Surrogate, proximity
+from gpulime.surrogate import Distance, Kernel, Moments, Samples, Settings, Surrogate, proximity, solved
 
 GRAM_ENTRIES = 2**24  # entries of Gram matrices at once, to bound memory
 LARGEST = 1e30  # outputs beyond count as infinite: results are kept in float32, and a fit adds outputs up
@@ -272,6 +272,8 @@ class Explainer:
             coefficients=fit("coefficients"),
             intercepts=fit("intercepts"),
             scores=fit("scores"),
+            scores_loo=fit("scores_loo"),
+            spreads=fit("spreads"),
             local_predictions=fit("local_predictions"),
             labels=flight.labels,
             predictions=flight.outputs[:, 0].clone(),
@@ -286,8 +288,10 @@ class Explainer:
 
     def _fit(self, flight: Flight, drawn: Tensor | None, outputs: Tensor, index: Tensor) -> Surrogate:
         counts, k = flight.parts.counts[index], flight.parts.ids.shape[1]
-        moments = Moments(counts, k, outputs[index, 0])
-        for rows in torch.arange(self.n_samples, device=index.device).split(max(1, MASK_ENTRIES // (k * len(index)))):
+
+        def samples(rows: Tensor) -> Samples:
             masks = self.draw(flight, index[:, None], rows) if drawn is None else drawn[index[:, None], rows]
-            moments.add(masks, outputs[index[:, None], rows], proximity(masks, counts, self.settings))
-        return moments.solve(self.settings)
+            return masks, outputs[index[:, None], rows], proximity(masks, counts, self.settings)
+
+        pieces = torch.arange(self.n_samples, device=index.device).split(max(1, MASK_ENTRIES // (k * len(index))))
+        return solved(Moments(counts, k, outputs[index, 0]), pieces, samples, self.settings)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = 1
-LATER = ("predicted", "predicted_probs")  # fields that files of earlier versions lack
+LATER = ("predicted", "predicted_probs", "scores_loo", "spreads")  # fields that files of earlier versions lack
 WHOLE = (
     "labels",
     "predicted",
@@ -106,7 +106,13 @@ class Explanations(_Shown):
     predicted_probs : (n,) float32, that output; NaN if not known
     local_predictions : (n, l) float64, the linear model's
     intercepts : (n, l) float64
-    scores : (n, l) float64, weighted R2 of the linear model; NaN where the output is constant or not finite
+    scores : (n, l) float64, weighted R2 of the linear model on the samples it was fitted to, as lime's; NaN where the output is
+        constant or not finite
+    scores_loo : (n, l) float64, weighted leave-one-out R2: each sample is predicted by the model fitted to all others. 1 is
+        exact, 0 no better than the mean, below 0 worse. ``1 - sum(w (y - y_left_out)**2) / sum(w (y - mean)**2)``, with the
+        weighted mean of all samples. NaN where ``scores`` is, and if a sample fixes a coefficient alone, as with a kernel so
+        narrow that the whole image has all the weight
+    spreads : (n, l) float64, weighted standard deviation of the output over the masked samples; NaN if none has any weight
     segments : (n, h, w) int32, the segment of each pixel; the image's count for pixels that are never hidden (``keep``)
     counts : (n,) int64, segments of each image
     segment_ids : (n, k) int64, what the segmenter called each segment; -1 beyond an image's count
@@ -123,6 +129,8 @@ class Explanations(_Shown):
     local_predictions: Tensor
     intercepts: Tensor
     scores: Tensor
+    scores_loo: Tensor
+    spreads: Tensor
     segments: Tensor
     counts: Tensor
     segment_ids: Tensor
@@ -274,8 +282,9 @@ def _tensor_names() -> list[str]:
 
 def _unknown(labels: Tensor) -> dict[str, Tensor]:
     """The fields `LATER` of labels (n, l) from a file that lacks them."""
-    n = len(labels)
-    return {"predicted": torch.full((n,), -1), "predicted_probs": torch.full((n,), torch.nan)}
+    n, nan = len(labels), torch.full(labels.shape, torch.nan, dtype=torch.float64)
+    of_images = {"predicted": torch.full((n,), -1), "predicted_probs": torch.full((n,), torch.nan)}
+    return of_images | {"scores_loo": nan, "spreads": nan.clone()}
 
 
 def _plain(names: Names | None) -> list[str] | dict[str, str] | None:
@@ -309,6 +318,7 @@ class ImageExplanation:
     top_labels : list of int, the labels explained, most probable first
     local_exp : dict, label -> list of (segment id, coefficient), strongest first
     intercept, scores, local_preds, predictions : dict, label -> float
+    scores_loo : dict, label -> float, the leave-one-out R2 beside lime's ``scores``
     score, local_pred : those of the first label, as lime keeps them
     class_names : sequence of str or mapping of int to str, or None if they are not known
     """
@@ -321,6 +331,7 @@ class ImageExplanation:
         self.local_exp: dict[int, list[tuple[int, float]]] = {}
         self.intercept: dict[int, float] = {}
         self.scores: dict[int, float] = {}
+        self.scores_loo: dict[int, float] = {}
         self.local_preds: dict[int, Any] = {}
         self.predictions: dict[int, float] = {}
         self.score: float | None = None
@@ -340,9 +351,9 @@ class ImageExplanation:
             order = np.argsort(-np.abs(weights), kind="stable")
             used = order[weights[order] != 0] if weights.any() else order  # those not selected have 0
             one.local_exp[label] = [(int(ids[j]), float(weights[j])) for j in used]
-        one.intercept, one.scores, one.local_preds, one.predictions = (
+        one.intercept, one.scores, one.scores_loo, one.local_preds, one.predictions = (
             dict(zip(explained, row[name].astype(float).tolist(), strict=True))
-            for name in ("intercepts", "scores", "local_predictions", "predictions")
+            for name in ("intercepts", "scores", "scores_loo", "local_predictions", "predictions")
         )
         first = explained[0]
         one.score, one.local_pred = one.scores[first], one.local_preds[first]

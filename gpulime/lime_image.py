@@ -281,21 +281,19 @@ class LimeImageExplainer:
         masks = torch.from_numpy(one.masks.astype(bool))[None].to(outputs.device)
         with exact(outputs.device):
             moments = surrogate.Moments(flight.parts.counts, masks.shape[2], outputs[:, 0])
-            moments.add(masks, outputs, torch.from_numpy(weights)[None].to(outputs.device))
-            fitted = moments.solve(call.settings)
+            samples = masks, outputs, torch.from_numpy(weights)[None].to(outputs.device)
+            fitted = surrogate.solved(moments, [...], lambda _: samples, call.settings)
 
         explanation = ImageExplanation(one.image, one.segments)
         if call.top_labels:
             explanation.top_labels = one.labels
         ids = np.unique(one.segments)
-        columns = [
-            tensor[0].cpu().numpy()
-            for tensor in (fitted.coefficients, fitted.ranks, fitted.intercepts, fitted.scores, fitted.local_predictions)
-        ]
+        names = ("coefficients", "ranks", "intercepts", "scores", "scores_loo", "local_predictions")
+        columns = [getattr(fitted, name)[0].cpu().numpy() for name in names]
         # Of `score` and `local_pred` the last label's is left: with top_labels that of the most probable.
         labels = list(enumerate(one.labels))
         for j, label in reversed(labels) if call.top_labels else labels:
-            coefficients, ranks, intercept, score, local = (column[j] for column in columns)
+            coefficients, ranks, intercept, score, score_loo, local = (column[j] for column in columns)
             used = np.argsort(np.where(ranks < 0, ranks.max() + 1, ranks), kind="stable")[: (ranks >= 0).sum()]
             y = outputs[0, :, j].cpu().numpy()
             values = coefficients[used]
@@ -305,12 +303,13 @@ class LimeImageExplainer:
             if call.model_regressor is not None:
                 regressor, data = call.model_regressor, one.masks[:, used]
                 regressor.fit(data, y, sample_weight=weights)
-                score = regressor.score(data, y, sample_weight=weights)
+                score, score_loo = regressor.score(data, y, sample_weight=weights), np.nan
                 values, intercept, local_pred = regressor.coef_, regressor.intercept_, regressor.predict(data[:1])
             order = np.argsort(-np.abs(values), kind="stable")
             explanation.intercept[label] = intercept
             explanation.local_exp[label] = [(ids[used[i]], values[i]) for i in order]
             explanation.scores[label] = explanation.score = score
+            explanation.scores_loo[label] = float(score_loo)
             explanation.local_preds[label] = explanation.local_pred = local_pred
             explanation.predictions[label] = y[0]
             if self.verbose:

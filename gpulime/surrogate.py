@@ -12,19 +12,23 @@ Efroymson, "Multiple regression analysis", 1960 (forward selection by sweeping).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from gpulime import device as devices
 from gpulime.errors import check, unknown, whole
+from gpulime.leave_one_out import LeaveOneOut
+
+T = TypeVar("T")
 
 Distance = str | Callable[[Tensor], Any]
 Kernel = str | Callable[[Tensor, float], Any]
+Samples = tuple[Tensor, Tensor, Tensor]  # masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64
 
 # Between a binary row with `on` of k ones and the row of all ones.
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -57,6 +61,9 @@ class Surrogate:
     coefficients : (n, l, k), 0 for segments that were not selected and beyond an image's count
     intercepts : (n, l)
     scores : (n, l) weighted R2; NaN where the output is constant, for then it is undefined
+    scores_loo : (n, l) weighted leave-one-out R2: R2 of the predictions of each sample by the model fitted to all others; NaN
+        where ``scores`` is, and if a sample fixes a coefficient alone
+    spreads : (n, l) weighted standard deviation of the output over the masked samples; NaN if all of these have weight 0
     local_predictions : (n, l), the linear model's answer for the whole image
     ranks : (n, l, k) int64, the order in which the segments were selected, from 0; -1 for those that were not
     """
@@ -64,6 +71,8 @@ class Surrogate:
     coefficients: Tensor
     intercepts: Tensor
     scores: Tensor
+    scores_loo: Tensor
+    spreads: Tensor
     local_predictions: Tensor
     ranks: Tensor
 
@@ -157,7 +166,7 @@ def _checked(name: str, value: Any, shape: tuple[int, ...], device: torch.device
 
 
 class Moments:
-    """Weighted sums over samples from which every fit follows; add pieces in any sizes, then `solve`.
+    """Weighted sums over samples from which every fit follows; add pieces in any sizes, then `solve`; `solved` does both.
 
     Outputs and masks are taken relative to row 0's, which often outweighs all others: its own part in the sums is then 0, and
     no digits are lost to it.
@@ -207,24 +216,58 @@ class Moments:
         spread = (self.yy - self.y**2 / self.weight).squeeze(-1).clamp(min=0)
         return gram, cross, spread
 
-    def solve(self, settings: Settings) -> Surrogate:
+    def solve(self, settings: Settings) -> tuple[Surrogate, LeaveOneOut, Tensor]:
         """Fit the weighted ridge with an intercept that is not penalised, after selecting segments.
 
         The optimum is ``beta = (X'WX + alpha I)^-1 X'Wy`` of centred data. Where the system is singular, as with ``alpha=0``
         and fewer samples than segments, the answer is the one of least norm.
+
+        Returns
+        -------
+        The models, whose ``scores_loo`` are still NaN; their leave-one-out errors, to which the samples are to be added again;
+        and the weighted sum of squares (n, l) that both scores compare with, NaN where the output is constant.
         """
         if callable(settings.kernel):
             check(bool((self.weight > 0).all()), "kernel must return a weight above 0 for some samples; got 0 for all")
         gram, cross, spread = self.centre()
         ranks = select(gram, cross, self.counts, self.samples, settings)
         chosen = (ranks[:, :1] >= 0).expand_as(ranks) if ranks.stride(1) == 0 else ranks >= 0
-        beta = ridge(gram, cross, chosen, settings.alpha)
-        mean_x, mean_y = (self.x / self.weight).squeeze(-1), (self.y / self.weight).squeeze(-1)
-        intercepts = self.origin + mean_y - (beta * (mean_x + 1)[:, None]).sum(-1)
+        beta, root = ridge(gram, cross, chosen, settings.alpha)
+        mean, mean_y = (self.x / self.weight + 1).mT, (self.y / self.weight).squeeze(-1)
+        intercepts = self.origin + mean_y - (beta * mean).sum(-1)
         residual = spread - 2 * (beta * cross).sum(-1) + ((beta @ gram) * beta).sum(-1)
         constant = spread <= self.others * (CONSTANT * self.rounding * self.origin).square()
-        scores = torch.where(constant, torch.nan, 1 - residual / spread)
-        return Surrogate(beta, intercepts, scores, intercepts + beta.sum(-1), ranks)
+        total = spread.masked_fill(constant, torch.nan)
+        fitted = Surrogate(
+            coefficients=beta,
+            intercepts=intercepts,
+            scores=1 - residual / total,
+            scores_loo=torch.full_like(total, torch.nan),
+            spreads=(spread / self.others).sqrt(),
+            local_predictions=intercepts + beta.sum(-1),
+            ranks=ranks,
+        )
+        return fitted, LeaveOneOut(self.weight, mean, root, beta, intercepts), total
+
+
+def solved(moments: Moments, rows: Sequence[T], samples: Callable[[T], Samples], settings: Settings) -> Surrogate:
+    """Fit linear models to samples that are given piece by piece: for the moments, and again for the leave-one-out errors.
+
+    Parameters
+    ----------
+    moments : Moments, still empty
+    rows : sequence, names the pieces, row 0's first
+    samples : callable, name of a piece -> its samples; called twice for each piece but the last
+    settings : Settings
+    """
+    for some in rows:
+        last = samples(some)
+        moments.add(*last)
+    fitted, left_out, total = moments.solve(settings)
+    left_out.add(*last)
+    for some in rows[:-1]:
+        left_out.add(*samples(some))
+    return replace(fitted, scores_loo=1 - left_out.press / total)
 
 
 def fit(masks: Tensor, outputs: Tensor, counts: Tensor | None = None, settings: Settings | None = None) -> Surrogate:
@@ -250,12 +293,11 @@ def fit(masks: Tensor, outputs: Tensor, counts: Tensor | None = None, settings: 
     )
     counts = torch.full((n,), k, device=masks.device) if counts is None else counts
     masks = masks & (torch.arange(k, device=masks.device) < counts[:, None])[:, None]
-    moments = Moments(counts, k, outputs[:, 0])
-    moments.add(masks, outputs, proximity(masks, counts, settings))
-    return moments.solve(settings)
+    weights = proximity(masks, counts, settings)
+    return solved(Moments(counts, k, outputs[:, 0]), [...], lambda _: (masks, outputs, weights), settings)
 
 
-def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> Tensor:
+def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Solve ``(G + alpha I) beta = c`` on the chosen segments of each label.
 
     Parameters
@@ -264,7 +306,9 @@ def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> Tensor:
 
     Returns
     -------
-    (n, l, k), exactly 0 where not chosen
+    beta : (n, l, k), exactly 0 where not chosen
+    root : (n, l, k, k), or (n, 1, k, k) if all labels have the same segments: ``root' root`` is the inverse of ``G + alpha I``,
+        0 where not chosen
     """
     _, l, k = cross.shape
     alike = l == 1 or chosen.stride(1) == 0  # expanded: all labels use the same segments and share one factorisation
@@ -277,14 +321,24 @@ def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> Tensor:
     right = right.mT[:, None] if alike else right[..., None]
     factor, info = torch.linalg.cholesky_ex(system)
     beta = torch.cholesky_solve(right, factor)
+    root = torch.linalg.solve_triangular(factor, eye, upper=False)
     if alpha < SURELY_REGULAR:
         singular = (info > 0) | (
             factor.diagonal(dim1=-2, dim2=-1).amin(-1) ** 2 < 1e-12 * gram.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None]
         )
         if bool(singular.any()):
             beta[singular] = torch.linalg.pinv(system[singular], hermitian=True, rtol=1e-12) @ right[singular]
+            root[singular] = _pinv_root(system[singular])
     beta = beta[:, 0].mT if alike else beta[..., 0]
-    return beta * chosen
+    return beta * chosen, root * groups[..., None, :]
+
+
+def _pinv_root(systems: Tensor) -> Tensor:
+    """Root of the pseudoinverse of (m, k, k): ``root' root`` is the pseudoinverse."""
+    values, vectors = torch.linalg.eigh(systems)
+    kept = values > 1e-12 * values.amax(-1, keepdim=True)
+    scale: Tensor = torch.where(kept, values, torch.inf).rsqrt()
+    return (vectors * scale[..., None, :]).mT
 
 
 def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: Settings) -> Tensor:
@@ -304,7 +358,7 @@ def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: 
         return column.expand(n, 1, k).masked_fill(~valid[:, :1], -1).expand(n, l, k)
     wanted = k if wanted is None else min(wanted, k)
     if method == "highest_weights":
-        size = ridge(gram, cross, valid, 0.01).abs().masked_fill(~valid, -1)
+        size = ridge(gram, cross, valid, 0.01)[0].abs().masked_fill(~valid, -1)
         order = size.argsort(dim=-1, descending=True, stable=True)
     elif method == "forward_selection":
         order = forward_selection(gram, cross, valid, wanted)

@@ -100,6 +100,16 @@ def r2(y, predicted, w):
     return 1 - (w * (y - predicted) ** 2).sum() / (w * (y - mean) ** 2).sum()
 
 
+def left_out(x, y, w, alpha):
+    """Each sample predicted by a model that is fitted to all others."""
+    predicted = np.zeros_like(y)
+    for i in range(len(y)):
+        others = np.arange(len(y)) != i
+        beta, intercept = ridge(x[others], y[others], w[others], alpha)
+        predicted[i] = intercept + x[i] @ beta
+    return predicted
+
+
 def forward_selection(x, y, w, wanted):
     """Refit without a penalty with every candidate added; keep the best, the first of equals."""
     used, root = [], np.sqrt(w)
@@ -131,6 +141,8 @@ def fit(masks, outputs, counts, alpha=1.0, kernel_width=0.25, num_features=None,
         "coefficients": np.zeros((n, l, k)),
         "intercepts": np.zeros((n, l)),
         "scores": np.zeros((n, l)),
+        "scores_loo": np.zeros((n, l)),
+        "spreads": np.zeros((n, l)),
         "local_predictions": np.zeros((n, l)),
         "ranks": np.full((n, l, k), -1),
     }
@@ -146,6 +158,8 @@ def fit(masks, outputs, counts, alpha=1.0, kernel_width=0.25, num_features=None,
         fitted["coefficients"][i, j, used] = beta
         fitted["intercepts"][i, j] = intercept
         fitted["scores"][i, j] = r2(y, intercept + x[:, used] @ beta, w)
+        fitted["scores_loo"][i, j] = r2(y, left_out(x[:, used], y, w, alpha), w)
+        fitted["spreads"][i, j] = np.sqrt((w * (y - np.average(y, weights=w)) ** 2).sum() / w[1:].sum())
         fitted["local_predictions"][i, j] = intercept + x[0, used] @ beta
         fitted["ranks"][i, j, used] = range(len(used))
     return fitted

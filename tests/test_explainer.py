@@ -302,6 +302,7 @@ def test_memory_does_not_grow_with_the_samples(monkeypatch, counted):
     assert max(rows) == 256
     assert max(masks.numel() for masks in drawn) <= entries
     assert_near(actual.coefficients, expected.coefficients, 1e-9)
+    assert_near(actual.scores_loo, expected.scores_loo, 1e-9)
     mass = images.unfold(2, 2, 2).unfold(3, 2, 2).sum((-1, -2)).view(2, 1, 16) / 64  # the model is linear in the segments
     assert_near(actual.coefficients, mass * torch.tensor([2.0, 1.0])[:, None], 1e-5)
 
@@ -353,7 +354,7 @@ def test_labels_that_are_given(labels, cnn, pictures):
     explanations = explain(cnn, pictures(), labels)
     wanted = torch.as_tensor(labels).long().view(4, -1)
     assert torch.equal(explanations.labels, wanted)
-    for name in ("predictions", "scores", "intercepts", "local_predictions"):
+    for name in ("predictions", "scores", "scores_loo", "spreads", "intercepts", "local_predictions"):
         assert_near(getattr(explanations, name), getattr(everything, name).gather(1, wanted), 1e-9)
     where = wanted[..., None].expand(-1, -1, 12)
     assert_near(explanations.coefficients, everything.coefficients.gather(1, where), 1e-9)
@@ -484,7 +485,7 @@ def test_outputs_that_are_not_finite_stay_with_their_image(fit, rows, value, cnn
     with pytest.warns(UserWarning, match=message):
         actual = explain(model, images, **settings)
     assert actual.non_finite.tolist() == [0, 0, len(rows), 0]
-    fitted = ("coefficients", "scores", "intercepts", "local_predictions")
+    fitted = ("coefficients", "scores", "scores_loo", "spreads", "intercepts", "local_predictions")
     assert all(getattr(actual, name)[2].isnan().all() for name in fitted)
     rest = [0, 1, 3]
     for name in (*fitted, "predictions", "labels"):

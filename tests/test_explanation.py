@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def explanations(n=N, l=L, k=K, c=C, seed=0):
     segments = torch.arange(H * W).view(1, H, W) % counts[:, None, None]
     beyond = torch.arange(k) >= counts[:, None]
     coefficients = torch.randn(n, l, k, generator=random, dtype=torch.float64).masked_fill(beyond[:, None], 0)
-    numbers = torch.randn(3, n, l, generator=random, dtype=torch.float64)
+    numbers = torch.randn(5, n, l, generator=random, dtype=torch.float64)
     return Explanations(
         coefficients=coefficients,
         labels=torch.tensor([281, 285, 287, 999])[:l].expand(n, l),
@@ -36,6 +37,8 @@ def explanations(n=N, l=L, k=K, c=C, seed=0):
         local_predictions=numbers[0],
         intercepts=numbers[1],
         scores=numbers[2],
+        scores_loo=numbers[3],
+        spreads=numbers[4],
         segments=segments.int(),
         counts=counts,
         segment_ids=(10 + 3 * torch.arange(k)).expand(n, k).masked_fill(beyond, -1),
@@ -89,6 +92,17 @@ def test_one_image_is_told_in_a_line():
     assert repr(batch[1]) == str(batch[1]) == f"{line}{batch.scores[1, 0]:.2f})"
     empty = ImageExplanation(np.zeros((4, 5, 3)), np.zeros((4, 5), int))
     assert repr(empty) == "ImageExplanation(no label; 1 segments, 4 x 5 pixels)"
+
+
+def test_a_file_of_an_earlier_version_has_no_later_scores(tmp_path):
+    loaded = Explanations.load(saved(tmp_path, scores_loo=None, spreads=None))
+    assert loaded.scores_loo.isnan().all()
+    assert loaded.spreads.isnan().all()
+    assert_equal(
+        replace(loaded, scores_loo=loaded.scores, spreads=loaded.scores),
+        replace(batch := explanations(), scores_loo=batch.scores, spreads=batch.scores),
+    )
+    assert np.isnan(list(loaded[0].scores_loo.values())).all()
 
 
 class Bomb:

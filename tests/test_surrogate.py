@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from math import comb
 
 import numpy as np
 import pytest
+import slow
 import torch
 from sklearn.linear_model import Ridge
-from sklearn.metrics import pairwise_distances
+from sklearn.metrics import pairwise_distances, r2_score
 
 from gpulime.errors import GpulimeError
-from gpulime.surrogate import DISTANCES, KERNELS, SELECTIONS, Moments, Settings, fit, proximity
+from gpulime.surrogate import DISTANCES, KERNELS, SELECTIONS, Moments, Settings, fit, proximity, solved
 
 COUNTS = [17, 1, 6]
 
@@ -129,6 +131,8 @@ def test_a_constant_model_gives_zeros_and_no_score(method, alpha, value):
     fitted = fit(masks, torch.full_like(outputs, value), counts, settings)
     assert not fitted.coefficients.any()
     assert fitted.scores.isnan().all()
+    assert fitted.scores_loo.isnan().all()
+    assert not fitted.spreads.any()
     assert (fitted.intercepts == value).all()
     assert (fitted.local_predictions == value).all()
 
@@ -141,13 +145,18 @@ def test_rounding_of_a_constant_is_no_signal():
 
 
 def test_a_kernel_that_leaves_nearly_nothing_is_no_constant():
-    """Outputs change, by however little weight; only a constant has no score, whoever is in its batch."""
+    """Outputs change, by however little weight; only a constant has no score, whoever is in its batch.
+
+    The whole image, which has all the weight, cannot be predicted by the masks: there is no leave-one-out score.
+    """
     masks, outputs, counts = samples()
     weights = torch.full(masks.shape[:2], 1e-60, dtype=torch.float64)
     weights[:, 0] = 1
     everything = [slice(None)]
-    scores = moments(masks, outputs, weights, counts, everything).scores
-    assert_near(scores, torch.zeros_like(scores), 1e-12)
+    fitted = moments(masks, outputs, weights, counts, everything)
+    assert_near(fitted.scores, torch.zeros_like(fitted.scores), 1e-12)
+    assert fitted.scores_loo.isnan().all()
+    assert_near(fitted.spreads, (outputs[:, 1:] - outputs[:, :1]).square().mean(1).sqrt(), 1e-12)
     assert moments(masks, torch.ones_like(outputs), weights, counts, everything).scores.isnan().all()
 
 
@@ -161,10 +170,10 @@ def test_permuting_segments_permutes_coefficients(method):
 
 
 def moments(masks, outputs, weights, counts, pieces):
-    gathered = Moments(counts, masks.shape[2], outputs[:, 0])
-    for piece in pieces:
-        gathered.add(masks[:, piece], outputs[:, piece], weights[:, piece])
-    return gathered.solve(Settings())
+    def part(piece):
+        return masks[:, piece], outputs[:, piece], weights[:, piece]
+
+    return solved(Moments(counts, masks.shape[2], outputs[:, 0]), pieces, part, Settings())
 
 
 def assert_same_fit(actual, expected, tolerance=1e-13):
@@ -187,7 +196,9 @@ def test_a_duplicated_sample_equals_a_doubled_weight():
     doubled = weights.clone()
     doubled[:, twice] *= 2
     duplicated = moments(masks, outputs, weights, counts, [everything, twice])
-    assert_same_fit(duplicated, moments(masks, outputs, doubled, counts, [everything]))
+    expected = moments(masks, outputs, doubled, counts, [everything])
+    assert_same_fit(replace(duplicated, scores_loo=expected.scores_loo), expected)  # one of two stays when it is left out
+    assert (duplicated.scores_loo > expected.scores_loo).all()
     assert not torch.allclose(duplicated.coefficients, fit(masks, outputs, counts).coefficients, rtol=1e-4)
 
 
@@ -202,6 +213,59 @@ def test_a_singular_system_gives_the_answer_of_least_norm(twins):
         centred, root = x - np.average(x, axis=0, weights=w), np.sqrt(w)
         expected = np.linalg.lstsq(centred * root[:, None], (y - np.average(y, weights=w)) * root, rcond=1e-9)[0]
         assert_near(fitted.coefficients[i, j, : counts[i]], expected, 1e-10)
+        design = np.column_stack([np.ones(len(x)), x])
+        rest = ~np.eye(len(x), dtype=bool)
+        left_out = [
+            design[r] @ np.linalg.lstsq(design[rest[r]] * root[rest[r], None], y[rest[r]] * root[rest[r]], rcond=1e-9)[0]
+            for r in range(len(x))
+        ]
+        assert fitted.scores_loo[i, j] == pytest.approx(r2_score(y, left_out, sample_weight=w), abs=1e-9)
+
+
+@pytest.mark.parametrize("s", [8, 20, 40])
+@pytest.mark.parametrize("settings", [{}, {"alpha": 1e-3}, {"num_features": 4}, {"kernel_width": 0.05}], ids=str)
+def test_the_leave_one_out_score_is_that_of_fits_without_each_sample(settings, s):
+    """R2 of their predictions, with fewer samples than segments too, and if the whole image outweighs the masks."""
+    masks, outputs, counts = samples([17, 2, 6], s)
+    settings = Settings(**settings)
+    fitted = fit(masks, outputs, counts, settings)
+    weights = proximity(masks, counts, settings).numpy()
+    for i, j in itertools.product(range(3), range(2)):
+        used = (fitted.ranks[i, j] >= 0).numpy()
+        x, y, w = masks[i][:, used].double().numpy(), outputs[i, :, j].numpy(), weights[i]
+        expected = r2_score(y, slow.left_out(x, y, w, settings.alpha), sample_weight=w)
+        assert float(fitted.scores_loo[i, j]) == pytest.approx(expected, rel=1e-7, abs=1e-9)
+
+
+def test_with_fewer_samples_the_score_rises_and_the_leave_one_out_score_falls():
+    """docs/scores.md: the model answers with noise in part, and 55 coefficients follow the noise of few samples."""
+    masks, outputs, counts = samples([55] * 8, 1000, 1)
+    found = [fit(masks[:, :s], outputs[:, :s], counts) for s in (1000, 200, 100, 20)]
+    scores, left_out = (torch.stack([getattr(one, name).mean() for one in found]) for name in ("scores", "scores_loo"))
+    assert (scores[1:] > scores[:-1]).all()
+    assert (left_out[1:] < left_out[:-1]).all()
+    assert scores[-1] > 0.9
+    assert left_out[-1] < 0.1
+    assert scores[0] - left_out[0] < 0.05
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_a_sample_that_fixes_a_coefficient_alone_leaves_the_score_undefined(alpha):
+    masks, outputs, _ = samples([4], l=1)
+    masks[0, :, 1] = True
+    masks[0, 7, 1] = False
+    fitted = fit(masks, outputs, settings=Settings(alpha=alpha))
+    assert bool(fitted.scores_loo.isnan()) == (alpha == 0)
+    assert fitted.scores.isfinite().all()
+
+
+def test_masks_without_weight_have_no_spread():
+    masks, outputs, counts = samples()
+    weights = torch.zeros(masks.shape[:2], dtype=torch.float64)
+    weights[:, 0] = 1
+    fitted = moments(masks, outputs, weights, counts, [slice(None)])
+    for values in (fitted.scores, fitted.scores_loo, fitted.spreads):
+        assert values.isnan().all()
 
 
 @pytest.mark.parametrize("alpha", [1e-9, 1e-15, 1e-18, 1e-100])

@@ -130,7 +130,13 @@ class Side:
                 waiting.extend(group[0])
                 yield group[1]
 
-        recorder = Recorder(explainer.n_samples, explainer.seed, "", describe(explainer.segmenter, self.device))
+        recorder = Recorder(
+            explainer.n_samples,
+            explainer.seed,
+            "",
+            describe(explainer.segmenter, self.device),
+            explainer.predictor.activation,
+        )
         for kept in fetched(explainer.stream(feed(), clock.forwards_seen), AHEAD[self.device.type]):
             for i in range(len(kept)):
                 recorder.row(Finished(waiting.popleft(), kept, i))

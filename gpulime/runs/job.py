@@ -266,7 +266,13 @@ def _rows(
         assert batch is not None  # it could be read
         return batch
 
-    recorder = Recorder(job.explainer.n_samples, job.explainer.seed, job.terms.config_hash, job.terms.fixed["segmenter"])
+    recorder = Recorder(
+        job.explainer.n_samples,
+        job.explainer.seed,
+        job.terms.config_hash,
+        job.terms.fixed["segmenter"],
+        job.explainer.predictor.activation,
+    )
     suspects = {item.image_id for [item] in left.passes[1:]}
     isolation = Isolation(job.explainer, alone, after_model_batch, proven, suspects)
     for items in left.passes:

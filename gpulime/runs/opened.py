@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gpulime.errors import GpulimeError, about, check, nearest
 from gpulime.explanation import Explanations, ImageExplanation
@@ -142,7 +143,6 @@ def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[st
         picture = np.full((*segments.shape, 3), GRAY, np.uint8)
     coefficients = torch.tensor(row["coef"], dtype=torch.float64)
     intercepts = torch.tensor(row["intercept"], dtype=torch.float64)
-    scores = [np.nan if score is None else score for score in row["r2"]]
     k = row["n_segments"]
     return Explanations(
         coefficients=coefficients[None],
@@ -152,7 +152,9 @@ def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[st
         predicted_probs=torch.tensor([np.nan if row["predicted_prob"] is None else row["predicted_prob"]]),
         local_predictions=(intercepts + coefficients.sum(1))[None],  # where all segments are shown
         intercepts=intercepts[None],
-        scores=torch.tensor(scores, dtype=torch.float64)[None],
+        scores=_numbers(row, "r2"),
+        scores_loo=_numbers(row, "r2_loo"),
+        spreads=_numbers(row, "spread"),
         segments=torch.from_numpy(segments)[None],
         counts=torch.tensor([k]),
         segment_ids=torch.arange(k)[None],
@@ -160,3 +162,9 @@ def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[st
         images=torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None],
         class_names=class_names,
     )
+
+
+def _numbers(row: Mapping[str, Any], name: str) -> Tensor:
+    """A number for each label, (1, l) float64; NaN for null, and in rows of versions without the column."""
+    values = row[name] or [None] * len(row["labels"])
+    return torch.tensor([np.nan if value is None else value for value in values], dtype=torch.float64)[None]

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gpulime.runs import row
+from gpulime.predict import Activation
+from gpulime.runs import notes, row
 from gpulime.runs.isolation import Finished, Outcome
 from gpulime.runs.loader import Read
 
@@ -20,12 +21,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Recorder:
-    """Makes the rows of one run, which share ``n_samples``, ``seed``, ``config_hash`` and, but for masks, ``segmenter``."""
+    """Makes the rows of one run.
+
+    They share ``n_samples``, ``seed``, ``config_hash``, ``activation`` and, but for masks, ``segmenter``.
+    """
 
     n_samples: int
     seed: int
     config_hash: str
     segmenter: str
+    activation: Activation
 
     def row(self, outcome: Outcome) -> Row:
         """The row of an image that is explained, or of one that could not be; without a finite output none is explained."""
@@ -50,8 +55,13 @@ class Recorder:
             each = values[i].tolist()
             return [each[j] for j in once]
 
-        scores = [None if math.isnan(score) else score for score in of(batch.scores)]
+        def known(values: Tensor) -> list[Any]:
+            return [None if math.isnan(value) else value for value in of(values)]
+
+        scores, spreads, predictions = known(batch.scores), of(batch.spreads), of(batch.predictions)
+        is_probability = self.activation in ("softmax", "sigmoid")
         constant = [str(labels[j]) for j, score in zip(once, scores, strict=True) if score is None]
+        why = "the kernel gives every mask a weight of 0" if math.isnan(spreads[0]) else "their output is the same for all samples"
         return {
             **self._common(finished.read),
             "status": "ok",
@@ -63,11 +73,14 @@ class Recorder:
             "segmenter": finished.read.segmenter or self.segmenter,
             **_prediction(int(batch.predicted[i]), float(batch.predicted_probs[i])),
             "labels": of(batch.labels),
-            "pred_probs": of(batch.predictions),
+            "pred_probs": predictions,
             "coef": of(batch.coefficients[..., :count]),
             "intercept": of(batch.intercepts),
             "r2": scores,
-            "error": f"no r2 for classes {', '.join(constant)}: their output is the same for all samples" if constant else None,
+            "r2_loo": known(batch.scores_loo),
+            "spread": known(batch.spreads),
+            "note": [notes.note(*one, is_probability) for one in zip(spreads, predictions, strict=True)],
+            "error": f"no r2 for classes {', '.join(constant)}: {why}" if constant else None,
         }
 
     def _error(self, read: Read) -> Row:

@@ -58,7 +58,7 @@ def test_it_is_what_the_explainer_gave(tmp_path, cnn, pictures):
     found = open_run(tmp_path / "run").explanations(["0", "1", "2"])
     for name in ("labels", "segments", "counts", "segment_ids", "non_finite"):
         torch.testing.assert_close(getattr(found, name), getattr(wanted, name), check_dtype=False)
-    for name in ("coefficients", "predictions", "local_predictions", "intercepts", "scores"):
+    for name in ("coefficients", "predictions", "local_predictions", "intercepts", "scores", "scores_loo", "spreads"):
         torch.testing.assert_close(getattr(found, name), getattr(wanted, name), atol=1e-6, rtol=1e-5)
     assert found[1].get_image_and_mask(found[1].top_labels[0])[1].any()
 
