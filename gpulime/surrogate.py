@@ -337,8 +337,8 @@ def _pinv_root(systems: Tensor) -> Tensor:
     """Root of the pseudoinverse of (m, k, k): ``root' root`` is the pseudoinverse."""
     values, vectors = torch.linalg.eigh(systems)
     kept = values > 1e-12 * values.amax(-1, keepdim=True)
-    scale: Tensor = torch.where(kept, values, torch.inf).rsqrt()
-    return (vectors * scale[..., None, :]).mT
+    root: Tensor = (vectors * torch.where(kept, values, torch.inf).rsqrt()[..., None, :]).mT
+    return root
 
 
 def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: Settings) -> Tensor:

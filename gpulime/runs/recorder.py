@@ -61,7 +61,8 @@ class Recorder:
         scores, spreads, predictions = known(batch.scores), of(batch.spreads), of(batch.predictions)
         is_probability = self.activation in ("softmax", "sigmoid")
         constant = [str(labels[j]) for j, score in zip(once, scores, strict=True) if score is None]
-        why = "the kernel gives every mask a weight of 0" if math.isnan(spreads[0]) else "their output is the same for all samples"
+        unweighted = math.isnan(spreads[0])
+        why = "the kernel gives every mask a weight of 0" if unweighted else "their output is the same for all samples"
         return {
             **self._common(finished.read),
             "status": "ok",
