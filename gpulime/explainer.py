@@ -19,7 +19,7 @@ from gpulime.ops.masked_images import masked_images
 from gpulime.predict import Activation, Model, Predictor
 from gpulime.preparation import Preparation
 from gpulime.queue import MASK_ENTRIES, Flight, Queue
-from gpulime.segments import Segmenter, kept_ids
+from gpulime.segments import Segmenter
 from gpulime.segments import resolve as resolve_segments
 from gpulime.surrogate import Distance, Kernel, Moments, Samples, Settings, Surrogate, proximity, solved
 
@@ -175,9 +175,7 @@ class Explainer:
         GpulimeError
             If an argument is not what it must be, or the model's output is not (b, classes).
         """
-        explanations = Explanations.cat(
-            list(self._explained(Batch(images, labels, segments, keys, extra=extra, keep=kept_ids(keep))))
-        )
+        explanations = Explanations.cat(list(self._explained(Batch(images, labels, segments, keys, extra=extra, keep=keep))))
         for i in explanations.non_finite.nonzero().flatten().tolist():
             count = int(explanations.non_finite[i])
             warnings.warn(

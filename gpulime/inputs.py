@@ -35,7 +35,7 @@ class Batch:
         Explain the classes with the highest output too, before ``labels``.
     extra : tuple of tensors (n, ...)
         Further inputs of the model: each masked row gets those of its image.
-    keep : sequence of int
+    keep : int or several, optional
         Ids of segments that are never hidden.
 
     A label of -1 means "none more". In its place the image's first label is explained again, which costs no forward.
@@ -46,16 +46,16 @@ class Batch:
     segments: Any = None
     keys: Any = None
     top: bool = False
-    extra: Sequence[Tensor] = ()
-    keep: Sequence[int] = ()
+    extra: Any = ()
+    keep: Any = None
 
     def as_tensors(self, names: Names | None = None) -> Batch:
-        """The same with images as a tensor and labels (n, l) int64, or None; labels may be ``names`` of classes.
+        """The same with images and extra as tensors and labels (n, l) int64, or None; labels may be ``names`` of classes.
 
         Raises
         ------
         GpulimeError
-            Unless images are (n, c, h, w), floating or uint8, and labels are what they must be.
+            Unless images are (n, c, h, w), floating or uint8, extra a tuple of tensors (n, ...), and labels what they must be.
         """
         images = arrays.tensor(self.images) if isinstance(self.images, np.ndarray) else self.images
         check(isinstance(images, Tensor), f"images must be a tensor (n, c, h, w); got {type(self.images).__name__}")
@@ -65,7 +65,7 @@ class Batch:
         known = images.is_floating_point() or images.dtype == torch.uint8
         check(known, f"images must be floating or uint8; got {images.dtype}")
         labels = None if self.labels is None else classes.of_batch(self.labels, len(images), names)
-        return replace(self, images=images, labels=labels)
+        return replace(self, images=images, labels=labels, extra=self._extra())
 
     def bounds(self) -> tuple[float, float]:
         """The lowest and the highest value of the images, of uint8 ones in [0, 1]; for those on a GPU the host waits.
@@ -126,7 +126,7 @@ class Batch:
             segments=None if segments is None else devices.sent(segments, device),
             keys=None if keys is None else devices.sent(keys, device),
             top=self.top or self.labels is None,
-            extra=tuple(devices.sent(tensor.detach(), device) for tensor in self.checked_extra()),
+            extra=tuple(devices.sent(tensor.detach(), device) for tensor in self.extra),
             keep=self.keep,
         )
 
@@ -136,14 +136,7 @@ class Batch:
         extra = tuple(tensor[where] for tensor in self.extra)
         return Batch(self.images[where], labels, segments, keys, self.top, extra, self.keep)
 
-    def checked_extra(self) -> list[Tensor]:
-        """The extra inputs as tensors.
-
-        Raises
-        ------
-        GpulimeError
-            Unless they are a tuple of tensors (n, ...).
-        """
+    def _extra(self) -> tuple[Tensor, ...]:
         is_tuple = isinstance(self.extra, tuple | list)
         check(is_tuple, lambda: f"extra must be a tuple of tensors such as (meta,); got {type(self.extra).__name__}")
         n, checked = len(self.images), []
@@ -154,7 +147,7 @@ class Batch:
             fits = tensor.shape[:1] == (n,)
             check(fits, f"extra[{i}] must be (n, ...) with n = {n}; got {tuple(tensor.shape)}")
             checked.append(tensor)
-        return checked
+        return tuple(checked)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from gpulime.errors import check
 from gpulime.inputs import Batch, Normalisation, channels_behind, check_label, outside_unit
 from gpulime.predict import Predictor
 from gpulime.queue import Flight
-from gpulime.segments import Segmenter, Segments, from_labels, segment
+from gpulime.segments import Segmenter, Segments, from_labels, kept_ids, segment
 from gpulime.surrogate import Settings, check_memory, proximity
 
 # As many images are prepared at once as these allow, to bound memory.
@@ -52,13 +52,13 @@ class Preparation:
         but for callables of the user's, the lasso's path, the sampler "lime", an alpha below 1e-6, the search for a batch size,
         and once, whether the model's outputs are probabilities and the same for the same image.
         """
-        batch = batch.as_tensors(classes.of_model(self.predictor.module))
+        batch = replace(batch.as_tensors(classes.of_model(self.predictor.module)), keep=kept_ids(batch.keep))
         self.normalisation.fits(batch.images)
         fills.fits(self.fill, tuple(batch.images.shape))
         unit = 255.0 if batch.images.dtype == torch.uint8 else 1.0
         (low, high), highest = batch.bounds(), batch.highest_label()
         device = self.predictor.device(batch.images)
-        given = (batch.images, batch.labels, batch.segments, batch.keys, self.fill, *batch.checked_extra())
+        given = (batch.images, batch.labels, batch.segments, batch.keys, self.fill, *batch.extra)
         with devices.beside(device, given):
             batch = batch.on(device)
         if self.predictor.classes is not None:

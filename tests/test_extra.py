@@ -128,6 +128,15 @@ def test_are_filled_up_with_their_rows_for_a_compiled_model(monkeypatch, model, 
     assert_near(actual.coefficients, one_by_one(model, images))
 
 
+def test_the_host_reads_nothing_of_them(unread, model, pictures):
+    explainer_, batch = explainer(model), Batch(pictures(N), extra=(IDS, META))
+    explainer_.explain(pictures(N), extra=(IDS, META))  # it looks once whether the outputs are probabilities
+    queue, flights = explainer_.queue(), list(explainer_.prepare(batch))
+    with unread:
+        pieces = [piece for flight in flights for piece in queue.put(flight)] + list(queue.finish())
+    assert_near(torch.cat([piece.coefficients for piece in pieces]), one_by_one(model, pictures(N)))
+
+
 def test_a_model_that_writes_into_them_writes_into_copies(model, pictures):
     images, meta = pictures(N), META.clone()
 

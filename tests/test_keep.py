@@ -119,6 +119,21 @@ def test_flights_and_a_stream(monkeypatch, cnn, pictures, maps):
     assert torch.equal(actual.heatmaps() == 0, expected.heatmaps() == 0)
 
 
+def test_one_id_in_a_batch(cnn, pictures, maps):
+    [piece] = Explainer(cnn, S, Grid(2, 2)).stream([Batch(pictures(1), segments=maps[:1], keep=0)])
+    assert piece.counts.tolist() == [5]
+
+
+def test_the_host_reads_nothing_between_a_flights_first_batch_and_its_fit(unread, cnn, pictures, maps):
+    explainer = Explainer(cnn, S, Grid(2, 2), batch_size=16, top_labels=3)
+    explainer.explain(pictures(1))  # it looks once whether the outputs are probabilities
+    queue, flights = explainer.queue(), list(explainer.prepare(Batch(pictures(3), segments=maps, keep=(-1, 255))))
+    with unread:
+        pieces = [piece for flight in flights for piece in queue.put(flight)] + list(queue.finish())
+    expected = explain(cnn, pictures(3), maps, (-1, 255))
+    assert_near(Explanations.cat(pieces).coefficients, expected.coefficients)
+
+
 def test_the_number_of_samples_is_held_against_the_parts_alone(cnn, pictures, maps):
     images = pictures(3)
     explain(cnn, images, maps, (-1, 255), n_samples=7, alpha=0)  # 6 parts at most
