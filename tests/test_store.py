@@ -343,6 +343,11 @@ def test_the_manifest_comes_back(tmp_path):
         ('{"config": {}}', "must state an integer schema_version, got None"),
         ("[]", "must state an integer schema_version, got None"),
         ('{"schema', "run.json must be JSON"),
+        ("[" * 100_000, "run.json must be JSON"),
+        ('{"schema_version": 1, "fixed": []}', r"run.json is damaged: fixed must not be \[\]"),
+        ('{"schema_version": 1, "class_names": "abc"}', "run.json is damaged: class_names must not be 'abc'"),
+        ('{"schema_version": 1, "class_names": [7]}', "run.json is damaged: class_names must be names"),
+        ('{"schema_version": 1, "config_hash": 7}', "run.json is damaged: config_hash must not be 7"),
         ("\udcff", "run.json must be JSON"),
     ],
 )

@@ -75,7 +75,8 @@ def with_top(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
 
 
 def _top(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
-    if not row["labels"]:
+    of_labels = [row[name] or [None] for name in ("labels", "pred_probs", "r2")]
+    if None in of_labels[0] + of_labels[1] or len({*map(len, of_labels)}) > 1:  # nothing is to be told, or it is damaged
         return {}
     top, found = top_label(row), prediction(row, manifest)
     right = None if row["target"] is None or found is None else found[0] == row["target"]

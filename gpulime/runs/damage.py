@@ -16,6 +16,7 @@ KIND = "damaged"
 PER_LABEL = ("pred_probs", "coef", "intercept", "r2")
 NEEDED = ("h", "w", "n_segments", "seg", "seg_dtype", "labels", *PER_LABEL)
 LATER = ("r2_loo", "spread", "note")  # per label, too, but null in the rows of earlier versions
+PREDICTED = ("prediction", "predicted_prob")  # the same, for an image
 
 
 def judged(rows: pa.Table) -> pa.Table:
@@ -26,7 +27,7 @@ def judged(rows: pa.Table) -> pa.Table:
     rows : pyarrow.Table
         With all columns of the store. They become Python objects: some hundred at a time, as `shards.kept` gives them.
     """
-    looked_at = rows.select(["status", *NEEDED, *LATER]).to_pylist()
+    looked_at = rows.select(["status", *NEEDED, *LATER, *PREDICTED]).to_pylist()
     reasons = [_reason(row) if row["status"] == "ok" else None for row in looked_at]
     return rows.append_column("damaged", pa.array(reasons, pa.string()))
 
@@ -54,6 +55,8 @@ def _reason(row: Mapping[str, Any]) -> str | None:
         check_whole(row)
     except GpulimeError as error:
         return str(error)
+    except MemoryError:
+        return f"no memory for a label map of {row['h']} x {row['w']}"
     return None
 
 
@@ -75,8 +78,24 @@ def check_whole(row: Mapping[str, Any]) -> None:
         check(len(row[name]) == l, f"{name} must have an entry for each of {l} labels, got {len(row[name])}")
     lengths = {len(coefficients or ()) for coefficients in row["coef"]}
     check(lengths == {k}, f"coef must have {k} coefficients for each label, got {sorted(lengths)}")
-    for name in ("labels", "pred_probs", "coef"):
+    check_numbers(row)
+
+
+def check_numbers(row: Mapping[str, Any]) -> None:
+    """Refuse an explanation with numbers that no reader can use; what is stored must pass too.
+
+    Raises
+    ------
+    GpulimeError
+        With the column.
+    """
+    for name in ("labels", "pred_probs", "coef", "intercept"):
         check(bool(np.isfinite(np.asarray(row[name], float)).all()), f"{name} must be finite, got {row[name]!r:.80}")
+    label, prob = map(row.get, PREDICTED)
+    known = label is not None and label >= 0 and prob is not None and bool(np.isfinite(prob))
+    check(known or (label, prob) == (None, None), f"prediction must be a class with a finite output, got {label} and {prob}")
+    labels = row["labels"]
+    check(min(labels) >= 0 and len(set(labels)) == len(labels), f"labels must be distinct, and 0 or more, got {labels!r:.80}")
 
 
 def _spans(sizes: np.ndarray[Any, np.dtype[Any]]) -> str:

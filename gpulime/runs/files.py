@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchvision.transforms import InterpolationMode
 
 from gpulime import config as configs
 from gpulime import device as devices
@@ -29,6 +30,7 @@ from gpulime.runs.transform import Transform
 
 LOSS = f"{page.PAGE} would lose its pictures"
 REMEDY = "Move it away to have one without"
+MOST_SIDE = 2**16  # pixels of a picture, as a run.json says that it was resized or cropped
 
 
 def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = False) -> int:
@@ -142,7 +144,14 @@ def _reader(about: Mapping[str, Any]) -> FileReader | DatasetReader | None:
     """What reads the images of a run again; None for one from Python, or from code that is perhaps somebody else's."""
     if "config" not in about:
         return None
-    return images.again(configs.from_dict(about["config"]).data, Transform(**about["transform"]))
+    try:
+        data, transform = configs.from_dict(about["config"]).data, Transform(**about["transform"])
+        InterpolationMode(transform.interpolation)
+        for side in (transform.resize, transform.crop):
+            check(side is None or 0 < int(side) == side < MOST_SIDE, f"a side of {side!r:.80} pixels")
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise GpulimeError(f"{store.MANIFEST} is damaged, it does not say how images were read: {error}") from error
+    return images.again(data, transform)
 
 
 def _picture_of(reader: FileReader | DatasetReader | None) -> Picture:

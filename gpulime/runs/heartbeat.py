@@ -23,6 +23,7 @@ SECONDS = 5.0  # between two of them
 SILENCE = 60.0  # after which a process is said to be silent: more than nearly every model batch takes
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
+LONGEST = 1e12  # seconds
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,27 @@ class Beat:
 
         Raises
         ------
-        TypeError, KeyError
-            Where it is another's.
+        TypeError, KeyError, ValueError
+            If it is another program's, or damaged.
         """
-        if not isinstance(facts["time"], float):
-            raise TypeError(f"time must be a float; got {facts['time']!r}")
         efforts = {name: Effort(**facts[name]) for name in ("effort", "earlier")}
-        return cls(**{**facts, **efforts, "share": Share(**facts["share"]), "suspects": tuple(facts["suspects"])})
+        beat = cls(**{**facts, **efforts, "share": Share(**facts["share"]), "suspects": tuple(facts["suspects"])})
+        counts = [beat.images, beat.own, beat.before, beat.ok, beat.failed, *dataclasses.astuple(beat.share)[:4]]
+        counts += [effort.forwards for effort in (beat.effort, beat.earlier)]
+        times = [beat.time, *([] if beat.left is None else [beat.left])]
+        times += [seconds for effort in (beat.effort, beat.earlier) for seconds in (effort.seconds, effort.model_seconds)]
+        sound = (
+            all(isinstance(count, int) and 0 <= count < 2**63 for count in counts)
+            and all(isinstance(seconds, int | float) and 0 <= seconds < LONGEST for seconds in times)
+            and all(isinstance(text, str) for text in (beat.host, *beat.suspects))
+            and isinstance(beat.config_hash, str | None)
+            and isinstance(beat.pid, int)
+            and 0 < beat.pid < 2**31
+            and beat.state in (RUNNING, FINISHED, STOPPED, FAILED)
+        )
+        if not sound:
+            raise ValueError("damaged")
+        return beat
 
     @property
     def is_gone(self) -> bool:
@@ -223,6 +238,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _read(path: Path) -> Beat | None:
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        return Beat.of(json.loads(path.read_bytes()))
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        if path.is_file():  # a pipe would be waited for
+            return Beat.of(json.loads(path.read_bytes()))
     return None

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from gpulime.errors import GpulimeError
 from gpulime.predict import Activation
-from gpulime.runs import notes, row
+from gpulime.runs import damage, notes, row
 from gpulime.runs.isolation import Finished, Outcome
 from gpulime.runs.loader import Read
 
@@ -40,7 +41,13 @@ class Recorder:
         if bad:
             message = f"the model's output was NaN or infinite for {bad} of {self.n_samples} samples"
             return self._error(dataclasses.replace(outcome.read, error=message, kind="non_finite"))
-        return self._explained(outcome)
+        explained = self._explained(outcome)
+        try:
+            damage.check_numbers(explained)
+        except GpulimeError as error:
+            message = f"numbers beyond 3.4e38, which a row cannot hold: {error}"
+            return self._error(dataclasses.replace(outcome.read, error=message, kind="non_finite"))
+        return explained
 
     def _explained(self, finished: Finished) -> Row:
         batch, i = finished.explanations, finished.i
@@ -58,7 +65,7 @@ class Recorder:
         def known(values: Tensor) -> list[Any]:
             return [None if math.isnan(value) else value for value in of(values)]
 
-        scores, spreads, predictions = known(batch.scores), of(batch.spreads), of(batch.predictions)
+        scores, spreads, predictions = known(batch.scores), of(batch.spreads), of(batch.predictions.float())
         is_probability = self.activation in ("softmax", "sigmoid")
         constant = [str(labels[j]) for j, score in zip(once, scores, strict=True) if score is None]
         unweighted = math.isnan(spreads[0])
@@ -72,10 +79,10 @@ class Recorder:
             "seg": raster,
             "seg_dtype": dtype,
             "segmenter": finished.read.segmenter or self.segmenter,
-            **_prediction(int(batch.predicted[i]), float(batch.predicted_probs[i])),
+            **_prediction(int(batch.predicted[i]), float(batch.predicted_probs[i].float())),
             "labels": of(batch.labels),
             "pred_probs": predictions,
-            "coef": of(batch.coefficients[..., :count]),
+            "coef": of(batch.coefficients[..., :count].float()),  # as it is stored
             "intercept": of(batch.intercepts),
             "r2": scores,
             "r2_loo": known(batch.scores_loo),

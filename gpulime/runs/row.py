@@ -18,6 +18,7 @@ VERSION_KEY = b"gpulime.schema_version"  # in the metadata of every shard
 # Columns that shards of earlier versions lack, and the version that added each.
 ADDED = {"prediction": 2, "predicted_prob": 2, "r2_loo": 2, "spread": 2, "note": 2}
 STATUSES = ("ok", "error")
+MOST_PIXELS = 2**31  # of a label map
 SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # how many segments each can tell apart
 
 
@@ -154,6 +155,7 @@ def decode_segments(data: bytes, dtype: str, h: int, w: int) -> npt.NDArray[np.i
     """
     if dtype not in SEGMENT_DTYPES:
         raise unknown("seg_dtype", dtype, SEGMENT_DTYPES)
+    check(h * w < MOST_PIXELS, f"h x w must be below {MOST_PIXELS}, got {h} x {w}")
     size = h * w * np.dtype(dtype).itemsize
     inflater = zlib.decompressobj()
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import stat
 import warnings
 import zlib
 from collections import Counter
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gpulime.errors import GpulimeError, check
-from gpulime.runs.row import ADDED, SCHEMA_VERSION, VERSION_KEY, schema
+from gpulime.runs.row import ADDED, SCHEMA_VERSION, STATUSES, VERSION_KEY, schema
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ RESULTS = "results"
 NAME = re.compile(r"part-(\d+)-(\d+)-([0-9a-f]{8})\.parquet")
 CHUNK = 2**20  # bytes in memory while a file is summed
 BATCH = 256  # rows in memory at once where all columns of a shard are looked at
+MOST_MICROSECONDS = 253_402_300_800_000_000  # the year 10000, of which Python has no time
 DECIDING = ("image_id", "status", "written_at", "attempt")  # the columns by which one row of an image wins
 
 _warned: set[Path] = set()
@@ -95,6 +97,8 @@ def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
         Where it is gone: merged into another meanwhile.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise CorruptError(path, "it must be a regular file")
         named, found = path.stem.split("-")[-1], f"{checksum(path):08x}" if whole else None
         with pq.ParquetFile(path, page_checksum_verification=True) as shard:
             facts = shard.metadata.metadata or {}
@@ -182,11 +186,32 @@ def rows(run: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def filled(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Columns of a shard, in this order; those that an earlier version did not write are null."""
+    """Columns of a shard, in this order; those that an earlier version did not write are null.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        For values that no reader can use; `opened` makes a `CorruptError` of it.
+    """
+    _check_values(rows)
     for name in columns:
         if name not in rows.column_names:
             rows = rows.append_column(schema().field(name), pa.nulls(len(rows), schema().field(name).type))
-    return rows.select(columns)
+    return rows.select(columns).cast(nothing(columns).schema)  # another program may have let columns be null
+
+
+def _check_values(rows: pa.Table) -> None:
+    """Refuse text that is not UTF-8, null where there must be a value, an unknown status and times out of range."""
+    rows.validate(full=True)
+    for name in rows.column_names:
+        if not schema().field(name).nullable and rows[name].null_count:
+            raise pa.ArrowInvalid(f"{name} must not be null")
+    if "status" in rows.column_names and (unknown := {*rows["status"].unique().to_pylist()} - {*STATUSES}):
+        raise pa.ArrowInvalid(f"status must be {' or '.join(STATUSES)}, got {min(unknown)!r:.80}")
+    if "written_at" in rows.column_names and len(rows):
+        low, high = pc.min_max(rows["written_at"].cast(pa.int64())).as_py().values()
+        if low < 0 or high >= MOST_MICROSECONDS:
+            raise pa.ArrowInvalid("written_at must be after 1970 and before the year 10000")
 
 
 def kept(shard: pq.ParquetFile, columns: Sequence[str], keep: Callable[[pa.Table], pa.Table]) -> pa.Table:

@@ -45,6 +45,12 @@ __all__ = [
 ]
 
 MANIFEST = "run.json"
+# The facts of it that readers use, and their types.
+FACTS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("fixed", "config", "transform", "versions"), dict),
+    **dict.fromkeys(("config_hash", "model"), (str, type(None))),
+    "class_names": (list, type(None)),
+}
 DEVICE = "device"  # the error_type of an image that costs the process its device
 COMPRESSION = {"compression": "zstd", "write_page_checksum": True}
 
@@ -159,20 +165,26 @@ def read_manifest(run: Path) -> dict[str, Any] | None:
     Raises
     ------
     GpulimeError
-        Where it is not JSON, or was written by a newer gpulime with another schema.
+        If it is not JSON, is damaged, or was written by a newer gpulime with another schema.
     """
     path = run / MANIFEST
+    check(path.is_file() or not path.exists(), f"{path} must be a file")  # a pipe would be waited for
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GpulimeError(f"{path} must be JSON: {error}") from error
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if not isinstance(version, int):
         raise GpulimeError(f"{path} must state an integer schema_version, got {version!r}")
     readable = f"this gpulime reads up to {SCHEMA_VERSION}; a newer one is needed"
     check(version <= SCHEMA_VERSION, f"{path} has schema_version {version}, {readable}")
+    for name, kinds in FACTS.items():
+        if name in manifest and not isinstance(manifest[name], kinds):
+            raise GpulimeError(f"{path} is damaged: {name} must not be {manifest[name]!r:.80}")
+    names = manifest.get("class_names") or ()
+    check(all(isinstance(name, str) for name in names), f"{path} is damaged: class_names must be names, got {names!r:.80}")
     return dict(manifest)
 
 

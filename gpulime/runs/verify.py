@@ -186,5 +186,5 @@ def _sha256(row: Mapping[str, Any]) -> str | None:
             return None
         with open(row["path"], "rb") as file:
             return digest(file)
-    except (OSError, DecodeError):
+    except (OSError, ValueError, DecodeError):  # a path with a null byte
         return None

@@ -11,8 +11,9 @@ from rows import LABELS, explained, failed, run
 
 from gpulime import cli
 from gpulime.report import diff_page, page
-from gpulime.runs import diff, places, shards, store
+from gpulime.runs import diff, places, shards, store, summary, verify
 from gpulime.runs.export import export
+from gpulime.runs.heartbeat import Effort
 
 GAP = np.where(LABELS == 3, 4, LABELS)
 DAMAGED = {
@@ -32,6 +33,12 @@ DAMAGED = {
     "too few coefficients": ({"coef": [[0.5, 0.1, 0.2]] * 2}, r"coef must have 4 coefficients for each label, got \[3\]"),
     "no coefficients of a label": ({"coef": [[0.5, 0.1, 0.2, 0.3], None]}, r"got \[0, 4\]"),
     "a label without coefficients": ({"coef": [[1, 2, 3, 4]]}, "coef must have an entry for each of 2 labels, got 1"),
+    "an intercept of none": ({"intercept": [0.1, None]}, r"intercept must be finite, got \[0.1, None\]"),
+    "an infinite intercept": ({"intercept": [float("inf"), 0.1]}, "intercept must be finite"),
+    "a label below 0": ({"labels": [-1, 2]}, r"labels must be distinct, and 0 or more, got \[-1, 2\]"),
+    "a label twice": ({"labels": [2, 2]}, "labels must be distinct"),
+    "a prediction without output": ({"prediction": 3}, "prediction must be a class with a finite output, got 3 and None"),
+    "more pixels than there can be": ({"h": 2**31 - 1, "w": 2**31 - 1}, "h x w must be below 2147483648"),
     "too many scores": ({"r2": [0.1] * 3}, "r2 must have an entry for each of 2 labels, got 3"),
 }
 
@@ -67,6 +74,15 @@ def test_export_writes_the_others(tmp_path, damaged):
     assert_matches(reason, done.damaged["bad"])
     assert len(list((tmp_path / "all").glob("*.npz"))) == 2
     assert export(folder, ["bad"], tmp_path / "none").images == 0
+
+
+def test_verify_and_summary_count_it(tmp_path, damaged):
+    bad, reason = damaged
+    folder = run(tmp_path, explained("a"), bad)
+    found = verify.verify(folder)
+    assert list(found.damaged) == ["bad"]
+    assert_matches(reason, found.damaged["bad"])
+    assert summary.summary(folder, store.manifest(folder), Effort()).median_r2 == 0.5
 
 
 def test_diff_leaves_it_out(tmp_path, damaged):

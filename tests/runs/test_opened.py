@@ -98,6 +98,26 @@ def test_a_damaged_row_is_named(tmp_path):
         explanations["a"]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"transform": odd} for odd in ({"resize": "big"}, {"crop": 10**9}, {"size": 3}, {"interpolation": 7})),
+        {"config": {"data": 7}},
+    ],
+    ids=str,
+)
+def test_a_run_json_that_does_not_say_how_images_were_read_is_damaged(changes, tmp_path):
+    folder = run(tmp_path, explained("a"))
+    store.write_manifest(folder, store.read_manifest(folder) | changes)
+    with pytest.raises(GpulimeError, match=r"run.json is damaged, it does not say how images were read: ."):
+        open_run(folder)
+    assert list(open_run(folder, pictures=False)) == ["a"]
+
+
+def test_a_path_with_a_null_byte_has_no_picture(tmp_path):
+    assert open_run(run(tmp_path, explained("a", path=b"a\0b")))["a"].top_labels == [1, 2]
+
+
 def test_only_the_row_group_that_is_needed_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(compact, "GROUP", 4)
     folder = run(tmp_path)

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rows
@@ -99,6 +100,68 @@ def test_a_shard_of_another_schema_is_named(tmp_path):
     pq.write_table(table.drop_columns(["seg", *ADDED]).replace_schema_metadata(), path)
     with pytest.warns(UserWarning, match=rf"{path.name} is corrupt: it lacks columns .*: seg\."):
         assert set(store.done(tmp_path)) == set()
+
+
+def crafted(folder, name, values):
+    """A run whose one shard another program has written, with these values in a column."""
+    run(folder, explained("a"), explained("b"), files=False)
+    [shard] = store.shards(folder)
+    table = pq.read_table(shard)
+    free = pa.schema([field.with_nullable(True) for field in table.schema], table.schema.metadata)
+    place = free.get_field_index(name)
+    shard.unlink()
+    pq.write_table(table.cast(free).set_column(place, free.field(place), values), shard)
+    rank, milliseconds = shards.number(shard)
+    shard.rename(shard.with_name(shards.name_of(rank, milliseconds, shards.checksum(shard))))
+    return folder
+
+
+NOT_UTF8 = pa.Array.from_buffers(
+    pa.string(), 2, [None, pa.array([0, 1, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe")]
+)
+TIMES = pa.timestamp("us", tz="UTC")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "reason"),
+    [
+        ("image_id", pa.nulls(2, pa.string()), "image_id must not be null"),
+        ("path", pa.array([None, b"x"]), "path must not be null"),
+        ("config_hash", pa.nulls(2, pa.string()), "config_hash must not be null"),
+        ("image_id", NOT_UTF8, "Invalid UTF8"),
+        ("error", NOT_UTF8, "Invalid UTF8"),
+        ("status", pa.array(["ok", "done"]), "status must be ok or error, got 'done'"),
+        ("written_at", pa.array([0, 2**62]).cast(TIMES), "written_at must be after 1970 and before the year 10000"),
+        ("written_at", pa.array([0, -(2**62)]).cast(TIMES), "written_at must be after 1970"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_values_that_no_reader_can_use_are_corruption(name, values, reason, tmp_path):
+    folder = crafted(tmp_path, name, values)
+    found = verify.verify(folder)
+    assert found.exit_code == 65
+    [error] = found.corrupt
+    assert reason in error.reason
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert store.read(folder, [name]).num_rows == 0
+        status.status(folder)  # of columns that it does not need it knows nothing
+        open_run(folder)
+        assert "Written by gpulime" in page.write(folder, lambda row: None, None).read_text()
+
+
+def test_a_shard_whose_columns_may_be_null_and_are_not_is_read(tmp_path):
+    folder = crafted(tmp_path, "error", pa.nulls(2, pa.string()))
+    assert verify.verify(folder).exit_code == 0
+    assert (list(open_run(folder)), sorted(store.done(folder))) == (["a", "b"], ["a", "b"])
+
+
+def test_a_pipe_is_no_shard(tmp_path):
+    [shard] = write(tmp_path, explained("a"))
+    shard.unlink()
+    os.mkfifo(shard)
+    with pytest.raises(shards.CorruptError, match="it must be a regular file"), shards.opened(shard):
+        pass
 
 
 def test_a_shard_of_a_newer_gpulime_is_refused_by_name(tmp_path):

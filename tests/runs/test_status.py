@@ -120,6 +120,35 @@ def test_a_finished_process_has_nothing_left(tmp_path):
     assert "left" not in str(status(folder)).splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"pid": pid} for pid in (2**70, 0, "1")),
+        *({"time": time} for time in (float("nan"), 1e300, "now")),
+        *({"share": share} for share in ({"shard": "1"}, [])),
+        *({"effort": effort} for effort in ({"seconds": "1"}, 3)),
+        *({"suspects": suspects} for suspects in ([1], 3)),
+        *(
+            {"host": None},
+            {"state": "\x1b[31m"},
+            {"images": "many"},
+            {"ok": -1},
+            {"left": "soon"},
+            {"config_hash": 7},
+            {"more": 1},
+        ),
+    ],
+    ids=str,
+)
+def test_a_damaged_heartbeat_is_left_aside(changes, tmp_path):
+    folder = beaten(run(tmp_path, explained("a")))
+    [path] = (folder / heartbeat.FOLDER).iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    assert (heartbeat.read(folder), len(str(status(folder)).splitlines())) == ([], 1)
+    path.write_text("[" * 100_000)
+    assert heartbeat.read(folder) == []
+
+
 def test_no_run_is_said(tmp_path, capsys):
     assert cli.main(["status", str(tmp_path)]) == exits.BAD_USAGE
     assert "holds no run: there is no run.json in it" in capsys.readouterr().err
