@@ -214,9 +214,10 @@ class Explanations(_Shown):
         check(not new, f"{path} has format {version}; this gpulime reads up to {FORMAT}: update it")
         missing = sorted(set(names) - set(tensors) - set(LATER))
         check(not missing, f"{path} lacks {missing}")
-        tensors = _unknown(tensors["labels"]) | tensors
-        loaded = cls(**tensors, class_names=class_names)
-        check(loaded._fits(), f"{path} holds arrays whose shapes, types or values do not belong together")
+        apart = f"{path} holds arrays whose shapes, types or values do not belong together"
+        check(tensors["labels"].ndim == 2, apart)
+        loaded = cls(**_unknown(tensors["labels"]) | tensors, class_names=class_names)
+        check(loaded._fits(), apart)
         return loaded
 
     def _fits(self) -> bool:

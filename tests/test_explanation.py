@@ -159,6 +159,7 @@ def test_load_refuses_what_save_did_not_write(make, message, tmp_path):
         {"segments": np.full((N, H, W), -1, np.int32)},
         {"counts": np.full(N, K + 1)},
         {"labels": np.zeros((N, L))},
+        {"labels": np.array(1)},
         {"predictions": np.ones((N, L), bool)},
         {"images": np.zeros((N, C, H), np.uint8)},
         {"about": np.array("[" * 100_000)},
