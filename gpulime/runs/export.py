@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from gpulime.runs import damage, files, places, store
 INDEX = "index.csv"
 COLUMNS = ("image_id", "arrays", "label", "name", "prediction", "r2", "overlay")
 SHOWN_IDS = 5
+NEAR = 0.75  # from 0 to 1, of names that are taken for each other
+NUMBER = re.compile(r"\d+")
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "'")  # the quote too: then removing the first one always gives the text back
 
 
@@ -101,7 +105,7 @@ def _choose(run: Path, rows: pa.Table, ids: Sequence[str] | None) -> tuple[list[
     check(len(ids) > 0, "ids must name at least one image; got none")
     unknown = [image_id for image_id in dict.fromkeys(ids) if image_id not in known]
     if unknown:
-        shown = ", ".join(f"{image_id!r}{nearest(image_id, known)}" for image_id in unknown[:SHOWN_IDS])
+        shown = ", ".join(f"{image_id!r}{_near(image_id, known)}" for image_id in unknown[:SHOWN_IDS])
         more = " ..." if len(unknown) > SHOWN_IDS else ""
         raise GpulimeError(f"{len(unknown)} of {len(set(ids))} ids are not among the {len(known)} of {run}: {shown}{more}")
     for image_id in ids:
@@ -110,6 +114,27 @@ def _choose(run: Path, rows: pa.Table, ids: Sequence[str] | None) -> tuple[list[
         check(explained, f"image {image_id!r} has no explanation: {row['error_type']}: {row['error']}")
     chosen = dict.fromkeys(ids)
     return [one for one in chosen if one not in damaged], {one: damaged[one] for one in chosen if one in damaged}
+
+
+def _near(image_id: str, known: Iterable[str]) -> str:
+    """The hint at an id with the same numbers, and nearly the same folder and name: photo_2.png is not meant by photo_3.png."""
+    (folder, name), numbers = _parts(image_id), NUMBER.findall(image_id)
+
+    def is_near(other: str) -> bool:
+        other_folder, other_name = _parts(other)
+        return _alike(name, other_name) and (not folder or _alike(folder, other_folder))
+
+    return nearest(image_id, (other for other in known if NUMBER.findall(other) == numbers and is_near(other)))
+
+
+def _parts(image_id: str) -> tuple[str, str]:
+    """Folder and name of an id, without its ending."""
+    folder, _, name = image_id.rpartition("/")
+    return folder, name.rpartition(".")[0] or name
+
+
+def _alike(a: str, b: str) -> bool:
+    return difflib.SequenceMatcher(None, a.casefold(), b.casefold()).ratio() >= NEAR
 
 
 def _cell(value: Any) -> Any:

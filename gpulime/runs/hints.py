@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpulime.runs.loader import CROPPED, TURNED, Read
+from gpulime.runs.loader import CROPPED, CUT, TURNED, Read
 from gpulime.runs.terminal import note
 
 TEXTS = {
     TURNED: "a camera's rotation tag, which is ignored as torchvision's ImageFolder does: data.exif: apply turns the picture",
     CROPPED: "less than a quarter of the picture left by the crop: set data.resize too, the shorter side before it",
+    CUT: "colours of 16 bits, of which Pillow reads 8: a .npy file keeps all levels",
 }
 
 

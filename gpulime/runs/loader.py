@@ -28,7 +28,7 @@ from gpulime.runs.transform import Transform
 
 DTYPES = torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64  # of a dataset's images
 
-TURNED, CROPPED = "turned", "cropped"  # hints
+TURNED, CROPPED, CUT = "turned", "cropped", "cut"  # hints
 KEPT = 0.25  # of a picture's area
 
 
@@ -44,7 +44,8 @@ class Read:
     segments : (h, w) int64 array; None where the explainer segments
     segmenter : "masks" if the segments came with the image
     error, kind : the message and its kind ('decode', 'too_large', ...)
-    hints : `TURNED` for an ignored rotation tag, `CROPPED` if the crop keeps less than `KEPT` of the picture
+    hints : `TURNED` for an ignored rotation tag, `CROPPED` if the crop keeps less than `KEPT` of the picture, `CUT` for colours
+        of 16 bits, of which 8 were read
     """
 
     item: Item
@@ -85,7 +86,7 @@ class FileReader:
         return replace(read, segments=self.transform.of_labels(labels), segmenter=SEGMENTER)
 
     def _hints(self, decoded: Decoded) -> tuple[str, ...]:
-        shown = {TURNED: decoded.turned, CROPPED: self.transform.kept(decoded.size) < KEPT}
+        shown = {TURNED: decoded.turned, CROPPED: self.transform.kept(decoded.size) < KEPT, CUT: decoded.cut}
         return tuple(hint for hint, shows in shown.items() if shows)
 
     def _check_enlarged(self, size: tuple[int, int]) -> None:

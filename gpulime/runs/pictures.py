@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -16,11 +16,11 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from gpulime.errors import GpulimeError
 from gpulime.runs import stop
-from gpulime.runs.pixels import DEPTHS, Array, DecodeError, TooLargeError, check_unit
+from gpulime.runs.pixels import DEEP_GRAY, DEPTHS, Array, DecodeError, TooLargeError, check_unit
 
 # The formats behind torchvision's image endings, and GIF. Not all of Pillow's: its EPS reader starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-ROTATION = 0x0112  # the EXIF tag; 1 is upright
+ROTATION, TURNS = 0x0112, range(2, 9)  # the EXIF tag, and its values for pictures that are not upright
 MEGABYTE = 10**6
 CHUNK = 1 << 20  # bytes that are hashed at a time
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}  # of .npy files
@@ -37,11 +37,13 @@ class Decoded:
     picture : PIL image of any mode, or array (h, w) or (h, w, c) of a .npy file
     sha256 : of the file, as hex digits
     turned : the camera's rotation tag says that the picture lies on its side or head, and was ignored
+    cut : its colours have 16 bits, of which Pillow gives 8
     """
 
     picture: Image.Image | Array
     sha256: str
     turned: bool = False
+    cut: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -86,13 +88,13 @@ def decode(path: bytes, *, max_megapixels: float, max_megabytes: float, exif: st
         raise DecodeError(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
-def digest(file: BinaryIO) -> str:
-    """The sha256 of a file from its start, as hex digits; a run that is asked to stop stops here, too."""
+def digest(file: BinaryIO, heed: Callable[[], object] = stop.check) -> str:
+    """The sha256 of a file from its start, as hex digits; ``heed`` is called often and may raise, to stop."""
     found, place = hashlib.sha256(), file.tell()
     file.seek(0)
     while chunk := file.read(CHUNK):
         found.update(chunk)
-        stop.check()
+        heed()
     file.seek(place)
     return found.hexdigest()
 
@@ -106,11 +108,18 @@ def _read_image(file: BinaryIO, max_megapixels: float, exif: str) -> Decoded:
         picture.verify()
         file.seek(0)
         picture = _opened(file)
+    cut = picture.mode not in (*DEEP_GRAY, "F") and any(";16" in str(tile) for tile in getattr(picture, "tile", ()))
     picture.load()
-    turned = picture.getexif().get(ROTATION, 1) != 1
-    if turned and exif == "apply":
-        return Decoded(ImageOps.exif_transpose(picture), sha256)
-    return Decoded(picture, sha256, turned)
+    if exif == "apply":
+        return Decoded(ImageOps.exif_transpose(picture), sha256, cut=cut)
+    return Decoded(picture, sha256, _turned(picture), cut)
+
+
+def _turned(picture: Image.Image) -> bool:
+    try:
+        return picture.getexif().get(ROTATION, 1) in TURNS
+    except Exception:  # damaged tags are no damage to the pixels
+        return False
 
 
 def _opened(file: BinaryIO) -> Image.Image:

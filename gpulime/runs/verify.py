@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,6 @@ from tqdm import tqdm
 from gpulime.errors import check
 from gpulime.runs import damage, exits, heartbeat, shards, store
 from gpulime.runs.pictures import digest
-from gpulime.runs.pixels import DecodeError
 from gpulime.runs.row import schema
 from gpulime.runs.shards import CorruptError
 from gpulime.runs.sources import Item, Source
@@ -170,14 +170,19 @@ def _names(folder: Path, known: Any) -> list[str]:
 def _inputs(manifest: Mapping[str, Any], images: pa.Table) -> Inputs:
     hashed = images.filter(images["image_sha256"].is_valid())
     rows = hashed.select(["image_id", "path", "image_sha256"]).to_pylist() if "config" in manifest else []
+    over = threading.Event()
     with ThreadPoolExecutor(READERS) as pool:
-        sums = list(tqdm(pool.map(_sha256, rows), total=len(rows), disable=None, leave=False, unit=" files"))
+        try:
+            found = pool.map(lambda row: _sha256(row, over), rows)
+            sums = list(tqdm(found, total=len(rows), disable=None, leave=False, unit=" files"))
+        finally:
+            over.set()  # Ctrl-C does not wait for what is still hashed
     missing = [row["image_id"] for row, now in zip(rows, sums, strict=True) if now is None]
     changed = [row["image_id"] for row, now in zip(rows, sums, strict=True) if now not in (None, row["image_sha256"])]
     return Inputs(len(rows) - len(missing) - len(changed), changed, missing, len(images) - len(rows))
 
 
-def _sha256(row: Mapping[str, Any]) -> str | None:
+def _sha256(row: Mapping[str, Any], over: threading.Event) -> str | None:
     """The sum of an image as it is now; None where it cannot be read."""
     try:
         if not row["path"]:  # a photograph of scikit-image
@@ -185,6 +190,6 @@ def _sha256(row: Mapping[str, Any]) -> str | None:
         if not os.path.isfile(row["path"]):  # a pipe would be waited for
             return None
         with open(row["path"], "rb") as file:
-            return digest(file)
-    except (OSError, ValueError, DecodeError):  # a path with a null byte
+            return digest(file, lambda: check(not over.is_set(), "stopped"))
+    except (OSError, ValueError):  # gpulime's own among them; a path with a null byte
         return None

@@ -13,7 +13,7 @@ from rows import HOSTILE, LABELS, explained, failed, picture, run
 
 from gpulime import shades
 from gpulime.errors import GpulimeError
-from gpulime.runs.export import COLUMNS, INDEX, export
+from gpulime.runs.export import COLUMNS, INDEX, _near, export
 
 
 def index(folder):
@@ -150,3 +150,23 @@ def test_nothing_is_overwritten_and_a_run_must_hold_something(tmp_path):
         export(tmp_path, None, tmp_path / "to")
     with pytest.raises(GpulimeError, match="holds no explanation: 1 rows, none of them ok"):
         export(run(tmp_path / "bad", failed("a")), None, tmp_path / "to")
+
+
+@pytest.mark.parametrize(
+    ("image_id", "meant"),
+    [
+        ("cats/1.jpeg", "cats/1.jpg"),
+        ("Cats/1.JPG", "cats/1.jpg"),
+        ("chelsae", "chelsea"),
+        ("chelsea.png", "chelsea"),
+        ("photo_2.png", "val/photo_2.png"),
+        ("cats/2.jpg", None),
+        ("dogs/1.jpg", None),
+        ("photo_3.png", None),
+        ("val/dog.png", None),
+        ("zzz", None),
+    ],
+)
+def test_only_an_id_that_is_really_near_is_suggested(image_id, meant):
+    known = ["cats/1.jpg", "chelsea", "val/photo_2.png", "val/cat.png"]
+    assert _near(image_id, known) == (f" (did you mean {meant!r}?)" if meant else "")

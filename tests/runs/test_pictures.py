@@ -178,6 +178,29 @@ def test_exif_rotation_is_ignored_as_imagefolder_does_or_applied(save):
     assert (read(path).turned, read(path, exif="apply").turned, read(save("b.jpg")).turned) == (True, False, False)
 
 
+def test_damaged_tags_are_no_damage_to_the_pixels(save, monkeypatch):
+    path = save("a.jpg")
+
+    def broken(self):
+        raise struct.error("unpack requires a buffer of 8 bytes")
+
+    monkeypatch.setattr(Image.Image, "getexif", broken)
+    assert (read(path).turned, pixels(path).shape) == (False, (40, 60, 3))
+
+
+def test_colours_of_16_bits_are_known_to_be_cut(tmp_path, save):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    lines = b"\0" + bytes(range(12))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b""))
+    assert (read(path).cut, pixels(path).tolist()) == (True, [[[0, 2, 4], [6, 8, 10]]])
+    deep = Image.fromarray(np.zeros((4, 4), np.uint16))
+    assert not any(read(save(f"b{ending}", picture)).cut for ending in (".png", ".tif") for picture in (None, deep))
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
 def test_deep_gray_is_scaled_not_clipped(save, name):
     values = np.linspace(0, 65535, 60 * 40).astype(np.uint16).reshape(40, 60)
