@@ -296,3 +296,8 @@ def shown(message, category, filename, lineno, file=None, line=None):
 def test_options_that_are_no_settings_are_refused_in_plain_words(arguments, message, capsys):
     assert cli.main(arguments) == exits.BAD_USAGE
     assert capsys.readouterr().err == f"gpulime: {message}\n"
+
+
+def test_a_dataset_of_a_factory_is_asked_for_by_options(ran):
+    assert cli.main(["explain", "--data.factory", "my:make", "--data.kwargs", "{n: 3}", "--data.channels", "1"]) == 0
+    assert (ran[0].data.factory, ran[0].data.kwargs, ran[0].data.channels) == ("my:make", {"n": 3}, 1)
