@@ -70,10 +70,12 @@ def kept(tmp_path, monkeypatch):
 SLOW = {"ResNet-18", "ResNet-50", "ViT-B/16", "ConvNeXt-Tiny"}
 
 
-def marks(*sides):
+COMPILED = (op_inside, op_outside)
+
+
+def marks(side):
     """Compiling takes its time."""
-    compiled = [pytest.mark.long, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("inductor")]
-    return compiled * any(side in (op_inside, op_outside) for side in sides)
+    return [pytest.mark.long, pytest.mark.filterwarnings("ignore")] * (side in COMPILED)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,9 @@ def marks(*sides):
         if entry.setup.model_name not in SLOW
     ],
 )
-def test_the_error_of_every_entry_is_within_its_tolerance(entry):
+def test_the_error_of_every_entry_is_within_its_tolerance(entry, request):
+    if entry.ours.make in COMPILED:
+        request.getfixturevalue("inductor")
     if entry.reference.name == "lime":
         pytest.importorskip("lime")
     if entry.setup.model_name == "EfficientNet-Lite0":
@@ -113,8 +117,10 @@ SIDES = {(side.make, side.b) for entry in ENTRIES for side in (entry.ours, *entr
 @pytest.mark.parametrize(
     ("make", "b"), [pytest.param(make, b, marks=marks(make), id=f"{make.__name__}-{b}") for make, b in SIDES]
 )
-def test_every_side_runs_and_explains_the_same(make, b):
+def test_every_side_runs_and_explains_the_same(make, b, request):
     """On the smallest problem, in this process: the others' time is that of the same work, or at least of work."""
+    if make in COMPILED:
+        request.getfixturevalue("inductor")
     pytest.importorskip({"captum": "captum"}.get(make.__name__, "lime" if "lime" in make.__name__ else "numpy"))
     coefficients = Side("", make, b=b).run(SETUP).coefficients
     if make.__name__ not in ("bare", "captum"):
