@@ -99,7 +99,7 @@ def report(given: Namespace) -> int:
     check(given.run is not None, "report needs RUN, the directory of a run: gpulime report runs/quickstart")
     from gpulime.runs import files
 
-    say(str(files.report(Path(given.run))))
+    say(str(files.report(config.expanded(given.run))))
     return 0
 
 
@@ -108,7 +108,7 @@ def status(given: Namespace) -> int:
     check(given.run is not None, "status needs RUN, the directory of a run: gpulime status runs/quickstart")
     from gpulime.runs.status import status
 
-    found = status(Path(given.run))
+    found = status(config.expanded(given.run))
     if given.json:
         print(json.dumps(found.as_json(), indent=2))
     else:
@@ -122,13 +122,14 @@ def export(given: Namespace) -> int:
     check(given.to is not None, "export needs --to DIR, a folder that is not there yet: --to exported")
     from gpulime.runs import export
 
-    written = export.export(Path(given.run), _ids(given), Path(given.to))
+    to = config.expanded(given.to)
+    written = export.export(config.expanded(given.run), _ids(given), to)
     for image_id, reason in written.damaged.items():
         note(f"gpulime: image {image_id!r} is left out, its row is damaged: {reason}")
     if written.without_picture:
         transparent = "their overlays are transparent, to lay over any picture"
         note(f"{written.without_picture:,} without a picture at hand: {transparent}")
-    say(f"{written.images:,} images: {Path(given.to) / export.INDEX}")
+    say(f"{written.images:,} images: {to / export.INDEX}")
     return exits.ERROR_ROWS if written.damaged else exits.OK
 
 
@@ -139,9 +140,9 @@ def diff(given: Namespace) -> int:
     from gpulime.report import diff_page, diff_text
     from gpulime.runs import diff
 
-    found = diff.compare(Path(given.run_a), Path(given.run_b))
+    found = diff.compare(config.expanded(given.run_a), config.expanded(given.run_b))
     say(diff_text.table(found))  # first: the page may not be writable
-    say(f"\npage: {diff_page.write(found, Path(given.to or given.run_b))}")
+    say(f"\npage: {diff_page.write(found, config.expanded(given.to or given.run_b))}")
     return 0
 
 
@@ -151,7 +152,7 @@ def verify(given: Namespace) -> int:
     from gpulime.report import verify_text
     from gpulime.runs import verify
 
-    found = verify.verify(Path(given.run), given.inputs)
+    found = verify.verify(config.expanded(given.run), given.inputs)
     say(verify_text.text(found))
     return found.exit_code
 
@@ -161,7 +162,7 @@ def compact(given: Namespace) -> int:
     check(given.run is not None, "compact needs RUN, the directory of a run: gpulime compact runs/quickstart")
     from gpulime.runs import compact
 
-    done = compact.compact(Path(given.run), given.rows)
+    done = compact.compact(config.expanded(given.run), given.rows)
     for error in done.corrupt:
         note(f"gpulime: {error}. It is left as it is; gpulime verify {given.run} says more")
     say(f"{done.before:,} shard{'s are' if done.before != 1 else ' is'} now {done.after:,}, of {done.rows:,} rows")
@@ -273,7 +274,7 @@ def _ids(given: Namespace) -> list[str] | None:
     if given.ids_file is None:
         return None if given.ids is None else list(given.ids)
     try:
-        lines = Path(given.ids_file).read_text(encoding="utf-8-sig").split("\n")
+        lines = config.expanded(given.ids_file).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise GpulimeError(f"--ids-file {given.ids_file!r} cannot be read: {error}") from error
     return [*(given.ids or ()), *(line.removesuffix("\r") for line in lines if line.strip())]

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Literal
 
 from gpulime.errors import GpulimeError, check, nearest
@@ -172,6 +173,20 @@ class Config:
         most = self.max_failures_in_a_row
         check(most is None or most >= 1, f"max_failures_in_a_row must be 1 or more, or null; got {most}")
         check_out(self.out)
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as a person writes it: ``~`` is the home directory, in a YAML file and from Python too.
+
+    Raises
+    ------
+    GpulimeError
+        If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise GpulimeError(f"{str(path)!r} names no home directory: {error}") from error
 
 
 def check_out(out: str) -> None:

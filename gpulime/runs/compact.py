@@ -180,7 +180,7 @@ def _table(batches: Sequence[pa.RecordBatch]) -> pa.Table:
 
 def _check_same(path: Path, group: Sequence[_Sound]) -> None:
     """Read a merged shard back: it must hold the rows of its group, in their order."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as shard:
+    with shards.parquet(path) as shard:
         _, there = _keys(path, shard)
     wanted = pa.concat_tables([one.keys.filter(pa.array(one.fresh)) for one in group])
     check(there.equals(wanted), f"the merged shard must hold {len(wanted)} rows as they were, got {len(there)} or others")

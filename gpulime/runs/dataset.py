@@ -125,7 +125,7 @@ def explain(
             data=configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds),
             store=configs.StoreConfig(),
             report=report,
-            out=Path(out),
+            out=configs.expanded(out),
             share=Share.of(shard, {}),
             retry_failed=retry_failed,
             max_failures_in_a_row=max_failures_in_a_row,

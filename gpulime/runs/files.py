@@ -93,7 +93,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         data=config.data,
         store=config.store,
         report=config.report,
-        out=Path(config.out),
+        out=configs.expanded(config.out),
         share=share,
         retry_failed=retry_failed,
         max_failures_in_a_row=config.max_failures_in_a_row,

@@ -179,6 +179,8 @@ class Heartbeat:
         goes_on = before is not None and before.config_hash == now.config_hash
         earlier = before.earlier + before.effort if before is not None and goes_on else Effort()
         self.last = dataclasses.replace(now, earlier=earlier, suspects=self._suspects)
+        if not self.path.parents[1].is_dir():  # renamed in mid-run: none is made in its place
+            return
         text = json.dumps(dataclasses.asdict(self.last))
         with contextlib.suppress(OSError), staged(self.path.parents[1], self.path) as path:
             path.write_text(text, encoding="utf-8")

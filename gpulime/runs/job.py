@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import time
@@ -110,7 +111,7 @@ def perform(job: Job) -> Outcome:
     shown = job.share.rank == 0
     progress = Progress(len(left.items), n_samples, job.class_names, lambda: predictor.watch.seconds, shown)
     heart = Heartbeat(out, job.share, lambda state: _beat(job, left, progress, state))
-    rows = store.Store(out, rank=job.share.number, flush_rows=job.store.flush_rows, flush_seconds=job.store.flush_seconds)
+    rows = store.Store(out, rank=job.share.number, config_hash=job.terms.config_hash, **dataclasses.asdict(job.store))
     with ExitStack() as stack:
         stop = stack.enter_context(Stop())  # outermost: the last shard is written under it too
         with writers.one_at_a_time(out):  # who comes next finds this process at work, and its run.json binding

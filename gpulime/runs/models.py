@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from gpulime.config import DataConfig, LimeConfig, ModelConfig
+from gpulime.config import DataConfig, LimeConfig, ModelConfig, expanded
 from gpulime.errors import GpulimeError, about, check, line_of, nearest, unknown
 from gpulime.runs import dataset, transform, weights
 from gpulime.runs.transform import Transform
@@ -154,7 +154,7 @@ def _class_names(setting: str | None, pretrained: Any) -> list[str] | None:
         return _categories(pretrained)
     with about(f"model.class_names {setting!r}"):
         if Path(setting).suffix in {".txt", ".json"}:
-            return _read_names(Path(setting))
+            return _read_names(expanded(setting))
         names = _categories(imported(setting))
         if names is None:
             raise GpulimeError("must be a .txt, a .json or the import path of torchvision weights with categories")

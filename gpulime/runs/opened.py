@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpulime.config import expanded
 from gpulime.errors import GpulimeError, about, check, nearest
 from gpulime.explanation import Explanations, ImageExplanation
 from gpulime.runs import damage, files, shards, store
@@ -133,7 +134,7 @@ def open_run(path: str | Path, pictures: bool = True) -> Run:
     GpulimeError
         Where there is no run, or a newer gpulime wrote it.
     """
-    return Run(Path(path), pictures)
+    return Run(expanded(path), pictures)
 
 
 def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[str] | None) -> Explanations:

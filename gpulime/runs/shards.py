@@ -84,6 +84,13 @@ def number(path: Path) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
+def parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; opened here, since pyarrow takes a path such as ``hdfs:x`` for an address."""
+    with pa.OSFile(str(path)) as file, pq.ParquetFile(file, page_checksum_verification=True) as shard:
+        yield shard
+
+
+@contextlib.contextmanager
 def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
     """A shard that was found to be as it was written, for reading; unless ``whole``, only the pages that are read are checked.
 
@@ -100,7 +107,7 @@ def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise CorruptError(path, "it must be a regular file")
         named, found = path.stem.split("-")[-1], f"{checksum(path):08x}" if whole else None
-        with pq.ParquetFile(path, page_checksum_verification=True) as shard:
+        with parquet(path) as shard:
             facts = shard.metadata.metadata or {}
             # The shards of earlier versions had a random number in place of the sum, and stated no version.
             # They lack the columns of version 2, which tell if it is the name of the version that rotted.

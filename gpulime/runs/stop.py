@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# SIGHUP comes when a terminal is closed or ssh goes away; under nohup it is ignored, and stays so.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+POLL_SECONDS = 1.0
 USUAL = (signal.SIG_DFL, signal.default_int_handler)
 
 
@@ -67,8 +71,10 @@ class Stop:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        # What is in hand may hang where Python hears nothing: the next is the system's.
-        _restore({number: signal.SIG_DFL if before is _end else before for number, before in self._before.items()})
+        # What is in hand may hang where Python hears nothing: the next is the system's. Not SIGHUP, which comes from the shell
+        # and from the terminal when one closes both, and is nobody's impatience.
+        others = {number: before for number, before in self._before.items() if number != signal.SIGHUP}
+        _restore({number: signal.SIG_DFL if before is _end else before for number, before in others.items()})
 
     def check(self) -> None:
         """Called where one can stop.
@@ -101,8 +107,18 @@ def _restore(before: Mapping[int, Any]) -> None:
         signal.signal(number, handler)
 
 
-def leave_to_parent() -> None:
-    """For worker processes: signals to the whole group are meant for the one that reads their work and ends them by SIGTERM."""
+def leave_to_parent(parent: int) -> None:
+    """For worker processes: signals to the whole group are meant for the one that reads their work and ends them by SIGTERM.
+
+    If that is killed, they end too, whatever they are at.
+    """
     os.setpgid(0, 0)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), name="gpulime parent watch", daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:  # a process whose parent has died gets another
+        time.sleep(POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)

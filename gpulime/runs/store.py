@@ -9,6 +9,7 @@ What is done is what the shards hold; there is no other checkpoint. docs/store.m
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 import zlib
@@ -71,19 +72,31 @@ class Store:
         Write a shard at this many rows, 1 or more.
     flush_seconds : float
         Or when the oldest row in hand has waited this long, in seconds.
+    config_hash : str, optional
+        That of the rows: then no shard is written unless run.json is there with this hash.
 
     Raises
     ------
     OSError
-        From `append`, `flush` and `close` where the disk refuses. The rows stay in hand for the next flush.
+        From `append`, `flush` and `close` if the disk refuses, or the run is not where it was. The rows stay in hand for the
+        next flush.
     """
 
-    def __init__(self, run: Path, *, rank: int = 0, flush_rows: int = 256, flush_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        run: Path,
+        *,
+        rank: int = 0,
+        flush_rows: int = 256,
+        flush_seconds: float = 60.0,
+        config_hash: str | None = None,
+    ) -> None:
         check(flush_rows >= 1, f"flush_rows must be 1 or more, got {flush_rows}")
         self.run = Path(run)
         self.rank = rank
         self.flush_rows = flush_rows
         self.flush_seconds = flush_seconds
+        self.config_hash = config_hash
         self._rows: list[pa.RecordBatch] = []
         self._oldest = 0.0
         self._lock: writers.Lock | None = None
@@ -125,6 +138,7 @@ class Store:
         """Write the rows in hand as one shard; without rows, do nothing."""
         if not self._rows:
             return
+        self._check_place()
         if self._lock is not None and self._lock.taken:
             self._lock = writers.Lock(self.run, self.rank, self.rank)  # the other may have ended: then this is the writer
         shard = pa.BufferOutputStream()
@@ -134,6 +148,18 @@ class Store:
         name = name_of(self.rank, time.time_ns() // 1_000_000, zlib.crc32(data))
         publish(self.run, f"{RESULTS}/{name}", data)
         self._rows.clear()
+
+    def _check_place(self) -> None:
+        """Find out whether the directory was renamed, or its run.json taken away, since the run began."""
+        if self.config_hash is None:
+            return
+        try:
+            found = (read_manifest(self.run) or {}).get("config_hash")
+        except GpulimeError:
+            found = None
+        if found != self.config_hash:
+            reason = "it is not this run's any more, or is gone: was the directory moved?"
+            raise FileNotFoundError(errno.ENOENT, reason, str(self.run / MANIFEST))
 
     def close(self) -> None:
         """Flush, and be no writer of the run any more."""

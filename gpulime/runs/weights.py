@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpulime.config import expanded
 from gpulime.errors import GpulimeError, check, line_of
 
 PACKAGE = "package://"
@@ -98,7 +99,7 @@ def _bytes(name: str, value: Tensor) -> memoryview:
 
 def _located(path: str) -> Path:
     if not path.startswith(PACKAGE):
-        return Path(path)
+        return expanded(path)
     package, _, inside = path.removeprefix(PACKAGE).partition("/")
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:

@@ -5,12 +5,14 @@ In the main process (no workers) nothing stands between an image and the run: on
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -179,7 +181,7 @@ class Workers:
             num_workers=count,
             collate_fn=apart if count else list,
             generator=torch.Generator(),  # its own: the global random state is the user's
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, os.getpid()),
             timeout=POLL_SECONDS if count else 0,  # to look at the workers; the patience is `_next`'s
         )
 
@@ -203,8 +205,8 @@ def read_all(
     return Workers(reader, on_the_way, batch_size, workers, timeout_seconds, waiting).read(items)
 
 
-def _start_worker(number: int) -> None:
-    stop.leave_to_parent()
+def _start_worker(parent: int, number: int) -> None:
+    stop.leave_to_parent(parent)
 
 
 @contextmanager

@@ -178,10 +178,37 @@ def test_a_disk_that_is_full(folder, capsys, monkeypatch):
     assert goes_on(folder)
 
 
-def test_a_signal(folder, capsys):
-    FAULT.append(lambda: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize("what", ["renamed", "run.json removed", "another run in its place"])
+def test_a_directory_that_is_not_the_runs_any_more_ends_it_at_the_next_shard(what, folder, capsys):
+    run, moved = folder / "run", folder / "moved"
+
+    def strike():
+        FAULT.clear()
+        while what != "renamed" and not store.shards(run):
+            time.sleep(0.01)  # the writer is a thread of its own
+        if what == "run.json removed":
+            (run / store.MANIFEST).unlink()
+        else:
+            run.rename(moved)
+        if what == "another run in its place":
+            store.write_manifest(run, {"config_hash": "another"})
+
+    FAULT.append(strike)
+    assert cli.main(settings(folder)) == 74
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "takes no rows: [Errno 2] it is not this run's any more, or is gone: was the directory moved?" in message
+    assert "rows are lost; what was written is kept, and the same call goes on" in message
+    assert run.exists() == (what != "renamed")
+    assert 2 <= len(store.read(moved if moved.exists() else run)) < 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal(number, folder, capsys, request):
+    before = signal.signal(number, signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(number, before))
+    FAULT.append(lambda: os.kill(os.getpid(), number))
     assert cli.main(settings(folder)) == 143
-    assert "stopped by SIGTERM; what was finished is kept" in capsys.readouterr().err
+    assert f"stopped by {number.name}; what was finished is kept" in capsys.readouterr().err
     assert kept(folder) == "0123"
     assert goes_on(folder)
 

@@ -215,6 +215,52 @@ def test_outside_a_stop_a_signal_ends_what_is_going_on_and_inside_it_the_next_is
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.fixture
+def hangup():
+    """A process that SIGHUP ends, whatever has started these tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hangup_stops_too_and_a_second_one_ends_nothing(hangup):
+    with Stop() as stop:
+        for _ in range(2):  # one from the shell, one from the terminal
+            signal.raise_signal(signal.SIGHUP)
+        with pytest.raises(Stopped, match="stopped by SIGHUP; what was finished is kept"):
+            stop.check()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_under_nohup_a_hangup_stays_ignored(hangup):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        stop.check()
+
+
+ORPHAN = """
+import os, time
+from gpulime.runs import stop
+
+parent = os.getpid()
+if os.fork() == 0:
+    stop.leave_to_parent(parent)
+    print("working", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_worker_ends_with_its_parent_whatever_it_is_at():
+    """Both hold the pipe: it ends when the last of them has."""
+    process = subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    process.kill()
+    assert process.communicate(timeout=60)[0] == ""
+
+
 def test_handlers_of_the_callers_own_stay(monkeypatch):
     called = []
     before = signal.signal(signal.SIGUSR1, lambda number, frame: called.append(number))

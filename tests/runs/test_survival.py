@@ -18,6 +18,7 @@ import torch
 from rows import explained
 
 import gpulime
+from gpulime import cli
 from gpulime import config as configs
 from gpulime.runs import exits, shards, store, verify
 from gpulime.runs.shards import opened
@@ -141,6 +142,30 @@ def test_a_quota_leaves_no_part_of_a_shard_and_a_rerun_goes_on(tmp_path):
     assert os.listdir(run / "_staging") == ["writers.lock"]
     assert subprocess.run(command, check=False).returncode == 0
     assert set(store.done(run)) == {"a", "b", "c", "d"}
+
+
+@pytest.mark.parametrize("out", ["hdfs:x", "~/x", Path("~/x")], ids=str)
+def test_a_run_is_written_and_read_at_the_same_place(out, tmp_path, monkeypatch, capsys):
+    """pyarrow would take the first for an address; the others name the home directory, though no shell has read them."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / out if str(out).startswith("hdfs") else tmp_path / "home" / "x"
+    assert gpulime.runs.explain(model, images(3), out, **{**SMALL, "report": True}).ok == 3
+    assert gpulime.runs.explain(model, images(4), out, **SMALL).ok == 4
+    assert {path.name for path in tmp_path.iterdir()} <= {"home", "hdfs:x"}
+    assert len(gpulime.runs.open_run(out)) == len(store.read(place)) == 4
+    gpulime.runs.explain(model, images(4), tmp_path / "other", **SMALL)
+    other = str(tmp_path / "other")
+    for command in (["verify", out], ["compact", out], ["verify", out], ["status", out], ["diff", out, other]):
+        assert cli.main([str(one) for one in command]) == 0, capsys.readouterr().err
+    assert cli.main(["export", str(out), "--to", f"{out}-exported"]) == 0
+    assert place.with_name("x-exported" if place.name == "x" else "hdfs:x-exported").is_dir()
+
+
+def test_a_home_that_is_not_there_is_named():
+    with pytest.raises(gpulime.GpulimeError, match="'~nobody-at-all/x' names no home directory"):
+        gpulime.runs.open_run("~nobody-at-all/x")
 
 
 @pytest.mark.parametrize("out", ["s3://bucket/run", Path("s3://bucket/run")], ids=["text", "path"])

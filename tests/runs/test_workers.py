@@ -301,3 +301,13 @@ def test_a_run_goes_on_past_images_that_kill_their_worker(tmp_path):
     assert all(np.isfinite(row["coef"]).all() for name, row in rows.items() if name not in "04")
     again = gpulime.runs.explain(torch.nn.Flatten(), dataset, out, workers=2, **SMALL)  # does not read them in this process
     assert (again.failed, again.forwards) == (2, 0)
+
+
+class Watched(Pictures):
+    def __getitem__(self, i):
+        raise ValueError([thread.name for thread in threading.enumerate()])
+
+
+def test_each_worker_watches_for_the_end_of_its_parent(tmp_path):
+    [[read]] = reads(Watched(tmp_path, n=1), workers=1)
+    assert "gpulime parent watch" in read.error
