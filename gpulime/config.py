@@ -24,6 +24,7 @@ CHANGES_NO_ROW = {
     "data.workers",
     "data.batch_size",
     "data.timeout_seconds",
+    "data.bands",
     "data.limit",
     "data.shard",
     "lime.batch_size",
@@ -89,7 +90,13 @@ class DataConfig:
     )
     keep: int | list[int] | None = _setting(None, "ids of segments that are never hidden, such as 0 or [0, 255]")
 
+    bands: list[int] | None = _setting(
+        None, "channels that reports show as red, green and blue, from 1: [4, 3, 2]; the first three if it is not set"
+    )
+
     def __post_init__(self) -> None:
+        three = self.bands is None or (len(self.bands) == 3 and min(self.bands) >= 1)
+        check(three, f"data.bands must be three numbers from 1, such as [4, 3, 2]; got {self.bands}")
         at_least = {"workers": 0, "batch_size": 1, "limit": 1, "resize": 1, "crop": 1, "channels": 1}
         for name, least in at_least.items():
             value = getattr(self, name)

@@ -18,6 +18,7 @@ from gpulime.predict import Predictor
 from gpulime.queue import Flight
 from gpulime.segments import Segmenter, Segments, from_labels, kept_ids, segment
 from gpulime.surrogate import Settings, check_memory, proximity
+from gpulime.window import stretched
 
 # As many images are prepared at once as these allow, to bound memory.
 AT_ONCE_IMAGES, AT_ONCE_BYTES = 64, 2**28
@@ -47,10 +48,11 @@ class Preparation:
         """The batch's images, a few at a time.
 
         What the host reads of a GPU it reads here, and waits for it: the range of images and the highest label that came there,
-        how many segments there are, pictures for a segmenter on the CPU. It waits for these alone: what comes from the host is
-        prepared beside the forwards of earlier images. From a flight's first model batch to its solved fit it reads nothing,
-        but for callables of the user's, the lasso's path, the sampler "lime", an alpha below 1e-6, the search for a batch size,
-        and once, whether the model's outputs are probabilities and the same for the same image.
+        whether floats need a window to be seen, how many segments there are, pictures for a segmenter on the CPU. It waits for
+        these alone: what comes from the host is prepared beside the forwards of earlier images. From a flight's first model
+        batch to its solved fit it reads nothing, but for callables of the user's, the lasso's path, the sampler "lime", an
+        alpha below 1e-6, the search for a batch size, and once, whether the model's outputs are probabilities and the same for
+        the same image.
         """
         batch = replace(batch.as_tensors(classes.of_model(self.predictor.module)), keep=kept_ids(batch.keep))
         self.normalisation.fits(batch.images)
@@ -105,6 +107,8 @@ class Preparation:
     def _ready(self, batch: Batch, fill: str | Tensor, unit: float, number: int) -> tuple[Tensor, Tensor, Segments, Tensor]:
         """Images and fill as the model takes them, the segments, and uint8 pictures."""
         pictures = self.normalisation.pictures(batch.images)
+        if unit == 1:  # no more than eight bits otherwise
+            pictures = stretched(pictures)
         if batch.segments is None:
             parts = segment(self.segmenter, pictures, number, batch.keep)
         else:

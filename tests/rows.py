@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import socket
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -69,6 +71,11 @@ def picture(folder, name="cat.png", size=LABELS.shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / name)
     return str(folder / name).encode(), pixels
+
+
+def at(path):
+    """What a row says of its file."""
+    return {"path": path, "image_sha256": hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).hexdigest()}
 
 
 def beat_of(share, **changes):

@@ -19,6 +19,7 @@ from skimage import data, segmentation
 from gpulime import shades
 from gpulime.report import overlay, page
 from gpulime.runs import store
+from gpulime.runs.shown import Shown
 
 HOSTILE = ["</script><b>x", "../x", "two\nlines", "\u202egpj.exe", "\"'><img src=http://a.b onerror=x>", "{{ 7 * 7 }}"]
 PHOTOS = {name: np.ascontiguousarray(getattr(data, name)()[:224, :224]) for name in ("chelsea", "coffee", "astronaut")}
@@ -42,12 +43,16 @@ def failed(image_id, **changes):
     return row(image_id, status="error", error_type="decode", error=f"cannot read {image_id}", **changes)
 
 
+def of(pixels):
+    return pixels if pixels is None or isinstance(pixels, Shown) else Shown(pixels)
+
+
 def show(run, *rows, picture=lambda row: PHOTOS.get(row["image_id"]), class_names=("tench", "tabby", "lynx"), **manifest):
     with store.Store(run) as results:
         for one in rows:
             results.append(one)
     store.write_manifest(run, {"model": "efficientnet-lite0", "config_hash": "0f" * 8, **manifest})
-    assert page.write(run, picture, class_names) == run / "report.html"
+    assert page.write(run, lambda row: of(picture(row)), class_names) == run / "report.html"
     return Page(run / "report.html")
 
 

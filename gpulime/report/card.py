@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gpulime import shades
 from gpulime.report import overlay
 from gpulime.runs import store
+from gpulime.runs.shown import Shown
 
 STRONGEST = 5
 
@@ -48,8 +49,9 @@ class Label:
 class Card:
     """One explained image: the most probable of its explained labels comes first, and the overlay shows that one.
 
-    ``ids`` are the segments of the palette's entries where they are not 0, 1, 2 ..., and ``spots`` the places of all segments
-    that are among a label's strongest: id, across and down in thousandths of the picture.
+    ``how`` says how the picture was made of the image's values, if they are not shown as they are. ``ids`` are the segments of
+    the palette's entries where they are not 0, 1, 2 ..., and ``spots`` the places of all segments that are among a label's
+    strongest: id, across and down in thousandths of the picture.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Card:
     target: str | None
     right: bool | None
     picture: str | None
+    how: str
     overlay: str
     ids: str
     spots: str
@@ -72,17 +75,15 @@ class Card:
         return self.name[: self.name.rfind("/") + 1]
 
 
-def card(
-    row: Mapping[str, Any], picture: npt.NDArray[np.uint8] | None, named: Callable[[int], str], right: bool | None
-) -> Card:
+def card(row: Mapping[str, Any], picture: Shown | None, named: Callable[[int], str], right: bool | None) -> Card:
     """Make the card of a row of the store.
 
     Parameters
     ----------
     row : mapping
         A row of the store with a whole explanation.
-    picture : ndarray, optional
-        (h, w, 3) uint8, what the model saw.
+    picture : Shown, optional
+        What the model saw.
     named : callable
         The name of a class.
     right : bool, optional
@@ -107,7 +108,8 @@ def card(
         n_segments=row["n_segments"],
         target=None if row["target"] is None else named(row["target"]),
         right=right,
-        picture=None if picture is None else overlay.picture_uri(picture),
+        picture=None if picture is None else overlay.picture_uri(picture.pixels),
+        how="" if picture is None else picture.how,
         overlay=overlay.overlay_uri(segments, ids, coefficients[top, ids]),
         ids="" if len(ids) == coefficients.shape[1] else " ".join(map(str, ids)),
         spots=" ".join(f"{i} {1000 * across:.0f} {1000 * down:.0f}" for i, (across, down) in places.items()),

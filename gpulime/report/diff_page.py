@@ -84,7 +84,8 @@ def write(diff: Diff, to: Path) -> Path:
     cards = []
     for image in shown:
         a, b = (of_run[image.image_id] for of_run in rows)
-        cards.append(_card(diff, image, a, b, [picture(row) for picture, row in zip(pictures, (a, b), strict=True)]))
+        found = [picture(row) for picture, row in zip(pictures, (a, b), strict=True)]
+        cards.append(_card(diff, image, a, b, [None if one is None else one.pixels for one in found]))
     html = _template().render(
         a=str(diff.a),
         b=str(diff.b),

@@ -12,7 +12,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
@@ -23,6 +22,7 @@ from gpulime.report.card import card
 from gpulime.report.head import TOP, TOP_OF, entries, head, with_top
 from gpulime.runs import damage, shards, store
 from gpulime.runs.places import Places
+from gpulime.runs.shown import Shown
 from gpulime.runs.staging import publish_pieces
 from gpulime.runs.terminal import printable
 
@@ -37,9 +37,7 @@ TITLE_WITHIN = 10_000  # characters of a page
 HERE = Path(__file__).parent
 
 
-def write(
-    run: Path, picture: Callable[[dict[str, Any]], npt.NDArray[np.uint8] | None], class_names: Sequence[str] | None
-) -> Path:
+def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_names: Sequence[str] | None) -> Path:
     """Write ``report.html`` of a run, and ``report-2.html`` ... beyond 500 images: files that need nothing else, no network.
 
     Parameters
@@ -47,7 +45,7 @@ def write(
     run : Path
         The run directory.
     picture : callable
-        row -> (h, w, 3) uint8 as the model saw it, or None where it cannot be had.
+        row -> its picture as the model saw it, or None where it cannot be had.
     class_names : sequence of str, optional
         The names of the model's classes; without them labels are shown as numbers.
 

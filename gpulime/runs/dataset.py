@@ -19,11 +19,12 @@ from gpulime import segments
 from gpulime.errors import check, whole
 from gpulime.explainer import Explainer
 from gpulime.inputs import Normalisation
-from gpulime.runs import pixels, weights
+from gpulime.runs import weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
 from gpulime.runs.label_maps import SEGMENTER, MaskFolder, Masks
 from gpulime.runs.loader import DatasetReader
 from gpulime.runs.share import Share
+from gpulime.runs.shown import Shown, shown
 from gpulime.runs.sources import Item, check_ids
 from gpulime.runs.terms import Terms
 from gpulime.runs.transform import channels_of
@@ -46,6 +47,7 @@ def explain(
     masks: Masks | str | Path | None = None,
     keep: int | Sequence[int] | None = None,
     channels: int | None = None,
+    bands: Sequence[int] | None = None,
     **lime: Any,
 ) -> Outcome:
     """Explain a dataset into a run directory: `gpulime explain` for those who have model and data in Python.
@@ -88,6 +90,8 @@ def explain(
     channels : int, optional
         As many as PIL images get: gray becomes RGB for 3, RGB gray for 1. By default those of the model's first convolution;
         without one, gray images keep 1 and others have 3.
+    bands : three numbers from 1, optional
+        Which channels the report shows as red, green and blue; by default the first three.
     **lime
         Arguments of `gpulime.Explainer`.
 
@@ -106,6 +110,7 @@ def explain(
     check_map_style(dataset)
     check(labels in ("top", "target", "top+target"), f"labels must be 'top', 'target' or 'top+target'; got {labels!r}")
     configs.check_out(str(out))
+    data = configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds, bands=None if bands is None else list(bands))
     if max_failures_in_a_row is not None:
         max_failures_in_a_row = whole("max_failures_in_a_row", max_failures_in_a_row, 1)
     explainer, kept, listed = Explainer(model, **lime), segments.kept_ids(keep), items(dataset)
@@ -120,9 +125,9 @@ def explain(
             explainer=explainer,
             labels=labels,
             terms=_terms(explainer, model, model_id, labels, class_names, lime, masks, kept),
-            picture=picture_in(reader, explainer.normalisation),
+            picture=picture_in(reader, bands, explainer.normalisation),
             images=len(dataset),
-            data=configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds),
+            data=data,
             store=configs.StoreConfig(),
             report=report,
             out=configs.expanded(out),
@@ -204,21 +209,21 @@ def _comparable(value: Any) -> bool:
     return named or isinstance(value, nn.Module) or dataclasses.is_dataclass(value)
 
 
-def picture_in(reader: DatasetReader, normalisation: Normalisation | None = None) -> Picture:
+def picture_in(
+    reader: DatasetReader, bands: Sequence[int] | None = None, normalisation: Normalisation | None = None
+) -> Picture:
     """Find the picture of a row in a dataset; None for an image that is not there, or no longer what it was."""
     numbers = {item.image_id: item for item in items(reader.dataset)}
 
-    def picture(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    def picture(row: Mapping[str, Any]) -> Shown | None:
         if row["image_id"] not in numbers:
             return None
         read = reader(numbers[row["image_id"]])
-        if read.pixels is None or row.get("image_sha256") not in (
-            None,
-            read.sha256,
-        ):  # its segments would lie on another picture
+        same = read.sha256 == row.get("image_sha256")  # else its segments would lie on another picture
+        if read.pixels is None or not same:
             return None
         unit = read.pixels / 255 if read.pixels.dtype == torch.uint8 else read.pixels
-        return pixels.shown(unit if normalisation is None else normalisation.pictures(unit))
+        return shown(unit if normalisation is None else normalisation.pictures(unit), bands)
 
     return picture
 

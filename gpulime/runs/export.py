@@ -81,7 +81,8 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     for number, image_id in enumerate(chosen):
         row = rows.row(numbers[image_id])
         stem = f"{number:06d}-{hashlib.sha256(image_id.encode()).hexdigest()[:12]}"
-        ground = picture(row)
+        found = picture(row)
+        ground = None if found is None else found.pixels
         if ground is not None and ground.shape[:2] != (row["h"], row["w"]):
             ground = None
         without_picture += ground is None

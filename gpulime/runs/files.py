@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torchvision.transforms import InterpolationMode
 
@@ -18,11 +17,12 @@ from gpulime import segments
 from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
 from gpulime.report import page
-from gpulime.runs import dataset, exits, images, models, pixels, store
+from gpulime.runs import dataset, exits, images, models, store
 from gpulime.runs.job import Job, Picture, perform, plan
 from gpulime.runs.label_maps import SEGMENTER, MaskFolder
 from gpulime.runs.loader import DatasetReader, FileReader
 from gpulime.runs.share import Share
+from gpulime.runs.shown import Shown, shown
 from gpulime.runs.sources import Item
 from gpulime.runs.terminal import say
 from gpulime.runs.terms import TARGETS, Terms
@@ -88,7 +88,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
                 "class_names": loaded.class_names,
             },
         ),
-        picture=_picture_of(found.reader),
+        picture=_picture_of(found.reader, config.data.bands),
         images=found.count,
         data=config.data,
         store=config.store,
@@ -132,12 +132,13 @@ def report(run: Path) -> Path:
             f"the images of {run} come from data.factory, code that you have not run in this folder: {LOSS}. "
             f"The gpulime explain that made the run writes it with them. {REMEDY}"
         )
-    return page.write(run, _picture_of(reader), about.get("class_names"))
+    return page.write(run, _picture_of(reader, _bands(about)), about.get("class_names"))
 
 
 def pictures(run: Path) -> Picture:
     """What finds the picture of a row as the model saw it; None for each row whose images are not at hand."""
-    return _picture_of(_reader(store.manifest(run)))
+    about = store.manifest(run)
+    return _picture_of(_reader(about), _bands(about))
 
 
 def _reader(about: Mapping[str, Any]) -> FileReader | DatasetReader | None:
@@ -154,17 +155,21 @@ def _reader(about: Mapping[str, Any]) -> FileReader | DatasetReader | None:
     return images.again(data, transform)
 
 
-def _picture_of(reader: FileReader | DatasetReader | None) -> Picture:
+def _bands(about: Mapping[str, Any]) -> list[int] | None:
+    return configs.from_dict(about["config"]).data.bands if "config" in about else None
+
+
+def _picture_of(reader: FileReader | DatasetReader | None, bands: Sequence[int] | None) -> Picture:
     if reader is None:
         return lambda row: None
     if isinstance(reader, DatasetReader):
-        return dataset.picture_in(reader)
+        return dataset.picture_in(reader, bands)
 
-    def picture(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-        read = reader(Item(row["image_id"], row["path"]))
-        if read.pixels is None:  # it was there when it was explained
+    def picture(row: Mapping[str, Any]) -> Shown | None:
+        if row.get("image_sha256") is None:  # a row of somebody else's that names any file of this machine
             return None
-        changed = row.get("image_sha256") not in (None, read.sha256)  # then its segments would lie on another picture
-        return None if changed else pixels.shown(read.pixels)
+        read = reader(Item(row["image_id"], row["path"]))
+        same = read.sha256 == row["image_sha256"]  # else its segments would lie on another picture
+        return shown(read.pixels, bands) if read.pixels is not None and same else None
 
     return picture

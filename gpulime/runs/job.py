@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gpulime import config as configs
 from gpulime import device as devices
 from gpulime import inputs
@@ -31,6 +29,7 @@ from gpulime.runs.pixels import ChannelsError
 from gpulime.runs.progress import Progress
 from gpulime.runs.recorder import Recorder, Row
 from gpulime.runs.share import ALL, Share
+from gpulime.runs.shown import Shown
 from gpulime.runs.sources import Item
 from gpulime.runs.stop import Stop
 from gpulime.runs.terminal import note, say
@@ -39,7 +38,7 @@ from gpulime.runs.todo import Todo
 from gpulime.runs.workers import read_all
 from gpulime.runs.writer import Writer
 
-Picture = Callable[[Mapping[str, Any]], "np.ndarray[Any, np.dtype[np.uint8]] | None"]
+Picture = Callable[[Mapping[str, Any]], Shown | None]
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ class Run(Mapping[str, ImageExplanation]):
         row = self.row(image_id)
         with about(f"image {image_id!r}"):
             damage.check_whole(row)
-        return _explanations(row, self._picture(row), self.manifest.get("class_names"))
+        picture = self._picture(row)
+        return _explanations(row, None if picture is None else picture.pixels, self.manifest.get("class_names"))
 
     def row(self, image_id: str) -> dict[str, Any]:
         """The row of an image that is explained, as it stands in the store.

@@ -65,13 +65,6 @@ def stacked(pictures: list[Image.Image]) -> Array:
     return np.dstack([np.asarray(picture) for picture in pictures])
 
 
-def shown(pixels: Tensor) -> npt.NDArray[np.uint8]:
-    """The picture (h, w, 3) of pixels (c, h, w) that are uint8, or floats in 0..1: its first three channels, or gray."""
-    if pixels.dtype != torch.uint8:
-        pixels = (pixels.clamp(0, 1) * 255).round().byte()
-    return (pixels[:1].expand(3, -1, -1) if len(pixels) < 3 else pixels[:3]).permute(1, 2, 0).numpy()
-
-
 def bands(image: Image.Image | Array, channels: int | None = None) -> list[Image.Image]:
     """The image as pictures that Pillow resizes without loss: one RGB, or an L or F for each channel.
 

@@ -9,10 +9,12 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from rows import HOSTILE, LABELS, explained, failed, picture, run
+from rows import HOSTILE, LABELS, at, explained, failed, picture, run
 
 from gpulime import shades
 from gpulime.errors import GpulimeError
+from gpulime.report import diff_page
+from gpulime.runs import diff, files, open_run
 from gpulime.runs.export import COLUMNS, INDEX, _near, export
 
 
@@ -53,7 +55,8 @@ def test_arrays_are_those_of_the_row(tmp_path):
 def test_overlays_lie_on_the_picture_where_it_is_at_hand_and_are_transparent_elsewhere(tmp_path):
     path, pixels = picture(tmp_path)
     wrong_size, _ = picture(tmp_path, "other.png", (30, 20))
-    rows = [explained("here", path=path), explained("gone", path=b"/nowhere.png"), explained("other", path=wrong_size)]
+    gone = {"path": b"/nowhere.png", "image_sha256": "0" * 64}
+    rows = [explained("here", **at(path)), explained("gone", **gone), explained("other", **at(wrong_size))]
     assert export(run(tmp_path / "run", *rows), None, tmp_path / "to").without_picture == 2
     lines = index(tmp_path / "to")
     shown = {(line["image_id"], line["label"]): opened(tmp_path / "to" / line["overlay"]) for line in lines}
@@ -75,6 +78,19 @@ def test_a_picture_that_changed_since_is_not_at_hand(tmp_path):
     export(folder, None, tmp_path / "to")
     shapes = [opened(tmp_path / "to" / line["overlay"]).shape for line in index(tmp_path / "to")]
     assert shapes == [pixels.shape] * 2 + [(*LABELS.shape, 4)] * 2
+
+
+def test_a_row_without_a_checksum_brings_no_picture(tmp_path):
+    """It may be another's, and name any file of this machine."""
+    path, _ = picture(tmp_path)
+    folder = run(tmp_path / "run", explained("mine", path=path, image_sha256=None))
+    export(folder, None, tmp_path / "to")
+    assert opened(tmp_path / "to" / index(tmp_path / "to")[0]["overlay"]).shape == (*LABELS.shape, 4)
+    assert "data:image/jpeg" not in files.report(folder).read_text()
+    assert np.unique(open_run(folder)["mine"].image).size == 1
+    other = run(tmp_path / "other", explained("mine", path=path, image_sha256=None))
+    text = diff_page.write(diff.compare(folder, other), tmp_path).read_text()
+    assert "picture not at hand" in text
 
 
 def test_a_run_made_from_python_has_no_pictures_at_hand(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from rows import LABELS, explained, failed, picture, run
+from rows import LABELS, at, explained, failed, picture, run
 
 import gpulime
 from gpulime.errors import GpulimeError
@@ -68,7 +68,7 @@ def test_the_picture_is_looked_up_where_it_was(tmp_path):
     now = hashlib.sha256((tmp_path / "cat.png").read_bytes()).hexdigest()
     other, _ = picture(tmp_path, "other.png", (30, 20))
     rows = explained("a", path=path, image_sha256=now), explained("changed", path=path, image_sha256="0" * 64)
-    folder = run(tmp_path / "run", *rows, explained("gone", path=b"/nowhere.png"), explained("other size", path=other))
+    folder = run(tmp_path / "run", *rows, explained("gone", path=b"/nowhere.png"), explained("other size", **at(other)))
     explanations = open_run(folder)
     np.testing.assert_array_equal(explanations["a"].image, pixels / 255)
     for image_id in ("changed", "gone", "other size"):
