@@ -81,6 +81,8 @@ def test_fixed_holds_what_changes_a_row(name):
         changed = Config(lime=LimeConfig(mean=[0.5], std=[0.5]))
     elif last in ("limit", "resize", "crop", "channels"):
         changed = Config(data=DataConfig(**{last: 7}))
+    elif last == "bands":
+        changed = Config(data=DataConfig(bands=[3, 2, 1]))
     elif section:
         changed = Config(**{section: config.SECTIONS[section](**{last: value})})
     else:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from markup import Page
 from PIL import Image
-from rows import HOSTILE, LABELS, explained, failed, picture, run
+from rows import HOSTILE, LABELS, at, explained, failed, picture, run
 from scipy.stats import spearmanr
 
 from gpulime.errors import GpulimeError
@@ -217,7 +217,7 @@ def pixels(image):
 
 def test_both_sides_share_a_picture_a_label_and_a_scale(tmp_path):
     path, _ = picture(tmp_path)
-    a, b = explained("x", path=path), explained("x", path=path, coef=[np.divide(COEF, 2), COEF], pred_probs=[0.1, 0.2])
+    a, b = explained("x", **at(path)), explained("x", **at(path), coef=[np.divide(COEF, 2), COEF], pred_probs=[0.1, 0.2])
     shown = page(tmp_path, [a], [b])
     photo, left, right = shown.all("img")
     assert photo["alt"] == "x, as the model saw it"
@@ -237,7 +237,7 @@ def test_each_side_shows_its_own_picture(tmp_path):
     for name, gray in (("dark.png", 40), ("light.png", 220)):
         Image.new("RGB", LABELS.shape[::-1], (gray,) * 3).save(tmp_path / name)
         paths.append(str(tmp_path / name).encode())
-    shown = page(tmp_path, *([explained("x", [[1.0, 0, 0, 0]] * 2, path=path)] for path in paths))
+    shown = page(tmp_path, *([explained("x", [[1.0, 0, 0, 0]] * 2, **at(path))] for path in paths))
     corners = [pixels(image)[-20, -20].mean() for image in shown.all("img")]  # where no segment is coloured
     assert corners == pytest.approx([40, 40 + 0.2 * 215, 220 + 0.2 * 35], abs=4)
 

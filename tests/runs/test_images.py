@@ -71,7 +71,7 @@ def test_report_finds_the_pictures_again(tmp_path):
     assert page.count("data:image/") > 3
     picture = files.pictures(tmp_path / "run")
     row = rows_of(tmp_path / "run")["1"]
-    assert np.array_equal(picture(row), np.asarray(make()[1][0].convert("RGB")))
+    assert np.array_equal(picture(row).pixels, np.asarray(make()[1][0].convert("RGB")))
     assert picture({**row, "image_sha256": "0" * 64}) is None  # it has changed
     files.report(tmp_path / "run")
     assert (tmp_path / "run" / "report.html").read_text().count("data:image/") == page.count("data:image/")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gpulime.runs.pixels import ChannelsError, DecodeError, shown, stacked, tensor
+from gpulime.runs.pixels import ChannelsError, DecodeError, stacked, tensor
 from gpulime.runs.transform import Transform
 
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8))
@@ -116,14 +116,6 @@ def test_a_crop_larger_than_the_picture_is_filled_up_with_black():
     deep = Transform(crop=4)(np.ones((2, 2, 5), np.float32))
     assert deep.shape == (4, 4, 5)
     assert deep.sum() == 2 * 2 * 5
-
-
-def test_shown():
-    assert np.array_equal(shown(tensor(RGB)), RGB)
-    assert shown(torch.full((1, 2, 2), 0.5)).tolist() == [[[128] * 3] * 2] * 2
-    assert np.array_equal(
-        shown(torch.arange(20, dtype=torch.uint8).view(5, 2, 2)), np.arange(12).reshape(3, 2, 2).transpose(1, 2, 0)
-    )
 
 
 def test_stacked_is_writable():
