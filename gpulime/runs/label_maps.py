@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from gpulime.config import DataConfig
-from gpulime.errors import about, check
+from gpulime.errors import GpulimeError, about, check
 from gpulime.runs import sources
 from gpulime.runs.pictures import decode
 from gpulime.runs.pixels import DecodeError
@@ -91,12 +91,16 @@ class MaskFolder:
         Raises
         ------
         GpulimeError
-            If there is no such folder, or no mask in it.
+            If there is no such folder, or no mask in it, or a folder there cannot be read.
         """
         files: dict[str, list[bytes]] = {}
         with about(f"data.masks {folder!r}"):
             check(os.path.isdir(os.path.expanduser(folder)), "there is no such folder")
-            for item in sources.files_in(folder):
+            try:
+                found = list(sources.files_in(folder))
+            except OSError as error:
+                raise GpulimeError(f"cannot be read: {error}") from error
+            for item in found:
                 stem, ending = os.path.splitext(item.image_id)
                 if ending.lower() in LOSSLESS:
                     files.setdefault(stem, []).append(item.path)

@@ -306,6 +306,15 @@ def test_folders_without_masks_are_refused(photograph, tmp_path):
         files.run(config(photograph, tmp_path / "masks", tmp_path / "run"))
 
 
+def test_a_folder_that_cannot_be_listed_is_refused(monkeypatch, tmp_path):
+    def denied(folder):
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr(sources, "files_in", denied)
+    with pytest.raises(GpulimeError, match=r"data.masks '.*': cannot be read: .*Permission denied"):
+        MaskFolder.of(str(tmp_path), configs.DataConfig())
+
+
 def test_a_folder_of_masks_for_a_dataset(tmp_path):
     for i in range(N):
         save(tmp_path / "masks" / f"{i}.npy", MAP + i)
