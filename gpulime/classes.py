@@ -66,7 +66,11 @@ def of_model(model: Any) -> list[str] | None:
     None if there are none, if they are placeholders (LABEL_0), or if the model's last layer has another number of outputs.
     """
     names = getattr(getattr(model, "config", None), "id2label", None)
-    if not isinstance(names, Mapping) or all(re.fullmatch(r"LABEL_\d+", str(name)) for name in names.values()):
+    if (
+        not isinstance(names, Mapping)
+        or not hasattr(model, "modules")
+        or all(re.fullmatch(r"LABEL_\d+", str(name)) for name in names.values())
+    ):
         return None
     sizes = [module.out_features for module in model.modules() if hasattr(module, "out_features")]
     try:

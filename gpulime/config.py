@@ -52,8 +52,9 @@ class ModelConfig:
     checkpoint: str | None = _setting(
         None, "weights to load: a .safetensors, a .pt or .pth holding tensors only, or package://PACKAGE/FILE"
     )
-    class_names: str | None = _setting(
-        None, "names of the classes: a .txt (one a line), a .json (a list), or the import path of torchvision weights"
+    class_names: list[str] | str | None = _setting(
+        None,
+        "names of the classes: [a, b], a .txt (one a line), a .json, or the import path of torchvision weights",
     )
 
 
@@ -119,8 +120,9 @@ class LimeConfig:
     )
     sampler: str = _setting("bernoulli", "how masks are drawn: bernoulli, or lime for exactly lime's own draws")
     top_labels: int = _setting(5, "how many of the most probable classes are explained")
-    labels: Literal["top", "target", "top+target"] = _setting(
-        "top", "which classes are explained: the most probable ones, the image's true one, or both"
+    labels: Literal["top", "target", "top+target"] | list[Any] | int | str = _setting(
+        "top",
+        "which classes are explained: the most probable ones, the image's true one, both, or fixed ones, as in [3, cat]",
     )
     kernel_width: float | None = _setting(
         0.25, "width of the proximity kernel; a smaller one trusts masks that hide little; null is 0.75 sqrt(segments)"

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpulime import classes, fills, masks
 from gpulime import device as devices
-from gpulime import fills, masks
 from gpulime.batch_size import BatchSize
 from gpulime.errors import whole
 from gpulime.explanation import Explanations
@@ -127,8 +127,10 @@ class Explainer:
         self.settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
         self.predictor = Predictor(model, activation, precision, device, compile)
         self.batch_size = BatchSize(batch_size, self.predictor.module, compile)
+        self.class_names = classes.of_model(model)
+        resolved = fills.resolve(fill)
         self.preparation = Preparation(
-            self.predictor, self.normalisation, self.segmenter, fills.resolve(fill), self.settings, n_samples
+            self.predictor, self.normalisation, self.segmenter, resolved, self.settings, n_samples, self.class_names
         )
 
     @property
@@ -282,6 +284,7 @@ class Explainer:
             segment_ids=flight.parts.ids,
             non_finite=non_finite,
             images=flight.pictures,
+            class_names=self.class_names,
         )
 
     def _fit(self, flight: Flight, drawn: Tensor | None, outputs: Tensor, index: Tensor) -> Surrogate:

@@ -25,16 +25,22 @@ def number(given: Any, names: Names | None = None) -> int:
     GpulimeError
         If it is no class.
     """
-    try:
-        value = given.item() if hasattr(given, "item") else given
-        found = None if isinstance(value, str | bytes) else int(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # several, NaN, nothing like a number
-        value, found = given, None
+    value = _one(given)
     if isinstance(value, str):
         return number_of(value, names)
-    if found is None or found != value:
-        raise GpulimeError(f"must be a class number, 0 or more; got {_shown(given)}")
-    return found
+    return int(value)
+
+
+def plain(given: Any) -> Any:
+    """What `of_image` takes, as Python's own numbers, strings and lists, so that it is small and can be pickled.
+
+    Raises
+    ------
+    GpulimeError
+        If it is nothing that `of_image` takes, whatever the names and the number of classes.
+    """
+    values = _vector(given)
+    return _one(given) if values is None else values
 
 
 def of_image(given: Any, classes: int | None = None, names: Names | None = None) -> list[int]:
@@ -64,6 +70,20 @@ def of_image(given: Any, classes: int | None = None, names: Names | None = None)
     return list(dict.fromkeys(number(value, names) for value in values))
 
 
+def _one(given: Any) -> float | str:
+    """A whole number or a name."""
+    try:
+        value = given.item() if hasattr(given, "item") else given
+        found = None if isinstance(value, str | bytes) else int(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # several, NaN, nothing like a number
+        value, found = given, None
+    if isinstance(value, str):
+        return value
+    if found is None or found != value:
+        raise GpulimeError(f"must be a class number, 0 or more; got {_shown(given)}")
+    return value if isinstance(value, bool | float) else found  # floats and bools are bits of a multi-hot vector
+
+
 def _vector(given: Any) -> list[Any] | None:
     """The entries of a list or of a vector; None for one class."""
     if isinstance(given, Tensor | np.ndarray):
@@ -71,14 +91,12 @@ def _vector(given: Any) -> list[Any] | None:
         if size == 1:
             return None
         check(given.ndim == 1, lambda: f"must be a class, or a vector of classes; got {_shown(given)}")
-        return list(given.tolist())
-    if isinstance(given, list | tuple | set | frozenset | range):
-        return [value.item() if isinstance(value, Tensor | np.generic) and value.ndim == 0 else value for value in given]
-    return None
+        given = given.tolist()
+    return [_one(value) for value in given] if isinstance(given, list | tuple | set | frozenset | range) else None
 
 
 def _are_bits(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, bool | int | float) and value in (0, 1) for value in values)
+    return all(not isinstance(value, str) and value in (0, 1) for value in values)
 
 
 def of_batch(given: Any, n: int, names: Names | None = None) -> Tensor:

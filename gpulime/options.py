@@ -22,6 +22,8 @@ WORDS = {
     "str": ("TEXT", "text"),
     "bool": ("true|false", "true or false"),
     "list[float]": ("[X, ...]", "a list of numbers"),
+    "list[str]": ("[TEXT, ...]", "a list of text"),
+    "list[Any]": ("[CLASS, ...]", "a list of classes"),
     "list[int]": ("[N, ...]", "a list of whole numbers"),
     "dict[str, Any]": ("{NAME: VALUE}", "a mapping"),
     "None": ("null", "null"),

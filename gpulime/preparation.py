@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from gpulime import classes, fills
 from gpulime import device as devices
+from gpulime import fills
+from gpulime.classes import Names
 from gpulime.errors import check
 from gpulime.inputs import Batch, Normalisation, channels_behind, check_label, outside_unit
 from gpulime.predict import Predictor
@@ -33,6 +34,7 @@ class Preparation:
     Attributes
     ----------
     n_samples : int, s
+    class_names : the model's own, by which labels may be given
     warned : the kinds of warnings that have been given, each once
     """
 
@@ -42,6 +44,7 @@ class Preparation:
     fill: str | Tensor
     settings: Settings
     n_samples: int
+    class_names: Names | None = None
     warned: set[str] = field(default_factory=set)
 
     def flights(self, batch: Batch) -> Iterator[Flight]:
@@ -54,7 +57,7 @@ class Preparation:
         alpha below 1e-6, the search for a batch size, and once, whether the model's outputs are probabilities and the same for
         the same image.
         """
-        batch = replace(batch.as_tensors(classes.of_model(self.predictor.module)), keep=kept_ids(batch.keep))
+        batch = replace(batch.as_tensors(self.class_names), keep=kept_ids(batch.keep))
         self.normalisation.fits(batch.images)
         fills.fits(self.fill, tuple(batch.images.shape))
         unit = 255.0 if batch.images.dtype == torch.uint8 else 1.0

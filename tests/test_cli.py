@@ -154,7 +154,6 @@ def test_a_bad_file_is_one_line_that_says_what_is_right(write, capsys, text, mes
         (["--lime.n_samples", "many"], "lime.n_samples must be a whole number; got 'many'"),
         (["--lime.kernel_width", "x"], "lime.kernel_width must be a number or null; got 'x'"),
         (["--lime.batch_size", "x"], "lime.batch_size must be a whole number or 'auto'; got 'x'"),
-        (["--lime.labels", "x"], "lime.labels must be 'top' or 'target' or 'top+target'"),
         (["--report", "maybe"], "report must be true or false"),
         (["--data.workers", "-1"], "data.workers must be 0 or more; got -1"),
         (["--lime.mean", "[0, 0, 0]"], "lime.mean and lime.std must be given together; got [0.0, 0.0, 0.0] and None"),

@@ -46,6 +46,22 @@ def test_compile_is_a_switch_or_a_mode(given, meant, monkeypatch, capsys):
     assert ("lime.compile must be true or false or 'reduce-overhead' or " in capsys.readouterr().err) == (meant is None)
 
 
+def test_labels_are_a_mode_or_classes_and_names_may_be_a_list(tmp_path, monkeypatch):
+    from gpulime import cli
+    from gpulime.runs import files
+
+    seen = []
+    monkeypatch.setattr(files, "run", lambda chosen, **call: seen.append((chosen.lime.labels, chosen.model.class_names)) or 0)
+    for given in ("top+target", "3", "[3, 7]", "[3, big dog]", "big dog"):
+        assert cli.main(["explain", "--lime.labels", given]) == 0
+    assert [labels for labels, _ in seen] == ["top+target", 3, [3, 7], [3, "big dog"], "big dog"]
+    (tmp_path / "a.yaml").write_text("lime: {labels: [dog, 7]}\nmodel: {class_names: [price]}\n")
+    assert cli.main(["explain", "--config", str(tmp_path / "a.yaml")]) == 0
+    assert cli.main(["explain", "--model.class_names", "[ant, bee]"]) == 0
+    assert cli.main(["explain", "--model.class_names", "names.txt"]) == 0
+    assert seen[-3:] == [(["dog", 7], ["price"]), ("top", ["ant", "bee"]), ("top", "names.txt")]
+
+
 def test_there_are_configs():
     assert {"quickstart.yaml", "imagenet_val.yaml", "lime_defaults.yaml"} <= {path.name for path in CONFIGS}
 

@@ -117,7 +117,10 @@ def test_names_of_a_hugging_face_model_are_labels(cnn, pictures):
         config = SimpleNamespace(id2label=dict(enumerate(["ant", "bee", "cat", "dog", "eel", "fox", "gnu"])))
 
     images = pictures(N)
-    assert_same(explain(Named(cnn), images, ["fox", "bee", 3]), explain(cnn, images, torch.tensor([5, 1, 3])))
+    named = explain(Named(cnn), images, ["fox", "bee", 3])
+    assert_same(named, explain(cnn, images, torch.tensor([5, 1, 3])))
+    assert named.class_names == list(Named.config.id2label.values())
+    assert named[0].get_image_and_mask("fox")[1].any()
 
 
 def test_numbers_from_numpy(cnn, pictures):

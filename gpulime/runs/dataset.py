@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, default_collate, default_convert
 
+from gpulime import classes, segments
 from gpulime import config as configs
-from gpulime import segments
+from gpulime.classes import Names
 from gpulime.errors import check, whole
 from gpulime.explainer import Explainer
 from gpulime.inputs import Normalisation
+from gpulime.labels import of_run
 from gpulime.runs import weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
 from gpulime.runs.label_maps import SEGMENTER, MaskFolder, Masks
@@ -35,9 +38,9 @@ def explain(
     dataset: Any,
     out: str | Path,
     *,
-    labels: str = "top",
+    labels: str | int | Sequence[int | str] = "top",
     model_id: str | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Names | None = None,
     workers: int = 0,
     timeout_seconds: float = configs.DataConfig.timeout_seconds,
     retry_failed: bool = False,
@@ -57,18 +60,22 @@ def explain(
     model : nn.Module or callable
         As for `gpulime.Explainer`.
     dataset : map-style dataset
-        ``dataset[i]`` is an image, (image, target) or (image, target, mask). An image is a PIL image or a tensor (c, h, w),
-        uint8 or float, in [0, 1] or with ``normalized=True``; a mask holds integers (h, w), which are used as its segments.
-        With ``samples`` or ``imgs`` as ImageFolder has them, its paths are the ids; else the numbers are.
+        ``dataset[i]`` is an image, (image, target), (image, target, mask), (index, image, target), or a mapping with such keys
+        as image, label, mask, or pixel_values, labels. An image is a PIL image, a tensor (c, h, w) or an array (h, w, c), uint8
+        or float, in [0, 1] or with ``normalized=True``; a target is a class, a list of several or a multi-hot vector; a mask
+        holds integers (h, w), which are used as its segments. With ``samples`` or ``imgs`` as ImageFolder has them, its paths
+        are the ids; else the numbers are. Of a DataLoader in the default order with the default ``collate_fn`` its dataset is
+        taken.
     out : path
         The run directory; what it has already is skipped.
-    labels : "top", "target" or "top+target"
-        Which classes are explained.
+    labels : "top", "target", "top+target", or one or several classes
+        Which classes are explained: those with the highest output, each image's targets, both, or the same for all images, by
+        their numbers or names.
     model_id : str, optional
         Names what cannot be compared, a model, kernel or segmenter that is a function: with one of them a run is only gone
         on with under the same name.
-    class_names : sequence of str, optional
-        Names of the model's classes.
+    class_names : sequence of str or mapping of int to str, optional
+        Names of the model's classes; by default those in the ``config.id2label`` of a Hugging Face model.
     workers : int
         Processes that read the dataset; 0 reads it in this one, while the model waits: then an example that hangs, hangs all.
     timeout_seconds : float
@@ -107,8 +114,9 @@ def explain(
     gpulime.runs.exits.EndOfRunError
         Where the device is lost, the disk takes no rows or too many images fail one after the other; what was finished is kept.
     """
-    check_map_style(dataset)
-    check(labels in ("top", "target", "top+target"), f"labels must be 'top', 'target' or 'top+target'; got {labels!r}")
+    dataset = map_style(dataset)
+    names = classes.of_model(model) if class_names is None else classes.listed(class_names)
+    wanted = of_run(labels, names)
     configs.check_out(str(out))
     data = configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds, bands=None if bands is None else list(bands))
     if max_failures_in_a_row is not None:
@@ -123,8 +131,8 @@ def explain(
             items=listed,
             reader=reader,
             explainer=explainer,
-            labels=labels,
-            terms=_terms(explainer, model, model_id, labels, class_names, lime, masks, kept),
+            labels=wanted,
+            terms=_terms(explainer, model, model_id, wanted, names, lime, masks, kept),
             picture=picture_in(reader, bands, explainer.normalisation),
             images=len(dataset),
             data=data,
@@ -143,7 +151,7 @@ def _terms(
     explainer: Explainer,
     model: Any,
     model_id: str | None,
-    labels: str,
+    labels: str | Sequence[int],
     class_names: Sequence[str] | None,
     lime: Mapping[str, Any],
     masks: Masks | None,
@@ -173,17 +181,29 @@ def _terms(
         },
         about={
             "model": model_id or type(model).__name__,
-            "class_names": None if class_names is None else [str(name) for name in class_names],
+            "class_names": class_names,
         },
         unnamed=[] if model_id else functions,
     )
 
 
-def check_map_style(dataset: Any) -> None:
-    """Raise `GpulimeError` unless examples can be had by number, and there are some."""
-    loader = isinstance(dataset, torch.utils.data.DataLoader)
-    fits = not loader and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
+def map_style(dataset: Any) -> Any:
+    """The dataset, or that of a DataLoader which gives its examples as they are.
+
+    Raises
+    ------
+    GpulimeError
+        Unless examples can be had by number, and there are some. A DataLoader's sampler and ``collate_fn`` must be the default
+        ones: the work of others would be lost.
+    """
+    if isinstance(dataset, DataLoader):
+        in_order = type(dataset.sampler) is SequentialSampler and type(dataset.batch_sampler) in (BatchSampler, type(None))
+        plain = in_order and dataset.collate_fn in (default_collate, default_convert)
+        check(plain, "a DataLoader must have shuffle=False and no sampler or collate_fn of its own; pass its dataset instead")
+        dataset = dataset.dataset
+    fits = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
     check(fits, f"dataset must have a length above 0 and give its images by number; got {_named(type(dataset))}")
+    return dataset
 
 
 def items(dataset: Any) -> list[Item]:

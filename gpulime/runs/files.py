@@ -16,6 +16,7 @@ from gpulime import device as devices
 from gpulime import segments
 from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
+from gpulime.labels import of_run
 from gpulime.report import page
 from gpulime.runs import dataset, exits, images, models, store
 from gpulime.runs.job import Job, Picture, perform, plan
@@ -63,17 +64,18 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     if masks is not None:
         masks.check([item.image_id for item in found.items])
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
-    labels = lime.pop("labels")
+    wanted = of_run(lime.pop("labels"), loaded.class_names)
     lime["device"] = _device(lime["device"], share)
     explainer = Explainer(loaded.model.to(devices.named(lime["device"])), **lime)
     job = Job(
         items=found.items,
         reader=dataclasses.replace(found.reader, masks=masks),
         explainer=explainer,
-        labels=labels,
+        labels=wanted,
         terms=Terms(
             fixed={
                 **configs.fixed(config),
+                "lime.labels": wanted,
                 "data.source": os.path.normpath(config.data.source),
                 "data.masks": config.data.masks and os.path.normpath(config.data.masks),
                 "transform": dataclasses.asdict(loaded.transform),

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gpulime import config as configs
 from gpulime import device as devices
 from gpulime import inputs
@@ -32,6 +34,7 @@ from gpulime.runs.share import ALL, Share
 from gpulime.runs.shown import Shown
 from gpulime.runs.sources import Item
 from gpulime.runs.stop import Stop
+from gpulime.runs.targets import read_target
 from gpulime.runs.terminal import note, say
 from gpulime.runs.terms import Terms
 from gpulime.runs.todo import Todo
@@ -59,7 +62,7 @@ class Job:
     ----------
     items, reader : the images, and what reads one of them
     explainer : Explainer
-    labels : "top", "target" or "top+target"
+    labels : "top", "target" or "top+target", or the classes that are explained for each image
     terms : what its rows have in common, and run.json tells
     picture : row -> the picture of an image as the model saw it, for the report
     images : how many the run has, of which ``items`` may be the first few
@@ -72,7 +75,7 @@ class Job:
     items: Sequence[Item]
     reader: FileReader | DatasetReader
     explainer: Explainer
-    labels: str
+    labels: str | Sequence[int]
     terms: Terms
     picture: Picture
     images: int
@@ -234,13 +237,14 @@ def _rows(
     job: Job, left: Todo, after_model_batch: Callable[[int], None], heed: Callable[[], None]
 ) -> Generator[Row, None, None]:
     """Rows of the store, in the order of the images; ``heed`` is called while they are read."""
+    read_any = False
     masked = False  # whether masks have come with an image, which is said once
     # Where images have been explained before, one that fails now is no sign of a model that never works.
     proven = "ok" in store.read(job.out, ["status"])["status"].to_pylist()
     hints = Hints()
 
     def feed(items: Sequence[Item]) -> Generator[Group, None, None]:
-        nonlocal masked
+        nonlocal masked, read_any
         explainer, data = job.explainer, job.data
         for reads in read_all(
             items,
@@ -259,12 +263,19 @@ def _rows(
             if not masked and any(read.segmenter for read in reads):
                 masked = True
                 note("the masks that come with the images are used as their segments; lime.segments is not")
-            yield from batches([_with_sound_target(job, read) for read in reads], job.labels, job.reader.in_unit, job.keep)
+            if not (proven or read_any) and reads[0].is_misfit:
+                raise WrongSettingError(f"image {reads[0].item.image_id!r}: {reads[0].error}")
+            read_any = True
+            aimed = [read_target(read, job.labels, job.class_names, count) for read in reads]
+            yield from batches(aimed, job.labels, job.reader.in_unit, job.keep)
 
     def alone(read: Read) -> inputs.Batch:
         [(_, batch)] = batches([read], job.labels, job.reader.in_unit, job.keep)
         assert batch is not None  # it could be read
         return batch
+
+    def count(images: Tensor) -> int | None:
+        return _count_classes(job, images)
 
     recorder = Recorder(
         job.explainer.n_samples,
@@ -282,20 +293,14 @@ def _rows(
     isolation.end()
 
 
-def _with_sound_target(job: Job, read: Read) -> Read:
-    """The same, or an error where the target is to be explained and cannot be."""
-    target, names = read.item.target, job.class_names
-    if read.pixels is None or job.labels == "top":
-        return read
-    if job.labels == "target" and target is None:
-        return Read(read.item, error="has no target, and labels is 'target'", kind="target")
-    if target is not None and job.explainer.predictor.classes is None and names is None:
+def _count_classes(job: Job, images: Tensor) -> int | None:
+    """The classes of the model, by their names, by its answers so far, or by one more; None if it fails."""
+    if job.class_names is not None:
+        return len(job.class_names)
+    if job.explainer.predictor.classes is None:
         with suppress(Exception, SystemExit):  # then the image's row says so
-            job.explainer.count_classes(read.pixels[None])
-    classes = len(names) if names is not None else job.explainer.predictor.classes
-    if target is not None and classes is not None and not 0 <= target < classes:
-        return Read(read.item, error=f"its target is {target}; the model has {classes} classes", kind="target")
-    return read
+            job.explainer.count_classes(images)
+    return job.explainer.predictor.classes
 
 
 def _check_channels(reads: Sequence[Read]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from gpulime import classes
 from gpulime.config import DataConfig, LimeConfig, ModelConfig, expanded
 from gpulime.errors import GpulimeError, about, check, line_of, nearest, unknown
 from gpulime.runs import dataset, transform, weights
@@ -77,7 +78,7 @@ def load(config: ModelConfig, data: DataConfig, lime: LimeConfig) -> Loaded:
     return Loaded(
         model=model,
         transform=transform.choose(model, pretrained, data, lime),
-        class_names=_class_names(config.class_names, pretrained),
+        class_names=_class_names(config.class_names, pretrained, model),
         weights_sha256=weights.sha256(model),
         description=f"{config.factory}({', '.join(f'{name}={value!r}' for name, value in config.kwargs.items())})",
     )
@@ -122,7 +123,7 @@ def made_dataset(config: DataConfig) -> Any:
     """
     with about(f"data.factory {config.factory!r}"):
         made = _made(imported(str(config.factory)), config.kwargs, "the dataset")
-        dataset.check_map_style(made)
+        made = dataset.map_style(made)
     return made
 
 
@@ -148,10 +149,12 @@ def _torchvision_weights(factory: Any, kwargs: Mapping[str, Any]) -> Any:
     return known[member]
 
 
-def _class_names(setting: str | None, pretrained: Any) -> list[str] | None:
-    """The names that the setting leads to, else those of torchvision's weights, else None."""
+def _class_names(setting: list[str] | str | None, pretrained: Any, model: nn.Module) -> list[str] | None:
+    """The names that the setting has or leads to, else those of torchvision's weights or of a Hugging Face model, else None."""
     if setting is None:
-        return _categories(pretrained)
+        return _categories(pretrained) or classes.of_model(model)
+    if not isinstance(setting, str):
+        return classes.listed(setting)
     with about(f"model.class_names {setting!r}"):
         if Path(setting).suffix in {".txt", ".json"}:
             return _read_names(expanded(setting))

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -219,7 +220,7 @@ def test_an_unknown_argument_is_refused(tmp_path):
         gpulime.runs.explain(Tiny(), Pictures(), tmp_path / "run", n_sample=20)
 
 
-@pytest.mark.parametrize("dataset", [[], iter([]), torch.utils.data.DataLoader([torch.rand(3, 4, 4)])])
+@pytest.mark.parametrize("dataset", [[], iter([])])
 def test_what_is_no_dataset_is_refused(dataset, tmp_path):
     with pytest.raises(gpulime.GpulimeError, match="dataset must have a length above 0"):
         gpulime.runs.explain(Tiny(), dataset, tmp_path / "run", **SMALL)
@@ -262,6 +263,134 @@ def test_a_bad_target_is_a_row(tmp_path):
         assert rows["2"]["labels"] == [2]
         assert rows["1"]["error"] == "its target is 99; the model has 4 classes"
         assert rows["3"]["error_type"] == "target"
+
+
+def test_several_targets_are_explained_and_multi_hot_is_read(tmp_path):
+    picture = torch.rand(3, 12, 12)
+    targets = [torch.tensor([1.0, 0, 1, 0]), [3, 1], torch.tensor([0, 1]), 2.0, "z", torch.tensor([0, 0, 0, 1])]
+    targets += [torch.zeros(4), 0.5, {"boxes": []}, [1.0, 0.0, 1.0], "fox"]
+    dataset = [(picture, target) for target in targets]
+    found = {}
+    for mode in ("target", "top+target"):
+        gpulime.runs.explain(Tiny(), dataset, tmp_path / mode, labels=mode, class_names=NAMES, top_labels=1, **SMALL)
+        found[mode] = list(rows_of(tmp_path / mode).values())
+    explained, [top] = [[0, 2], [3, 1], [0, 1], [2], [3], [3]], found["top+target"][0]["labels"][:1]
+    assert [row["labels"] for row in found["target"][:6]] == explained
+    assert [row["target"] for row in found["target"][:6]] == [None, None, None, 2, 3, 3]
+    assert [row["labels"] for row in found["top+target"][:7]] == [
+        list(dict.fromkeys([top, *some])) for some in [*explained, []]
+    ]
+    assert {row["prediction"] for row in found["target"][:6]} == {top}
+    errors = [
+        "its target must be a class number, 0 or more; got 0.5",
+        "its target must be a class number, 0 or more; got {'boxes': []}",
+        "its target must have one entry of 0 or 1 for each of 4 classes; got 3 entries",
+        "its target must be one of 4 class names; got 'fox'",
+    ]
+    for rows, more in ((found["target"], ["has no target, and labels is 'target'"]), (found["top+target"], [])):
+        assert [row["error"] for row in rows if row["status"] == "error"] == more + errors
+
+
+@pytest.mark.parametrize(("labels", "expected"), [(3, [3]), ([3, "x"], [3, 1]), ("z", [3]), ([0, 1], [0, 1])])
+def test_fixed_classes_are_explained_for_each_image(labels, expected, tmp_path):
+    images, settings = [torch.rand(3, 12, 12), (torch.rand(3, 12, 12), 2)], SMALL | {"class_names": NAMES}
+    gpulime.runs.explain(Tiny(), images, tmp_path / "run", labels=labels, **settings)
+    rows = list(rows_of(tmp_path / "run").values())
+    assert [row["labels"] for row in rows] == [expected] * 2
+    assert [row["target"] for row in rows] == [None, 2]
+    assert store.manifest(tmp_path / "run")["fixed"]["lime.labels"] == expected
+    with pytest.raises(gpulime.GpulimeError, match=r"lime\.labels was"):
+        gpulime.runs.explain(Tiny(), images, tmp_path / "run", labels=2, **settings)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(7, "labels must be below the model's 4 classes; got 7"), ("cat", "labels must be one of 'top', .*; got 'cat'")],
+)
+def test_fixed_classes_that_are_none_are_refused(labels, message, tmp_path):
+    with pytest.raises(gpulime.GpulimeError, match=message):
+        gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)], tmp_path / "run", labels=labels, **SMALL)
+
+
+def test_fixed_classes_of_a_run_over_files(photographs, tmp_path):
+    given = _nested(config(photographs, tmp_path / "run", labels=["dog", 1]))
+    given["model"]["class_names"] = ["ant", "bee", "cat", "dog"]
+    files.run(configs.from_dict(given))
+    rows = [row for row in rows_of(tmp_path / "run").values() if row["status"] == "ok"]
+    assert [row["labels"] for row in rows] == [[3, 1]] * len(rows)
+    assert store.manifest(tmp_path / "run")["class_names"] == ["ant", "bee", "cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    "example",
+    [("cat.png", 3), {"photo": torch.rand(3, 12, 12), "label": 1}, (1, torch.rand(3, 12, 12)), torch.rand(1, 3, 12, 12)],
+)
+def test_examples_of_another_form_are_refused_at_the_first(example, tmp_path):
+    def never(x):
+        raise AssertionError("a forward was spent")
+
+    with pytest.raises(gpulime.GpulimeError, match=r"image '0': an .* must be"):
+        gpulime.runs.explain(never, [example] * 3, tmp_path / "run", model_id="never", **SMALL)
+    assert not store.shards(tmp_path / "run")
+    gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12), example], tmp_path / "other", **SMALL)
+    assert [row["status"] for row in rows_of(tmp_path / "other").values()] == ["ok", "error"]
+
+
+def test_a_loader_in_the_default_order_has_its_dataset_explained(tmp_path):
+    dataset = [{"image": torch.rand(3, 12, 12), "label": i} for i in range(3)]
+    loader = torch.utils.data.DataLoader(dataset, batch_size=2)
+    gpulime.runs.explain(Tiny(), loader, tmp_path / "run", labels="target", **SMALL)
+    assert [row["labels"] for row in rows_of(tmp_path / "run").values()] == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"shuffle": True},
+        {"sampler": [1, 0]},
+        {"batch_sampler": [[1], [0]]},
+        {"collate_fn": lambda some: torch.stack(some) * 2},
+    ],
+)
+def test_a_loader_with_work_of_its_own_is_refused(settings, tmp_path):
+    loader = torch.utils.data.DataLoader([torch.rand(3, 4, 4)] * 2, **settings)
+    with pytest.raises(gpulime.GpulimeError, match=r"a DataLoader must have shuffle=False and .* pass its dataset"):
+        gpulime.runs.explain(Tiny(), loader, tmp_path / "run", **SMALL)
+
+
+class Named(nn.Sequential):
+    """A model with the names that Hugging Face's have."""
+
+    def __init__(self, names, classes=4):
+        super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, classes))
+        self.config = SimpleNamespace(id2label=names)
+
+
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [
+        (dict(enumerate(NAMES)), [*NAMES]),
+        ({3: "d", 0: "a", 2: "c", 1: "b"}, ["a", "b", "c", "d"]),
+        ({i: f"LABEL_{i}" for i in range(4)}, None),  # placeholders
+        (dict(enumerate(NAMES[:3])), None),  # of another head
+        (None, None),
+    ],
+)
+def test_class_names_are_those_of_a_hugging_face_model(names, known, tmp_path):
+    gpulime.runs.explain(Named(names), [torch.rand(3, 12, 12)], tmp_path / "run", **SMALL)
+    assert store.manifest(tmp_path / "run")["class_names"] == known
+    assert gpulime.runs.open_run(tmp_path / "run")["0"].class_names == known
+    if known is not None:
+        gpulime.runs.explain(Named(names), [torch.rand(3, 12, 12)], tmp_path / "fixed", labels=known[1], **SMALL)
+        assert rows_of(tmp_path / "fixed")["0"]["labels"] == [1]
+
+
+def test_class_names_may_be_a_mapping(tmp_path):
+    names = {str(i): name for i, name in enumerate(NAMES)}
+    gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)], tmp_path / "run", class_names=names, **SMALL)
+    assert store.manifest(tmp_path / "run")["class_names"] == [*NAMES]
+    with pytest.raises(gpulime.GpulimeError, match=r"class_names must name the classes 0 \.\.\. n - 1; got 1, 2"):
+        gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)], tmp_path / "run", class_names={1: "a", 2: "b"}, **SMALL)
 
 
 def test_names_must_be_those_of_the_models_classes(tmp_path):

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import warnings
+from collections import UserDict
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -31,6 +33,16 @@ class Buffered:
         return self.buffer.fill_(i / 10)
 
 
+class Sample(NamedTuple):
+    label: int
+    image: torch.Tensor
+
+
+class Pair(NamedTuple):
+    photo: torch.Tensor
+    kind: int
+
+
 class Photograph(torch.Tensor):
     pass
 
@@ -54,27 +66,48 @@ def item(i):
         ((torch.rand(1, 5, 4), torch.tensor(2)), (1, 5, 4), 2),
         ((torch.rand(1, 5, 4, dtype=torch.bfloat16), np.int64(3)), (1, 5, 4), 3),
         ((torch.rand(1, 5, 4, requires_grad=True), np.array([4])), (1, 5, 4), 4),
-        ([Image.new("L", (4, 5)), "a caption"], (1, 5, 4), None),
+        ([Image.new("L", (4, 5)), "a caption"], (1, 5, 4), "a caption"),
+        ((3, torch.rand(1, 5, 4), 7), (1, 5, 4), 7),
+        ((torch.rand(1, 5, 4), {"patient": 5}, 7), (1, 5, 4), 7),
+        ((torch.rand(1, 5, 4), "cat.png", 7), (1, 5, 4), 7),
+        ((torch.rand(1, 5, 4), None, torch.tensor([0.0, 1.0, 1.0])), (1, 5, 4), [0.0, 1.0, 1.0]),
+        ((torch.rand(1, 5, 4), 7, {"patient": 5}), (1, 5, 4), 7),
+        ({"image": Image.new("RGB", (4, 5)), "label": 7}, (3, 5, 4), 7),
+        ({"pixel_values": torch.rand(3, 5, 4), "labels": torch.tensor(7)}, (3, 5, 4), 7),
+        ({"pixel_values": torch.rand(3, 5, 4).tolist(), "labels": [7, 2]}, (3, 5, 4), [7, 2]),
+        (UserDict({"img": Image.new("RGB", (4, 5)), "fine_label": 7}), (3, 5, 4), 7),
+        (Sample(7, torch.rand(1, 5, 4)), (1, 5, 4), 7),
+        (Pair(torch.rand(1, 5, 4), 7), (1, 5, 4), 7),
+        ((np.zeros((5, 4, 3), np.uint8), 7), (3, 5, 4), 7),
+        ((np.zeros((5, 4), ">u2"), 7), (1, 5, 4), 7),
+        (np.zeros((5, 4, 3))[:, ::-1], (3, 5, 4), None),
         (Image.new("P", (4, 5)), (3, 5, 4), None),
         ((torch.rand(1, 5, 4), [[1, 2], [3]]), (1, 5, 4), None),
-        ((torch.rand(1, 5, 4), torch.tensor(2, dtype=torch.bfloat16)), (1, 5, 4), None),
+        ((torch.rand(1, 5, 4), {"boxes": []}), (1, 5, 4), None),
+        ((torch.rand(1, 5, 4), torch.tensor(2, dtype=torch.bfloat16)), (1, 5, 4), 2),
         (torch.rand(1, 5, 4).expand(3, 5, 4), (3, 5, 4), None),
     ],
 )
 def test_a_dataset_may_give_tensors_or_pictures_with_or_without_target(example, shape, target):
     read = DatasetReader([example])(item(0))
-    assert (read.error, tuple(read.pixels.shape), read.item.target) == (None, shape, target)
+    assert (read.error, tuple(read.pixels.shape), read.target) == (None, shape, target)
     assert len(read.sha256) == 64
 
 
 @pytest.mark.parametrize(
     ("example", "kind", "message"),
     [
-        (np.zeros((5, 4, 3)), "decode", "got ndarray"),
+        (np.zeros((3, 15, 14)), "decode", r"must be \(h, w, c\) or \(h, w\); got \(3, 15, 14\): is that \(c, h, w\)\?"),
+        (torch.rand(1, 3, 5, 4), "decode", r"got \(1, 3, 5, 4\)"),
+        ("cat.png", "decode", r"a tensor \(c, h, w\), a PIL image or an array \(h, w, c\); got str"),
+        (("cat.png", 3), "decode", r"\(image, target\), or a mapping with .*; got tuple of \(str, int\)\. \[\(one\[0\]"),
+        ({"photo": 1, "label": 2}, "decode", "one of image, pixel_values, img, x; got dict with 'photo', 'label'"),
+        ({"image": 1, "age class": 2, "label_2": 3}, "decode", "must have one label; got 'age class', 'label_2': choose with"),
+        ((3, torch.rand(3, 5, 4)), "decode", r"got tuple of \(int, Tensor \(3, 5, 4\)\): .* its index or its target\?"),
         (torch.rand(5, 4), "decode", r"got \(5, 4\)"),
         (torch.zeros(3, 5, 4).long(), "decode", "uint8, float16, bfloat16, float32 or float64; got torch.int64"),
         (torch.full((3, 2, 2), torch.nan), "non_finite", "12 of its 12 values"),
-        ((), "decode", "got NoneType"),
+        ((), "decode", r"got tuple of \(\)"),
         (quietly(torch.rand(3, 5, 4).to_sparse), "decode", "a dense tensor that holds its values; got torch.sparse_coo on cpu"),
         (torch.rand(3, 5, 4, device="meta"), "decode", "a dense tensor that holds its values; got torch.strided on meta"),
         (torch.rand(3, 5, 4).to(torch.float8_e4m3fn), "decode", "float32 or float64; got torch.float8_e4m3fn"),
@@ -141,15 +174,25 @@ def test_images_of_one_shape_go_together_in_order():
     assert all(batch.top and batch.labels is None for _, batch in found if batch)
 
 
-@pytest.mark.parametrize(("labels", "wanted", "top"), [("top", None, True), ("target", [4], False), ("top+target", [4], True)])
+@pytest.mark.parametrize(
+    ("labels", "wanted", "top"),
+    [
+        ("top", None, True),
+        ("target", [[4, -1], [2, 3]], False),
+        ("top+target", [[4, -1], [2, 3]], True),
+        ([1, 0], [[1, 0]] * 2, False),
+    ],
+)
 def test_which_labels_are_asked_for(labels, wanted, top):
-    [(_, batch)] = batches([Read(Item("a", b"", 4), torch.rand(1, 2, 2))], labels, True)
+    [(_, batch)] = batches(
+        [Read(item(i), torch.rand(1, 2, 2), classes=some) for i, some in enumerate(([4], [2, 3]))], labels, True
+    )
     assert (batch.labels if batch.labels is None else batch.labels.tolist(), batch.top) == (wanted, top)
 
 
 def test_no_target_means_none_more():
     [(_, batch)] = batches([Read(Item("a", b""), torch.rand(1, 2, 2))], "top+target", True)
-    assert batch.labels.tolist() == [-1]
+    assert batch.labels.tolist() == [[-1]]
 
 
 @pytest.mark.parametrize(("in_unit", "dtype", "most"), [(True, torch.float32, 1), (False, torch.uint8, 255)])
