@@ -12,6 +12,7 @@ from torch import Tensor
 from gpulime import classes, fills, masks
 from gpulime import device as devices
 from gpulime.batch_size import BatchSize
+from gpulime.classes import of_model
 from gpulime.errors import whole
 from gpulime.explanation import Explanations
 from gpulime.inputs import Batch, Normalisation, check_label
@@ -19,7 +20,7 @@ from gpulime.ops.masked_images import masked_images
 from gpulime.predict import Activation, Model, Predictor
 from gpulime.preparation import Preparation
 from gpulime.queue import MASK_ENTRIES, Flight, Queue
-from gpulime.segments import Segmenter
+from gpulime.segments import Segmenter, describe
 from gpulime.segments import resolve as resolve_segments
 from gpulime.surrogate import Distance, Kernel, Moments, Samples, Settings, Surrogate, proximity, solved
 
@@ -126,12 +127,25 @@ class Explainer:
         self.sampler = masks.resolve(sampler, seed, n_samples)
         self.settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
         self.predictor = Predictor(model, activation, precision, device, compile)
+        self.class_names = of_model(self.predictor.module)
         self.batch_size = BatchSize(batch_size, self.predictor.module, compile)
         self.class_names = classes.of_model(model)
         resolved = fills.resolve(fill)
         self.preparation = Preparation(
             self.predictor, self.normalisation, self.segmenter, resolved, self.settings, n_samples, self.class_names
         )
+
+    def __repr__(self) -> str:
+        model, fill = self.predictor.model, self.preparation.fill
+        facts = {
+            "n_samples": self.n_samples,
+            "segments": describe(self.segmenter, self.device),
+            "fill": fill if isinstance(fill, str) else fill.tolist() if fill.ndim < 2 else f"images {tuple(fill.shape)}",
+            "normalisation": self.normalisation,
+            "device": self.device,
+        }
+        name = getattr(model, "__name__", type(model).__name__)
+        return f"Explainer({name}, {', '.join(f'{term}: {fact}' for term, fact in facts.items())})"
 
     @property
     def device(self) -> torch.device:

@@ -178,6 +178,12 @@ class Normalisation:
         check(bool((both[1] > 0).all() and both[1].isfinite().all()), f"std must be positive; got {std}")
         return cls(both[0], both[1], normalized)
 
+    def __str__(self) -> str:
+        if not self.normalized and not self.mean.any() and bool((self.std == 1).all()):
+            return "none"
+        mean, std = (" ".join(f"{value:.4g}" for value in both.tolist()) for both in (self.mean, self.std))
+        return f"mean {mean}, std {std}{', done already' if self.normalized else ''}"
+
     def fits(self, images: Tensor) -> None:
         """Raise `GpulimeError` unless mean and std have an entry per channel, and uint8 images are not called normalised."""
         c = images.shape[1]

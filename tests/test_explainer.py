@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -326,6 +327,28 @@ def test_what_is_drawn_ahead_only_saves_time(monkeypatch, cnn, pictures):
 
 
 # Labels
+
+
+def test_an_explainer_tells_its_settings_in_a_line(cnn):
+    given = {"mean": [0.485, 0.456, 0.406], "std": 0.25, "fill": 0.5}
+    line = repr(Explainer(cnn, 40, Grid(3, 4), device="cpu", **given))
+    assert line == (
+        f"Explainer({type(cnn).__name__}, n_samples: 40, segments: torch grid(rows=3, columns=4), fill: 0.5, "
+        "normalisation: mean 0.485 0.456 0.406, std 0.25, device: cpu)"
+    )
+    images = torch.zeros(2, 3, 8, 8)
+    line = repr(Explainer(torch.sigmoid, segments=Grid(), normalized=True, mean=0.5, std=0.5, fill=images))
+    assert line.startswith("Explainer(sigmoid, n_samples: 1000, ")
+    assert "fill: images (2, 3, 8, 8), normalisation: mean 0.5, std 0.5, done already, " in line
+    assert "fill: mean, normalisation: none, " in repr(Explainer(lambda rows: rows))
+
+
+def test_names_of_the_model_go_with_its_explanations(cnn, pictures):
+    assert explain(cnn, pictures(1)).class_names is None
+    cnn.config = SimpleNamespace(id2label={i: f"kind {i}" for i in range(7)})
+    found = explain(cnn, pictures(1))
+    assert found.class_names == [f"kind {i}" for i in range(7)]
+    assert repr(found[0]).startswith("ImageExplanation(kind ")
 
 
 def test_labels_default_to_the_highest_outputs(cnn, pictures):
