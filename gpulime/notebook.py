@@ -34,7 +34,13 @@ def one(explanation: Explained) -> str:
     name = escape(called(labels[0], explanation.class_names))
     picture, overlay = _pictures(explanation, labels[0], SIDES, STRONGEST)
     shown = "".join(_row(explanation, label) for label in labels[:MOST_LABELS])
-    headings = (("label", CELL), ("prediction", NUMBER), ("R²", NUMBER), ("strongest segments", CELL))
+    headings = (
+        ("label", CELL),
+        ("prediction", NUMBER),
+        ("R² left out", NUMBER),
+        ("R² fitted", NUMBER),
+        ("strongest segments", CELL),
+    )
     head = "".join(f'<th style="{style};font-weight:normal;{QUIET}">{name}</th>' for name, style in headings)
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start">'
@@ -63,10 +69,11 @@ def _figure(i: int, explanation: Explained) -> str:
     label = labels[0]
     _, overlay = _pictures(explanation, label, SMALL_SIDES, 0)
     name = escape(called(label, explanation.class_names))
-    facts = f"{name} · {_number(explanation.predictions.get(label), 3)} · R² {_number(explanation.scores.get(label), 2)}"
+    facts = [name, _number(explanation.predictions.get(label), 3), shades.score(explanation, label)]
+    said = " · ".join(filter(None, facts))
     return (
         f'<figure style="margin:0">{_img(overlay, f"image {i}, segments for and against {name}")}'
-        f'<figcaption style="font-size:90%">{i}<br><span style="{QUIET}">{facts}</span></figcaption></figure>'
+        f'<figcaption style="font-size:90%">{i}<br><span style="{QUIET}">{said}</span></figcaption></figure>'
     )
 
 
@@ -90,6 +97,7 @@ def _row(explanation: Explained, label: int) -> str:
     cells = (
         (escape(name_of(label, explanation.class_names) or str(label)), CELL),
         (_number(explanation.predictions.get(label), 3), NUMBER),
+        (_number(getattr(explanation, "scores_loo", {}).get(label), 2), NUMBER),
         (_number(explanation.scores.get(label), 2), NUMBER),
         (segments or "none", CELL),
     )

@@ -153,8 +153,8 @@ def _title(explanation: Explained, label: int, class_names: Names | None) -> str
     facts = [called(label, explanation.class_names if class_names is None else class_names)]
     if label in explanation.predictions:
         facts.append(f"{float(explanation.predictions[label]):.3f}")
-    if np.isfinite(score := float(explanation.scores.get(label, np.nan))):
-        facts.append(f"R² {score:.2f}")
+    if score := shades.score(explanation, label):
+        facts.append(score)
     return ", ".join(facts)
 
 

@@ -55,6 +55,13 @@ class Explained(Protocol):
         ...
 
 
+def score(one: Explained, label: int) -> str:
+    """How well a label's surrogate fits, in words: left out if that is known, else fitted; nothing if it has neither."""
+    found = {"R² left out": getattr(one, "scores_loo", {}), "R² fitted": one.scores}  # lime's own explanations have no first
+    known = ((name, float(scores.get(label, np.nan))) for name, scores in found.items())
+    return next((f"{name} {value:.2f}" for name, value in known if np.isfinite(value)), "")
+
+
 def labels_of(one: Explained) -> list[int]:
     """The labels explained, those asked for by ``top_labels`` in their order."""
     top = [label for label in getattr(one, "top_labels", ()) if label in one.local_exp]

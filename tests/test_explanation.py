@@ -88,8 +88,8 @@ def test_names_are_saved_and_go_with_every_part(names, tmp_path):
 def test_one_image_is_told_in_a_line():
     batch = dataclasses.replace(explanations(l=4), class_names={281: "tabby"})
     p = [f"{value:.3f}" for value in batch.predictions[1].tolist()]
-    line = f"ImageExplanation(tabby {p[0]}, class 285 {p[1]}, class 287 {p[2]}, ...; 6 segments, 8 x 7 pixels, R2 "
-    assert repr(batch[1]) == str(batch[1]) == f"{line}{batch.scores[1, 0]:.2f})"
+    line = f"ImageExplanation(tabby {p[0]}, class 285 {p[1]}, class 287 {p[2]}, ...; 6 segments, 8 x 7 pixels, R2 left out "
+    assert repr(batch[1]) == str(batch[1]) == f"{line}{batch.scores_loo[1, 0]:.2f})"
     empty = ImageExplanation(np.zeros((4, 5, 3)), np.zeros((4, 5), int))
     assert repr(empty) == "ImageExplanation(no label; 1 segments, 4 x 5 pixels)"
 

@@ -35,10 +35,10 @@ class Shown(Fragment):
 def test_one_image_is_its_pictures_and_a_table_of_its_labels():
     html = single()._repr_html_()
     page = Shown(html)
-    assert page.texts("th") == ["label", "prediction", "R²", "strongest segments"]
+    assert page.texts("th") == ["label", "prediction", "R² left out", "R² fitted", "strongest segments"]
     cells = page.texts("td")
-    assert cells[:4] == ["7", "0.750", "0.50", "9 +0.500 1 -0.250 4 +0.125"]
-    assert cells[4:] == ["3", "0.250", "-", "1 +0.300 40 -0.100"]
+    assert cells[:5] == ["7", "0.750", "-", "0.50", "9 +0.500 1 -0.250 4 +0.125"]
+    assert cells[5:] == ["3", "0.250", "-", "-", "1 +0.300 40 -0.100"]
     picture, overlay = page.pictures()
     assert picture.shape == overlay.shape == (160, 120, 3)
     blue, orange, none = overlay[100, 30], overlay[20, 30], overlay[120, 90]  # beside the ids
@@ -67,7 +67,7 @@ def test_classes_have_their_names():
     one = single()
     one.class_names = {7: "<b>cat</b>"}
     page = Shown(one._repr_html_())
-    assert page.texts("td")[::4] == ["<b>cat</b>", "3"]
+    assert page.texts("td")[::5] == ["<b>cat</b>", "3"]
     assert "Shown is <b>cat</b>, with" in page.texts("p")[-1]
     assert page.all("b") == []
     batch = dataclasses.replace(explanations(), class_names=["cat"] * 282)
@@ -95,7 +95,7 @@ def test_a_batch_shows_the_first_and_counts_the_rest(n, more):
     assert page.texts("p")[1:] == ([more] if more else [])
     assert page.texts("p")[0].startswith(f"Explanations({n} images")
     one = explanations(n=n)[0]
-    assert page.texts("figcaption")[0] == f"0class 281 · {one.predictions[281]:.3f} · R² {one.scores[281]:.2f}"
+    assert page.texts("figcaption")[0] == f"0class 281 · {one.predictions[281]:.3f} · R² left out {one.scores_loo[281]:.2f}"
 
 
 def test_many_labels_are_cut_off():
@@ -110,7 +110,7 @@ def test_what_is_missing_or_not_finite_is_a_dash():
     one = single()
     one.local_exp = {7: [(9, float("nan"))], 3: []}
     one.scores, one.predictions = {7: float("inf")}, {}
-    assert Shown(one._repr_html_()).texts("td") == ["7", "-", "-", "none", "3", "-", "-", "none"]
+    assert Shown(one._repr_html_()).texts("td") == ["7", "-", "-", "-", "none", "3", "-", "-", "-", "none"]
     one.local_exp, one.top_labels = {}, []
     assert Shown(one._repr_html_()).pictures() == []
 

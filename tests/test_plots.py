@@ -51,7 +51,7 @@ def test_overlay_has_the_picture_and_the_coefficient_of_each_pixel_on_a_symmetri
     np.testing.assert_array_equal(heat.get_array(), expected)
     assert heat.get_clim() == (-0.5, 0.5)
     assert bar.get_ylabel() == "coefficient"
-    assert ax.get_title() == "class 7, 0.750, R² 0.50"
+    assert ax.get_title() == "class 7, 0.750, R² fitted 0.50"
     assert [text.get_text() for text in ax.texts] == ["9", "1"]  # ids, as in every other view
     places = [text.get_position() for text in ax.texts]
     assert [int(single().segments[int(y), int(x)]) for x, y in places] == [9, 1]
@@ -116,7 +116,7 @@ def test_panels_are_the_four_of_limes_tutorials():
     np.testing.assert_array_equal(mask, signs)
     assert set(np.unique(mask)) == {-1, 0, 1}
     assert figure.axes[3].images[0].get_clim() == (-1, 1)
-    assert figure.get_suptitle() == "class 7, 0.750, R² 0.50"
+    assert figure.get_suptitle() == "class 7, 0.750, R² fitted 0.50"
 
 
 def test_panels_of_gray_tell_for_from_against():

@@ -35,7 +35,14 @@ def explained(image_id, labels, coef, **changes):
     seg, seg_dtype = store.encode_segments(labels)
     h, w = labels.shape
     sizes = {"h": h, "w": w, "n_segments": int(labels.max()) + 1, "seg": seg, "seg_dtype": seg_dtype}
-    facts = {"labels": [1, 2], "pred_probs": [0.75, 0.125], "r2": [0.5, None], "intercept": [0.1, 0.2], "segmenter": "slic"}
+    facts = {
+        "labels": [1, 2],
+        "pred_probs": [0.75, 0.125],
+        "r2": [0.6, None],
+        "r2_loo": [0.5, None],
+        "intercept": [0.1, 0.2],
+        "segmenter": "slic",
+    }
     return row(image_id, status="ok", coef=[coef, coef], **(sizes | facts | changes))
 
 
@@ -163,7 +170,14 @@ def test_an_image_costs_25_kb_and_its_pictures_are_there_once(tmp_path):
     rows = []
     for i, name in zip(range(100), itertools.cycle(PHOTOS)):
         coef = random.normal(size=(5, maps[name].max() + 1))
-        facts = {"labels": range(5), "pred_probs": [0.2] * 5, "r2": [0.5] * 5, "intercept": [0.1] * 5, "coef": list(coef)}
+        facts = {
+            "labels": range(5),
+            "pred_probs": [0.2] * 5,
+            "r2": [0.5] * 5,
+            "r2_loo": [0.4] * 5,
+            "intercept": [0.1] * 5,
+            "coef": list(coef),
+        }
         rows.append(explained(f"{i}/{name}", maps[name], []) | facts)
     shown = show(tmp_path, *rows, picture=lambda row: PHOTOS[row["image_id"].partition("/")[2]])
     assert shown.source.count("data:image/jpeg") == shown.source.count("data:image/png") == len(rows)
@@ -172,10 +186,16 @@ def test_an_image_costs_25_kb_and_its_pictures_are_there_once(tmp_path):
 
 
 def test_the_top_label_is_explained_first(tmp_path):
-    facts = {"coef": [[0.5, 0, 0], [-0.25, 0.03, 0.125]], "pred_probs": [0.25, 0.5], "r2": [1, float("nan")], "target": 0}
+    facts = {
+        "coef": [[0.5, 0, 0], [-0.25, 0.03, 0.125]],
+        "pred_probs": [0.25, 0.5],
+        "r2": [1, float("nan")],
+        "target": 0,
+        "r2_loo": [-0.25, None],
+    }
     shown = show(tmp_path, explained("chelsea", HALVES, [1, 0, 0]) | facts)
     cells = shown.texts("td")
-    assert cells == ["lynx", "0.500", "\N{EN DASH}", "tabby", "0.250", "1.00"]
+    assert cells == ["lynx", "0.500", "\N{EN DASH}", "\N{EN DASH}", "tabby", "0.250", "\N{MINUS SIGN}0.25", "1.00"]
     assert shown.texts("small") == ["wrong · target tench · 3 segments"]
     assert shown.texts("li") == ["#0 \N{MINUS SIGN}0.250", "#2 +0.125", "#1 +0.030"]
     assert shown.texts("p", **{"class": "scale"}) == ["\N{MINUS SIGN}0.250+0.250"]
@@ -271,7 +291,15 @@ def test_pages_of_a_very_long_run_know_their_own_images(tmp_path, monkeypatch):
 
 
 def test_right_and_wrong_are_those_of_the_predictions_if_targets_alone_are_explained(tmp_path):
-    facts = {"labels": [1], "pred_probs": [0.1], "r2": [0.5], "intercept": [0.1], "coef": [[1, 0, 0]], "target": 1}
+    facts = {
+        "labels": [1],
+        "pred_probs": [0.1],
+        "r2": [0.5],
+        "r2_loo": None,
+        "intercept": [0.1],
+        "coef": [[1, 0, 0]],
+        "target": 1,
+    }
     rows = [explained(str(label), HALVES, [1, 0, 0], prediction=label, predicted_prob=0.9) | facts for label in (0, 1)]
     shown = show(tmp_path, *rows, fixed={"lime.labels": "target"})
     assert "50.0 % (1 of 2)" in shown.texts("dd")
@@ -279,7 +307,15 @@ def test_right_and_wrong_are_those_of_the_predictions_if_targets_alone_are_expla
 
 
 def test_nothing_is_said_of_right_and_wrong_where_only_targets_are_explained(tmp_path):
-    facts = {"labels": [1], "pred_probs": [0.1], "r2": [0.5], "intercept": [0.1], "coef": [[1, 0, 0]], "target": 1}
+    facts = {
+        "labels": [1],
+        "pred_probs": [0.1],
+        "r2": [0.5],
+        "r2_loo": None,
+        "intercept": [0.1],
+        "coef": [[1, 0, 0]],
+        "target": 1,
+    }
     shown = show(
         tmp_path,
         explained("a", HALVES, [1, 0, 0]) | facts,
@@ -289,7 +325,7 @@ def test_nothing_is_said_of_right_and_wrong_where_only_targets_are_explained(tmp
     assert "Accuracy" not in shown.texts("dt")
     assert shown.texts("small")[0] == "target tabby · 3 segments"
     assert shown.texts("th")[:3] == ["lime.labels", "lime.activation", "torch"]
-    assert shown.texts("th", **{"class": "number"}) == ["Output", "R²"]
+    assert shown.texts("th", **{"class": "number"}) == ["Output", "R² left out", "fitted"]
 
 
 def test_the_settings_and_versions_of_the_run_are_listed(tmp_path):
@@ -308,10 +344,49 @@ def test_the_settings_and_versions_of_the_run_are_listed(tmp_path):
 
 def test_scores_are_counted_in_bins_and_those_below_zero_apart(tmp_path):
     values = [-3.0, 0.0, 0.52, 0.549, 1.0, None]
-    shown = show(tmp_path, *[explained(f"{i}", HALVES, [1, 0, 0], r2=[value, None]) for i, value in enumerate(values)])
+    scores = [{"r2": [0.9, None], "r2_loo": [value, None]} for value in values]
+    shown = show(tmp_path, *[explained(f"{i}", HALVES, [1, 0, 0], **one) for i, one in enumerate(scores)])
     bins = [title["text"] for title in shown.all("rect") if not title["text"].endswith(": 0")]
-    assert bins == ["R² below 0: 1", "R² 0.00 to 0.05: 1", "R² 0.50 to 0.55: 2", "R² 0.95 to 1.00: 1"]
-    assert shown.texts("figcaption") == ["R² of the top label, median 0.52"]
+    assert bins == [
+        "R² left out below 0: 1",
+        "R² left out 0.00 to 0.05: 1",
+        "R² left out 0.50 to 0.55: 2",
+        "R² left out 0.95 to 1.00: 1",
+    ]
+    assert shown.texts("figcaption") == ["R² left out of the top label, median 0.52; R² fitted 0.90"]
+    assert [entry[3] for entry in index(shown)["images"]] == values
+
+
+def test_a_run_without_scores_left_out_shows_those_fitted(tmp_path):
+    shown = show(tmp_path, explained("a", HALVES, [1, 0, 0], r2_loo=None))
+    assert shown.texts("figcaption") == ["R² fitted of the top label, median 0.60"]
+    assert shown.texts("legend") == ["Probability", "R² fitted"]
+    assert shown.texts("td")[:4] == ["tabby", "0.750", "\N{EN DASH}", "0.60"]
+    assert [entry[3] for entry in index(shown)["images"]] == [0.6]
+
+
+def test_how_far_a_score_is_below_zero_is_not_told_without_end(tmp_path):
+    shown = show(tmp_path, explained("a", HALVES, [1, 0, 0], r2_loo=[-1e60, None]))
+    assert shown.texts("td")[2] == "< \N{MINUS SIGN}10"
+    assert shown.texts("figcaption") == ["R² left out of the top label, median < \N{MINUS SIGN}10; R² fitted 0.60"]
+
+
+def test_a_card_tells_what_to_know_before_believing_it(tmp_path):
+    """Few samples, and an output that hardly moves, whose colours are faint."""
+    still = "this output hardly moves: ..."
+    rows = [
+        explained("few", HALVES, [1, 0, 0], n_samples=5, note=[None, still]),
+        explained("still", HALVES, [1, 0, 0], note=[still, None]),
+    ]
+    few, faint = (shown := show(tmp_path, *rows)).all("article")
+    notes = [element for element in shown.all("p") if (element.get("class") or "").startswith("note")]
+    assert [(one["text"], "hidden" in one) for one in notes if one["class"] != "nothing"] == [
+        ("n_samples (5) is below twice the number of segments (2 x 3): coefficients depend on the ridge penalty.", False),
+        ("", True),
+        (still, False),
+    ]
+    assert (few["class"], faint["class"]) == ("card", "card faint")
+    assert [one.get("data-note") for one in shown.all("tr") if "data-coefficients" in one] == [None, still, still, None]
 
 
 def test_a_card_has_the_coefficients_of_every_label_once(tmp_path):

@@ -51,7 +51,8 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "MOST_CARDS", ON_A_PAGE)
         rows = [
-            explained(name, HALVES, [], pred_probs=probabilities, r2=[r2, r2], target=target) | {"coef": COEFFICIENTS}
+            explained(name, HALVES, [], pred_probs=probabilities, r2=[r2, r2], r2_loo=[r2, r2], target=target)
+            | {"coef": COEFFICIENTS}
             for name, probabilities, r2, target in IMAGES
         ]
         show(folder, *rows, failed("</script><b>x"), picture=lambda row: GRAY)
@@ -238,13 +239,13 @@ def test_the_whole_run_is_sorted_and_filtered_in_a_table(opened):
         assert [line[1] for line in table(opened)] == expected, order
         assert [line[0] for line in table(opened)] == list("123456")
     choose(opened, sort="r-")
-    assert opened.js("document.querySelector('#run').textContent") == "6 images of the whole run, by R², highest first"
+    assert opened.js("document.querySelector('#run').textContent") == "6 images of the whole run, by R² left out, highest first"
     assert table(opened)[0] == ["1", five, "tabby", "0.400", "0.90", "wrong", "2"]
     assert table(opened)[-1] == ["6", ten, "tabby", "0.500", "\N{EN DASH}", "", "1"]
     choose(opened, right=0)
     assert [line[1] for line in table(opened)] == [five, six, two]
     assert names(opened) == [two]
-    heading = "3 images of the whole run fit, by R², highest first"
+    heading = "3 images of the whole run fit, by R² left out, highest first"
     assert opened.js("document.querySelector('#run').textContent") == heading
     choose(opened, id="no such image")
     assert table(opened) == []

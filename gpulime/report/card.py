@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gpulime import shades
 from gpulime.report import overlay
-from gpulime.runs import store
+from gpulime.runs import notes, store
 from gpulime.runs.shown import Shown
 
 STRONGEST = 5
@@ -32,14 +32,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Label:
-    """One explained label; ``r2`` is None where the fit has no score.
+    """One explained label; a score that the fit does not have is a dash.
 
     ``coefficients`` are whole numbers in units of the last decimal, one per entry of the overlay's palette.
     """
 
     name: str
     prediction: float
-    r2: float | None
+    r2: str
+    r2_loo: str
+    note: str | None
     is_target: bool
     decimals: int
     coefficients: str
@@ -66,6 +68,7 @@ class Card:
     ids: str
     spots: str
     scale: str
+    few_samples: str | None
     labels: list[Label]
     strongest: list[Segment]
 
@@ -113,6 +116,7 @@ def card(row: Mapping[str, Any], picture: Shown | None, named: Callable[[int], s
         overlay=overlay.overlay_uri(segments, ids, coefficients[top, ids]),
         ids="" if len(ids) == coefficients.shape[1] else " ".join(map(str, ids)),
         spots=" ".join(f"{i} {1000 * across:.0f} {1000 * down:.0f}" for i, (across, down) in places.items()),
+        few_samples=notes.few_samples(row["n_samples"], row["n_segments"]),
         scale=f"{largest:.{decimals[top]}f}",
         labels=[_label(row, j, named, coefficients[j, ids], decimals[j]) for j in order],
         strongest=[_segment(i, coefficients[top, i], largest, decimals[top], *places[i]) for i in strongest[top]],
@@ -129,13 +133,27 @@ def score(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def said(value: float | None) -> str:
+    """An R2 in words: how far it is below 0 does not matter in the end."""
+    value = score(value)
+    return (
+        "\N{EN DASH}"
+        if value is None
+        else "< \N{MINUS SIGN}10"
+        if value < -10
+        else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+    )
+
+
 def _label(
     row: Mapping[str, Any], j: int, named: Callable[[int], str], coefficients: npt.NDArray[np.floating[Any]], decimals: int
 ) -> Label:
     return Label(
         name=named(row["labels"][j]),
         prediction=row["pred_probs"][j],
-        r2=score(row["r2"][j]),
+        r2=said(row["r2"][j]),
+        r2_loo=said(row["r2_loo"] and row["r2_loo"][j]),
+        note=row["note"] and row["note"][j],
         is_target=row["labels"][j] == row["target"],
         decimals=decimals,
         coefficients=" ".join(str(round(value * 10**decimals)) for value in coefficients.tolist()),

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from gpulime import shades
 from gpulime.classes import called
+from gpulime.report import head
+from gpulime.report.card import said
 from gpulime.report.diff_text import quantile_names
 from gpulime.runs import files, shards, store
 from gpulime.runs.diff import TOP, Diff, ImageDiff, LabelDiff
@@ -41,7 +43,7 @@ class Side:
 
     label: str
     probability: float
-    r2: float | None
+    score: str
     overlay: str
     spots: list[Spot]
     w: int
@@ -141,6 +143,12 @@ def _weights(row: Row, label: int) -> list[tuple[int, float]]:
     return list(enumerate(row["coef"][row["labels"].index(label)]))
 
 
+def _score(row: Row, j: int) -> str:
+    """The leave-one-out R2 of a label, or lime's in rows of earlier versions; nothing if it has neither."""
+    found = ((name, row[column] and row[column][j]) for column, name in head.SCORES.items())
+    return next((f"{name} {said(value)}" for name, value in found if value is not None), "")
+
+
 def _side(row: Row, label: int, picture: shades.Picture | None, largest: float, names: Sequence[str] | None) -> Side:
     segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
     weights, j = _weights(row, label), row["labels"].index(label)
@@ -151,7 +159,7 @@ def _side(row: Row, label: int, picture: shades.Picture | None, largest: float, 
     return Side(
         label=called(label, names),
         probability=row["pred_probs"][j],
-        r2=row["r2"][j],
+        score=_score(row, j),
         overlay=shades.jpeg_uri(shades.blend(ground, small, heat, largest)),
         spots=[Spot(segment, 100 * (x + 0.5) / row["w"], 100 * (y + 0.5) / row["h"]) for segment, x, y in places],
         w=small.shape[1],

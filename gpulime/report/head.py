@@ -12,13 +12,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpulime.report.card import score, top_label
+from gpulime.report.card import said, score, top_label
 from gpulime.runs.row import prediction
 
 BINS = 20  # of the scores in [0, 1]; one more holds those below 0
 # The columns of the store that tell of the top label, and of right and wrong.
-TOP_OF = ("target", "prediction", "predicted_prob", "labels", "pred_probs", "r2")
-TOP = pa.schema([("label", pa.int32()), ("prediction", pa.float32()), ("score", pa.float64()), ("right", pa.bool_())])
+TOP_OF = ("target", "prediction", "predicted_prob", "labels", "pred_probs", "r2", "r2_loo")
+TOP = pa.schema(
+    [
+        ("label", pa.int32()),
+        ("prediction", pa.float32()),
+        ("r2", pa.float64()),
+        ("r2_loo", pa.float64()),
+        ("right", pa.bool_()),
+    ]
+)
+SCORES = {"r2_loo": "R² left out", "r2": "R² fitted"}  # what a page calls the scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,7 @@ class Entry:
     label: int
     prediction: float
     r2: float | None
+    r2_loo: float | None
     right: bool | None
 
 
@@ -43,11 +53,15 @@ class Bar:
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a page."""
+    """The head of a page.
+
+    ``score`` is the column that ``scores`` shows; ``medians`` are its median and those of the other scores, in words.
+    """
 
     facts: list[tuple[str, str]]
     scores: list[Bar]
-    median: float | None
+    score: str
+    medians: list[str]
     settings: list[tuple[str, str]]
     versions: list[tuple[str, str]]
 
@@ -68,7 +82,8 @@ def with_top(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
     Returns
     -------
     pyarrow.Table
-        With the columns of `TOP`: the label, its prediction, its R2, and whether the model's own class is the target.
+        With the columns of `TOP`: the label, its prediction, its R2 fitted and left out, and whether the model's own class is
+        the target.
     """
     tops = pa.Table.from_pylist([_top(row, manifest) for row in rows.select(TOP_OF).to_pylist()], TOP)
     return pa.table({name: rows[name] for name in rows.column_names if name not in TOP_OF} | {n: tops[n] for n in TOP.names})
@@ -80,7 +95,8 @@ def _top(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     top, found = top_label(row), prediction(row, manifest)
     right = None if row["target"] is None or found is None else found[0] == row["target"]
-    return {"label": row["labels"][top], "prediction": row["pred_probs"][top], "score": score(row["r2"][top]), "right": right}
+    scores = {name: score(row[name][top]) if row[name] else None for name in SCORES}
+    return {"label": row["labels"][top], "prediction": row["pred_probs"][top], "right": right, **scores}
 
 
 def entries(images: pa.Table) -> list[Entry]:
@@ -95,10 +111,15 @@ def known_right(images: pa.Table) -> list[bool]:
     return known
 
 
-def scores(images: pa.Table) -> list[float]:
-    """The R2 of the images that have one; from the rows of `with_top`."""
-    found: list[float] = images["score"].drop_null().to_pylist()
-    return found
+def median(images: pa.Table, name: str) -> float | None:
+    """The median of a score of the images that have it; from the rows of `with_top`."""
+    found: list[float] = images[name].drop_null().to_pylist()
+    return statistics.median(found) if found else None
+
+
+def leading_score(images: pa.Table) -> str:
+    """The score that a page shows first: the leave-one-out R2, but for a run that an earlier version wrote."""
+    return next((name for name in SCORES if images[name].null_count < len(images)), "r2_loo")
 
 
 def head(rows: pa.Table, manifest: Mapping[str, Any], corrupt: int = 0) -> Head:
@@ -114,11 +135,17 @@ def head(rows: pa.Table, manifest: Mapping[str, Any], corrupt: int = 0) -> Head:
         Result files that are left out.
     """
     explained = rows.filter(pc.equal(rows["status"], "ok"))
-    values = scores(explained)
+    leading = leading_score(explained)
+    medians = {name: median(explained, column) for column, name in SCORES.items()}
     return Head(
         facts=_facts(rows, explained, manifest, corrupt),
-        scores=_histogram(values),
-        median=statistics.median(values) if values else None,
+        scores=_histogram(explained[leading].drop_null().to_pylist()),
+        score=leading,
+        medians=[
+            said(value) if name == SCORES[leading] else f"{name} {said(value)}"
+            for name, value in medians.items()
+            if value is not None
+        ],
         settings=[(name, _plain(value)) for name, value in manifest.get("fixed", {}).items()],
         versions=[(name, str(value)) for name, value in manifest.get("versions", {}).items()],
     )

@@ -74,6 +74,9 @@ function colour(card) {
   low.textContent = MINUS + scale.toFixed(label.decimals);
   high.textContent = `+${scale.toFixed(label.decimals)}`;
   card.element.querySelector(".chosen").textContent = label.name;
+  const note = card.rows[card.chosen].dataset.note ?? "";
+  card.element.classList.toggle("faint", note !== "");
+  Object.assign(card.element.querySelector(".of-label"), { textContent: note, hidden: note === "" });
   card.rows.forEach((row, i) => row.querySelector("button").setAttribute("aria-pressed", String(i === card.chosen)));
 }
 
@@ -139,6 +142,7 @@ function enlarge(card) {
   large.replaceChildren(name, both);
   large.style.setProperty("--ratio", width / height);
   large.style.setProperty("--picture", card.element.style.getPropertyValue("--picture") || "none");
+  large.classList.toggle("faint", card.element.classList.contains("faint"));
   if (!large.open) large.showModal();
   thin(large);
 }
@@ -268,7 +272,7 @@ function line(image, rank) {
   row.lastChild.append(link(image.page, image.name, image.place));
   cell(index.classes[image.label]);
   cell(Math.abs(image.probability) < 1e4 ? image.probability.toFixed(3) : image.probability.toExponential(2), "number");
-  cell(image.r2 === null ? "\u2013" : image.r2.toFixed(2), "number");
+  cell(image.r2 === null ? "\u2013" : image.r2 < -10 ? `< ${MINUS}10` : image.r2.toFixed(2).replace("-", MINUS), "number");
   if (index.targets) cell(["wrong", "right"][image.right] ?? "", ["wrong", "right"][image.right] ?? "");
   cell(number(image.page), "number");
   return row;

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from gpulime import shades
 from gpulime.classes import called
 from gpulime.report.card import card
-from gpulime.report.head import TOP, TOP_OF, entries, head, with_top
+from gpulime.report.head import SCORES, TOP, TOP_OF, entries, head, with_top
 from gpulime.runs import damage, shards, store
 from gpulime.runs.places import Places
 from gpulime.runs.shown import Shown
@@ -64,11 +64,13 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
     explained = np.flatnonzero(pc.equal(rows["status"], "ok"))
     images = rows.take(explained).select(["image_id", *TOP.names])
     pages = max(1, -(-len(images) // MOST_CARDS))
+    summary = head(rows, manifest, len(places.corrupt))
     shared = {
         "title": run.resolve().name,
         "subtitle": _subtitle(rows, manifest),
         "eager": MOST_EAGER,
-        "head": head(rows, manifest, len(places.corrupt)),
+        "head": summary,
+        "score": SCORES[summary.score],
         "failures": _failures(rows),
         "config_hash": manifest.get("config_hash"),
         "output": "Output" if manifest.get("fixed", {}).get("lime.activation", "softmax") is None else "Probability",
@@ -88,7 +90,7 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
                 card(row, picture(row), named, is_right) for row, is_right in zip(map(places.row, shown), right, strict=True)
             ),
             here=len(shown),
-            index=_index(images, start, len(shown), named),
+            index=_index(images, summary.score, start, len(shown), named),
             **shared,
         )
         publish_pieces(run, page_name(number), (piece.encode("utf-8", "backslashreplace") for piece in html))
@@ -127,7 +129,7 @@ def _failures(rows: pa.Table) -> dict[str, Any]:
     return {"count": failed.num_rows, "rows": listed, "left_out": failed.num_rows - len(listed), "kinds": kinds.most_common()}
 
 
-def _index(images: pa.Table, start: int, here: int, named: Callable[[int], str]) -> dict[str, Any]:
+def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[[int], str]) -> dict[str, Any]:
     """What the script of a page knows of the run's images: an entry each, in short.
 
     ``first`` and ``start`` are the places in the run of the first image known and of the first one shown.
@@ -149,7 +151,7 @@ def _index(images: pa.Table, start: int, here: int, named: Callable[[int], str])
                 _visible(image.name),
                 image.label,
                 round(image.prediction, 4),
-                None if image.r2 is None else round(image.r2, 3),
+                None if (r2 := getattr(image, score)) is None else round(r2, 3),
                 None if image.right is None else int(image.right),
             ]
             for image in known

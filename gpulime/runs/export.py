@@ -22,7 +22,7 @@ from gpulime.errors import GpulimeError, check, nearest
 from gpulime.runs import damage, files, places, store
 
 INDEX = "index.csv"
-COLUMNS = ("image_id", "arrays", "label", "name", "prediction", "r2", "overlay")
+COLUMNS = ("image_id", "arrays", "label", "name", "prediction", "r2", "r2_loo", "overlay")
 SHOWN_IDS = 5
 NEAR = 0.75  # from 0 to 1, of names that are taken for each other
 NUMBER = re.compile(r"\d+")
@@ -61,8 +61,9 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
         Which images; all that are explained by default. One whose row is damaged is left out.
     to : Path
         A folder that is empty or not there yet. For each image it gets an .npz with image_id, labels (l,), predictions (l,),
-        intercepts (l,), r2 (l,), coefficients (l, k) float32, segments (h, w) int32 and heatmaps (l, h, w) float32; for each
-        label a PNG of its overlay: on the picture in gray where that is at hand, else by itself and transparent.
+        intercepts (l,), r2 (l,), r2_loo (l,), coefficients (l, k) float32, segments (h, w) int32 and
+        heatmaps (l, h, w) float32; for each label a PNG of its overlay: on the picture in gray
+        where that is at hand, else by itself and transparent.
 
     Raises
     ------
@@ -150,7 +151,8 @@ def _write(
     segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
     coefficients = np.array(row["coef"], np.float32)
     heatmaps = coefficients[:, segments]
-    r2 = np.array([np.nan if score is None else score for score in row["r2"]])
+    left_out = row["r2_loo"] or [None] * len(row["labels"])
+    r2, r2_loo = (np.array([np.nan if score is None else score for score in scores]) for scores in (row["r2"], left_out))
     with (to / f"{stem}.npz").open("xb") as file:
         np.savez_compressed(
             file,
@@ -159,6 +161,7 @@ def _write(
             predictions=np.array(row["pred_probs"], np.float32),
             intercepts=np.array(row["intercept"]),
             r2=r2,
+            r2_loo=r2_loo,
             coefficients=coefficients,
             segments=segments,
             heatmaps=heatmaps,
@@ -172,7 +175,6 @@ def _write(
         else:
             shown = shades.blend(picture, segments, heatmaps[j], largest)
         Image.fromarray(shown).save(to / overlay, optimize=True)
-        lines.append(
-            (row["image_id"], f"{stem}.npz", label, name_of(label, names) or "", row["pred_probs"][j], row["r2"][j], overlay)
-        )
+        facts = (row["pred_probs"][j], row["r2"][j], left_out[j])
+        lines.append((row["image_id"], f"{stem}.npz", label, name_of(label, names) or "", *facts, overlay))
     return lines

@@ -111,15 +111,15 @@ class Progress:
 
 
 def lines(row: Mapping[str, Any], class_names: Sequence[str] | None) -> list[str]:
-    """A row of the store in words: its labels with output and R2, and each label's strongest segments."""
+    """A row of the store in words: its labels with output and leave-one-out R2, and each label's strongest segments."""
     name = printable(str(row["image_id"]))
     if row["status"] == "error":
         return [printable(f"{name}: {row['error_type']}: {row['error']}")]
     found = [f"{name} ({row['n_segments']} segment{'' if row['n_segments'] == 1 else 's'})"]
-    for label, prob, r2, coef in zip(row["labels"], row["pred_probs"], row["r2"], row["coef"], strict=True):
+    for label, prob, r2, coef in zip(row["labels"], row["pred_probs"], row["r2_loo"], row["coef"], strict=True):
         called = class_names[label] if class_names is not None and label < len(class_names) else f"class {label}"
         strongest = shades.strongest(list(enumerate(coef)), SHOWN_SEGMENTS)
         segments = "  ".join(f"#{j} {w:+.{shades.decimals(abs(strongest[0][1]))}f}" for j, w in strongest) or "none"
         score = "   -" if r2 is None else f"{r2:.2f}"
-        found.append(f"  {printable(called):28.28} {prob:6.3f}   R2 {score}   strongest segments {segments}")
+        found.append(f"  {printable(called):28.28} {prob:6.3f}   R2 left out {score}   strongest segments {segments}")
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ class Summary:
     Attributes
     ----------
     ok, failed : images that are explained, and that failed by their kind
-    median_r2 : of the top labels' surrogates; None where there is none
+    median_r2, median_r2_loo : of the top labels' surrogates, on the samples they were fitted to and leave-one-out; None where
+        there is none
     top1_accuracy : share of the images with a known target whose most probable class it is; None where none is known
     targets : how many these are
     first, last : when the first and the last row were made, as ISO 8601
@@ -42,6 +42,7 @@ class Summary:
     ok: int
     failed: dict[str, int]
     median_r2: float | None
+    median_r2_loo: float | None
     top1_accuracy: float | None
     targets: int
     first: str | None
@@ -56,10 +57,11 @@ class Summary:
 
     def __str__(self) -> str:
         failed = ", ".join(f"{printable(kind)} {count:,}" for kind, count in self.failed.items())
+        medians = {"left out": self.median_r2_loo, "fitted": self.median_r2}
         facts = {
             "explained": f"{self.ok:,}",
             "failed": f"{self.errors:,} ({failed})" if failed else "0",
-            "median R2": "" if self.median_r2 is None else f"{self.median_r2:.3f}",
+            "median R2": ", ".join(f"{value:.3f} {kind}" for kind, value in medians.items() if value is not None),
             "top-1": "" if self.top1_accuracy is None else f"{self.top1_accuracy:.3f} of {self.targets:,} with a known class",
             "this call": _effort(self.call),
             "all calls": _effort(self.spent) if self.spent.forwards > self.call.forwards else "",
@@ -71,13 +73,14 @@ def summary(run: Path, manifest: Mapping[str, Any], call: Effort) -> Summary:
     """Sum up what the shards hold and what processes have spent; ``call`` is the last one's."""
     rows = Places(run, COLUMNS, lambda rows: head.with_top(rows, manifest)).rows
     explained = rows.filter(pc.equal(rows["status"], "ok"))
-    scores, known = head.scores(explained), head.known_right(explained)
+    known = head.known_right(explained)
     kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
     times = pc.min_max(rows["written_at"]).as_py()
     return Summary(
         ok=len(explained),
         failed=dict(kinds.most_common()),
-        median_r2=statistics.median(scores) if scores else None,
+        median_r2=head.median(explained, "r2"),
+        median_r2_loo=head.median(explained, "r2_loo"),
         top1_accuracy=sum(known) / len(known) if known else None,
         targets=len(known),
         first=None if times["min"] is None else times["min"].isoformat(),

@@ -223,7 +223,7 @@ def test_both_sides_share_a_picture_a_label_and_a_scale(tmp_path):
     assert photo["alt"] == "x, as the model saw it"
     assert ["tabby" in side["alt"] for side in (left, right)] == [True, True]
     captions = shown.texts("figcaption")
-    assert captions == ["Image deepest colour ±0.500", "A: tabby 0.750, R² 0.50", "B: tabby 0.100, R² 0.50"]
+    assert captions == ["Image deepest colour ±0.500", "A: tabby 0.750, R² fitted 0.50", "B: tabby 0.100, R² fitted 0.50"]
     assert "tabby → lynx" in shown.texts("span")
     h, w = int(left["height"]), int(left["width"])
     inside = (slice(h // 12, h // 3), slice(w // 12, w // 3))
@@ -255,7 +255,7 @@ def test_other_segments_and_other_labels_can_be_shown(tmp_path):
     apart = explained("y", labels=[5, 6])
     shown = page(tmp_path, [explained("x"), explained("y")], [other, apart])
     captions = shown.texts("figcaption")
-    assert captions[:3] == ["Image", "A: tabby 0.750, R² 0.50", "B: class 5 0.750, R² 0.50"]
+    assert captions[:3] == ["Image", "A: tabby 0.750, R² fitted 0.50", "B: class 5 0.750, R² fitted 0.50"]
     assert captions[3:] == ["Image the sizes differ", "A: lynx 0.125", "B: lynx 0.050"]
     assert "No label is explained by both." in shown.texts("p")
 

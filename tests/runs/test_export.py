@@ -45,6 +45,7 @@ def test_arrays_are_those_of_the_row(tmp_path):
         np.testing.assert_array_equal(arrays["predictions"], np.float32([0.75, 0.125]))
         np.testing.assert_array_equal(arrays["intercepts"], [0.1, 0.2])
         np.testing.assert_array_equal(arrays["r2"], [0.5, np.nan])
+        np.testing.assert_array_equal(arrays["r2_loo"], [np.nan, np.nan])  # a row of an earlier version
         np.testing.assert_array_equal(arrays["coefficients"], np.float32([[1, 2, 3, 4]] * 2))
         np.testing.assert_array_equal(arrays["segments"], LABELS)
         np.testing.assert_array_equal(arrays["heatmaps"], np.float32([LABELS + 1] * 2))

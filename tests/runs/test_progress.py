@@ -8,7 +8,8 @@ ROW = {
     "n_segments": 3,
     "labels": [1, 7],
     "pred_probs": [0.75, 0.125],
-    "r2": [0.5, None],
+    "r2": [0.6, None],
+    "r2_loo": [0.5, None],
     "coef": [[0.1, -0.2, 0.05], [0.0, 0.0, 0.0]],
 }
 ERROR = {"image_id": "b\n.png", "status": "error", "error_type": "decode", "error": "is empty"}
@@ -17,9 +18,9 @@ ERROR = {"image_id": "b\n.png", "status": "error", "error_type": "decode", "erro
 def test_an_image_in_words():
     head, first, second = lines(ROW, ["ant", "cat"])
     assert head == "cats/a.png (3 segments)"
-    assert first.split()[:4] == ["cat", "0.750", "R2", "0.50"]
+    assert first.split()[:6] == ["cat", "0.750", "R2", "left", "out", "0.50"]
     assert first.split()[-6:] == ["#1", "-0.200", "#0", "+0.100", "#2", "+0.050"]
-    assert second.split()[:5] == ["class", "7", "0.125", "R2", "-"]
+    assert second.split()[:7] == ["class", "7", "0.125", "R2", "left", "out", "-"]
     assert second.split()[-3:] == ["strongest", "segments", "none"]
 
 

@@ -32,13 +32,17 @@ def test_accuracy_is_that_of_the_predictions_if_targets_alone_are_explained(tmp_
 
 
 def test_the_median_is_of_the_most_probable_labels_that_have_a_score(tmp_path):
-    rows = [explained(name, r2=[score, 0.0]) for name, score in (("a", 0.2), ("b", 0.9), ("c", None), ("d", 0.4))]
-    assert summed(run(tmp_path, *rows)).median_r2 == pytest.approx(0.4)
+    scores = (("a", 0.2, -0.1), ("b", 0.9, 0.3), ("c", None, None), ("d", 0.4, 0.2))
+    found = summed(run(tmp_path, *(explained(name, r2=[one, 0.0], r2_loo=[other, 0.0]) for name, one, other in scores)))
+    assert (found.median_r2, found.median_r2_loo) == (0.4, 0.2)
+    assert "\nmedian R2  0.200 left out, 0.400 fitted\n" in str(found)
+    older = summed(run(tmp_path / "older", explained("a", r2_loo=None)))
+    assert "\nmedian R2  0.500 fitted\n" in str(older)
 
 
 def test_nothing_explained_has_neither(tmp_path):
     found = summed(run(tmp_path, failed("a")), forwards=0)
-    assert (found.median_r2, found.top1_accuracy) == (None, None)
+    assert (found.median_r2, found.median_r2_loo, found.top1_accuracy) == (None, None, None)
     assert str(found) == "explained  0\nfailed     1 (decode 1)\nthis call  20 s, 0 forwards"
 
 
