@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpulime import classes, fills, masks
+from gpulime import classes, fills, masks, pretrained
 from gpulime import device as devices
 from gpulime.batch_size import BatchSize
 from gpulime.classes import of_model
@@ -24,6 +25,7 @@ from gpulime.segments import Segmenter, describe
 from gpulime.segments import resolve as resolve_segments
 from gpulime.surrogate import Distance, Kernel, Moments, Samples, Settings, Surrogate, proximity, solved
 
+LOG = logging.getLogger(__package__)
 GRAM_ENTRIES = 2**24  # entries of Gram matrices at once, to bound memory
 LARGEST = 1e30  # outputs beyond count as infinite: results are kept in float32, and a fit adds outputs up
 
@@ -65,7 +67,8 @@ class Explainer:
     activation : str, callable or None
         "softmax", "sigmoid", or a callable: what turns the model's output into what is explained; None explains it as it is.
     mean, std : float or (c,) sequences, optional
-        The model's normalisation, ``(image - mean) / std``.
+        The model's normalisation, ``(image - mean) / std``. If neither is given, a timm model's own (``pretrained_cfg``), which
+        the log "gpulime" says at level INFO and ``normalisation.source`` tells; ``mean=0, std=1`` leaves images as they are.
     normalized : bool
         False: images come in [0, 1] (or uint8) and are normalised here. True: they come normalised, and mean and std only undo
         it, for segmentation and pictures.
@@ -122,7 +125,10 @@ class Explainer:
         n_samples = whole("n_samples", n_samples, 2, ", the whole image and one mask")
         top_labels = whole("top_labels", top_labels, 1)
         self.n_samples, self.top_labels, self.seed = n_samples, top_labels, seed
-        self.normalisation = Normalisation.of(mean, std, normalized)
+        self.normalisation = Normalisation.of(mean, std, normalized, pretrained.normalisation(model))
+        if self.normalisation.source == "model":
+            used = ", ".join(f"{name}={getattr(self.normalisation, name).tolist()}" for name in ("mean", "std"))
+            LOG.info("images are normalised as the model's pretrained_cfg says: %s", used)
         self.segmenter = resolve_segments(segments)
         self.sampler = masks.resolve(sampler, seed, n_samples)
         self.settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpulime import arrays
+from gpulime import arrays, pretrained
 from gpulime import device as devices
 from gpulime import labels as classes
 from gpulime.classes import Names
@@ -152,21 +152,39 @@ class Batch:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """``(image - mean) / std``, and whether images come with it done."""
+    """``(image - mean) / std``, and whether images come with it done.
+
+    Attributes
+    ----------
+    mean, std : (1,) or (c,) float32
+    normalized : bool
+    source : "given", "model" if they are the model's own, "none" if nothing is known and images stay as they are
+    """
 
     mean: Tensor
     std: Tensor
     normalized: bool
+    source: str = "given"
 
     @classmethod
-    def of(cls, mean: float | Sequence[float] | None, std: float | Sequence[float] | None, normalized: bool) -> Normalisation:
-        """From an Explainer's arguments.
+    def of(
+        cls,
+        mean: float | Sequence[float] | None,
+        std: float | Sequence[float] | None,
+        normalized: bool,
+        own: pretrained.Both | None = None,
+    ) -> Normalisation:
+        """From an Explainer's arguments; the model's ``own`` mean and std if neither is given.
 
         Raises
         ------
         GpulimeError
             If ``normalized`` lacks a mean or a std, or a std is not positive.
         """
+        source = "given"
+        if mean is None and std is None:
+            source = "none" if own is None else "model"
+            mean, std = own or (None, None)
         check(not normalized or (mean is not None and std is not None), "normalized=True needs mean and std, to undo it")
         both = []
         for name, value in (("mean", 0.0 if mean is None else mean), ("std", 1.0 if std is None else std)):
@@ -176,7 +194,7 @@ class Normalisation:
             both.append(found.float().flatten())
         check(bool(both[0].isfinite().all()), f"mean must be finite; got {mean}")
         check(bool((both[1] > 0).all() and both[1].isfinite().all()), f"std must be positive; got {std}")
-        return cls(both[0], both[1], normalized)
+        return cls(both[0], both[1], normalized, source)
 
     def __str__(self) -> str:
         if not self.normalized and not self.mean.any() and bool((self.std == 1).all()):

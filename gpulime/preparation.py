@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpulime import device as devices
-from gpulime import fills
+from gpulime import fills, pretrained
 from gpulime.classes import Names
 from gpulime.errors import check
 from gpulime.inputs import Batch, Normalisation, channels_behind, check_label, outside_unit
@@ -69,7 +69,10 @@ class Preparation:
         if self.predictor.classes is not None:
             check_label(highest, self.predictor.classes)
         if not self.normalisation.normalized:
-            self._warn_once("range", outside_unit(low, high))
+            outside = outside_unit(low, high)
+            self._warn_once("range", outside)
+            if self.normalisation.source == "none" and outside is None:
+                self._warn_once("normalisation", pretrained.lacking(self.predictor.model))
             self._warn_once("fill", fills.outside(self.fill, unit))
         self._warn_once("layout", channels_behind(batch.images))
         size = max(1, min(AT_ONCE_IMAGES, AT_ONCE_BYTES // (4 * batch.images[0].numel())))

@@ -172,6 +172,7 @@ def _terms(
     return Terms(
         fixed={
             **{f"lime.{name}": _plain(value) for name, value in changing.items()},
+            **_own_normalisation(explainer),
             "lime.labels": labels,
             **({"data.masks": masks.folder if isinstance(masks, MaskFolder) else _plain(masks)} if masks else {}),
             **({"data.keep": list(keep)} if keep else {}),
@@ -185,6 +186,12 @@ def _terms(
         },
         unnamed=[] if model_id else functions,
     )
+
+
+def _own_normalisation(explainer: Explainer) -> dict[str, list[float]]:
+    """The mean and std that the model itself brings, in place of None."""
+    used = explainer.normalisation
+    return {"lime.mean": used.mean.tolist(), "lime.std": used.std.tolist()} if used.source == "model" else {}
 
 
 def map_style(dataset: Any) -> Any:

@@ -14,8 +14,10 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as geometry
 
+from gpulime import pretrained
 from gpulime.config import DataConfig, LimeConfig
 from gpulime.errors import check
+from gpulime.pretrained import Both, channels_of
 from gpulime.runs.pixels import Array, bands, stacked
 
 
@@ -99,7 +101,8 @@ def choose(model: nn.Module, weights: Any, data: DataConfig, lime: LimeConfig) -
         normalisation has not as many entries as its input has channels.
     """
     channels = data.channels or channels_of(model)
-    own = _for_channels(of_torchvision(weights) or of_timm(model) or Transform(), channels)
+    own = of_torchvision(weights) or of_timm(model) or Transform()
+    own = _with_normalisation(own, pretrained.recorded(model), channels)
     given: dict[str, Any] = {
         "resize": data.resize,
         "crop": data.crop,
@@ -131,17 +134,14 @@ def choose(model: nn.Module, weights: Any, data: DataConfig, lime: LimeConfig) -
     return chosen
 
 
-def channels_of(model: object) -> int | None:
-    """The channels that a model takes: those of the first convolution in it; None without one."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    return next((module.in_channels or None for module in modules if isinstance(module, nn.Conv2d)), None)
-
-
-def _for_channels(own: Transform, channels: int | None) -> Transform:
-    """A model for RGB that was made for gray keeps its normalisation, averaged."""
-    if channels != 1 or own.mean is None or own.std is None:
+def _with_normalisation(own: Transform, recorded: Both | None, channels: int | None) -> Transform:
+    """``own``, with the normalisation that the model records if it has none, for one channel if there is one."""
+    if own.mean is not None and own.std is not None:
+        recorded = own.mean, own.std
+    if recorded is None:
         return own
-    return replace(own, mean=(sum(own.mean) / len(own.mean),), std=(sum(own.std) / len(own.std),))
+    mean, std = pretrained.for_channels(recorded, channels)
+    return replace(own, mean=mean, std=std)
 
 
 def of_torchvision(weights: Any) -> Transform | None:
@@ -159,7 +159,7 @@ def of_torchvision(weights: Any) -> Transform | None:
 
 
 def of_timm(model: nn.Module) -> Transform | None:
-    """The transform that timm records with its models; None for another model, and where it is not a square centre crop."""
+    """The geometry that timm records with its models; None for another model, and if it is not a square centre crop."""
     if "timm" not in sys.modules or not hasattr(model, "pretrained_cfg"):
         return None
     from timm.data import resolve_model_data_config
@@ -172,8 +172,6 @@ def of_timm(model: nn.Module) -> Transform | None:
         math.floor(h / settings["crop_pct"]),
         h,
         settings["interpolation"],
-        _floats(settings["mean"]),
-        _floats(settings["std"]),
     )
 
 

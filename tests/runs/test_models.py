@@ -247,6 +247,9 @@ def test_the_pixels_are_those_of_torchvisions_own_transform(member):
     torch.testing.assert_close((unit - mean) / std, member.transforms()(picture), rtol=0, atol=1e-6)
 
 
+TIMM = {}
+
+
 @pytest.fixture
 def timm_model(monkeypatch):
     """A model as timm makes it, with ``settings`` in place of those that timm resolves."""
@@ -254,6 +257,7 @@ def timm_model(monkeypatch):
     def make(**settings):
         known = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.95, "crop_mode": "center"}
         known |= {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), **settings}
+        monkeypatch.setattr(f"{__name__}.TIMM", known)
         package, data = types.ModuleType("timm"), types.ModuleType("timm.data")
         data.resolve_model_data_config = lambda model: known
         package.create_model = _timm_create
@@ -266,7 +270,7 @@ def timm_model(monkeypatch):
 
 def _timm_create():
     model = nn.Identity()
-    model.pretrained_cfg = {}
+    model.pretrained_cfg = TIMM
     return model
 
 

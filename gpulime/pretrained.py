@@ -1,0 +1,57 @@
+"""The normalisation that a model itself asks for: timm records it with its models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+Both = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, an entry per channel
+
+SOURCES = {  # packages whose classifiers want normalised images and do not record how
+    "torchvision": "weights.transforms() has them",
+    "transformers": "its image processor has them, as image_mean and image_std",
+}
+
+
+def recorded(model: Any) -> Both | None:
+    """Mean and std for images in [0, 1], by timm's ``pretrained_cfg``; None if there is none."""
+    holders = (model, getattr(model, "config", None))  # transformers keeps that of a timm model in its config
+    config = next((found for holder in holders if (found := getattr(holder, "pretrained_cfg", None))), None)
+    if not isinstance(config, Mapping) or not config.get("mean") or not config.get("std"):
+        return None
+    mean, std = (tuple(float(value) for value in config[name]) for name in ("mean", "std"))
+    return mean, std
+
+
+def for_channels(both: Both, channels: int | None) -> Both:
+    """The same for so many channels: a model for RGB that was made for gray keeps its normalisation, averaged."""
+    if channels != 1:
+        return both
+    mean, std = ((sum(values) / len(values),) for values in both)
+    return mean, std
+
+
+def normalisation(model: Any) -> Both | None:
+    """The recorded mean and std; None if there are none, or not for as many channels as the model takes."""
+    both, c = recorded(model), channels_of(model)
+    both = None if both is None else for_channels(both, c)
+    return both if both is None or c is None or {len(both[0]), len(both[1])} <= {1, c} else None
+
+
+def channels_of(model: object) -> int | None:
+    """The channels that a model takes: those of the first convolution in it; None without one."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return next((module.in_channels or None for module in modules if isinstance(module, nn.Conv2d)), None)
+
+
+def lacking(model: Any) -> str | None:
+    """A warning for a classifier of torchvision or transformers that is given images without mean and std, or None."""
+    package = type(model).__module__.partition(".")[0]
+    if package not in SOURCES:
+        return None
+    return (
+        f"images reach the model in [0, 1], and most models of {package} want them normalised: pass mean and std "
+        f"({SOURCES[package]}), or mean=0, std=1 if this one takes them as they are"
+    )
