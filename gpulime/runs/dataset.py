@@ -22,6 +22,7 @@ from gpulime.errors import check, whole
 from gpulime.explainer import Explainer
 from gpulime.inputs import Normalisation
 from gpulime.labels import of_run
+from gpulime.pretrained import channels_of
 from gpulime.runs import weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
 from gpulime.runs.label_maps import SEGMENTER, MaskFolder, Masks
@@ -30,7 +31,6 @@ from gpulime.runs.share import Share
 from gpulime.runs.shown import Shown, shown
 from gpulime.runs.sources import Item, check_ids
 from gpulime.runs.terms import Terms
-from gpulime.runs.transform import channels_of
 
 
 def explain(
