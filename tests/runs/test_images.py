@@ -34,13 +34,14 @@ def model():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 
 
-def config(out, factory="test_images:make", lime=None, **data):
+def config(out, factory="test_images:make", lime=None, report=False, **data):
     return configs.from_dict(
         {
             "model": {"factory": "test_images:model"},
             "data": {"factory": factory, "kwargs": {"n": 3}, **data},
             "lime": {"n_samples": 30, "segments": {"grid": {"rows": 2, "columns": 2}}, **(lime or {})},
             "out": str(out),
+            "report": report,
         }
     )
 
@@ -66,7 +67,7 @@ def test_a_dataset_of_a_factory_is_explained_as_from_python(tmp_path):
 
 
 def test_report_finds_the_pictures_again(tmp_path):
-    files.run(config(tmp_path / "run"))
+    files.run(config(tmp_path / "run", report=True))
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("data:image/") > 3
     picture = files.pictures(tmp_path / "run")
@@ -78,7 +79,7 @@ def test_report_finds_the_pictures_again(tmp_path):
 
 
 def test_the_code_that_a_run_names_is_not_called_unless_this_user_has_run_it(tmp_path, monkeypatch):
-    files.run(config(tmp_path / "run"))
+    files.run(config(tmp_path / "run", report=True))
     manifest = tmp_path / "run" / "run.json"
     about = json.loads(manifest.read_text())
     about["config"]["data"] |= {"factory": "test_images:hostile", "kwargs": {"path": str(tmp_path / "ran")}}
