@@ -652,6 +652,6 @@ def test_a_mistake_is_one_line(arguments, more, message, capsys):
 
 def test_a_configuration_s_labels_are_as_many_as_a_run_s():
     config = Config(ModelConfig(factory="torch.nn.Identity"), DataConfig(crop=16), LimeConfig(top_labels=3))
-    for labels, count in {"top": 3, "target": 1, "top+target": 4}.items():
+    for labels, count in (("top", 3), ("target", 1), ("top+target", 4), ([7, 2], 2), (7, 1)):
         lime = LimeConfig(top_labels=3, labels=labels)
         assert of_config(Config(config.model, config.data, lime), "random").lime["top_labels"] == count

@@ -16,6 +16,7 @@ from gpulime.bench.stages import Staged, Stages
 from gpulime.bench.way import Way
 from gpulime.config import Config, DataConfig
 from gpulime.errors import GpulimeError, check, whole
+from gpulime.labels import of_run
 from gpulime.predict import Model
 from gpulime.runs import models
 from gpulime.runs.images import find as find_images
@@ -133,8 +134,9 @@ def of_config(config: Config, images: str | None = None) -> Subject:
     device = devices.named(config.lime.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std, "device": device}
     # As many labels as a run explains: which ones makes no difference in time, and random images have no target.
-    labels = lime.pop("labels")
-    lime["top_labels"] = {"top": config.lime.top_labels, "target": 1, "top+target": config.lime.top_labels + 1}[labels]
+    wanted, most = of_run(lime.pop("labels"), loaded.class_names), config.lime.top_labels
+    counts = {"top": most, "target": 1, "top+target": most + 1}
+    lime["top_labels"] = counts[wanted] if isinstance(wanted, str) else len(wanted)
     about = {"model": loaded.description}
     model = loaded.model.eval().to(device)
     if images == RANDOM:
