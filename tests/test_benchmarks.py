@@ -73,15 +73,16 @@ SLOW = {"ResNet-18", "ResNet-50", "ViT-B/16", "ConvNeXt-Tiny"}
 COMPILED = (op_inside, op_outside)
 
 
-def marks(side):
-    """Compiling takes its time."""
-    return [pytest.mark.long, pytest.mark.filterwarnings("ignore")] * (side in COMPILED)
+def marks(side, model=""):
+    """Compiling and a real model take their time."""
+    compiled = [pytest.mark.long, pytest.mark.filterwarnings("ignore")] * (side in COMPILED)
+    return compiled or [pytest.mark.long] * (model == "EfficientNet-Lite0")
 
 
 @pytest.mark.parametrize(
     "entry",
     [
-        pytest.param(entry, marks=marks(entry.ours.make), id=entry.name)
+        pytest.param(entry, marks=marks(entry.ours.make, entry.setup.model_name), id=entry.name)
         for entry in ENTRIES
         if entry.setup.model_name not in SLOW
     ],

@@ -11,6 +11,14 @@ from gpulime import device as devices
 from gpulime.ops import source
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A test under sanitizers is long: g++ takes three times as long for it."""
+    for item in items:
+        if "sanitized" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.long)
+
+
 def poisoned(*shape, dtype, device):
     """As `gpulime.device.empty`, filled with NaN, or with a value that no result has."""
     if dtype.is_floating_point:

@@ -50,6 +50,7 @@ def test_the_kernel_under_sanitizers(sanitized):
         assert torch.equal(bernoulli(*problem(), k, 3), bernoulli_reference(*problem(), k, 3))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

@@ -41,6 +41,7 @@ def run(stage):
     return gpu.main(["--stage", stage, "--device", "cpu", "--tiny", "--save"])
 
 
+@pytest.mark.long
 def test_checks_compare_every_kernel(kept):
     assert run("checks") == 0
     assert [(row.entry, row.ok, row.ms) for row in read(kept, Row)] == [
@@ -65,6 +66,7 @@ def test_a_segmenter_with_other_ids_gets_no_time(kept, monkeypatch):
     assert (row.ok, row.ms, row.reason) == ("no", "", "0.00000 of the ids at 13x15")
 
 
+@pytest.mark.long
 def test_kernels_are_timed_beside_their_bounds(kept, monkeypatch):
     monkeypatch.setattr(gpu.shutil, "which", lambda program: program)
     run("kernels")
@@ -312,6 +314,7 @@ def test_a_stage_ends_before_8_minutes_with_what_it_has(kept, monkeypatch, capsy
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
+@pytest.mark.long
 def test_compiled_models_are_timed_beside_the_same_without(kept, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     assert run("compiled") == 0
@@ -323,6 +326,7 @@ def test_compiled_models_are_timed_beside_the_same_without(kept, monkeypatch):
     assert all(float(row.rate) > 0 for row in rows.values())
 
 
+@pytest.mark.long
 def test_a_compiled_model_with_other_answers_gets_no_time(kept, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, **settings: lambda rows: model(rows).flip(1) * 2)
     assert run("compiled") == 1

@@ -161,7 +161,7 @@ def test_grids_that_cannot_be_launched(grid, block, kernels):
         trial(grid, block)
 
 
-@pytest.mark.parametrize("kind", ["host", "sanitized"])
+@pytest.mark.parametrize("kind", ["host", pytest.param("sanitized", marks=pytest.mark.long)])
 def test_more_shared_memory_than_every_gpu_has(kind, write, request):
     """What the launched kernel declares, what the functions declare that it may call, and the dynamic part."""
     request.getfixturevalue(kind)
@@ -184,7 +184,7 @@ extern "C" __global__ void trial(float* out) {
         trial((1,), (1,), out, shared=48 * 1024 - 24_576 + 1)
 
 
-@pytest.mark.parametrize("kind", ["host", "sanitized"])
+@pytest.mark.parametrize("kind", ["host", pytest.param("sanitized", marks=pytest.mark.long)])
 def test_subnormal_floats_count_as_0(kind, write, request):
     request.getfixturevalue(kind)
     trial = write("""

@@ -149,6 +149,7 @@ def broken(monkeypatch):
     return put
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

@@ -199,6 +199,7 @@ def test_images_that_are_not_finite_take_no_other_with_them(value, sanitized):
     assert (labels < 72).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

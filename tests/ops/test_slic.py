@@ -257,6 +257,7 @@ def test_images_that_are_not_finite_take_no_other_with_them(value, sanitized):
         scikit(images, n_segments=6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

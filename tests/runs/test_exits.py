@@ -262,6 +262,7 @@ def test_each_end_has_its_code(error, code):
     assert exits.code(error) == code
 
 
+@pytest.mark.long
 def test_a_quota_leaves_no_part_of_a_shard(folder):
     """The system itself refuses here: no file may be larger than a small shard."""
     limited = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
