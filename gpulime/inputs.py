@@ -197,10 +197,11 @@ class Normalisation:
         return cls(both[0], both[1], normalized, source)
 
     def __str__(self) -> str:
-        if not self.normalized and not self.mean.any() and bool((self.std == 1).all()):
+        if self.source == "none":
             return "none"
         mean, std = (" ".join(f"{value:.4g}" for value in both.tolist()) for both in (self.mean, self.std))
-        return f"mean {mean}, std {std}{', done already' if self.normalized else ''}"
+        own = ", the model's own" if self.source == "model" else ""
+        return f"mean {mean}, std {std}{own}{', done already' if self.normalized else ''}"
 
     def fits(self, images: Tensor) -> None:
         """Raise `GpulimeError` unless mean and std have an entry per channel, and uint8 images are not called normalised."""

@@ -12,7 +12,7 @@ import torch
 
 import gpulime
 from gpulime import Explainer, Explanations
-from gpulime.inputs import Batch
+from gpulime.inputs import Batch, Normalisation
 from gpulime.segments import Grid, Slic
 
 S = 40
@@ -341,6 +341,7 @@ def test_an_explainer_tells_its_settings_in_a_line(cnn):
     assert line.startswith("Explainer(sigmoid, n_samples: 1000, ")
     assert "fill: images (2, 3, 8, 8), normalisation: mean 0.5, std 0.5, done already, " in line
     assert "fill: mean, normalisation: none, " in repr(Explainer(lambda rows: rows))
+    assert str(Normalisation.of(None, None, False, ((0.5,), (0.25,)))) == "mean 0.5, std 0.25, the model's own"
 
 
 def test_names_of_the_model_go_with_its_explanations(cnn, pictures):
