@@ -23,7 +23,7 @@ from gpulime.explainer import Explainer
 from gpulime.inputs import Normalisation
 from gpulime.labels import of_run
 from gpulime.pretrained import channels_of
-from gpulime.runs import weights
+from gpulime.runs import code, weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
 from gpulime.runs.label_maps import SEGMENTER, MaskFolder, Masks
 from gpulime.runs.loader import DatasetReader
@@ -73,7 +73,8 @@ def explain(
         their numbers or names.
     model_id : str, optional
         Names what cannot be compared, a model, kernel or segmenter that is a function: with one of them a run is only gone
-        on with under the same name.
+        on with under the same name. It stands for all code: without it, a run is only gone on with if the repr of the model
+        and the source of its classes and of the functions given are as they were.
     class_names : sequence of str or mapping of int to str, optional
         Names of the model's classes; by default those in the ``config.id2label`` of a Hugging Face model.
     workers : int
@@ -171,13 +172,14 @@ def _terms(
     functions += ["model"] if inspect.isfunction(model) and "model" not in functions else []
     return Terms(
         fixed={
-            **{f"lime.{name}": _plain(value) for name, value in changing.items()},
+            **{f"lime.{name}": _plain(value, model_id) for name, value in changing.items()},
             **_own_normalisation(explainer),
             "lime.labels": labels,
-            **({"data.masks": masks.folder if isinstance(masks, MaskFolder) else _plain(masks)} if masks else {}),
+            **({"data.masks": masks.folder if isinstance(masks, MaskFolder) else _plain(masks, model_id)} if masks else {}),
             **({"data.keep": list(keep)} if keep else {}),
             "segmenter": SEGMENTER if masks else segments.describe(explainer.segmenter, explainer.device),
             "model_id": model_id,
+            "model_code": None if model_id or "model" in functions else code.described(model),
             "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
         },
         about={
@@ -209,7 +211,7 @@ def map_style(dataset: Any) -> Any:
         check(plain, "a DataLoader must have shuffle=False and no sampler or collate_fn of its own; pass its dataset instead")
         dataset = dataset.dataset
     fits = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
-    check(fits, f"dataset must have a length above 0 and give its images by number; got {_named(type(dataset))}")
+    check(fits, f"dataset must have a length above 0 and give its images by number; got {code.named(type(dataset))}")
     return dataset
 
 
@@ -255,15 +257,14 @@ def picture_in(
     return picture
 
 
-def _plain(value: Any) -> Any:
-    """A setting as JSON: numbers as they are, an array by a digest of its content, a function by its name."""
+def _plain(value: Any, model_id: str | None) -> Any:
+    """A setting as JSON: numbers as they are, an array by a digest of its content, a function by its name and code.
+
+    A ``model_id`` stands for all code.
+    """
     if isinstance(value, Tensor | np.ndarray):
         array = np.ascontiguousarray(value)
         return f"{array.dtype}{list(array.shape)} sha256 {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
     if callable(value) and not dataclasses.is_dataclass(value):
-        return _named(value)
+        return code.described(value) if _comparable(value) and not model_id else code.named(value)
     return value if isinstance(value, str | int | float | list | tuple | dict | None) else repr(value)
-
-
-def _named(value: Any) -> str:
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"

@@ -18,7 +18,7 @@ from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
 from gpulime.labels import of_run
 from gpulime.report import page
-from gpulime.runs import dataset, exits, images, models, store
+from gpulime.runs import code, dataset, exits, images, models, store
 from gpulime.runs.job import Job, Picture, perform, plan
 from gpulime.runs.label_maps import SEGMENTER, MaskFolder
 from gpulime.runs.loader import DatasetReader, FileReader
@@ -81,6 +81,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
                 "transform": dataclasses.asdict(loaded.transform),
                 "segmenter": SEGMENTER if masks else segments.describe(explainer.segmenter, explainer.device),
                 "weights_sha256": loaded.weights_sha256,
+                "model_code": code.described(loaded.model),
                 TARGETS: found.targets,
             },
             about={

@@ -319,3 +319,10 @@ def test_other_weights_at_the_same_place_are_refused(folder, capsys):
     torch.save({"weight": torch.ones(3, 4)}, checkpoint)
     assert cli.main(settings(folder, **changes)) == 2
     assert "weights_sha256 was '" in capsys.readouterr().err
+
+
+def test_another_model_from_the_same_factory_is_refused(folder, capsys, monkeypatch):
+    assert cli.main(settings(folder)) == 0
+    monkeypatch.setattr(Colours, "extra_repr", lambda self: "slope=0.9")
+    assert cli.main(settings(folder)) == 2
+    assert "model_code was 'test_exits.Colours sha256 " in capsys.readouterr().err
