@@ -131,8 +131,8 @@ def _made(factory: Any, kwargs: Mapping[str, Any], what: str) -> Any:
     check(callable(factory), f"must be something to call that returns {what}; got {factory!r}")
     try:
         return factory(**kwargs)
-    except Exception as error:  # whatever the user's own code raises is the user's to read
-        raise GpulimeError(f"the call with {dict(kwargs)} failed with {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises is the user's to read
+        raise GpulimeError(f"the call with {dict(kwargs)} failed with {line_of(error)}") from error
 
 
 def _torchvision_weights(factory: Any, kwargs: Mapping[str, Any]) -> Any:

@@ -221,7 +221,7 @@ def test_an_error_of_the_model_for_every_image_is_one_line(error, debug, folder,
     arguments = settings(folder, data={"source": str(folder / "red.png")})
     assert cli.main([*arguments, "--debug"] if debug else arguments) == 2
     *above, last = capsys.readouterr().err.splitlines()
-    reason = "KeyError: 'logits" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+    reason = {KeyError: "KeyError: 'logits", OSError: "OSError: gone", SystemExit: "the model called sys.exit(0)"}[type(error)]
     assert last.startswith(f"gpulime: the model fails for each image, also by itself: {reason}")
     assert last.endswith("(--debug shows the traceback)") != debug
     assert any("in fail" in line for line in above) == debug
