@@ -69,7 +69,7 @@ def test_names_from_outside_do_not_steer_the_terminal(tmp_path, capsys):
     assert out == err == f"one {SHOWN[:-2]}\ntwo\n"
 
     names = ["a", STEERING, STEERING]
-    rows = explained("caf\xe9"), failed(STEERING) | {"error_type": STEERING, "error": STEERING}
+    rows = explained("caf\xe9", r2_loo=[0.5, None]), failed(STEERING) | {"error_type": STEERING, "error": STEERING}
     assert not [line for row in rows for line in progress.lines(row, names) if not line.isprintable()]
     folder, other = (run(tmp_path / name, *rows, names=names, fixed={"a": f"{name}{STEERING}"}) for name in "ab")
     beat = beat_of(Share(), host=STEERING, time=time.time())
