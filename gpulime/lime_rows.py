@@ -19,6 +19,7 @@ from gpulime.predict import Inputs, Predictor
 from gpulime.queue import Flight
 from gpulime.segments import from_labels
 
+AHEAD_BYTES = 2**20  # of rows composed at once: of small images, what a batch of ten costs is mostly calls
 Array = np.ndarray[Any, np.dtype[Any]]
 Classifier = nn.Module | Callable[[Array], Any]
 
@@ -128,10 +129,15 @@ def hidden(image: Array, labels: Array, color: Any) -> Array:
 
 
 def compose(flight: Flight, start: int, stop: int, masks: Array) -> Tensor:
-    """The rows of some places of an image's flight, by its masks (s, k)."""
+    """The rows of some places of an image's flight, by its masks (s, k); each place is asked for once, in order."""
 
     def draw(_: Flight, index: Tensor, rows: Tensor) -> Tensor:
         return torch.from_numpy(masks[rows.cpu().numpy()].astype(bool)).to(rows.device)
 
-    index, shown = flight.window(start, stop, draw)
-    return masked_images(flight.images, flight.fill, flight.parts.labels, index, shown)
+    first, rows = flight.composed or (start, flight.images[:0])
+    if stop > first + len(rows):
+        first, ahead = start, AHEAD_BYTES // flight.images[0].nbytes
+        index, shown = flight.window(start, max(stop, min(flight.size, start + ahead)), draw)
+        rows = masked_images(flight.images, flight.fill, flight.parts.labels, index, shown)
+        flight.composed = first, rows
+    return rows[start - first : stop - first]

@@ -62,6 +62,7 @@ class Flight:
     taken : int, the places that the model has been given
     labels : (n, l) int64, once sample 0 of every image has been seen
     predicted, predicted_probs : (n,), then too: the class with the highest output for the whole image, and that output
+    composed : (place, rows (b, c, h, w)) or None, rows made ahead, from that place on
     kept : (n * s, l) float32, outputs place by place as they come: 4 bytes a sample and label are all that grows with s
     """
 
@@ -78,6 +79,7 @@ class Flight:
     taken: int = 0
     first: list[Tensor] = field(default_factory=list)
     drawn: Drawn = field(default_factory=Drawn)
+    composed: tuple[int, Tensor] | None = None
     labels: Tensor = field(init=False)
     predicted: Tensor = field(init=False)
     predicted_probs: Tensor = field(init=False)

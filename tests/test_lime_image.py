@@ -14,7 +14,7 @@ from skimage.segmentation import slic
 from sklearn.linear_model import Lasso, Ridge
 from torch import nn
 
-from gpulime import GpulimeError
+from gpulime import GpulimeError, lime_rows
 from gpulime import lime_image as ours
 from gpulime.wrappers.scikit_image import SegmentationAlgorithm
 
@@ -836,3 +836,23 @@ def test_no_progress_bar_is_quiet(capfd):
             IMAGE, Classifier(), num_samples=20, segmentation_fn=superpixels, progress_bar=False
         )
     assert capfd.readouterr() == ("", "")
+
+
+def test_rows_of_small_images_are_composed_for_many_batches(monkeypatch):
+    """A function may write into its batch: the others have their own memory."""
+    composed, op = [], lime_rows.masked_images
+    monkeypatch.setattr(lime_rows, "masked_images", lambda *given: composed.append(len(given[4])) or op(*given))
+    image = np.random.default_rng(0).random((8, 8, 3))
+
+    def explained(classifier):
+        explainer = ours.LimeImageExplainer(random_state=0)
+        return explainer.explain_instance(image, classifier, num_samples=100, segmentation_fn=superpixels, progress_bar=False)
+
+    def writes(images):
+        means = images.mean((1, 2))
+        images[:] = np.nan
+        return means
+
+    expected = explained(lambda images: images.mean((1, 2)))
+    assert composed == [100]
+    assert explained(writes).local_exp == expected.local_exp
