@@ -42,7 +42,7 @@ class CorruptError(GpulimeError):
     """A shard that is not what was written; ``path`` is which, ``reason`` how that shows."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"shard {path} is corrupt: {reason}")
+        super().__init__(f"shard {path} is corrupt: {' '.join(reason.split())}")  # pyarrow says some in several lines
         self.path, self.reason = path, reason
 
 

@@ -1,0 +1,55 @@
+"""What CI's run of the suite may skip: no more than is recorded."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / ".ci"
+REPORT = """<testsuites><testsuite>
+<testcase><skipped type="pytest.skip" message="needs&#10; a GPU">tests/a.py:3: needs a GPU</skipped></testcase>
+<testcase><skipped type="pytest.skip" message="needs&#10; a GPU">tests/a.py:9: needs a GPU</skipped></testcase>
+<testcase><skipped message="collection skipped">('tests/b.py', 19, "Skipped: could not import 'plots'")</skipped></testcase>
+</testsuite></testsuites>"""
+
+
+@pytest.fixture
+def compared(monkeypatch, tmp_path):
+    """The exit status with a record for the environment "full"."""
+
+    def compare(record):
+        for name, text in (("skips.txt", record), ("report.xml", REPORT)):
+            (tmp_path / name).write_text(text)
+        main = runpy.run_path(str(FOLDER / "skipped.py"))["main"]
+        monkeypatch.setitem(main.__globals__, "RECORD", tmp_path / "skips.txt")
+        return main("full", str(tmp_path / "report.xml"))
+
+    return compare
+
+
+PLOTS = "full 1 could not import 'plots'\n"
+
+
+@pytest.mark.parametrize(
+    ("record", "status"),
+    [
+        (f"full 2 needs a GPU\n{PLOTS}", 0),
+        (f"# more may be skipped\n\nfull 3 needs a GPU\n{PLOTS}", 0),
+        (f"full 1 needs a GPU\n{PLOTS}", 1),
+        (f"fast 2 needs a GPU\n{PLOTS}", 1),
+        ("full 2 needs a GPU\n", 1),
+    ],
+)
+def test_more_skips_than_recorded_fail(record, status, compared, capsys):
+    assert compared(record) == status
+    said = capsys.readouterr().out
+    assert said.startswith("full 1 could not import 'plots'\nfull 2 needs a GPU\n")
+    assert ("are recorded in skips.txt" in said) == bool(status)
+
+
+def test_every_line_of_the_record_is_read_and_every_environment_runs():
+    environments = {line.split()[0] for line in (FOLDER / "skips.txt").read_text().splitlines() if not line.startswith("#")}
+    script = (FOLDER / "run").read_text()
+    assert [name for name in environments if f"suite {name} " not in script] == []
