@@ -42,7 +42,8 @@ class CorruptError(GpulimeError):
     """A shard that is not what was written; ``path`` is which, ``reason`` how that shows."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"shard {path} is corrupt: {' '.join(reason.split())}")  # pyarrow says some in several lines
+        reason = " ".join(reason.split())  # Arrow's have several lines
+        super().__init__(f"shard {path} is corrupt: {reason}")
         self.path, self.reason = path, reason
 
 
