@@ -16,9 +16,12 @@ RECORD = Path(__file__).with_name("skips.txt")
 
 def main(environment: str, report: str) -> int:
     """Compare; the lines printed are those of the record."""
-    found = Counter(map(reason, ElementTree.parse(report).iter("skipped")))
+    reasons = Counter(map(reason, ElementTree.parse(report).iter("skipped")))
+    print(*(f"{environment} {number} {why}" for why, number in sorted(reasons.items())), sep="\n")
     most = recorded(environment, RECORD.read_text(encoding="utf-8"))
-    print(*(f"{environment} {number} {why}" for why, number in sorted(found.items())), sep="\n")
+    found = Counter()
+    for why, number in reasons.items():
+        found[next(filter(why.startswith, most), why)] += number
     more = {why: number for why, number in found.items() if number > most.get(why, 0)}
     for why, number in more.items():
         print(f"{environment}: {number} tests are skipped, {most.get(why, 0)} are recorded in {RECORD.name}: {why}")
@@ -34,7 +37,7 @@ def reason(skipped: ElementTree.Element) -> str:
 
 
 def recorded(environment: str, text: str) -> dict[str, int]:
-    """The most tests that may be skipped in an environment, by reason."""
+    """The most tests that may be skipped in an environment, by how the reason begins."""
     lines = [line.split(maxsplit=2) for line in text.splitlines() if line and not line.startswith("#")]
     return {why: int(number) for name, number, why in lines if name == environment}
 

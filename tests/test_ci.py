@@ -39,6 +39,7 @@ PLOTS = "full 1 could not import 'plots'\n"
         (f"# more may be skipped\n\nfull 3 needs a GPU\n{PLOTS}", 0),
         (f"full 1 needs a GPU\n{PLOTS}", 1),
         (f"fast 2 needs a GPU\n{PLOTS}", 1),
+        ("full 2 needs\nfull 1 could not import\n", 0),
         ("full 2 needs a GPU\n", 1),
     ],
 )
