@@ -45,7 +45,7 @@ def test_one_is_what_its_row_holds(tmp_path):
     assert np.isnan(one.scores[2])
     assert one.image.shape == (24, 20, 3)
     assert one.class_names == ["tench", "tabby", "lynx"]
-    assert repr(one).startswith("ImageExplanation(tabby 0.750, lynx 0.125; 4 segments, 24 x 20 pixels, R2 0.50")
+    assert repr(one).startswith("ImageExplanation(tabby 0.750, lynx 0.125; 4 segments, 24 x 20 pixels, R2 fitted 0.50")
     assert ">tabby<" in one._repr_html_()
 
 
