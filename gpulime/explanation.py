@@ -102,7 +102,8 @@ class Explanations(_Shown):
     coefficients : (n, l, k) float64, how much each segment adds to each label; 0 beyond an image's count
     labels : (n, l) int64, classes; an image with fewer than another repeats its first one
     predictions : (n, l) float32, the model's (activated) output for the whole image
-    predicted : (n,) int64, the class with the highest output for the whole image, also if it is not explained; -1 if not known
+    predicted : (n,) int64, the class with the highest output for the whole image, also if it is not explained; -1 if not
+        known, or if the model has one output
     predicted_probs : (n,) float32, that output; NaN if not known
     local_predictions : (n, l) float64, the linear model's
     intercepts : (n, l) float64
@@ -457,7 +458,7 @@ class ImageExplanation:
         """
         with suppress(GpulimeError):  # then it is none of those explained
             label = numbers.number(label, self.class_names)
-        if label not in list(self.local_exp):
+        if not isinstance(label, int) or label not in list(self.local_exp):
             raise KeyError(f"Label not in explanation: {label}; explained were {list(self.local_exp)}")
         if positive_only and negative_only:
             raise ValueError("Positive_only and negative_only cannot be true at the same time.")

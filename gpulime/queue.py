@@ -61,7 +61,8 @@ class Flight:
     extra : tensors (n, ...), further inputs of the model
     taken : int, the places that the model has been given
     labels : (n, l) int64, once sample 0 of every image has been seen
-    predicted, predicted_probs : (n,), then too: the class with the highest output for the whole image, and that output
+    predicted, predicted_probs : (n,), then too: the class with the highest output for the whole image, and that output; of a
+        model with one output the class is -1
     composed : (place, rows (b, c, h, w)) or None, rows made ahead, from that place on
     kept : (n * s, l) float32, outputs place by place as they come: 4 bytes a sample and label are all that grows with s
     """
@@ -137,6 +138,8 @@ class Flight:
                 self.labels = choose_labels(self, first)
                 best = self.labels[:, :1] if self.top else first.argmax(1, keepdim=True)
                 self.predicted, self.predicted_probs = best[:, 0], first.gather(1, best)[:, 0]
+                if first.shape[1] == 1:  # a score or a regression: no class is above another
+                    self.predicted = torch.full_like(self.predicted, -1)
                 self.kept = first.new_empty(self.size, self.labels.shape[1])
                 self.kept[: self.n] = first.gather(1, self.labels)
                 self.first = []

@@ -395,6 +395,12 @@ def test_predictions_are_told_whatever_is_explained(labels, cnn, pictures):
     torch.testing.assert_close(found.predicted_probs, probs)
 
 
+def test_of_one_output_no_class_is_predicted(pictures):
+    found = explain(lambda x: x.mean((1, 2, 3)), pictures(2), activation=None)
+    assert found.predicted.tolist() == [-1, -1]
+    torch.testing.assert_close(found.predicted_probs, found.predictions[:, 0].float(), check_dtype=False)
+
+
 def test_labels_beside_the_highest(cnn, pictures):
     images = pictures()
     top = explain(cnn, images, top_labels=2)

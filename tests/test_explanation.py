@@ -273,6 +273,8 @@ def test_a_label_is_whatever_int_takes(kind):
         one.get_image_and_mask("cat")
     with pytest.raises(KeyError, match=r"Label not in explanation: \[281, 285\]; explained were"):
         one.get_image_and_mask([281, 285])
+    with pytest.raises(KeyError, match=r"Label not in explanation: tensor\(\[281, 285\]\); explained were"):
+        one.get_image_and_mask(torch.tensor([281, 285]))
 
 
 def test_image_and_mask_leave_the_explanation_as_it_is():

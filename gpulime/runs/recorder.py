@@ -109,5 +109,8 @@ class Recorder:
 
 
 def _prediction(label: int, prob: float) -> Row:
-    """The class with the highest output; null if that is NaN or infinite, as an output that is not explained may be."""
-    return {"prediction": label, "predicted_prob": prob} if math.isfinite(prob) else {}
+    """The class with the highest output.
+
+    Null if the model has one output, or the highest is NaN or infinite, as one that is not explained may be.
+    """
+    return {"prediction": label, "predicted_prob": prob} if label >= 0 and math.isfinite(prob) else {}

@@ -72,13 +72,14 @@ def prediction(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[int
     Parameters
     ----------
     row : mapping
-        With labels, pred_probs, prediction and predicted_prob.
+        With labels, pred_probs, prediction, predicted_prob and r2_loo.
     manifest : mapping
         ``run.json``.
     """
     if row["prediction"] is not None:
         return row["prediction"], row["predicted_prob"]
-    if not row["labels"] or manifest.get("fixed", {}).get("lime.labels", "top") not in ("top", "top+target"):
+    later = row.get("r2_loo") is not None
+    if later or not row["labels"] or manifest.get("fixed", {}).get("lime.labels", "top") not in ("top", "top+target"):
         return None
     top = int(np.argmax(row["pred_probs"]))
     return row["labels"][top], row["pred_probs"][top]

@@ -254,6 +254,19 @@ def test_outputs_that_a_row_cannot_hold_are_an_error_row(size, tmp_path):
     assert (found.damaged, found.as_written) == ({}, True)
 
 
+def test_of_a_model_with_one_output_nothing_is_right_or_wrong(tmp_path):
+    """A score or a regression has one class, which cannot be below another."""
+    images = [(torch.rand(3, 12, 12), target) for target in (0, 1)]
+    gpulime.runs.explain(lambda x: x.mean((1, 2, 3)), images, tmp_path, activation=None, model_id="m", **SMALL)
+    rows = store.read(tmp_path).to_pylist()
+    assert [(row["status"], row["target"], row["prediction"], row["predicted_prob"]) for row in rows] == [
+        ("ok", 0, None, None),
+        ("ok", 1, None, None),
+    ]
+    assert json.loads((tmp_path / "summary.json").read_text())["top1_accuracy"] is None
+    assert verify.verify(tmp_path).damaged == {}
+
+
 def test_a_bad_target_is_a_row(tmp_path):
     images = [(torch.rand(3, 12, 12), target) for target in (1, 99, np.int64(2), -5)]
     for names, out in ((None, "a"), (NAMES, "b")):
