@@ -13,7 +13,6 @@ from torch import Tensor
 from gpulime import classes, fills, masks, pretrained
 from gpulime import device as devices
 from gpulime.batch_size import BatchSize
-from gpulime.classes import of_model
 from gpulime.errors import whole
 from gpulime.explanation import Explanations
 from gpulime.inputs import Batch, Normalisation, check_label
@@ -133,9 +132,8 @@ class Explainer:
         self.sampler = masks.resolve(sampler, seed, n_samples)
         self.settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
         self.predictor = Predictor(model, activation, precision, device, compile)
-        self.class_names = of_model(self.predictor.module)
         self.batch_size = BatchSize(batch_size, self.predictor.module, compile)
-        self.class_names = classes.of_model(model)
+        self.class_names = classes.of_model(pretrained.bare(model))
         resolved = fills.resolve(fill)
         self.preparation = Preparation(
             self.predictor, self.normalisation, self.segmenter, resolved, self.settings, n_samples, self.class_names

@@ -15,8 +15,16 @@ SOURCES = {  # packages whose classifiers want normalised images and do not reco
 }
 
 
+def bare(model: Any) -> Any:
+    """The model inside DataParallel, DistributedDataParallel and torch.compile's module."""
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    return model
+
+
 def recorded(model: Any) -> Both | None:
     """Mean and std for images in [0, 1], by timm's ``pretrained_cfg``; None if there is none."""
+    model = bare(model)
     holders = (model, getattr(model, "config", None))  # transformers keeps that of a timm model in its config
     config = next((found for holder in holders if (found := getattr(holder, "pretrained_cfg", None))), None)
     if not isinstance(config, Mapping) or not config.get("mean") or not config.get("std"):
@@ -48,7 +56,7 @@ def channels_of(model: object) -> int | None:
 
 def lacking(model: Any) -> str | None:
     """A warning for a classifier of torchvision or transformers that is given images without mean and std, or None."""
-    package = type(model).__module__.partition(".")[0]
+    package = type(bare(model)).__module__.partition(".")[0]
     if package not in SOURCES:
         return None
     return (

@@ -44,6 +44,12 @@ def test_a_models_own_normalisation_is_used_and_said(pictures, caplog):
     torch.testing.assert_close(actual.predictions, expected.predictions)
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda model: nn.DataParallel(torch.compile(model))])
+def test_the_normalisation_of_a_wrapped_model_is_used(wrap):
+    used = Explainer(wrap(Recorded().eval())).normalisation
+    assert (used.source, used.mean.tolist()) == ("model", pytest.approx(OWN["mean"]))
+
+
 def test_what_is_given_comes_before_the_models_own(pictures):
     model = Recorded().eval()
     expected = explain(lambda x: model(x), pictures())
