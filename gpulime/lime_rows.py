@@ -35,6 +35,8 @@ def predictor(classifier_fn: Classifier) -> Predictor:
     def model(rows: Tensor) -> Tensor:
         outputs = found(classifier_fn(rows.permute(0, 2, 3, 1).numpy()))
         try:
+            if outputs is None:  # which NumPy makes NaN
+                raise TypeError
             array = _array(outputs)
             array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
         except (TypeError, ValueError) as error:

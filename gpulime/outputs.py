@@ -48,7 +48,8 @@ def read(output: Any, b: int, source: str = "model") -> Tensor:
     """
     values = found(output)
     if not isinstance(values, Tensor):
-        raise GpulimeError(f"the {source} must return a (b, classes) tensor; got {_kind(output)}: {_remedy(output)}")
+        wrong = f"the {source} must return a (b, classes) tensor; got {_kind(output)}"
+        raise GpulimeError(f"{wrong}: {_remedy(output)}" if source == "model" else wrong)
     values = values.detach()
     if values.ndim < 2 and (b == 1 or values.shape == (b,)):  # a model may squeeze its output
         values = values.reshape(b, -1)

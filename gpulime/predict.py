@@ -235,8 +235,9 @@ class Predictor:
 
         Both calls have the same shape, so a model without either gives the same but for the order of a GPU's sums.
         """
-        if self._exact is not None or self._is_compiled():
+        if self._is_compiled():
             return True
+        ends = [tensor[: self._exact] for tensor in ends]
         alike = [torch.cat([tensor[:1]] * len(tensor)) for tensor in ends]
         try:
             laid_out = [(rows.contiguous(memory_format=self.memory_format), extra) for rows, *extra in (ends, alike)]

@@ -615,6 +615,18 @@ def test_one_row_at_a_time_shows_dropout(pictures):
         explain(lambda x: model(x), pictures(), batch_size=1)
 
 
+@pytest.mark.parametrize("b", [1, 3])
+def test_dropout_that_was_exported_is_told(b, pictures):
+    model = exported(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(1440, 5)), b)
+    with pytest.warns(UserWarning, match="different outputs for the same image"):
+        explain(model, pictures())
+
+
+def test_an_activation_that_returns_nothing_is_refused(cnn, pictures):
+    with pytest.raises(GpulimeError, match=r"the activation must return a \(b, classes\) tensor; got NoneType$"):
+        explain(cnn, pictures(), activation=lambda outputs: None)
+
+
 def test_a_model_that_asks_for_gradients_has_none_here(cnn, pictures):
     def greedy(x):
         torch.set_grad_enabled(True)
