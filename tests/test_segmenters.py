@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import probes
 import pytest
 import torch
 
@@ -43,6 +44,8 @@ def small(monkeypatch, tmp_path, pictures):
 
 
 def test_the_command_compares_both_sides_and_keeps_a_row_for_each(small, tmp_path, capsys):
+    if not torch.cuda.is_available() and (reason := probes.gpp()):
+        pytest.skip(reason)
     for _ in range(2):
         assert segmenters.main(["--only", "quickshift", "--save"]) == 0
     (path,) = (tmp_path / "segmenters").iterdir()
