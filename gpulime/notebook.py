@@ -13,6 +13,7 @@ from html import escape
 from gpulime import shades
 from gpulime.classes import called, name_of
 from gpulime.shades import Explained
+from gpulime.window import MOST_PLAIN
 
 SIDES = (160, 256)  # of a picture, in pixels
 SMALL_SIDES = (112, 160)
@@ -48,7 +49,8 @@ def one(explanation: Explained) -> str:
         f'<div><table style="border-collapse:collapse;margin:0;font-variant-numeric:tabular-nums">'
         f"<thead><tr>{head}</tr></thead><tbody>{shown}</tbody></table>"
         f"{_more(len(labels) - MOST_LABELS, 'label')}"
-        f'<p style="{QUIET};margin:6px 0 0">Shown is {name}, with ids: {_square(1)} for it, {_square(-1)} against it.</p>'
+        f'<p style="{QUIET};margin:6px 0 0">Shown is {name}, with ids: {_square(1)} for it, {_square(-1)} against it.'
+        f"{_bands(explanation)}</p>"
         "</div></div>"
     )
 
@@ -102,6 +104,12 @@ def _row(explanation: Explained, label: int) -> str:
         (segments or "none", CELL),
     )
     return "<tr>" + "".join(f'<td style="{style}">{text}</td>' for text, style in cells) + "</tr>"
+
+
+def _bands(explanation: Explained) -> str:
+    """Which channels the picture shows, if not all."""
+    c = explanation.image.shape[-1] if explanation.image.ndim == 3 else 1
+    return f" The picture shows bands 1, 2, 3 of {c}, each from its 2nd to its 98th percentile." if c > MOST_PLAIN else ""
 
 
 def _square(sign: float) -> str:

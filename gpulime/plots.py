@@ -5,6 +5,7 @@ A figure is made and returned: nothing here touches pyplot or any other global s
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ KINDS = ("overlay", "bars", "panels")
 PANELS = ("positive", "positive and negative", "image", "mask")
 SIDE = 3.2  # inches of a square
 COLUMNS = 4
+LETTERS = 36  # of a title's line that is no wider than a square
 
 
 def one(
@@ -150,12 +152,15 @@ def _draw(
 
 
 def _title(explanation: Explained, label: int, class_names: Names | None) -> str:
-    facts = [called(label, explanation.class_names if class_names is None else class_names)]
+    """The label's name and its numbers; in several lines if they are wider than the picture, which would cut them off."""
+    name = called(label, explanation.class_names if class_names is None else class_names)
+    facts = []
     if label in explanation.predictions:
         facts.append(f"{float(explanation.predictions[label]):.3f}")
     if score := shades.score(explanation, label):
         facts.append(score)
-    return ", ".join(facts)
+    line, numbers = ", ".join([name, *facts]), ", ".join(facts)
+    return line if len(line) <= LETTERS else "\n".join([*textwrap.wrap(name, LETTERS), numbers]).strip()
 
 
 def _overlay(explanation: Explained, label: int, ax: Axes, num_features: int) -> None:

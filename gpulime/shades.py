@@ -1,6 +1,6 @@
 """How an explanation is coloured: blue speaks for a label, orange against it, as strongly as the coefficient is large.
 
-Arrays in, arrays out; NumPy and Pillow are all it needs.
+Arrays in, arrays out; NumPy and Pillow are all it needs, and torch for `rgb`.
 """
 
 from __future__ import annotations
@@ -119,8 +119,14 @@ def rgb(image: Array) -> Picture:
     ----------
     image : (h, w) or (h, w, c)
         Whole numbers in [0, 255], floats in [0, 1] or in [0, 255] as they are; any other range from its least to its largest
-        value. One or two channels are shown gray, by their mean; of more than three the first three are shown.
+        value. One or two channels are shown gray, by their mean; of three or four the first three are shown. Of more channels
+        the first three are shown, each from its 2nd to its 98th percentile. Deep images that use little of their range get a
+        window (`gpulime.window`).
     """
+    import torch
+
+    from gpulime.window import MOST_PLAIN, bounds, stretched, windowed
+
     values = np.nan_to_num(np.atleast_3d(image).astype(np.float64), posinf=0, neginf=0)
     low, high = values.min(initial=0), values.max(initial=0)
     unit = np.issubdtype(image.dtype, np.floating) or image.dtype == bool
@@ -130,7 +136,9 @@ def rgb(image: Array) -> Picture:
     elif low < 0 or high > 255:
         values = 255 * (values - values.min()) / max(np.ptp(values), 1e-300)
     three = values[..., :3] if values.shape[2] >= 3 else values.mean(2, keepdims=True).repeat(3, 2)
-    picture: Picture = np.rint(three.clip(0, 255)).astype(np.uint8)
+    pictures = torch.from_numpy(three.clip(0, 255) / 255).permute(2, 0, 1)
+    shown = windowed(pictures, *bounds(pictures)) if values.shape[2] > MOST_PLAIN else stretched(pictures[None])[0]
+    picture: Picture = np.rint(255 * shown.permute(1, 2, 0).numpy()).astype(np.uint8)
     return picture
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MOST_PLAIN = 4  # channels of a photograph: gray, gray and alpha, RGB, RGBA; of more, three bands are shown
 LOW, HIGH = 0.02, 0.98  # percentiles of a picture's values: they become 0 and 1
 NARROW = 1 / 8  # between them, in [0, 1]: 12 bits in 16 are 1/16
 EIGHT_BITS, ROUNDING = 255, 0.01  # levels, and what arithmetic in float32 leaves of one

@@ -57,6 +57,16 @@ def test_overlay_has_the_picture_and_the_coefficient_of_each_pixel_on_a_symmetri
     assert [int(single().segments[int(y), int(x)]) for x, y in places] == [9, 1]
 
 
+def test_a_title_wider_than_the_picture_has_several_lines():
+    name = "permanently irrigated land with annual and permanent crops"
+    figure = single().plot(class_names={7: name})
+    *lines, numbers = figure.axes[0].get_title().split("\n")
+    assert (" ".join(lines), numbers) == (name, "0.750, R² fitted 0.50")
+    figure.savefig(io.BytesIO())
+    box = figure.axes[0].title.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
 def test_without_coefficients_there_is_no_scale():
     one = single()
     one.local_exp[7] = [(segment, 1e-17) for segment, _ in one.local_exp[7]]

@@ -439,6 +439,20 @@ def test_a_print_keeps_its_colours_and_several_cards_are_on_a_page(longer):
         longer.call("Emulation.setEmulatedMedia", media="")
 
 
+def test_a_label_of_common_length_stands_in_one_line(chromium, tmp_path):
+    show(
+        tmp_path,
+        explained("a", HALVES, []) | {"coef": COEFFICIENTS},
+        picture=lambda row: GRAY,
+        class_names=("x", "brambling", "y"),
+    )
+    for width in (1280, 1700, 600):
+        chromium.size(width, 1000)
+        chromium.open((tmp_path / "report.html").as_uri())
+        label = "document.querySelector('.labels button')"
+        assert chromium.js(f"{label}.offsetHeight < 1.7 * parseFloat(getComputedStyle({label}).fontSize)"), width
+
+
 def test_without_scripts_the_top_labels_are_shown(opened, run):
     opened.scripts(False)
     try:

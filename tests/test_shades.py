@@ -51,6 +51,16 @@ def test_any_image_becomes_a_picture(image):
     np.testing.assert_array_equal(picture, RAMP)
 
 
+def test_bands_and_deep_images_of_a_small_range_are_shown_in_a_window():
+    """Twelve bits in sixteen, and reflectances of five bands, would be a black square."""
+    deep = np.random.default_rng(0).random((20, 30, 1)) / 16
+    bands = np.concatenate([deep, 0.5 + deep, deep / 2, 0 * deep, 0 * deep], 2)
+    for image, c in ((deep, 1), (bands, 3)):
+        low, high = (np.percentile(image[..., :c], q, axis=(0, 1), method="nearest") for q in (2, 98))
+        expected = np.broadcast_to(((image[..., :c] - low) / (high - low)).clip(0, 1), (20, 30, 3))
+        np.testing.assert_allclose(shades.rgb(image), 255 * expected, atol=0.51)
+
+
 def test_a_dark_image_stays_dark_and_odd_values_do_no_harm():
     assert shades.rgb(np.full((2, 2, 3), 3, np.uint8)).max() == 3
     assert shades.rgb(np.full((2, 2, 3), -5.0)).max() == 0

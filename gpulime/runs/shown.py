@@ -10,9 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gpulime.window import bounds, stretched, windowed
-
-MOST_PLAIN = 4  # channels of a photograph: gray, gray and alpha, RGB, RGBA
+from gpulime.window import MOST_PLAIN, bounds, stretched, windowed
 
 
 @dataclass(frozen=True)
