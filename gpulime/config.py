@@ -89,7 +89,7 @@ class DataConfig:
     masks: str | None = _setting(
         None, "a folder of mask images that are used as segments: each image's path there, with .png, .npy or .tif"
     )
-    keep: int | list[int] | None = _setting(None, "ids of segments that are never hidden, such as 0 or [0, 255]")
+    keep: int | list[int] | None = _setting(None, "ids in the masks that are never hidden, such as 0 or [0, 255]")
 
     bands: list[int] | None = _setting(
         None, "channels that reports show as red, green and blue, from 1: [4, 3, 2]; the first three if it is not set"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from gpulime import cache
 from gpulime.config import DataConfig
+from gpulime.errors import check
 from gpulime.runs import dataset, models, sources
 from gpulime.runs.loader import DatasetReader, FileReader
 from gpulime.runs.sources import Item, Source
@@ -43,10 +44,13 @@ def find(data: DataConfig, transform: Transform, class_names: Sequence[str] | No
     Raises
     ------
     GpulimeError
-        If there are none, two have the same id, or ``data.factory`` cannot be called or makes no dataset.
+        If there are none, two have the same id, ``data.keep`` has no masks, or ``data.factory`` cannot be called or makes no
+        dataset.
     """
     if data.factory is not None:
         return _of_factory(data, transform)
+    masked = data.keep is None or data.masks is not None  # other segments have other ids in each image
+    check(masked, "data.keep names segments of masks: set data.masks too, or data.factory for a dataset that brings them")
     source = sources.find(data, class_names)
     if source.ignored:
         listed = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(source.ignored.items()))

@@ -170,6 +170,7 @@ def _categories(pretrained: Any) -> list[str] | None:
 
 
 def _read_names(file: Path) -> list[str]:
+    check(file.is_file() or not file.exists(), "is not a regular file")  # a pipe would be waited for
     try:
         text = file.read_text(encoding="utf-8-sig")
         names = json.loads(text) if file.suffix == ".json" else text.strip().splitlines()

@@ -272,7 +272,7 @@ def _strict(rows: csv.DictReader[str]) -> Iterator[dict[str, str]]:
     try:
         yield from rows
     except csv.Error as error:
-        raise GpulimeError(f"line {rows.line_num}: {error}: is a quote there that is not closed?") from error
+        raise GpulimeError(f"line {rows.line_num + 1}: {error}: is a quote there that is not closed?") from error
 
 
 def _listed(name: str, list_file: str, target: int | None = None) -> Item:

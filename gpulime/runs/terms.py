@@ -83,11 +83,15 @@ class Terms:
             return True
         was, now = _by_folder(manifest.get("fixed", {})), _by_folder(_plain(self.fixed))
         changed = [
-            f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in {**was, **now} if was.get(name) != now.get(name)
+            f"{name} was {_said(was, name)}, is {_said(now, name)}" for name in {**was, **now} if was.get(name) != now.get(name)
         ]
         changed[SHOWN:] = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
         there, remedy = ("holds results of", ", or delete it") if results else ("is being filled by a process with", "")
         raise GpulimeError(f"{run} {there} other settings: {'; '.join(changed)}. Choose another out{remedy}")
+
+
+def _said(settings: Mapping[str, Any], name: str) -> str:
+    return repr(settings[name]) if name in settings else "not set"
 
 
 def _by_folder(fixed: Mapping[str, Any]) -> dict[str, Any]:

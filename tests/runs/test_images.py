@@ -163,3 +163,10 @@ def test_settings_reach_the_reader(tmp_path):
     data = dataclasses.replace(config(tmp_path).data, factory=None, source="a", max_megabytes=7.0, exif="apply")
     reader = images.again(data, Transform())
     assert (reader.source.max_megabytes, reader.source.exif) == (7.0, "apply")
+
+
+def test_keep_without_masks_is_refused(tmp_path):
+    """Segments of a picture have other ids in each picture: the first of slic would be kept in silence."""
+    data = configs.DataConfig(source=str(tmp_path), keep=0)
+    with pytest.raises(gpulime.GpulimeError, match=r"^data\.keep names segments of masks: set data\.masks too"):
+        images.find(data, Transform(), None)

@@ -672,7 +672,7 @@ def test_a_class_folder_added_between_calls_is_refused(photographs, tmp_path):
     files.run(config(photographs, out))
     (photographs / "asp").mkdir()
     with pytest.raises(
-        gpulime.GpulimeError, match=r"other settings: target of 'bee' was 1, is 2; target of 'asp' was None, is 1"
+        gpulime.GpulimeError, match=r"other settings: target of 'bee' was 1, is 2; target of 'asp' was not set, is 1"
     ):
         files.run(config(photographs, out))
 

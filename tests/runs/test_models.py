@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from contextlib import suppress
@@ -364,3 +365,8 @@ def test_bad_class_names_are_refused(project, tmp_path, setting, content, messag
     if content is not None:
         (tmp_path / setting).write_text(content)
     assert refused(class_names=setting).startswith(f"model.class_names {setting!r}: {message}")
+
+
+def test_a_pipe_holds_no_class_names(tmp_path):
+    os.mkfifo(tmp_path / "names.txt")
+    assert refused(class_names=str(tmp_path / "names.txt")).endswith("is not a regular file")

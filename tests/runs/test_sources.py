@@ -263,7 +263,9 @@ def test_a_pipe_is_no_list(tmp_path):
 def test_an_open_quote_in_a_list_is_refused(tmp_path):
     for text in ('path\n"a.png\nb.png\nc.png\n', 'path\n"a.png\nb.png\n"c.png\n'):
         (tmp_path / "list.csv").write_text(text)
-        assert "is a quote there that is not closed?" in refused(tmp_path / "list.csv")
+        found = refused(tmp_path / "list.csv")
+        assert found.startswith("line 2: ")
+        assert "is a quote there that is not closed?" in found
 
 
 @pytest.mark.parametrize("out", ["run", "runs/first", "cat/run"])
