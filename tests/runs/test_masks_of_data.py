@@ -131,7 +131,7 @@ def test_masks_by_the_ids_of_images(tmp_path):
     run([(image, 1, MAP) for image in images()], tmp_path, masks=by_name)
     for i, found in enumerate(maps_of(tmp_path)):
         assert np.array_equal(found, by_name(i))
-    with pytest.raises(GpulimeError, match=r"data\.masks was '.*by_name', is None"):
+    with pytest.raises(GpulimeError, match=r"data\.masks was '.*by_name.*', is not set"):
         run([(image, 1, MAP) for image in images()], tmp_path)
 
 
@@ -169,7 +169,7 @@ def test_kept_ids_are_no_part_of_the_rows(tmp_path):
         kept = (MAP == 200) | (MAP == 100 if i else False)
         assert not mask[kept].any()
         assert mask[~kept].all()
-    with pytest.raises(GpulimeError, match=r"data\.keep was \[-1, 200\], is None"):
+    with pytest.raises(GpulimeError, match=r"data\.keep was \[-1, 200\], is not set"):
         run(dataset, tmp_path)
 
 
