@@ -22,7 +22,7 @@ from gpulime.errors import check, whole
 from gpulime.explainer import Explainer
 from gpulime.inputs import Normalisation
 from gpulime.labels import of_run
-from gpulime.pretrained import channels_of
+from gpulime.pretrained import bare, channels_of
 from gpulime.runs import code, weights
 from gpulime.runs.job import Job, Outcome, Picture, perform
 from gpulime.runs.label_maps import SEGMENTER, MaskFolder, Masks
@@ -116,7 +116,7 @@ def explain(
         Where the device is lost, the disk takes no rows or too many images fail one after the other; what was finished is kept.
     """
     dataset = map_style(dataset)
-    names = classes.of_model(model) if class_names is None else classes.listed(class_names)
+    names = classes.of_model(bare(model)) if class_names is None else classes.listed(class_names)
     wanted = of_run(labels, names)
     configs.check_out(str(out))
     data = configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds, bands=None if bands is None else list(bands))
