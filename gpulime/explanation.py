@@ -229,14 +229,14 @@ class Explanations(_Shown):
         shapes |= {"predicted": (n,), "predicted_probs": (n,)}
         shapes |= {"images": (n, *self.images.shape[1:2], h, w)}
         fit = all(tensor.shape == shapes.get(name, (n, l)) for name, tensor in self._tensors().items())
-        if not fit or min(n, l, k, h, w) < 1:
-            return False
         types = {name: tensor.dtype for name, tensor in self._tensors().items()}
         right = all(t in INTEGERS if name in WHOLE else t.is_floating_point for name, t in types.items())
+        if not (fit and right) or min(n, l, k, h, w) < 1:
+            return False
         # All that is looked up by number must be there.
         low, high = self.segments.flatten(1).aminmax(dim=1)
-        in_reach = bool((low >= 0).all() and (high <= self.counts).all() and (high < k).all() and (self.counts <= k).all())
-        return right and in_reach
+        parts = (low >= 0).all() and (high <= self.counts).all() and (high < k).all() and (self.counts <= k).all()
+        return bool(parts and (self.labels >= 0).all())
 
     def _tensors(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _tensor_names()}

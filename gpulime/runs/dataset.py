@@ -179,7 +179,7 @@ def _terms(
             **({"data.keep": list(keep)} if keep else {}),
             "segmenter": SEGMENTER if masks else segments.describe(explainer.segmenter, explainer.device),
             "model_id": model_id,
-            "model_code": None if model_id or "model" in functions else code.described(model),
+            **({} if model_id or "model" in functions else {"model_code": code.described(model)}),
             "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
         },
         about={

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from pprint import saferepr  # sorts dicts, whose order is no difference
 from typing import Any
 
 import gpulime
@@ -83,20 +84,24 @@ class Terms:
             return True
         was, now = _by_folder(manifest.get("fixed", {})), _by_folder(_plain(self.fixed))
         changed = [
-            f"{name} was {_said(was, name)}, is {_said(now, name)}" for name in {**was, **now} if was.get(name) != now.get(name)
+            f"{name} was {_said(was, name)}, is {_said(now, name)}"
+            for name in {**was, **now}
+            if _said(was, name) != _said(now, name)  # as text, which the hash is of: 1 is not 1.0, nor is one that is not set None
         ]
         changed[SHOWN:] = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
         there, remedy = ("holds results of", ", or delete it") if results else ("is being filled by a process with", "")
-        raise GpulimeError(f"{run} {there} other settings: {'; '.join(changed)}. Choose another out{remedy}")
+        older = ", of an earlier gpulime" if manifest["schema_version"] < store.SCHEMA_VERSION else ""
+        raise GpulimeError(f"{run} {there} other settings{older}: {'; '.join(changed)}. Choose another out{remedy}")
 
 
 def _said(settings: Mapping[str, Any], name: str) -> str:
-    return repr(settings[name]) if name in settings else "not set"
+    return saferepr(settings[name]) if name in settings else "not set"
 
 
 def _by_folder(fixed: Mapping[str, Any]) -> dict[str, Any]:
     """The same with an entry for each class folder, so that a difference names the folder."""
-    targets = fixed.get(TARGETS) or {}
+    targets = fixed.get(TARGETS)
+    targets = targets if isinstance(targets, dict) else {}  # somebody else's run.json may hold anything
     return {
         **{name: value for name, value in fixed.items() if name != TARGETS},
         **{f"target of {folder!r}": index for folder, index in targets.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
 
@@ -107,6 +108,8 @@ def test_comments_and_layout_change_nothing(project, tmp_path):
 
 def test_a_model_id_stands_for_the_code(project, tmp_path):
     explain(project().Net(), tmp_path / "run", model_id="mine")
+    fixed = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["fixed"]
+    assert "model_code" not in fixed  # runs of earlier versions, which did not have it, are gone on with
     assert explain(project("x.mean", "-x.mean").Net(), tmp_path / "run", model_id="mine").forwards == 0
 
 

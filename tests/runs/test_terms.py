@@ -57,6 +57,30 @@ def test_rows_bind(tmp_path):
     assert (tmp_path / "run.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("fixed", "difference"),
+    [
+        ({"lime.n_samples": 40, "segmenter": "grid", "model_code": None}, "model_code was not set, is None"),
+        ({"lime.n_samples": 40.0, "segmenter": "grid"}, r"lime\.n_samples was 40, is 40\.0"),
+        ({"lime.n_samples": 40}, "segmenter was 'grid', is not set"),
+    ],
+)
+def test_a_refusal_names_every_difference_of_the_hash(tmp_path, fixed, difference):
+    ONE.accept(tmp_path)
+    with_a_row(tmp_path)
+    with pytest.raises(GpulimeError, match=rf"other settings: {difference}\. Choose"):
+        Terms(fixed, {}).fit(tmp_path)
+
+
+def test_a_refusal_says_that_an_earlier_version_began_the_run(tmp_path):
+    ONE.accept(tmp_path)
+    with_a_row(tmp_path)
+    damaged = {**ONE.fixed, "targets": 5}
+    (tmp_path / "run.json").write_text(json.dumps({**about(tmp_path), "fixed": damaged, "schema_version": 1}), encoding="utf-8")
+    with pytest.raises(GpulimeError, match=r"holds results of other settings, of an earlier gpulime: lime\.n_samples was 40"):
+        OTHER.fit(tmp_path)
+
+
 def test_a_call_that_left_no_row_binds_nobody(tmp_path):
     ONE.accept(tmp_path)
     worked_on(tmp_path, state="failed")
