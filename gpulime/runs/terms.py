@@ -86,7 +86,7 @@ class Terms:
         changed = [
             f"{name} was {_said(was, name)}, is {_said(now, name)}"
             for name in {**was, **now}
-            if _said(was, name) != _said(now, name)  # as text, which the hash is of: 1 is not 1.0, nor is one that is not set None
+            if _said(was, name) != _said(now, name)  # as text, as in the hash: 1 is not 1.0, not set is not None
         ]
         changed[SHOWN:] = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
         there, remedy = ("holds results of", ", or delete it") if results else ("is being filled by a process with", "")
