@@ -95,7 +95,7 @@ def _of_items(example: Sequence[Any]) -> Example:
     target = next(iter(rest), None)
     if target is not None and not _is_class(example[target]):
         target = next((i for i in rest if _is_class(example[i])), target)
-    mask = next((i for i in rest[1:] if i != target and label_map(example[i]) is not None), None)
+    mask = next((i for i in rest if i != target and label_map(example[i]) is not None), None)
     return Example(
         example[at],
         None if target is None else example[target],

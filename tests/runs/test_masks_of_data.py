@@ -59,10 +59,11 @@ def read(example, masks=None):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("form", ["third", "mask", "segments"])
+@pytest.mark.parametrize("form", ["second", "third", "mask", "segments"])
 def test_a_dataset_may_give_a_mask(form, mask):
     image = torch.rand(3, H, W)
-    example = (image, 1, mask) if form == "third" else {"image": image, "label": 1, form: mask}
+    tuples = {"second": (image, mask, 1), "third": (image, 1, mask)}
+    example = tuples.get(form, {"image": image, "label": 1, form: mask})
     found = read(example)
     assert (found.error, found.segmenter) == (None, "masks")
     assert np.array_equal(found.segments, np.asarray(mask).astype(np.int64).reshape(H, W))
