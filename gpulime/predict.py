@@ -100,6 +100,8 @@ class Predictor:
 
     def device(self, images: Tensor) -> torch.device:
         """Where the work is done: as asked, else where the model is, else where the images are."""
+        lazy = any(isinstance(t, nn.UninitializedParameter | nn.UninitializedBuffer) for t in self._weights())
+        check(not lazy, "the model has lazy layers without weights: call it once, or load its weights first")
         home = next((t.device for t in self._weights()), None)
         wanted = self._wanted_device
         if home is not None and wanted is not None:

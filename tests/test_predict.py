@@ -681,3 +681,12 @@ def test_what_is_folded_serves_to_the_last_row(monkeypatch, cnn, pictures):
     monkeypatch.setattr("gpulime.predict.Folding", Counted)
     explain(cnn, pictures(2), n_samples=33, batch_size=16)
     assert len(made) == 1
+
+
+def test_a_model_with_lazy_layers_is_refused_until_it_has_weights():
+    model, images = nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), torch.rand(1, 3, 4, 4)
+    explainer = Explainer(model, n_samples=8, segments=Grid(2, 2))
+    with pytest.raises(GpulimeError, match="lazy layers without weights: call it once"):
+        explainer.explain(images)
+    model(images)
+    assert explainer.explain(images).coefficients.isfinite().all()
