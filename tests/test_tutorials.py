@@ -1,5 +1,6 @@
 """What lime's tutorials and its users' notebooks do runs with only the import changed, and finds what lime finds."""
 
+import time
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ from skimage.segmentation import mark_boundaries
 from skimage.transform import resize
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from test_lime_image import assert_same_explanation
@@ -103,6 +105,28 @@ def test_a_random_forest_on_digits(digits):
     )
     shown = label2rgb(3 - mask, temp, bg_label=0)
     assert shown.shape == (28, 28, 3)
+
+
+@pytest.mark.long
+@pytest.mark.timed
+@pytest.mark.parametrize("batch_size", [10, 100, 1000])
+def test_tiny_pictures_take_no_longer_than_with_lime(batch_size):
+    X, y = load_digits(return_X_y=True)
+    images = np.stack([gray2rgb(x.reshape(8, 8) / 16) for x in X[:400]])
+    steps = [("gray", PipeStep(lambda images: [rgb2gray(image).ravel() for image in images])), ("LR", LogisticRegression())]
+    classify = Pipeline(steps).fit(images, y[:400]).predict_proba
+    segmenter = SegmentationAlgorithm("quickshift", kernel_size=1, max_dist=200, ratio=0.2)
+    call = {"top_labels": 10, "hide_color": 0, "num_samples": 1000, "batch_size": batch_size, "segmentation_fn": segmenter}
+
+    def seconds(library):
+        start = time.process_time()
+        library.LimeImageExplainer(random_state=0).explain_instance(images[0], classify, **call)
+        return time.process_time() - start
+
+    seconds(lime_image)  # imports
+    ratios = [seconds(lime) / seconds(lime_image) for _ in range(11)]
+    print(f"lime takes {np.median(ratios):.2f} times as long in batches of {batch_size}")
+    assert np.median(ratios) >= 1
 
 
 @pytest.mark.long
