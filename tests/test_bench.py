@@ -119,6 +119,7 @@ def test_the_numbers_add_up():
     assert found.memory is None or found.memory > 10**7
 
 
+@pytest.mark.long
 def test_a_model_that_takes_all_the_time_has_an_efficiency_near_1():
     found = measure(subject(Sleepy(a_row=0.002)), 0.6, ())
     assert 0.75 < found.efficiency.median < 1.2
@@ -144,6 +145,7 @@ def test_a_slow_segmenter_is_seen_and_workers_are_tried(monkeypatch):
     assert workers.action in text(found)
 
 
+@pytest.mark.long
 def test_a_slow_disk_is_seen():
     found = measure(subject(reader=SleepyReader), 0.3, ())
     assert found.stages["load"] >= 0.02
@@ -166,6 +168,7 @@ def test_workers_that_need_more_time_than_there_is_are_not_tried():
     assert seconds == math.ceil(found.an_image * TURNS)
 
 
+@pytest.mark.long
 def test_a_run_with_workers():
     """With reading that takes twice the time of the rest, one worker halves nothing: it hides the rest behind the reading."""
     found = measure(subject(Sleepy(a_row=0.0005), SleepyGrid(0.02), workers=1), 1.0, ())
@@ -322,6 +325,7 @@ def threads():
     change(before)
 
 
+@pytest.mark.long
 def test_half_the_threads_are_tried_with_their_error_and_put_back(threads):
     threads(4)
     found = measure(subject(Crowded()), 0.5, ("threads",))
@@ -506,6 +510,7 @@ class Folds(Sleepy):
         return super().forward(x)
 
 
+@pytest.mark.long
 def test_the_first_batch_after_each_start_is_not_multiplied(monkeypatch):
     model = Folds()
     inference = Predictor.inference

@@ -49,6 +49,7 @@ def test_checks_compare_every_kernel(kept):
     ]
 
 
+@pytest.mark.long
 def test_a_wrong_kernel_fails_and_gets_no_time(kept, monkeypatch):
     monkeypatch.setattr(masking, "masked_images", lambda images, fills, *others: masking.by_kernel(fills, images, *others))
     monkeypatch.setitem(gpu.STAGES, "kernels", (gpu_kernels.checks, gpu_kernels.masked_images))
