@@ -38,6 +38,8 @@ def explained(image_id, labels, coef, **changes):
     facts = {
         "labels": [1, 2],
         "pred_probs": [0.75, 0.125],
+        "prediction": 1,
+        "predicted_prob": 0.75,
         "r2": [0.6, None],
         "r2_loo": [0.5, None],
         "intercept": [0.1, 0.2],
@@ -189,6 +191,8 @@ def test_the_top_label_is_explained_first(tmp_path):
     facts = {
         "coef": [[0.5, 0, 0], [-0.25, 0.03, 0.125]],
         "pred_probs": [0.25, 0.5],
+        "prediction": 2,
+        "predicted_prob": 0.5,
         "r2": [1, float("nan")],
         "target": 0,
         "r2_loo": [-0.25, None],
@@ -296,6 +300,7 @@ def test_right_and_wrong_are_those_of_the_predictions_if_targets_alone_are_expla
         "pred_probs": [0.1],
         "r2": [0.5],
         "r2_loo": None,
+        "prediction": None,  # a row of an earlier version
         "intercept": [0.1],
         "coef": [[1, 0, 0]],
         "target": 1,
