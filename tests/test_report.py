@@ -316,7 +316,7 @@ def test_nothing_is_said_of_right_and_wrong_where_only_targets_are_explained(tmp
         "pred_probs": [0.1],
         "r2": [0.5],
         "r2_loo": None,
-        "prediction": None,  # a row of an earlier version
+        **dict.fromkeys(["prediction", "predicted_prob"]),  # a row of an earlier version
         "intercept": [0.1],
         "coef": [[1, 0, 0]],
         "target": 1,
