@@ -66,7 +66,7 @@ class DataConfig:
         "skimage", "a folder (flat, or one folder a class), a .txt or .csv list of files, one image, or skimage"
     )
     factory: str | None = _setting(
-        None, "import path whose call returns a dataset of one's own, in the place of source: my_project:make_data"
+        None, "import path whose call returns a dataset of your own, instead of source: my_project:make_data"
     )
     kwargs: dict[str, Any] = _setting(dict, "arguments of that call, e.g. {split: val}")
     workers: int = _setting(0, "processes that read images; 0 reads in the main one, while the model waits")
@@ -79,7 +79,7 @@ class DataConfig:
     interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = _setting(
         None, "how pixels are interpolated when resizing"
     )
-    channels: int | None = _setting(None, "of the model's input; else those of its first convolution, else 3 (RGB)")
+    channels: int | None = _setting(None, "channels of an image; by default as many as the model's first convolution takes")
     max_megapixels: float = _setting(50.0, "larger images become error rows, before they are decoded")
     max_megabytes: float = _setting(1000.0, "larger files become error rows, before they are read")
     exif: Literal["ignore", "apply"] = _setting(
