@@ -9,6 +9,7 @@ import torch
 from gpulime.errors import GpulimeError
 from gpulime.ops import source
 
+pytestmark = pytest.mark.long
 CPU = torch.device("cpu")
 
 
@@ -161,7 +162,7 @@ def test_grids_that_cannot_be_launched(grid, block, kernels):
         trial(grid, block)
 
 
-@pytest.mark.parametrize("kind", ["host", pytest.param("sanitized", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", ["host", "sanitized"])
 def test_more_shared_memory_than_every_gpu_has(kind, write, request):
     """What the launched kernel declares, what the functions declare that it may call, and the dynamic part."""
     request.getfixturevalue(kind)
@@ -184,7 +185,7 @@ extern "C" __global__ void trial(float* out) {
         trial((1,), (1,), out, shared=48 * 1024 - 24_576 + 1)
 
 
-@pytest.mark.parametrize("kind", ["host", pytest.param("sanitized", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", ["host", "sanitized"])
 def test_subnormal_floats_count_as_0(kind, write, request):
     request.getfixturevalue(kind)
     trial = write("""
