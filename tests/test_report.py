@@ -38,14 +38,15 @@ def explained(image_id, labels, coef, **changes):
     facts = {
         "labels": [1, 2],
         "pred_probs": [0.75, 0.125],
-        "prediction": 1,
-        "predicted_prob": 0.75,
         "r2": [0.6, None],
         "r2_loo": [0.5, None],
         "intercept": [0.1, 0.2],
         "segmenter": "slic",
     }
-    return row(image_id, status="ok", coef=[coef, coef], **(sizes | facts | changes))
+    facts |= changes
+    predicted_prob, prediction = max(zip(facts["pred_probs"], facts["labels"], strict=True))
+    predicted = {"prediction": prediction, "predicted_prob": predicted_prob}
+    return row(image_id, status="ok", coef=[coef, coef], **(sizes | predicted | facts))
 
 
 def failed(image_id, **changes):
