@@ -32,7 +32,7 @@ def number(given: Any, names: Names | None = None) -> int:
 
 
 def plain(given: Any) -> Any:
-    """What `of_image` takes, as Python's own numbers, strings and lists, so that it is small and can be pickled.
+    """The labels that `of_image` takes, as Python's own numbers, strings and lists, so that it is small and can be pickled.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def of_batch(given: Any, n: int, names: Names | None = None) -> Tensor:
 
 
 def _are_numbers(labels: Tensor) -> bool:
-    """Whether (n,) or (n, l) labels are class numbers; rows of 0 and 1, more than two of them, are multi-hot."""
+    """Tell if (n,) or (n, l) labels are class numbers; rows of 0 and 1, more than two of them, are multi-hot."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         return False
     return labels.ndim == 1 or labels.shape[1] <= 2 or not bool(((labels == 0) | (labels == 1)).all())
@@ -147,7 +147,7 @@ def padded(rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def of_run(given: Any, names: Names | None = None) -> str | list[int]:
-    """What a run explains: one of `MODES`, or fixed classes as `of_image` takes them.
+    """The classes that a run explains: one of `MODES`, or fixed classes as `of_image` takes them.
 
     Raises
     ------

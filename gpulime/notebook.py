@@ -107,7 +107,7 @@ def _row(explanation: Explained, label: int) -> str:
 
 
 def _bands(explanation: Explained) -> str:
-    """Which channels the picture shows, if not all."""
+    """The channels that the picture shows, if not all."""
     c = explanation.image.shape[-1] if explanation.image.ndim == 3 else 1
     return f" The picture shows bands 1, 2, 3 of {c}, each from its 2nd to its 98th percentile." if c > MOST_PLAIN else ""
 

@@ -117,7 +117,7 @@ _OF_BOXES = (
 
 
 def _hint(output: Any, values: Tensor, b: int) -> str:
-    """How to make (b, classes) of a shape that is known: boxes, a map per class."""
+    """Say how to make (b, classes) of a known shape: boxes, a map per class."""
     if _finds_boxes(output):
         return f": this model finds objects: wrap it in an nn.Module whose forward returns {_OF_BOXES}"
     if values.ndim == 4 and values.shape[0] == b:

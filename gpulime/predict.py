@@ -250,7 +250,7 @@ class Predictor:
         return not bool((first - second).abs().max() > near * first.abs().max())  # NaN is no sign of either
 
     def _is_compiled(self) -> bool:
-        """Whether the user's torch.compile made a part of it, which another number of rows compiles anew."""
+        """Tell if the user's torch.compile made a part of it, which another number of rows compiles anew."""
         return self.module is not None and any("_orig_mod" in name for name, _ in self.module.named_modules())
 
     def _forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:

@@ -100,7 +100,7 @@ class Flight:
         return tuple(self.images.shape[1:]), self.images.dtype, self.images.device
 
     def joins(self, other: Flight) -> bool:
-        """Whether rows of both can share a model batch, with extra inputs of the same shapes and dtypes."""
+        """Tell if rows of both can share a model batch, with extra inputs of the same shapes and dtypes."""
         mine, others = ([(tensor.shape[1:], tensor.dtype) for tensor in flight.extra] for flight in (self, other))
         return self.kind == other.kind and mine == others
 

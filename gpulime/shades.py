@@ -56,7 +56,7 @@ class Explained(Protocol):
 
 
 def score(one: Explained, label: int) -> str:
-    """How well a label's surrogate fits, in words: left out if that is known, else fitted; nothing if it has neither."""
+    """Say how well a label's surrogate fits: left out if that is known, else fitted; nothing if it has neither."""
     found = {"R² left out": getattr(one, "scores_loo", {}), "R² fitted": one.scores}  # lime's own explanations have no first
     known = ((name, float(scores.get(label, np.nan))) for name, scores in found.items())
     return next((f"{name} {value:.2f}" for name, value in known if np.isfinite(value)), "")

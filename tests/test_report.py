@@ -31,6 +31,18 @@ def row(image_id, **changes):
     return common | {"written_at": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)} | changes
 
 
+# Of a row whose target alone is explained.
+TARGET_ALONE = {
+    "labels": [1],
+    "pred_probs": [0.1],
+    "r2": [0.5],
+    "r2_loo": None,
+    "intercept": [0.1],
+    "coef": [[1, 0, 0]],
+    "target": 1,
+}
+
+
 def explained(image_id, labels, coef, **changes):
     seg, seg_dtype = store.encode_segments(labels)
     h, w = labels.shape
@@ -296,32 +308,14 @@ def test_pages_of_a_very_long_run_know_their_own_images(tmp_path, monkeypatch):
 
 
 def test_right_and_wrong_are_those_of_the_predictions_if_targets_alone_are_explained(tmp_path):
-    facts = {
-        "labels": [1],
-        "pred_probs": [0.1],
-        "r2": [0.5],
-        "r2_loo": None,
-        "intercept": [0.1],
-        "coef": [[1, 0, 0]],
-        "target": 1,
-    }
-    rows = [explained(str(label), HALVES, [1, 0, 0], prediction=label, predicted_prob=0.9) | facts for label in (0, 1)]
+    rows = [explained(str(label), HALVES, [1, 0, 0], prediction=label, predicted_prob=0.9) | TARGET_ALONE for label in (0, 1)]
     shown = show(tmp_path, *rows, fixed={"lime.labels": "target"})
     assert "50.0 % (1 of 2)" in shown.texts("dd")
     assert {"wrong · target tabby · 3 segments", "right · target tabby · 3 segments"} <= set(shown.texts("small"))
 
 
 def test_nothing_is_said_of_right_and_wrong_where_only_targets_are_explained(tmp_path):
-    facts = {
-        "labels": [1],
-        "pred_probs": [0.1],
-        "r2": [0.5],
-        "r2_loo": None,
-        **dict.fromkeys(["prediction", "predicted_prob"]),  # a row of an earlier version
-        "intercept": [0.1],
-        "coef": [[1, 0, 0]],
-        "target": 1,
-    }
+    facts = TARGET_ALONE | dict.fromkeys(["prediction", "predicted_prob"])  # a row of an earlier version
     shown = show(
         tmp_path,
         explained("a", HALVES, [1, 0, 0]) | facts,

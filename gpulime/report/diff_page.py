@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Spot:
-    """Where the id of a strong segment stands, in percent of the picture."""
+    """The place of a strong segment's id, in percent of the picture."""
 
     id: int
     across: float

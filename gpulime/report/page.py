@@ -104,7 +104,7 @@ def page_name(number: int) -> str:
 
 
 def _subtitle(rows: pa.Table, manifest: Mapping[str, Any]) -> str:
-    """Which model was explained, and when: a directory's name alone tells little."""
+    """The explained model and the days: a directory's name alone tells little."""
     times = pc.min_max(rows["written_at"]).as_py().values()
     days = dict.fromkeys(f"{time:%Y-%m-%d}" for time in times if time is not None)
     return ", ".join(fact for fact in (str(manifest.get("model", "")), " to ".join(days)) if fact)
@@ -168,7 +168,7 @@ def _remove_pages_after(run: Path, pages: int) -> None:
 
 
 def _is_page(path: Path, number: int) -> bool:
-    """Whether a file is page ``number`` of a report: a copy under another number, too, is its owner's."""
+    """Tell if a file is page ``number`` of a report; a copy under another number belongs to the user."""
     with path.open(encoding="utf-8", errors="replace") as file:
         title = re.search(r"<title>(.*?)</title>", file.read(TITLE_WITHIN), re.DOTALL)
     return title is not None and re.search(rf" · page {number} of \d+ · LIME explanations$", title[1]) is not None

@@ -1,4 +1,4 @@
-"""Where an example of a dataset has its image, its target and its mask."""
+"""Find the image, the target and the mask in an example of a dataset."""
 
 from __future__ import annotations
 

@@ -139,13 +139,13 @@ def report(run: Path) -> Path:
 
 
 def pictures(run: Path) -> Picture:
-    """What finds the picture of a row as the model saw it; None for each row whose images are not at hand."""
+    """A function that finds the picture of a row as the model saw it, or None if the image cannot be read."""
     about = store.manifest(run)
     return _picture_of(_reader(about), _bands(about))
 
 
 def _reader(about: Mapping[str, Any]) -> FileReader | DatasetReader | None:
-    """What reads the images of a run again; None for one from Python, or from code that is perhaps somebody else's."""
+    """The reader of a run's images; None for a run from Python, or if the code may be somebody else's."""
     if "config" not in about:
         return None
     try:

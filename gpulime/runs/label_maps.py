@@ -28,7 +28,7 @@ Masks = Callable[[str], Any]  # image_id -> label map, as `label_map` takes it
 
 
 class LabelMapError(DecodeError):
-    """What came with an image is no label map of it; ``kind`` is the error_type of its row."""
+    """A mask that is no label map of its image; ``kind`` is the error_type of its row."""
 
     kind = "segments"
 

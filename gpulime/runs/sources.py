@@ -228,7 +228,7 @@ def _identity(folder: str) -> tuple[int, int]:
 
 
 def _is_run(folder: str) -> bool:
-    """Whether a folder is the directory of a run: its results must not become a class."""
+    """Tell if a folder is the directory of a run: its results must not become a class."""
     inside = [os.path.join(folder, name) for name in (RUN_JSON, *RUN_FOLDERS)]
     return os.path.isfile(inside[0]) and any(os.path.isdir(path) for path in inside[1:])
 
