@@ -505,7 +505,7 @@ class Folds(Sleepy):
     """What takes long whenever autocast begins anew, as folding does: when its weights are to be cast."""
 
     def forward(self, x):
-        time.sleep(0.002 * len(x) + 0.05 * (not self.ready))
+        time.sleep(0.002 * len(x) + 0.2 * (not self.ready))
         self.ready = True
         return super().forward(x)
 
@@ -522,7 +522,8 @@ def test_the_first_batch_after_each_start_is_not_multiplied(monkeypatch):
     monkeypatch.setattr(Predictor, "inference", anew)
     found = measure(subject(model, n_samples=512, batch_size=8), 0.4, ())
     assert found.settings["piece"]["samples"] < 100
-    assert found.an_image == pytest.approx(512 * 0.002 + 0.05 / 2, rel=0.15), "once in 1024 rows, as in a run"
+    # Once in 1024 rows, as in a run; once a piece, it would be more than 2 s.
+    assert found.an_image == pytest.approx(512 * 0.002 + 0.2 / 2, rel=0.4)
 
 
 def test_turns_hit_all_sides_alike():

@@ -66,7 +66,7 @@ def test_it_prints_labels_by_name_with_probability_r2_and_segments(quickstart):
     for name in ("astronaut", "chelsea", "coffee", "rocket"):
         assert name in printed
     cat = next(line for line in printed.splitlines() if "tiger cat" in line or "Egyptian cat" in line)
-    assert "R2 0." in cat
+    assert "R2 left out 0." in cat
     assert "strongest segments #" in cat
 
 

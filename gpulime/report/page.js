@@ -148,6 +148,7 @@ function enlarge(card) {
 }
 large.addEventListener("click", () => large.close());
 large.addEventListener("close", () => {
+  if (large.open) return;  // opened again before this event came
   const card = enlarged;
   enlarged = null;
   goTo(card, "nearest");
