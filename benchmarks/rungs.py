@@ -91,17 +91,12 @@ def packed_queue(setup: Setup) -> Forward:
 
 
 def channels_last(setup: Setup) -> Forward:
-    """The model as a module, and rows in its memory format; one with a hook is not folded."""
-    return engine(setup, hooked(setup.model))
-
-
-def folded(setup: Setup) -> Forward:
-    """The module without a hook: on a CPU padding, BatchNorm and ReLU are folded into convolutions."""
+    """The model as a module, and rows in its memory format."""
     return engine(setup, setup.model)
 
 
 def compiled_model(setup: Setup) -> Forward:
-    """The engine compiles the model, in place of folding."""
+    """The engine compiles the model."""
     needs_a_compiler()
     return engine(setup, setup.model, compiling=True)
 
@@ -133,17 +128,9 @@ RUNGS = (
     Rung("packed queue", packed_queue),
     Rung("channels_last", channels_last),
     Rung("bfloat16", channels_last, "bfloat16"),
-    Rung("folding", folded, "bfloat16", on="cpu"),
     Rung("compile", compiled_model, "bfloat16"),
     Rung("CUDA graph", graphed, "bfloat16", on="cuda"),
 )
-
-
-def hooked(model: nn.Module) -> nn.Module:
-    """The same weights behind a hook that does nothing."""
-    outer = nn.Sequential(model)
-    outer.register_forward_hook(lambda *_: None)
-    return outer
 
 
 def engine(setup: Setup, model: nn.Module | Predict, compiling: bool | str = False) -> Forward:

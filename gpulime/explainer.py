@@ -79,9 +79,9 @@ class Explainer:
     compile : bool or str
         Whether torch.compile compiles the model, and in which of its modes: True, "reduce-overhead" (with CUDA graphs, for
         models whose layers are over before the next is launched), "max-autotune" or "max-autotune-no-cudagraphs". That takes
-        seconds to minutes for each shape of a batch, so batches are filled up to b rows; new weights are seen all the same. On
-        a CPU it takes the place of folding. A model that cannot be compiled is called as it is, after a warning; and so it is,
-        beyond the first 8 or as many as PyTorch allows, for other shapes of images.
+        seconds to minutes for each shape of a batch, so batches are filled up to b rows; new weights are seen all the same. A
+        model that cannot be compiled is called as it is, after a warning; and so it is, beyond the first 8 or as many as
+        PyTorch allows, for other shapes of images.
     device : str or torch.device, optional
         By default the model's, else the images'.
     seed : int

@@ -1,10 +1,9 @@
 """Masked rows -> outputs: how the model is called, in which precision and memory format, and with how many rows.
 
 The model stays the user's: it runs in eval mode and without gradients, and its flags, the random state and autocast are put
-back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy; on a CPU the
-steps behind a convolution are folded into it (`gpulime.folding`), anew for each piece too; a model that is compiled
-(`gpulime.compiled`) takes its weights anew for each batch. So new weights are seen at once. TF32 in the model is the user's own
-choice (``torch.backends.cuda.matmul.allow_tf32``).
+back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy; a model that is
+compiled (`gpulime.compiled`) takes its weights anew for each batch. So new weights are seen at once. TF32 in the model is the
+user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from gpulime import device as devices
 from gpulime import outputs as model_outputs
 from gpulime.compiled import Compiled, filled
 from gpulime.errors import GpulimeError, check, unknown
-from gpulime.folding import Folding
 
 Model = nn.Module | Callable[..., Any]
 Inputs = Sequence[Tensor]  # what a model takes beside the rows, (b, ...) each
@@ -83,8 +81,6 @@ class Predictor:
         self.classes: int | None = None
         self._exact: int | None = None  # the only number of rows that the model takes
         self._dtypes: dict[tuple[torch.dtype, ...], torch.dtype] = {}  # of its weights -> of its input, found by trying
-        self._has_conv = has_conv
-        self._folding: Folding | None = None  # inside `inference`
         self._compiled = Compiled(model, compile) if compile is not False else None
         self._proven = not has_conv  # whether the memory format is known to suit the model
 
@@ -162,12 +158,7 @@ class Predictor:
             stack.enter_context(torch.autocast(device.type, self.precision if reduced else None, enabled=reduced))
             if self.module is not None:
                 stack.enter_context(_evaluating(self.module))
-            if self.module is not None and self._has_conv and device.type == "cpu" and Folding.suits(self.module):
-                self._folding = Folding()
-            try:
-                yield
-            finally:
-                self._folding = None
+            yield
 
     def __call__(self, rows: Tensor, full: int | None = None, extra: Inputs = ()) -> Tensor:
         """Outputs of the model for (b, c, h, w) rows: (b, classes) float32 (float64 if the model's are), activated.
@@ -315,9 +306,7 @@ class Predictor:
 
     def _run(self, rows: Tensor, *extra: Tensor) -> Any:
         try:
-            if self._folding is None or extra:  # folding knows models of one input
-                return self.model(rows, *extra)
-            return self._folding(self.model, rows)
+            return self.model(rows, *extra)
         except SystemExit as error:
             raise GpulimeError(f"the model called sys.exit({error.code!r})") from error
 

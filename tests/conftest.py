@@ -96,16 +96,15 @@ def counted(monkeypatch):
 
 
 @pytest.fixture
-def calls(cnn, monkeypatch, counted):
-    """The rows of each call of ``cnn``, as they come; none is made for what folding tries, which is the first batch then."""
-    monkeypatch.setattr("gpulime.folding.MANY", 2**20)
+def calls(cnn, counted):
+    """The rows of each call of ``cnn``, as they come."""
     seen, forward = [], cnn.forward
 
     def seeing(rows):
         seen.append(rows)
         return forward(rows)
 
-    cnn.forward = seeing  # no hook: a model with hooks is not folded
+    cnn.forward = seeing
     return seen
 
 

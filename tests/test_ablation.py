@@ -19,7 +19,6 @@ from benchmarks.ablation import Row
 from benchmarks.rungs import RUNGS, Rung
 from benchmarks.setups import Setup
 from benchmarks.timer import Timing
-from gpulime.folding import Folding
 
 SETUP = Setup("28x28 CNN", n=2, s=120, b=50)
 SAVED = ["--tiny", "--save", "--repeats", "1", "--model", "28x28 CNN"]
@@ -68,20 +67,13 @@ def test_every_rung_of_a_gpu_finds_the_same(rung):
 
 
 def test_rungs_go_up_in_the_order_of_their_names():
-    names = "lime's loop, batched masks, fused op, packed queue, channels_last, bfloat16, folding, compile, CUDA graph"
+    names = "lime's loop, batched masks, fused op, packed queue, channels_last, bfloat16, compile, CUDA graph"
     assert ", ".join(rung.name for rung in RUNGS) == names
-
-
-def test_a_hook_keeps_a_model_from_being_folded():
-    model = SETUP.model
-    assert Folding.suits(model)
-    assert not Folding.suits(rungs.hooked(model))
-    assert Folding.suits(model)
 
 
 def test_a_wrong_rung_gets_no_time_and_what_is_above_it_is_beside_the_last_right_one():
     def wrong(setup):
-        forward = rungs.folded(setup)
+        forward = rungs.channels_last(setup)
         return lambda: forward() * 1.01
 
     first, second, third = climb(HERE[3], Rung("wrong", wrong), HERE[4])

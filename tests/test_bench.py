@@ -501,8 +501,8 @@ def test_what_a_model_does_when_it_is_made_ready_counts_as_often_as_in_a_run():
     assert piece.an_image(1000) == pytest.approx(8 + 0.2 / 4)
 
 
-class Folds(Sleepy):
-    """What takes long whenever autocast begins anew, as folding does: when its weights are to be cast."""
+class Casts(Sleepy):
+    """What takes long whenever autocast begins anew and casts its weights."""
 
     def forward(self, x):
         time.sleep(0.002 * len(x) + 0.2 * (not self.ready))
@@ -512,7 +512,7 @@ class Folds(Sleepy):
 
 @pytest.mark.long
 def test_the_first_batch_after_each_start_is_not_multiplied(monkeypatch):
-    model = Folds()
+    model = Casts()
     inference = Predictor.inference
 
     def anew(self, device):

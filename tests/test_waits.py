@@ -65,7 +65,7 @@ def test_the_host_reads_nothing(name, labels, monkeypatch, unread, cnn, pictures
     explainer = Explainer(cnn, 40, Grid(3, 4), batch_size=16, **SETTINGS[name])
     pieces = explained(explainer, Batch(images, labels), unread)
     expected = explainer.explain(images, labels)
-    assert_near(pieces, expected, 0.1 if "precision" in SETTINGS[name] else 1e-5)  # watched, nothing is folded
+    assert_near(pieces, expected, 0.1 if "precision" in SETTINGS[name] else 1e-5)
 
 
 NOT_LAUNCHED = {

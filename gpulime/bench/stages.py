@@ -56,8 +56,8 @@ class Staged(Explainer):
 
     Attributes
     ----------
-    firsts, others : seconds of the model batches that come first after the model was made ready (eval mode, autocast, folding,
-        whose weights are made anew there), and of all others; only where stages are told apart
+    firsts, others : seconds of the model batches that come first after the model was made ready (eval mode, autocast,
+        whose weights are cast anew there), and of all others; only where stages are told apart
     """
 
     def __init__(self, stages: Stages, model: Model, **settings: Any) -> None:

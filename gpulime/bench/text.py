@@ -60,8 +60,6 @@ def _rates(result: Result) -> Iterator[str]:
         yield f"{name:30}" + "".join(f"{_number(value):>10}" for value in values)
     yield "  efficiency is the bare model's time over the run's for the same forwards; 1 is explaining that costs nothing."
     yield f"  The bare model has batches of the same size and precision, in the fastest layout: {result.bare}."
-    if result.machine["kind"] == "cpu" and result.efficiency.median > 1:
-        yield "  It is above 1 since on a CPU gpulime folds BatchNorm, ReLU and padding into the convolutions."
 
 
 def _stages(result: Result) -> Iterator[str]:
