@@ -33,7 +33,7 @@ setup(
     package_data={
         "gpulime": ["py.typed"],
         "gpulime.kernels": ["*.cu", "*.cuh", "README.md"],
-        "gpulime.report": ["*.html.j2", "*.css", "*.js"],
+        "gpulime.views.report": ["*.html.j2", "*.css", "*.js"],
     },
     install_requires=[
         "torch>=2.6",

@@ -1,4 +1,4 @@
-"""A bare model as torch.compile makes it, beside which gpulime has its own `gpulime.compiled`."""
+"""A bare model as torch.compile makes it, beside which gpulime has its own `gpulime.engine.compiled`."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from benchmarks.compiled import compiled
 from benchmarks.gpu_rows import Bench, Row, Times, kept
 from benchmarks.models import MEAN, MODELS, STD, model
 from benchmarks.pictures import synthetic
-from gpulime.explanation import fetched
-from gpulime.inputs import Batch
+from gpulime.explanations.batch import fetched
+from gpulime.images.batch import Batch
 
 SAMPLES = 1000
 GRID = gpulime.segments.Grid(7, 7)

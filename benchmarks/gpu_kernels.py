@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.gpu_rows import Bench, Row, Times, equal, kept
 from benchmarks.pictures import synthetic
 from gpulime import segments
+from gpulime.images.segments import OPS
 from gpulime.ops import bernoulli as drawing
 from gpulime.ops import masked_images as masking
 from gpulime.ops import quickshift as shifting
@@ -46,7 +47,7 @@ def checks(bench: Bench) -> Iterator[Row]:
     sizes = ((1, 1), (13, 15)) if bench.tiny else ((1, 1), (63, 65), (224, 224))
     for segmenter in (SLIC, QUICKSHIFT):
         error = " ".join(filter(None, (_other_ids(bench, segmenter, *size) for size in sizes)))
-        yield bench.verdict(segments.OPS[type(segmenter)].__name__, "kernel beside its reference", error)
+        yield bench.verdict(OPS[type(segmenter)].__name__, "kernel beside its reference", error)
 
 
 def only_on_a_gpu(bench: Bench) -> Iterator[Row]:
@@ -176,7 +177,7 @@ def _same_rows(arguments: list[Tensor]) -> bool:
 
 def _other_ids(bench: Bench, segmenter: Any, h: int, w: int) -> str:
     """On how many pixels of small pictures kernel and reference agree; empty where they do on all."""
-    images, op = synthetic(2, h, w).to(bench.device), segments.OPS[type(segmenter)]
+    images, op = synthetic(2, h, w).to(bench.device), OPS[type(segmenter)]
     reference = REFERENCES[type(segmenter)]
     share = (op(images, **asdict(segmenter)) == reference(images, **asdict(segmenter))).float().mean().item()
     return f"{share:.5f} of the ids at {h}x{w}" if share < 1 else ""
@@ -188,7 +189,7 @@ def _segmenter(bench: Bench, entry: str, segmenter: Any, side: str, least: int) 
         yield bench.verdict(entry, side, error)
         return
     images = synthetic(n, size, size).to(bench.device)
-    times = bench.times(partial(segments.OPS[type(segmenter)], images, **asdict(segmenter)), most=20)
+    times = bench.times(partial(OPS[type(segmenter)], images, **asdict(segmenter)), most=20)
     rate = n / times.median
     moved = images.nbytes + 4 * images[:, 0].numel()  # pixels in, labels out
     row = equal(_row(bench, entry, n, "images", moved, side, times))

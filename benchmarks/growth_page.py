@@ -34,7 +34,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
-    from gpulime.shades import FOR
+    from gpulime.explanations.shades import FOR
 
     axes = {name: [row for row in rows if row.axis == name] for name in dict.fromkeys(row.axis for row in rows)}
     figure = Figure(figsize=(2.2 * len(axes) + 0.8, 5.0), layout="constrained")

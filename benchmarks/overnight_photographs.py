@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.overnight_store import Measured
 from benchmarks.rows import HERE
-from gpulime.runs import summary
+from gpulime.runs.progress import summary
 
 CONFIG = HERE.parent / "configs" / "quickstart.yaml"  # EfficientNet-Lite0, with its weights from a package
 SETTINGS = {"lime.n_samples": "200", "lime.precision": "bfloat16"}

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from benchmarks.overnight_store import Measured
 from benchmarks.rows import HERE
-from gpulime.report import page
-from gpulime.runs import heartbeat, store, summary
+from gpulime.runs.progress import heartbeat, summary
+from gpulime.runs.store import store
+from gpulime.views.report import page
 
 SIDE, SAMPLES, CELLS, CLASSES = 64, 20, 3, 10
 FIRST = 1_000  # images after which memory is looked at

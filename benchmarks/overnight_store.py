@@ -21,7 +21,7 @@ import gpulime
 from benchmarks.models import Pixels
 from benchmarks.pictures import PHOTOGRAPHS
 from gpulime import config
-from gpulime.runs import shards, store
+from gpulime.runs.store import shards, store
 
 FLUSH_ROWS = 16  # in the runs that are killed: a shard every second or so
 MOST_SECONDS = 1.0  # from a run's first row to its SIGKILL
@@ -103,7 +103,7 @@ def bytes_per_image(folder: Path, n: int) -> Measured:
 def kills(folder: Path, n: int) -> Measured:
     """The most rows that one SIGKILL lost after the store had them; every shard sound, every image once, after the last run."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.overnight_store", "gpulime.runs.dataset"])
+    context.set_forkserver_preload(["benchmarks.overnight_store", "gpulime.runs.from_dataset"])
     moments, begun, images = random.Random(0), datetime.now(UTC), 1000 * n
     kept: dict[Path, int | None] = {}
     worst = 0

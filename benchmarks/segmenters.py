@@ -24,8 +24,9 @@ from benchmarks.pictures import photographs
 from benchmarks.rows import RESULTS, Placed, keep, results_file, where
 from gpulime import segments
 from gpulime.device import installed
+from gpulime.images.segments import OPS, segment_one
 from gpulime.ops import source
-from gpulime.runs.transform import Transform
+from gpulime.runs.reading.transform import Transform
 
 SHIM = Path(__file__).parents[1] / "tests" / "ops"
 MEASURED: tuple[segments.Slic | segments.Quickshift, ...] = (
@@ -88,14 +89,14 @@ def compare(segmenter: segments.Slic | segments.Quickshift, segment: Segment, im
     """Segment each (3, h, w) image by itself, and as scikit-image does."""
     found = []
     for image in images:
-        theirs = segments.segment_one(segmenter, image.permute(1, 2, 0).contiguous().numpy())
+        theirs = segment_one(segmenter, image.permute(1, 2, 0).contiguous().numpy())
         found.append(agreement(segment(image[None])[0].cpu().numpy().astype(np.int64), theirs))
     return found
 
 
 def sides(segmenter: segments.Slic | segments.Quickshift) -> Iterator[tuple[str, Segment]]:
     """The reference here, and the kernel: on a GPU, or under the host shim of the tests."""
-    op, options = segments.OPS[type(segmenter)], asdict(segmenter)
+    op, options = OPS[type(segmenter)], asdict(segmenter)
     reference = getattr(importlib.import_module(op.__module__), f"{op.__name__}_reference")
     yield "reference", lambda images: reference(images, **options)
     if torch.cuda.is_available():

@@ -21,12 +21,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpulime import cache, fills, lime_image, masks, runs, segments, surrogate
+    from gpulime import cache, lime_image, runs, segments
+    from gpulime.engine import masks, surrogate
+    from gpulime.engine.masks import key
     from gpulime.errors import GpulimeError
     from gpulime.explainer import Explainer
-    from gpulime.explanation import Explanations, ImageExplanation
-    from gpulime.inputs import Batch
-    from gpulime.masks import key
+    from gpulime.explanations.batch import Explanations
+    from gpulime.explanations.image import ImageExplanation
+    from gpulime.images import fills
+    from gpulime.images.batch import Batch
 
 try:
     __version__ = version("gpulime")
@@ -34,14 +37,22 @@ except PackageNotFoundError:  # a checkout that was never installed
     __version__ = "0+unknown"
 
 _HOME = {
-    "Batch": "gpulime.inputs",
+    "Batch": "gpulime.images.batch",
     "Explainer": "gpulime.explainer",
-    "Explanations": "gpulime.explanation",
-    "ImageExplanation": "gpulime.explanation",
+    "Explanations": "gpulime.explanations.batch",
+    "ImageExplanation": "gpulime.explanations.image",
     "GpulimeError": "gpulime.errors",
-    "key": "gpulime.masks",
+    "key": "gpulime.engine.masks",
 }
-_MODULES = ("cache", "fills", "lime_image", "masks", "runs", "segments", "surrogate")
+_MODULES = {
+    "cache": "gpulime.cache",
+    "fills": "gpulime.images.fills",
+    "lime_image": "gpulime.lime_image",
+    "masks": "gpulime.engine.masks",
+    "runs": "gpulime.runs",
+    "segments": "gpulime.segments",
+    "surrogate": "gpulime.engine.surrogate",
+}
 
 __all__ = [
     "Batch",
@@ -65,7 +76,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name in _MODULES:
-        return import_module(f"gpulime.{name}")
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'gpulime' has no attribute {name!r}")
 
 

@@ -4,8 +4,8 @@ import signal
 import sys
 from typing import NoReturn
 
-from gpulime.cli import main
-from gpulime.runs.stop import SIGNALS
+from gpulime.cli.main import main
+from gpulime.runs.progress.signals import SIGNALS
 
 
 def run() -> NoReturn:

@@ -10,19 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpulime import classes, fills, masks, pretrained
+from gpulime import classes
 from gpulime import device as devices
-from gpulime.batch_size import BatchSize
+from gpulime.engine import masks
+from gpulime.engine.batch_size import BatchSize
+from gpulime.engine.flight import MASK_ENTRIES, Flight
+from gpulime.engine.model import Activation, Model, Predictor
+from gpulime.engine.proximity import Distance, Kernel, proximity
+from gpulime.engine.queue import Queue
+from gpulime.engine.settings import Settings
+from gpulime.engine.surrogate import Moments, Samples, Surrogate, solved
 from gpulime.errors import whole
-from gpulime.explanation import Explanations
-from gpulime.inputs import Batch, Normalisation, check_label
+from gpulime.explanations.batch import Explanations
+from gpulime.images import fills, pretrained
+from gpulime.images.batch import Batch, check_label
+from gpulime.images.normalisation import Normalisation
+from gpulime.images.preparation import Preparation
+from gpulime.images.segments import describe
 from gpulime.ops.masked_images import masked_images
-from gpulime.predict import Activation, Model, Predictor
-from gpulime.preparation import Preparation
-from gpulime.queue import MASK_ENTRIES, Flight, Queue
-from gpulime.segments import Segmenter, describe
+from gpulime.segments import Segmenter
 from gpulime.segments import resolve as resolve_segments
-from gpulime.surrogate import Distance, Kernel, Moments, Samples, Settings, Surrogate, proximity, solved
 
 LOG = logging.getLogger(__package__)
 GRAM_ENTRIES = 2**24  # entries of Gram matrices at once, to bound memory

@@ -18,14 +18,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gpulime import labels as classes
-from gpulime import lime_rows, surrogate
-from gpulime.batch_size import BatchSize
 from gpulime.device import exact
+from gpulime.engine.batch_size import BatchSize
+from gpulime.engine.flight import Flight
+from gpulime.engine.selection import SELECTIONS
+from gpulime.engine.settings import Settings
+from gpulime.engine.surrogate import Moments, solved
 from gpulime.errors import GpulimeError, check, unknown, whole
-from gpulime.explanation import ImageExplanation, ImageExplanations
-from gpulime.lime_queue import LimeQueue, Prepared, UnexplainedError
-from gpulime.lime_rows import Array, Classifier
-from gpulime.queue import Flight
+from gpulime.explanations.image import ImageExplanation, ImageExplanations
+from gpulime.images import lime_rows
+from gpulime.images.lime_queue import LimeQueue, Prepared, UnexplainedError
+from gpulime.images.lime_rows import Array, Classifier
 from gpulime.segments import Quickshift
 
 __all__ = ["ImageExplanation", "ImageExplanations", "LimeImageExplainer", "UnexplainedError"]
@@ -50,7 +53,7 @@ class _Call:
     distance_metric: Any
     model_regressor: Any
     random_seed: int | None
-    settings: surrogate.Settings
+    settings: Settings
 
 
 class LimeImageExplainer:
@@ -83,8 +86,8 @@ class LimeImageExplainer:
         feature_selection: str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        if feature_selection not in surrogate.SELECTIONS:
-            raise unknown("feature_selection", feature_selection, surrogate.SELECTIONS)
+        if feature_selection not in SELECTIONS:
+            raise unknown("feature_selection", feature_selection, SELECTIONS)
         check(kernel_width is None or float(kernel_width) > 0, f"kernel_width must be above 0, or None; got {kernel_width!r}")
         self.kernel_width = None if kernel_width is None else float(kernel_width)
         self.kernel = kernel or exponential_kernel
@@ -220,7 +223,7 @@ class LimeImageExplainer:
             distance_metric=distance_metric,
             model_regressor=model_regressor,
             random_seed=random_seed,
-            settings=surrogate.Settings(feature_selection=self.feature_selection, num_features=num_features),
+            settings=Settings(feature_selection=self.feature_selection, num_features=num_features),
         )
         predictor = lime_rows.predictor(classifier_fn)
         with tqdm(total=n * num_samples, disable=not progress_bar) as bar:
@@ -280,9 +283,9 @@ class LimeImageExplainer:
         check(bad == 0, f"classifier_fn's output was NaN or infinite for {bad} of {call.num_samples} samples")
         masks = torch.from_numpy(one.masks.astype(bool))[None].to(outputs.device)
         with exact(outputs.device):
-            moments = surrogate.Moments(flight.parts.counts, masks.shape[2], outputs[:, 0])
+            moments = Moments(flight.parts.counts, masks.shape[2], outputs[:, 0])
             samples = masks, outputs, torch.from_numpy(weights)[None].to(outputs.device)
-            fitted = surrogate.solved(moments, [...], lambda _: samples, call.settings)
+            fitted = solved(moments, [...], lambda _: samples, call.settings)
 
         explanation = ImageExplanation(one.image, one.segments)
         if call.top_labels:

@@ -92,7 +92,7 @@ def cnn():
 @pytest.fixture
 def counted(monkeypatch):
     """The model is called for the queue's rows alone, and not to compare its outputs for the same image."""
-    monkeypatch.setattr("gpulime.predict.Predictor._is_steady", lambda self, ends: True)
+    monkeypatch.setattr("gpulime.engine.model.Predictor._is_steady", lambda self, ends: True)
 
 
 @pytest.fixture

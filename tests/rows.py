@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gpulime.config import Config
-from gpulime.runs import shards, store
-from gpulime.runs.heartbeat import Beat, Effort
-from gpulime.runs.row import ADDED, VERSION_KEY
+from gpulime.runs.progress.heartbeat import Beat, Effort
+from gpulime.runs.store import shards, store
+from gpulime.runs.store.row import ADDED, VERSION_KEY
 
 HOSTILE = ["</script><b>x", "../../x", "two\nlines", "\u202egpj.exe", "{{ 7 * 7 }}", "=1+1", "/etc/x"]
 HOSTILE += ["\"'><img src=http://a.b onerror=x>", "download_all"]

@@ -10,7 +10,9 @@ import math
 import numpy as np
 from replicates import replicates
 
-from gpulime import fills, masks, surrogate
+from gpulime.engine import masks, surrogate
+from gpulime.engine.proximity import proximity
+from gpulime.images import fills
 from gpulime.ops import bernoulli as draws
 from gpulime.ops import masked_images as op
 
@@ -73,8 +75,8 @@ def segment_means(images, labels, k):
     return means
 
 
-@replicates(surrogate.proximity)
-@replicates(surrogate.proximity, kernel_width=None)
+@replicates(proximity)
+@replicates(proximity, kernel_width=None)
 def proximity(masks, counts, kernel_width=0.25):
     weights = np.zeros(masks.shape[:2])
     for i, s in np.ndindex(weights.shape):

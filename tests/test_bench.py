@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gpulime import cli
 from gpulime.bench import measure as measuring
 from gpulime.bench import result, rows, way
 from gpulime.bench.compare import difference
@@ -23,15 +22,16 @@ from gpulime.bench.stages import STAGES
 from gpulime.bench.subject import RandomReader, Subject, of_config
 from gpulime.bench.text import text
 from gpulime.bench.turns import TURNS, in_turns
+from gpulime.cli import main
 from gpulime.config import Config, DataConfig, LimeConfig, ModelConfig
+from gpulime.engine.model import Predictor
 from gpulime.errors import GpulimeError
 from gpulime.explainer import Explainer
-from gpulime.predict import Predictor
-from gpulime.preparation import FLIGHT_ROWS
+from gpulime.images.preparation import FLIGHT_ROWS
 from gpulime.runs.isolation import AHEAD
-from gpulime.runs.loader import Read
-from gpulime.runs.recorder import Recorder
-from gpulime.runs.sources import Item
+from gpulime.runs.reading.read import Read
+from gpulime.runs.reading.sources import Item
+from gpulime.runs.store.recorder import Recorder
 from gpulime.segments import Grid
 
 pytestmark = pytest.mark.timed
@@ -620,7 +620,7 @@ def arguments(tmp_path, monkeypatch):
 
 
 def test_the_command_on_files(arguments, photographs, tmp_path, capsys):
-    assert cli.main([*arguments, "--data.source", "photographs", "--out", "found.json"]) == 0
+    assert main.main([*arguments, "--data.source", "photographs", "--out", "found.json"]) == 0
     output = capsys.readouterr()
     assert "3 of photographs" in output.out
     assert "the whole set" in output.out
@@ -631,7 +631,7 @@ def test_the_command_on_files(arguments, photographs, tmp_path, capsys):
 
 
 def test_the_command_on_random_images(arguments, tmp_path, capsys):
-    assert cli.main([*arguments, "--images", "random", "--data.source", "nowhere"]) == 0
+    assert main.main([*arguments, "--images", "random", "--data.source", "nowhere"]) == 0
     output = capsys.readouterr().out
     assert "random pixels, 3 x 16 x 16" in output
     assert "1,000 images" in output
@@ -650,7 +650,7 @@ def test_the_command_on_random_images(arguments, tmp_path, capsys):
     ],
 )
 def test_a_mistake_is_one_line(arguments, more, message, capsys):
-    assert cli.main([*arguments, *more]) == 2
+    assert main.main([*arguments, *more]) == 2
     shown = capsys.readouterr()
     assert shown.err.splitlines()[-1].startswith(f"gpulime: {message}")
     assert not shown.out

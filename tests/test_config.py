@@ -17,12 +17,12 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_config_loads(path, monkeypatch):
-    from gpulime import cli
-    from gpulime.runs import files
+    from gpulime.cli import main
+    from gpulime.runs import from_config
 
     given = []
-    monkeypatch.setattr(files, "run", lambda chosen, **call: given.append(chosen) or 0)
-    assert cli.main(["explain", "--config", str(path)]) == 0
+    monkeypatch.setattr(from_config, "run", lambda chosen, **call: given.append(chosen) or 0)
+    assert main.main(["explain", "--config", str(path)]) == 0
     assert given[0].model.factory
     assert given[0].out.startswith("runs/")
     from gpulime import Explainer
@@ -36,29 +36,31 @@ def test_every_config_loads(path, monkeypatch):
     ("given", "meant"), [("true", True), ("false", False), ("reduce-overhead", "reduce-overhead"), ("fast", None)]
 )
 def test_compile_is_a_switch_or_a_mode(given, meant, monkeypatch, capsys):
-    from gpulime import cli
-    from gpulime.runs import files
+    from gpulime.cli import main
+    from gpulime.runs import from_config
 
     seen = []
-    monkeypatch.setattr(files, "run", lambda chosen, **call: seen.append(chosen.lime.compile) or 0)
-    assert cli.main(["explain", "--lime.compile", given]) == (2 if meant is None else 0)
+    monkeypatch.setattr(from_config, "run", lambda chosen, **call: seen.append(chosen.lime.compile) or 0)
+    assert main.main(["explain", "--lime.compile", given]) == (2 if meant is None else 0)
     assert seen == ([] if meant is None else [meant])
     assert ("lime.compile must be true or false or 'reduce-overhead' or " in capsys.readouterr().err) == (meant is None)
 
 
 def test_labels_are_a_mode_or_classes_and_names_may_be_a_list(tmp_path, monkeypatch):
-    from gpulime import cli
-    from gpulime.runs import files
+    from gpulime.cli import main
+    from gpulime.runs import from_config
 
     seen = []
-    monkeypatch.setattr(files, "run", lambda chosen, **call: seen.append((chosen.lime.labels, chosen.model.class_names)) or 0)
+    monkeypatch.setattr(
+        from_config, "run", lambda chosen, **call: seen.append((chosen.lime.labels, chosen.model.class_names)) or 0
+    )
     for given in ("top+target", "3", "[3, 7]", "[3, big dog]", "big dog"):
-        assert cli.main(["explain", "--lime.labels", given]) == 0
+        assert main.main(["explain", "--lime.labels", given]) == 0
     assert [labels for labels, _ in seen] == ["top+target", 3, [3, 7], [3, "big dog"], "big dog"]
     (tmp_path / "a.yaml").write_text("lime: {labels: [dog, 7]}\nmodel: {class_names: [price]}\n")
-    assert cli.main(["explain", "--config", str(tmp_path / "a.yaml")]) == 0
-    assert cli.main(["explain", "--model.class_names", "[ant, bee]"]) == 0
-    assert cli.main(["explain", "--model.class_names", "names.txt"]) == 0
+    assert main.main(["explain", "--config", str(tmp_path / "a.yaml")]) == 0
+    assert main.main(["explain", "--model.class_names", "[ant, bee]"]) == 0
+    assert main.main(["explain", "--model.class_names", "names.txt"]) == 0
     assert seen[-3:] == [(["dog", 7], ["price"]), ("top", ["ant", "bee"]), ("top", "names.txt")]
 
 

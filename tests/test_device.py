@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gpulime import cli, device
+from gpulime import device
+from gpulime.cli import main
 from gpulime.ops import source
 
 CUDA = torch.device("cuda")
@@ -183,13 +184,13 @@ def test_pytorch_says_whether_a_cpu_has_instructions_for_bfloat16(capabilities, 
 )
 def test_doctor_says_whether_the_cpu_has_bfloat16(capabilities, said, cpu, capsys):
     cpu(by_torch=capabilities)
-    assert cli.main(["doctor"]) == 0
+    assert main.main(["doctor"]) == 0
     assert f"\ncpu          {torch.backends.cpu.get_cpu_capability()}{said}\n" in capsys.readouterr().out
 
 
 def test_doctor_says_which_path_runs_and_the_command(machine, capsys):
     machine(wheels={})
-    assert cli.main(["doctor"]) == 0
+    assert main.main(["doctor"]) == 0
     said = capsys.readouterr().out
     assert "path         PyTorch operations on NVIDIA H200\n" in said
     assert 'CuPy is not installed: pip install "gpulime[cuda13]"\n' in said

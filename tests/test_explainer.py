@@ -12,7 +12,8 @@ import torch
 
 import gpulime
 from gpulime import Explainer, Explanations
-from gpulime.inputs import Batch, Normalisation
+from gpulime.images.batch import Batch
+from gpulime.images.normalisation import Normalisation
 from gpulime.segments import Grid, Slic
 
 S = 40
@@ -264,9 +265,9 @@ def test_keys_and_seeds_change_masks(cnn, calls, pictures):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("preparation.AT_ONCE_IMAGES", 2),
-        ("preparation.FLIGHT_ROWS", {"cpu": 1}),
-        ("preparation.FLIGHT_ROWS", {"cpu": 10**6}),
+        ("images.preparation.AT_ONCE_IMAGES", 2),
+        ("images.preparation.FLIGHT_ROWS", {"cpu": 1}),
+        ("images.preparation.FLIGHT_ROWS", {"cpu": 10**6}),
         ("explainer.GRAM_ENTRIES", 300),
     ],
 )
@@ -298,7 +299,7 @@ def test_memory_does_not_grow_with_the_samples(monkeypatch, counted):
     rows.clear()
     drawn.clear()
     monkeypatch.setattr("gpulime.explainer.MASK_ENTRIES", entries)
-    monkeypatch.setattr("gpulime.queue.AHEAD_ENTRIES", defaultdict(lambda: entries))
+    monkeypatch.setattr("gpulime.engine.flight.AHEAD_ENTRIES", defaultdict(lambda: entries))
     actual = run()
     assert max(rows) == 256
     assert max(masks.numel() for masks in drawn) <= entries
@@ -311,7 +312,7 @@ def test_memory_does_not_grow_with_the_samples(monkeypatch, counted):
 @pytest.mark.parametrize(("entries", "draws"), [(2**21, 1), (2**10, 8)])
 def test_masks_are_drawn_once_where_they_fit(entries, draws, monkeypatch, cnn, pictures):
     """On a GPU a draw is many launches; masks of a flight that were drawn at once serve its fit too."""
-    monkeypatch.setattr("gpulime.queue.AHEAD_ENTRIES", defaultdict(lambda: entries))
+    monkeypatch.setattr("gpulime.engine.flight.AHEAD_ENTRIES", defaultdict(lambda: entries))
     engine, drawn = explainer(cnn, n_samples=100), []
     draw = engine.draw
     engine.draw = lambda *args: drawn.append(draw(*args)) or drawn[-1]
@@ -322,7 +323,7 @@ def test_masks_are_drawn_once_where_they_fit(entries, draws, monkeypatch, cnn, p
 
 def test_what_is_drawn_ahead_only_saves_time(monkeypatch, cnn, pictures):
     expected = explain(cnn, pictures(5))
-    monkeypatch.setattr("gpulime.queue.Drawn.holds", lambda self, start, stop: False)
+    monkeypatch.setattr("gpulime.engine.flight.Drawn.holds", lambda self, start, stop: False)
     assert_same(explain(cnn, pictures(5)), expected)
 
 

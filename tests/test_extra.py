@@ -9,7 +9,7 @@ from torch import nn
 
 from gpulime import Explainer
 from gpulime.errors import GpulimeError
-from gpulime.inputs import Batch
+from gpulime.images.batch import Batch
 from gpulime.segments import Grid
 
 N, S = 5, 20
@@ -64,8 +64,8 @@ def test_follow_their_rows(batch_size, model, pictures):
 
 
 def test_follow_their_rows_through_several_flights_and_batches(monkeypatch, model, pictures):
-    monkeypatch.setattr("gpulime.preparation.FLIGHT_ROWS", {"cpu": 2 * S})
-    monkeypatch.setattr("gpulime.preparation.AT_ONCE_IMAGES", 3)
+    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cpu": 2 * S})
+    monkeypatch.setattr("gpulime.images.preparation.AT_ONCE_IMAGES", 3)
     images = pictures(N)
     expected = one_by_one(model, images)
     assert_near(explainer(model).explain(images, extra=(IDS, META)).coefficients, expected)

@@ -14,8 +14,9 @@ from skimage.segmentation import slic
 from sklearn.linear_model import Lasso, Ridge
 from torch import nn
 
-from gpulime import GpulimeError, lime_rows
+from gpulime import GpulimeError
 from gpulime import lime_image as ours
+from gpulime.images import lime_rows
 from gpulime.wrappers.scikit_image import SegmentationAlgorithm
 
 lime_image = pytest.importorskip("lime.lime_image")

@@ -13,7 +13,7 @@ from PIL import Image
 from skimage import data
 
 import gpulime
-from gpulime.runs import store
+from gpulime.runs.store import store
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 MEAN, STD = 127 / 255, 128 / 255
@@ -27,7 +27,7 @@ def refuse(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
         raise SystemExit(f"{event} {arguments}")
 sys.addaudithook(refuse)
-from gpulime.cli import main
+from gpulime.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

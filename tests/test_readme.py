@@ -11,8 +11,8 @@ import torch
 from rows import explained, failed
 
 import gpulime
-from gpulime import surrogate
-from gpulime.runs import store
+from gpulime.engine import surrogate
+from gpulime.runs.store import store
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

@@ -12,7 +12,7 @@ import torch
 from replicates import PAIRS
 from torch import Tensor
 
-from gpulime.surrogate import Settings
+from gpulime.engine.surrogate import Settings
 
 N, S, K, L, B = 3, 64, 9, 2, 11
 H, W = 6, 5

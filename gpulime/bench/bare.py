@@ -15,8 +15,8 @@ from gpulime.bench.piece import Piece
 from gpulime.bench.side import Side
 from gpulime.bench.stages import STAGES
 from gpulime.bench.subject import channels_last
-from gpulime.compiled import Compiled
-from gpulime.predict import Model
+from gpulime.engine.compiled import Compiled
+from gpulime.engine.model import Model
 
 TRIALS = 3
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpulime.errors import GpulimeError
-from gpulime.explanation import Explanations
+from gpulime.explanations.batch import Explanations
 
 STRONGEST = 5
 

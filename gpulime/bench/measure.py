@@ -25,9 +25,9 @@ from gpulime.bench.subject import Subject
 from gpulime.bench.turns import TURNS, Runs, attempt, in_turns
 from gpulime.bench.way import KINDS, Variant
 from gpulime.errors import GpulimeError, check, line_of
-from gpulime.runs.exits import ModelFailsError
-from gpulime.runs.status import duration
-from gpulime.segments import on_device
+from gpulime.images.segments import on_device
+from gpulime.runs.progress.exits import ModelFailsError
+from gpulime.runs.progress.status import duration
 
 SECONDS = 6.0  # for each variant
 WORTH = 1.03  # a gain below is none

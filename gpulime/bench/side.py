@@ -21,15 +21,15 @@ from gpulime.bench.stages import READING, Staged, Stages
 from gpulime.bench.subject import Subject
 from gpulime.bench.way import Way
 from gpulime.errors import GpulimeError
-from gpulime.explanation import Explanations, fetched
-from gpulime.inputs import Batch
-from gpulime.preparation import FLIGHT_ROWS
+from gpulime.explanations.batch import Explanations, fetched
+from gpulime.images.batch import Batch
+from gpulime.images.preparation import FLIGHT_ROWS
+from gpulime.images.segments import describe, segment
 from gpulime.runs.isolation import AHEAD, Finished
-from gpulime.runs.loader import Read, batches
-from gpulime.runs.recorder import Recorder
-from gpulime.runs.sources import Item
-from gpulime.runs.workers import read_all
-from gpulime.segments import describe, segment
+from gpulime.runs.reading.read import Read, batches
+from gpulime.runs.reading.sources import Item
+from gpulime.runs.reading.workers import read_all
+from gpulime.runs.store.recorder import Recorder
 
 SETTLED = 4  # model batches of one size, one after the other: the search for it is over (it takes three of each)
 MOST_TICKS = 100  # model batches of a warm-up, where images of many sizes each have a search of their own

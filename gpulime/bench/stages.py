@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from gpulime import device as devices
+from gpulime.engine.flight import Flight
+from gpulime.engine.model import Model
 from gpulime.explainer import Explainer
-from gpulime.explanation import Explanations
-from gpulime.inputs import Batch
-from gpulime.predict import Model
-from gpulime.queue import Flight
+from gpulime.explanations.batch import Explanations
+from gpulime.images.batch import Batch
 
 # "prepare" brings images to the device, with fill colours and normalised; "masking" draws masks and makes the rows; "rest" is
 # what no stage has: the queue, labels, rows of the store.

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 
 from gpulime import device as devices
-from gpulime.batch_size import BatchSize
 from gpulime.bench.stages import Staged, Stages
 from gpulime.bench.way import Way
 from gpulime.config import Config, DataConfig
+from gpulime.engine.batch_size import BatchSize
+from gpulime.engine.model import Model
 from gpulime.errors import GpulimeError, check, whole
 from gpulime.labels import of_run
-from gpulime.predict import Model
-from gpulime.runs import models
-from gpulime.runs.images import find as find_images
-from gpulime.runs.loader import Read
-from gpulime.runs.sources import Item
-from gpulime.runs.transform import Transform
+from gpulime.runs.reading import models
+from gpulime.runs.reading.images import find as find_images
+from gpulime.runs.reading.read import Read
+from gpulime.runs.reading.sources import Item
+from gpulime.runs.reading.transform import Transform
 
 RANDOM = "random"
 RANDOM_IMAGES = 64  # that differ; more would be no other

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, UNCLEAR, Outcome, Quantiles, Result
 from gpulime.bench.stages import STAGES
-from gpulime.runs.status import duration
+from gpulime.runs.progress.status import duration
 
 STAGE_WORDS = {
     "load": "load            read, decode, resize",

@@ -10,7 +10,7 @@ import torch
 from gpulime import device as devices
 from gpulime.bench.piece import Piece
 from gpulime.errors import GpulimeError
-from gpulime.runs.exits import DeviceLostError
+from gpulime.runs.progress.exits import DeviceLostError
 
 TURNS = 5
 MOST_LETTERS = 240  # of a reason

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from gpulime.engine.model import PRECISIONS, Model
 from gpulime.errors import check
-from gpulime.predict import PRECISIONS, Model
 
 
 @dataclass(frozen=True)

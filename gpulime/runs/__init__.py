@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpulime.runs.dataset import explain
-    from gpulime.runs.opened import open_run
+    from gpulime.runs.from_dataset import explain
+    from gpulime.runs.store.open_run import open_run
 
 __all__ = ["explain", "open_run"]
 
-_HOME = {"explain": "gpulime.runs.dataset", "open_run": "gpulime.runs.opened"}  # imported when first asked for
+_HOME = {"explain": "gpulime.runs.from_dataset", "open_run": "gpulime.runs.store.open_run"}  # imported when first asked for
 
 
 def __getattr__(name: str) -> Any:

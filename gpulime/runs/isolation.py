@@ -12,26 +12,31 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from dataclasses import dataclass
 
 from gpulime import device as devices
-from gpulime import inputs
 from gpulime.errors import GpulimeError, line_of
 from gpulime.explainer import Explainer
-from gpulime.explanation import Explanations
-from gpulime.runs.exits import DeviceLostError, EndOfRunError, ModelFailsError
-from gpulime.runs.loader import Group, Read
-from gpulime.runs.stop import Stopped
-from gpulime.runs.store import DEVICE
+from gpulime.explanations.batch import Explanations
+from gpulime.images.batch import Batch
+from gpulime.runs.progress.exits import DeviceLostError, EndOfRunError, ModelFailsError
+from gpulime.runs.progress.signals import Stopped
+from gpulime.runs.reading.read import Group, Read
+from gpulime.runs.store.store import DEVICE
 
 # Pieces of explanations that may be on their way to the CPU while a device works on the next ones.
 AHEAD = defaultdict(int, cuda=1)
 UNPROVEN_IMAGES = 8  # a model that fails for so many, before it has explained any, fails for all
 MESSAGE_LENGTH = 1000
 KINDS = {
-    "gpulime.inputs": "image",
+    "gpulime.images.batch": "image",
+    "gpulime.images.normalisation": "image",
     "gpulime.segments": "segments",
-    "gpulime.fills": "fill",
-    "gpulime.masks": "masks",
-    "gpulime.predict": "model",
-    "gpulime.surrogate": "surrogate",
+    "gpulime.images.segments": "segments",
+    "gpulime.images.fills": "fill",
+    "gpulime.engine.masks": "masks",
+    "gpulime.engine.model": "model",
+    "gpulime.engine.surrogate": "surrogate",
+    "gpulime.engine.proximity": "surrogate",
+    "gpulime.engine.selection": "surrogate",
+    "gpulime.engine.ridge": "surrogate",
 }
 ELSEWHERE = "explainer"
 
@@ -67,7 +72,7 @@ class Isolation:
     def __init__(
         self,
         explainer: Explainer,
-        alone: Callable[[Read], inputs.Batch],
+        alone: Callable[[Read], Batch],
         progress: Callable[[int], None],
         proven: bool,
         suspects: Collection[str] = (),
@@ -102,7 +107,7 @@ class Isolation:
             yield from self._together(iter(()))
             raise
 
-    def _put(self, batch: inputs.Batch) -> Iterator[Explanations]:
+    def _put(self, batch: Batch) -> Iterator[Explanations]:
         for flight in self.explainer.prepare(batch):
             yield from self._queue.put(flight)
 

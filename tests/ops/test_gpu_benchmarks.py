@@ -19,7 +19,9 @@ from benchmarks import ablation, gpu, gpu_engine, gpu_error, gpu_field, gpu_kern
 from benchmarks.gpu_rows import Bench, Row
 from benchmarks.peers import __main__ as peers
 from benchmarks.rows import read, results_file
-from gpulime import cli, segments
+from gpulime import segments
+from gpulime.cli import main
+from gpulime.images.segments import OPS
 from gpulime.ops import masked_images as masking
 from gpulime.ops.quickshift import quickshift
 
@@ -60,7 +62,7 @@ def test_a_wrong_kernel_fails_and_gets_no_time(kept, monkeypatch):
 
 
 def test_a_segmenter_with_other_ids_gets_no_time(kept, monkeypatch):
-    monkeypatch.setitem(segments.OPS, segments.Quickshift, lambda images, **options: quickshift(images, **options) + 1)
+    monkeypatch.setitem(OPS, segments.Quickshift, lambda images, **options: quickshift(images, **options) + 1)
     monkeypatch.setitem(gpu.STAGES, "kernels", (gpu_kernels.quickshift,))
     assert run("kernels") == 1
     (row,) = [row for row in read(kept, Row) if row.side == "kernel"]
@@ -210,7 +212,7 @@ def test_gpulime_bench_takes_its_settings(asked, monkeypatch):
     assert command[:3] == [sys.executable, "-m", "gpulime"]
     seen = []
     monkeypatch.setattr("gpulime.bench.command.run", lambda config, **call: seen.append((config, call)))
-    assert cli.main(command[3:]) == 0
+    assert main.main(command[3:]) == 0
     ((config, call),) = seen
     assert (config.model.factory, config.data.crop) == ("torchvision.models.resnet50", 224)
     assert (call["images"], call["seconds"], call["out"]) == ("random", 4, None)

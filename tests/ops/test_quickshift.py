@@ -8,10 +8,11 @@ import torch
 from skimage import data, segmentation
 
 from gpulime.errors import GpulimeError
+from gpulime.images.segments import describe, segment
 from gpulime.ops import source
 from gpulime.ops.lab import rgb2lab_reference
 from gpulime.ops.quickshift import quickshift, quickshift_reference
-from gpulime.segments import Quickshift, describe, segment
+from gpulime.segments import Quickshift
 
 PHOTOGRAPHS = ["astronaut", "chelsea", "coffee", "rocket"]
 LIME = {"ratio": 0.2, "kernel_size": 4, "max_dist": 200, "sigma": 0, "rng": 42}

@@ -15,14 +15,15 @@ from skimage.util import regular_grid
 from gpulime import device as devices
 from gpulime import segments
 from gpulime.errors import GpulimeError
+from gpulime.images.segments import describe, segment
 from gpulime.ops import slic as module
 from gpulime.ops import source
 from gpulime.ops.quickshift import quickshift
 from gpulime.ops.slic import slic, slic_reference
-from gpulime.runs.loader import DatasetReader
-from gpulime.runs.sources import Item
-from gpulime.runs.workers import read_all
-from gpulime.segments import Slic, segment
+from gpulime.runs.reading.read import DatasetReader
+from gpulime.runs.reading.sources import Item
+from gpulime.runs.reading.workers import read_all
+from gpulime.segments import Slic
 
 # h, w
 SIZES = [(1, 1), (1, 50), (50, 1), (63, 65)]
@@ -333,9 +334,9 @@ def test_where_kernels_run_they_segment(host, pictures):
 
 
 def test_rows_tell_who_segmented(host, monkeypatch):
-    here = segments.describe(Slic(), torch.device("cpu"))
+    here = describe(Slic(), torch.device("cpu"))
     monkeypatch.setattr(source, "available", lambda device: False)
-    there = segments.describe(Slic(), torch.device("cpu"))
+    there = describe(Slic(), torch.device("cpu"))
     assert here.split()[0] == "gpulime"
     assert there.split()[0] == "scikit-image"
     assert here.split("slic")[1] == there.split("slic")[1]

@@ -1,15 +1,13 @@
 """What tests of whole runs share."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
 
 @pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+def importable(monkeypatch, request):
+    monkeypatch.syspath_prepend(str(request.path.parent))
 
 
 @pytest.fixture

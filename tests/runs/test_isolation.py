@@ -18,11 +18,15 @@ import torch
 from torch import nn
 
 import gpulime
-from gpulime import config, preparation
-from gpulime.runs import heartbeat, isolation, job, store
-from gpulime.runs.exits import DeviceLostError, FailuresInARowError, ModelFailsError, NotWritableError
+from gpulime import config
+from gpulime.images import preparation
+from gpulime.runs import isolation
+from gpulime.runs import run as job
 from gpulime.runs.isolation import UNPROVEN_IMAGES
-from gpulime.runs.stop import Stopped
+from gpulime.runs.progress import heartbeat
+from gpulime.runs.progress.exits import DeviceLostError, FailuresInARowError, ModelFailsError, NotWritableError
+from gpulime.runs.progress.signals import Stopped
+from gpulime.runs.store import store
 from gpulime.segments import Grid
 
 SMALL = {"n_samples": 20, "segments": Grid(3, 3), "batch_size": 16, "report": False}
@@ -604,7 +608,7 @@ settings = {"n_samples": 500, "segments": "grid", "batch_size": 500, "report": F
 images = [torch.rand(3, 16, 16) for _ in range(200)]
 try:
     gpulime.runs.explain(Loses().cuda(), images, sys.argv[1], **settings)
-except gpulime.runs.exits.EndOfRunError as end:
+except gpulime.runs.progress.exits.EndOfRunError as end:
     print(type(end).__name__, end)
     sys.exit(end.code)
 """
@@ -613,7 +617,7 @@ except gpulime.runs.exits.EndOfRunError as end:
 @pytest.mark.gpu
 def test_a_gpu_that_is_lost_ends_the_run(tmp_path):
     """In a process of its own, which it spoils."""
-    run = [sys.executable, "-c", "import gpulime.runs.exits\n" + LOSES, str(tmp_path / "run")]
+    run = [sys.executable, "-c", "import gpulime.runs.progress.exits\n" + LOSES, str(tmp_path / "run")]
     ended = subprocess.run(run, capture_output=True, text=True, check=False)
     assert ended.returncode == 70, ended.stderr
     assert "DeviceLostError the device is lost" in ended.stdout

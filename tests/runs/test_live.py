@@ -11,13 +11,16 @@ import time
 
 import pytest
 import torch
-from test_job import SMALL, Tiny, config, rows_of
+from test_run import SMALL, Tiny, config, rows_of
 
 import gpulime
-from gpulime import __main__, cli
+from gpulime import __main__
 from gpulime import config as configs
-from gpulime.runs import exits, files, heartbeat, store, writers
-from gpulime.runs.status import status
+from gpulime.cli import main
+from gpulime.runs import from_config
+from gpulime.runs.progress import exits, heartbeat
+from gpulime.runs.progress.status import status
+from gpulime.runs.store import lock, store
 
 
 class Watched(Tiny):
@@ -106,7 +109,7 @@ def test_other_settings_are_kept_out_of_a_directory_at_work_before_its_first_row
     first.communicate(timeout=60)
     assert first.returncode == exits.ERROR_ROWS  # of three files that are no images
     assert {row["n_samples"] for row in rows_of(tmp_path / "run").values()} == {60}
-    assert cli.main(["verify", str(tmp_path / "run")]) == exits.ERROR_ROWS
+    assert main.main(["verify", str(tmp_path / "run")]) == exits.ERROR_ROWS
 
 
 @pytest.mark.long
@@ -123,13 +126,13 @@ def test_a_call_that_is_limited_says_nothing_of_how_large_the_run_is(photographs
     out = tmp_path / "run"
     whole = config(photographs, out)
     limited = dataclasses.replace(whole, data=dataclasses.replace(whole.data, limit=3), report=False)
-    files.run(limited)
+    from_config.run(limited)
     assert "3 of 9 images (33.3 %)" in str(status(out))
     capsys.readouterr()
-    assert cli.main(["verify", str(out)]) == exits.ERROR_ROWS
+    assert main.main(["verify", str(out)]) == exits.ERROR_ROWS
     assert "6 of the run's 9 images" in capsys.readouterr().out
-    files.run(whole)
-    files.run(limited)
+    from_config.run(whole)
+    from_config.run(limited)
     assert "9 of 9 images (100.0 %)" in str(status(out))
 
 
@@ -149,36 +152,34 @@ def test_shards_from_python_are_disjoint_and_complete(tmp_path, monkeypatch):
 
 
 def test_who_comes_next_finds_a_run_at_work_as_soon_as_it_may_come_in(tmp_path, monkeypatch):
-    enter = writers.one_at_a_time
+    enter = lock.one_at_a_time
 
     @contextlib.contextmanager
     def watched(run):
         with enter(run):
             yield
-            found.append(
-                (store.manifest(run)["model"], [beat.state for beat in heartbeat.at_work(run)], writers.any_writer(run))
-            )
+            found.append((store.manifest(run)["model"], [beat.state for beat in heartbeat.at_work(run)], lock.any_writer(run)))
 
     found = []
-    monkeypatch.setattr(writers, "one_at_a_time", watched)
+    monkeypatch.setattr(lock, "one_at_a_time", watched)
     gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)], tmp_path, **SMALL)
     assert found == [("Tiny", ["running"], True)]
-    assert not writers.any_writer(tmp_path)
+    assert not lock.any_writer(tmp_path)
     assert heartbeat.at_work(tmp_path) == []
 
 
 def test_images_that_have_gone_since_do_not_make_a_run_more_than_whole(photographs, tmp_path):
-    files.run(config(photographs, tmp_path / "run"))
+    from_config.run(config(photographs, tmp_path / "run"))
     for path in (photographs / "ant").iterdir():
         path.unlink()
-    files.run(config(photographs, tmp_path / "run"))
+    from_config.run(config(photographs, tmp_path / "run"))
     assert "9 of 9 images (100.0 %)" in str(status(tmp_path / "run"))
 
 
 def test_an_error_before_the_first_image_is_told_to_others(tmp_path, monkeypatch):
     images = [torch.rand(3, 12, 12)] * 2
     gpulime.runs.explain(Tiny(), images, tmp_path, **SMALL)
-    monkeypatch.setattr("gpulime.runs.job._look_again", lambda job: 1 / 0)
+    monkeypatch.setattr("gpulime.runs.run._look_again", lambda job: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         gpulime.runs.explain(Tiny(), images, tmp_path, **SMALL)
     assert [beat.state for beat in heartbeat.read(tmp_path)] == ["failed"]
@@ -201,7 +202,7 @@ def test_nothing_changes_the_code_once_it_is_known(monkeypatch):
 
 
 def test_the_numbers_of_a_call_and_of_all_calls_agree(photographs, tmp_path):
-    files.run(config(photographs, tmp_path / "run"))
+    from_config.run(config(photographs, tmp_path / "run"))
     facts = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert facts["hours"] == facts["call"]["hours"] > 0
     assert facts["forwards"] == facts["call"]["forwards"] == 6 * 40

@@ -18,10 +18,11 @@ import torch
 from rows import explained
 
 import gpulime
-from gpulime import cli
 from gpulime import config as configs
-from gpulime.runs import exits, shards, store, verify
-from gpulime.runs.shards import opened
+from gpulime.cli import main
+from gpulime.runs.progress import exits
+from gpulime.runs.store import shards, store, verify
+from gpulime.runs.store.shards import opened
 
 FLUSH_ROWS = 5
 IDS_PER_KILL = 40  # about as many as one process writes before it is killed
@@ -29,7 +30,7 @@ WRITER = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
-from gpulime.runs import store
+from gpulime.runs.store import store
 from rows import explained
 
 run = Path(sys.argv[1])
@@ -115,7 +116,7 @@ FILLING = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
-from gpulime.runs import store
+from gpulime.runs.store import store
 from rows import explained
 
 with store.Store(Path(sys.argv[1]), flush_rows=2) as rows:
@@ -158,8 +159,8 @@ def test_a_run_is_written_and_read_at_the_same_place(out, tmp_path, monkeypatch,
     gpulime.runs.explain(model, images(4), tmp_path / "other", **SMALL)
     other = str(tmp_path / "other")
     for command in (["verify", out], ["compact", out], ["verify", out], ["status", out], ["diff", out, other]):
-        assert cli.main([str(one) for one in command]) == 0, capsys.readouterr().err
-    assert cli.main(["export", str(out), "--to", f"{out}-exported"]) == 0
+        assert main.main([str(one) for one in command]) == 0, capsys.readouterr().err
+    assert main.main(["export", str(out), "--to", f"{out}-exported"]) == 0
     assert place.with_name("x-exported" if place.name == "x" else "hdfs:x-exported").is_dir()
 
 

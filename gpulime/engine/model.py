@@ -1,0 +1,356 @@
+"""Masked rows -> outputs: how the model is called, in which precision and memory format, and with how many rows.
+
+The model stays the user's: it runs in eval mode and without gradients, and its flags, the random state and autocast are put
+back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy; a model that is
+compiled (`gpulime.engine.compiled`) takes its weights anew for each batch. So new weights are seen at once. TF32 in the model is the
+user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from gpulime import device as devices
+from gpulime.engine import outputs as model_outputs
+from gpulime.engine.compiled import Compiled, filled
+from gpulime.errors import GpulimeError, check, unknown
+
+Model = nn.Module | Callable[..., Any]
+Inputs = Sequence[Tensor]  # what a model takes beside the rows, (b, ...) each
+Activation = str | Callable[[Tensor], Tensor] | None
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # tried if a module shows no weights
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda outputs: outputs.softmax(-1),
+    "sigmoid": torch.sigmoid,
+}
+
+MOST_ROWS = 2**20
+# An exported program says so of other numbers of rows than it was exported for; PyTorch 2.6 in the second way.
+_EXACT = re.compile(r"size\(\)\[0\] == (\d+)|shape\[0\] to be equal to (\d+)")
+
+
+class Predictor:
+    """A model and the way it is called.
+
+    Attributes
+    ----------
+    memory_format : torch.memory_format, what the model's input is best given in
+    most : int, the most rows it can be given; falls when memory runs out
+    classes : int or None, the columns of its activated output, once it has been called
+    forwards : int, the rows it has been given
+    watch : Stopwatch, how long the model took
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        activation: Activation,
+        precision: str,
+        device: torch.device | str | None,
+        compile: bool | str = False,
+    ) -> None:
+        model_outputs.refuse_other_frameworks(model)
+        check(
+            callable(model),
+            f"model must be an nn.Module or a callable (b,c,h,w) -> (b,classes); got {type(model).__name__}",
+        )
+        if not isinstance(precision, str) or precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
+        if not (activation is None or callable(activation) or (isinstance(activation, str) and activation in ACTIVATIONS)):
+            raise unknown("activation", activation, [*ACTIVATIONS, "None", "a callable"])
+        self.model, self.activation, self.precision = model, activation, PRECISIONS[precision]
+        self.module = model if isinstance(model, nn.Module) else None
+        self._wanted_device = devices.named(device) if device is not None else None
+        has_conv = self.module is not None and any(isinstance(m, nn.Conv2d) for m in self.module.modules())
+        self.memory_format = torch.channels_last if has_conv else torch.contiguous_format
+        self.forwards = 0
+        self.watch = devices.Stopwatch()
+        self.most = MOST_ROWS
+        self._starved = False  # whether memory has run out, which is said once
+        self.classes: int | None = None
+        self._exact: int | None = None  # the only number of rows that the model takes
+        self._dtypes: dict[tuple[torch.dtype, ...], torch.dtype] = {}  # of its weights -> of its input, found by trying
+        self._compiled = Compiled(model, compile) if compile is not False else None
+        self._proven = not has_conv  # whether the memory format is known to suit the model
+
+    @property
+    def not_compiled(self) -> str | None:
+        """Why a model that shall be compiled is not; None where it is, or need not be."""
+        return None if self._compiled is None else self._compiled.reason
+
+    @property
+    def compile_seconds(self) -> float | None:
+        """How long compiling the model took; None where it is not compiled, or not yet."""
+        return None if self._compiled is None else self._compiled.seconds
+
+    def device(self, images: Tensor) -> torch.device:
+        """Where the work is done: as asked, else where the model is, else where the images are."""
+        lazy = any(isinstance(t, nn.UninitializedParameter | nn.UninitializedBuffer) for t in self._weights())
+        check(not lazy, "the model has lazy layers without weights: call it once, or load its weights first")
+        home = next((t.device for t in self._weights()), None)
+        wanted = self._wanted_device
+        if home is not None and wanted is not None:
+            same = home.type == wanted.type and wanted.index in (None, home.index)
+            check(
+                same,
+                f"the model is on {home} and device={str(wanted)!r} was asked for; move it with model.to({str(wanted)!r})",
+            )
+        device = home or wanted or images.device
+        check(device.type in ("cpu", "cuda"), f"gpulime works on 'cpu' and 'cuda'; got {str(device)!r}: move it there with .to")
+        return device
+
+    def dtype(self, images: Tensor, extra: Inputs = ()) -> torch.dtype:
+        """The dtype of the model's input: the precision, or that of its weights; of several, the first that it takes.
+
+        Parameters
+        ----------
+        images, extra : (n, c, h, w), (n, ...)
+            The first are passed to the model if its weights do not tell.
+        """
+        if self.precision != torch.float32:
+            return self.precision
+        of_weights = tuple(dict.fromkeys(t.dtype for t in self._weights() if t.is_floating_point()))
+        if self.module is None or len(of_weights) == 1:
+            return (*of_weights, torch.float32)[0]
+        if of_weights not in self._dtypes:
+            self._dtypes[of_weights] = self._first_taken(
+                [images[:1], *(tensor[:1] for tensor in extra)], of_weights or FLOATING
+            )
+        return self._dtypes[of_weights]
+
+    def _first_taken(self, given: Inputs, dtypes: Sequence[torch.dtype]) -> torch.dtype:
+        with self.inference(given[0].device):
+            for dtype in dtypes:
+                with suppress(Exception):  # anything else that is wrong shows when the model is called in earnest
+                    self._run(given[0].to(dtype), *given[1:])
+                    return dtype
+        return dtypes[0]
+
+    def _weights(self) -> Iterator[Tensor]:
+        if self.module is not None:
+            yield from self.module.parameters()
+            yield from self.module.buffers()
+
+    @contextmanager
+    def inference(self, device: torch.device) -> Iterator[None]:
+        """Eval mode, no gradients, the asked precision; everything is put back as it was."""
+        reduced = self.precision != torch.float32
+        if device.type == "cpu":
+            devices.keep_memory()
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"))
+            # The cache may hold weights from before the caller's last step, and those cast here have no gradient for the next.
+            torch.clear_autocast_cache()
+            stack.callback(torch.clear_autocast_cache)
+            stack.enter_context(torch.autocast(device.type, self.precision if reduced else None, enabled=reduced))
+            if self.module is not None:
+                stack.enter_context(_evaluating(self.module))
+            yield
+
+    def __call__(self, rows: Tensor, full: int | None = None, extra: Inputs = ()) -> Tensor:
+        """Outputs of the model for (b, c, h, w) rows: (b, classes) float32 (float64 if the model's are), activated.
+
+        Where memory runs out the rows are passed in halves, down to one: the same rows, the same answer.
+
+        Parameters
+        ----------
+        rows : (b, c, h, w)
+        full : int, optional
+            The rows of a full batch, for which the model is compiled if it shall be; without it, it is called as it is.
+        extra : tuple of tensors (b, ...)
+            Further inputs of the model.
+
+        Raises
+        ------
+        GpulimeError
+            If `gpulime.engine.outputs.read` finds no (b, classes) tensor in the model's output, or the model ends the process.
+        """
+        is_first = self.classes is None
+        # Copied, since the model may write into its input.
+        ends = [torch.cat([tensor[:1], tensor[1:][-1:]]) for tensor in (rows, *extra)] if is_first else []
+        with self.watch.running(rows.device):
+            outputs = self._forward(rows, full, extra)
+        self.forwards += rows.shape[0]
+        if is_first:
+            outputs = outputs.clone()  # the model may write its next answer to the same memory
+            self._look(outputs, ends)
+        activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
+        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
+        if activate is not None:
+            outputs = model_outputs.read(activate(outputs), rows.shape[0], "activation")
+        self.classes = outputs.shape[1]
+        return outputs
+
+    def _look(self, outputs: Tensor, ends: Inputs) -> None:
+        """Warn, at the first outputs, of what makes explanations slow or wrong: probabilities under a softmax, chance.
+
+        Parameters
+        ----------
+        outputs : (b, classes)
+            Of the first batch.
+        ends : (2, c, h, w), (2, ...), ...
+            The first and the last row of that batch and of its extra inputs; one if there is but one.
+        """
+        if not self._is_steady(ends):
+            warnings.warn(
+                "the model gives different outputs for the same image: is dropout or BatchNorm in train mode? "
+                "Call model.eval() where a function hides the model; its explanations are noise otherwise",
+                stacklevel=2,
+            )
+        if self.precision == torch.bfloat16 and outputs.device.type == "cpu" and devices.cpu_bfloat16() is False:
+            warnings.warn(
+                "this CPU has no instructions for bfloat16: precision='float32' is likely as fast; gpulime bench measures it",
+                stacklevel=2,
+            )
+        near = max(1e-3, 2 * torch.finfo(outputs.dtype).eps)
+        if self.activation == "softmax" and bool(((outputs >= 0).all(1) & ((outputs.float().sum(1) - 1).abs() < near)).all()):
+            warnings.warn(
+                "the model's outputs already sum to one, and activation='softmax' takes their softmax again: "
+                "pass activation=None",
+                stacklevel=2,
+            )
+
+    def _is_steady(self, ends: Inputs) -> bool:
+        """Call the model twice for its first row, among others, and compare: chance shows, and so do statistics of a batch.
+
+        Both calls have the same shape, so a model without either gives the same but for the order of a GPU's sums.
+        """
+        if self._is_compiled():
+            return True
+        ends = [tensor[: self._exact] for tensor in ends]
+        alike = [torch.cat([tensor[:1]] * len(tensor)) for tensor in ends]
+        try:
+            laid_out = [(rows.contiguous(memory_format=self.memory_format), extra) for rows, *extra in (ends, alike)]
+            first, second = (self._call(rows, None, extra)[0].clone() for rows, extra in laid_out)
+        except Exception:  # a model that takes no batch of two
+            return True
+        near = max(1e-4, 4 * torch.finfo(first.dtype).eps, 4 * torch.finfo(self.precision).eps)
+        return not bool((first - second).abs().max() > near * first.abs().max())  # NaN is no sign of either
+
+    def _is_compiled(self) -> bool:
+        """Tell if the user's torch.compile made a part of it, which another number of rows compiles anew."""
+        return self.module is not None and any("_orig_mod" in name for name, _ in self.module.named_modules())
+
+    def _forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
+        b, version = rows.shape[0], _versions(rows, extra)
+        most = min(self.most, self._exact or self.most)
+        if b > most:  # cloned, since the model may write its next answer to the same memory
+            parts = zip(*(tensor.split(most) for tensor in (rows, *extra)), strict=True)
+            return torch.cat([self._forward(part, full, more).clone() for part, *more in parts])
+        try:
+            outputs = self._proven_forward(rows, full, extra).to(rows.device)
+        except (RuntimeError, MemoryError, AssertionError) as error:
+            if self._exact is None and (found := _EXACT.search(str(error))) is not None:
+                self._exact = int(found[1] or found[2])
+                return self._forward(rows, full, extra)
+            if b == 1 or not devices.out_of_memory(error):
+                raise
+        else:
+            check(
+                self.activation != "softmax" or outputs.shape[1] > 1,
+                "the model returns one column, and softmax makes it 1 for every image; use activation='sigmoid'",
+            )
+            return outputs
+        # Outside the handler, so that the failed call's tensors are gone.
+        if _versions(rows, extra) != version:
+            self.most = min(self.most, b // 2)  # for those who make the rows again
+            raise GpulimeError(
+                f"out of memory with {b} rows, and the model writes into its input, so that they cannot be passed again: "
+                "take a smaller batch_size or a model that copies"
+            )
+        self.shrink(b)
+        return self._forward(rows, full, extra)
+
+    def shrink(self, b: int) -> None:
+        """Memory ran out with b rows: from now on take half of that at most; said once."""
+        if not self._starved:
+            warnings.warn(f"out of memory with {b} rows: going on with fewer", stacklevel=2)
+        self._starved = True
+        self.most = min(self.most, b // 2)
+
+    def _proven_forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
+        """Call the model; on the first rows find out whether it takes channels_last, which a ``view`` inside may refuse."""
+        if not self._proven:
+            try:
+                # It may write into them before it refuses.
+                outputs = self._call(rows.clone(), None, [tensor.clone() for tensor in extra])
+            except RuntimeError as error:
+                if devices.out_of_memory(error) or not re.search("view|stride|contiguous|memory.?format", str(error)):
+                    raise
+                self.memory_format = torch.contiguous_format
+                self._proven = True
+                return self._call(rows.contiguous(), full, extra)
+            self._proven = True
+            return outputs
+        return self._call(rows if self.memory_format is torch.channels_last else rows.contiguous(), full, extra)
+
+    def _call(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
+        """The model's (b, classes) outputs."""
+        b = self._exact or len(rows)
+        if full is not None and self._compiled is not None and self._compiled.reason is None:
+            return self._compiled(rows, self._exact or min(full, self.most), extra)
+        return model_outputs.read(self._run(*(filled(tensor, b) for tensor in (rows, *extra))), b)[: len(rows)]
+
+    def _run(self, rows: Tensor, *extra: Tensor) -> Any:
+        try:
+            return self.model(rows, *extra)
+        except SystemExit as error:
+            raise GpulimeError(f"the model called sys.exit({error.code!r})") from error
+
+
+_in_eval: WeakKeyDictionary[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
+_in_eval_lock = Lock()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode; the last of the threads that are in it puts the modes of all parts back."""
+    with _in_eval_lock:
+        users, modes = _in_eval.get(module) or (0, _modes(module))
+        if any(training for _, training in modes):
+            _eval(module)
+        _in_eval[module] = users + 1, modes
+    try:
+        yield
+    finally:
+        with _in_eval_lock:
+            users, modes = _in_eval.pop(module)
+            if users > 1:
+                _in_eval[module] = users - 1, modes
+            else:
+                for part, training in modes:
+                    part.training = training
+
+
+def _versions(rows: Tensor, extra: Inputs) -> list[int]:
+    """These change if the model writes into its input."""
+    return [tensor._version for tensor in (rows, *extra)]
+
+
+def _modes(module: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """The parts that have a mode, and which; frozen TorchScript has none."""
+    parts = ((part, getattr(part, "training", None)) for part in module.modules())
+    return [(part, training) for part, training in parts if training is not None]
+
+
+def _eval(module: nn.Module) -> None:
+    """Eval mode for all parts that can be switched; an exported program refuses."""
+    try:
+        module.eval()
+    except (NotImplementedError, AttributeError, RuntimeError):
+        for part in module.children():
+            _eval(part)
+        module.training = False  # what the module itself asks for; an exported program does not

@@ -1,0 +1,139 @@
+"""The queue: rows of all images in flight, one behind the other, so that every model batch is full."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from gpulime import device as devices
+from gpulime.engine.batch_size import BatchSize, Kind
+from gpulime.engine.flight import Flight
+from gpulime.engine.model import Predictor
+
+T = TypeVar("T")  # what a solved flight becomes
+
+
+Piece = tuple[Flight, int, int]  # places start to stop of a flight
+
+
+def _halves(pieces: list[Piece], b: int) -> tuple[list[Piece], list[Piece]]:
+    """The first b places, and the others."""
+    first: list[Piece] = []
+    for i, (flight, start, stop) in enumerate(pieces):
+        if stop - start >= b:
+            first.append((flight, start, start + b))
+            rest = [(flight, start + b, stop)] if stop - start > b else []
+            return first, rest + pieces[i + 1 :]
+        first.append(pieces[i])
+        b -= stop - start
+    return first, []
+
+
+class Queue(Generic[T]):
+    """Passes the places of all flights to the model, b at a time, and solves the flights that are complete.
+
+    Parameters
+    ----------
+    predictor, batch_size
+        How the model is called, and with how many rows.
+    compose : callable (flight, start, stop) -> (b, c, h, w)
+        The model's input for some places of a flight.
+    choose_labels : callable (flight, outputs (n, classes) for the whole images) -> (n, l)
+    solve : callable flight -> T
+        What becomes of a flight whose outputs are all there.
+    progress : callable, optional
+        Called with the number of rows after each model batch.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        batch_size: BatchSize,
+        compose: Callable[[Flight, int, int], Tensor],
+        choose_labels: Callable[[Flight, Tensor], Tensor],
+        solve: Callable[[Flight], T],
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        self.predictor, self.batch_size = predictor, batch_size
+        self.compose, self.choose_labels, self.solve = compose, choose_labels, solve
+        self.progress = progress or (lambda b: None)
+        self.flights: deque[Flight] = deque()
+
+    def put(self, flight: Flight, is_last: bool = False) -> Iterator[T]:
+        """Take in images, pass full model batches, or all of them after the last, and give each flight when it is finished."""
+        if self.flights and not flight.joins(self.flights[0]):
+            yield from self.finish()
+        self.flights.append(flight)
+        yield from self._run(full=not is_last)
+
+    def finish(self) -> Iterator[T]:
+        """Pass what is left; the last model batch may be smaller."""
+        return self._run(full=False)
+
+    def _run(self, full: bool) -> Iterator[T]:
+        while self.flights:
+            # Left before anything is given back: whoever takes it shall not find the model in eval mode, or autocast on.
+            with self.predictor.inference(self.flights[0].kind[2]):
+                done, b = self._advance(full)
+            yield from done  # before progress is told, which may raise: what is finished is not lost
+            if not b:
+                return
+            self.progress(b)
+
+    def _advance(self, full: bool) -> tuple[list[T], int]:
+        """Pass model batches until one finishes flights: these, and its rows; 0 where there is none left to pass."""
+        kind = self.flights[0].kind
+        while b := self._next(full):
+            self._pass(b, kind)
+            done: list[T] = []
+            while self.flights and self.flights[0].taken == self.flights[0].size:
+                done.append(self.solve(self.flights.popleft()))
+            if done:
+                return done, b
+            self.progress(b)
+        return [], 0
+
+    def _next(self, full: bool) -> int:
+        """The rows of the next model batch; 0 where too few are left."""
+        left = sum(flight.size - flight.taken for flight in self.flights)
+        b = self.batch_size.get(self.flights[0].kind, self.predictor.most)
+        return b if left >= b else 0 if full else left
+
+    def _pass(self, b: int, kind: Kind) -> None:
+        """One model batch."""
+        pieces = list(self._take(b))
+        # Sizes that may be used three times only are not worth compiling.
+        full = self.batch_size.get(kind, self.predictor.most) if self.batch_size.is_found(kind) else None
+        with self.batch_size.timed(b, kind):
+            outputs = self._outputs(pieces, full)
+        sizes = [stop - start for _, start, stop in pieces]
+        for (flight, start, _), part in zip(pieces, outputs.split(sizes), strict=True):
+            flight.receive(start, part, self.choose_labels)
+
+    def _outputs(self, pieces: list[Piece], full: int | None) -> Tensor:
+        """Outputs (b, classes) for pieces; in halves where memory runs out before the model is called."""
+        b = sum(stop - start for _, start, stop in pieces)
+        try:
+            parts = [self.compose(*piece) for piece in pieces]
+            rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+            extra = tuple(map(torch.cat, zip(*(flight.extra_rows(*where) for flight, *where in pieces), strict=True)))
+        except (RuntimeError, MemoryError) as error:
+            if b == 1 or not devices.out_of_memory(error):
+                raise
+        else:
+            return self.predictor(rows, full, extra)
+        self.predictor.shrink(b)
+        return torch.cat([self._outputs(half, full).clone() for half in _halves(pieces, b // 2)])  # cloned as in the predictor
+
+    def _take(self, b: int) -> Iterator[Piece]:
+        """The next b places: (flight, start, stop), of as many flights as it needs."""
+        for flight in self.flights:
+            start = flight.taken
+            flight.taken = min(flight.size, start + b)
+            b -= flight.taken - start
+            if flight.taken > start:
+                yield flight, start, flight.taken

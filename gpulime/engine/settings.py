@@ -1,0 +1,38 @@
+"""Settings of the surrogate: how samples are weighed and linear models fitted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+
+from gpulime.engine.proximity import DISTANCES, KERNELS, Distance, Kernel
+from gpulime.engine.selection import SELECTIONS
+from gpulime.errors import check, unknown, whole
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to weigh and fit; see `gpulime.Explainer` for each."""
+
+    alpha: float = 1.0
+    kernel: Kernel = "exponential"
+    kernel_width: float | None = 0.25
+    distance: Distance = "cosine"
+    feature_selection: str = "auto"
+    num_features: int | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.kernel) and not (isinstance(self.kernel, str) and self.kernel in KERNELS):
+            raise unknown("kernel", self.kernel, KERNELS)
+        if not callable(self.distance) and not (isinstance(self.distance, str) and self.distance in DISTANCES):
+            raise unknown("distance", self.distance, DISTANCES)
+        if self.feature_selection not in SELECTIONS:
+            raise unknown("feature_selection", self.feature_selection, SELECTIONS)
+        fits = isinstance(self.alpha, Real) and not isinstance(self.alpha, bool) and 0 <= self.alpha < math.inf
+        check(fits, f"alpha must be a number, 0 or more, and finite; got {self.alpha!r}")
+        width = self.kernel_width
+        fits = width is None or (isinstance(width, Real) and width > 0 and 0 < float(width) ** 2 < math.inf)
+        check(fits, f"kernel_width must be a positive number, or None for 0.75 * sqrt(k); got {width!r}")
+        if self.num_features is not None:
+            whole("num_features", self.num_features, 1, ", or None for all")

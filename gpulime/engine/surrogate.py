@@ -1,0 +1,210 @@
+"""Proximity weights, selection of segments and the batched weighted ridge: the linear model that explains.
+
+Everything is fitted from weighted moments, which are gathered over pieces of the samples: memory does not grow with s.
+All of it runs in float64, so the user's TF32 setting has no part in it.
+
+References
+----------
+Ribeiro, Singh and Guestrin, "Why should I trust you?", KDD 2016.
+Efroymson, "Multiple regression analysis", 1960 (forward selection by sweeping).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from gpulime import device as devices
+from gpulime.engine.leave_one_out import LeaveOneOut
+from gpulime.engine.proximity import proximity
+from gpulime.engine.ridge import ridge
+from gpulime.engine.selection import select
+from gpulime.engine.settings import Settings
+from gpulime.errors import check
+
+T = TypeVar("T")
+
+Samples = tuple[Tensor, Tensor, Tensor]  # masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64
+
+# An output whose weighted spread is under so many roundings of its dtype is constant: nothing else moves it.
+CONSTANT = 4
+MATRICES = 5  # of k x k numbers, that the fit of an image has at once, at least
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """Fitted linear models, all float64.
+
+    Attributes
+    ----------
+    coefficients : (n, l, k), 0 for segments that were not selected and beyond an image's count
+    intercepts : (n, l)
+    scores : (n, l) weighted R2; NaN where the output is constant, for then it is undefined
+    scores_loo : (n, l) weighted leave-one-out R2: R2 of the predictions of each sample by the model fitted to all others; NaN
+        where ``scores`` is, and if a sample fixes a coefficient alone
+    spreads : (n, l) weighted standard deviation of the output over the masked samples; NaN if all of these have weight 0
+    local_predictions : (n, l), the linear model's answer for the whole image
+    ranks : (n, l, k) int64, the order in which the segments were selected, from 0; -1 for those that were not
+    """
+
+    coefficients: Tensor
+    intercepts: Tensor
+    scores: Tensor
+    scores_loo: Tensor
+    spreads: Tensor
+    local_predictions: Tensor
+    ranks: Tensor
+
+
+def check_memory(k: int, device: torch.device) -> None:
+    """Refuse segments by whose number alone a fit cannot be, before any forward is spent on them.
+
+    Raises
+    ------
+    GpulimeError
+        If ``device`` has less memory than the matrices of one image.
+    """
+    needed, there = MATRICES * 8.0 * k * k, devices.memory(device)
+    check(
+        needed <= there,
+        lambda: (
+            f"k = {k:,} segments need {needed / 1e9:,.1f} GB for the fit of an image, whose matrices are k x k; "
+            f"{device} has {there / 1e9:,.1f} GB: take fewer, larger segments"
+        ),
+    )
+
+
+class Moments:
+    """Weighted sums over samples from which every fit follows; add pieces in any sizes, then `solve`; `solved` does both.
+
+    Outputs and masks are taken relative to row 0's, which often outweighs all others: its own part in the sums is then 0, and
+    no digits are lost to it.
+    """
+
+    def __init__(self, counts: Tensor, k: int, origin: Tensor) -> None:
+        """Start with nothing.
+
+        Parameters
+        ----------
+        counts : (n,) segments of each image
+        k : int, columns of the masks to come
+        origin : (n, l) outputs of row 0
+        """
+        (n, l), device = origin.shape, origin.device
+        self.counts, self.k, self.origin = counts, k, origin.double()
+        self.rounding = torch.finfo(origin.dtype).eps
+        self.samples = 0
+        self.weight = torch.zeros(n, 1, 1, dtype=torch.float64, device=device)
+        self.others = torch.zeros(n, 1, dtype=torch.float64, device=device)  # weight but for row 0's: a narrow kernel's is tiny
+        self.x = torch.zeros(n, k, 1, dtype=torch.float64, device=device)
+        self.y = torch.zeros(n, l, 1, dtype=torch.float64, device=device)
+        self.xx = torch.zeros(n, k, k, dtype=torch.float64, device=device)
+        self.xy = torch.zeros(n, k, l, dtype=torch.float64, device=device)
+        self.yy = torch.zeros(n, l, 1, dtype=torch.float64, device=device)
+
+    def add(self, masks: Tensor, outputs: Tensor, weights: Tensor) -> None:
+        """Add samples, row 0 first: masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64."""
+        x = masks.double() - 1
+        y = outputs.double() - self.origin[:, None]
+        w = weights[..., None]
+        xw, yw = (x * w).mT, (y * w).mT
+        self.others += w[:, 0 if self.samples else 1 :].sum(1)
+        self.samples += masks.shape[1]
+        self.weight += w.sum(1, keepdim=True)
+        self.x += xw.sum(-1, keepdim=True)
+        self.y += yw.sum(-1, keepdim=True)
+        self.xx += xw @ x
+        self.xy += xw @ y
+        self.yy += (yw * y.mT).sum(-1, keepdim=True)
+
+    def centre(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted scatter: of segments (n, k, k), with outputs (n, l, k), of outputs (n, l)."""
+        valid = torch.arange(self.k, device=self.counts.device) < self.counts[:, None]
+        gram = (self.xx - self.x @ self.x.mT / self.weight) * (valid[:, None] & valid[:, :, None])
+        cross = ((self.xy - self.x @ self.y.mT / self.weight) * valid[..., None]).mT
+        spread = (self.yy - self.y**2 / self.weight).squeeze(-1).clamp(min=0)
+        return gram, cross, spread
+
+    def solve(self, settings: Settings) -> tuple[Surrogate, LeaveOneOut, Tensor]:
+        """Fit the weighted ridge with an intercept that is not penalised, after selecting segments.
+
+        The optimum is ``beta = (X'WX + alpha I)^-1 X'Wy`` of centred data. Where the system is singular, as with ``alpha=0``
+        and fewer samples than segments, the answer is the one of least norm.
+
+        Returns
+        -------
+        The models, whose ``scores_loo`` are still NaN; their leave-one-out errors, to which the samples are to be added again;
+        and the weighted sum of squares (n, l) that both scores compare with, NaN where the output is constant.
+        """
+        if callable(settings.kernel):
+            check(bool((self.weight > 0).all()), "kernel must return a weight above 0 for some samples; got 0 for all")
+        gram, cross, spread = self.centre()
+        ranks = select(gram, cross, self.counts, self.samples, settings)
+        chosen = (ranks[:, :1] >= 0).expand_as(ranks) if ranks.stride(1) == 0 else ranks >= 0
+        beta, root = ridge(gram, cross, chosen, settings.alpha)
+        mean, mean_y = (self.x / self.weight + 1).mT, (self.y / self.weight).squeeze(-1)
+        intercepts = self.origin + mean_y - (beta * mean).sum(-1)
+        residual = spread - 2 * (beta * cross).sum(-1) + ((beta @ gram) * beta).sum(-1)
+        constant = spread <= self.others * (CONSTANT * self.rounding * self.origin).square()
+        total = spread.masked_fill(constant, torch.nan)
+        fitted = Surrogate(
+            coefficients=beta,
+            intercepts=intercepts,
+            scores=1 - residual / total,
+            scores_loo=torch.full_like(total, torch.nan),
+            spreads=(spread / self.others).sqrt(),
+            local_predictions=intercepts + beta.sum(-1),
+            ranks=ranks,
+        )
+        return fitted, LeaveOneOut(self.weight, mean, root, beta, intercepts), total
+
+
+def solved(moments: Moments, rows: Sequence[T], samples: Callable[[T], Samples], settings: Settings) -> Surrogate:
+    """Fit linear models to samples that are given piece by piece: for the moments, and again for the leave-one-out errors.
+
+    Parameters
+    ----------
+    moments : Moments, still empty
+    rows : sequence, names the pieces, row 0's first
+    samples : callable, name of a piece -> its samples; called twice for each piece but the last
+    settings : Settings
+    """
+    for some in rows:
+        last = samples(some)
+        moments.add(*last)
+    fitted, left_out, total = moments.solve(settings)
+    left_out.add(*last)
+    for some in rows[:-1]:
+        left_out.add(*samples(some))
+    return replace(fitted, scores_loo=1 - left_out.press / total)
+
+
+def fit(masks: Tensor, outputs: Tensor, counts: Tensor | None = None, settings: Settings | None = None) -> Surrogate:
+    """Fit linear models to samples that are all at hand.
+
+    Parameters
+    ----------
+    masks : (n, s, k) bool, row 0 all True
+    outputs : (n, s, l)
+    counts : (n,), optional
+        Segments of each image where they differ; columns beyond have no meaning.
+    settings : Settings, optional
+
+    Returns
+    -------
+    Surrogate
+    """
+    settings = settings or Settings()
+    n, s, k = masks.shape
+    check(
+        outputs.ndim == 3 and outputs.shape[:2] == (n, s),
+        f"outputs must be (n, s, l) = {(n, s, 'l')}; got {tuple(outputs.shape)}",
+    )
+    counts = torch.full((n,), k, device=masks.device) if counts is None else counts
+    masks = masks & (torch.arange(k, device=masks.device) < counts[:, None])[:, None]
+    weights = proximity(masks, counts, settings)
+    return solved(Moments(counts, k, outputs[:, 0]), [...], lambda _: (masks, outputs, weights), settings)

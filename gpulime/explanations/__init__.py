@@ -1,0 +1,1 @@
+"""Explanations: the results that people hold, and how they are shown."""

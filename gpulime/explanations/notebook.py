@@ -1,0 +1,130 @@
+"""What a notebook shows of an explanation: a small piece of HTML with its pictures inside, for light and dark themes.
+
+It needs no matplotlib, runs no script and has no style sheet that could touch the rest of the notebook. Text keeps the
+notebook's own colour; everything that is written is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from gpulime.classes import called, name_of
+from gpulime.explanations import shades
+from gpulime.explanations.shades import Explained
+from gpulime.explanations.window import MOST_PLAIN
+
+SIDES = (160, 256)  # of a picture, in pixels
+SMALL_SIDES = (112, 160)
+STRONGEST = 5
+MOST_IMAGES = 12
+MOST_LABELS = 10
+
+LINE = "1px solid rgba(128,128,128,0.35)"
+CELL = f"padding:2px 14px 2px 0;text-align:left;vertical-align:baseline;border:0;border-bottom:{LINE};background:none"
+NUMBER = CELL.replace("text-align:left", "text-align:right")
+QUIET = "opacity:0.7;font-size:90%"
+
+
+def one(explanation: Explained) -> str:
+    """One image: the picture, the overlay of its first label, and a table of its labels with their strongest segments."""
+    labels = shades.labels_of(explanation)
+    if not labels:
+        return "<p>an explanation without labels</p>"
+    name = escape(called(labels[0], explanation.class_names))
+    picture, overlay = _pictures(explanation, labels[0], SIDES, STRONGEST)
+    shown = "".join(_row(explanation, label) for label in labels[:MOST_LABELS])
+    headings = (
+        ("label", CELL),
+        ("prediction", NUMBER),
+        ("R² left out", NUMBER),
+        ("R² fitted", NUMBER),
+        ("strongest segments", CELL),
+    )
+    head = "".join(f'<th style="{style};font-weight:normal;{QUIET}">{name}</th>' for name, style in headings)
+    return (
+        '<div style="display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start">'
+        f"{_img(picture, 'the image')}{_img(overlay, f'segments for and against {name}')}"
+        f'<div><table style="border-collapse:collapse;margin:0;font-variant-numeric:tabular-nums">'
+        f"<thead><tr>{head}</tr></thead><tbody>{shown}</tbody></table>"
+        f"{_more(len(labels) - MOST_LABELS, 'label')}"
+        f'<p style="{QUIET};margin:6px 0 0">Shown is {name}, with ids: {_square(1)} for it, {_square(-1)} against it.'
+        f"{_bands(explanation)}</p>"
+        "</div></div>"
+    )
+
+
+def many(title: str, explanations: Sequence[Explained], left_out: int) -> str:
+    """Several images, each with the overlay of its first label; ``left_out`` more are only counted."""
+    figures = "".join(_figure(i, explanation) for i, explanation in enumerate(explanations))
+    return (
+        f'<div><p style="margin:0 0 8px">{escape(title)}</p>'
+        f'<div style="display:flex;flex-wrap:wrap;gap:12px">{figures}</div>{_more(left_out, "image")}</div>'
+    )
+
+
+def _figure(i: int, explanation: Explained) -> str:
+    labels = shades.labels_of(explanation)
+    if not labels:
+        return ""
+    label = labels[0]
+    _, overlay = _pictures(explanation, label, SMALL_SIDES, 0)
+    name = escape(called(label, explanation.class_names))
+    facts = [name, _number(explanation.predictions.get(label), 3), shades.score(explanation, label)]
+    said = " · ".join(filter(None, facts))
+    return (
+        f'<figure style="margin:0">{_img(overlay, f"image {i}, segments for and against {name}")}'
+        f'<figcaption style="font-size:90%">{i}<br><span style="{QUIET}">{said}</span></figcaption></figure>'
+    )
+
+
+def _pictures(explanation: Explained, label: int, sides: tuple[int, int], numbered: int) -> tuple[str, str]:
+    """The image and its overlay as addresses of JPEGs; the strongest ``numbered`` segments bear their ids."""
+    weights = explanation.local_exp[label]
+    heat = shades.heat(explanation.segments, weights)
+    picture, segments, heat = shades.resized([shades.rgb(explanation.image), explanation.segments, heat], *sides)
+    overlay = shades.blend(picture, segments, heat, shades.scale(weights))
+    ids = [segment for segment, _ in shades.strongest(weights, numbered)]
+    return shades.jpeg_uri(picture), shades.jpeg_uri(shades.numbered(overlay, segments, ids))
+
+
+def _row(explanation: Explained, label: int) -> str:
+    picked = shades.strongest(explanation.local_exp[label], STRONGEST)
+    largest = shades.scale(picked)
+    segments = " ".join(
+        f'<span style="white-space:nowrap;margin-right:10px">{_square(w)} {segment}&nbsp;{shades.signed(w, largest)}</span>'
+        for segment, w in picked
+    )
+    cells = (
+        (escape(name_of(label, explanation.class_names) or str(label)), CELL),
+        (_number(explanation.predictions.get(label), 3), NUMBER),
+        (_number(getattr(explanation, "scores_loo", {}).get(label), 2), NUMBER),
+        (_number(explanation.scores.get(label), 2), NUMBER),
+        (segments or "none", CELL),
+    )
+    return "<tr>" + "".join(f'<td style="{style}">{text}</td>' for text, style in cells) + "</tr>"
+
+
+def _bands(explanation: Explained) -> str:
+    """The channels that the picture shows, if not all."""
+    c = explanation.image.shape[-1] if explanation.image.ndim == 3 else 1
+    return f" The picture shows bands 1, 2, 3 of {c}, each from its 2nd to its 98th percentile." if c > MOST_PLAIN else ""
+
+
+def _square(sign: float) -> str:
+    colour = shades.FOR if sign > 0 else shades.AGAINST
+    return f'<span style="display:inline-block;width:0.7em;height:0.7em;border-radius:2px;background:{colour}"></span>'
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "\N{EN DASH}" if value is None or not math.isfinite(float(value)) else f"{float(value):.{decimals}f}"
+
+
+def _img(uri: str, text: str) -> str:
+    """A picture; ``text`` is escaped already."""
+    return f'<img src="{uri}" alt="{text}" style="display:block;margin:0;border-radius:4px;max-width:100%">'
+
+
+def _more(count: int, what: str) -> str:
+    return f'<p style="{QUIET};margin:6px 0 0">and {count:,} more {what}{"s" * (count > 1)}</p>' if count > 0 else ""

@@ -1,0 +1,245 @@
+"""Figures of explanations, for papers and notebooks; matplotlib comes with the extra ``plots``.
+
+A figure is made and returned: nothing here touches pyplot or any other global state.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpulime.classes import Names, called
+from gpulime.errors import GpulimeError, about, check, unknown, whole
+from gpulime.explanations import shades
+from gpulime.explanations.shades import Array, Explained
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+KINDS = ("overlay", "bars", "panels")
+PANELS = ("positive", "positive and negative", "image", "mask")
+SIDE = 3.2  # inches of a square
+COLUMNS = 4
+LETTERS = 36  # of a title's line that is no wider than a square
+
+
+def one(
+    explanation: Explained,
+    label: int | None,
+    kind: str,
+    ax: Any,
+    num_features: int,
+    class_names: Names | None,
+) -> Figure:
+    """Draw one explanation; the parameters are those of `gpulime.ImageExplanation.plot`.
+
+    Raises
+    ------
+    GpulimeError
+        If matplotlib is missing, for an unknown kind or label, and for another number of axes than the kind needs.
+    """
+    needed = _axes_each(kind)
+    label, num_features = shades.chosen(explanation, label), whole("num_features", num_features, 0)
+    if ax is not None:
+        axes = _given(ax)
+        check(len(axes) == needed, f"kind {kind!r} draws into {needed} axes, got {len(axes)}")
+        _draw(explanation, label, kind, axes, num_features, class_names)
+        return _figure_of(axes)
+    rows, columns = (2, 2) if kind == "panels" else (1, 1)
+    figure = _figure(rows, columns, kind)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    _draw(explanation, label, kind, axes, num_features, class_names)
+    if kind == "panels":
+        figure.suptitle(axes[0].get_ylabel(), fontsize="medium", parse_math=False)
+        axes[0].set_ylabel("")
+    if kind == "overlay" and np.any(axes[0].images[1].get_array()):
+        bar = figure.colorbar(axes[0].images[1], ax=axes[0], fraction=0.046, pad=0.03)
+        bar.outline.set_visible(False)
+        bar.set_label("coefficient")
+    return figure
+
+
+def many(
+    explanations: Sequence[Explained],
+    label: int | None,
+    kind: str,
+    ax: Any,
+    num_features: int,
+    class_names: Names | None,
+) -> Figure:
+    """Draw several explanations, one behind the other; the parameters are those of `gpulime.Explanations.plot`.
+
+    Raises
+    ------
+    GpulimeError
+        As `one`, and if there is nothing to draw.
+    """
+    each = _axes_each(kind)
+    check(len(explanations) > 0, "there are no explanations to plot")
+    num_features = whole("num_features", num_features, 0)
+    if ax is None:
+        columns = each if each > 1 else min(COLUMNS, len(explanations))
+        rows = -(-len(explanations) * each // columns)
+        figure = _figure(rows, columns, kind)
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    else:
+        axes = _given(ax)
+        figure = _figure_of(axes)
+    fits = f"{len(explanations)} images as {kind!r} draw into {len(explanations) * each} axes or more, got {len(axes)}"
+    check(len(axes) >= len(explanations) * each, fits)
+    for i, explanation in enumerate(explanations):
+        with about(f"image {i}"):
+            chosen = shades.chosen(explanation, label)
+            _draw(explanation, chosen, kind, axes[i * each : (i + 1) * each], num_features, class_names)
+    for empty in axes[len(explanations) * each :]:
+        empty.set_axis_off()
+    return figure
+
+
+def _axes_each(kind: str) -> int:
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise GpulimeError('plot needs matplotlib: pip install "gpulime[plots]"') from error
+    return len(PANELS) if kind == "panels" else 1
+
+
+def _figure(rows: int, columns: int, kind: str) -> Figure:
+    from gpulime.explanations.figure import NotebookFigure
+
+    width = 1.4 * SIDE if kind == "bars" else SIDE
+    return NotebookFigure(figsize=(width * columns + 0.4, SIDE * rows + 0.2), layout="constrained")
+
+
+def _given(ax: Any) -> list[Axes]:
+    from matplotlib.axes import Axes
+
+    axes = list(np.ravel(np.array(ax, dtype=object)))
+    wrong = [type(item).__name__ for item in axes if not isinstance(item, Axes)]
+    check(bool(axes) and not wrong, f"ax must be matplotlib Axes, one or several; got {wrong[0] if wrong else 'none'}")
+    return axes
+
+
+def _figure_of(axes: Sequence[Axes]) -> Figure:
+    figure = axes[0].get_figure(root=True)
+    if figure is None:
+        raise GpulimeError("ax has been removed from its figure")
+    return figure
+
+
+def _draw(
+    explanation: Explained,
+    label: int,
+    kind: str,
+    axes: Sequence[Axes],
+    num_features: int,
+    class_names: Names | None,
+) -> None:
+    title = _title(explanation, label, class_names)
+    if kind == "panels":
+        _panels(explanation, label, axes, num_features)
+        axes[0].set_ylabel(title, fontsize="medium", parse_math=False)
+        return
+    (_overlay if kind == "overlay" else _bars)(explanation, label, axes[0], num_features)
+    axes[0].set_title(title, fontsize="medium", parse_math=False)
+
+
+def _title(explanation: Explained, label: int, class_names: Names | None) -> str:
+    """The label's name and its numbers; in several lines if they are wider than the picture, which would cut them off."""
+    name = called(label, explanation.class_names if class_names is None else class_names)
+    facts = []
+    if label in explanation.predictions:
+        facts.append(f"{float(explanation.predictions[label]):.3f}")
+    if score := shades.score(explanation, label):
+        facts.append(score)
+    line, numbers = ", ".join([name, *facts]), ", ".join(facts)
+    return line if len(line) <= LETTERS else "\n".join([*textwrap.wrap(name, LETTERS), numbers]).strip()
+
+
+def _overlay(explanation: Explained, label: int, ax: Axes, num_features: int) -> None:
+    """Images of the axes: the gray picture, the coefficients by colour, the outlines; the strongest bear their ids."""
+    weights, segments = explanation.local_exp[label], explanation.segments
+    gray = shades.rgb(explanation.image).mean(2)
+    largest = shades.scale(weights)
+    ax.imshow(gray + shades.LIGHTER * (255 - gray), cmap="gray", vmin=0, vmax=255)
+    ax.imshow(shades.heat(segments, weights), cmap=_colours(), vmin=-largest, vmax=largest, interpolation="nearest")
+    white = np.ones((*segments.shape, 4))
+    white[..., 3] = shades.OUTLINE * shades.outlines(segments)
+    if min(segments.shape) > 64:  # on a tiny picture a pixel is no thin line
+        ax.imshow(white, interpolation="nearest")
+    for segment, _ in shades.strongest(weights, num_features):
+        if (segments == segment).any():
+            box = {"boxstyle": "round,pad=0.25", "facecolor": "black", "alpha": 0.62, "linewidth": 0}
+            place = shades.centre(segments, segment)
+            ax.text(*place, str(segment), color="white", fontsize="x-small", ha="center", va="center", bbox=box)
+    _bare(ax)
+
+
+def _bars(explanation: Explained, label: int, ax: Axes, num_features: int) -> None:
+    """One horizontal bar a segment, the strongest on top: to the right for the label, to the left against it."""
+    picked = shades.strongest(explanation.local_exp[label], num_features)
+    values = [w for _, w in picked]
+    bars = ax.barh(range(len(picked)), values, color=[shades.FOR if w > 0 else shades.AGAINST for w in values], height=0.7)
+    largest = max(map(abs, values), default=1.0)
+    ax.bar_label(bars, [shades.signed(w, largest) for w in values], padding=3, fontsize="small")
+    ax.set_yticks(range(len(picked)), [f"segment {segment}" for segment, _ in picked])
+    ax.set_ylim(max(len(picked), 1) - 0.4, -0.6)
+    span = np.ptp([0, *values]) or 1.0  # beside each bar there is room for its number
+    ax.set_xlim(min([0, *values]) - 0.4 * span * any(w < 0 for w in values), max([0, *values]) + 0.4 * span)
+    ax.axvline(0, color="0.5", linewidth=0.8)
+    ax.set_xlabel("coefficient")
+    ax.locator_params(axis="x", nbins=4)
+    ax.tick_params(length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    if not picked:
+        ax.text(0.5, 0.5, "no segment has a coefficient", transform=ax.transAxes, ha="center", va="center")
+
+
+def _panels(explanation: Explained, label: int, axes: Sequence[Axes], num_features: int) -> None:
+    """The four pictures of lime's tutorials."""
+    from matplotlib.colors import ListedColormap
+    from skimage.segmentation import mark_boundaries
+
+    picture = shades.rgb(explanation.image)
+    _, positive = explanation.get_image_and_mask(label, positive_only=True, hide_rest=True, num_features=num_features)
+    _, both = explanation.get_image_and_mask(label, positive_only=False, num_features=num_features)
+    painted = picture.copy()
+    painted[both > 0, 1] = painted[both < 0, 0] = picture.max()  # lime's green and red, on a gray image too
+    shown: Iterator[tuple[Array, dict[str, Any]]] = iter(
+        [
+            (np.where(positive[..., None] > 0, picture, 0).astype(np.uint8), {}),
+            (mark_boundaries(painted, both), {}),
+            (picture, {}),
+            (both, {"cmap": ListedColormap([shades.AGAINST, "#ededea", shades.FOR]), "vmin": -1, "vmax": 1}),
+        ]
+    )
+    for ax, name, (array, how) in zip(axes, PANELS, shown, strict=True):
+        ax.imshow(array, interpolation="nearest", **how)
+        ax.set_title(name, fontsize="medium")
+        _bare(ax)
+
+
+def _bare(ax: Axes) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+
+def _colours() -> Colormap:
+    """Orange, transparent in the middle, blue."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+
+    deep, clear = shades.DEEPEST, 0.0
+    against, none_against, none_for, towards = (
+        to_rgba(colour, alpha)
+        for colour, alpha in ((shades.AGAINST, deep), (shades.AGAINST, clear), (shades.FOR, clear), (shades.FOR, deep))
+    )
+    stops = [(0.0, against), (0.4999, none_against), (0.5001, none_for), (1.0, towards)]
+    return LinearSegmentedColormap.from_list("gpulime", stops)

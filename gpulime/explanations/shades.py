@@ -1,0 +1,253 @@
+"""How an explanation is coloured: blue speaks for a label, orange against it, as strongly as the coefficient is large.
+
+Arrays in, arrays out; NumPy and Pillow are all it needs, and torch for `rgb`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from gpulime.classes import Names
+from gpulime.errors import check, unknown
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Picture = npt.NDArray[np.uint8]
+Weighted = Sequence[tuple[int, float]]
+
+# Blue and orange stay apart for every common kind of colour blindness, on photographs and on either theme.
+FOR = "#2b7fff"
+AGAINST = "#ff7a1a"
+DEEPEST = 0.75  # opacity of the strongest segment, in [0, 1]
+LIGHTER = 0.2  # how much white veils the gray picture below the colours
+OUTLINE = 0.43  # opacity of the white lines between segments
+
+FIGURES = 3  # of the largest coefficient of a scale; all others have the same decimals, to be compared at a glance
+MOST_DECIMALS = 12  # what is 0 with these is rounding noise: it has no colour, no number and no rank
+
+
+class Explained(Protocol):
+    """What a picture shows of one image's explanation; `gpulime.ImageExplanation` has it."""
+
+    image: Array
+    segments: Array
+    local_exp: dict[int, list[tuple[int, float]]]
+    predictions: dict[int, float]
+    scores: dict[int, float]
+    class_names: Names | None
+
+    def get_image_and_mask(
+        self,
+        label: int,
+        positive_only: bool = True,
+        negative_only: bool = False,
+        hide_rest: bool = False,
+        num_features: int = 5,
+    ) -> tuple[Array, Array]:
+        """As lime's method of that name."""
+        ...
+
+
+def score(one: Explained, label: int) -> str:
+    """Say how well a label's surrogate fits: left out if that is known, else fitted; nothing if it has neither."""
+    found = {"R² left out": getattr(one, "scores_loo", {}), "R² fitted": one.scores}  # lime's own explanations have no first
+    known = ((name, float(scores.get(label, np.nan))) for name, scores in found.items())
+    return next((f"{name} {value:.2f}" for name, value in known if np.isfinite(value)), "")
+
+
+def labels_of(one: Explained) -> list[int]:
+    """The labels explained, those asked for by ``top_labels`` in their order."""
+    top = [label for label in getattr(one, "top_labels", ()) if label in one.local_exp]
+    return [int(label) for label in top or one.local_exp]
+
+
+def chosen(one: Explained, label: int | None) -> int:
+    """``label``, or the first one explained.
+
+    Raises
+    ------
+    GpulimeError
+        If the label was not explained.
+    """
+    labels = labels_of(one)
+    if label is not None and label not in labels:
+        raise unknown("label", label, map(str, labels))
+    check(bool(labels), "the explanation holds no label")
+    return labels[0] if label is None else labels[labels.index(label)]  # an int, if a tensor or an array equals one
+
+
+def strongest(weights: Weighted, most: int) -> list[tuple[int, float]]:
+    """The ``most`` largest coefficients, noise and those not finite left out, as (segment id, coefficient)."""
+    kept = [(int(segment), float(w)) for segment, w in weights if math.isfinite(w) and round(float(w), MOST_DECIMALS) != 0]
+    return sorted(kept, key=lambda pair: -abs(pair[1]))[: max(0, most)]
+
+
+def scale(weights: Weighted) -> float:
+    """The largest size of a coefficient, which gets the deepest colour; 1 where there is none."""
+    return max((abs(w) for _, w in strongest(weights, 1)), default=1.0)
+
+
+def heat(segments: Array, weights: Weighted) -> npt.NDArray[np.float64]:
+    """Each pixel's coefficient.
+
+    Parameters
+    ----------
+    segments : (h, w) integers, ids of any kind
+    weights : pairs (segment id, coefficient); segments not among them, and coefficients that are not finite, count 0
+
+    Returns
+    -------
+    ndarray
+        (h, w) float64, finite
+    """
+    of = dict(strongest(weights, len(weights)))
+    ids, inverse = np.unique(segments, return_inverse=True)
+    return np.array([of.get(int(segment), 0.0) for segment in ids])[inverse].reshape(segments.shape)
+
+
+def rgb(image: Array) -> Picture:
+    """Any image as a picture: (h, w, 3) uint8.
+
+    Parameters
+    ----------
+    image : (h, w) or (h, w, c)
+        Whole numbers in [0, 255], floats in [0, 1] or in [0, 255] as they are; any other range from its least to its largest
+        value. One or two channels are shown gray, by their mean; of three or four the first three are shown. Of more channels
+        the first three are shown, each from its 2nd to its 98th percentile. Deep images that use little of their range get a
+        window (`gpulime.explanations.window`).
+    """
+    import torch
+
+    from gpulime.explanations.window import MOST_PLAIN, bounds, stretched, windowed
+
+    values = np.nan_to_num(np.atleast_3d(image).astype(np.float64), posinf=0, neginf=0)
+    low, high = values.min(initial=0), values.max(initial=0)
+    unit = np.issubdtype(image.dtype, np.floating) or image.dtype == bool
+    rounding = 1e-3
+    if unit and low >= -rounding and high <= 1 + rounding:
+        values = 255 * values
+    elif low < 0 or high > 255:
+        values = 255 * (values - values.min()) / max(np.ptp(values), 1e-300)
+    three = values[..., :3] if values.shape[2] >= 3 else values.mean(2, keepdims=True).repeat(3, 2)
+    pictures = torch.from_numpy(three.clip(0, 255) / 255).permute(2, 0, 1)
+    shown = windowed(pictures, *bounds(pictures)) if values.shape[2] > MOST_PLAIN else stretched(pictures[None])[0]
+    picture: Picture = np.rint(255 * shown.permute(1, 2, 0).numpy()).astype(np.uint8)
+    return picture
+
+
+def blank(shape: tuple[int, ...]) -> Picture:
+    """What stands for a picture that is not at hand: gray, (h, w, 3) uint8."""
+    return np.full((*shape, 3), 138, np.uint8)
+
+
+def blend(picture: Picture, segments: Array, heatmap: Array, largest: float) -> Picture:
+    """The colours of an explanation on its picture in gray, with thin outlines of the segments.
+
+    Parameters
+    ----------
+    picture : (h, w, 3) uint8
+    segments : (h, w) integers
+    heatmap : (h, w) finite
+    largest : float
+        The coefficient that gets the deepest colour; positive.
+
+    Returns
+    -------
+    ndarray
+        (h, w, 3) uint8
+    """
+    gray = (picture @ np.array([0.299, 0.587, 0.114]))[..., None]
+    ground = gray + LIGHTER * (255 - gray)
+    hue = np.where(heatmap[..., None] > 0, ImageColor.getrgb(FOR), ImageColor.getrgb(AGAINST))
+    depth = DEEPEST * np.minimum(np.abs(heatmap) / largest, 1)[..., None]
+    colours = ground + depth * (hue - ground)
+    edge = OUTLINE * outlines(segments)[..., None]
+    blended: Picture = np.rint(colours + edge * (255 - colours)).astype(np.uint8)
+    return blended
+
+
+def transparent(segments: Array, heatmap: Array, largest: float) -> Picture:
+    """The colours of an explanation alone, to lay over any picture: (h, w, 4) uint8, opaque as the coefficient is large."""
+    depth = DEEPEST * np.minimum(np.abs(heatmap) / largest, 1)
+    hue = np.where(heatmap[..., None] > 0, ImageColor.getrgb(FOR), ImageColor.getrgb(AGAINST))
+    edge = outlines(segments)
+    alpha = np.where(edge, np.maximum(depth, OUTLINE), depth)
+    colours: Picture = np.dstack([np.where(edge[..., None], 255, hue), np.rint(255 * alpha)]).astype(np.uint8)
+    return colours
+
+
+def outlines(segments: Array) -> npt.NDArray[np.bool_]:
+    """True on the last pixel before another segment begins, to the right or below: (h, w)."""
+    edge = np.zeros(segments.shape, dtype=bool)
+    edge[:, :-1] |= segments[:, :-1] != segments[:, 1:]
+    edge[:-1] |= segments[:-1] != segments[1:]
+    return edge
+
+
+def centre(segments: Array, segment: int) -> tuple[float, float]:
+    """The pixel of a segment nearest to its middle, as (across, down) in pixels."""
+    down, across = np.divmod(np.flatnonzero(segments == segment), segments.shape[1])
+    nearest = (np.square(down - down.mean()) + np.square(across - across.mean())).argmin()
+    return float(across[nearest]), float(down[nearest])
+
+
+def numbered(picture: Picture, segments: Array, ids: Iterable[int]) -> Picture:
+    """A picture with the ids of some segments at their middles; an id that would lie on an earlier one is left out.
+
+    Parameters
+    ----------
+    picture : (h, w, 3) uint8
+    segments : (h, w) integers
+    ids : from the most important one
+    """
+    image = Image.fromarray(picture)
+    draw, font = ImageDraw.Draw(image, "RGBA"), ImageFont.load_default()
+    drawn: list[tuple[float, float, float, float]] = []
+    for segment in ids:
+        if not (segments == segment).any():  # too small for a picture of this size
+            continue
+        x, y = centre(segments, segment)
+        left, top, right, bottom = draw.textbbox((0, 0), str(segment), font=font)
+        across, down = (right - left) / 2 + 3, (bottom - top) / 2 + 2
+        x = min(max(x, across), max(picture.shape[1] - 1 - across, across))
+        y = min(max(y, down), max(picture.shape[0] - 1 - down, down))
+        box = (x - across, y - down, x + across, y + down)
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in drawn):
+            continue
+        drawn.append(box)
+        draw.rounded_rectangle(box, radius=4, fill=(0, 0, 0, 158))
+        draw.text((x - (left + right) / 2, y - (top + bottom) / 2), str(segment), fill="white", font=font)
+    return np.array(image)
+
+
+def resized(arrays: Iterable[Array], least: int, most: int) -> list[Array]:
+    """Pictures and maps of one size with the longer side brought into [least, most], by nearest neighbours."""
+    arrays = list(arrays)
+    h, w = arrays[0].shape[:2]
+    side = min(max(h, w, least), most)
+    rows, columns = (np.arange(n) * length // n for length, n in ((n, max(1, round(n * side / max(h, w)))) for n in (h, w)))
+    return [array.take(columns, 1).take(rows, 0) for array in arrays]
+
+
+def jpeg_uri(picture: Picture) -> str:
+    """A picture (h, w, 3) as the address of a JPEG that stands in a page itself."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=85, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def signed(value: float, largest: float) -> str:
+    """A coefficient with a true minus sign and the decimals of its scale."""
+    return f"{value:+.{decimals(largest)}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def decimals(largest: float) -> int:
+    """The decimals of all coefficients of a scale: `FIGURES` figures of the largest, `MOST_DECIMALS` at most."""
+    return min(max(0, FIGURES - 1 - math.floor(math.log10(largest))), MOST_DECIMALS) if largest else 0

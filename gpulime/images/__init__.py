@@ -1,0 +1,1 @@
+"""Images as inputs that consist of segments."""

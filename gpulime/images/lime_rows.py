@@ -1,0 +1,145 @@
+"""The rows of lime's explainer in the queue: an image in its own dtype, what hides its segments, and who is shown them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gpulime import device as devices
+from gpulime.engine.flight import Flight
+from gpulime.engine.model import Inputs, Predictor
+from gpulime.engine.outputs import found
+from gpulime.errors import GpulimeError, check
+from gpulime.images.segments import from_labels
+from gpulime.ops.masked_images import masked_images
+
+AHEAD_BYTES = 2**20  # of rows composed at once: of small images, what a batch of ten costs is mostly calls
+Array = np.ndarray[Any, np.dtype[Any]]
+Classifier = nn.Module | Callable[[Array], Any]
+
+
+def predictor(classifier_fn: Classifier) -> Predictor:
+    """How a function of (b, h, w, c) arrays, or a module, is called."""
+    if isinstance(classifier_fn, nn.Module):
+        return _LimeRows(classifier_fn, None, "float32", None)
+
+    right = "classifier_fn must be a function (b, h, w, c) array -> (b, classes) probabilities, or an nn.Module"
+    check(callable(classifier_fn), f"{right}; got {type(classifier_fn).__name__}")
+
+    def model(rows: Tensor) -> Tensor:
+        outputs = found(classifier_fn(rows.permute(0, 2, 3, 1).numpy()))
+        try:
+            if outputs is None:  # which NumPy makes NaN
+                raise TypeError
+            array = _array(outputs)
+            array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
+        except (TypeError, ValueError) as error:
+            raise GpulimeError(f"classifier_fn must return (b, classes) probabilities; got {type(outputs).__name__}") from error
+        return torch.from_numpy(array)
+
+    called = _Function(model, None, "float32", None)
+    called.memory_format = torch.channels_last  # as (b, h, w, c) arrays lie
+    return called
+
+
+class _LimeRows(Predictor):
+    """A model that is given lime's rows and no others."""
+
+    def _look(self, outputs: Tensor, ends: Inputs) -> None:
+        """Nothing to warn of: outputs are explained as they are."""
+
+
+class _Function(_LimeRows):
+    """A function, called as it is: gradients, autocast and the random state are its caller's."""
+
+    @contextmanager
+    def inference(self, device: torch.device) -> Iterator[None]:
+        devices.keep_memory()
+        yield
+
+
+def _array(outputs: Any) -> Array:
+    if isinstance(outputs, Tensor):
+        outputs = outputs.detach().cpu()
+        outputs = outputs.float() if outputs.dtype == torch.bfloat16 else outputs  # NumPy has no bfloat16
+    return np.asarray(outputs)
+
+
+def flight(key: int, image: Array, segments: Array, hide_color: Any, num_samples: int, called: Predictor) -> Flight:
+    """An image in the queue, in its own dtype for a function and in the module's for a module."""
+    parts = from_labels(torch.from_numpy(np.unique(segments, return_inverse=True)[1].reshape(1, *segments.shape)))
+    fill = hidden(image, parts.labels[0].numpy(), hide_color)
+    if called.module is not None and image.dtype.kind in "iu":
+        most = _white(image)
+        image, fill = image / most, fill / most
+    images, fills = (_tensor(array) for array in (image, fill))
+    device = called.device(images)
+    if called.module is not None:
+        dtype = called.dtype(images.to(device))
+        images, fills = (t.to(device, dtype).contiguous(memory_format=called.memory_format) for t in (images, fills))
+    keys = torch.tensor([key], device=device)
+    return Flight(images, fills, parts.to(device), keys, None, True, images, num_samples)
+
+
+def _white(image: Array) -> int:
+    """The whole number that a module gets as 1: the dtype's largest for uint8 and uint16, as in scikit-image, else 255."""
+    if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
+        return int(np.iinfo(image.dtype).max)
+    low, high = int(image.min()), int(image.max())
+    inside = f"an image of {image.dtype} must run from 0 to 255 to be brought to [0, 1] for a module"
+    check(low >= 0 and high <= 255, f"{inside}; got {low} to {high}: pass floats in the module's own range")
+    return 255
+
+
+def _tensor(image: Array) -> Tensor:
+    """(h, w, c) array -> (1, c, h, w) tensor that lies as the array does, in this machine's byte order."""
+    try:
+        return torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C")).permute(2, 0, 1)[None]
+    except TypeError as error:
+        raise GpulimeError(f"images must be of a dtype that PyTorch has; got {image.dtype}") from error
+
+
+def hidden(image: Array, labels: Array, color: Any) -> Array:
+    """What hidden segments show, in the image's dtype: means are cut off, not rounded, in whole numbers, as lime does.
+
+    Parameters
+    ----------
+    image : (h, w, c)
+    labels : (h, w), from 0 without gaps
+    color : number, colour (c,), image, or None for the mean of each segment
+    """
+    fill = image.copy()
+    if color is not None:
+        try:
+            fill[:] = color
+        except ValueError as error:
+            fits = f"must be a number, one per channel (c = {image.shape[2]}) or an image {image.shape}"
+            raise GpulimeError(f"hide_color {fits}; got {color!r:.100}") from error
+        return fill
+    order = labels.argsort(axis=None, kind="stable")
+    pixels, out = image.reshape(-1, image.shape[2])[order], fill.reshape(-1, image.shape[2])
+    bounds = [0, *np.bincount(labels.ravel()).cumsum()]
+    for start, stop in pairwise(bounds):
+        out[order[start:stop]] = [channel.mean() for channel in pixels[start:stop].T]
+    return fill
+
+
+def compose(flight: Flight, start: int, stop: int, masks: Array) -> Tensor:
+    """The rows of some places of an image's flight, by its masks (s, k); each place is asked for once, in order."""
+
+    def draw(_: Flight, index: Tensor, rows: Tensor) -> Tensor:
+        return torch.from_numpy(masks[rows.cpu().numpy()].astype(bool)).to(rows.device)
+
+    first, rows = flight.composed or (start, flight.images[:0])
+    if stop > first + len(rows):
+        first, ahead = start, AHEAD_BYTES // flight.images[0].nbytes
+        index, shown = flight.window(start, max(stop, min(flight.size, start + ahead)), draw)
+        rows = masked_images(flight.images, flight.fill, flight.parts.labels, index, shown)
+        flight.composed = first, rows
+    return rows[start - first : stop - first]

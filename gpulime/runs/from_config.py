@@ -1,0 +1,181 @@
+"""Runs over files, as a configuration describes them: what `gpulime explain` and `gpulime report` do."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.transforms import InterpolationMode
+
+from gpulime import config as configs
+from gpulime import device as devices
+from gpulime.errors import GpulimeError, check
+from gpulime.explainer import Explainer
+from gpulime.images.segments import describe, kept_ids
+from gpulime.labels import of_run
+from gpulime.runs import from_dataset
+from gpulime.runs.progress import exits
+from gpulime.runs.progress.partition import Share
+from gpulime.runs.progress.terminal import say
+from gpulime.runs.reading import code, images, models
+from gpulime.runs.reading.label_maps import SEGMENTER, MaskFolder
+from gpulime.runs.reading.read import DatasetReader, FileReader
+from gpulime.runs.reading.shown import Shown, shown
+from gpulime.runs.reading.sources import Item
+from gpulime.runs.reading.transform import Transform
+from gpulime.runs.run import Job, Picture, perform, plan
+from gpulime.runs.store import store
+from gpulime.runs.store.manifest import TARGETS, Terms
+from gpulime.views.report import page
+
+LOSS = f"{page.PAGE} would lose its pictures"
+REMEDY = "Move it away to have one without"
+MOST_SIDE = 2**16  # pixels of a picture, as a run.json says that it was resized or cropped
+
+
+def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = False) -> int:
+    """Do what a configuration says; go on where an earlier run of it stopped.
+
+    Parameters
+    ----------
+    config : Config
+    retry_failed : bool
+        Try images again that have an error row.
+    dry_run : bool
+        Print what would be done, and about how long it would take; write nothing.
+
+    Returns
+    -------
+    int
+        Exit code: `exits.OK` if all images of the run have explanations, `exits.ERROR_ROWS` if some have error rows. A rank of
+        several always says `exits.OK`, since torchrun would stop the others: ask `gpulime verify`.
+
+    Raises
+    ------
+    GpulimeError
+        Where a setting, the model or the source is not what it must be, or the directory holds rows of other settings.
+    """
+    check(bool(config.out), f"out must name a directory; got {config.out!r}")
+    share = Share.of(config.data.shard)
+    loaded = models.load(config.model, config.data, config.lime)
+    found = images.find(config.data, loaded.transform, loaded.class_names)
+    masks = None if config.data.masks is None else MaskFolder.of(config.data.masks, config.data)
+    if masks is not None:
+        masks.check([item.image_id for item in found.items])
+    lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
+    wanted = of_run(lime.pop("labels"), loaded.class_names)
+    lime["device"] = _device(lime["device"], share)
+    explainer = Explainer(loaded.model.to(devices.named(lime["device"])), **lime)
+    job = Job(
+        items=found.items,
+        reader=dataclasses.replace(found.reader, masks=masks),
+        explainer=explainer,
+        labels=wanted,
+        terms=Terms(
+            fixed={
+                **configs.fixed(config),
+                "lime.labels": wanted,
+                "data.source": os.path.normpath(config.data.source),
+                "data.masks": config.data.masks and os.path.normpath(config.data.masks),
+                "transform": dataclasses.asdict(loaded.transform),
+                "segmenter": SEGMENTER if masks else describe(explainer.segmenter, explainer.device),
+                "weights_sha256": loaded.weights_sha256,
+                "model_code": code.described(loaded.model),
+                TARGETS: found.targets,
+            },
+            about={
+                "config": dataclasses.asdict(config),
+                "transform": dataclasses.asdict(loaded.transform),
+                "model": loaded.description,
+                "class_names": loaded.class_names,
+            },
+        ),
+        picture=_picture_of(found.reader, config.data.bands),
+        images=found.count,
+        data=config.data,
+        store=config.store,
+        report=config.report,
+        out=configs.expanded(config.out),
+        share=share,
+        retry_failed=retry_failed,
+        max_failures_in_a_row=config.max_failures_in_a_row,
+        keep=kept_ids(config.data.keep),
+    )
+    if dry_run:
+        say(str(plan(job)))
+        return exits.OK
+    outcome = perform(job)
+    return exits.ERROR_ROWS if outcome.failed and share.world == 1 else exits.OK
+
+
+def _device(wanted: str | None, share: Share) -> str:
+    """As asked, else a GPU where there is one; of several ranks on a machine each has its own."""
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cuda" or share.device is None:
+        return device
+    count = torch.cuda.device_count()
+    check(share.device < count, f"LOCAL_RANK is {share.device} and there are {count} GPUs here: start one process for each")
+    return f"cuda:{share.device}"
+
+
+def report(run: Path) -> Path:
+    """Write ``report.html`` of a run again, from its results and, where they are still there, its images.
+
+    Raises
+    ------
+    GpulimeError
+        If the directory holds no run, or one made from Python whose report has pictures, which this one would lack.
+    """
+    about = store.manifest(run)
+    reader = _reader(about)
+    if reader is None and (run / page.PAGE).exists():
+        check("config" in about, f"{run} was made from Python, and its images are not at hand: {LOSS}. {REMEDY}")
+        raise GpulimeError(
+            f"the images of {run} come from data.factory, code that you have not run in this folder: {LOSS}. "
+            f"The gpulime explain that made the run writes it with them. {REMEDY}"
+        )
+    return page.write(run, _picture_of(reader, _bands(about)), about.get("class_names"))
+
+
+def pictures(run: Path) -> Picture:
+    """A function that finds the picture of a row as the model saw it, or None if the image cannot be read."""
+    about = store.manifest(run)
+    return _picture_of(_reader(about), _bands(about))
+
+
+def _reader(about: Mapping[str, Any]) -> FileReader | DatasetReader | None:
+    """The reader of a run's images; None for a run from Python, or if the code may be somebody else's."""
+    if "config" not in about:
+        return None
+    try:
+        data, transform = configs.from_dict(about["config"]).data, Transform(**about["transform"])
+        InterpolationMode(transform.interpolation)
+        for side in (transform.resize, transform.crop):
+            check(side is None or 0 < int(side) == side < MOST_SIDE, f"a side of {side!r:.80} pixels")
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise GpulimeError(f"{store.MANIFEST} is damaged, it does not say how images were read: {error}") from error
+    return images.again(data, transform)
+
+
+def _bands(about: Mapping[str, Any]) -> list[int] | None:
+    return configs.from_dict(about["config"]).data.bands if "config" in about else None
+
+
+def _picture_of(reader: FileReader | DatasetReader | None, bands: Sequence[int] | None) -> Picture:
+    if reader is None:
+        return lambda row: None
+    if isinstance(reader, DatasetReader):
+        return from_dataset.picture_in(reader, bands)
+
+    def picture(row: Mapping[str, Any]) -> Shown | None:
+        if row.get("image_sha256") is None:  # a row of somebody else's that names any file of this machine
+            return None
+        read = reader(Item(row["image_id"], row["path"]))
+        same = read.sha256 == row["image_sha256"]  # else its segments would lie on another picture
+        return shown(read.pixels, bands) if read.pixels is not None and same else None
+
+    return picture

@@ -1,0 +1,271 @@
+"""Runs over a dataset, from Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, default_collate, default_convert
+
+from gpulime import classes
+from gpulime import config as configs
+from gpulime.classes import Names
+from gpulime.errors import check, whole
+from gpulime.explainer import Explainer
+from gpulime.images.normalisation import Normalisation
+from gpulime.images.pretrained import bare, channels_of
+from gpulime.images.segments import describe, kept_ids
+from gpulime.labels import of_run
+from gpulime.runs.progress.partition import Share
+from gpulime.runs.reading import code, weights
+from gpulime.runs.reading.label_maps import SEGMENTER, MaskFolder, Masks
+from gpulime.runs.reading.read import DatasetReader
+from gpulime.runs.reading.shown import Shown, shown
+from gpulime.runs.reading.sources import Item, check_ids
+from gpulime.runs.run import Job, Outcome, Picture, perform
+from gpulime.runs.store.manifest import Terms
+
+
+def explain(
+    model: Any,
+    dataset: Any,
+    out: str | Path,
+    *,
+    labels: str | int | Sequence[int | str] = "top",
+    model_id: str | None = None,
+    class_names: Names | None = None,
+    workers: int = 0,
+    timeout_seconds: float = configs.DataConfig.timeout_seconds,
+    retry_failed: bool = False,
+    max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row,
+    shard: str | None = None,
+    report: bool = True,
+    masks: Masks | str | Path | None = None,
+    keep: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    bands: Sequence[int] | None = None,
+    **lime: Any,
+) -> Outcome:
+    """Explain a dataset into a run directory: `gpulime explain` for those who have model and data in Python.
+
+    Parameters
+    ----------
+    model : nn.Module or callable
+        As for `gpulime.Explainer`.
+    dataset : map-style dataset
+        ``dataset[i]`` is an image, (image, target), (image, target, mask), (index, image, target), or a mapping with such keys
+        as image, label, mask, or pixel_values, labels. An image is a PIL image, a tensor (c, h, w) or an array (h, w, c), uint8
+        or float, in [0, 1] or with ``normalized=True``; a target is a class, a list of several or a multi-hot vector; a mask
+        holds integers (h, w), which are used as its segments. With ``samples`` or ``imgs`` as ImageFolder has them, its paths
+        are the ids; else the numbers are. Of a DataLoader in the default order with the default ``collate_fn`` its dataset is
+        taken.
+    out : path
+        The run directory; what it has already is skipped.
+    labels : "top", "target", "top+target", or one or several classes
+        Which classes are explained: those with the highest output, each image's targets, both, or the same for all images, by
+        their numbers or names.
+    model_id : str, optional
+        Names what cannot be compared, a model, kernel or segmenter that is a function: with one of them a run is only gone
+        on with under the same name. It stands for all code: without it, a run is only gone on with if the repr of the model
+        and the source of its classes and of the functions given are as they were.
+    class_names : sequence of str or mapping of int to str, optional
+        Names of the model's classes; by default those in the ``config.id2label`` of a Hugging Face model.
+    workers : int
+        Processes that read the dataset; 0 reads it in this one, while the model waits: then an example that hangs, hangs all.
+    timeout_seconds : float
+        A worker that gives no images for so long is taken to hang, and ended.
+    retry_failed : bool
+        Try images again that have an error row.
+    max_failures_in_a_row : int or None
+        End the run where so many images fail one after the other; None: never.
+    shard : str, optional
+        "2/8" explains the second of eight parts of the dataset alone, for one of eight processes. By default each process that
+        calls this explains all of it: of several ranks call it in one, or give each ``f"{rank + 1}/{world_size}"``.
+    report : bool
+        Write ``report.html`` at the end, or let the process do that which is the last of those with a shard.
+    masks : callable or path, optional
+        A function image id -> its segments, integers (h, w): an array, a tensor or a PIL image; it runs in the processes that
+        read. Or a folder of mask images: each image's id there, with .png, .npy or .tif.
+    keep : int or several, optional
+        Ids of segments that are never hidden, such as a background of 0, 255 or -1.
+    channels : int, optional
+        As many as PIL images get: gray becomes RGB for 3, RGB gray for 1. By default those of the model's first convolution;
+        without one, gray images keep 1 and others have 3.
+    bands : three numbers from 1, optional
+        Which channels the report shows as red, green and blue; by default the first three.
+    **lime
+        Arguments of `gpulime.Explainer`.
+
+    Returns
+    -------
+    Outcome
+        How many images of the run have explanations and how many error rows.
+
+    Raises
+    ------
+    GpulimeError
+        As `gpulime.runs.from_config.run`.
+    gpulime.runs.progress.exits.EndOfRunError
+        Where the device is lost, the disk takes no rows or too many images fail one after the other; what was finished is kept.
+    """
+    dataset = map_style(dataset)
+    names = classes.of_model(bare(model)) if class_names is None else classes.listed(class_names)
+    wanted = of_run(labels, names)
+    configs.check_out(str(out))
+    data = configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds, bands=None if bands is None else list(bands))
+    if max_failures_in_a_row is not None:
+        max_failures_in_a_row = whole("max_failures_in_a_row", max_failures_in_a_row, 1)
+    explainer, kept, listed = Explainer(model, **lime), kept_ids(keep), items(dataset)
+    if isinstance(masks, str | Path):
+        masks = MaskFolder.of(str(masks), configs.DataConfig())
+        masks.check([item.image_id for item in listed])
+    reader = DatasetReader(dataset, channels or channels_of(model), masks)
+    return perform(
+        Job(
+            items=listed,
+            reader=reader,
+            explainer=explainer,
+            labels=wanted,
+            terms=_terms(explainer, model, model_id, wanted, names, lime, masks, kept),
+            picture=picture_in(reader, bands, explainer.normalisation),
+            images=len(dataset),
+            data=data,
+            store=configs.StoreConfig(),
+            report=report,
+            out=configs.expanded(out),
+            share=Share.of(shard, {}),
+            retry_failed=retry_failed,
+            max_failures_in_a_row=max_failures_in_a_row,
+            keep=kept,
+        )
+    )
+
+
+def _terms(
+    explainer: Explainer,
+    model: Any,
+    model_id: str | None,
+    labels: str | Sequence[int],
+    class_names: Sequence[str] | None,
+    lime: Mapping[str, Any],
+    masks: Masks | None,
+    keep: Sequence[int],
+) -> Terms:
+    """What the rows of a run with these arguments have in common."""
+    given = inspect.signature(Explainer).bind(model, **lime)
+    given.apply_defaults()
+    changing = {
+        name: value
+        for name, value in given.arguments.items()
+        if name != "model" and f"lime.{name}" not in configs.CHANGES_NO_ROW
+    }
+    functions = [
+        name for name, value in {**given.arguments, "masks": masks}.items() if callable(value) and not _comparable(value)
+    ]
+    functions += ["model"] if inspect.isfunction(model) and "model" not in functions else []
+    return Terms(
+        fixed={
+            **{f"lime.{name}": _plain(value, model_id) for name, value in changing.items()},
+            **_own_normalisation(explainer),
+            "lime.labels": labels,
+            **({"data.masks": masks.folder if isinstance(masks, MaskFolder) else _plain(masks, model_id)} if masks else {}),
+            **({"data.keep": list(keep)} if keep else {}),
+            "segmenter": SEGMENTER if masks else describe(explainer.segmenter, explainer.device),
+            "model_id": model_id,
+            **({} if model_id or "model" in functions else {"model_code": code.described(model)}),
+            "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
+        },
+        about={
+            "model": model_id or type(model).__name__,
+            "class_names": class_names,
+        },
+        unnamed=[] if model_id else functions,
+    )
+
+
+def _own_normalisation(explainer: Explainer) -> dict[str, list[float]]:
+    """The mean and std that the model itself brings, in place of None."""
+    used = explainer.normalisation
+    return {"lime.mean": used.mean.tolist(), "lime.std": used.std.tolist()} if used.source == "model" else {}
+
+
+def map_style(dataset: Any) -> Any:
+    """The dataset, or that of a DataLoader which gives its examples as they are.
+
+    Raises
+    ------
+    GpulimeError
+        Unless examples can be had by number, and there are some. A DataLoader's sampler and ``collate_fn`` must be the default
+        ones: the work of others would be lost.
+    """
+    if isinstance(dataset, DataLoader):
+        in_order = type(dataset.sampler) is SequentialSampler and type(dataset.batch_sampler) in (BatchSampler, type(None))
+        plain = in_order and dataset.collate_fn in (default_collate, default_convert)
+        check(plain, "a DataLoader must have shuffle=False and no sampler or collate_fn of its own; pass its dataset instead")
+        dataset = dataset.dataset
+    fits = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
+    check(fits, f"dataset must have a length above 0 and give its images by number; got {code.named(type(dataset))}")
+    return dataset
+
+
+def items(dataset: Any) -> list[Item]:
+    """The examples of a dataset, by number; a path where the dataset tells one is the id."""
+    samples = getattr(dataset, "samples", None) or getattr(dataset, "imgs", None)
+    if isinstance(samples, list) and len(samples) == len(dataset) and all(_has_path(sample) for sample in samples):
+        root = getattr(dataset, "root", ".")
+        ids = [os.path.relpath(os.fsdecode(sample[0]), root) for sample in samples]
+    else:
+        ids = [str(i) for i in range(len(dataset))]
+    found = [Item(name.encode("utf-8", "backslashreplace").decode(), str(i).encode()) for i, name in enumerate(ids)]
+    check_ids(found)
+    return found
+
+
+def _has_path(sample: Any) -> bool:
+    return isinstance(sample, tuple | list) and len(sample) > 0 and isinstance(sample[0], str | bytes | os.PathLike)
+
+
+def _comparable(value: Any) -> bool:
+    """Whether it can be told from others in another process: options, weights, functions that are imported by their names."""
+    named = inspect.isfunction(value) and "<" not in value.__qualname__
+    return named or isinstance(value, nn.Module) or dataclasses.is_dataclass(value)
+
+
+def picture_in(
+    reader: DatasetReader, bands: Sequence[int] | None = None, normalisation: Normalisation | None = None
+) -> Picture:
+    """Find the picture of a row in a dataset; None for an image that is not there, or no longer what it was."""
+    numbers = {item.image_id: item for item in items(reader.dataset)}
+
+    def picture(row: Mapping[str, Any]) -> Shown | None:
+        if row["image_id"] not in numbers:
+            return None
+        read = reader(numbers[row["image_id"]])
+        same = read.sha256 == row.get("image_sha256")  # else its segments would lie on another picture
+        if read.pixels is None or not same:
+            return None
+        unit = read.pixels / 255 if read.pixels.dtype == torch.uint8 else read.pixels
+        return shown(unit if normalisation is None else normalisation.pictures(unit), bands)
+
+    return picture
+
+
+def _plain(value: Any, model_id: str | None) -> Any:
+    """A setting as JSON: numbers as they are, an array by a digest of its content, a function by its name and code.
+
+    A ``model_id`` stands for all code.
+    """
+    if isinstance(value, Tensor | np.ndarray):
+        array = np.ascontiguousarray(value)
+        return f"{array.dtype}{list(array.shape)} sha256 {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    if callable(value) and not dataclasses.is_dataclass(value):
+        return code.described(value) if _comparable(value) and not model_id else code.named(value)
+    return value if isinstance(value, str | int | float | list | tuple | dict | None) else repr(value)

@@ -1,0 +1,1 @@
+"""Progress: which process does what, how far a run is, and how it ends."""

@@ -1,0 +1,125 @@
+"""What a person sees of a run: a bar while it works, a few lines for each of the first images, a summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from gpulime.explanations import shades
+from gpulime.runs.progress import terminal
+from gpulime.runs.progress.heartbeat import Effort
+from gpulime.runs.progress.terminal import printable
+
+SHOWN_IMAGES = 20
+SHOWN_SEGMENTS = 3
+
+
+class Progress:
+    """Counts forwards and images; prints explanations as they come.
+
+    Parameters
+    ----------
+    images, n_samples : int
+        What is to be done: forwards are the product.
+    class_names : sequence of str, optional
+    model_seconds : callable, optional
+        How many seconds the model has taken so far.
+    shown : bool
+        Whether anything is printed.
+
+    Attributes
+    ----------
+    ok, failed : int
+        Images that are explained and that failed, since the start.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        n_samples: int,
+        class_names: Sequence[str] | None,
+        model_seconds: Callable[[], float] = lambda: 0.0,
+        shown: bool = True,
+    ) -> None:
+        self.n_samples, self.class_names, self.model_seconds = n_samples, class_names, model_seconds
+        self.ok, self.failed, self.printed = 0, 0, 0 if shown else SHOWN_IMAGES + 1
+        self.seen, self.total, self.started = 0, images * n_samples, time.perf_counter()
+        self.bar = tqdm(disable=True)
+        self._is_bar = images > 0 and shown
+
+    def __enter__(self) -> Progress:
+        self.started = time.perf_counter()
+        self.bar = tqdm(
+            total=self.total,
+            unit=" forwards",
+            disable=not self._is_bar,
+            file=sys.stderr if terminal.is_there() else terminal.Lines(),
+            leave=False,
+            delay=1e-9,  # nothing is printed before there is something to tell
+            mininterval=0.1 if terminal.is_there() else 10,
+            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} forwards, {rate_fmt}{postfix}, {remaining} left",
+        )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.started
+
+    @property
+    def effort(self) -> Effort:
+        """What has been spent since the start; what the model did not take is what explaining costs beside it."""
+        return Effort(self.seconds, self.seen, self.model_seconds())
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are still to come, at the rate since the start; None before the first forward."""
+        return (self.total - self.seen) / self.seen * self.seconds if self.seen else None
+
+    def forwards(self, b: int) -> None:
+        """The model has seen b more rows."""
+        self.seen += b
+        if self.seen > self.total:  # images of a batch that failed have been explained again, one by one
+            self.total = self.bar.total = self.seen
+        rate = self.seen / self.n_samples / self.seconds
+        self.bar.set_postfix_str(f"{rate:.2f} images/s, {100 * self.effort.in_model:.0f} % in the model", refresh=False)
+        self.bar.update(b)
+
+    def image(self, row: Mapping[str, Any]) -> None:
+        """A row has been kept."""
+        if row["status"] == "error" and row["error_type"] != "non_finite":
+            self.total = self.bar.total = self.total - self.n_samples  # its forwards will not come
+        self.failed += row["status"] == "error"
+        self.ok += row["status"] == "ok"
+        if self.printed < SHOWN_IMAGES:
+            self._print("\n".join(lines(row, self.class_names)))
+        elif self.printed == SHOWN_IMAGES:
+            self._print("... and so on; every image is in the results")
+        self.printed += 1
+
+    def _print(self, text: str) -> None:
+        with tqdm.external_write_mode():  # above the bar
+            terminal.say(text)
+
+
+def lines(row: Mapping[str, Any], class_names: Sequence[str] | None) -> list[str]:
+    """A row of the store in words: its labels with output and leave-one-out R2, and each label's strongest segments."""
+    name = printable(str(row["image_id"]))
+    if row["status"] == "error":
+        return [printable(f"{name}: {row['error_type']}: {row['error']}")]
+    found = [f"{name} ({row['n_segments']} segment{'' if row['n_segments'] == 1 else 's'})"]
+    for label, prob, r2, coef in zip(row["labels"], row["pred_probs"], row["r2_loo"], row["coef"], strict=True):
+        called = class_names[label] if class_names is not None and label < len(class_names) else f"class {label}"
+        strongest = shades.strongest(list(enumerate(coef)), SHOWN_SEGMENTS)
+        segments = "  ".join(f"#{j} {w:+.{shades.decimals(abs(strongest[0][1]))}f}" for j, w in strongest) or "none"
+        score = "   -" if r2 is None else f"{r2:.2f}"
+        found.append(f"  {printable(called):28.28} {prob:6.3f}   R2 left out {score}   strongest segments {segments}")
+    return found

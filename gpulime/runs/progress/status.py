@@ -1,0 +1,123 @@
+"""How far a run is, as another shell sees it: from what its shards hold and what its processes tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpulime.runs.progress import heartbeat
+from gpulime.runs.progress.heartbeat import Beat
+from gpulime.runs.progress.terminal import printable
+from gpulime.runs.store import store
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands.
+
+    Attributes
+    ----------
+    images : those of the run, in whichever shares and however few a call is limited to; None where no process has told yet
+    ok, failed : images in the shards that are explained, and that failed by their kind
+    processes : the last beat of each; without those of earlier divisions among other processes
+    now : when this was looked up, in seconds since 1970
+    """
+
+    run: str
+    images: int | None
+    ok: int
+    failed: dict[str, int]
+    processes: list[Beat]
+    now: float
+
+    @property
+    def running(self) -> list[Beat]:
+        """The processes that work, as far as one can tell."""
+        return [beat for beat in self.processes if beat.is_at_work(self.now)]
+
+    @property
+    def rate(self) -> float | None:
+        """Images per second of those that work, together; None where none has finished one yet."""
+        rates = [(beat.ok + beat.failed) / beat.effort.seconds for beat in self.running if beat.effort.seconds > 0]
+        return sum(rates) or None
+
+    @property
+    def done(self) -> int:
+        """Images that have a row."""
+        return self.ok + sum(self.failed.values())
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the slowest process expects to have finished; None where one of them, or none, can tell."""
+        times = [None if beat.left is None else beat.left - (self.now - beat.time) for beat in self.running]
+        known = [seconds for seconds in times if seconds is not None]
+        return max(*known, 0.0) if known and len(known) == len(times) else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        return {**dataclasses.asdict(self), "done": self.done, "rate": self.rate, "left": self.left}
+
+    def __str__(self) -> str:
+        return "\n".join([self._head(), *(self._process(beat) for beat in self.processes)])
+
+    def _head(self) -> str:
+        of_all = f" of {self.images:,} images ({100 * self.done / self.images:.1f} %)" if self.images else " images"
+        failed = ", ".join(f"{printable(kind)} {count:,}" for kind, count in self.failed.items())
+        failures = f"; {sum(self.failed.values()):,} failed ({failed})" if failed else "; none failed"
+        rate = "" if self.rate is None else f"; {self.rate:.3g} images/s"
+        left = "" if self.left is None else f"; {duration(self.left)} left"
+        return f"{self.run}: {self.done:,}{of_all} are on disk{failures}{rate}{left}"
+
+    def _process(self, beat: Beat) -> str:
+        done = beat.ok + beat.failed
+        ago = duration(max(self.now - beat.time, 0))
+        state = f"{printable(beat.state)} {ago} ago"
+        if beat.is_gone:
+            state = f"gone: no such process, its last word came {ago} ago"
+        elif beat.state == heartbeat.RUNNING:
+            state = f"silent for {ago}: it hangs, or has died" if beat.is_silent(self.now) else f"running, last word {ago} ago"
+        effort, speed = beat.effort, ""
+        if effort.seconds > 0 and effort.forwards:
+            images = f"{done / effort.seconds:.3g} images/s, " if done else ""
+            model = f"{100 * effort.in_model:.0f} % of the time in the model"
+            speed = f"; {images}{effort.forwards / effort.seconds:,.0f} forwards/s, {model}"
+        who = f"{beat.share} on {printable(beat.host)} ({beat.pid})"
+        return f"  {who}: {state}; {beat.before + done:,} of its {beat.own:,} done{speed}"
+
+
+def status(run: Path) -> Status:
+    """Look up where a run stands.
+
+    Raises
+    ------
+    GpulimeError
+        If the directory holds no run.
+    """
+    manifest = store.manifest(run)
+    rows = store.read(run, ["status", "error_type"])
+    beats, now = heartbeat.read(run), time.time()
+    images = heartbeat.images(run, manifest.get("config_hash"))
+    images = None if images is None else max(images, len(rows))  # some may have gone from the source since
+    kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
+    return Status(
+        run=str(run),
+        images=images,
+        ok=rows["status"].to_pylist().count("ok"),
+        failed=dict(kinds.most_common()),
+        processes=heartbeat.current(beats, now),
+        now=now,
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two units that tell most: "45 s", "12 min 3 s", "7 h 40 min", "2 d 3 h"."""
+    whole = round(seconds)
+    for long, short, many in (("d", "h", 86_400), ("h", "min", 3_600), ("min", "s", 60)):
+        if whole >= many:
+            below = {"h": 3_600, "min": 60, "s": 1}[short]
+            return f"{whole // many} {long}" + (f" {rest} {short}" if (rest := whole % many // below) else "")
+    return f"{whole} s"

@@ -1,0 +1,1 @@
+"""Reading: from files and datasets to the pixels, labels and segments of a batch."""

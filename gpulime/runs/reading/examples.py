@@ -1,0 +1,164 @@
+"""Find the image, the target and the mask in an example of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gpulime import arrays, labels
+from gpulime.errors import GpulimeError
+from gpulime.runs.reading import pixels
+from gpulime.runs.reading.label_maps import KEYS as MASK_KEYS
+from gpulime.runs.reading.label_maps import label_map
+from gpulime.runs.reading.pixels import DecodeError
+
+IMAGE_KEYS = ("image", "pixel_values", "img", "x")
+TARGET_KEYS = ("label", "labels", "target", "targets", "class", "y")
+DTYPES = torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64
+ADAPT = "[(one[0], one[1]) for one in dataset] is such a dataset, and so is a class with __len__ and __getitem__"
+
+
+class FormError(DecodeError):
+    """An example that has no image where one is looked for: other examples of its dataset will have none there either."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An example's parts, as the dataset gives them; ``mask_name`` is how a message calls the mask."""
+
+    image: Any
+    target: Any = None
+    mask: Any = None
+    mask_name: str = ""
+
+
+def parts(example: Any) -> Example:
+    """Find the image, the target and the mask of an example.
+
+    Parameters
+    ----------
+    example
+        An image, a tuple or list of an image and more, or a mapping or named tuple with one of `IMAGE_KEYS`, and perhaps one
+        of `TARGET_KEYS` and of `MASK_KEYS`.
+        In a tuple the image may follow an index, and the target other facts: (index, image, label), (image, facts, label).
+        A mask is a further item that holds integers (h, w).
+
+    Raises
+    ------
+    FormError
+        If there is no image, or more than one item may be the target.
+    """
+    if hasattr(example, "_fields") and not set(IMAGE_KEYS).isdisjoint(example._fields):
+        example = example._asdict()
+    if isinstance(example, Mapping):
+        return _of_mapping(example)
+    if isinstance(example, tuple | list):
+        return _of_items(example)
+    return Example(example)
+
+
+def _of_mapping(example: Mapping[str, Any]) -> Example:
+    image, target, mask = (next((key for key in keys if key in example), None) for keys in (IMAGE_KEYS, TARGET_KEYS, MASK_KEYS))
+    if image is None:
+        raise _no_image(example)
+    if target is None:
+        likely = [key for key in example if any(word in str(key).lower() for word in ("label", "target", "class"))]
+        pair = f"[{{'image': one[{image!r}], 'label': one[{(likely or [''])[0]!r}]}} for one in dataset]"
+        check_form(len(likely) <= 1, f"an example must have one label; got {', '.join(map(repr, likely))}: choose with {pair}")
+        target = likely[0] if likely else None
+    found = example[image]
+    return Example(
+        arrays.tensor(found) if isinstance(found, list) else found,
+        None if target is None else example[target],
+        None if mask is None else example[mask],
+        mask or "",
+    )
+
+
+def _of_items(example: Sequence[Any]) -> Example:
+    places = [i for i, item in enumerate(example) if _is_image(item)]
+    if not places:
+        if not example or not isinstance(example[0], Tensor | np.ndarray):
+            raise _no_image(example)
+        places = [0]  # of another shape, which is told
+    at, rest = places[0], range(places[0] + 1, len(example))
+    check_form(
+        len(example) != 2 or at == 0 or not _is_class(example[0]),
+        f"an example must be an image or (image, target); got {_shown(example)}: is the first item its index or its target?",
+    )
+    target = next(iter(rest), None)
+    if target is not None and not _is_class(example[target]):
+        target = next((i for i in rest if _is_class(example[i])), target)
+    mask = next((i for i in rest if i != target and label_map(example[i]) is not None), None)
+    return Example(
+        example[at],
+        None if target is None else example[target],
+        None if mask is None else example[mask],
+        "" if mask is None else f"item {mask} of the example, which is used as a mask,",
+    )
+
+
+def _is_image(item: Any) -> bool:
+    return isinstance(item, Image.Image) or (isinstance(item, Tensor | np.ndarray) and item.ndim == 3)
+
+
+def _is_class(item: Any) -> bool:
+    try:
+        labels.plain(item)
+    except GpulimeError:
+        return False
+    return not isinstance(item, str)  # which may be a path or a caption
+
+
+def tensor(image: Any, channels: int | None) -> Tensor:
+    """The pixels of an example's image, (c, h, w); those of a tensor share its memory.
+
+    Raises
+    ------
+    FormError
+        If it is no tensor (c, h, w) of numbers that can be an image's, no array (h, w, c) or (h, w), and no PIL image.
+    DecodeError
+        As `pixels.bands`.
+    """
+    if isinstance(image, np.ndarray):
+        shape = image.shape
+        ahead = image.ndim == 3 and shape[0] in (1, 3, 4) and min(shape[1:]) > 4
+        turned = "is that (c, h, w)? torch.from_numpy(image) makes it a tensor, whose channels come first"
+        check_form(not ahead, f"an image that is an array must be (h, w, c) or (h, w); got {shape}: {turned}")
+    if isinstance(image, Image.Image | np.ndarray):
+        return pixels.tensor(image, channels)
+    kinds = "a tensor (c, h, w), a PIL image or an array (h, w, c)"
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.numel() == 0:
+        raise FormError(f"an image must be {kinds}; got {tuple(image.shape) if isinstance(image, Tensor) else _shown(image)}")
+    dense = image.layout is torch.strided and not image.is_meta
+    check_form(dense, f"an image must be a dense tensor that holds its values; got {image.layout} on {image.device}")
+    *others, last = (str(dtype).removeprefix("torch.") for dtype in DTYPES)
+    check_form(image.dtype in DTYPES, f"an image must be {', '.join(others)} or {last}; got {image.dtype}")
+    return image
+
+
+def check_form(condition: bool, message: str) -> None:
+    """Raise `FormError` unless ``condition`` holds."""
+    if not condition:
+        raise FormError(message)
+
+
+def _no_image(example: Any) -> FormError:
+    keys = f"a mapping with one of {', '.join(IMAGE_KEYS)}"
+    return FormError(f"an example must be an image, (image, target), or {keys}; got {_shown(example)}. {ADAPT}")
+
+
+def _shown(value: Any, depth: int = 2) -> str:
+    """The form of an example."""
+    name = type(value).__name__
+    if isinstance(value, Mapping):
+        return f"{name} with {', '.join(map(repr, value))}"
+    if isinstance(value, tuple | list) and depth and len(value) <= 8:
+        return f"{name} of ({', '.join(_shown(item, depth - 1) for item in value)})"
+    return f"{name} {tuple(value.shape)}" if isinstance(value, Tensor | np.ndarray) else name

@@ -1,0 +1,30 @@
+"""Hints that the pixels of a run are perhaps not those that its user means; each is said once, as soon as an image shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpulime.runs.progress.terminal import note
+from gpulime.runs.reading.read import CROPPED, CUT, TURNED, Read
+
+TEXTS = {
+    TURNED: "a camera's rotation tag, which is ignored as torchvision's ImageFolder does: data.exif: apply turns the picture",
+    CROPPED: "less than a quarter of the picture left by the crop: set data.resize too, the shorter side before it",
+    CUT: "colours of 16 bits, of which Pillow reads 8: a .npy file keeps all levels",
+}
+
+
+class Hints:
+    """Looks at images as they are read, some at a time."""
+
+    def __init__(self) -> None:
+        self._left = dict(TEXTS)
+
+    def look(self, reads: Sequence[Read]) -> None:
+        """Print the hints that these images give for the first time: how many of them do, and which is the first."""
+        for hint, text in list(self._left.items()):
+            showing = [read.item.image_id for read in reads if hint in read.hints]
+            if showing:
+                del self._left[hint]
+                verb = "has" if len(showing) == 1 else "have"
+                note(f"{len(showing)} of {len(reads)} images read together, the first {showing[0]!r}, {verb} {text}")

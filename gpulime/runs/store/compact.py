@@ -1,0 +1,193 @@
+"""Small shards merged into bigger ones, while others read and whenever it is killed: no row is lost, none is seen twice.
+
+1. Every shard is read whole; corrupt ones are left alone for good.
+2. Neighbours that are small are merged into one new shard, in the order of writing: written aside, row group by row group,
+   read back, then named by rename.
+3. Only then the old ones are deleted. Killed between 2 and 3, a row stands in two shards, and both are the same, so readers,
+   who take one row per image, see what they saw before; the next compact deletes what stands in a bigger shard already.
+
+Shards that appear meanwhile are left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpulime.errors import check
+from gpulime.runs.store import shards, store
+from gpulime.runs.store.atomic import settle, staged, sync_folder
+from gpulime.runs.store.lock import Lock
+from gpulime.runs.store.row import schema
+from gpulime.runs.store.shards import CorruptError
+
+ROWS = 8192  # of a merged shard: some 40 MB at 224 x 224 with 5 labels
+GROUP = 256  # rows of one row group: what is in memory at once, and what is read for one image
+ALIKE = list(shards.DECIDING)  # rows that agree in these are one row, written twice
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What came of it.
+
+    Attributes
+    ----------
+    before, after : int, sound shards
+    spent : int, shards deleted since bigger ones held all their rows
+    corrupt : CorruptError of each shard that was left alone
+    rows : int, in the sound shards afterwards
+    """
+
+    before: int
+    after: int
+    spent: int
+    corrupt: list[CorruptError]
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """A shard that was read whole: the columns that tell its rows apart, and which of them no other shard stands for."""
+
+    path: Path
+    keys: pa.Table
+    fresh: Mask
+
+
+def compact(run: Path, rows: int = ROWS) -> Compacted:
+    """Merge neighbouring shards of a run that hold less than half of ``rows`` each.
+
+    Parameters
+    ----------
+    run : Path
+        The run directory.
+    rows : int
+        The most rows of a merged shard, 1 or more.
+
+    Raises
+    ------
+    GpulimeError
+        Where the directory holds no run, a process is writing to it, or a newer gpulime wrote a shard.
+    OSError
+        Where the disk refuses; what was there is still there.
+    """
+    check(rows >= 1, f"rows of a merged shard must be 1 or more, got {rows}")
+    store.manifest(run)
+    lock = Lock(run)
+    try:
+        check(not lock.taken, f"a process is writing to {run}: compact it when that has ended")
+        return _compact(run, rows)
+    finally:
+        lock.release()
+
+
+def _compact(run: Path, rows: int) -> Compacted:
+    read: list[tuple[Path, pa.Table] | CorruptError] = shards.each(run, _keys, lambda error: error)
+    sound = _apart([one for one in read if not isinstance(one, CorruptError)])
+    spent = [one.path for one in sound if not one.fresh.any()]
+    groups = list(_groups(sound, [one.path for one in read if isinstance(one, CorruptError)], rows))
+    _delete(run, spent)
+    for group in groups:
+        _merge(run, group)
+        _delete(run, [one.path for one in group])
+    return Compacted(
+        before=len(sound),
+        after=len(sound) - len(spent) - sum(len(group) - 1 for group in groups),
+        spent=len(spent),
+        corrupt=[one for one in read if isinstance(one, CorruptError)],
+        rows=sum(int(one.fresh.sum()) for one in sound),
+    )
+
+
+def _keys(path: Path, shard: pq.ParquetFile) -> tuple[Path, pa.Table]:
+    # All columns are read: each page is checked before anything is deleted.
+    return path, shards.kept(shard, schema().names, lambda rows: rows.select(ALIKE))
+
+
+def _apart(read: Sequence[tuple[Path, pa.Table]]) -> list[_Sound]:
+    """Of rows that are alike, those of the biggest shard stand for the others."""
+    biggest_first = sorted(range(len(read)), key=lambda i: (-len(read[i][1]), read[i][0].name))
+    everything = pa.concat_tables([schema().empty_table().select(ALIKE), *(read[i][1] for i in biggest_first)])
+    places = everything.append_column("place", pa.array(np.arange(len(everything))))
+    first = places.group_by(ALIKE).aggregate([("place", "min")])["place_min"].to_numpy()
+    fresh = np.zeros(len(everything), dtype=bool)
+    fresh[first] = True
+    ends = np.cumsum([len(read[i][1]) for i in biggest_first])
+    masks = dict(zip(biggest_first, np.split(fresh, ends[:-1]), strict=True)) if read else {}
+    return [_Sound(path, keys, masks[i]) for i, (path, keys) in enumerate(read)]
+
+
+def _groups(sound: Sequence[_Sound], corrupt: Sequence[Path], rows: int) -> Iterator[list[_Sound]]:
+    """Neighbours to be merged: the order of writing stays, so what stands between two of them parts them."""
+    small = {one.path: one for one in sound if one.fresh.any() and 2 * one.fresh.sum() < rows}
+    spent = {one.path for one in sound if not one.fresh.any()}
+    group: list[_Sound] = []
+    for path in shards.in_order([*(one.path for one in sound), *corrupt]):
+        if path in spent:
+            continue
+        one = small.get(path)
+        if one is None or sum(int(other.fresh.sum()) for other in [*group, one]) > rows:
+            yield from [group] if len(group) > 1 else []
+            group = []
+        group += [one] if one is not None else []
+    yield from [group] if len(group) > 1 else []
+
+
+def _merge(run: Path, group: Sequence[_Sound]) -> None:
+    """Write the rows of a group as one shard, in the place of its first in the order of writing."""
+    first = group[0].path
+    with staged(run, first) as path:
+        with path.open("xb") as file:
+            with pq.ParquetWriter(file, schema(), **store.COMPRESSION) as writer:
+                for table in _row_groups(group):
+                    writer.write_table(table, row_group_size=GROUP)
+            file.flush()
+            os.fsync(file.fileno())
+        _check_same(path, group)
+        rank, milliseconds = shards.number(first)
+        settle(path, first.with_name(shards.name_of(rank, milliseconds, shards.checksum(path))))
+
+
+def _row_groups(group: Sequence[_Sound]) -> Iterator[pa.Table]:
+    """The rows that stand for themselves, some hundred at a time."""
+    held: list[pa.RecordBatch] = []
+    for one in group:
+        start = 0
+        with shards.opened(one.path) as shard:
+            for batch in shard.iter_batches(batch_size=GROUP):
+                held.append(batch.filter(pa.array(one.fresh[start : start + len(batch)])))
+                start += len(batch)
+                if sum(map(len, held)) >= GROUP:
+                    yield _table(held)
+                    held = []
+    if held:
+        yield _table(held)
+
+
+def _table(batches: Sequence[pa.RecordBatch]) -> pa.Table:
+    rows = pa.concat_tables(shards.filled(pa.Table.from_batches([batch]), schema().names) for batch in batches)
+    return rows.cast(schema()).combine_chunks()
+
+
+def _check_same(path: Path, group: Sequence[_Sound]) -> None:
+    """Read a merged shard back: it must hold the rows of its group, in their order."""
+    with shards.parquet(path) as shard:
+        _, there = _keys(path, shard)
+    wanted = pa.concat_tables([one.keys.filter(pa.array(one.fresh)) for one in group])
+    check(there.equals(wanted), f"the merged shard must hold {len(wanted)} rows as they were, got {len(there)} or others")
+
+
+def _delete(run: Path, paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if paths:
+        sync_folder(run / shards.RESULTS)

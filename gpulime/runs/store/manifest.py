@@ -1,0 +1,123 @@
+"""What the rows of one run have in common, as ``run.json`` tells: a directory holds rows of one such set only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from pprint import saferepr  # sorts dicts, whose order is no difference
+from typing import Any
+
+import gpulime
+from gpulime.errors import GpulimeError, check
+from gpulime.runs.progress import heartbeat
+from gpulime.runs.store import lock, store
+
+TARGETS = "targets"  # of the class folders: a folder that is added shifts those of others
+SHOWN = 8
+VERSIONS = ("torch", "torchvision", "numpy", "scikit-image", "pyarrow", "pillow")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a run is held to.
+
+    Attributes
+    ----------
+    fixed : all that changes a row
+    about : what else run.json tells: the model, the transform, the class names
+    unnamed : functions among the settings that nothing tells from others of their kind
+    """
+
+    fixed: Mapping[str, Any]
+    about: Mapping[str, Any]
+    unnamed: Sequence[str] = ()
+
+    @property
+    def config_hash(self) -> str:
+        """Sixteen hex digits over `fixed`."""
+        text = json.dumps(self.fixed, sort_keys=True, default=repr)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the model's classes, where they are known."""
+        return self.about.get("class_names")
+
+    def accept(self, run: Path) -> None:
+        """Go on with what a directory holds, or make it a run of these terms.
+
+        Raises
+        ------
+        GpulimeError
+            As `fit`.
+        """
+        if not self.fit(run):
+            about = {**self.about, "fixed": self.fixed, "config_hash": self.config_hash, "versions": _versions()}
+            store.write_manifest(run, _plain(about))
+
+    def fit(self, run: Path) -> bool:
+        """Whether a directory holds a run of these terms; False where it holds none yet.
+
+        A run.json binds nobody where there are no rows and no process that makes any: a call that was refused has left it.
+
+        Raises
+        ------
+        GpulimeError
+            Where it holds a run of others, with the difference as far as it is known.
+        """
+        manifest, results = store.read_manifest(run), bool(store.shards(run))
+        if manifest is None:
+            others = store.config_hashes(run) - {self.config_hash} if results else set()
+            check(not others, f"{run} holds results of other settings, and no run.json that tells which. Choose another out")
+            return False
+        if not (results or lock.any_writer(run) or heartbeat.at_work(run)):
+            return False
+        if manifest.get("config_hash") == self.config_hash:
+            these = f"{' and '.join(self.unnamed)} {'are' if len(self.unnamed) > 1 else 'is'}"
+            doubt = f"whether {these} what made them is not known of a function: give a model_id, another for other functions"
+            check(not self.unnamed, f"{run} holds results, and {doubt}")
+            return True
+        was, now = _by_folder(manifest.get("fixed", {})), _by_folder(_plain(self.fixed))
+        changed = [
+            f"{name} was {_said(was, name)}, is {_said(now, name)}"
+            for name in {**was, **now}
+            if _said(was, name) != _said(now, name)  # as text, as in the hash: 1 is not 1.0, not set is not None
+        ]
+        changed[SHOWN:] = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
+        there, remedy = ("holds results of", ", or delete it") if results else ("is being filled by a process with", "")
+        older = ", of an earlier gpulime" if manifest["schema_version"] < store.SCHEMA_VERSION else ""
+        raise GpulimeError(f"{run} {there} other settings{older}: {'; '.join(changed)}. Choose another out{remedy}")
+
+
+def _said(settings: Mapping[str, Any], name: str) -> str:
+    return saferepr(settings[name]) if name in settings else "not set"
+
+
+def _by_folder(fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with an entry for each class folder, so that a difference names the folder."""
+    targets = fixed.get(TARGETS)
+    targets = targets if isinstance(targets, dict) else {}  # somebody else's run.json may hold anything
+    return {
+        **{name: value for name, value in fixed.items() if name != TARGETS},
+        **{f"target of {folder!r}": index for folder, index in targets.items()},
+    }
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value, default=repr))
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "gpulime": gpulime.__version__,
+        "python": platform.python_version(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **{name: version(name) for name in VERSIONS},
+    }

@@ -1,0 +1,269 @@
+"""Shards: the Parquet files of a run's results, whether each is as it was written, and which of their rows count.
+
+A shard's name, ``part-<rank>-<unix ms>-<8 hex>.parquet``, ends in the CRC-32 of its bytes, so that any damage to it is found
+at the speed of the disk, without decoding. It never changes; `gpulime.runs.store.compact` alone takes some away,
+once their rows stand in another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import stat
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gpulime.errors import GpulimeError, check
+from gpulime.runs.store.row import ADDED, SCHEMA_VERSION, STATUSES, VERSION_KEY, schema
+
+T = TypeVar("T")
+
+RESULTS = "results"
+NAME = re.compile(r"part-(\d+)-(\d+)-([0-9a-f]{8})\.parquet")
+CHUNK = 2**20  # bytes in memory while a file is summed
+BATCH = 256  # rows in memory at once where all columns of a shard are looked at
+MOST_MICROSECONDS = 253_402_300_800_000_000  # the year 10000, of which Python has no time
+DECIDING = ("image_id", "status", "written_at", "attempt")  # the columns by which one row of an image wins
+
+_warned: set[Path] = set()
+
+
+class CorruptError(GpulimeError):
+    """A shard that is not what was written; ``path`` is which, ``reason`` how that shows."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        reason = " ".join(reason.split())  # Arrow's have several lines
+        super().__init__(f"shard {path} is corrupt: {reason}")
+        self.path, self.reason = path, reason
+
+
+def name_of(rank: int, milliseconds: int, checksum: int) -> str:
+    """The name of a shard."""
+    return f"part-{rank}-{milliseconds}-{checksum:08x}.parquet"
+
+
+def checksum(path: Path) -> int:
+    """The CRC-32 of a file."""
+    total = 0
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            total = zlib.crc32(chunk, total)
+    return total
+
+
+def shards(run: Path) -> list[Path]:
+    """The shards of a run, oldest first."""
+    before, now = None, _listed(run)
+    while now != before:  # a listing during which shards were merged may show neither the old ones nor the new one
+        before, now = now, _listed(run)
+    return now
+
+
+def _listed(run: Path) -> list[Path]:
+    return in_order(path for path in run.glob(f"{RESULTS}/*") if NAME.fullmatch(path.name))
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Shards in the order of writing."""
+    return sorted(paths, key=lambda path: (number(path)[1], path))
+
+
+def number(path: Path) -> tuple[int, int]:
+    """The rank that wrote a shard, and when, in milliseconds since 1970."""
+    _, rank, milliseconds, _ = path.name.split("-")
+    return int(rank), int(milliseconds)
+
+
+@contextlib.contextmanager
+def parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file; opened here, since pyarrow takes a path such as ``hdfs:x`` for an address."""
+    with pa.OSFile(str(path)) as file, pq.ParquetFile(file, page_checksum_verification=True) as shard:
+        yield shard
+
+
+@contextlib.contextmanager
+def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
+    """A shard that was found to be as it was written, for reading; unless ``whole``, only the pages that are read are checked.
+
+    Raises
+    ------
+    CorruptError
+        Where it is not, also from inside the ``with``.
+    GpulimeError
+        Where a newer gpulime wrote it, and where the system does not let it be read.
+    FileNotFoundError
+        Where it is gone: merged into another meanwhile.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise CorruptError(path, "it must be a regular file")
+        named, found = path.stem.split("-")[-1], f"{checksum(path):08x}" if whole else None
+        with parquet(path) as shard:
+            facts = shard.metadata.metadata or {}
+            # The shards of earlier versions had a random number in place of the sum, and stated no version.
+            # They lack the columns of version 2, which tell if it is the name of the version that rotted.
+            summed = VERSION_KEY in facts or not ADDED.keys().isdisjoint(shard.schema_arrow.names)
+            if found not in (None, named) and summed:
+                raise CorruptError(path, f"the CRC-32 of its bytes must be {named}, as its name says, got {found}")
+            _check_columns(path, shard, facts.get(VERSION_KEY, b"1"))
+            yield shard
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # what NFS says of a file that was deleted while it was open
+            raise FileNotFoundError(errno.ENOENT, str(error.strerror), str(path)) from error
+        if error.errno not in (None, errno.EIO):  # Arrow's own have no number
+            raise GpulimeError(f"shard {path} cannot be read: {error.strerror}") from error
+        raise CorruptError(path, str(error)) from error
+    except pa.ArrowException as error:
+        raise CorruptError(path, str(error)) from error
+
+
+def _check_columns(path: Path, shard: pq.ParquetFile, version: bytes) -> None:
+    readable = f"this gpulime reads up to {SCHEMA_VERSION}; a newer one is needed"
+    check(version.isdigit(), f"shard {path} must state a whole schema version, got {version!r}")
+    check(int(version) <= SCHEMA_VERSION, f"shard {path} has schema version {int(version)}, {readable}")
+    there = shard.schema_arrow
+    if there.equals(schema()):
+        return
+    needed = [field for field in schema() if ADDED.get(field.name, 1) <= int(version)]
+    wrong = [field.name for field in needed if field.name not in there.names or there.field(field.name).type != field.type]
+    if wrong:
+        raise CorruptError(path, f"it lacks columns of the store, or has them with other types: {', '.join(wrong)}")
+
+
+def each(run: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable[[CorruptError], T]) -> list[T]:
+    """What ``read`` makes of every shard, its path and itself open, oldest first; of a corrupt one, ``instead`` of its error.
+
+    Shards may come and be merged meanwhile: what is returned is as if all had been read at one moment.
+
+    Raises
+    ------
+    GpulimeError
+        Where a newer gpulime wrote a shard, or the system does not let it be read.
+    """
+    found: dict[Path, T] = {}
+    listed = shards(run)
+    while True:
+        try:
+            for path in listed:
+                if path not in found:
+                    found[path] = _read(path, read, instead)
+            return [found[path] for path in listed]
+        except FileNotFoundError as error:  # merged into another meanwhile, which a new listing shows
+            before, listed = listed, shards(run)
+            if listed == before:
+                raise GpulimeError(f"{error.filename} is listed and not there: is it a link to nowhere?") from error
+
+
+def _read(path: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable[[CorruptError], T]) -> T:
+    try:
+        with opened(path) as shard:
+            return read(path, shard)
+    except CorruptError as error:
+        return instead(error)
+
+
+def rows(run: Path, columns: Sequence[str]) -> pa.Table:
+    """The rows of all sound shards, an image's repeats included, in the order of writing.
+
+    A corrupt shard is left out with one warning that names it.
+
+    Raises
+    ------
+    GpulimeError
+        As `each`.
+    """
+    wanted, empty = list(columns), schema().empty_table().select(columns)
+
+    def leave_out(error: CorruptError) -> pa.Table:
+        warn(error, run)
+        return empty
+
+    return pa.concat_tables([empty, *each(run, lambda _, shard: filled(shard.read(wanted), wanted), leave_out)])
+
+
+def filled(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Columns of a shard, in this order; those that an earlier version did not write are null.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        For values that no reader can use; `opened` makes a `CorruptError` of it.
+    """
+    _check_values(rows)
+    for name in columns:
+        if name not in rows.column_names:
+            rows = rows.append_column(schema().field(name), pa.nulls(len(rows), schema().field(name).type))
+    return rows.select(columns).cast(nothing(columns).schema)  # another program may have let columns be null
+
+
+def _check_values(rows: pa.Table) -> None:
+    """Refuse text that is not UTF-8, null where there must be a value, an unknown status and times out of range."""
+    rows.validate(full=True)
+    for name in rows.column_names:
+        if not schema().field(name).nullable and rows[name].null_count:
+            raise pa.ArrowInvalid(f"{name} must not be null")
+    if "status" in rows.column_names and (unknown := {*rows["status"].unique().to_pylist()} - {*STATUSES}):
+        raise pa.ArrowInvalid(f"status must be {' or '.join(STATUSES)}, got {min(unknown)!r:.80}")
+    if "written_at" in rows.column_names and len(rows):
+        low, high = pc.min_max(rows["written_at"].cast(pa.int64())).as_py().values()
+        if low < 0 or high >= MOST_MICROSECONDS:
+            raise pa.ArrowInvalid("written_at must be after 1970 and before the year 10000")
+
+
+def kept(shard: pq.ParquetFile, columns: Sequence[str], keep: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    """What ``keep`` makes of columns of a shard, some hundred rows at a time: what it drops is let go of on the way."""
+    parts = [keep(nothing(columns))]
+    for batch in shard.iter_batches(batch_size=BATCH, columns=list(columns)):
+        parts.append(keep(filled(pa.Table.from_batches([batch]), columns)).cast(parts[0].schema))
+    return pa.concat_tables(parts)
+
+
+def nothing(columns: Sequence[str]) -> pa.Table:
+    """No rows, with these columns of the store."""
+    return schema().empty_table().select(columns).replace_schema_metadata()
+
+
+def warn(error: CorruptError, run: Path) -> None:
+    """Say, once in a process, that a shard is left out, and what brings its rows back."""
+    if error.path in _warned:  # Python's own memory of warnings is lost whenever somebody changes its filters
+        return
+    _warned.add(error.path)
+    remedy = f"running the same command again explains its images anew; gpulime verify {run} says what else is wrong"
+    warnings.warn(f"{error}. It is left out: {remedy}", stacklevel=2)
+
+
+def winners(rows: pa.Table) -> pa.Array:
+    """A mask over ``rows`` that keeps one row per image: ok wins over error, then the newest, then the last attempt.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        With the columns `DECIDING`, in the order of writing.
+    """
+    ids = rows["image_id"].to_pylist()
+    counts = Counter(ids)
+    repeated = np.fromiter((counts[image_id] > 1 for image_id in ids), bool, len(ids))
+    some = rows.select(DECIDING).filter(pa.array(repeated))  # few: to rank all rows takes ten times their memory
+    rank = {
+        "ok": pc.equal(some["status"], "ok"),
+        "written_at": some["written_at"],
+        "attempt": some["attempt"],
+        "row": np.flatnonzero(repeated),
+    }
+    ranked = pa.table({"image_id": some["image_id"], **rank}).sort_by([(name, "descending") for name in rank])
+    best = ranked.group_by("image_id", use_threads=False).aggregate([("row", "first")])
+    keep = ~repeated
+    keep[best["row_first"].to_numpy()] = True
+    return pa.array(keep)

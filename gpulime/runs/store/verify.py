@@ -1,0 +1,196 @@
+"""Whether a run is what was written: every shard read whole, every row looked at, and, if asked, every input file again."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from gpulime.errors import check
+from gpulime.runs.progress import exits, heartbeat
+from gpulime.runs.reading.decode import digest
+from gpulime.runs.reading.sources import Item, Source
+from gpulime.runs.store import shards, store, validate
+from gpulime.runs.store.atomic import STAGING
+from gpulime.runs.store.lock import LOCKS
+from gpulime.runs.store.row import schema
+from gpulime.runs.store.shards import CorruptError
+
+FACTS = (*shards.DECIDING, "error_type", "config_hash", "path", "image_sha256")
+READERS = 8  # files hashed at once: on a network path waiting is most of it
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a run, hashed again.
+
+    Attributes
+    ----------
+    same : int, those that are what they were when they were explained
+    changed, missing : image ids
+    unknown : int, images of which no sum is kept: that could not be read then, or are no files
+    """
+
+    same: int
+    changed: list[str]
+    missing: list[str]
+    unknown: int
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a run holds, and what of it is not as it was written.
+
+    Attributes
+    ----------
+    run : Path
+    shards : int, those that are sound
+    corrupt : CorruptError of each other one
+    rows, images, ok : int, images by the readers' rule: one row each
+    wanted : int or None, images of the run, as its processes told; None where none has
+    errors : error_type -> images
+    damaged : image_id -> reason, of rows that say ok and hold no whole explanation
+    config_hash : of run.json
+    other_settings : config_hash -> rows, of hashes that are not the run's
+    strangers : names in results/ that no shard has
+    leftovers : names in _staging/
+    inputs : Inputs, or None where they were not asked for
+    """
+
+    run: Path
+    shards: int
+    corrupt: list[CorruptError]
+    rows: int
+    images: int
+    wanted: int | None
+    ok: int
+    errors: dict[str, int]
+    damaged: dict[str, str]
+    config_hash: str | None
+    other_settings: dict[str, int]
+    strangers: list[str]
+    leftovers: list[str]
+    inputs: Inputs | None
+
+    @property
+    def as_written(self) -> bool:
+        """Whether nothing was found that the run did not write or that changed since; leftovers mean nothing."""
+        touched = self.inputs is not None and (self.inputs.changed or self.inputs.missing)
+        return not (self.corrupt or self.damaged or self.other_settings or self.strangers or touched)
+
+    @property
+    def missing(self) -> int:
+        """Images of the run that have no row yet, as far as is known."""
+        return max((self.wanted or 0) - self.images, 0)
+
+    @property
+    def exit_code(self) -> int:
+        """`exits.DAMAGED` unless all is as it was written; else 3 where images have error rows or none yet."""
+        if not self.as_written:
+            return exits.DAMAGED
+        return exits.ERROR_ROWS if self.errors or self.missing else exits.OK
+
+
+def verify(run: Path, inputs: bool = False) -> Verified:
+    """Read a run whole, some hundred rows at a time, and say what is wrong with it; nothing is changed.
+
+    Parameters
+    ----------
+    run : Path
+        The run directory.
+    inputs : bool
+        Hash the images again, too.
+
+    Raises
+    ------
+    GpulimeError
+        Where the directory holds no run or no results yet, or a newer gpulime wrote them.
+    """
+    manifest = store.manifest(run)
+    with tqdm(total=len(shards.shards(run)), disable=None, leave=False, unit=" shards") as bar:
+
+        def facts(_: Path, shard: pq.ParquetFile) -> pa.Table:
+            bar.update()
+            return shards.kept(shard, schema().names, _light)
+
+        found = shards.each(run, facts, lambda error: error)
+    corrupt = [one for one in found if isinstance(one, CorruptError)]
+    check(bool(found), f"{run} holds no results yet: there is no shard in {run / shards.RESULTS}")
+    rows = pa.concat_tables([_light(shards.nothing(schema().names)), *(one for one in found if isinstance(one, pa.Table))])
+    images = rows.filter(shards.winners(rows))
+    whole = images.filter(images["damaged"].is_null())
+    broken = images.filter(images["damaged"].is_valid())
+    failed = whole.filter(pc.equal(whole["status"], "error"))
+    config_hash = manifest.get("config_hash")
+    return Verified(
+        run=run,
+        shards=len(found) - len(corrupt),
+        corrupt=corrupt,
+        rows=len(rows),
+        images=len(images),
+        wanted=heartbeat.images(run, config_hash),
+        ok=len(whole) - len(failed),
+        errors=dict(Counter(kind or "unknown" for kind in failed["error_type"].to_pylist()).most_common()),
+        damaged=dict(zip(broken["image_id"].to_pylist(), broken["damaged"].to_pylist(), strict=True)),
+        config_hash=config_hash,
+        other_settings=_others(rows, config_hash),
+        strangers=_names(run / shards.RESULTS, shards.NAME.fullmatch),
+        leftovers=_names(run / STAGING, lambda name: name == Path(LOCKS).name),
+        inputs=_inputs(manifest, images) if inputs else None,
+    )
+
+
+def _light(rows: pa.Table) -> pa.Table:
+    """Of each row what decides, and what is damaged."""
+    return validate.judged(rows).select([*FACTS, "damaged"])
+
+
+def _others(rows: pa.Table, config_hash: str | None) -> dict[str, int]:
+    if config_hash is None:  # nothing to compare with
+        return {}
+    counts = Counter(rows["config_hash"].to_pylist())
+    return {name: count for name, count in counts.most_common() if name != config_hash}
+
+
+def _names(folder: Path, known: Any) -> list[str]:
+    """The names in a folder that are not known; hidden ones, which readers pass by and file systems make, are left aside."""
+    names = sorted(path.name for path in folder.glob("*"))
+    return [name for name in names if not known(name) and not name.startswith((".", "_"))]
+
+
+def _inputs(manifest: Mapping[str, Any], images: pa.Table) -> Inputs:
+    hashed = images.filter(images["image_sha256"].is_valid())
+    rows = hashed.select(["image_id", "path", "image_sha256"]).to_pylist() if "config" in manifest else []
+    over = threading.Event()
+    with ThreadPoolExecutor(READERS) as pool:
+        try:
+            found = pool.map(lambda row: _sha256(row, over), rows)
+            sums = list(tqdm(found, total=len(rows), disable=None, leave=False, unit=" files"))
+        finally:
+            over.set()  # Ctrl-C does not wait for what is still hashed
+    missing = [row["image_id"] for row, now in zip(rows, sums, strict=True) if now is None]
+    changed = [row["image_id"] for row, now in zip(rows, sums, strict=True) if now not in (None, row["image_sha256"])]
+    return Inputs(len(rows) - len(missing) - len(changed), changed, missing, len(images) - len(rows))
+
+
+def _sha256(row: Mapping[str, Any], over: threading.Event) -> str | None:
+    """The sum of an image as it is now; None where it cannot be read."""
+    try:
+        if not row["path"]:  # a photograph of scikit-image
+            return Source([]).load(Item(row["image_id"], b"")).sha256
+        if not os.path.isfile(row["path"]):  # a pipe would be waited for
+            return None
+        with open(row["path"], "rb") as file:
+            return digest(file, lambda: check(not over.is_set(), "stopped"))
+    except (OSError, ValueError):  # gpulime's own among them; a path with a null byte
+        return None

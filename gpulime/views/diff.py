@@ -1,0 +1,273 @@
+"""Two runs beside each other: how far the explanations of the same images agree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from gpulime.errors import GpulimeError
+from gpulime.explanations import shades
+from gpulime.runs.store import row_index, store, validate
+from gpulime.runs.store.row import prediction
+from gpulime.runs.store.row_index import Places
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Row = Mapping[str, Any]
+
+TOP = 5
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+CHUNK = 256  # rows of both runs in memory at once
+
+
+@dataclass(frozen=True)
+class LabelDiff:
+    """One label that both runs explain for an image.
+
+    Attributes
+    ----------
+    probability_a, probability_b : float
+    correlation : float or None, Spearman's, of the segments' coefficients; None where the segments differ or a run's
+        coefficients are all the same
+    overlap : float or None, the area in the `TOP` strongest segments of both runs over that in those of either, in [0, 1],
+        whatever the segments are; None where the pictures have other sizes or no segment has a coefficient
+    """
+
+    label: int
+    probability_a: float
+    probability_b: float
+    correlation: float | None
+    overlap: float | None
+
+
+@dataclass(frozen=True)
+class ImageDiff:
+    """One image that both runs explain; ``top_a`` and ``top_b`` are its predicted classes, with probability.
+
+    ``knows_top`` says whether both are known; if not, they are the most probable explained labels. ``same_size``
+    and ``same_segments`` whether both saw a picture of one size, cut into the same segments.
+    """
+
+    image_id: str
+    top_a: tuple[int, float]
+    top_b: tuple[int, float]
+    same_size: bool
+    same_segments: bool
+    labels: list[LabelDiff]
+    knows_top: bool = True
+
+    @property
+    def changed(self) -> bool:
+        """Whether the top label changed, where it is known."""
+        return self.knows_top and self.top_a[0] != self.top_b[0]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether any number tells how far the explanations agree."""
+        return self.same_size and bool(self.labels)
+
+    @property
+    def leading(self) -> LabelDiff | None:
+        """The shared label that was the most probable in A."""
+        return max(self.labels, key=lambda one: one.probability_a, default=None)
+
+    @property
+    def order(self) -> tuple[float, ...]:
+        """What cannot be compared, then other top labels, then by overlap, correlation and change of probability."""
+        lead = self.leading
+        overlap, correlation = (1.0, 1.0) if lead is None else (_or_one(lead.overlap), _or_one(lead.correlation))
+        shift = abs(lead.probability_b - lead.probability_a) if lead is not None else 1.0
+        return self.comparable, not self.changed, overlap, correlation, -shift
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Two runs compared.
+
+    Attributes
+    ----------
+    a, b : Path, the run directories
+    settings : (name, in A, in B) of each setting that differs
+    only_a, only_b : int, images that only one run has a row of
+    failed : int, images in both of which at least one run has no explanation
+    damaged_a, damaged_b : int, images whose explanation is damaged, in each run
+    images : ImageDiff of those both explain, the most changed first
+    names_a, names_b : the classes' names, where they are known
+    """
+
+    a: Path
+    b: Path
+    settings: list[tuple[str, str, str]]
+    only_a: int
+    only_b: int
+    failed: int
+    damaged_a: int
+    damaged_b: int
+    images: list[ImageDiff]
+    names_a: Sequence[str] | None
+    names_b: Sequence[str] | None
+
+    @property
+    def summary(self) -> list[tuple[str, str]]:
+        """What came of it, as (term, value)."""
+        n = len(self.images)
+        same = sum(image.same_segments for image in self.images)
+        changed, known = (sum(getattr(image, name) for image in self.images) for name in ("changed", "knows_top"))
+        pairs = sum(len(image.labels) for image in self.images)
+        facts = [
+            ("images in both", f"{n + self.failed:,} (only in A {self.only_a:,}, only in B {self.only_b:,})"),
+            ("explained by both", f"{n:,}"),
+            (
+                "top label changed",
+                f"{changed:,} of {n:,}" if known == n else "not known: a run of an earlier version explains targets alone",
+            ),
+            ("same segments", f"{same:,} of {n:,}" + ("" if same == n else "; the others have no correlation")),
+            ("labels compared", f"{pairs:,}"),
+        ]
+        if apart := sum(not image.comparable for image in self.images):
+            facts.append(("not comparable", f"{apart:,}: other sizes, or no label in both; they come first"))
+        if self.damaged_a or self.damaged_b:
+            left_out = "; they are left out, and gpulime report lists them with the reasons"
+            facts.append(("damaged rows", f"{self.damaged_a:,} in A, {self.damaged_b:,} in B{left_out}"))
+        if self.names_a and self.names_b and list(self.names_a) != list(self.names_b):
+            facts.append(("class names", "differ between the runs; labels are compared by number"))
+        return facts
+
+    @property
+    def spreads(self) -> list[tuple[str, list[float] | None]]:
+        """How the measures of all labels lie, as (measure, its `QUANTILES`); None where it is not known for any."""
+        pairs = [label for image in self.images for label in image.labels]
+        return [
+            ("rank correlation", _quantiles([label.correlation for label in pairs])),
+            (f"overlap of the top {TOP}", _quantiles([label.overlap for label in pairs])),
+            ("change of probability", _quantiles([abs(label.probability_b - label.probability_a) for label in pairs])),
+        ]
+
+
+def compare(a: Path, b: Path) -> Diff:
+    """Compare two runs image by image, label by label.
+
+    Raises
+    ------
+    GpulimeError
+        Where a directory holds no run, both are the same, or no image is in both.
+    """
+    about_a, about_b = store.manifest(a), store.manifest(b)
+    if a.resolve() == b.resolve():
+        raise GpulimeError(f"A and B must be two runs; both are {a}")
+    places_a, places_b = (row_index.judged(run) for run in (a, b))
+    ids_a, ids_b = (of_run.rows["image_id"].to_pylist() for of_run in (places_a, places_b))
+    place = {image_id: i for i, image_id in enumerate(ids_b)}
+    pairs = [(i, place[image_id]) for i, image_id in enumerate(ids_a) if image_id in place]
+    oks_a, oks_b = (pc.equal(of_run.rows["status"], "ok").to_pylist() for of_run in (places_a, places_b))
+    if not pairs:
+        raise GpulimeError(f"no image is in both: {a} has {len(ids_a)}, {b} has {len(ids_b)}, by other ids")
+    explained = [(i, j) for i, j in pairs if oks_a[i] and oks_b[j]]
+    both = _together(places_a, places_b, explained)
+    images = sorted(
+        (_image(x, y, prediction(x, about_a), prediction(y, about_b)) for x, y in both), key=lambda image: image.order
+    )
+    return Diff(
+        a=a,
+        b=b,
+        settings=_settings(about_a, about_b),
+        only_a=len(ids_a) - len(pairs),
+        only_b=len(ids_b) - len(pairs),
+        failed=len(pairs) - len(images),
+        damaged_a=places_a.rows["error_type"].to_pylist().count(validate.KIND),
+        damaged_b=places_b.rows["error_type"].to_pylist().count(validate.KIND),
+        images=images,
+        names_a=about_a.get("class_names"),
+        names_b=about_b.get("class_names"),
+    )
+
+
+def _together(a: Places, b: Places, pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[Row, Row]]:
+    for start in range(0, len(pairs), CHUNK):
+        some = pairs[start : start + CHUNK]
+        of_b = {j: b.row(j) for j in sorted(j for _, j in some)}  # in its own order, in which neighbours are read together
+        yield from ((a.row(i), of_b[j]) for i, j in some)
+
+
+def _image(a: Row, b: Row, top_a: tuple[int, float] | None, top_b: tuple[int, float] | None) -> ImageDiff:
+    map_a, map_b = (store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"]) for row in (a, b))
+    same_size, same = map_a.shape == map_b.shape, np.array_equal(map_a, map_b)
+    labels = []
+    for i, label in enumerate(a["labels"]):
+        if label in b["labels"]:
+            j = b["labels"].index(label)
+            x, y = (np.round(coefficients, shades.MOST_DECIMALS) for coefficients in (a["coef"][i], b["coef"][j]))
+            correlation = rank_correlation(x, y) if same else None
+            overlap = top_overlap(map_a, x, map_b, y) if same_size else None
+            labels.append(LabelDiff(label, a["pred_probs"][i], b["pred_probs"][j], correlation, overlap))
+    knows_top = top_a is not None and top_b is not None
+    return ImageDiff(a["image_id"], top_a or _top(a), top_b or _top(b), same_size, same, labels, knows_top)
+
+
+def _top(row: Row) -> tuple[int, float]:
+    j = int(np.argmax(row["pred_probs"]))
+    return row["labels"][j], row["pred_probs"][j]
+
+
+def _or_one(measure: float | None) -> float:
+    """A measure of agreement; where there is none, nothing has changed that it could show."""
+    return 1.0 if measure is None else measure
+
+
+def rank_correlation(x: Array, y: Array) -> float | None:
+    """Spearman's rank correlation of coefficients (k,), equal ones sharing their mean rank; None where all are equal."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values) for values in (x, y)]
+    if min(len(x), *(np.ptp(values) for values in ranks)) == 0:
+        return None
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def top_overlap(map_a: Array, x: Array, map_b: Array, y: Array, top: int = TOP) -> float | None:
+    """Intersection over union of the pixels in the ``top`` strongest segments of both.
+
+    Parameters
+    ----------
+    map_a, map_b : (h, w) segments from 0
+    x, y : (k,) their coefficients; how many segments there are may differ. Those of 0 are never among the strongest.
+
+    Returns
+    -------
+    float or None
+        In [0, 1]; None where no segment has a coefficient.
+    """
+    area_a, area_b = _strongest_area(map_a, x, top), _strongest_area(map_b, y, top)
+    either = np.count_nonzero(area_a | area_b)
+    return np.count_nonzero(area_a & area_b) / either if either else None
+
+
+def _strongest_area(segments: Array, coefficients: Array, top: int) -> Array:
+    strong = np.zeros(len(coefficients), bool)
+    strong[np.argsort(-np.abs(coefficients), kind="stable")[:top]] = True
+    picked: Array = (strong & (coefficients != 0))[segments]
+    return picked
+
+
+def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    was, now = a.get("fixed", {}), b.get("fixed", {})
+    none = "not set"
+
+    def shown(value: Any) -> str:
+        return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", str(value))  # a sha256
+
+    return [
+        (name, shown(was.get(name, none)), shown(now.get(name, none)))
+        for name in {**was, **now}
+        if was.get(name, none) != now.get(name, none)
+    ]
+
+
+def _quantiles(values: Sequence[float | None]) -> list[float] | None:
+    known = [value for value in values if value is not None]
+    return [float(value) for value in np.quantile(known, QUANTILES)] if known else None

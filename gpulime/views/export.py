@@ -1,0 +1,181 @@
+"""Explanations of a run as files for other programs: an overlay per label as PNG, heat maps and label map as .npz."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from gpulime.classes import name_of
+from gpulime.errors import GpulimeError, check, nearest
+from gpulime.explanations import shades
+from gpulime.runs import from_config
+from gpulime.runs.store import row_index, store, validate
+
+INDEX = "index.csv"
+COLUMNS = ("image_id", "arrays", "label", "name", "prediction", "r2", "r2_loo", "overlay")
+SHOWN_IDS = 5
+NEAR = 0.75  # from 0 to 1, of names that are taken for each other
+NUMBER = re.compile(r"\d+")
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "'")  # the quote too: then removing the first one always gives the text back
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of an export.
+
+    Attributes
+    ----------
+    images : int, how many were written
+    damaged : image_id -> reason, of those left out because their rows are damaged
+    without_picture : int, those of ``images`` whose pictures were not at hand, so that their overlays are transparent
+    """
+
+    images: int
+    damaged: dict[str, str]
+    without_picture: int
+
+
+def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
+    """Write the explanations of a run into a folder.
+
+    A file is named by a running number and the start of its id's sha256, never by the id itself: an id may hold whatever the
+    name of a file held. ``index.csv`` tells which id is which; it is written last, so a folder with one is complete. A text
+    there that begins with ``= + - @``, a tab, a carriage return or a quote has a quote before it, against spreadsheets that
+    would run it as a formula: remove one leading quote to get the text back.
+
+    Parameters
+    ----------
+    run : Path
+        The run directory.
+    ids : sequence of str, optional
+        Which images; all that are explained by default. One whose row is damaged is left out.
+    to : Path
+        A folder that is empty or not there yet. For each image it gets an .npz with image_id, labels (l,), predictions (l,),
+        intercepts (l,), r2 (l,), r2_loo (l,), coefficients (l, k) float32, segments (h, w) int32 and
+        heatmaps (l, h, w) float32; for each label a PNG of its overlay: on the picture in gray
+        where that is at hand, else by itself and transparent.
+
+    Raises
+    ------
+    GpulimeError
+        Where the run holds no results, an id is unknown or has no explanation, or ``to`` is not empty.
+    """
+    manifest = store.manifest(run)
+    rows = row_index.judged(run)
+    chosen, damaged = _choose(run, rows.rows, ids)
+    check(not to.exists() or (to.is_dir() and not any(to.iterdir())), f"{to} is there and not an empty folder: choose another")
+    names, picture = manifest.get("class_names"), from_config.pictures(run)
+    to.mkdir(parents=True, exist_ok=True)
+    numbers = {image_id: i for i, image_id in enumerate(rows.rows["image_id"].to_pylist())}
+    index: list[tuple[Any, ...]] = []
+    without_picture = 0
+    for number, image_id in enumerate(chosen):
+        row = rows.row(numbers[image_id])
+        stem = f"{number:06d}-{hashlib.sha256(image_id.encode()).hexdigest()[:12]}"
+        found = picture(row)
+        ground = None if found is None else found.pixels
+        if ground is not None and ground.shape[:2] != (row["h"], row["w"]):
+            ground = None
+        without_picture += ground is None
+        index += _write(row, ground, to, stem, names)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *([_cell(value) for value in line] for line in index)])
+    aside = to / f"{INDEX}.part"
+    aside.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))  # a name may hold half of a surrogate pair
+    aside.replace(to / INDEX)
+    return Exported(len(chosen), damaged, without_picture)
+
+
+def _choose(run: Path, rows: pa.Table, ids: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    """The ids that are to be written, each once, and the reasons of those that cannot be because their rows are damaged."""
+    facts = rows.select(["image_id", "status", "error_type", "error"]).to_pylist()
+    known = {row.pop("image_id"): row for row in facts}
+    damaged = {image_id: row["error"] for image_id, row in known.items() if row["error_type"] == validate.KIND}
+    if ids is None:
+        ids = [image_id for image_id, row in known.items() if row["status"] == "ok" or image_id in damaged]
+        check(bool(ids), f"{run} holds no explanation: {len(known)} rows, none of them ok")
+    check(len(ids) > 0, "ids must name at least one image; got none")
+    unknown = [image_id for image_id in dict.fromkeys(ids) if image_id not in known]
+    if unknown:
+        shown = ", ".join(f"{image_id!r}{_near(image_id, known)}" for image_id in unknown[:SHOWN_IDS])
+        more = " ..." if len(unknown) > SHOWN_IDS else ""
+        raise GpulimeError(f"{len(unknown)} of {len(set(ids))} ids are not among the {len(known)} of {run}: {shown}{more}")
+    for image_id in ids:
+        row = known[image_id]
+        explained = row["status"] == "ok" or image_id in damaged
+        check(explained, f"image {image_id!r} has no explanation: {row['error_type']}: {row['error']}")
+    chosen = dict.fromkeys(ids)
+    return [one for one in chosen if one not in damaged], {one: damaged[one] for one in chosen if one in damaged}
+
+
+def _near(image_id: str, known: Iterable[str]) -> str:
+    """The hint at an id with the same numbers, and nearly the same folder and name: photo_2.png is not meant by photo_3.png."""
+    (folder, name), numbers = _parts(image_id), NUMBER.findall(image_id)
+
+    def is_near(other: str) -> bool:
+        other_folder, other_name = _parts(other)
+        return _alike(name, other_name) and (not folder or _alike(folder, other_folder))
+
+    return nearest(image_id, (other for other in known if NUMBER.findall(other) == numbers and is_near(other)))
+
+
+def _parts(image_id: str) -> tuple[str, str]:
+    """Folder and name of an id, without its ending."""
+    folder, _, name = image_id.rpartition("/")
+    return folder, name.rpartition(".")[0] or name
+
+
+def _alike(a: str, b: str) -> bool:
+    return difflib.SequenceMatcher(None, a.casefold(), b.casefold()).ratio() >= NEAR
+
+
+def _cell(value: Any) -> Any:
+    """A value as a cell that no spreadsheet takes for a formula: a text that begins like one, or with a quote, is quoted."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+
+
+def _write(
+    row: Mapping[str, Any], picture: shades.Picture | None, to: Path, stem: str, names: Sequence[str] | None
+) -> list[tuple[Any, ...]]:
+    """The files of one image, and its lines of the index."""
+    segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
+    coefficients = np.array(row["coef"], np.float32)
+    heatmaps = coefficients[:, segments]
+    left_out = row["r2_loo"] or [None] * len(row["labels"])
+    r2, r2_loo = (np.array([np.nan if score is None else score for score in scores]) for scores in (row["r2"], left_out))
+    with (to / f"{stem}.npz").open("xb") as file:
+        np.savez_compressed(
+            file,
+            image_id=np.array(row["image_id"]),
+            labels=np.array(row["labels"], np.int64),
+            predictions=np.array(row["pred_probs"], np.float32),
+            intercepts=np.array(row["intercept"]),
+            r2=r2,
+            r2_loo=r2_loo,
+            coefficients=coefficients,
+            segments=segments,
+            heatmaps=heatmaps,
+        )
+    lines = []
+    for j, label in enumerate(row["labels"]):
+        overlay = f"{stem}-class-{label}.png"
+        largest = shades.scale(list(enumerate(row["coef"][j])))
+        if picture is None:
+            shown = shades.transparent(segments, heatmaps[j], largest)
+        else:
+            shown = shades.blend(picture, segments, heatmaps[j], largest)
+        Image.fromarray(shown).save(to / overlay, optimize=True)
+        facts = (row["pred_probs"][j], row["r2"][j], left_out[j])
+        lines.append((row["image_id"], f"{stem}.npz", label, name_of(label, names) or "", *facts, overlay))
+    return lines

@@ -1,0 +1,180 @@
+"""The page of two runs: what differs, and the most changed images side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gpulime.classes import called
+from gpulime.explanations import shades
+from gpulime.runs import from_config
+from gpulime.runs.progress.terminal import printable
+from gpulime.runs.store import shards, store
+from gpulime.runs.store.row_index import Places
+from gpulime.views.diff import TOP, Diff, ImageDiff, LabelDiff
+from gpulime.views.diff_text import quantile_names
+from gpulime.views.report import head
+from gpulime.views.report.card import said
+
+PAGE = "diff.html"
+MOST_CARDS = 50
+SIDES = (160, 320)  # of a picture, in pixels
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spot:
+    """The place of a strong segment's id, in percent of the picture."""
+
+    id: int
+    across: float
+    down: float
+
+
+@dataclass(frozen=True)
+class Side:
+    """One run's explanation of an image for one label."""
+
+    label: str
+    probability: float
+    score: str
+    overlay: str
+    spots: list[Spot]
+    w: int
+    h: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image in both runs; ``note`` says what the sides do not share, or the coefficient with the deepest colour."""
+
+    name: str
+    picture: str | None
+    a: Side
+    b: Side
+    top_a: str
+    top_b: str
+    changed: bool
+    note: str
+    labels: list[tuple[str, LabelDiff]]
+
+
+def write(diff: Diff, to: Path) -> Path:
+    """Write ``diff.html`` into a folder: one file that needs nothing else, no network and no script.
+
+    Parameters
+    ----------
+    diff : Diff
+    to : Path
+        Where the page goes; made where it is missing.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    shown = diff.images[:MOST_CARDS]
+    ids = [image.image_id for image in shown]
+    rows = [_rows(run, ids) for run in (diff.a, diff.b)]
+    pictures = [from_config.pictures(run) for run in (diff.a, diff.b)]
+    cards = []
+    for image in shown:
+        a, b = (of_run[image.image_id] for of_run in rows)
+        found = [picture(row) for picture, row in zip(pictures, (a, b), strict=True)]
+        cards.append(_card(diff, image, a, b, [None if one is None else one.pixels for one in found]))
+    html = _template().render(
+        a=str(diff.a),
+        b=str(diff.b),
+        settings=diff.settings,
+        summary=diff.summary,
+        spreads=diff.spreads,
+        quantiles=quantile_names(),
+        cards=cards,
+        left_out=len(diff.images) - len(cards),
+        colours={"for": shades.FOR, "against": shades.AGAINST},
+        top=TOP,
+    )
+    store.publish(to, PAGE, html.encode("utf-8", "backslashreplace"))
+    return to / PAGE
+
+
+def _rows(run: Path, ids: Sequence[str]) -> dict[str, Row]:
+    places = Places(run, shards.DECIDING, lambda rows: rows)
+    numbers = pc.index_in(pa.array(ids, pa.string()), value_set=places.rows["image_id"]).to_pylist()
+    return {image_id: places.row(i) for image_id, i in zip(ids, numbers, strict=True)}
+
+
+def _card(diff: Diff, image: ImageDiff, a: Row, b: Row, pictures: Sequence[shades.Picture | None]) -> Card:
+    """Both sides show the label that they share and A finds the most probable; without one, each its own."""
+    lead = image.leading
+    label_a, label_b = (image.top_a[0], image.top_b[0]) if lead is None else (lead.label, lead.label)
+    largest = [shades.scale(_weights(row, label)) for row, label in ((a, label_a), (b, label_b))]
+    if lead is not None:
+        largest = [max(largest)] * 2
+    picture = next((one for one in pictures if one is not None), None)
+    return Card(
+        name=image.image_id,
+        picture=None if picture is None else shades.jpeg_uri(*shades.resized([picture], *SIDES)),
+        a=_side(a, label_a, pictures[0], largest[0], diff.names_a),
+        b=_side(b, label_b, pictures[1], largest[1], diff.names_b),
+        top_a=called(image.top_a[0], diff.names_a),
+        top_b=called(image.top_b[0], diff.names_b),
+        changed=image.changed,
+        note=_note(image, largest[0]),
+        labels=[(called(label.label, diff.names_a), label) for label in image.labels],
+    )
+
+
+def _note(image: ImageDiff, largest: float) -> str:
+    if not image.same_size:
+        return "the sizes differ"
+    if not image.same_segments:
+        return "the segments differ"
+    return "" if image.leading is None else f"deepest colour {shades.signed(largest, largest).replace('+', '±')}"
+
+
+def _weights(row: Row, label: int) -> list[tuple[int, float]]:
+    return list(enumerate(row["coef"][row["labels"].index(label)]))
+
+
+def _score(row: Row, j: int) -> str:
+    """The leave-one-out R2 of a label, or lime's in rows of earlier versions; nothing if it has neither."""
+    found = ((name, row[column] and row[column][j]) for column, name in head.SCORES.items())
+    return next((f"{name} {said(value)}" for name, value in found if value is not None), "")
+
+
+def _side(row: Row, label: int, picture: shades.Picture | None, largest: float, names: Sequence[str] | None) -> Side:
+    segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
+    weights, j = _weights(row, label), row["labels"].index(label)
+    fits = picture is not None and picture.shape[:2] == segments.shape
+    ground = picture if picture is not None and fits else shades.blank(segments.shape)
+    ground, small, heat = shades.resized([ground, segments, shades.heat(segments, weights)], *SIDES)
+    places = [(segment, *shades.centre(segments, segment)) for segment, _ in shades.strongest(weights, TOP)]
+    return Side(
+        label=called(label, names),
+        probability=row["pred_probs"][j],
+        score=_score(row, j),
+        overlay=shades.jpeg_uri(shades.blend(ground, small, heat, largest)),
+        spots=[Spot(segment, 100 * (x + 0.5) / row["w"], 100 * (y + 0.5) / row["h"]) for segment, x, y in places],
+        w=small.shape[1],
+        h=small.shape[0],
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # always: by its name Jinja2 would not take .html.j2 for HTML
+        finalize=lambda value: printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("diff.html.j2")

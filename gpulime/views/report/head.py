@@ -1,0 +1,183 @@
+"""What stands at the head of a page: how many images, how often the model is right, how well the explanations fit."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gpulime.runs.store.row import prediction
+from gpulime.views.report.card import said, score, top_label
+
+BINS = 20  # of the scores in [0, 1]; one more holds those below 0
+# The columns of the store that tell of the top label, and of right and wrong.
+TOP_OF = ("target", "prediction", "predicted_prob", "labels", "pred_probs", "r2", "r2_loo")
+TOP = pa.schema(
+    [
+        ("label", pa.int32()),
+        ("prediction", pa.float32()),
+        ("r2", pa.float64()),
+        ("r2_loo", pa.float64()),
+        ("right", pa.bool_()),
+    ]
+)
+SCORES = {"r2_loo": "R² left out", "r2": "R² fitted"}  # what a page calls the scores
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What filters and sorting need to know of an explained image; ``right`` is None where that is not known."""
+
+    name: str
+    label: int
+    prediction: float
+    r2: float | None
+    r2_loo: float | None
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bin of the scores: its bounds in words, its images, its height in [0, 1]."""
+
+    bounds: str
+    count: int
+    height: float
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a page.
+
+    ``score`` is the column that ``scores`` shows; ``medians`` are its median and those of the other scores, in words.
+    """
+
+    facts: list[tuple[str, str]]
+    scores: list[Bar]
+    score: str
+    medians: list[str]
+    settings: list[tuple[str, str]]
+    versions: list[tuple[str, str]]
+
+
+def with_top(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
+    """Rows with what the most probable of their labels came to in place of the columns `TOP_OF`; null where they have none.
+
+    If the model's own class is not known (`row.prediction`), nothing is said of right and wrong.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        With the columns `TOP_OF`; labels null or empty where nothing is to be told. They become Python objects: some hundred
+        at a time.
+    manifest : mapping
+        ``run.json``.
+
+    Returns
+    -------
+    pyarrow.Table
+        With the columns of `TOP`: the label, its prediction, its R2 fitted and left out, and whether the model's own class is
+        the target.
+    """
+    tops = pa.Table.from_pylist([_top(row, manifest) for row in rows.select(TOP_OF).to_pylist()], TOP)
+    return pa.table({name: rows[name] for name in rows.column_names if name not in TOP_OF} | {n: tops[n] for n in TOP.names})
+
+
+def _top(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    of_labels = [row[name] or [None] for name in ("labels", "pred_probs", "r2")]
+    if None in of_labels[0] + of_labels[1] or len({*map(len, of_labels)}) > 1:  # nothing is to be told, or it is damaged
+        return {}
+    top, found = top_label(row), prediction(row, manifest)
+    right = None if row["target"] is None or found is None else found[0] == row["target"]
+    scores = {name: score(row[name][top]) if row[name] else None for name in SCORES}
+    return {"label": row["labels"][top], "prediction": row["pred_probs"][top], "right": right, **scores}
+
+
+def entries(images: pa.Table) -> list[Entry]:
+    """An entry per explained image, in the order of the rows; from those of `with_top`."""
+    names = images["image_id"].to_pylist()
+    return [Entry(*facts) for facts in zip(names, *(images[name].to_pylist() for name in TOP.names), strict=True)]
+
+
+def known_right(images: pa.Table) -> list[bool]:
+    """Whether the model is right, for the images of which it is known; from the rows of `with_top`."""
+    known: list[bool] = images["right"].drop_null().to_pylist()
+    return known
+
+
+def median(images: pa.Table, name: str) -> float | None:
+    """The median of a score of the images that have it; from the rows of `with_top`."""
+    found: list[float] = images[name].drop_null().to_pylist()
+    return statistics.median(found) if found else None
+
+
+def leading_score(images: pa.Table) -> str:
+    """The score that a page shows first: the leave-one-out R2, but for a run that an earlier version wrote."""
+    return next((name for name in SCORES if images[name].null_count < len(images)), "r2_loo")
+
+
+def head(rows: pa.Table, manifest: Mapping[str, Any], corrupt: int = 0) -> Head:
+    """Sum up a run.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        All of them, from `with_top`, with status, n_samples, segmenter and n_segments.
+    manifest : mapping
+        ``run.json``.
+    corrupt : int
+        Result files that are left out.
+    """
+    explained = rows.filter(pc.equal(rows["status"], "ok"))
+    leading = leading_score(explained)
+    medians = {name: median(explained, column) for column, name in SCORES.items()}
+    return Head(
+        facts=_facts(rows, explained, manifest, corrupt),
+        scores=_histogram(explained[leading].drop_null().to_pylist()),
+        score=leading,
+        medians=[
+            said(value) if name == SCORES[leading] else f"{name} {said(value)}"
+            for name, value in medians.items()
+            if value is not None
+        ],
+        settings=[(name, _plain(value)) for name, value in manifest.get("fixed", {}).items()],
+        versions=[(name, str(value)) for name, value in manifest.get("versions", {}).items()],
+    )
+
+
+def _facts(rows: pa.Table, explained: pa.Table, manifest: Mapping[str, Any], corrupt: int) -> list[tuple[str, str]]:
+    known = known_right(explained)
+    samples = sorted(rows["n_samples"].unique().to_pylist())
+    segmenters = {name.partition("(")[0] for name in explained["segmenter"].unique().to_pylist() if name is not None}
+    sizes = pc.min_max(explained["n_segments"]).as_py()
+    segments = " to ".join(str(size) for size in dict.fromkeys(sizes.values()) if size is not None)
+    facts = {
+        "Images": f"{len(rows):,}",
+        "Explained": f"{len(explained):,}",
+        "Failed": f"{len(rows) - len(explained):,}",
+        "Corrupt result files": f"{corrupt:,}, left out; gpulime verify names them" if corrupt else "",
+        "Accuracy": f"{100 * sum(known) / len(known):.1f} % ({sum(known):,} of {len(known):,})" if known else "",
+        "Samples per image": ", ".join(f"{count:,}" for count in samples),
+        "Segments per image": f"{segments}, {', '.join(sorted(segmenters))}" if segments else "",
+        "Model": str(manifest.get("model", "")),
+    }
+    return [(term, value) for term, value in facts.items() if value]
+
+
+def _histogram(scores: Sequence[float]) -> list[Bar]:
+    if not scores:
+        return []
+    counts = Counter(-1 if value < 0 else min(int(value * BINS), BINS - 1) for value in scores)
+    highest = max(counts.values())
+    words = {-1: "below 0", **{i: f"{i / BINS:.2f} to {(i + 1) / BINS:.2f}" for i in range(BINS)}}
+    return [Bar(bounds, counts[i], counts[i] / highest) for i, bounds in words.items()]
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else "none" if value is None else json.dumps(value)

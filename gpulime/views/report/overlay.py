@@ -1,0 +1,107 @@
+"""The pictures of a page as data URIs: a photograph, and the colours of an explanation to lay over it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageColor
+
+from gpulime.explanations import shades
+from gpulime.explanations.shades import AGAINST, FOR
+
+OUTLINE = (255, 255, 255, 150)  # red, green, blue, alpha
+
+# A palette has 256 entries: one a segment, then one for the segments without an entry of their own and one for the outlines.
+MOST_SEGMENTS = 254
+
+# The longer side in pixels. Pictures within these bounds stay as they are.
+PICTURE_SIDES = (160, 320)
+PICTURE_QUALITY = 72
+OVERLAY_SIDE = 320
+
+
+def picture_uri(picture: npt.NDArray[np.uint8]) -> str:
+    """A photograph as a JPEG; large ones shrunk, tiny ones enlarged with their pixels kept sharp.
+
+    Parameters
+    ----------
+    picture : ndarray
+        (h, w, 3) uint8
+    """
+    image = Image.fromarray(picture)
+    side = max(image.size)
+    smallest, largest = PICTURE_SIDES
+    if not smallest <= side <= largest:
+        h, w = (max(1, round(length * largest / side)) for length in picture.shape[:2])
+        image = image.resize((w, h), Image.Resampling.LANCZOS if side > largest else Image.Resampling.NEAREST)
+    return _uri(image, "JPEG", quality=PICTURE_QUALITY, optimize=True)
+
+
+def kept(coefficients: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.integer[Any]]:
+    """The segments that get an entry of the palette, by their ids in rising order: all where they fit.
+
+    Where there are more than `MOST_SEGMENTS`, each label in turn keeps its strongest; the others stay without colour.
+
+    Parameters
+    ----------
+    coefficients : ndarray
+        (l, k)
+    """
+    k = coefficients.shape[1]
+    if k <= MOST_SEGMENTS:
+        return np.arange(k)
+    best_rank = np.argsort(np.argsort(-np.abs(coefficients), axis=1, kind="stable"), axis=1, kind="stable").min(axis=0)
+    return np.sort(np.argsort(best_rank, kind="stable")[:MOST_SEGMENTS])
+
+
+def overlay_uri(
+    labels: npt.NDArray[np.integer[Any]], ids: npt.NDArray[np.integer[Any]], coefficients: npt.NDArray[np.floating[Any]]
+) -> str:
+    """The segments as a palette PNG, coloured for one label: hue by sign, opacity by size, thin outlines.
+
+    Pixels say which segment they show: entry i of the palette is segment ``ids[i]``, so that another label needs another
+    palette and no other map. The last entry is the outlines', the one before it that of segments that are not in ``ids``.
+
+    Parameters
+    ----------
+    labels : ndarray
+        (h, w) integers in [0, k)
+    ids : ndarray
+        (p,) the segments with an entry, from `kept`
+    coefficients : ndarray
+        (p,) theirs, finite and as they are printed; the largest magnitude gets the full colour
+    """
+    rest = len(ids)
+    entries = np.full(int(labels.max(initial=0)) + 1, rest, np.uint8)
+    entries[ids] = np.arange(len(ids))
+    (labels,) = shades.resized([labels], OVERLAY_SIDE, OVERLAY_SIDE)  # one size, so that all outlines are equally thin
+    pixels = entries[labels]
+    pixels[shades.outlines(labels)] = rest + 1
+    image = Image.fromarray(pixels)
+    image.putpalette(_palette(coefficients), "RGBA")
+    return _uri(image, "PNG", compress_level=6)  # 8 takes three times as long for 4 % less
+
+
+def centre(labels: npt.NDArray[np.integer[Any]], segment: int) -> tuple[float, float]:
+    """A point inside a segment near its middle, as (across, down) in [0, 1] of the picture."""
+    across, down = shades.centre(labels, segment)
+    return (across + 0.5) / labels.shape[1], (down + 0.5) / labels.shape[0]
+
+
+def _palette(coefficients: npt.NDArray[np.floating[Any]]) -> bytes:
+    """A colour per segment as RGBA, then nothing, then the outline; page.js does the same for the other labels."""
+    palette = np.zeros((len(coefficients) + 2, 4), dtype=np.uint8)
+    palette[:-2, :3] = np.where(coefficients[:, None] > 0, ImageColor.getrgb(FOR), ImageColor.getrgb(AGAINST))
+    palette[:-2, 3] = np.rint(255 * np.abs(coefficients) / (np.abs(coefficients).max(initial=0.0) or 1.0))
+    palette[-1] = OUTLINE
+    return palette.tobytes()
+
+
+def _uri(image: Image.Image, kind: str, **options: Any) -> str:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

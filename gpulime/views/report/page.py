@@ -1,0 +1,203 @@
+"""The pages that show a run: each picture beside its explanation, and what could not be explained."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+
+from gpulime.classes import called
+from gpulime.explanations import shades
+from gpulime.runs.progress.terminal import printable
+from gpulime.runs.reading.shown import Shown
+from gpulime.runs.store import shards, store, validate
+from gpulime.runs.store.atomic import publish_pieces
+from gpulime.runs.store.row_index import Places
+from gpulime.views.report.card import card
+from gpulime.views.report.head import SCORES, TOP, TOP_OF, entries, head, with_top
+
+PAGE = "report.html"
+LIGHT = (*shards.DECIDING, "error_type", "error", "path", "n_samples", "segmenter", "n_segments", "damaged")
+MOST_CARDS = 500  # a browser still scrolls this page with ease
+MOST_EAGER = 100  # cards that a page draws at once: a picture of a whole page, which browsers end at 16,384 pixels, has fewer
+MOST_FAILURES = 5000
+MOST_INDEXED = 5_000  # images that every page knows of, at some 60 bytes each; pages of larger runs know their own
+MOST_INDEXED_FIRST = 100_000  # and the first page knows of this many, so that a larger run can be sorted there
+TITLE_WITHIN = 10_000  # characters of a page
+HERE = Path(__file__).parent
+
+
+def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_names: Sequence[str] | None) -> Path:
+    """Write ``report.html`` of a run, and ``report-2.html`` ... beyond 500 images: files that need nothing else, no network.
+
+    Parameters
+    ----------
+    run : Path
+        The run directory.
+    picture : callable
+        row -> its picture as the model saw it, or None where it cannot be had.
+    class_names : sequence of str, optional
+        The names of the model's classes; without them labels are shown as numbers.
+
+    Returns
+    -------
+    Path
+        The first page.
+    """
+
+    def named(label: int) -> str:
+        return called(label, class_names)
+
+    manifest = store.read_manifest(run) or {}
+    places = Places(run, store.schema().names, lambda rows: _light(rows, manifest))
+    rows = validate.marked(places.rows)
+    explained = np.flatnonzero(pc.equal(rows["status"], "ok"))
+    images = rows.take(explained).select(["image_id", *TOP.names])
+    pages = max(1, -(-len(images) // MOST_CARDS))
+    summary = head(rows, manifest, len(places.corrupt))
+    shared = {
+        "title": run.resolve().name,
+        "subtitle": _subtitle(rows, manifest),
+        "eager": MOST_EAGER,
+        "head": summary,
+        "score": SCORES[summary.score],
+        "failures": _failures(rows),
+        "config_hash": manifest.get("config_hash"),
+        "output": "Output" if manifest.get("fixed", {}).get("lime.activation", "softmax") is None else "Probability",
+        "pages": pages,
+        "pager": {number: page_name(number) for number in range(1, pages + 1)},
+        **_assets(),
+    }
+    template = _template()
+    for number in range(pages, 0, -1):  # the first page last: what it links to is there
+        start = (number - 1) * MOST_CARDS
+        shown = explained[start : start + MOST_CARDS].tolist()
+        right = images["right"][start : start + MOST_CARDS].to_pylist()
+        html = template.generate(
+            number=number,
+            # Read, made and written one after the other: a page is never held whole.
+            cards=(
+                card(row, picture(row), named, is_right) for row, is_right in zip(map(places.row, shown), right, strict=True)
+            ),
+            here=len(shown),
+            index=_index(images, summary.score, start, len(shown), named),
+            **shared,
+        )
+        publish_pieces(run, page_name(number), (piece.encode("utf-8", "backslashreplace") for piece in html))
+    _remove_pages_after(run, pages)
+    return run / PAGE
+
+
+def page_name(number: int) -> str:
+    """The file of a page, from 1."""
+    return PAGE if number == 1 else f"report-{number}.html"
+
+
+def _subtitle(rows: pa.Table, manifest: Mapping[str, Any]) -> str:
+    """The explained model and the days: a directory's name alone tells little."""
+    times = pc.min_max(rows["written_at"]).as_py().values()
+    days = dict.fromkeys(f"{time:%Y-%m-%d}" for time in times if time is not None)
+    return ", ".join(fact for fact in (str(manifest.get("model", "")), " to ".join(days)) if fact)
+
+
+def _light(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
+    """What is known of all rows at once: the path of failures alone, of an explanation what its top label came to."""
+    rows = validate.judged(rows)
+    sound = pc.and_(pc.equal(rows["status"], "ok"), rows["damaged"].is_null())
+    for name, value in (("path", pc.if_else(sound, b"", rows["path"])), ("labels", pc.if_else(sound, rows["labels"], None))):
+        rows = rows.set_column(rows.schema.get_field_index(name), name, value)
+    return with_top(rows.select([*LIGHT, *TOP_OF]), manifest)
+
+
+def _failures(rows: pa.Table) -> dict[str, Any]:
+    """The error rows as the first page lists them, and how many there are of each kind."""
+    failed = rows.filter(pc.equal(rows["status"], "error"))
+    kinds = Counter(kind or "unknown" for kind in failed["error_type"].to_pylist())
+    listed = failed.slice(0, MOST_FAILURES).select(["image_id", "path", "error_type", "error"]).to_pylist()
+    for row in listed:
+        row["path"] = row["path"].decode("utf-8", "backslashreplace")
+    return {"count": failed.num_rows, "rows": listed, "left_out": failed.num_rows - len(listed), "kinds": kinds.most_common()}
+
+
+def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[[int], str]) -> dict[str, Any]:
+    """What the script of a page knows of the run's images: an entry each, in short.
+
+    ``first`` and ``start`` are the places in the run of the first image known and of the first one shown.
+    """
+    whole = len(images) <= (MOST_INDEXED if start else MOST_INDEXED_FIRST)
+    known = entries(images if whole else images.slice(start, here))
+    labels = sorted({image.label for image in known})
+    return {
+        "first": 0 if whole else start,
+        "start": start,
+        "page": MOST_CARDS,
+        "total": len(images),
+        "whole": whole,
+        "first_page_is_whole": len(images) <= MOST_INDEXED_FIRST,
+        "classes": {label: _visible(named(label)) for label in labels},
+        "targets": any(image.right is not None for image in known),
+        "images": [
+            [
+                _visible(image.name),
+                image.label,
+                round(image.prediction, 4),
+                None if (r2 := getattr(image, score)) is None else round(r2, 3),
+                None if image.right is None else int(image.right),
+            ]
+            for image in known
+        ],
+    }
+
+
+def _remove_pages_after(run: Path, pages: int) -> None:
+    """Remove the pages that an earlier and longer report has left; a file of that name without such a page's title is kept."""
+    for path in run.glob("report-*.html"):
+        match = re.fullmatch(r"report-(\d+)\.html", path.name)
+        if match and int(match[1]) > pages and path.is_file() and _is_page(path, int(match[1])):
+            path.unlink()
+
+
+def _is_page(path: Path, number: int) -> bool:
+    """Tell if a file is page ``number`` of a report; a copy under another number belongs to the user."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        title = re.search(r"<title>(.*?)</title>", file.read(TITLE_WITHIN), re.DOTALL)
+    return title is not None and re.search(rf" · page {number} of \d+ · LIME explanations$", title[1]) is not None
+
+
+def _assets() -> dict[str, Any]:
+    """Style and script, which every page carries, and the digest by which its policy lets this one script run."""
+    colours = f":root {{ --for: {shades.FOR}; --against: {shades.AGAINST}; }}\n"
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {
+        "style": Markup(colours + (HERE / "page.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": Markup(f"sha256-{digest}"),
+    }
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,  # always: by its name Jinja2 would not take .html.j2 for HTML
+        finalize=_visible,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    source = (HERE / "page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(re.sub(r"^ +", "", source, flags=re.MULTILINE))  # indentation is 0.6 KB an image
+
+
+def _visible(value: Any) -> Any:
+    """Show newlines, control characters and changes of writing direction in a name instead of obeying them."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

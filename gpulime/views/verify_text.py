@@ -1,0 +1,62 @@
+"""What was found in a run, as lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from gpulime.runs.progress import exits
+from gpulime.runs.progress.terminal import printable
+from gpulime.runs.store.verify import Verified
+
+MOST = 100  # names of one kind
+VERDICTS = {
+    exits.OK: "all is as the run wrote it, and every image is explained",
+    exits.ERROR_ROWS: "all is as the run wrote it; some images have error rows, or no row yet",
+    exits.DAMAGED: "not all is as the run wrote it",
+}
+
+
+def text(found: Verified) -> str:
+    """A line for each fact, the names that belong to it below, and the verdict with the exit code."""
+    lines = []
+    for term, fact, names in _facts(found):
+        shown = list(names)
+        lines += [f"{term:16}{printable(fact)}", *(f"{'':16}- {printable(name)}" for name in shown[:MOST])]
+        if len(shown) > MOST:
+            lines.append(f"{'':16}... and {len(shown) - MOST:,} more")
+    code = found.exit_code
+    return "\n".join([*lines, f"{'verdict':16}{VERDICTS[code]} (exit code {code})"])
+
+
+def _facts(found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
+    yield "run", str(found.run), ()
+    yield "shards", f"{found.shards:,} read whole" + (", all sound" if not found.corrupt else ""), ()
+    if found.corrupt:
+        remedy = "run the same gpulime explain again, which explains their images anew; then delete them"
+        yield "corrupt shards", f"{len(found.corrupt):,}; {remedy}", (f"{e.path.name}: {e.reason}" for e in found.corrupt)
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in found.errors.items())
+    failed = f", {sum(found.errors.values()):,} failed ({kinds})" if kinds else ""
+    damaged = f", {len(found.damaged):,} damaged" if found.damaged else ""
+    yield "images", f"{found.images:,}: {found.ok:,} ok{failed}{damaged}", ()
+    if found.missing:
+        remedy = "the same gpulime explain goes on with them"
+        yield "no row yet", f"{found.missing:,} of the run's {found.wanted:,} images: {remedy}", ()
+    if found.damaged:
+        yield "damaged rows", "they say ok and hold no whole explanation", (f"{i}: {why}" for i, why in found.damaged.items())
+    if repeats := found.rows - found.images:
+        yield "repeated rows", f"{repeats:,}; readers take one row per image: ok before error, then the newest", ()
+    if found.other_settings:
+        others = (f"{name}: {count:,} rows" for name, count in found.other_settings.items())
+        yield "other settings", f"rows whose config_hash is not the run's {found.config_hash}", others
+    if found.strangers:
+        yield "not shards", f"{len(found.strangers):,} in results/, which other readers may stumble over", found.strangers
+    if found.leftovers:
+        meaning = "of processes that were killed, or being written now; no reader sees them"
+        yield "leftovers", f"{len(found.leftovers):,} in _staging/, {meaning}", ()
+    if found.inputs is not None:
+        unknown = f"; {found.inputs.unknown:,} have no sum to compare with" if found.inputs.unknown else ""
+        yield "inputs", f"{found.inputs.same:,} are what was explained{unknown}", ()
+        if found.inputs.changed:
+            yield "changed inputs", f"{len(found.inputs.changed):,}", found.inputs.changed
+        if found.inputs.missing:
+            yield "missing inputs", f"{len(found.inputs.missing):,}", found.inputs.missing
