@@ -2,8 +2,8 @@
 
 The model stays the user's: it runs in eval mode and without gradients, and its flags, the random state and autocast are put
 back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy; a model that is
-compiled (`gpulime.engine.compiled`) takes its weights anew for each batch. So new weights are seen at once. TF32 in the model is the
-user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
+compiled (`gpulime.engine.compiled`) takes its weights anew for each batch. So new weights are seen at once. TF32 in the model
+is the user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
 """
 
 from __future__ import annotations
