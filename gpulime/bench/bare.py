@@ -46,6 +46,7 @@ class Bare:
                     tries.append(("rows and weights in channels_last", channels_last(predictor.module), last))
         if side.way.compile and side.not_compiled is None:
             compiled = Compiled(predictor.model, side.way.compile)
+            compiled.prepare(self.device)
             tries += [(f"compiled, {layout}", lambda rows: compiled(rows, len(rows)), ready) for layout, _, ready in tries[:2]]
         best, self.layout, self.model, self.rows = min(
             ((self._trial(model, rows), layout, model, rows) for layout, model, rows in tries), key=lambda found: found[0]

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from gpulime.device import out_of_memory
+from gpulime.engine import freezing
 from gpulime.engine.outputs import read
 from gpulime.errors import unknown
 
@@ -34,8 +36,9 @@ _LOG, _LIMIT = "torch._dynamo.convert_frame", re.compile(r"torch\._dynamo hit (c
 class Compiled:
     """A compiled model.
 
-    Every number of rows is compiled for itself, which takes seconds to minutes: so rows that a batch lacks are filled up. The
-    weights are arguments of what is compiled: where they change, the next call sees it, and nothing is compiled anew.
+    Every number of rows is compiled for itself, which takes seconds to minutes: so rows that a batch lacks are filled up. On a
+    CPU the weights of a module in eval mode are constants of what is compiled (`gpulime.engine.freezing`). After their first
+    change it is compiled once more, with its weights as arguments: later changes are seen, and nothing is compiled for them.
 
     Attributes
     ----------
@@ -54,6 +57,16 @@ class Compiled:
         self.limit: str | None = None
         self.seconds: float | None = None
         self._compiled: Callable[..., Any] | None = None
+        self._module = model if setting is True and isinstance(model, nn.Module) else None  # whose weights may be constants
+        self._frozen: freezing.Freezing | None = None  # the backend for which they are
+
+    def prepare(self, device: torch.device) -> None:
+        """Look for changed weights, before each piece of the queue and in the mode in which the model is called."""
+        if self._module is not None and self.reason is None:
+            in_eval = not any(getattr(part, "training", False) for part in self._module.modules())
+            freezes = device.type == "cpu" and in_eval and freezing.unchanged(self._module)
+            if freezes != (self._frozen is not None):
+                self._frozen, self._compiled = freezing.Freezing(weakref.ref(self._module)) if freezes else None, None
 
     def __call__(self, rows: Tensor, b: int, extra: Sequence[Tensor] = ()) -> Tensor:
         """Outputs (len(rows), classes) of ``model(rows, *extra)``, for which what is compiled is given b rows.
@@ -68,7 +81,8 @@ class Compiled:
         versions, start = [tensor._version for tensor in given], time.perf_counter()
         try:
             if self._compiled is None:  # not before: it imports for more than a second
-                self._compiled = torch.compile(self.model, mode=self.mode, dynamic=False)
+                backend: dict[str, Any] = {"backend": self._frozen} if self._frozen else {}
+                self._compiled = torch.compile(self.model, mode=self.mode, dynamic=False, **backend)
             with _limits() as reached:
                 outputs = self._compiled(*(filled(tensor, b) for tensor in given))
             self.seconds = self.seconds or time.perf_counter() - start
@@ -79,6 +93,10 @@ class Compiled:
         else:
             self._tell(reached)
             return read(outputs, b)[: len(rows)]
+        if self._module is not None and self._frozen:
+            freezing.give_up(self._module)
+            self._frozen = self._compiled = None
+            return self(rows, b, extra)
         outputs = read(self.model(*given), len(rows))  # raises where the error is the model's
         self.reason, self._compiled = reason, None
         warnings.warn(f"the model cannot be compiled and is called as it is: {reason}", stacklevel=2)
@@ -95,7 +113,7 @@ class Compiled:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None, "limit": None}  # what is compiled is of one process
+        return {**self.__dict__, "_compiled": None, "_frozen": None, "limit": None}  # what is compiled is of one process
 
 
 @contextmanager

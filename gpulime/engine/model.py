@@ -1,8 +1,8 @@
 """Masked rows -> outputs: how the model is called, in which precision and memory format, and with how many rows.
 
 The model stays the user's: it runs in eval mode and without gradients, and its flags, the random state and autocast are put
-back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy; a model that is
-compiled (`gpulime.engine.compiled`) takes its weights anew for each batch. So new weights are seen at once. TF32 in the model
+back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy; the weights of
+a compiled model (`gpulime.engine.compiled`) are compared before each piece. So new weights are seen at once. TF32 in the model
 is the user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
 """
 
@@ -158,6 +158,8 @@ class Predictor:
             stack.enter_context(torch.autocast(device.type, self.precision if reduced else None, enabled=reduced))
             if self.module is not None:
                 stack.enter_context(_evaluating(self.module))
+            if self._compiled is not None:
+                self._compiled.prepare(device)
             yield
 
     def __call__(self, rows: Tensor, full: int | None = None, extra: Inputs = ()) -> Tensor:

@@ -11,15 +11,18 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor  # what is patched here
 from torch import nn
 from torch._dynamo.utils import counters
 
 import gpulime
 from gpulime import Explainer
+from gpulime.engine.freezing import Freezing
 from gpulime.engine.model import Predictor
 from gpulime.errors import GpulimeError
 from gpulime.segments import Grid
@@ -29,8 +32,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def quick(monkeypatch):
-    """All of torch.compile but its compiler, which takes seconds for each model."""
+    """All of torch.compile but its compiler, which takes seconds for each model; frozen weights are copies."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: copy.deepcopy(graph))
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +163,7 @@ def test_new_weights_are_seen(change, compiling, quick, cnn, pictures):
     assert not torch.equal(actual.predictions, before)
     assert_near(actual.predictions, expected.predictions)
     assert_near(actual.coefficients, expected.coefficients)
-    assert graphs() == compiling
+    assert graphs() == (2 if compiling else 0)  # with its weights as constants, then as arguments
 
 
 def test_a_step_of_training_between_is_as_without(quick, cnn, pictures):
@@ -179,7 +183,101 @@ def test_a_step_of_training_between_is_as_without(quick, cnn, pictures):
     (actual, weights), (expected, expected_weights) = trained(True), trained(False)
     assert_near(actual, expected)
     assert all(torch.equal(left, right) for left, right in zip(weights, expected_weights, strict=True))
+    assert graphs() == 2
+
+
+def frozen(explained):
+    """Whether an explainer's model is compiled with its weights as constants."""
+    return explained.predictor._compiled._frozen is not None
+
+
+def test_weights_that_change_with_every_explanation_are_compiled_twice(quick, cnn, pictures):
+    """By an explainer that stays, and by one that is made at each epoch."""
+    stays, frozen_ones = explainer(cnn), []
+    for _ in range(3):
+        for compiled in (stays, explainer(cnn)):
+            expected = explainer(cnn, compile=False).explain(pictures())
+            assert_near(compiled.explain(pictures()).coefficients, expected.coefficients)
+            frozen_ones.append(frozen(compiled))
+        cnn[0].weight.data.mul_(1.1)
+    assert frozen_ones == [True, True, False, False, False, False]
+    assert graphs() == 2
+
+
+class Around(nn.Module):
+    """Calls a model that is none of its registered parts."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.hidden, self.scale = [inner], [torch.ones(1)]
+
+    def forward(self, rows):
+        return self.hidden[0](rows) * self.scale[0]
+
+
+def test_weights_that_no_module_registers_stay_arguments(quick, cnn, pictures):
+    compiled = explainer(model := Around(cnn))
+    compiled.explain(pictures())
+    for change in (cnn[0].weight.data.neg_, lambda: model.scale[0].fill_(2.0)):
+        change()
+        expected = explainer(lambda rows: cnn(rows) * model.scale[0], compile=False).explain(pictures())
+        assert_near(compiled.explain(pictures()).coefficients, expected.coefficients)
+    assert frozen(compiled)
     assert graphs() == 1
+
+
+class Stubborn(nn.BatchNorm2d):
+    """Stays in training mode."""
+
+    def train(self, mode=True):
+        return self
+
+
+def written(model):
+    """Weights that its forward writes are seen to change."""
+    forward = model.forward
+
+    def counting(rows):
+        model.calls.add_(1)
+        return forward(rows)
+
+    model.register_buffer("calls", torch.zeros(1))
+    model.forward = counting
+    return model
+
+
+def stubborn(model):
+    model[1] = Stubborn(6, track_running_stats=False)
+    return model
+
+
+def masked(model):
+    model.register_buffer("mask", torch.eye(3).to_sparse())
+    return model
+
+
+@pytest.mark.parametrize("make", [written, stubborn, masked, lambda model: lambda rows: model(rows)])
+def test_models_whose_weights_are_not_frozen(make, quick, cnn, pictures):
+    compiled = explainer(model := make(cnn), batch_size=80)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the batch's statistics make outputs noisy
+        for _ in range(3):
+            actual = compiled.explain(pictures())
+        expected = explainer(model, compile=False, batch_size=80).explain(pictures())
+    assert_near(actual.coefficients, expected.coefficients)
+    assert not frozen(compiled)
+
+
+def test_without_freezing_a_model_is_compiled_all_the_same(quick, monkeypatch, cnn, pictures):
+    def refuse(*_, **__):
+        raise RuntimeError("freezing is not known")
+
+    monkeypatch.setattr(torch._inductor, "compile", refuse)
+    compiled = explainer(cnn)
+    expected = explainer(cnn, compile=False).explain(pictures())
+    assert_near(compiled.explain(pictures()).coefficients, expected.coefficients)
+    assert compiled.predictor.not_compiled is None
+    assert not frozen(compiled)
 
 
 CALLABLES = {
@@ -210,6 +308,7 @@ def test_a_model_that_cannot_be_compiled_is_called_as_it_is_after_one_warning(wh
 
     fails = functools.partial(torch.compile, backend=backend) if where == "the compiler" else refuse
     monkeypatch.setattr(torch, "compile", fails)
+    monkeypatch.setattr(torch._inductor, "compile", refuse)
     expected = explainer(cnn, compile=False).explain(pictures())
     compiled = explainer(cnn)
     with pytest.warns(UserWarning, match=r"cannot be compiled and is called as it is: .*no compiler is found here") as said:
@@ -345,7 +444,8 @@ def test_modes_are_torchs_own(mode, monkeypatch, cnn, pictures):
     given = []
     monkeypatch.setattr(torch, "compile", lambda model, **settings: given.append(settings) or model)
     explainer(cnn, compile=mode).explain(pictures())
-    assert given == [{"mode": None if mode is True else mode, "dynamic": False}]
+    backend = {"backend": Freezing(weakref.ref(cnn))} if mode is True else {}
+    assert given == [{"mode": None if mode is True else mode, "dynamic": False, **backend}]
 
 
 def test_sizes_that_are_only_tried_are_not_compiled(monkeypatch, cnn, pictures):
