@@ -1,12 +1,11 @@
-"""``python -m benchmarks.gpu``: what only a GPU shows, by stages of less than 8 minutes; rows go to results/gpu/<device>.csv.
+"""``python -m benchmarks.gpu``: measurements that need a GPU, in stages of less than 8 minutes, kept in results/gpu/.
 
-Needs torch, numpy and CuPy. What else a step needs (pytest, compute-sanitizer, torchvision, scikit-image, lime, captum) may be
-missing: the step then says so and is left out. An error is told beside the definition, which takes scikit-learn.
+Needs torch, numpy and CuPy. Other requirements of a step (pytest, compute-sanitizer, torchvision, scikit-image, lime, captum)
+may be missing: the step says so and is left out. The error of coefficients needs scikit-learn.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import shutil
@@ -17,41 +16,30 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from benchmarks import gpu_engine, gpu_field, gpu_kernels
-from benchmarks.command import parsed
-from benchmarks.gpu_rows import Bench, Row, save
+from benchmarks import gpu_engine, gpu_kernels
+from benchmarks.gpu_rows import Bench, Row
+from benchmarks.rows import HERE, on_device, parser, save
 
-ROOT = Path(__file__).parents[1]
-TESTS_S, SANITIZER_S, INSTRUMENT_S, STAGE_S = 200, 90, 460, 475
+TESTS_S, SANITIZER_S, COMMAND_S, STAGE_S = 200, 90, 460, 475
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 Step = Callable[[Bench], Iterator[Row]]
 
 
-def ops_tests(bench: Bench) -> Iterator[Row]:
-    """The tests of the ops that need a GPU, but for long ones."""
+def pytest(bench: Bench, entry: str, what: str, *options: str, seconds: int = TESTS_S) -> Iterator[Row]:
+    """The tests that need a GPU, of a folder or a file."""
     _needs("pytest")
-    yield bench.verdict("tests", "pytest tests/ops", _run([*PYTEST, "tests/ops", "-m", "gpu and not long"], TESTS_S))
+    yield bench.verdict(entry, f"pytest {what}", run([*PYTEST, what, "-m", *options], seconds))
 
 
-def tests(bench: Bench) -> Iterator[Row]:
-    """Every test that needs a GPU; where a file lacks a package, the others' run, and it is a failure."""
-    _needs("pytest")
-    command = [*PYTEST, "tests", "-m", "gpu", "--continue-on-collection-errors"]
-    yield bench.verdict("tests", "pytest tests", _run(command, INSTRUMENT_S))
-
-
-def bench_command(bench: Bench) -> Iterator[Row]:
-    """``gpulime bench``: its tests that need a GPU, and the command itself, on random images."""
-    _needs("pytest", "torchvision", "jsonargparse", "pyarrow", "skimage")
-    command = [*PYTEST, "tests/test_bench.py", "-m", "gpu and not long"]
-    yield bench.verdict("bench", "pytest tests/test_bench.py", _run(command, TESTS_S))
+def gpulime_bench(bench: Bench) -> Iterator[Row]:
+    """``gpulime bench`` on random images."""
+    _needs("torchvision", "jsonargparse", "pyarrow", "skimage")
     settings = ["--model.factory", "torchvision.models.resnet50", "--data.crop", "224", "--images", "random", "--seconds", "4"]
-    yield bench.verdict("bench", "gpulime bench", _run([sys.executable, "-m", "gpulime", "bench", *settings], TESTS_S))
+    yield bench.verdict("bench", "gpulime bench", run([sys.executable, "-m", "gpulime", "bench", *settings], TESTS_S))
 
 
 def sanitizer(bench: Bench, tool: str) -> Iterator[Row]:
@@ -60,56 +48,51 @@ def sanitizer(bench: Bench, tool: str) -> Iterator[Row]:
     if program is None:
         raise ModuleNotFoundError("compute-sanitizer is not installed")
     checks = [sys.executable, "-m", "benchmarks.gpu", "--stage", "checks", "--tiny"]
-    error = _run([program, "--tool", tool, "--error-exitcode", "9", *checks], SANITIZER_S)
+    error = run([program, "--tool", tool, "--error-exitcode", "9", *checks], SANITIZER_S)
     if "not supported" in error:
         raise ModuleNotFoundError(f"compute-sanitizer {tool} does not work here")
     yield bench.verdict("sanitizer", f"compute-sanitizer {tool}", error)
 
 
-def instrument(bench: Bench, name: str) -> Iterator[Row]:
-    """One that keeps its own rows, with the GPU as its device."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--device", bench.device.type]
-    options = ["--save"] * bench.keeps + ["--tiny"] * bench.tiny
-    yield bench.verdict(name, f"benchmarks.{name}", _run([*command, *options], INSTRUMENT_S))
+def command(bench: Bench, name: str) -> Iterator[Row]:
+    """Another command of benchmarks/, which keeps its own rows, on the GPU."""
+    options = ["--save"] * bench.saves + ["--tiny"] * bench.tiny
+    argv = [sys.executable, "-m", f"benchmarks.{name}", "--device", bench.device.type, *options]
+    yield bench.verdict(name, f"benchmarks.{name}", run(argv, COMMAND_S))
 
 
 STAGES: dict[str, tuple[Step, ...]] = {
     "checks": (gpu_kernels.checks,),
     "kernels": (
         gpu_kernels.checks,
-        gpu_kernels.only_on_a_gpu,
         gpu_kernels.masked_images,
         gpu_kernels.bernoulli,
         gpu_kernels.slic,
         gpu_kernels.quickshift,
         gpu_engine.share_of_model,
-        ops_tests,
+        lambda bench: pytest(bench, "tests", "tests/ops", "gpu and not long"),
         partial(sanitizer, tool="memcheck"),
         partial(sanitizer, tool="racecheck"),
     ),
-    "tests": (tests,),
-    "efficiency": tuple(partial(gpu_field.efficiency, subject=subject) for subject in (gpu_field.RESNET50, gpu_field.CNN28)),
-    "transformer": (partial(gpu_field.efficiency, subject=gpu_field.VIT),),
-    "extrapolation": (gpu_field.extrapolation,),
-    "peers": (partial(instrument, name="peers"),),
-    "ablation": (partial(instrument, name="ablation"),),
-    "growth": (partial(instrument, name="growth"),),
+    # Files that lack a package fail, and the others run.
+    "tests": (lambda bench: pytest(bench, "tests", "tests", "gpu", "--continue-on-collection-errors", seconds=COMMAND_S),),
+    "efficiency": tuple(partial(gpu_engine.efficiency, subject=subject) for subject in (gpu_engine.RESNET50, gpu_engine.CNN28)),
+    "transformer": (partial(gpu_engine.efficiency, subject=gpu_engine.VIT),),
+    "extrapolation": (gpu_engine.extrapolation,),
+    "peers": (partial(command, name="peers"),),
+    "ablation": (partial(command, name="ablation"),),
+    "growth": (partial(command, name="growth"),),
     "compiled": (gpu_engine.compiled,),
-    "bench": (bench_command,),
+    "bench": (lambda bench: pytest(bench, "bench", "tests/test_bench.py", "gpu and not long"), gpulime_bench),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code is 1 where a check fails or a bound is missed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--stage", choices=STAGES, required=True, help="checks are the first step of kernels")
-    parser.add_argument("--device", default="cuda", help="cpu, with --tiny, tries the command itself out")
-    parser.add_argument("--tiny", action="store_true", help="few and small problems: times say nothing, and lie apart")
-    parser.add_argument("--save", action="store_true", help="keep the rows in benchmarks/results/gpu/<device>.csv")
-    options = parsed(parser, argv)
-
-    bench = Bench(torch.device(options.device), options.tiny, options.save)
-    rows: list[Row] = []
+    """Return 1 if a check fails or a bound is missed."""
+    made = parser("gpu", __doc__)
+    made.add_argument("--stage", choices=STAGES, required=True, help="checks are the first step of kernels")
+    options = on_device(made, argv, default="cuda")
+    bench, rows = Bench(torch.device(options.device), options.tiny, options.save), []
     with _limited(STAGE_S) as late:
         for step in STAGES[options.stage]:
             if late:
@@ -124,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rows(step: Step, bench: Bench) -> Iterator[Row]:
-    """Those of a step, and one more where it fails: the steps behind it are worth their time all the same."""
+    """The rows of a step, and one more if it fails: the next steps run all the same."""
     try:
         yield from step(bench)
     except ModuleNotFoundError as missing:
@@ -140,7 +123,7 @@ def _name(step: Step) -> str:
 
 @contextmanager
 def _limited(seconds: float) -> Iterator[list[str]]:
-    """After so long what is under way raises `TimeoutError`; gives a list where that is noted."""
+    """Raise `TimeoutError` inside after that many seconds, and note it in the list that is given."""
     late: list[str] = []
 
     def end(*_: object) -> None:
@@ -162,19 +145,19 @@ def _needs(*packages: str) -> None:
             raise ModuleNotFoundError(f"{package} is not installed")
 
 
-def _run(command: Sequence[str], seconds: int) -> str:
-    """What went wrong with a command, empty where nothing did; its last lines are printed."""
+def run(argv: Sequence[str], seconds: int) -> str:
+    """Run a command and print its last lines; return its error, empty if there is none."""
     pipe = subprocess.PIPE
     running = subprocess.Popen(
-        command, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True
+        argv, cwd=HERE.parent, stdout=pipe, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True
     )
     try:
         printed, _ = running.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(running.pid, signal.SIGKILL)  # those that it has started too
+        os.killpg(running.pid, signal.SIGKILL)  # and its children
         printed, _ = running.communicate()
         printed += f"not done after {seconds} s"
-    except BaseException:  # the stage's own end, or the user's
+    except BaseException:  # the stage's end, or an interrupt
         os.killpg(running.pid, signal.SIGKILL)
         running.communicate()
         raise

@@ -1,75 +1,186 @@
-"""The engine's own parts on a GPU, beside the forwards that they serve."""
+"""The engine on a GPU: next to the bare model's forwards, extrapolated to a night, compiled, and its own parts."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import repeat
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 import gpulime
-from benchmarks import gpu_error
 from benchmarks.gpu_kernels import QUICKSHIFT, SLIC, problem
-from benchmarks.gpu_rows import Bench, Row, kept
-from benchmarks.models import MODELS, model
-from benchmarks.pictures import synthetic
+from benchmarks.gpu_rows import Bench, Row
+from benchmarks.models import MEAN, MODELS, STD, model, synthetic
+from gpulime.bench.bare import Bare
+from gpulime.explanations.batch import fetched
+from gpulime.images.batch import Batch
 from gpulime.ops import masked_images, quickshift, slic
 
-SAMPLES = 1000
+GRID = gpulime.segments.Grid(7, 7)
+NIGHT = 50_000  # images
+STEADY_S, WARM_S = 60, 10
 TOLERANCE = 0.05  # of a probability: a compiler rounds to bfloat16 at other places
 NAMES = ("ResNet-50", "ViT-B/16", "28x28 CNN")
-GRID = gpulime.segments.Grid(7, 7)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in bfloat16, the batch sizes to try, images explained at once, and the least efficiency.
+
+    ``graphs``: each of its batches is launched as one CUDA graph.
+    """
+
+    name: str
+    batches: tuple[int, ...]
+    n: int
+    least: float
+    graphs: bool = False
+
+
+# The rows of all images are a multiple of the batch, so that every batch is full.
+RESNET50 = Subject("ResNet-50", (250, 500), 16, 0.97)
+VIT = Subject("ViT-B/16", (125, 250), 8, 0.98)
+CNN28 = Subject("28x28 CNN", (1000, 4000, 16000), 256, 0.80, graphs=True)
+
+
+class Made:
+    """A subject's model, images (n, 3, h, w) in [0, 1] and best bare forwards, or those of a small one for a trial."""
+
+    def __init__(self, bench: Bench, subject: Subject) -> None:
+        self.bench, self.name = bench, "28x28 CNN" if bench.tiny else subject.name
+        self.compile: bool | str = False if bench.tiny else "reduce-overhead" if subject.graphs else True
+        self.exact = model(self.name, str(bench.device))
+        self.model = deepcopy(model(self.name, str(bench.device), channels_last=True)).to(torch.bfloat16)
+        side = MODELS[self.name].side
+        self.images = synthetic(2 if bench.tiny else subject.n, side, side).to(bench.device)
+        tried = [(b, self._bare(b)) for b in ((8, 16) if bench.tiny else subject.batches)]
+        self.b, self.alone = min(tried, key=lambda one: median(one[1]) / one[0])
+        self.bare_rate = self.b / median(self.alone)
+
+    def _bare(self, b: int) -> tuple[float, ...]:
+        """Seconds of a batch of the model alone."""
+        rows = self.images.repeat(-(-b // len(self.images)), 1, 1, 1)[:b]
+        bare = Bare(self.model, ((rows - MEAN) / STD).to(torch.bfloat16), torch.float32, last=True, compile=self.compile)
+        with torch.no_grad():
+            return self.bench.times(lambda: bare.model(bare.rows))
+
+    def explainer(self, segments: gpulime.segments.Segmenter) -> gpulime.Explainer:
+        """The engine, which compiles the model as the bare one is."""
+        how = {"mean": MEAN, "std": STD, "batch_size": self.b, "compile": self.compile}
+        return gpulime.Explainer(self.model, self.bench.samples, segments, **how)
+
+    def error(self, explainer: gpulime.Explainer) -> tuple[float, float]:
+        """The error of the first image's coefficients, and the largest allowed one."""
+        image = (self.images[0] - MEAN) / STD
+        explained = explainer.explain(self.images[:1])
+        return self.bench.error(explained, image, self.exact, lambda rows: self.model(rows.to(torch.bfloat16)))
+
+
+def efficiency(bench: Bench, subject: Subject) -> Iterator[Row]:
+    """Rows explained per second, relative to the bare model's best rate; label maps are a grid, made on the device."""
+    made = Made(bench, subject)
+    explainer, s, side = made.explainer(GRID), bench.samples, f"{subject.name}, explained"
+    yield bench.row("efficiency", f"{subject.name}, bare forwards, b = {made.b}", made.alone, made.b, "forwards")
+    error, most = made.error(explainer)
+    if not error <= most:
+        yield bench.wrong("efficiency", side, error, most)
+        return
+    times = bench.times(lambda: explainer.explain(made.images), seconds=10, most=20, ahead=False)
+    rows = len(made.images) * s
+    share = rows / median(times) / made.bare_rate
+    row = bench.row("efficiency", side, times, rows, "forwards").erring(error, most)
+    holds = None if bench.tiny else share >= subject.least
+    yield row.kept(share, f"at least {subject.least:g} of the bare model's forwards/s", holds)
+
+
+def extrapolation(bench: Bench, subject: Subject = RESNET50) -> Iterator[Row]:
+    """A validation set of 50,000 images from a minute of the queue, with segmentation and copies back."""
+    made, side = Made(bench, subject), f"{NIGHT:,} images, {subject.name}"
+    made.images = (made.images * 255).to(torch.uint8) / 255  # as they are read
+    explainer = made.explainer(GRID if bench.tiny else gpulime.segments.Slic(n_segments=50))
+    error, most = made.error(explainer)
+    if not error <= most:
+        yield bench.wrong("extrapolation", side, error, most)
+        return
+    images = (made.images * 255).round().to(torch.uint8).cpu()
+    rate = steady(explainer, images, *((0.1, 0.3) if bench.tiny else (WARM_S, STEADY_S)))
+    seconds, implied = NIGHT / rate, NIGHT * bench.samples / made.bare_rate
+    row = Row("extrapolation", side, rate=f"{rate:.5g}", unit="images", **bench.place).erring(error, most)
+    over = seconds / implied
+    yield row.kept(over, "at most 1.03 times the best bare forwards' time", None if bench.tiny else over <= 1.03)
+    minutes = replace(row, side=f"{row.side}, minutes")
+    yield minutes.kept(seconds / 60, "at most 60", None if bench.tiny else seconds < 3600)
+
+
+def steady(explainer: gpulime.Explainer, images: Tensor, warm: float, least: float) -> float:
+    """Images per second of an endless queue after ``warm`` seconds, over ``least`` seconds or more.
+
+    As in a run, results are copied to the CPU while a GPU works on the next images.
+    """
+    begun, since, done = time.perf_counter(), 0.0, 0
+    for explanations in fetched(explainer.stream(repeat(Batch(images))), ahead=int(explainer.device.type == "cuda")):
+        now = time.perf_counter()
+        if since:
+            done += len(explanations)
+            if now - since >= least:
+                return done / (now - since)
+        elif now - begun >= warm:
+            since = now
+    raise AssertionError("the queue has ended")
 
 
 def share_of_model(bench: Bench) -> Iterator[Row]:
-    """Masking and segmentation of an image, beside its 1000 forwards in ResNet-50."""
+    """Time of an image's masks and segmentation, relative to its 1000 forwards in ResNet-50."""
     bare, images, rows = _bfloat16(bench, "ResNet-50", 16)
-    s, b = _samples(bench), len(rows)
-    forwards = bench.times(lambda: _forward(bare, rows)).median * s / b
-    masking = bench.times(partial(masked_images.masked_images, *_problem(bench, b))).median * s / b
+    s, b = bench.samples, len(rows)
+    forwards = median(bench.times(lambda: _forward(bare, rows))) * s / b
+    side_length = 24 if bench.tiny else 224
+    masked = problem((2, 3, side_length, side_length, 50, b), torch.bfloat16, torch.channels_last, bench.device)
+    masking = median(bench.times(partial(masked_images.masked_images, *masked))) * s / b
     for name, op, segmenter in (("slic", slic.slic, SLIC), ("quickshift", quickshift.quickshift, QUICKSHIFT)):
         side, k = f"{name} and masking, ResNet-50", int(op(images[:1], **asdict(segmenter)).max()) + 1
         samples = max(s, 2 * k)
         explainer = gpulime.Explainer(bare, samples, segmenter, precision="bfloat16", batch_size=b)
-        explained = explainer.explain(images[:1])
-        error = gpu_error.of(explained, images[0], samples, bare, partial(_forward, bare))
-        if not error.small:
-            yield error.verdict(bench, "share_of_model", side)
+        error, most = bench.error(explainer.explain(images[:1]), images[0], bare, partial(_forward, bare), samples)
+        if not error <= most:
+            yield bench.wrong("share_of_model", side, error, most)
             continue
         times = bench.times(partial(op, images, **asdict(segmenter)), most=10)
-        share = (masking + times.median / len(images)) / forwards
-        row = error.beside(times.row("share_of_model", side, bench, len(images), "images"))
-        yield kept(row, share, "at most 0.02 of the forwards", share <= 0.02)
+        share = (masking + median(times) / len(images)) / forwards
+        row = bench.row("share_of_model", side, times, len(images), "images").erring(error, most)
+        yield row.kept(share, "at most 0.02 of the forwards", share <= 0.02)
 
 
 def compiled(bench: Bench) -> Iterator[Row]:
-    """What is explained in a second with the model compiled, beside the same without; compiling is done before the clock."""
+    """Rows explained per second with the model compiled and without; compiling is not timed."""
     for name in NAMES:
         try:
             bare, images, rows = _bfloat16(bench, name, 2 if bench.tiny else 16)
         except ModuleNotFoundError as missing:
             print(f"{name}: left out, {missing}", flush=True)
             continue
-        s, before = _samples(bench), None
+        before = None
         for mode in (False, True, "reduce-overhead"):
-            explainer = gpulime.Explainer(
-                bare, n_samples=s, segments=GRID, precision="bfloat16", batch_size=len(rows), compile=mode
-            )
+            how = {"precision": "bfloat16", "batch_size": len(rows), "compile": mode}
+            explainer = gpulime.Explainer(bare, bench.samples, GRID, **how)
             explainer.explain(images)
             times = bench.times(lambda: explainer.explain(images), seconds=5, most=20, ahead=False)  # noqa: B023
             side = f"{name}, {f'compile={mode!r}' if mode else 'as it is'}"
             if before is None:
-                before, expected = times, explainer.explain(images)
+                before, expected = median(times), explainer.explain(images)
             found = explainer.explain(images, expected.labels).predictions
             error = float((found / expected.predictions - 1).abs().max())
             if not error <= TOLERANCE:
                 yield bench.verdict("compiled", side, f"probabilities differ by {error:.2g} of themselves")
                 continue
-            row = times.row("compiled", side, bench, len(images) * s, "forwards")
-            row = replace(row, error=f"{error:.2g}", error_limit=f"{TOLERANCE:g}")
-            yield kept(row, before.median / times.median, "times the engine without compiling")
+            row = bench.row("compiled", side, times, len(images) * bench.samples, "forwards").erring(error, TOLERANCE)
+            yield row.kept(before / median(times), "times the engine without compiling")
 
 
 def _bfloat16(bench: Bench, name: str, n: int) -> tuple[nn.Module, Tensor, Tensor]:
@@ -85,12 +196,3 @@ def _forward(model: nn.Module, rows: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(rows.device.type, torch.bfloat16):
         outputs: Tensor = model(rows)
     return outputs
-
-
-def _samples(bench: Bench) -> int:
-    return 60 if bench.tiny else SAMPLES
-
-
-def _problem(bench: Bench, b: int) -> list[Tensor]:
-    side = 24 if bench.tiny else 224
-    return problem((2, 3, side, side, 50, b), torch.bfloat16, torch.channels_last, bench.device)

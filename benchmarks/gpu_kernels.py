@@ -1,17 +1,18 @@
-"""The kernels on a GPU: each beside its reference, the device's memory and what else could do its work."""
+"""The kernels on a GPU: each next to its reference, the speed of the device's memory, and other implementations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_rows import Bench, Row, Times, equal, kept
-from benchmarks.pictures import synthetic
+from benchmarks.gpu_rows import Bench, Row
+from benchmarks.models import synthetic
 from gpulime import segments
 from gpulime.images.segments import OPS
 from gpulime.ops import bernoulli as drawing
@@ -22,15 +23,16 @@ from gpulime.ops import source
 
 SLIC, QUICKSHIFT = segments.Slic(n_segments=256), segments.Quickshift()
 REFERENCES = {segments.Slic: clustering.slic_reference, segments.Quickshift: shifting.quickshift_reference}
-# n, c, h, w, k, b; the last is the one that is measured
+# n, c, h, w, k, b; the last is timed
 SHAPES = ((1, 1, 1, 1, 1, 1), (3, 3, 63, 65, 31, 7), (2, 5, 63, 65, 33, 130), (8, 3, 224, 224, 50, 512))
-MASKS = ((1, 1, 1), (3, 7, 129), (16, 1000, 50))  # n, s, k; the last is the one that is measured
+MASKS = ((1, 1, 1), (3, 7, 129), (16, 1000, 50))  # n, s, k; the last is timed
 NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 FORMATS = (torch.contiguous_format, torch.channels_last)
+UNLIKE = "not what the reference gives"
 
 
 def checks(bench: Bench) -> Iterator[Row]:
-    """Every kernel beside its reference, awkward and full sizes."""
+    """Every kernel next to its reference, at awkward and full sizes."""
     if not source.available(bench.device):
         yield bench.verdict("kernels", "CuPy", "kernels cannot run here: gpulime doctor says why")
         return
@@ -50,90 +52,46 @@ def checks(bench: Bench) -> Iterator[Row]:
         yield bench.verdict(OPS[type(segmenter)].__name__, "kernel beside its reference", error)
 
 
-def only_on_a_gpu(bench: Bench) -> Iterator[Row]:
-    """What no CPU shows: graphs, streams, and that nothing waits for the device."""
-    if bench.device.type != "cuda":
-        raise ModuleNotFoundError("there is no GPU")
-    arguments = problem(SHAPES[2], torch.float32, torch.contiguous_format, bench.device)
-    rows = masking.masked_images(*arguments)  # compiles, which no graph records
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        rows = masking.masked_images(*arguments)
-    images, *_, index, masks = arguments
-    index.copy_(index.flip(0))
-    masks.logical_not_()
-    graph.replay()
-    same = torch.equal(rows, masking.masked_images_reference(*arguments))
-    yield bench.verdict("masked_images", "a graph replays it with new rows", "" if same else "other rows")
-
-    expected, real, stream = masking.masked_images_reference(*arguments), images.clone(), torch.cuda.Stream()
-    images.zero_()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        images.copy_(real)  # on another stream the kernel would see zeros
-        rows = masking.masked_images(*arguments)
-    stream.synchronize()
-    same = torch.equal(rows, expected)
-    yield bench.verdict("masked_images", "runs on the current stream", "" if same else "other rows")
-
-    photographs = synthetic(2, 64, 64).to(bench.device)
-    for name, call in (
-        ("masked_images", partial(masking.masked_images, *arguments)),
-        ("bernoulli", partial(drawing.bernoulli, *draws(MASKS[1], bench.device))),
-        ("slic", partial(clustering.slic, photographs, **asdict(SLIC))),
-        ("quickshift", partial(shifting.quickshift, photographs, **asdict(QUICKSHIFT))),
-    ):
-        call()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            call()
-            error = ""
-        except RuntimeError as waits:
-            error = str(waits).splitlines()[0]
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        yield bench.verdict(name, "does not wait for the device", error)
-
-
 def masked_images(bench: Bench) -> Iterator[Row]:
-    """512 rows of 224x224 in bfloat16 and channels_last, beside a plain fill of as much memory."""
+    """512 rows of 224x224 in bfloat16 and channels_last, next to a plain fill of as much memory."""
     arguments = problem(SHAPES[1 if bench.tiny else 3], torch.bfloat16, torch.channels_last, bench.device)
     if not _same_rows(arguments):
-        yield bench.verdict("masked_images", "kernel", "not what the reference gives")
+        yield bench.verdict("masked_images", "kernel", UNLIKE)
         return
     rows = masking.masked_images(*arguments)
-    size = rows.nbytes
-    row = partial(_row, bench, "masked_images", len(rows), "rows", size)
-    fill = bench.times(rows.zero_)
-    kernel = bench.times(lambda: masking.masked_images(*arguments))
-    share = fill.median / kernel.median
-    yield row("fill of as much memory", fill)
-    yield kept(equal(row("kernel", kernel)), share, "at least 0.75 of the fill's GB/s", share >= 0.75)
-    yield row("reference", bench.times(lambda: masking.masked_images_reference(*arguments)))
+    counted = {"count": len(rows), "unit": "rows", "moved": rows.nbytes}
+    fill, kernel = bench.times(rows.zero_), bench.times(lambda: masking.masked_images(*arguments))
+    share = median(fill) / median(kernel)
+    yield bench.row("masked_images", "fill of as much memory", fill, **counted)
+    row = bench.row("masked_images", "kernel", kernel, **counted).erring(0, 0)
+    yield row.kept(share, "at least 0.75 of the fill's GB/s", share >= 0.75)
+    reference = bench.times(lambda: masking.masked_images_reference(*arguments))
+    yield bench.row("masked_images", "reference", reference, **counted)
     if bench.device.type == "cuda":
         compiled = torch.compile(masking.choose_reference, fullgraph=True)
         times = bench.times(lambda: compiled(*arguments))
-        ratio = kernel.median / times.median
-        yield kept(row("reference, torch.compile", times), ratio, "at most 1: the kernel's time over this", ratio <= 1)
+        ratio = median(kernel) / median(times)
+        row = bench.row("masked_images", "reference, torch.compile", times, **counted)
+        yield row.kept(ratio, "at most 1: the kernel's time over this", ratio <= 1)
 
 
 def bernoulli(bench: Bench) -> Iterator[Row]:
     """The masks of a flight, 16 images with 1000 samples of 50 segments."""
     arguments = draws(MASKS[1 if bench.tiny else 2], bench.device)
     if not _same_masks(*arguments):
-        yield bench.verdict("bernoulli", "kernel", "not what the reference gives")
+        yield bench.verdict("bernoulli", "kernel", UNLIKE)
         return
     masks = drawing.bernoulli(*arguments)
-    row = partial(_row, bench, "bernoulli", masks.shape[0] * masks.shape[1], "masks", masks.nbytes)
+    counted = {"count": masks.shape[0] * masks.shape[1], "unit": "masks", "moved": masks.nbytes}
     kernel, reference = (bench.times(partial(draw, *arguments)) for draw in (drawing.bernoulli, drawing.bernoulli_reference))
-    ratio = reference.median / kernel.median
-    yield kept(equal(row("kernel", kernel)), ratio, "at least 10: the reference's time over this", ratio >= 10)
-    yield row("reference", reference)
+    ratio = median(reference) / median(kernel)
+    row = bench.row("bernoulli", "kernel", kernel, **counted).erring(0, 0)
+    yield row.kept(ratio, "at least 10: the reference's time over this", ratio >= 10)
+    yield bench.row("bernoulli", "reference", reference, **counted)
 
 
 def slic(bench: Bench) -> Iterator[Row]:
-    """256 segments an image, before and with the pass that makes them connected."""
+    """256 segments per image, before and after the pass that connects them."""
     loose = replace(SLIC, enforce_connectivity=False)
     yield from _segmenter(bench, "slic", loose, "kernel, before connectivity", 10_000)
     yield from _segmenter(bench, "slic", SLIC, "kernel", 1_000)
@@ -149,7 +107,7 @@ def quickshift(bench: Bench) -> Iterator[Row]:
 def problem(
     shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format, device: torch.device
 ) -> list[Tensor]:
-    """The arguments of `masked_images`: n images of noise, segments that are rectangles, masks of coin throws."""
+    """The arguments of `masked_images`: n images of noise, rectangles as segments, random masks."""
     n, c, h, w, k, b = shape
     random = torch.Generator().manual_seed(0)
     images, fills = ((torch.rand(n, c, h, w, generator=random) * 255).to(dtype) for _ in range(2))
@@ -176,7 +134,7 @@ def _same_rows(arguments: list[Tensor]) -> bool:
 
 
 def _other_ids(bench: Bench, segmenter: Any, h: int, w: int) -> str:
-    """On how many pixels of small pictures kernel and reference agree; empty where they do on all."""
+    """The share of pixels of small pictures with the reference's id; empty if all have it."""
     images, op = synthetic(2, h, w).to(bench.device), OPS[type(segmenter)]
     reference = REFERENCES[type(segmenter)]
     share = (op(images, **asdict(segmenter)) == reference(images, **asdict(segmenter))).float().mean().item()
@@ -190,20 +148,15 @@ def _segmenter(bench: Bench, entry: str, segmenter: Any, side: str, least: int) 
         return
     images = synthetic(n, size, size).to(bench.device)
     times = bench.times(partial(OPS[type(segmenter)], images, **asdict(segmenter)), most=20)
-    rate = n / times.median
+    rate = n / median(times)
     moved = images.nbytes + 4 * images[:, 0].numel()  # pixels in, labels out
-    row = equal(_row(bench, entry, n, "images", moved, side, times))
-    yield kept(row, rate, f"at least {least:,} images/s", rate >= least)
+    row = bench.row(entry, side, times, n, "images", moved).erring(0, 0)
+    yield row.kept(rate, f"at least {least:,} images/s", rate >= least)
 
 
 def _one_core(bench: Bench, entry: str, segmenter: Any) -> Iterator[Row]:
-    """Scikit-image, an image after the other."""
+    """scikit-image, one image at a time."""
     images = synthetic(2, 24, 24) if bench.tiny else synthetic(4, 224, 224)
     arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
-    here = Bench(torch.device("cpu"), tiny=True)
-    times = here.times(lambda: [segmenter(array) for array in arrays])
-    yield _row(bench, entry, len(arrays), "images", 0, "scikit-image, one core", times)
-
-
-def _row(bench: Bench, entry: str, count: int, unit: str, moved: int, side: str, times: Times) -> Row:
-    return times.row(entry, side, bench, count, unit, moved)
+    times = Bench(torch.device("cpu"), tiny=True).times(lambda: [segmenter(array) for array in arrays])
+    yield bench.row(entry, "scikit-image, one core", times, len(arrays), "images")

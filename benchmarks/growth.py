@@ -1,33 +1,57 @@
 """``python -m benchmarks.growth``: time and memory as images, samples, segments, pixels and labels grow.
 
-The model costs nothing, so that what is left is ours; the exit code says whether anything grows faster than it must.
+The model costs nothing, so that the costs are gpulime's own; the exit code says whether any grows faster than it must.
 """
 
 from __future__ import annotations
 
-import argparse
+import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from benchmarks import growth_page
-from benchmarks.command import parsed
-from benchmarks.growth_point import Cost, Point, cost
-from benchmarks.rows import Placed, keep, read, results_file, where
-from benchmarks.timer import Process, apart
+import gpulime
+from benchmarks.models import Pixels
+from benchmarks.rows import columns, on_device, parser, read, save, where, yes
+from benchmarks.sides import Process, apart
+from gpulime.bench import memory
+from gpulime.bench.clock import timed
 
-SLACK = 0.25  # of a fitted exponent: clocks, and what is constant at the small end or leaves a cache at the large one
-# Below these a cost is the start of things or the allocator's page, which grow with nothing.
+SLACK = 0.25  # of a fitted exponent: clocks, constants at the small end, caches at the large one
+# Smaller costs are start-up or the allocator's pages, which do not grow.
 LEAST_S, LEAST_MB = 0.02, 16.0
+NAMES = {"n": "images", "s": "samples", "k": "segments", "size": "pixels of a side", "l": "labels"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """n images of size x size with k segments, s samples and l labels each, b rows of a model batch."""
+
+    n: int = 8
+    s: int = 1_000
+    k: int = 50
+    size: int = 64
+    l: int = 1
+    b: int = 64
+
+
+class Cost(NamedTuple):
+    """Seconds, the median of the repeats, and megabytes, the peak over the memory held before the first."""
+
+    seconds: float
+    megabytes: float
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What grows, where all else stays as ``base`` has it; and the powers of it with which time and memory may grow.
+    """The dimension that grows from ``base``, and the powers of it with which time and memory may grow.
 
-    ``why`` says what sets them.
+    ``why``: the reason for the powers.
     """
 
     name: str
@@ -41,54 +65,54 @@ class Axis:
         """The points, the smallest first."""
         return [replace(self.base, **{self.name: value}) for value in self.values]
 
-    def tiny(self) -> Axis:
-        """The first two, for a look at the instrument."""
-        return replace(self, values=self.values[:2])
-
 
 AXES = (
-    Axis("n", Point(s=200), (1, 4, 16, 64, 256, 1024), 1, 1, "what is given back, an image's label map and picture among it"),
-    Axis("s", Point(n=1), (100, 1_000, 10_000, 100_000), 1, 1, "one output a sample and label, 4 bytes, is kept for the fit"),
+    Axis("n", Point(s=200), (1, 4, 16, 64, 256, 1024), 1, 1, "the results, with each image's label map and picture"),
+    Axis("s", Point(n=1), (100, 1_000, 10_000, 100_000), 1, 1, "one output per sample and label, 4 bytes, is kept for the fit"),
     Axis("k", Point(n=1, s=2_000, size=128), (10, 30, 100, 300, 1_000), 2, 2, "the Gram matrix, k x k, of every sample"),
     Axis("size", Point(n=1, s=200, b=16), (32, 64, 128, 256, 512, 1_024), 2, 2, "pixels"),
     Axis("l", Point(n=4, k=30), (1, 3, 10, 30, 100), 1, 1, "a fit for each label"),
 )
 
 
-@dataclass(frozen=True)
-class Row(Placed):
-    """What is kept of a point; the file holds it as text.
+class Row(columns("axis value n s k size l b s_each mb time_power time_most memory_power memory_most ok")):
+    """One point; the file holds it as text.
 
-    ``s_each`` is the median of its repeats, in seconds; ``mb`` is what the process, or the GPU's memory, grew by at the most
-    over what it held before. ``time_power`` and ``memory_power`` are fitted to the axis's points from this one on.
+    ``s_each`` is in seconds, ``mb`` the growth of the process's memory, or of the GPU's. ``time_power`` and ``memory_power``
+    are fitted to the points of the axis, and stand in its last row.
     """
 
-    axis: str
-    value: str
-    n: str
-    s: str
-    k: str
-    size: str
-    l: str
-    b: str
-    s_each: str
-    mb: str
-    time_power: str = ""
-    time_most: str = ""
-    memory_power: str = ""
-    memory_most: str = ""
-    ok: str = ""
+    FOLDER, KEY = "growth", ("axis", "value")
+
+
+def cost(point: Point, device: str, repeats: int) -> Cost:
+    """Explain in a process that has done nothing else; a first small problem loads and compiles what is needed once."""
+    explained(replace(point, n=1, s=20, k=9, size=32, l=1), device)()
+    explain, on = explained(point, device), torch.device(device)
+    before = memory.start(on)
+    seconds = statistics.median(timed(explain, on).wall for _ in range(repeats))
+    return Cost(seconds, ((memory.peak(on) or 0) - before) / 2**20)
+
+
+def explained(point: Point, device: str) -> Callable[[], gpulime.Explanations]:
+    """A call that explains and returns the results on the CPU."""
+    images = torch.rand(point.n, 3, point.size, point.size, generator=torch.Generator().manual_seed(0)).to(device)
+    pixels = point.size**2
+    segments = (torch.arange(pixels, device=device) * point.k // pixels).view(1, point.size, point.size)
+    wanted = torch.arange(point.l, device=device).expand(point.n, -1).contiguous()
+    explainer = gpulime.Explainer(Pixels(max(2, point.l)).to(device), point.s, batch_size=point.b)
+    return lambda: explainer.explain(images, labels=wanted, segments=segments.expand(point.n, -1, -1)).cpu()
 
 
 def power(values: Sequence[float], costs: Sequence[float], least: float) -> float:
-    """The exponent of growth: least squares on logarithms of the upper half, ``least`` in place of what is less."""
+    """The exponent of growth: least squares on logarithms of the upper half of the points; smaller costs count as ``least``."""
     half = max(2, -(-len(values) // 2))
     x, y = np.log(values[-half:]), np.log(np.maximum(costs[-half:], least))
     return float(np.polyfit(x, y, 1)[0])
 
 
 def grown(axis: Axis, costs: Sequence[Cost], place: Mapping[str, str]) -> list[Row]:
-    """The rows of an axis; the last bears the powers and whether they are as they must be."""
+    """The rows of an axis; the last has the powers and the verdict."""
     time = power(axis.values, [cost.seconds for cost in costs], LEAST_S)
     memory = power(axis.values, [cost.megabytes for cost in costs], LEAST_MB)
     rows = [
@@ -102,58 +126,78 @@ def grown(axis: Axis, costs: Sequence[Cost], place: Mapping[str, str]) -> list[R
         )
         for value, point, cost in zip(axis.values, axis.points(), costs, strict=True)
     ]
-    sound = time <= axis.time + SLACK and memory <= axis.memory + SLACK
     rows[-1] = replace(
         rows[-1],
         time_power=f"{time:.2f}",
         time_most=f"{axis.time:g}",
         memory_power=f"{memory:.2f}",
         memory_most=f"{axis.memory:g}",
-        ok="yes" if sound else "no",
+        ok=yes(time <= axis.time + SLACK and memory <= axis.memory + SLACK),
     )
     return rows
 
 
 def costs(axis: Axis, device: str, repeats: int) -> Iterator[Cost]:
-    """Every point in a process of its own, whose memory holds nothing else."""
-    for point in axis.points():
+    """Each point in a process of its own, for its memory."""
+    for value, point in zip(axis.values, axis.points(), strict=True):
         found = apart(Process("point"), cost, point, device, repeats)
-        print(f"{axis.name:>5} = {axis.values[axis.points().index(point)]:>7,}: {found}", flush=True)
+        print(f"{axis.name:>5} = {value:>7,}: {found.seconds:.4g} s, {found.megabytes:.4g} MB", flush=True)
         yield found
 
 
 def main(argv: Sequence[str] | None = None, axes: Sequence[Axis] = AXES) -> int:
-    """The exit code is 1 where something grows faster than it must."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="AXIS", choices=[axis.name for axis in axes], help="these axes")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--tiny", action="store_true", help="the first points of each axis; their rows lie apart")
-    parser.add_argument("--save", action="store_true", help="keep rows and plot in benchmarks/results/growth/")
-    options = parsed(parser, argv)
-
+    """Return 1 if anything grows faster than it must."""
+    options = on_device(parser("growth", __doc__, (axis.name for axis in axes), repeats=3), argv)
     place, sound = where(options.device), True
     for axis in axes:
-        if not options.only or axis.name in options.only:
-            chosen = axis.tiny() if options.tiny else axis
-            rows = grown(chosen, list(costs(chosen, options.device, options.repeats)), place)
-            last = rows[-1]
-            sound &= last.ok == "yes"
-            said = f"time {last.time_power} (at most {last.time_most}), memory {last.memory_power} (at most {last.memory_most})"
-            print(f"{axis.name}: {said}: {'ok' if last.ok == 'yes' else 'FAILED'}; {axis.why}", flush=True)
-            if options.save:
-                save(rows, options.tiny)
+        if options.only and axis.name not in options.only:
+            continue
+        chosen = replace(axis, values=axis.values[:2]) if options.tiny else axis
+        rows = grown(chosen, list(costs(chosen, options.device, options.repeats)), place)
+        last = rows[-1]
+        sound &= last.ok == "yes"
+        said = f"time {last.time_power} (at most {last.time_most}), memory {last.memory_power} (at most {last.memory_most})"
+        print(f"{axis.name}: {said}: {'ok' if last.ok == 'yes' else 'FAILED'}; {axis.why}", flush=True)
+        if options.save:
+            path = save(rows, options.tiny)
+            try:
+                plot(read(path, Row), path.with_suffix(".svg"))
+            except ImportError as missing:
+                print(f"no plot: {missing} (pip install -e '.[plots]')", flush=True)
     return int(not sound)
 
 
-def save(rows: Sequence[Row], tiny: bool = False) -> None:
-    """Put the rows of an axis in the place of earlier ones, and draw the plot anew."""
-    path = results_file(rows[0].device, "growth", tiny)
-    keep(path, rows, lambda row: (row.axis, row.value.zfill(9)))
-    try:
-        growth_page.plot(read(path, Row), path.with_suffix(".svg"))
-    except ImportError as missing:
-        print(f"no plot: {missing} (pip install -e '.[plots]')", flush=True)
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Time and memory over each axis, on logarithmic scales, with the allowed power as a line."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    from gpulime.explanations.shades import FOR
+
+    axes = {name: [row for row in rows if row.axis == name] for name in dict.fromkeys(row.axis for row in rows)}
+    figure = Figure(figsize=(2.2 * len(axes) + 0.8, 5.0), layout="constrained")
+    panels = figure.subplots(2, len(axes), squeeze=False, sharey="row")
+    for line, cost, power, label, least in (
+        (panels[0], "s_each", "time_most", "seconds", 1e-3),
+        (panels[1], "mb", "memory_most", "MB over the start", 0.1),
+    ):
+        found = {name: [max(float(getattr(row, cost)), least) for row in points] for name, points in axes.items()}
+        for panel, (name, points) in zip(line, axes.items(), strict=True):
+            values, most = [float(row.value) for row in points], float(getattr(points[-1], power))
+            allowed = [found[name][-1] * (value / values[-1]) ** most for value in values]
+            panel.loglog(values, allowed, color="0.6", linewidth=0.8, label=f"power {most:g}")
+            panel.loglog(values, found[name], color=FOR, marker="o", markersize=4)
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.tick_params(labelsize="small")
+            panel.legend(frameon=False, fontsize="small", loc="upper left")
+            panel.set_xlabel(NAMES[name] if cost == "mb" else "")
+        line[0].set_ylim(min(map(min, found.values())) / 2, max(map(max, found.values())) * 5)
+        line[0].yaxis.set_minor_formatter(NullFormatter())
+        line[0].set_ylabel(label)
+    figure.suptitle(f"{rows[0].device}, a model that costs nothing", fontsize="medium")
+    with rc_context({"svg.hashsalt": "gpulime"}):  # the same picture is the same file
+        figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The models that are explained, by name; nothing is downloaded but packages."""
+"""The models that are explained, by name, and pictures for them that need no package; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.pictures import synthetic
-
-MEAN, STD = 127 / 255, 128 / 255  # EfficientNet-Lite's; random weights do as well with these as with any
+MEAN, STD = 127 / 255, 128 / 255  # of EfficientNet-Lite; random weights do not depend on them
 SPREAD = 2.0  # of random weights' outputs over pictures, about that of trained ones
 
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier of square RGB pictures; ``make`` gives it in eval mode, the same every time."""
+    """A classifier of square RGB pictures; ``make`` returns it in eval mode, always the same."""
 
     make: Callable[[], nn.Module]
     side: int = 224
+
+
+def synthetic(n: int, h: int, w: int) -> Tensor:
+    """(n, 3, h, w) float32 in [0, 1] with surfaces, edges and grain, as photographs have."""
+    random = torch.Generator().manual_seed(1)
+    coarse = torch.rand(n, 3, 5, 5, generator=random)
+    smooth = torch.nn.functional.interpolate(coarse, (h, w), mode="bilinear", align_corners=False)
+    edges = torch.nn.functional.interpolate(torch.rand(n, 1, 9, 9, generator=random), (h, w))
+    return 0.5 * smooth + 0.4 * edges + 0.1 * torch.rand(n, 3, h, w, generator=random)
 
 
 def efficientnet() -> nn.Module:
@@ -42,7 +49,7 @@ def torchvision_model(name: str) -> nn.Module:
 
 
 def cnn28() -> nn.Module:
-    """A classifier of 28x28 pictures, whose forwards are over before much else is."""
+    """A classifier of 28x28 pictures: its forwards are short next to the engine's other work."""
     return seeded(
         lambda: nn.Sequential(
             *(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
@@ -69,14 +76,14 @@ def seeded(make: Callable[[], nn.Module], side: int) -> nn.Module:
 
 
 class Pixels(nn.Module):
-    """Ten classes from 14 x 14 pixels of a picture of any size: next to no time, and yet something to explain."""
+    """Classes from 14 x 14 pixels of a picture of any size: next to no time, but something to explain."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        self.register_buffer("weights", torch.randn(14 * 14, 10, generator=torch.Generator().manual_seed(0)) / 4)
+        self.register_buffer("weights", torch.randn(14 * 14, classes, generator=torch.Generator().manual_seed(0)) / 4)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(b, 3, h, w) -> (b, 10), h and w at least 14."""
+        """(b, 3, h, w) -> (b, classes), h and w at least 14."""
         y, x = (side // 14 for side in images.shape[2:])
         points = images[:, 0, y // 2 : 14 * y : y, x // 2 : 14 * x : x]
         return points.flatten(1).to(self.weights.dtype) @ self.weights
@@ -95,7 +102,7 @@ MODELS = {
 
 @cache
 def model(name: str, device: str = "cpu", channels_last: bool = False) -> nn.Module:
-    """The model of that name, made once a process."""
+    """The model of that name, made once per process."""
     if channels_last or device != "cpu":
         made = deepcopy(model(name)).to(device)
         return made.to(memory_format=torch.channels_last) if channels_last else made

@@ -1,26 +1,28 @@
-"""The store's numbers: what reading it back takes, how many bytes an image has, what SIGKILL costs."""
+"""The store's numbers: seconds to read it, bytes of an image, rows that SIGKILL costs."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
 import os
 import random
 import signal
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 
 import gpulime
 from benchmarks.models import Pixels
-from benchmarks.pictures import PHOTOGRAPHS
+from benchmarks.setups import PHOTOGRAPHS
 from gpulime import config
+from gpulime.bench.clock import timed
 from gpulime.runs.store import shards, store
 
 FLUSH_ROWS = 16  # in the runs that are killed: a shard every second or so
@@ -28,9 +30,8 @@ MOST_SECONDS = 1.0  # from a run's first row to its SIGKILL
 SETTINGS: dict[str, Any] = {"n_samples": 200, "segments": "slic", "top_labels": 5, "report": False}
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A number, whether all else that was looked at was right too, and what that was."""
+class Measured(NamedTuple):
+    """A number, what else was found, and whether all of that is right."""
 
     value: float
     detail: str
@@ -38,7 +39,7 @@ class Measured:
 
 
 class Crops(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """Other crops of scikit-image's photographs, 224 x 224, with ids as ImageNet's files have."""
+    """Crops of scikit-image's photographs, 224 x 224, with ids as ImageNet's files have."""
 
     def __init__(self, n: int) -> None:
         from skimage import data
@@ -73,25 +74,21 @@ class Noise(torch.utils.data.Dataset[torch.Tensor]):
 
 
 def done_set(folder: Path, n: int) -> Measured:
-    """Seconds of `store.done` for n rows as they are at 224 x 224, the median of nine; the files are in the page cache."""
-    _explain(folder / "few", Crops(min(n, 256)))  # as many as a shard has: repeats would pack well
+    """Seconds of `store.done` for n rows of 224 x 224 images, the median of nine; the files are in the page cache."""
+    _explain(folder / "few", Crops(min(n, 256)))  # a shard of them: repeats would compress well
     few = store.read(folder / "few").to_pylist()
     with store.Store(folder / "many") as rows:
         for i in range(n):
             rows.append(few[i % len(few)] | {"image_id": f"n{i % 1000:08d}/ILSVRC2012_val_{i:08d}.JPEG"})
-    times, found = [], 0
-    for _ in range(9):
-        start = time.perf_counter()
-        found = len(store.done(folder / "many"))
-        times.append(time.perf_counter() - start)
-    files = store.shards(folder / "many")
+    times = [timed(lambda: store.done(folder / "many"), torch.device("cpu")).wall for _ in range(9)]
+    found, files = len(store.done(folder / "many")), store.shards(folder / "many")
     size = sum(path.stat().st_size for path in files)
     detail = f"{found:,} ids in {len(files):,} shards of {size / 1e6:.0f} MB, {min(times):.2f} to {max(times):.2f} s"
     return Measured(median(times), detail, found == n)
 
 
 def bytes_per_image(folder: Path, n: int) -> Measured:
-    """Kilobytes: explanations of n photographs by SLIC as it is by default, coefficients of a model that sees their pixels."""
+    """Kilobytes of explanations of n photographs with SLIC's defaults, by a model that sees their pixels."""
     _explain(folder, Crops(n))
     rows = store.read(folder, ["status", "n_segments", "labels"]).to_pylist()
     size = sum(path.stat().st_size for path in store.shards(folder))
@@ -101,7 +98,7 @@ def bytes_per_image(folder: Path, n: int) -> Measured:
 
 
 def kills(folder: Path, n: int) -> Measured:
-    """The most rows that one SIGKILL lost after the store had them; every shard sound, every image once, after the last run."""
+    """The most rows in the store's memory that one SIGKILL lost. After the last run every shard is sound, every image once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.overnight_store", "gpulime.runs.from_dataset"])
     moments, begun, images = random.Random(0), datetime.now(UTC), 1000 * n
@@ -130,16 +127,12 @@ def kills(folder: Path, n: int) -> Measured:
 
 
 def _explain(folder: Path, dataset: Any) -> None:
-    with (
-        open(os.devnull, "w", encoding="utf-8") as nowhere,
-        mock.patch("sys.stdout", nowhere),
-        mock.patch("sys.stderr", nowhere),
-    ):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         gpulime.runs.explain(Pixels(), dataset, folder, **SETTINGS)
 
 
 def _run_quietly(folder: Path, images: int, handed: Any) -> None:
-    """A whole run in a process of its own, which tells how many rows the store has taken."""
+    """A whole run in a process of its own; ``handed`` counts the rows that the store has taken."""
     append = store.Store.append
 
     def counted(self: store.Store, row: Any) -> None:
@@ -161,7 +154,7 @@ def _mean(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _run_to_the_end(context: Any, folder: Path, images: int) -> int:
-    """What of the first images is not done after a run over them that nobody kills."""
+    """The number of the first images that are not done after a run over them that is not killed."""
     process = context.Process(target=_run_quietly, args=(folder, images, context.Value("q", 0, lock=False)))
     process.start()
     process.join()
@@ -169,7 +162,7 @@ def _run_to_the_end(context: Any, folder: Path, images: int) -> int:
 
 
 def _rows_of(path: Path) -> int | None:
-    """The rows of a shard, read whole; None where it cannot be."""
+    """The rows of a shard; None if it cannot be read."""
     try:
         with shards.opened(path) as shard:
             return len(shard.read())

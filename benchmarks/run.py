@@ -1,87 +1,95 @@
-"""``python -m benchmarks.run``: measure the entries, and fail where one misses its bound or its error is too large."""
+"""``python -m benchmarks.run``: measure the entries; fail if one misses its bound or its error is too large."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
+import torch
 
-from benchmarks.entries import ENTRIES
-from benchmarks.entries.entry import Entry
-from benchmarks.rows import Row, read, results_file, where, write
+from benchmarks.entries import ENTRIES, Entry
+from benchmarks.rows import columns, parser, read, save, where, yes
 from benchmarks.setups import Setup
-from benchmarks.timer import Array, Side, Timing, interleaved
+from benchmarks.sides import Array, Side, cpu, difference, wall
+from gpulime.bench.clock import Quantiles
+from gpulime.bench.turns import in_turns
 
 REGRESSION = 1.05  # a ratio this much worse than an earlier one fails, even within its bound
 
 
+class Row(columns("entry side cpu_s wall_s q20 q80 ratio paired bound ok error error_limit error_what top5 rows repeats")):
+    """One side; the file holds it as text, empty if there is nothing.
+
+    ``ratio`` is that of the medians, of our side and this one. Our own row comes first and has the worst of the ratios, which
+    must keep the bound. ``paired`` is the median ratio of back-to-back pairs. ``q20`` and ``q80`` belong to ``cpu_s``.
+    ``error`` is the largest difference of our coefficients from those of ``error_what``, relative to the largest, and may not
+    exceed ``error_limit``; ``top5`` is the share of the five strongest segments that both have.
+    """
+
+    KEY = ("entry",)
+
+
 def measure(entry: Entry, repeats: int, place: dict[str, str]) -> list[Row]:
-    """One row per side, ours first; the error comes before any clock is started, and with a wrong answer there is no time."""
-    sides, setup = (entry.ours, *entry.theirs), entry.setup
-    reference = expected(entry.reference, replace(setup, b=10, precision="float32"))
-    error, top5 = difference(entry.ours.run(setup).coefficients, reference)
-    exact = error <= entry.tolerance
+    """Return a row for each side, ours first. The error is found before any timing; a wrong answer gets no time."""
+    sides, setup, bound = (entry.ours, *entry.theirs), entry.setup, entry.bound
+    error, top5 = difference(
+        entry.ours.run(setup).coefficients, expected(entry.reference, replace(setup, b=10, precision="float32"))
+    )
+    common = {"rows": str(setup.rows), "repeats": str(repeats), **place}
     ours = Row(
         entry.name,
         entry.ours.name,
-        bound=str(entry.bound),
-        ok=_yes(exact),
+        bound=str(bound),
+        ok=yes(error <= entry.tolerance),
         error=f"{error:.2g}",
         error_limit=f"{entry.tolerance:g}",
         error_what=entry.reference.name,
         top5=f"{top5:.2f}",
-        rows=str(entry.setup.rows),
-        repeats=str(repeats),
-        **place,
+        **common,
     )
-    if not exact:
+    if ours.ok == "no":
         return [ours]
     for side in entry.theirs:  # warm up; ours has run already
         side.run(entry.tiny().setup)
-    timings = interleaved(sides, setup, repeats)
-    ratios = [entry.bound.ratio(timings[0].cpu, timing.cpu) for timing in timings]
-    paired = [timings[0].paired(timing, entry.bound.ratio) for timing in timings]
-    ratios[0] = entry.bound.worst(ratios[1:])
+    calls = {str(i): partial(side.run, setup) for i, side in enumerate(sides)}
+    runs = list(in_turns(calls, calls, torch.device(setup.device), repeats)[0].values())
+    first, times = cpu(runs[0]).median, [cpu(of_side) for of_side in runs]
+    ratios = [bound.ratio(first, time.median) for time in times]
+    paired = [
+        Quantiles.of([bound.ratio(a.cpu, b.cpu) for a, b in zip(runs[0], of_side, strict=True)]).median for of_side in runs
+    ]
+    ratios[0] = bound.worst(ratios[1:])
     paired[0] = paired[1 + ratios[1:].index(ratios[0])]
-    ours = replace(ours, ok=_yes(entry.bound.holds(ratios[0])))
-    rows = [ours, *(Row(entry.name, side.name, rows=ours.rows, repeats=ours.repeats, **place) for side in entry.theirs)]
+    rows = [replace(ours, ok=yes(bound.holds(ratios[0]))), *(Row(entry.name, side.name, **common) for side in entry.theirs)]
     return [
-        replace(row, ratio=f"{ratio:.3f}", paired=f"{pair:.3f}", **_seconds(timing))
-        for row, timing, ratio, pair in zip(rows, timings, ratios, paired, strict=True)
+        replace(
+            row,
+            cpu_s=f"{time.median:.3f}",
+            wall_s=f"{wall(of_side).median:.3f}",
+            q20=f"{time.low:.3f}",
+            q80=f"{time.high:.3f}",
+            ratio=f"{ratio:.3f}",
+            paired=f"{pair:.3f}",
+        )
+        for row, time, of_side, ratio, pair in zip(rows, times, runs, ratios, paired, strict=True)
     ]
 
 
 @cache
 def expected(reference: Side, setup: Setup) -> Array | None:
-    """The coefficients that the reference finds, which entries of one setup share."""
+    """The reference's coefficients, which entries of one setup share."""
     return reference.run(setup).coefficients
 
 
-def difference(coefficients: Array | None, reference: Array | None) -> tuple[float, float]:
-    """Largest difference as a part of an image's largest coefficient; and what the two have in common of their top 5."""
-    assert coefficients is not None
-    assert reference is not None
-    error = np.abs(coefficients - reference).max(1) / np.abs(reference).max(1)
-    strongest = [np.abs(part).argsort(1)[:, -5:] for part in (coefficients, reference)]
-    common = (strongest[0][:, :, None] == strongest[1][:, None]).any(2)
-    return float(error.max()), float(common.mean())
-
-
-def regressed(row: Row, before: dict[str, Row], entry: Entry) -> bool:
-    """Whether an entry's ratio is worse than it was, by more than what a machine varies."""
-    if not comparable(row, before):
-        return False
-    return entry.bound.worsened(float(row.ratio), float(before[row.entry].ratio)) > REGRESSION
-
-
-def comparable(row: Row, before: dict[str, Row]) -> bool:
-    """Whether there is a ratio now and was one then."""
-    return bool(row.entry in before and before[row.entry].ratio and row.ratio)
+def regressed(row: Row, before: dict[str, Row], entry: Entry) -> bool | None:
+    """Whether an entry's ratio has become worse by more than `REGRESSION`; None if there is no ratio now or was none then."""
+    earlier = before.get(row.entry)
+    if earlier is None or not earlier.ratio or not row.ratio:
+        return None
+    return entry.bound.worsened(float(row.ratio), float(earlier.ratio)) > REGRESSION
 
 
 def earlier(path: Path) -> dict[str, Row]:
@@ -95,7 +103,7 @@ def earlier(path: Path) -> dict[str, Row]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
-        rows = read(path)
+        rows = read(path, Row)
     except TypeError as error:
         raise ValueError(f"{path} has other columns than benchmarks.run keeps") from error
     if not rows:
@@ -104,49 +112,38 @@ def earlier(path: Path) -> dict[str, Row]:
 
 
 def main(argv: Sequence[str] | None = None, entries: Sequence[Entry] = ENTRIES) -> int:
-    """The exit code is 1 where a bound is missed, an error is too large, an entry has become slower or none was compared."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[entry.name for entry in entries], help="these entries")
-    parser.add_argument("--repeats", type=int, help="in place of each entry's own number")
-    parser.add_argument("--save", action="store_true", help="keep the rows in benchmarks/results/<device>.csv")
-    parser.add_argument("--against", type=Path, metavar="FILE", help="fail where a ratio is 5 %% worse than in this file")
-    options = parser.parse_args(argv)
+    """Return 1 if a bound is missed, an error is too large, an entry has become slower or none was compared."""
+    options = parser("run", __doc__, (entry.name for entry in entries))
+    options.add_argument("--against", type=Path, metavar="FILE", help="fail if a ratio is 5 %% worse than in this file")
+    given = options.parse_args(argv)
     try:
-        before = earlier(options.against) if options.against else {}
+        before = earlier(given.against) if given.against else {}
     except ValueError as error:
-        parser.error(f"--against: {error}")
+        options.error(f"--against: {error}")
 
-    place, compared = where(), 0
-    rows: list[Row] = []
-    failed = False
+    place, rows, failed, compared = where(), [], False, 0
     for entry in entries:
-        if options.only and entry.name not in options.only:
+        if given.only and entry.name not in given.only:
             continue
         try:
-            measured = measure(entry, options.repeats or entry.repeats, place)
+            measured = measure(entry, given.repeats or entry.repeats, place)
         except ModuleNotFoundError as missing:
             print(f"{entry.name}: skipped, {missing} (pip install -e '.[peers]')", flush=True)
-            if options.against:
-                print(f"    not compared with {options.against}", flush=True)
-            continue
-        slower = regressed(measured[0], before, entry)
-        failed |= measured[0].ok == "no" or slower
+            measured, slower, lacks = [], None, "this run"
+        else:
+            slower = regressed(measured[0], before, entry)
+            failed |= measured[0].ok == "no" or bool(slower)
+            report(measured, bool(slower))
+            lacks = given.against if measured[0].ratio else "this run"
         rows += measured
-        report(measured, slower)
-        if comparable(measured[0], before):
-            compared += 1
-        elif options.against:
-            lacks = options.against if measured[0].ratio else "this run"
-            print(f"    not compared with {options.against}: {lacks} has no ratio of it", flush=True)
-    if options.against and not compared:
-        print(f"nothing was compared with {options.against}: FAILED", flush=True)
+        compared += slower is not None
+        if given.against and slower is None:
+            print(f"    not compared with {given.against}: {lacks} has no ratio of it", flush=True)
+    if given.against and not compared:
+        print(f"nothing was compared with {given.against}: FAILED", flush=True)
         failed = True
-    if options.save:
-        path = results_file(place["device"])
-        fresh = {row.entry for row in rows}
-        rows += [row for row in read(path) if row.entry not in fresh]
-        order = [entry.name for entry in entries]
-        write(path, sorted((row for row in rows if row.entry in order), key=lambda row: order.index(row.entry)))
+    if given.save and rows:
+        save(rows, entries=[entry.name for entry in entries])
     return int(failed)
 
 
@@ -162,20 +159,6 @@ def report(rows: Sequence[Row], slower: bool) -> None:
             ratios = f"ratio {row.ratio}, paired {row.paired}"
             print(f"    {row.side:16} {row.cpu_s:>8} s CPU ({row.q20} to {row.q80}) {row.wall_s:>8} s wall, {ratios}")
     sys.stdout.flush()
-
-
-def _seconds(timing: Timing) -> dict[str, str]:
-    q20, q80 = timing.spread
-    return {
-        "cpu_s": f"{timing.cpu:.3f}",
-        "wall_s": f"{timing.wall:.3f}",
-        "q20": f"{q20:.3f}",
-        "q80": f"{q80:.3f}",
-    }
-
-
-def _yes(condition: bool) -> str:
-    return "yes" if condition else "no"
 
 
 if __name__ == "__main__":

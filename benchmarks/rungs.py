@@ -1,13 +1,13 @@
-"""The ways from lime's loop to gpulime, each with one thing more: all draw the same masks and explain the same classes.
+"""The rungs from lime's loop to gpulime: each adds one thing; all draw the same masks and explain the same classes.
 
-The first three are small and do what the engine would do without its later parts; from the fourth on it is the engine itself.
+The first three are small loops without the engine's later parts; the others are the engine itself.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,78 +15,93 @@ import torch
 from torch import Tensor, nn
 
 import gpulime
-from benchmarks.compiled import needs_a_compiler
 from benchmarks.models import MEAN, STD
 from benchmarks.setups import Setup
-from benchmarks.sides import padded, segment_means
-from benchmarks.timer import Array, Forward
-from gpulime.ops.masked_images import masked_images
+from benchmarks.sides import Array, Forward, fitted, segment_means
+from gpulime.ops.masked_images import masked_images, masked_images_reference
 
-Predict = Callable[[Tensor], Tensor]  # masks (s, k) of an image -> outputs (s,), by its number
+Predict = Callable[[Tensor], Tensor]  # rows (b, c, h, w) -> logits (b, classes)
+# An image (c, h, w), its segments (h, w), its fill (c, h, w) and masks (s, k) -> arguments of the model, a batch at a time
+Batches = Callable[[Tensor, Tensor, Tensor, Tensor], Iterator[tuple[Tensor, ...]]]
+
+
+def small(setup: Setup, batches: Batches, model: Callable[..., Tensor] | None = None) -> Forward:
+    """Explain one image at a time, with the batches that a function makes."""
+    classify = model or setup.model
+
+    @torch.no_grad()
+    def outputs(i: int, masks: Tensor) -> Tensor:
+        image, labels = setup.normalised[i], setup.label_maps[i]
+        given = batches(image, labels, segment_means(image, labels), masks.to(setup.device))
+        with setup.autocast():
+            return torch.cat([classify(*batch).float().softmax(1)[:, int(setup.targets[i])] for batch in given]).cpu()
+
+    return fitted(setup, outputs)
 
 
 def loop(setup: Setup) -> Forward:
-    """As lime does it: every row is a copy of the image, hidden segment by segment, and batches go to the model and back."""
-    model = setup.model
+    """As lime does it: every row is a copy of the image, hidden one segment at a time; ten rows go to the model and back."""
 
-    @torch.no_grad()
-    def classify(rows: list[Array]) -> Array:
-        batch = torch.from_numpy(np.array(rows)).permute(0, 3, 1, 2).contiguous().to(setup.device)
-        return model(batch).softmax(1).cpu().numpy()
-
-    def outputs(i: int, masks: Tensor) -> Array:
-        image, labels = setup.normalised[i], setup.label_maps[i]
-        array, fill = (t.permute(1, 2, 0).cpu().numpy() for t in (image, segment_means(image, labels)))
-        segments, found, rows = labels.cpu().numpy(), [], []
-        for mask in masks.numpy():
+    def batches(image: Tensor, labels: Tensor, fill: Tensor, masks: Tensor) -> Iterator[tuple[Tensor]]:
+        array, filled = (t.permute(1, 2, 0).cpu().numpy() for t in (image, fill))
+        segments, rows = labels.cpu().numpy(), []
+        for number, mask in enumerate(masks.cpu().numpy(), 1):
             row = copy.deepcopy(array)
             hidden = np.zeros(segments.shape, dtype=bool)
             for segment in np.where(~mask)[0]:
                 hidden[segments == segment] = True
-            row[hidden] = fill[hidden]
+            row[hidden] = filled[hidden]
             rows.append(row)
-            if len(rows) == 10:
-                found.append(classify(rows))
+            if len(rows) == 10 or number == len(masks):
+                yield (torch.from_numpy(np.array(rows)).permute(0, 3, 1, 2).contiguous().to(setup.device),)
                 rows = []
-        if rows:
-            found.append(classify(rows))
-        return np.concatenate(found)[:, int(setup.targets[i])]
 
-    return fitted(setup, outputs)
+    return small(setup, batches)
 
 
 def batched_masks(setup: Setup) -> Forward:
-    """Rows of a batch are masked at once, by indexing."""
-    model = setup.model
+    """Mask the rows of a batch at once, by indexing."""
 
-    @torch.no_grad()
-    def outputs(i: int, masks: Tensor) -> Array:
-        image, labels = setup.normalised[i], setup.label_maps[i]
-        fill, target = segment_means(image, labels), int(setup.targets[i])
-        parts = masks.to(setup.device).split(setup.batch)
-        rows = (torch.where(part[:, labels][:, None], image, fill) for part in parts)
-        return torch.cat([model(batch).softmax(1)[:, target] for batch in rows]).cpu().numpy()
+    def batches(image: Tensor, labels: Tensor, fill: Tensor, masks: Tensor) -> Iterator[tuple[Tensor]]:
+        return ((torch.where(part[:, labels][:, None], image, fill),) for part in masks.split(setup.batch))
 
-    return fitted(setup, outputs)
+    return small(setup, batches)
 
 
 def fused_op(setup: Setup) -> Forward:
     """The engine's one operation reads image, fill, labels and masks, and writes rows as the model takes them."""
+    return small(setup, arguments(setup), lambda *given: setup.model(masked_images(*given)))
+
+
+def op_outside(setup: Setup) -> Forward:
+    """The op and then the compiled model, as in the engine, with the sizes of one photograph."""
+    model = torch.compile(setup.model, dynamic=False)
+    return small(setup, arguments(setup, torch.channels_last), lambda *given: model(masked_images(*given)))
+
+
+def op_inside(setup: Setup) -> Forward:
+    """The op's definition, which the compiler can trace, and the model, as one compiled graph."""
     model = setup.model
+    whole = torch.compile(lambda *given: model(masked_images_reference(*given)), dynamic=False, fullgraph=True)
+    return small(setup, arguments(setup, torch.channels_last), whole)
 
-    @torch.no_grad()
-    def outputs(i: int, masks: Tensor) -> Array:
-        image, labels = setup.normalised[i][None], setup.label_maps[i][None].int()
-        fill, target = segment_means(image[0], labels[0].long())[None], int(setup.targets[i])
-        parts = masks.to(setup.device).split(setup.batch)
-        rows = (masked_images(image, fill, labels, part.new_zeros(len(part), dtype=torch.int64), part) for part in parts)
-        return torch.cat([model(batch).softmax(1)[:, target] for batch in rows]).cpu().numpy()
 
-    return fitted(setup, outputs)
+def arguments(setup: Setup, memory_format: torch.memory_format = torch.contiguous_format) -> Batches:
+    """The arguments of `masked_images`, in the setup's precision."""
+
+    def batches(image: Tensor, labels: Tensor, fill: Tensor, masks: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        dtype = getattr(torch, setup.precision)
+        images = [one[None].to(dtype).contiguous(memory_format=memory_format) for one in (image, fill)]
+        return (
+            (*images, labels[None].int(), part.new_zeros(len(part), dtype=torch.int64), part)
+            for part in masks.split(setup.batch)
+        )
+
+    return batches
 
 
 def packed_queue(setup: Setup) -> Forward:
-    """The engine: one queue for all images, one fit for all; of a function nothing is known, so it gets rows as they come."""
+    """The engine: one queue for all images, one fit for all; rows for a function are contiguous."""
     return engine(setup, setup.model.forward)
 
 
@@ -97,19 +112,17 @@ def channels_last(setup: Setup) -> Forward:
 
 def compiled_model(setup: Setup) -> Forward:
     """The engine compiles the model."""
-    needs_a_compiler()
     return engine(setup, setup.model, compiling=True)
 
 
 def graphed(setup: Setup) -> Forward:
     """The same, launched as CUDA graphs."""
-    needs_a_compiler()
     return engine(setup, setup.model, compiling="reduce-overhead")
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One way, and in which precision; ``on``: the only kind of device where it is another than the one before."""
+    """One way of explaining, in one precision; ``on``: the only kind of device where it differs from the rung before."""
 
     name: str
     make: Callable[[Setup], Forward]
@@ -117,7 +130,7 @@ class Rung:
     on: str = ""
 
     def forward(self, setup: Setup) -> Forward:
-        """What explains, made ready."""
+        """Prepare a function that explains."""
         return self.make(replace(setup, precision=self.precision))
 
 
@@ -134,7 +147,7 @@ RUNGS = (
 
 
 def engine(setup: Setup, model: nn.Module | Predict, compiling: bool | str = False) -> Forward:
-    """The engine with that model; the Explainer stays, as one does that explains many batches."""
+    """The engine with that model; the Explainer is kept between calls."""
     images, label_maps, targets = setup.images, setup.label_maps, setup.targets
     how = {"precision": setup.precision, "batch_size": setup.b, "compile": compiling}
     explainer = gpulime.Explainer(model, setup.s, seed=setup.seed, mean=MEAN, std=STD, **how)
@@ -145,19 +158,3 @@ def engine(setup: Setup, model: nn.Module | Predict, compiling: bool | str = Fal
             return explainer.explain(images, labels=targets, segments=label_maps).coefficients[:, 0].cpu().numpy()
 
     return forward
-
-
-def fitted(setup: Setup, outputs: Callable[[int, Tensor], Array]) -> Forward:
-    """Image after image: masks, outputs, and scikit-learn's ridge."""
-    from sklearn.linear_model import Ridge
-
-    sampler = gpulime.masks.resolve(setup.sampler, setup.seed, setup.s)
-
-    def coefficients(i: int) -> Array:
-        k = int(setup.label_maps[i].max()) + 1
-        masks = sampler(torch.tensor(0), torch.arange(setup.s), torch.tensor(k), k)
-        x, y = masks.double(), outputs(i, masks).astype(np.float64)
-        weights = (-((1 - x.mean(1).sqrt()) ** 2) / (2 * 0.25**2)).exp()
-        return Ridge(alpha=1.0).fit(x.numpy(), y, sample_weight=weights.numpy()).coef_
-
-    return lambda: padded(coefficients(i) for i in range(setup.n))

@@ -1,12 +1,11 @@
-"""``python -m benchmarks.segmenters``: on how many pixels our SLIC and quickshift give the id that scikit-image gives.
+"""``python -m benchmarks.segmenters``: the share of pixels to which our SLIC and quickshift give scikit-image's id.
 
-Masks depend on ids, so a label map is compared as it is. scikit-image runs here as a user runs it, its colours in Lab rounded
-as NumPy rounds them on this processor.
+Masks depend on ids, so label maps are compared as they are. scikit-image runs as users run it, with colours in Lab rounded as
+NumPy rounds them on this processor.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +19,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.pictures import photographs
-from benchmarks.rows import RESULTS, Placed, keep, results_file, where
+from benchmarks.rows import HERE, columns, parser, save, where, yes
+from benchmarks.setups import photographs
 from gpulime import segments
 from gpulime.device import installed
 from gpulime.images.segments import OPS, segment_one
 from gpulime.ops import source
 from gpulime.runs.reading.transform import Transform
 
-SHIM = Path(__file__).parents[1] / "tests" / "ops"
+SHIM = HERE.parent / "tests" / "ops"
 MEASURED: tuple[segments.Slic | segments.Quickshift, ...] = (
     segments.Slic(),
     segments.Slic(n_segments=60),
@@ -44,12 +43,12 @@ Segment = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two label maps of one image agree.
+    """The agreement of two label maps of one image.
 
     Attributes
     ----------
     same_k : whether they have as many segments
-    ids : the part of pixels with the same id
+    ids : the share of pixels with the same id
     partition : the same after each segment has taken the id of the one it shares most with, in the worse direction
     """
 
@@ -58,23 +57,23 @@ class Agreement:
     partition: float
 
 
-@dataclass(frozen=True)
-class Row(Placed):
-    """One segmenter on one side, over all photographs; ids and partition as parts of the pixels of an image."""
+COLUMNS = (
+    "segmenter side photographs n same_k ids_everywhere ids_median ids_worst partition_median partition_worst ok "
+    "scikit_image numpy"
+)
 
-    segmenter: str
-    side: str
-    photographs: str
-    n: str
-    same_k: str
-    ids_everywhere: str  # images
-    ids_median: str
-    ids_worst: str
-    partition_median: str
-    partition_worst: str
-    ok: str
-    scikit_image: str
-    numpy: str
+
+class Row(columns(COLUMNS)):
+    """One segmenter on one side, over all photographs; ids and partition are shares of an image's pixels."""
+
+    FOLDER, KEY = "segmenters", ("segmenter", "photographs", "side")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.segmenter}, {self.side}, {self.n} photographs of {self.photographs}: k the same on {self.same_k}, "
+            f"every id on {self.ids_everywhere}; ids {self.ids_median} (worst {self.ids_worst}), "
+            f"partition {self.partition_median} (worst {self.partition_worst}){'' if self.ok == 'yes' else ': TOO FEW'}"
+        )
 
 
 def agreement(ours: Array, theirs: Array) -> Agreement:
@@ -86,7 +85,7 @@ def agreement(ours: Array, theirs: Array) -> Agreement:
 
 
 def compare(segmenter: segments.Slic | segments.Quickshift, segment: Segment, images: Sequence[Tensor]) -> list[Agreement]:
-    """Segment each (3, h, w) image by itself, and as scikit-image does."""
+    """Segment each (3, h, w) image alone, and as scikit-image does."""
     found = []
     for image in images:
         theirs = segment_one(segmenter, image.permute(1, 2, 0).contiguous().numpy())
@@ -95,7 +94,7 @@ def compare(segmenter: segments.Slic | segments.Quickshift, segment: Segment, im
 
 
 def sides(segmenter: segments.Slic | segments.Quickshift) -> Iterator[tuple[str, Segment]]:
-    """The reference here, and the kernel: on a GPU, or under the host shim of the tests."""
+    """The reference, and the kernel: on a GPU, or under the host shim of the tests."""
     op, options = OPS[type(segmenter)], asdict(segmenter)
     reference = getattr(importlib.import_module(op.__module__), f"{op.__name__}_reference")
     yield "reference", lambda images: reference(images, **options)
@@ -106,7 +105,7 @@ def sides(segmenter: segments.Slic | segments.Quickshift) -> Iterator[tuple[str,
 
 
 def under_shim(call: Callable[[], Tensor]) -> Tensor:
-    """What a call gives whose kernels g++ compiles for the CPU."""
+    """The result of a call whose kernels g++ compiles for the CPU."""
     if str(SHIM) not in sys.path:
         sys.path.insert(0, str(SHIM))
     shim = importlib.import_module("host")
@@ -126,7 +125,7 @@ def pictures(folder: Path | None) -> list[Tensor]:
 
 
 def named(segmenter: segments.Slic | segments.Quickshift) -> str:
-    """A segmenter's name, with those of its options that are not the default."""
+    """A segmenter's name, with its options that are not the default."""
     name = next(name for name, kind in segments.SEGMENTERS.items() if isinstance(segmenter, kind))
     plain = asdict(type(segmenter)())
     chosen = ", ".join(f"{option}={value}" for option, value in asdict(segmenter).items() if value != plain[option])
@@ -134,7 +133,7 @@ def named(segmenter: segments.Slic | segments.Quickshift) -> str:
 
 
 def summary(segmenter: segments.Slic | segments.Quickshift, side: str, of: str, found: Sequence[Agreement]) -> Row:
-    """One row of many images' agreement, with what was measured where."""
+    """One row for the agreement on many images."""
     ids, partitions = [a.ids for a in found], [a.partition for a in found]
     same_k = sum(a.same_k for a in found) / len(found)
     return Row(
@@ -148,7 +147,7 @@ def summary(segmenter: segments.Slic | segments.Quickshift, side: str, of: str, 
         f"{min(ids):.5f}",
         f"{median(partitions):.5f}",
         f"{min(partitions):.5f}",
-        "yes" if same_k >= LEAST_SAME_K and median(ids) >= LEAST_IDS else "no",
+        yes(same_k >= LEAST_SAME_K and median(ids) >= LEAST_IDS),
         installed("scikit-image") or "",
         np.__version__,
         **where(),
@@ -156,41 +155,21 @@ def summary(segmenter: segments.Slic | segments.Quickshift, side: str, of: str, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code is 1 where too few images or pixels agree."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.segmenters", description=__doc__)
-    parser.add_argument("--photographs", type=Path, metavar="DIR", help="in place of scikit-image's own")
-    parser.add_argument("--only", nargs="+", choices=["slic", "quickshift"], default=["slic", "quickshift"])
-    parser.add_argument("--save", action="store_true", help="keep the rows in benchmarks/results/segmenters/<device>.csv")
-    options = parser.parse_args(argv)
-
+    """Return 1 if too few images or pixels agree."""
+    made = parser("segmenters", __doc__, ("slic", "quickshift"))
+    made.add_argument("--photographs", type=Path, metavar="DIR", help="instead of scikit-image's own")
+    options = made.parse_args(argv)
     images, of = pictures(options.photographs), options.photographs.name if options.photographs else "scikit-image"
     rows = []
     for segmenter in MEASURED:
-        name = named(segmenter)
-        if name.split("(")[0] not in options.only:
+        if options.only and named(segmenter).split("(")[0] not in options.only:
             continue
         for side, segment in sides(segmenter):
-            row = summary(segmenter, side, of, compare(segmenter, segment, images))
-            rows.append(row)
-            print(
-                f"{name}, {side}, {row.n} photographs of {of}: k the same on {row.same_k}, every id on {row.ids_everywhere}; "
-                f"ids {row.ids_median} (worst {row.ids_worst}), partition {row.partition_median} (worst {row.partition_worst})"
-                f"{'' if row.ok == 'yes' else ': TOO FEW'}",
-                flush=True,
-            )
+            rows.append(summary(segmenter, side, of, compare(segmenter, segment, images)))
+            print(rows[-1], flush=True)
     if options.save:
         save(rows)
     return int(any(row.ok == "no" for row in rows))
-
-
-def save(rows: Sequence[Row]) -> None:
-    """Put rows in the place of earlier ones of the same segmenter, photographs and side."""
-    keep(RESULTS / "segmenters" / results_file(rows[0].device).name, rows, key)
-
-
-def key(row: Row) -> tuple[str, str, str]:
-    """What a row is about."""
-    return row.segmenter, row.photographs, row.side
 
 
 if __name__ == "__main__":

@@ -4,61 +4,157 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from benchmarks import ablation, gpu_page, gpu_rows, growth, growth_page, markdown
+from benchmarks import ablation, gpu_rows, growth, run
+from benchmarks import rows as store
 from benchmarks.entries import ENTRIES
-from benchmarks.peers import table as peers
-from benchmarks.rows import RESULTS, Row, read
+from benchmarks.peers import compare
+from benchmarks.peers.field import COMPARISONS
 
 Blocks = Mapping[str, Callable[[], str]]
-COLUMNS = ("CPU time", "ratio (paired)", "must be", "gpulime", "beside it", "error", "top 5")
+ROOT = store.HERE.parent
+NOTHING = "Not measured yet.\n"
+WRONG = "none: its coefficients are wrong"
+ORDER = [comparison.name for each in COMPARISONS.values() for comparison in each]
+VERDICTS = {"yes": "ok", "no": "**FAILED**", "": ""}
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown of one device's results; entries without a time are left out."""
+def lines(columns: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; its columns are separated by |."""
+    head, *body = (" | ".join(cell.replace("|", r"\|") for cell in cells) for cells in [columns.split(" | "), *rows])
+    return "".join([f"| {head} |\n", "|---" * len(columns.split(" | ")), "|\n", *(f"| {cells} |\n" for cells in body)])
+
+
+def spread(row: Any, time: str, wrong: str = WRONG) -> str:
+    """A median with its quantiles."""
+    return f"{time} ({row.q20} to {row.q80})" if time else wrong
+
+
+def of_run(rows: Sequence[run.Row]) -> str:
+    """Entries that have a time."""
     about = {entry.name: entry.about for entry in ENTRIES}
-    lines = []
+    shown = []
     for name, sides in groupby(rows, key=lambda row: row.entry):
         ours, *theirs = sides
         if name in about and ours.cpu_s:
             hardest = next(row for row in theirs if row.ratio == ours.ratio)
             ratio = f"**{ours.ratio}** ({ours.paired}){'' if ours.ok == 'yes' else ' (missed)'}"
             times = (f"{float(ours.cpu_s):.2f} s", f"{float(hardest.cpu_s):.2f} s, {hardest.side}")
-            lines.append((about[name], ratio, ours.bound, *times, ours.error, ours.top5))
-    return markdown.place(rows) + markdown.lines(COLUMNS, lines) if lines else ""
+            shown.append((about[name], ratio, ours.bound, *times, ours.error, ours.top5))
+    return lines("CPU time | ratio (paired) | must be | gpulime | beside it | error | top 5", shown) if shown else ""
 
 
-def render(names: re.Pattern[str]) -> str:
-    """The tables of all devices, of the entries whose names match."""
-    files = (read(path) for path in sorted(RESULTS.glob("*.csv")))
-    tables = (table([row for row in rows if names.match(row.entry)]) for rows in files)
-    return "\n".join(filter(None, tables)) or markdown.NOTHING
+def of_peers(rows: Sequence[compare.Row]) -> str:
+    """Comparisons, the fastest side first in each; below them the differences that remain."""
+    known = [row for row in rows if row.comparison in ORDER]
+    known.sort(key=lambda row: (ORDER.index(row.comparison), float(row.s or "inf")))
+    shown = [
+        (
+            f"{row.comparison}: {row.side}",
+            spread(row, row.s, f"none: {row.reason}" if row.reason else WRONG),
+            row.images_s,
+            f"**{row.ratio}**" if row.ratio else "",
+            row.error or "other masks" * bool(row.unlike),
+            row.spearman,
+            row.top5,
+        )
+        for row in known
+    ]
+    unlike = {f"{row.side} {row.version}": row.unlike for row in known if row.unlike}
+    notes = "".join(f"- {side}: {what}.\n" for side, what in unlike.items())
+    columns = " | seconds (20 to 80 %) | images/s | times ours | error | rank correlation | top 5"
+    return f"{lines(columns, shown)}\n{notes}" if known else ""
 
 
-ROOT = RESULTS.parent.parent
-# What stands on which page between <!-- NAME --> and <!-- /NAME -->.
+def of_ablation(rows: Sequence[ablation.Row]) -> str:
+    """The rungs, in their order."""
+    shown = [
+        (
+            f"{row.model}: {row.rung}",
+            row.precision,
+            spread(row, row.s),
+            row.rows_s,
+            row.gain,
+            f"**{row.total}**" if row.total else "",
+            row.error,
+            row.top5,
+        )
+        for row in rows
+    ]
+    return lines(" | precision | seconds (20 to 80 %) | rows/s | over the rung before | in all | error | top 5", shown)
+
+
+def of_growth(rows: Sequence[growth.Row]) -> str:
+    """The powers of each axis, below the plot."""
+    shown = []
+    for axis in dict.fromkeys(row.axis for row in rows):
+        first, *_, last = (row for row in rows if row.axis == axis)
+        ends = (f"{float(getattr(first, field)):.3g} to {float(getattr(last, field)):.3g}" for field in ("s_each", "mb"))
+        powers = (last.time_power, last.time_most, last.memory_power, last.memory_most)
+        shown.append((growth.NAMES[axis], f"{int(first.value):,}", f"{int(last.value):,}", *ends, *powers))
+    plotted = f"../benchmarks/results/growth/{store.file_of(rows[0].device).stem}.svg"
+    columns = " | from | to | seconds | MB | time's power | at most | memory's power | at most"
+    return f"![Time and memory over {', '.join(growth.NAMES.values())}]({plotted})\n\n{lines(columns, shown)}"
+
+
+def of_gpu(rows: Sequence[gpu_rows.Row]) -> str:
+    """Rows with a time or a bound, or with the reason for having no time."""
+    shown = [
+        (
+            f"{row.entry}: {row.side}",
+            spread(row, row.ms, f"none: {row.reason}" if row.reason else ""),
+            f"{row.rate} {row.unit}/s" if row.rate else "",
+            row.ratio,
+            row.bound,
+            row.error,
+            VERDICTS[row.ok],
+        )
+        for row in rows
+        if row.ms or row.bound or row.reason
+    ]
+    return lines(" | ms (20 to 80 %) | rate | ratio | which must be | error | ", shown) if shown else ""
+
+
+def devices(kind: type[Any], table: Callable[[list[Any]], str], field: str = "date", names: str = "") -> str:
+    """The tables of all devices, each below its device, versions, dates and commits, of rows whose field matches ``names``."""
+    found = []
+    for path in sorted((store.RESULTS / kind.FOLDER).glob("*.csv")):
+        shown = [row for row in store.read(path, kind) if re.match(names, getattr(row, field))]
+        if shown and (text := table(shown)):
+            one = shown[0]
+            dates, commits = (sorted({getattr(row, name) for row in shown}) for name in ("date", "commit"))
+            place = f"{one.device}; torch {one.torch}, Python {one.python}; {', '.join(dates)}, commit {', '.join(commits)}"
+            found.append(f"{place}\n\n{text}")
+    return "\n".join(found) or NOTHING
+
+
+entries = partial(devices, run.Row, of_run, "entry")
+peers = partial(devices, compare.Row, of_peers, "comparison")
+
+# The blocks of each page, between <!-- NAME --> and <!-- /NAME -->.
 PAGES: Mapping[Path, Blocks] = {
     ROOT / "README.md": {
-        "benchmarks": partial(render, re.compile(r"(?!drop_in_|op_compiled|efficiency_(?!efficientnet))")),
-        "peers": partial(peers.render, re.compile(r"EfficientNet-Lite0|ResNet-50, bfloat16")),
+        "benchmarks": partial(entries, r"(?!drop_in_|op_compiled|efficiency_(?!efficientnet))"),
+        "peers": partial(peers, r"EfficientNet-Lite0|ResNet-50, bfloat16"),
     },
-    ROOT / "docs" / "moving-from-lime.md": {"benchmarks": partial(render, re.compile(r"drop_in_|lime_|no_model_lime"))},
+    ROOT / "docs" / "moving-from-lime.md": {"benchmarks": partial(entries, r"drop_in_|lime_|no_model_lime")},
     ROOT / "docs" / "benchmarks.md": {
-        "benchmarks": partial(render, re.compile("efficiency_|op_compiled")),
-        "peers": partial(peers.render, re.compile("")),
-        "ablation": partial(markdown.devices, "ablation", ablation.Row, ablation.table),
-        "growth": partial(markdown.devices, "growth", growth.Row, growth_page.table),
-        "gpu": partial(markdown.devices, "gpu", gpu_rows.Row, gpu_page.table),
+        "benchmarks": partial(entries, "efficiency_|op_compiled"),
+        "peers": peers,
+        "ablation": partial(devices, ablation.Row, of_ablation),
+        "growth": partial(devices, growth.Row, of_growth),
+        "gpu": partial(devices, gpu_rows.Row, of_gpu),
     },
 }
 
 
 def written(text: str, blocks: Blocks) -> str:
-    """A page's text with its blocks made anew.
+    """A page's text with new blocks.
 
     Raises
     ------

@@ -47,7 +47,7 @@ def test_a_bound_may_be_the_least(capsys):
 
 
 def test_photographs_are_left_out_where_there_are_none(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(overnight, "RESULTS", tmp_path)
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
     seen = []
 
     def measure(source, folder, n):
@@ -75,7 +75,7 @@ def test_photographs_that_are_none_of_imagenet_are_measured_and_fail(tmp_path):
 
 
 def test_rows_are_kept_by_entry_and_device(tmp_path, monkeypatch):
-    monkeypatch.setattr(overnight, "RESULTS", tmp_path)
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
     for value, name in ((1, "b"), (1, "a"), (2, "b")):
         overnight.main(["--save", "--n", "0"], [replace(entry(value), name=name)])
     (kept,) = (tmp_path / "overnight").iterdir()

@@ -1,4 +1,4 @@
-"""What else explains images by hiding parts of them, a file for each package, given what gpulime is given (extra ``peers``).
+"""Other packages that explain images by hiding parts of them, a file each, on the same problem (extra ``peers``).
 
 ``python -m benchmarks.peers`` compares them all in one run.
 """

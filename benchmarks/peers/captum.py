@@ -1,4 +1,4 @@
-"""captum's Lime and KernelShap, an image after the other."""
+"""captum's Lime and KernelShap, one image at a time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.setups import Setup
-from benchmarks.sides import padded, segment_means
-from benchmarks.timer import Array, Forward
+from benchmarks.sides import Array, Forward, padded, segment_means
 
 
 def captum(setup: Setup) -> Forward:
-    """Lime as it comes, with b perturbations a call; it weighs by pixels and fits a lasso, so only its time is taken."""
+    """Lime with its defaults, b perturbations a call; it weights by pixels and fits a lasso, so only its time is used."""
     from captum.attr import Lime
 
     explain = attributed(Lime(classifier(setup)), setup)
@@ -25,7 +24,7 @@ def captum(setup: Setup) -> Forward:
 
 
 def captum_lime(setup: Setup) -> Forward:
-    """Lime with lime's kernel and ridge in place of its own: what is estimated is the same, from masks of its own."""
+    """Lime with lime's kernel and ridge: the same estimate, from other masks."""
     from captum._utils.models.linear_model import SkLearnRidge
     from captum.attr import Lime
 
@@ -33,7 +32,7 @@ def captum_lime(setup: Setup) -> Forward:
 
 
 def kernel_shap(setup: Setup) -> Forward:
-    """KernelShap, as it comes."""
+    """KernelShap with its defaults."""
     from captum.attr import KernelShap
 
     return attributed(KernelShap(classifier(setup)), setup)
@@ -60,7 +59,7 @@ def proximity(image: Tensor, row: Tensor, mask: Tensor, **others: Any) -> Tensor
 
 
 def attributed(explainer: Any, setup: Setup) -> Any:
-    """Coefficients of all images, on segments that show their mean colour where they are hidden."""
+    """Coefficients of all images; a hidden segment shows its mean colour."""
     images, targets = setup.normalised, setup.targets.tolist()
 
     def explain(i: int) -> Array:

@@ -1,62 +1,43 @@
-"""One comparison: what each peer finds, before any clock is started, and then how long they all take, in turns."""
+"""One comparison: first the coefficients of each peer, then the times of all, in turns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
+import torch
 
-from benchmarks import noise
-from benchmarks.entries.entry import DEFINITION
+from benchmarks.entries import DEFINITION
 from benchmarks.peers.field import GPULIME, Comparison, Peer
-from benchmarks.rows import Placed
-from benchmarks.run import difference
+from benchmarks.rows import columns, seconds, yes
 from benchmarks.setups import Setup
-from benchmarks.timer import Array, Run, Timing, in_turn
+from benchmarks.sides import Array, Run, cpu, difference, tolerance, wall
+from gpulime.bench.turns import attempt, in_turns
 from gpulime.device import installed
 
-LEAST_AGREEMENT = 0.2  # a rank correlation below is no better than chance: such a side does not explain, and gets no time
-REASON_LENGTH = 300
-REFERENCE_TIMES = 4  # the common reference has so many times the samples, and another seed: nobody shares its noise
+LEAST_AGREEMENT = 0.2  # a rank correlation below is no better than chance, and gets no time
+REFERENCE_TIMES = 4  # the common reference has this many times the samples, and another seed
 
 
-@dataclass(frozen=True)
-class Row(Placed):
-    """What is kept of one peer in one comparison; the file holds it as text, empty where there is nothing.
+COLUMNS = (
+    "comparison side version unlike s q20 q80 images_s ratio bound cpu_s error error_limit spearman top5 ok "
+    "reason model n samples batch precision segmentation repeats"
+)
+
+
+class Row(columns(COLUMNS)):
+    """One peer in one comparison; the file holds it as text, empty if there is nothing.
 
     Seconds are those of all ``n`` images on the wall, ``cpu_s`` of all threads; ``ratio`` is the peer's time over gpulime's.
-    ``error`` is the coefficients' greatest difference from the definition's with the same masks, as a part of the largest, and
-    may not pass ``error_limit``. ``spearman`` and ``top5`` tell the agreement with one reference of many more samples: the rank
-    correlation of the segments, and the part of the five strongest that both have, means over the images. ``reason`` tells the
-    error that ended a peer; its time, and that of one whose coefficients are wrong, is not kept.
+    ``error`` is the largest difference of coefficients from the definition's with the same masks, relative to the largest; it
+    may not exceed ``error_limit``. ``spearman`` and ``top5`` tell the agreement with one reference of many more samples, means
+    over the images: the rank correlation of segments, and the share of the five strongest in common. ``reason`` is the error
+    that ended a peer; a peer with an error or wrong coefficients gets no time.
     """
 
-    comparison: str
-    side: str
-    version: str = ""
-    unlike: str = ""
-    s: str = ""
-    q20: str = ""
-    q80: str = ""
-    images_s: str = ""
-    ratio: str = ""
-    bound: str = ""
-    cpu_s: str = ""
-    error: str = ""
-    error_limit: str = ""
-    spearman: str = ""
-    top5: str = ""
-    ok: str = ""
-    reason: str = ""
-    model: str = ""
-    n: str = ""
-    samples: str = ""
-    batch: str = ""
-    precision: str = ""
-    segmentation: str = ""
-    repeats: str = ""
+    FOLDER, KEY = "peers", ("comparison", "side")
 
     def __str__(self) -> str:
         agreement = f"error {self.error or 'not comparable'}, Spearman {self.spearman}, top 5 {self.top5}"
@@ -66,39 +47,31 @@ class Row(Placed):
 
 
 def compare(comparison: Comparison, repeats: int, place: dict[str, str]) -> Iterator[Row | str]:
-    """Give a row for each peer, ours first; or why a peer is left out, and of which bounds that is the end."""
-    rows: list[Row] = []
-    peers: list[Peer] = []
-    runs: list[list[Run]] = []
-    for setup in (plain(comparison.setup), more(comparison.setup)):
-        definition(setup)  # what fails here is no peer's fault
+    """Yield a row for each peer, ours first; or why a peer is left out, and which bounds were not checked for that."""
+    setup = comparison.setup
+    device = torch.device(setup.device)
+    for of_reference in (plain(setup), more(setup)):
+        definition(of_reference)  # a failure here is not a peer's
+    rows: dict[Peer, Row] = {}
     for peer in (GPULIME, *comparison.peers):
         row = unmeasured(peer, comparison, repeats, place)
-        try:
-            row = found(row, peer, comparison)
-        except ImportError as missing:
-            yield f"{peer.side.name}: left out, {missing} (pip install -e '.[peers]')"
-            continue
-        except Exception as error:  # out of memory, or what a package of its own raises: the others are compared all the same
-            row = failed(row, error)
-        rows.append(row)
-        peers.append(peer)
-        runs.append([])
-    for turn in range(repeats):
-        for i in in_turn(range(len(rows)), turn):
-            if rows[i].ok == "yes":
-                try:
-                    runs[i].append(peers[i].side.run(comparison.setup))
-                except Exception as error:
-                    rows[i] = failed(rows[i], error)
-    timings = [Timing(tuple(of_peer)) if row.ok == "yes" else None for row, of_peer in zip(rows, runs, strict=True)]
-    ours = next((timing for peer, timing in zip(peers, timings, strict=True) if peer is GPULIME), None)
-    rows = [timed(row, comparison.setup, timing, ours) if timing else row for row, timing in zip(rows, timings, strict=True)]
-    yield from bounded(rows, peers, comparison)
+        found, why = attempt(partial(checked, row, peer, comparison), device)
+        if isinstance(found, ImportError):
+            yield f"{peer.side.name}: left out, {found} (pip install -e '.[peers]')"
+        else:
+            rows[peer] = found or replace(row, ok="no", reason=why)
+    calls = {peer: partial(peer.side.run, setup) for peer, row in rows.items() if row.ok == "yes"}
+    runs, failed = in_turns(calls, (), device, repeats)
+    for peer, row in rows.items():
+        if peer in failed:
+            rows[peer] = replace(row, ok="no", reason=failed[peer])
+        elif peer in runs:
+            rows[peer] = timed(row, setup, runs[peer], runs.get(GPULIME))
+    yield from bounded(rows, comparison)
 
 
 def unmeasured(peer: Peer, comparison: Comparison, repeats: int, place: dict[str, str]) -> Row:
-    """The row of a peer of whom nothing is known yet."""
+    """The row of a peer before it has run."""
     setup = comparison.setup
     return Row(
         comparison.name,
@@ -116,86 +89,70 @@ def unmeasured(peer: Peer, comparison: Comparison, repeats: int, place: dict[str
     )
 
 
-def found(row: Row, peer: Peer, comparison: Comparison) -> Row:
-    """The row with what the peer finds, beside the definition with the same masks and beside the reference."""
+def checked(row: Row, peer: Peer, comparison: Comparison) -> Row | ImportError:
+    """The row with the peer's coefficients compared with the definition's, of the same masks, and with the reference's."""
     setup, most = comparison.setup, limit(comparison)
-    coefficients = peer.side.run(setup).coefficients
-    assert coefficients is not None
+    try:
+        coefficients = peer.side.run(setup).coefficients
+    except ImportError as missing:
+        return missing
     error = difference(coefficients, definition(plain(setup)))[0]
-    agreement = correlation(coefficients, reference(setup))
-    exact = error <= most if not peer.unlike else agreement >= LEAST_AGREEMENT
+    agreement = correlation(coefficients, definition(more(setup)))
     return replace(
         row,
         error="" if peer.unlike else f"{error:.2g}",
         error_limit="" if peer.unlike else f"{most:.2g}",
         spearman=f"{agreement:.3f}",
-        top5=f"{difference(coefficients, reference(setup))[1]:.2f}",
-        ok="yes" if exact else "no",
+        top5=f"{difference(coefficients, definition(more(setup)))[1]:.2f}",
+        ok=yes(error <= most if not peer.unlike else agreement >= LEAST_AGREEMENT),
     )
-
-
-def failed(row: Row, error: Exception) -> Row:
-    """The row of one who ended with an error."""
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return replace(row, ok="no", reason=reason[:REASON_LENGTH])
 
 
 def limit(comparison: Comparison) -> float:
-    """The most that an error may be; on a GPU by what the definition has in the comparison's precision."""
+    """The largest allowed error."""
     setup = comparison.setup
-    if setup.device == "cpu":
-        return comparison.tolerance
-    in_precision = definition(replace(plain(setup), precision=setup.precision))
-    return noise.in_bfloat16(difference(in_precision, definition(plain(setup)))[0])
-
-
-def timed(row: Row, setup: Setup, timing: Timing, ours: Timing | None) -> Row:
-    """The row with its time."""
-    return replace(
-        row,
-        **timing.on_the_wall(),
-        images_s=f"{setup.n / timing.wall:.4g}",
-        ratio=f"{timing.wall / ours.wall:.3f}" if ours else "",
-        cpu_s=f"{timing.cpu:.4g}",
+    exact, rounded = plain(setup), replace(plain(setup), precision="bfloat16")
+    return tolerance(
+        setup.device, setup.precision, comparison.tolerance, lambda: difference(definition(rounded), definition(exact))[0]
     )
 
 
-def bounded(rows: list[Row], peers: list[Peer], comparison: Comparison) -> Iterator[Row | str]:
-    """Rows of which the fastest of a kind has its bound; and the bounds of kinds of which nobody has a time beside ours."""
+def timed(row: Row, setup: Setup, runs: list[Run], ours: list[Run] | None) -> Row:
+    """The row with its time."""
+    took = wall(runs)
+    ratio = f"{took.median / wall(ours).median:.3f}" if ours else ""
+    return replace(row, **seconds(took), images_s=f"{setup.n / took.median:.4g}", ratio=ratio, cpu_s=f"{cpu(runs).median:.4g}")
+
+
+def bounded(rows: dict[Peer, Row], comparison: Comparison) -> Iterator[Row | str]:
+    """Rows, of which the fastest of a kind has its bound; and the kinds without a time, whose bounds were not checked."""
     missed = []
     for kind, least in comparison.least:
-        of_kind = [i for i, peer in enumerate(peers) if peer.kind == kind and rows[i].ratio]
+        of_kind = [peer for peer, row in rows.items() if peer.kind == kind and row.ratio]
         if of_kind:
-            fastest = min(of_kind, key=lambda i: float(rows[i].ratio))
+            fastest = min(of_kind, key=lambda peer: float(rows[peer].ratio))
             holds = float(rows[fastest].ratio) >= least
-            rows[fastest] = replace(rows[fastest], bound=f"at least {least:g}", ok="yes" if holds else "no")
+            rows[fastest] = replace(rows[fastest], bound=f"at least {least:g}", ok=yes(holds))
         else:
-            missed.append(f"{kind}: at least {least:g} was not looked at, none has a time beside ours")
-    yield from rows
+            missed.append(f"{kind}: at least {least:g} was not checked, none has a time beside ours")
+    yield from rows.values()
     yield from missed
 
 
 @cache
-def definition(setup: Setup) -> Array:
-    """LIME's coefficients by its definition, in float32."""
-    coefficients = DEFINITION.run(setup).coefficients
-    assert coefficients is not None
-    return coefficients
-
-
-def reference(setup: Setup) -> Array:
-    """What they all are after, or nearly."""
-    return definition(more(setup))
-
-
-def more(setup: Setup) -> Setup:
-    """The setup of that reference."""
-    return replace(plain(setup), s=REFERENCE_TIMES * setup.s, seed=setup.seed + 1)
+def definition(setup: Setup) -> Array | None:
+    """LIME's coefficients by its definition."""
+    return DEFINITION.run(setup).coefficients
 
 
 def plain(setup: Setup) -> Setup:
-    """The setup as the definition takes it, the same for all comparisons that share its answer."""
+    """The setup of the definition, the same for all comparisons that share its answer."""
     return replace(setup, precision="float32", segments=False)
+
+
+def more(setup: Setup) -> Setup:
+    """The setup of the reference: more samples and another seed, so that no peer shares its noise."""
+    return replace(plain(setup), s=REFERENCE_TIMES * setup.s, seed=setup.seed + 1)
 
 
 def correlation(coefficients: Array, others: Array) -> float:

@@ -1,4 +1,4 @@
-"""lime, as its tutorials call it and at its best; whoever takes lime's place is called in the same ways."""
+"""lime as its tutorials call it, lime at its best, and our `gpulime.lime_image` called in the same ways."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.models import MEAN, STD
 from benchmarks.setups import Setup
-from benchmarks.sides import padded
-from benchmarks.timer import Array, Forward
+from benchmarks.sides import Array, Forward, padded
 from gpulime import ImageExplanation
 
 Images = np.ndarray[tuple[int, ...], np.dtype[np.float32]]  # (b, h, w, c)
@@ -23,18 +22,48 @@ Classifier = Callable[[Images], Images]
 
 
 def lime_tutorial(setup: Setup) -> Forward:
-    """As tutorials call lime: a plain model and batch, normalised as it comes, with gradients left on."""
+    """As tutorials call lime: a plain model, batches normalised as they come, gradients left on."""
     return explained("lime.lime_image", setup, setup.images, as_tutorials(setup))
 
 
 def lime_best(setup: Setup) -> Forward:
-    """The best one can do for lime: images normalised beforehand, model and batch in channels_last, no gradients."""
+    """The best possible use of lime: images normalised beforehand, model and batch in channels_last, no gradients."""
     return explained("lime.lime_image", setup, setup.normalised, at_best(setup))
 
 
 def lime_each(setup: Setup) -> Forward:
     """`lime_best` with a new explainer for each image, which then has the masks of ``sampler="lime"``."""
     return explained("lime.lime_image", setup, setup.normalised, at_best(setup), anew=True)
+
+
+def drop_in(setup: Setup) -> Forward:
+    """The tutorials' code with the import changed."""
+    return explained("gpulime.lime_image", setup, setup.images, as_tutorials(setup))
+
+
+def drop_in_best(setup: Setup) -> Forward:
+    """`lime_best` with the import changed."""
+    return explained("gpulime.lime_image", setup, setup.normalised, at_best(setup))
+
+
+def drop_in_module(setup: Setup) -> Forward:
+    """The tutorials' code with the import changed and the module in place of a function."""
+    return explained("gpulime.lime_image", setup, setup.normalised, nn.Sequential(setup.model, nn.Softmax(1)))
+
+
+def drop_in_many(setup: Setup) -> Forward:
+    """The same for all images in one queue, in place of the tutorials' loop."""
+    from gpulime.lime_image import LimeImageExplainer
+
+    images, classify = arrays(setup.normalised), nn.Sequential(setup.model, nn.Softmax(1))
+    targets = setup.targets.tolist()
+
+    def forward() -> Array:
+        explainer = LimeImageExplainer(random_state=0)
+        explanations = explainer.explain_instances(images, classify, progress_bar=False, **call(setup))
+        return coefficients(explanations, targets)
+
+    return forward
 
 
 def as_tutorials(setup: Setup) -> Classifier:
@@ -49,7 +78,7 @@ def as_tutorials(setup: Setup) -> Classifier:
 
 
 def at_best(setup: Setup) -> Classifier:
-    """A classifier of normalised arrays (b, h, w, c), which are in channels_last as they come."""
+    """A classifier of normalised arrays (b, h, w, c), whose memory is in channels_last already."""
     model = setup.model_channels_last
 
     @torch.no_grad()
@@ -63,7 +92,7 @@ def at_best(setup: Setup) -> Classifier:
 
 
 def explained(module: str, setup: Setup, images: Tensor, classify: Classifier | nn.Module, anew: bool = False) -> Forward:
-    """The loop over images (n, c, h, w) with a ``LimeImageExplainer`` of that module; ``anew``: with one for each."""
+    """The loop over images (n, c, h, w) with a ``LimeImageExplainer`` of that module; ``anew``: one for each image."""
     new_explainer = import_module(module).LimeImageExplainer
     listed, targets = arrays(images), setup.targets.tolist()
 
@@ -93,6 +122,6 @@ def call(setup: Setup) -> dict[str, Any]:
 
 
 def coefficients(explanations: Iterable[ImageExplanation], targets: Sequence[int]) -> Array:
-    """(n, k), those of the targets."""
+    """(n, k), of the targets."""
     found = (dict(one.local_exp[target]) for one, target in zip(explanations, targets, strict=True))
     return padded(np.array([weights[segment] for segment in range(len(weights))]) for weights in found)

@@ -1,4 +1,4 @@
-"""shap's PartitionExplainer with its image masker, an image after the other."""
+"""shap's PartitionExplainer with its image masker, one image at a time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import numpy as np
 
 from benchmarks.peers.lime import arrays, at_best
 from benchmarks.setups import Setup
-from benchmarks.sides import padded, segment_means
-from benchmarks.timer import Array, Forward
+from benchmarks.sides import Array, Forward, padded, segment_means
 
 
 def partition(setup: Setup) -> Forward:
-    """Owen values of a hierarchy of rectangles, added up over each segment; hidden pixels show their segment's mean.
+    """Owen values of a hierarchy of rectangles, summed over each segment; hidden pixels show their segment's mean.
 
-    The hierarchy is that of the image's shape alone: it is made beforehand, once for all images.
+    The hierarchy depends only on the image's shape: it is made once, before the clock starts.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PendingDeprecationWarning)  # of matplotlib's, at the import
@@ -29,7 +28,7 @@ def partition(setup: Setup) -> Forward:
     def explain(i: int) -> Array:
         labels = setup.label_map(i)
         masker.mask_value = np.ascontiguousarray(segment_means(setup.normalised[i], labels).permute(1, 2, 0).cpu()).ravel()
-        np.random.seed(0)  # it breaks ties by chance
+        np.random.seed(0)  # for ties
         call = {"max_evals": setup.s, "batch_size": setup.batch, "outputs": [targets[i]], "silent": True}
         values = explainer(images[i][None], **call).values[0, ..., 0]
         return np.bincount(labels.cpu().numpy().ravel(), values.sum(2).ravel())

@@ -12,17 +12,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+import torch
+
 from gpulime import device as devices
 from gpulime.bench import memory, rows, way
 from gpulime.bench.bare import Bare
+from gpulime.bench.clock import Quantiles
 from gpulime.bench.compare import difference
 from gpulime.bench.machine import machine
 from gpulime.bench.piece import Piece
-from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, UNCLEAR, Outcome, PieceRow, Quantiles, Result
+from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, UNCLEAR, Outcome, PieceRow, Result
 from gpulime.bench.side import Side
 from gpulime.bench.stages import STAGES
 from gpulime.bench.subject import Subject
-from gpulime.bench.turns import TURNS, Runs, attempt, in_turns
+from gpulime.bench.turns import TURNS, attempt, in_turns
 from gpulime.bench.way import KINDS, Variant
 from gpulime.errors import GpulimeError, check, line_of
 from gpulime.images.segments import on_device
@@ -91,14 +94,15 @@ class _Bench:
         size = self.present.size
         self.batch = self.present.images(min(size.images, CHECKED))
         self.reference = self.present.explain(self.batch, size.samples)
-        bare = Bare(self.present, self.batch.images)
+        bare = self._bare()
+        batches = max(1, round(self.piece_seconds / bare.seconds))
         batch_rates = rows.by_rows(self.present, self.batch.images)
         best = rows.best(batch_rates) or self.present.b
 
         variants = self._variants(best)
-        sides: dict[str, Runs] = {PRESENT: self.present, BARE: bare}
+        sides: dict[str, Callable[[], Piece]] = {PRESENT: self.present.run, BARE: lambda: _bare(bare, batches)}
         if not self.present.apart:
-            sides[APART] = _Apart(self.present)
+            sides[APART] = self.present.run_apart
         names = ", ".join(variant.name for variant in variants)
         count = len(sides) + len(variants)
         about = TURNS * took * count + (self.warm_seconds + took) * len(variants)
@@ -109,6 +113,12 @@ class _Bench:
         self._try_workers()
         self._try_together()
         return self._result(bare, batch_rates, best, most)
+
+    def _bare(self) -> Bare:
+        side, predictor = self.present, self.present.explainer.predictor
+        compiled = side.way.compile if side.not_compiled is None else False
+        last = predictor.memory_format is torch.channels_last
+        return Bare(predictor.model, side.ready(self.batch.images, side.b), predictor.precision, last, compiled)
 
     def _variants(self, best: int) -> list[Variant]:
         """Those that change how the model is called; for the others a line that says why not."""
@@ -133,7 +143,7 @@ class _Bench:
     def _leave_out(self, kind: str, name: str, reason: str, verdict: str = NOTHING) -> None:
         self.outcomes.append(Outcome(kind, name, "", verdict, reason=reason))
 
-    def _round(self, sides: dict[str, Runs], variants: Sequence[Variant]) -> None:
+    def _round(self, sides: dict[str, Callable[[], Piece]], variants: Sequence[Variant]) -> None:
         """Measure the variants beside other sides, among them the present settings."""
         errors: dict[str, tuple[float, float] | None] = {}
         once: dict[str, float | None] = {}
@@ -144,7 +154,7 @@ class _Bench:
             if side is None:
                 failed[variant.name] = why
             else:
-                sides[variant.name], once[variant.name] = side, side.compile_seconds
+                sides[variant.name], once[variant.name] = side.run, side.compile_seconds
         self.say(f"measuring {len(sides)} in turns")
         pieces, lost = in_turns(sides, (PRESENT, BARE, APART), self.device)
         failed |= lost
@@ -205,7 +215,7 @@ class _Bench:
             self._leave_out("workers", "workers", f"{what}; --seconds {least} measures what workers bring", NOT_TRIED)
         else:
             needed = now * 2 if now else math.ceil(1.25 * theirs / (total - theirs))
-            self._round({PRESENT: self.present}, [way.workers(min(max(needed, 1), cores))])
+            self._round({PRESENT: self.present.run}, [way.workers(min(max(needed, 1), cores))])
 
     def _try_together(self) -> None:
         """All that brought something, the best of each kind, at once."""
@@ -214,7 +224,7 @@ class _Bench:
         if best.keys() & {"precision", "compile"}:
             best.pop("batch_size", None)  # found for the model as it was
         if len(best) > 1:
-            self._round({PRESENT: self.present}, [way.together([best[kind] for kind in KINDS if kind in best])])
+            self._round({PRESENT: self.present.run}, [way.together([best[kind] for kind in KINDS if kind in best])])
 
     def _stages(self) -> dict[str, float]:
         """Seconds an image by stage, over all pieces that tell them apart."""
@@ -299,17 +309,8 @@ def noise_of(pieces: Sequence[Piece], s: int) -> float:
     return statistics.median(max(before / after, after / before) for before, after in pairwise(times))
 
 
-class _Apart:
-    """A side whose stages are waited for, each."""
-
-    def __init__(self, side: Side) -> None:
-        self.side = side
-
-    def run(self) -> Piece:
-        """One piece."""
-        stages = self.side.explainer.stages
-        stages.waits = True
-        try:
-            return self.side.run()
-        finally:
-            stages.waits = False
+def _bare(bare: Bare, batches: int) -> Piece:
+    """As many forwards as take about as long as a piece of a side."""
+    forwards = batches * len(bare.rows)
+    seconds = bare.forward(forwards).wall
+    return Piece(0, forwards, seconds, {**dict.fromkeys(STAGES, 0.0), "model": seconds})

@@ -46,8 +46,6 @@ class Piece:
     seconds : that it took
     stages : seconds by stage, which add up to these
     apart : whether the stages are told apart; else those of a GPU run into each other
-    starts, extra : how often the model was made ready, and how many seconds longer a model batch takes right after it
-    starts_an_image : how often that is in a run, whose images share it, where a piece may have one image or less
     """
 
     images: float
@@ -55,9 +53,6 @@ class Piece:
     seconds: float
     stages: dict[str, float]
     apart: bool = True
-    starts: int = 0
-    extra: float = 0.0
-    starts_an_image: float = 0.0
 
     def an_image(self, s: int) -> float:
         """Seconds for an image with s samples: what is done once an image, and s times what a forward takes."""
@@ -67,5 +62,4 @@ class Piece:
         """The same by stage."""
         once = {stage: self.stages[stage] / self.images for stage in ONCE} if self.images else {}
         each = {stage: seconds / self.forwards * s for stage, seconds in self.stages.items() if stage not in once}
-        each["model"] += self.extra * (self.starts_an_image - self.starts * s / self.forwards)
         return {stage: {**once, **each}[stage] for stage in self.stages}

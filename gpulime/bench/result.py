@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import quantiles
 from typing import Any, NamedTuple
 
+from gpulime.bench.clock import Quantiles
+
 FASTER, UNCLEAR, NOTHING, SLOWER, FAILED, NOT_TRIED = "faster", "unclear", "nothing", "slower", "failed", "not tried"
-
-
-class Quantiles(NamedTuple):
-    """The 20 %, 50 % and 80 % quantiles of repeated measurements."""
-
-    low: float
-    median: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Quantiles:
-        """Of one value or more."""
-        tenths = quantiles(values, n=10, method="inclusive") if len(values) > 1 else [*values] * 9
-        return cls(tenths[1], tenths[4], tenths[7])
 
 
 class PieceRow(NamedTuple):

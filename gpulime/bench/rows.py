@@ -1,13 +1,12 @@
-"""The best batch size: how fast the model takes batches of more rows and of fewer."""
+"""The best batch size: rows per second of the model for larger and smaller batches."""
 
 from __future__ import annotations
 
-import time
 import warnings
 
 import torch
 
-from gpulime import device as devices
+from gpulime.bench.clock import timed
 from gpulime.bench.side import Side
 
 CALLS, SECONDS = 2, 0.2  # that a size is timed for, at least; the seconds are at most those of a piece
@@ -18,7 +17,7 @@ MOST_BYTES = 2**29  # of rows
 def by_rows(side: Side, images: torch.Tensor) -> dict[int, float]:
     """Forwards per second of the model, as a run calls it, by the rows of a batch.
 
-    Of the present size, of half and of twice as many, and on as long as that is faster and a batch takes less than a piece.
+    Tries the present size, then halves and doubles for as long as that is faster and a batch takes less than a piece.
     """
     found: dict[int, float] = {}
     present = _rate(side, images, side.b)
@@ -40,30 +39,25 @@ def by_rows(side: Side, images: torch.Tensor) -> dict[int, float]:
 
 
 def best(found: dict[int, float]) -> int | None:
-    """The fewest rows that are about as fast as any; None where nothing is known."""
+    """The smallest batch that is about as fast as any; None if nothing is known."""
     if not found:
         return None
     return min(b for b, rate in found.items() if rate * GAIN >= max(found.values()))
 
 
 def _rate(side: Side, images: torch.Tensor, b: int) -> float | None:
-    """None where the model does not take so many."""
+    """Rows per second; None if the model does not take so many rows."""
     predictor = side.explainer.predictor
-    ready = side.explainer.preparation.for_model(images.to(side.device))
     most = predictor.most
     try:
         with warnings.catch_warnings(), predictor.inference(side.device):
             warnings.simplefilter("ignore")
-            rows = ready.repeat(-(-b // len(ready)), 1, 1, 1)[:b].contiguous(memory_format=predictor.memory_format)
+            rows = side.ready(images, b).contiguous(memory_format=predictor.memory_format)
             predictor(rows)
-            devices.synchronize(side.device)
             times: list[float] = []
             while len(times) < CALLS or sum(times) < min(SECONDS, side.seconds):
-                start = time.perf_counter()
-                predictor(rows)
-                devices.synchronize(side.device)
-                times.append(time.perf_counter() - start)
-    except (RuntimeError, MemoryError):  # memory, most of the time; what a run cannot have is no choice
+                times.append(timed(lambda: predictor(rows), side.device).wall)
+    except (RuntimeError, MemoryError):  # usually out of memory
         return None
     if predictor.most < most:
         predictor.most = most

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import time
 import warnings
 from collections import deque
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from itertools import count, islice, pairwise
 
 import torch
+from torch import Tensor
 
 from gpulime import device as devices
 from gpulime.bench.piece import Piece, Size
@@ -23,7 +23,6 @@ from gpulime.bench.way import Way
 from gpulime.errors import GpulimeError
 from gpulime.explanations.batch import Explanations, fetched
 from gpulime.images.batch import Batch
-from gpulime.images.preparation import FLIGHT_ROWS
 from gpulime.images.segments import describe, segment
 from gpulime.runs.isolation import AHEAD, Finished
 from gpulime.runs.reading.read import Read, batches
@@ -106,6 +105,15 @@ class Side:
             warnings.simplefilter("ignore")  # the run's, which have been said
             return self._run()
 
+    def run_apart(self) -> Piece:
+        """One piece that waits for the device after each stage."""
+        stages = self.explainer.stages
+        stages.waits = True
+        try:
+            return self.run()
+        finally:
+            stages.waits = False
+
     def _run(self) -> Piece:
         explainer, n, lead = self.explainer, self.size.images, 0
         if self.way.workers and not self.ahead:
@@ -114,7 +122,7 @@ class Side:
             groups = self._here(explainer, n)
             if self.ahead:
                 groups = iter(list(groups))
-        clock, waiting = _Clock(explainer, self.subject.n_samples, self.b), deque[Read]()
+        clock, waiting = _Clock(explainer), deque[Read]()
         if not lead:
             clock.start()
 
@@ -216,6 +224,11 @@ class Side:
             keys=torch.cat([part.keys for part in [batch, *others] if part.keys is not None]),
         )
 
+    def ready(self, images: Tensor, b: int) -> Tensor:
+        """Rows (b, c, h, w) as the model takes them, on the device: the images, repeated."""
+        rows = self.explainer.preparation.for_model(images.to(self.device))
+        return rows.repeat(-(-b // len(rows)), 1, 1, 1)[:b]
+
     def explain(self, batch: Batch, n_samples: int) -> Explanations:
         """Explanations of a batch, on the CPU, with fewer samples than a run takes."""
         explainer = self._explainer(dataclasses.replace(self.way, batch_size=self.b), n_samples=n_samples)
@@ -243,18 +256,16 @@ class _TimedReader:
 
 @dataclass
 class _Clock:
-    """The time of a piece of a run with s samples, its forwards, and its stages."""
+    """Seconds of a piece, its forwards and its stages."""
 
     explainer: Staged
-    s: int
-    b: int
     started: float = 0.0
     forwards: int = 0
     model: float = 0.0
 
     def start(self) -> None:
         devices.synchronize(self.explainer.device)
-        self.explainer.clear()
+        self.explainer.stages.clear()
         self.model, self.forwards = self.explainer.predictor.watch.seconds, 0
         self.started = time.perf_counter()
 
@@ -267,14 +278,4 @@ class _Clock:
         seconds = time.perf_counter() - self.started
         stages = {**explainer.stages.seconds, "model": explainer.predictor.watch.seconds - self.model}
         stages["rest"] = seconds - sum(stages.values())
-        images, extra = self.forwards / explainer.n_samples, 0.0
-        if explainer.firsts and explainer.others:
-            extra = max(0.0, statistics.median(explainer.firsts) - statistics.median(explainer.others))
-        return Piece(
-            images, self.forwards, seconds, stages, apart, len(explainer.firsts), extra, self._starts() if extra else 0.0
-        )
-
-    def _starts(self) -> float:
-        """How often an image of a run makes the model ready: once a flight, and again where its last rows wait for the next."""
-        images = max(1, FLIGHT_ROWS[self.explainer.device.type] // self.s)
-        return (1 + (images * self.s % self.b > 0)) / images
+        return Piece(self.forwards / explainer.n_samples, self.forwards, seconds, stages, apart)

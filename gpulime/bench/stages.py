@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -52,27 +52,11 @@ class Stages:
 
 
 class Staged(Explainer):
-    """An Explainer with a clock at the stages that are its own; `Predictor.watch` has the model's.
-
-    Attributes
-    ----------
-    firsts, others : seconds of the model batches that come first after the model was made ready (eval mode, autocast,
-        whose weights are cast anew there), and of all others; only where stages are told apart
-    """
+    """An Explainer with a clock at the stages that are its own; `Predictor.watch` has the model's."""
 
     def __init__(self, stages: Stages, model: Model, **settings: Any) -> None:
         super().__init__(model, **settings)
         self.stages = stages
-        self._make_ready = self.predictor.inference
-        self.predictor.inference = self._inference  # type: ignore[method-assign, assignment]
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget what has been noted."""
-        self.stages.clear()
-        self.firsts: list[float] = []
-        self.others: list[float] = []
-        self._fresh, self._seen = False, self.predictor.watch.seconds
 
     def prepare(self, batch: Batch) -> Iterator[Flight]:
         """As an Explainer does."""
@@ -87,23 +71,9 @@ class Staged(Explainer):
     def compose(self, flight: Flight, start: int, stop: int) -> Tensor:
         """As an Explainer does."""
         with self.stages.at("masking"):
-            self._note()
             return super().compose(flight, start, stop)
 
     def solve(self, flight: Flight) -> Explanations:
         """As an Explainer does."""
         with self.stages.at("fit"):
-            self._note()
             return super().solve(flight)
-
-    def _inference(self, device: torch.device) -> AbstractContextManager[None]:
-        self._note()
-        self._fresh = True
-        return self._make_ready(device)
-
-    def _note(self) -> None:
-        """Note how long the model has taken since the last time, if it has been called."""
-        seen = self.predictor.watch.seconds
-        if seen > self._seen:
-            (self.firsts if self._fresh else self.others).append(seen - self._seen)
-            self._fresh, self._seen = False, seen

@@ -1,14 +1,13 @@
-"""Sides in turns, piece by piece: a machine that drifts hits all of them."""
+"""Sides in turns: a machine that drifts slows all of them alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeVar
 
 import torch
 
 from gpulime import device as devices
-from gpulime.bench.piece import Piece
 from gpulime.errors import GpulimeError
 from gpulime.runs.progress.exits import DeviceLostError
 
@@ -18,37 +17,37 @@ MOST_LETTERS = 240  # of a reason
 T = TypeVar("T")
 
 
-class Runs(Protocol):
-    """What is run piece by piece."""
-
-    def run(self) -> Piece:
-        """One piece."""
-
-
 def in_turns(
-    sides: Mapping[str, Runs], must: Collection[str], device: torch.device
-) -> tuple[dict[str, list[Piece]], dict[str, str]]:
-    """`TURNS` pieces of each side, in the order A B B A A B ...; and why a side has none: all but ``must`` may fail."""
-    pieces: dict[str, list[Piece]] = {name: [] for name in sides}
+    sides: Mapping[str, Callable[[], T]], must: Collection[str], device: torch.device, turns: int = TURNS
+) -> tuple[dict[str, list[T]], dict[str, str]]:
+    """Call each side ``turns`` times, in the order A B B A A B ...
+
+    Returns the results of each side, and the reason for each side that failed. An error of a side in ``must`` is raised.
+    """
+    results: dict[str, list[T]] = {name: [] for name in sides}
     failed: dict[str, str] = {}
-    for turn in range(TURNS):
-        order = list(sides)
-        for name in reversed(order) if turn % 2 else order:
+    for turn in range(turns):
+        for name in order(sides, turn):
             if name in failed:
                 continue
-            done, why = attempt(sides[name].run, device) if name not in must else (sides[name].run(), "")
+            done, why = attempt(sides[name], device) if name not in must else (sides[name](), "")
             if done is None:
                 failed[name] = why
             else:
-                pieces[name].append(done)
-    return {name: of_side for name, of_side in pieces.items() if name not in failed}, failed
+                results[name].append(done)
+    return {name: of_side for name, of_side in results.items() if name not in failed}, failed
+
+
+def order(sides: Iterable[T], turn: int) -> list[T]:
+    """The order of a turn: as given, then reversed, and so on."""
+    return list(sides)[::-1] if turn % 2 else list(sides)
 
 
 def attempt(make: Callable[[], T], device: torch.device) -> tuple[T | None, str]:
-    """What ``make`` returns, or why it returned nothing, in one line; an error after which nothing runs goes through."""
+    """Return the result of ``make``, or None and the error in one line. An error that loses the device is raised."""
     try:
         return make(), ""
-    except Exception as error:  # whatever a model, a compiler or a driver raises is the user's to read
+    except Exception as error:  # from a model, a compiler or a driver
         if devices.lost(error, device):
             raise DeviceLostError(f"the device is lost: {_line(error)}") from error
         return None, _line(error)

@@ -12,13 +12,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is part of the checkout, not of the package
 
-from benchmarks import segmenters
+from benchmarks import rows, segmenters
 from benchmarks.rows import read
 from benchmarks.segmenters import Agreement, Row, agreement
 from gpulime.images.segments import segment_one
 from gpulime.segments import Quickshift
 
-COMMITTED = sorted((segmenters.RESULTS / "segmenters").glob("*.csv"))
+COMMITTED = sorted((rows.RESULTS / "segmenters").glob("*.csv"))
 MAP = np.array([[0, 0, 1, 1], [0, 2, 2, 1]])
 
 
@@ -41,7 +41,7 @@ def test_how_label_maps_agree(other, expected):
 def small(monkeypatch, tmp_path, pictures):
     """Two small pictures in the place of photographs, and results that are not kept in the repository."""
     monkeypatch.setattr(segmenters, "photographs", lambda: pictures(2))
-    monkeypatch.setattr(segmenters, "RESULTS", tmp_path)
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
 
 
 def test_the_command_compares_both_sides_and_keeps_a_row_for_each(small, tmp_path, capsys):
