@@ -134,7 +134,7 @@ def test_a_model_that_takes_all_the_time_has_an_efficiency_near_1_and_the_best_b
     assert found.stages["model"] / found.an_image > 0.6
     assert outcome(found, "batch_size").verdict != FASTER
     assert found.settings["rows"] in found.batch_rates
-    assert len(found.batch_rates) >= 3
+    assert len(found.batch_rates) >= 2
 
 
 def test_a_model_that_takes_none_has_a_low_one():

@@ -95,10 +95,10 @@ def test_a_night_is_extrapolated_from_a_while_of_the_queue(kept):
 def test_an_engine_with_other_coefficients_gets_no_time(kept, monkeypatch):
     error = Bench.error
     monkeypatch.setattr(Bench, "error", lambda self, *given: (float("nan"), error(self, *given)[1]))
-    steps = (*gpu.STAGES["transformer"], gpu_engine.extrapolation, gpu_engine.share_of_model)
+    steps = (*gpu.STAGES["transformer"], gpu_engine.extrapolation)
     assert run("kernels", *steps, monkeypatch=monkeypatch) == 1
     wrong = [row for (_, side), row in kept().items() if "bare forwards" not in side]
-    assert len(wrong) == 4
+    assert len(wrong) == 2
     for row in wrong:
         assert (row.ok, row.ms, row.rate, row.ratio) == ("no", "", "", "")
         assert row.reason.startswith("its coefficients are wrong by nan, and may be by ")
