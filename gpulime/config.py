@@ -141,8 +141,8 @@ class LimeConfig:
     std: list[float] | None = _setting(None, "standard deviation of the model's normalisation; else its own, if known")
     precision: str = _setting("float32", "what the model computes in: float32, bfloat16 or float16")
     batch_size: int | Literal["auto"] = _setting("auto", "masked images in one model batch; auto measures the best")
-    compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
-        False, "torch.compile the model, and in which of its modes; takes seconds to minutes at the start"
+    compile: bool | Literal["auto", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
+        "auto", "torch.compile the model: true, false, one of its modes, or auto, for runs that last ten times as long as that"
     )
     device: str | None = _setting(None, "cpu, cuda, cuda:1 ...; the GPU where there is one if it is not set")
     seed: int = _setting(0, "equal seeds draw equal masks")

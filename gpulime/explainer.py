@@ -84,11 +84,13 @@ class Explainer:
         b, the rows of a model batch. "auto" times the first batches of the queue and keeps the fastest size, which for a module
         is remembered for the next process, too (`gpulime.cache`). Sizes are tried before a model is compiled.
     compile : bool or str
-        Whether torch.compile compiles the model, and in which of its modes: True, "reduce-overhead" (with CUDA graphs, for
-        models whose layers are over before the next is launched), "max-autotune" or "max-autotune-no-cudagraphs". That takes
-        seconds to minutes for each shape of a batch, so batches are filled up to b rows; new weights are seen all the same. A
-        model that cannot be compiled is called as it is, after a warning; and so it is, beyond the first 8 or as many as
-        PyTorch allows, for other shapes of images.
+        True compiles the model by torch.compile; on a CPU it fuses BatchNorm and ReLU into convolutions. "auto" does so if the
+        forwards left take ten times as long, and says it in the log "gpulime" at level INFO. A mode of torch.compile:
+        "reduce-overhead" (with CUDA graphs, for models whose layers are over before the next is launched), "max-autotune" or
+        "max-autotune-no-cudagraphs". Compiling takes seconds to minutes for each shape of a batch, so batches are padded to b
+        rows. New weights are seen: their first change compiles the model once more, and later ones cost nothing. A model that
+        cannot be compiled is called as it is, after a warning; and so it is, beyond the first 8 or as many as PyTorch allows,
+        for other shapes of images.
     device : str or torch.device, optional
         By default the model's, else the images'.
     seed : int
@@ -139,7 +141,7 @@ class Explainer:
         self.sampler = masks.resolve(sampler, seed, n_samples)
         self.settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
         self.predictor = Predictor(model, activation, precision, device, compile)
-        self.batch_size = BatchSize(batch_size, self.predictor.module, compile)
+        self.batch_size = BatchSize(batch_size, self.predictor.module, compile if compile != "auto" else False)
         self.class_names = classes.of_model(pretrained.bare(model))
         resolved = fills.resolve(fill)
         self.preparation = Preparation(
@@ -216,7 +218,8 @@ class Explainer:
         """Explain a batch which is all there is, so that the last of it runs to its end at once."""
         queue = self.queue()
         flights = self.prepare(batch)
-        last = next(flights)
+        last = next(flights)  # the images are what they must be
+        self.predictor.announce(len(batch.images) * self.n_samples)
         for flight in flights:
             yield from queue.put(last)
             last = flight

@@ -33,7 +33,8 @@ def test_every_config_loads(path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"), [("true", True), ("false", False), ("reduce-overhead", "reduce-overhead"), ("fast", None)]
+    ("given", "meant"),
+    [("true", True), ("false", False), ("auto", "auto"), ("reduce-overhead", "reduce-overhead"), ("fast", None)],
 )
 def test_compile_is_a_switch_or_a_mode(given, meant, monkeypatch, capsys):
     from gpulime.cli import main
@@ -43,7 +44,9 @@ def test_compile_is_a_switch_or_a_mode(given, meant, monkeypatch, capsys):
     monkeypatch.setattr(from_config, "run", lambda chosen, **call: seen.append(chosen.lime.compile) or 0)
     assert main.main(["explain", "--lime.compile", given]) == (2 if meant is None else 0)
     assert seen == ([] if meant is None else [meant])
-    assert ("lime.compile must be true or false or 'reduce-overhead' or " in capsys.readouterr().err) == (meant is None)
+    assert ("lime.compile must be true or false or 'auto' or 'reduce-overhead' or " in capsys.readouterr().err) == (
+        meant is None
+    )
 
 
 def test_labels_are_a_mode_or_classes_and_names_may_be_a_list(tmp_path, monkeypatch):
@@ -73,7 +76,9 @@ def test_lime_settings_are_the_arguments_of_explainer():
 
     arguments = inspect.signature(Explainer.__init__).parameters
     for field in dataclasses.fields(LimeConfig):
-        if field.name != "labels":  # an argument of explain()
+        if field.name == "compile":  # a run is long, and tells how long
+            assert (arguments["compile"].default, config.default(field)) == (False, "auto")
+        elif field.name != "labels":  # an argument of explain()
             assert arguments[field.name].default == config.default(field), field.name
 
 

@@ -75,7 +75,9 @@ class Subject:
     @property
     def way(self) -> Way:
         """The present settings."""
-        return Way(self.lime["precision"], self.lime["batch_size"], self.data.workers, self.lime.get("compile", False))
+        compile = self.lime.get("compile", False)
+        compile = compile if compile != "auto" else False  # a run decides that by its length
+        return Way(self.lime["precision"], self.lime["batch_size"], self.data.workers, compile)
 
     def next_items(self, n: int) -> list[Item]:
         """The next n images; after the last comes the first again, since what is read twice comes from memory."""

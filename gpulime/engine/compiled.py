@@ -27,6 +27,7 @@ from gpulime.engine.outputs import read
 from gpulime.errors import unknown
 
 MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own words
+SECONDS, TIMES = 40.0, 10  # "auto" takes compiling for so long, and wants so many times that of forwards to be left
 MOST_REASON = 300  # characters: a compiler may give its whole command line
 
 # Where PyTorch compiles a model for no more shapes it calls it as it is, and says so in its log alone.
@@ -47,22 +48,39 @@ class Compiled:
         The setting of PyTorch's at which the model was compiled for no more shapes, with its value; those that it was compiled
         for stay so.
     seconds : float or None, how long the first call took, nearly all of it the compiler's
+    due : bool, whether the model shall be compiled now; with "auto", from when `weigh` finds it worth its time
     """
 
     def __init__(self, model: nn.Module | Callable[..., Any], setting: bool | str) -> None:
-        if not isinstance(setting, bool) and setting not in MODES:
-            raise unknown("compile", setting, ["True", "False", *MODES])
-        self.model, self.mode = model, None if isinstance(setting, bool) else setting
+        if not isinstance(setting, bool) and setting not in ("auto", *MODES):
+            raise unknown("compile", setting, ["True", "False", "auto", *MODES])
+        self.model, self.mode = model, setting if setting in MODES else None
+        self.due = setting != "auto"
         self.reason: str | None = None
         self.limit: str | None = None
         self.seconds: float | None = None
         self._compiled: Callable[..., Any] | None = None
-        self._module = model if setting is True and isinstance(model, nn.Module) else None  # whose weights may be constants
+        self._module = model if self.mode is None and isinstance(model, nn.Module) else None  # whose weights may be constants
         self._frozen: freezing.Freezing | None = None  # the backend for which they are
+
+    def weigh(self, seconds: float, rows: int, left: int) -> str | None:
+        """Find out if compiling is worth its time: why it is, once; None otherwise.
+
+        Parameters
+        ----------
+        seconds, rows
+            How long the model took for so many rows. The first seconds tell nothing: kernels are made ready in them.
+        left : int
+            Rows that are to come.
+        """
+        if self.due or seconds < SECONDS / TIMES or seconds / rows * left < SECONDS * TIMES:
+            return None
+        self.due = True
+        return f"compiling the model: about {seconds / rows * left / 60:,.0f} min of forwards are left"
 
     def prepare(self, device: torch.device) -> None:
         """Look for changed weights, before each piece of the queue and in the mode in which the model is called."""
-        if self._module is not None and self.reason is None:
+        if self._module is not None and self.due and self.reason is None:
             in_eval = not any(getattr(part, "training", False) for part in self._module.modules())
             freezes = device.type == "cpu" and in_eval and freezing.unchanged(self._module)
             if freezes != (self._frozen is not None):

@@ -8,6 +8,7 @@ is the user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ Model = nn.Module | Callable[..., Any]
 Inputs = Sequence[Tensor]  # what a model takes beside the rows, (b, ...) each
 Activation = str | Callable[[Tensor], Tensor] | None
 
+LOG = logging.getLogger("gpulime")
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # tried if a module shows no weights
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -82,7 +84,13 @@ class Predictor:
         self._exact: int | None = None  # the only number of rows that the model takes
         self._dtypes: dict[tuple[torch.dtype, ...], torch.dtype] = {}  # of its weights -> of its input, found by trying
         self._compiled = Compiled(model, compile) if compile is not False else None
+        self._until = 0  # the forwards that there will have been when all rows that were announced have been passed
+        self._tell: Callable[[str], object] = LOG.info
         self._proven = not has_conv  # whether the memory format is known to suit the model
+
+    def announce(self, rows: int, tell: Callable[[str], object] = LOG.info) -> None:
+        """Announce how many rows are to come; ``tell`` is called with a line if they are worth compiling the model."""
+        self._until, self._tell = self.forwards + rows, tell
 
     @property
     def not_compiled(self) -> str | None:
@@ -159,6 +167,8 @@ class Predictor:
             if self.module is not None:
                 stack.enter_context(_evaluating(self.module))
             if self._compiled is not None:
+                if (why := self._compiled.weigh(self.watch.seconds, self.forwards, self._until - self.forwards)) is not None:
+                    self._tell(why)
                 self._compiled.prepare(device)
             yield
 
@@ -302,7 +312,7 @@ class Predictor:
     def _call(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
         """The model's (b, classes) outputs."""
         b = self._exact or len(rows)
-        if full is not None and self._compiled is not None and self._compiled.reason is None:
+        if full is not None and self._compiled is not None and self._compiled.due and self._compiled.reason is None:
             return self._compiled(rows, self._exact or min(full, self.most), extra)
         return model_outputs.read(self._run(*(filled(tensor, b) for tensor in (rows, *extra))), b)[: len(rows)]
 

@@ -112,6 +112,7 @@ def perform(job: Job) -> Outcome:
     check(job.explainer.seed < 2**63, f"a run's seed must be below 2**63; got {job.explainer.seed}")
     out, left, predictor, n_samples = job.out, _todo(job), job.explainer.predictor, job.explainer.n_samples
     shown = job.share.rank == 0
+    predictor.announce(len(left.items) * n_samples, note)
     progress = Progress(len(left.items), n_samples, job.class_names, lambda: predictor.watch.seconds, shown)
     heart = Heartbeat(out, job.share, lambda state: _beat(job, left, progress, state))
     rows = store.Store(out, rank=job.share.number, config_hash=job.terms.config_hash, **dataclasses.asdict(job.store))

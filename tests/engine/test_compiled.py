@@ -22,9 +22,11 @@ from torch._dynamo.utils import counters
 
 import gpulime
 from gpulime import Explainer
+from gpulime.engine.compiled import Compiled
 from gpulime.engine.freezing import Freezing
 from gpulime.engine.model import Predictor
 from gpulime.errors import GpulimeError
+from gpulime.images.batch import Batch
 from gpulime.segments import Grid
 
 CPU = torch.device("cpu")
@@ -432,9 +434,9 @@ def test_a_compiled_model_may_give_the_same_memory_again(monkeypatch, cnn, pictu
     assert_near(compiled.explain(pictures()).coefficients, expected.coefficients)
 
 
-@pytest.mark.parametrize("setting", ["auto", "fast", 1, None])
+@pytest.mark.parametrize("setting", ["fast", 1, None])
 def test_settings_that_make_no_sense_are_named(setting, cnn):
-    listed = "compile must be one of 'True', 'False', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs'"
+    listed = "compile must be one of 'True', 'False', 'auto', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs'"
     with pytest.raises(GpulimeError, match=f"{listed}; got {setting!r}"):
         Explainer(cnn, compile=setting)
 
@@ -446,6 +448,55 @@ def test_modes_are_torchs_own(mode, monkeypatch, cnn, pictures):
     explainer(cnn, compile=mode).explain(pictures())
     backend = {"backend": Freezing(weakref.ref(cnn))} if mode is True else {}
     assert given == [{"mode": None if mode is True else mode, "dynamic": False, **backend}]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rows", "left", "said"),
+    [
+        (5.0, 100, 7999, None),  # 399.95 s are left
+        (5.0, 100, 8000, "compiling the model: about 7 min of forwards are left"),
+        (3.9, 100, 10**6, None),  # too early to tell
+        (5.0, 100, -20, None),  # rows that nobody announced
+    ],
+)
+def test_auto_compiles_for_ten_times_as_much_work(seconds, rows, left, said, cnn):
+    compiled = Compiled(cnn, "auto")
+    assert compiled.weigh(seconds, rows, left) == said
+    assert compiled.due == (said is not None)
+    assert compiled.weigh(seconds, rows, left) is None or said is None  # it is said once
+
+
+@pytest.fixture
+def little_work(monkeypatch):
+    """So little time is taken for compiling that a few images are worth it."""
+    monkeypatch.setattr("gpulime.engine.compiled.SECONDS", 1e-6)
+    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cpu": 20})
+
+
+def test_auto_compiles_for_the_images_that_are_left(little_work, quick, cnn, pictures, caplog):
+    auto, expected = explainer(cnn, compile="auto"), explainer(cnn, compile=False).explain(pictures(5))
+    with caplog.at_level("INFO", "gpulime"):
+        for _ in range(2):
+            assert_near(auto.explain(pictures(5)).coefficients, expected.coefficients)
+    assert graphs() == 1
+    assert len([record for record in caplog.records if record.name == "gpulime"]) == 1
+
+
+def test_auto_compiles_neither_for_a_few_images_nor_for_a_stream_without_end(quick, cnn, pictures, monkeypatch):
+    auto = explainer(cnn, compile="auto")
+    auto.explain(pictures(5))
+    monkeypatch.setattr("gpulime.engine.compiled.SECONDS", 1e-6)
+    for _ in auto.stream(Batch(pictures()) for _ in range(3)):
+        pass
+    assert graphs() == 0
+    assert auto.predictor.compile_seconds is None
+
+
+def test_a_run_says_that_it_compiles(little_work, quick, cnn, pictures, tmp_path, capsys):
+    settings = {"n_samples": 20, "segments": Grid(3, 3), "batch_size": 16, "report": False}
+    gpulime.runs.explain(cnn, list(pictures(6)), tmp_path / "run", **settings, compile="auto")
+    assert graphs() == 1
+    assert capsys.readouterr().err.count("compiling the model: about 0 min of forwards are left") == 1
 
 
 def test_sizes_that_are_only_tried_are_not_compiled(monkeypatch, cnn, pictures):
