@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from benchmarks.models import MODELS
-from benchmarks.rows import columns, on_device, parser, save, seconds, where, yes
+from benchmarks.rows import columns, judged, on_device, parser, save, seconds, where
 from benchmarks.rungs import RUNGS, Rung
 from benchmarks.setups import Setup
 from benchmarks.sides import BFLOAT16, RANDOM, Process, Run, Side, definition, difference, tolerance, wall
@@ -51,31 +51,21 @@ def climb(setup: Setup, rungs: Sequence[Rung], repeats: int, apart: bool = True)
     def noise() -> float:
         return difference(definition(replace(setup, precision="bfloat16"))(), exact)[0]
 
-    most = {
-        name: tolerance(setup.device, name, on_cpu, noise) for name, on_cpu in (("float32", RANDOM), ("bfloat16", BFLOAT16))
-    }
+    limits = {"float32": RANDOM, "bfloat16": BFLOAT16}
+    most = {name: tolerance(setup.device, name, on_cpu, noise) for name, on_cpu in limits.items()}
     common = {"n": str(setup.n), "samples": str(setup.s), "batch": str(setup.b), **where(setup.device)}
     runs: dict[tuple[Row, Side], list[Run]] = {}
     for rung in rungs:
         if rung.on not in ("", setup.device):
             continue
-        side = Side(rung.name, rung.forward, Process(rung.name) if apart else None)
+        side = Side(rung.name, rung.make, Process(rung.name) if apart else None, precision=rung.precision)
         try:
-            error, top5 = difference(side.run(setup).coefficients, exact)
+            found = judged(most[rung.precision], *difference(side.run(setup).coefficients, exact))
         except (ImportError, UserWarning) as missing:
             yield f"{rung.name}: left out, {missing}"
             continue
-        row = Row(
-            setup.model_name,
-            str(NUMBERS.get(rung.name, 0)),
-            rung.name,
-            rung.precision,
-            error=f"{error:.2g}",
-            error_limit=f"{most[rung.precision]:g}",
-            top5=f"{top5:.2f}",
-            ok=yes(error <= most[rung.precision]),
-            **common,
-        )
+        number = str(NUMBERS.get(rung.name, 0))
+        row = Row(setup.model_name, number, rung.name, rung.precision, **found, **common)
         if row.ok == "no":
             yield row
             continue

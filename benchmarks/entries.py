@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from benchmarks.peers import captum, lime
 from benchmarks.rungs import op_inside, op_outside
@@ -21,8 +22,9 @@ class Bound:
     def ratio(self, ours: float, theirs: float) -> float:
         return ours / theirs if self.cost else theirs / ours
 
-    def worst(self, ratios: Sequence[float]) -> float:
-        return max(ratios) if self.cost else min(ratios)
+    def worst(self, rows: Sequence[Any]) -> Any:
+        """The row with the worst ratio."""
+        return (max if self.cost else min)(rows, key=lambda row: float(row.ratio))
 
     def holds(self, ratio: float) -> bool:
         return ratio <= self.limit if self.cost else ratio >= self.limit
@@ -87,20 +89,20 @@ BARE = (Side("bare forwards", bare, OURS),)
 FIXED = tuple(Side(f"b = {b}", engine, OURS, b) for b in (4, 8, 10, 16, 32, 64))
 FORWARDS, AUTO = Setup(), Setup(n=2, b="auto")
 
+
+def over(
+    name: str, about: str, setup: Setup, theirs: tuple[Side, ...], limits: Sequence[float], repeats: Sequence[int]
+) -> list[Entry]:
+    """An entry in float32 and the same in bfloat16."""
+    single = Entry(f"{name}_float32", f"{about}, float32", setup, theirs, at_most(limits[0]), FLOAT32, repeats=repeats[0])
+    both = {"name": f"{name}_bfloat16", "about": "the same in bfloat16", "setup": bfloat16(setup), "tolerance": BFLOAT16}
+    return [single, replace(single, **both, bound=at_most(limits[1]), repeats=repeats[1])]
+
+
 OVER_MODEL = (
-    ("engine_over_model", "explaining, over the model's bare forwards, float32", FORWARDS, BARE, (1.05, 1.08), (15, 9)),
-    ("batch_size_auto", '`batch_size="auto"`, over the best fixed one, float32', AUTO, FIXED, (1.1, 1.1), (5, 5)),
+    *over("engine_over_model", "explaining, over the model's bare forwards", FORWARDS, BARE, (1.05, 1.08), (15, 9)),
+    *over("batch_size_auto", '`batch_size="auto"`, over the best fixed one', AUTO, FIXED, (1.1, 1.1), (5, 5)),
 )
-
-
-def over_model() -> list[Entry]:
-    """The entries above in both precisions."""
-    found = []
-    for name, about, setup, theirs, limits, repeats in OVER_MODEL:
-        single = Entry(f"{name}_float32", about, setup, theirs, at_most(limits[0]), FLOAT32, repeats=repeats[0])
-        same = {"name": f"{name}_bfloat16", "about": "the same in bfloat16", "setup": bfloat16(setup), "repeats": repeats[1]}
-        found += [single, replace(single, **same, bound=at_most(limits[1]), tolerance=BFLOAT16)]
-    return found
 
 
 def efficiency(
@@ -196,4 +198,4 @@ PEERS = (
     peer("no_model_captum", "times as fast as captum's Lime, without a model", NOTHING, CAPTUM, 6, GPULIME, 9),
 )
 
-ENTRIES = (*over_model(), *EFFICIENCY, OP_COMPILED, *PEERS)
+ENTRIES = (*OVER_MODEL, *EFFICIENCY, OP_COMPILED, *PEERS)

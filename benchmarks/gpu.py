@@ -95,10 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench, rows = Bench(torch.device(options.device), options.tiny, options.save), []
     with _limited(STAGE_S) as late:
         for step in STAGES[options.stage]:
-            if late:
-                print(f"{_name(step)}: left out, {late[0]}", flush=True)
-                continue
-            for row in _rows(step, bench):
+            for row in _rows(step, bench, late):
                 rows.append(row)
                 print(row, flush=True)
                 if options.save:
@@ -106,19 +103,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(bool(late) or any(row.ok == "no" for row in rows))
 
 
-def _rows(step: Step, bench: Bench) -> Iterator[Row]:
+def _rows(step: Step, bench: Bench, late: Sequence[str]) -> Iterator[Row]:
     """The rows of a step, and one more if it fails: the next steps run all the same."""
+    name = getattr(getattr(step, "func", step), "__name__", "step")
     try:
+        if late:
+            raise ModuleNotFoundError(late[0])
         yield from step(bench)
     except ModuleNotFoundError as missing:
-        print(f"{_name(step)}: left out, {missing}", flush=True)
+        print(f"{name}: left out, {missing}", flush=True)
     except Exception as error:
         traceback.print_exc()
-        yield bench.verdict(_name(step), "step", f"{type(error).__name__}: {error}".splitlines()[0])
-
-
-def _name(step: Step) -> str:
-    return getattr(getattr(step, "func", step), "__name__", "step")
+        yield bench.verdict(name, "step", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 @contextmanager

@@ -31,16 +31,13 @@ NAMES = ("ResNet-50", "ViT-B/16", "28x28 CNN")
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in bfloat16, the batch sizes to try, images explained at once, and the least efficiency.
-
-    ``graphs``: each of its batches is launched as one CUDA graph.
-    """
+    """A model in bfloat16, the batch sizes to try, images explained at once, and the least efficiency."""
 
     name: str
     batches: tuple[int, ...]
     n: int
     least: float
-    graphs: bool = False
+    graphs: bool = False  # each batch is launched as one CUDA graph
 
 
 # The rows of all images are a multiple of the batch, so that every batch is full.

@@ -121,12 +121,8 @@ class Bench:
         ``image`` (c, h, w) is float32, as the model takes it; ``exact`` is the model in float32, ``rounded`` the explained one.
         Masks are those of the engine's defaults and s samples.
         """
-        labels, target, k, s = (
-            explained.segments[0].long(),
-            int(explained.labels[0, 0]),
-            int(explained.counts[0]),
-            s or self.samples,
-        )
+        labels, target, k = explained.segments[0].long(), int(explained.labels[0, 0]), int(explained.counts[0])
+        s = s or self.samples
         masks = gpulime.masks.resolve("bernoulli", 0, s)(torch.tensor(0), torch.arange(s), torch.tensor(k), k)
         expected, same = (
             ridge(masks, masked_outputs(one, image, labels, target, masks, BATCH).double().numpy())[None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,17 +49,14 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Axis:
-    """The dimension that grows from ``base``, and the powers of it with which time and memory may grow.
-
-    ``why``: the reason for the powers.
-    """
+    """The dimension that grows from ``base``, and the powers of it with which time and memory may grow."""
 
     name: str
     base: Point
     values: tuple[int, ...]
     time: float
     memory: float
-    why: str
+    why: str  # the reason for the powers
 
     def points(self) -> list[Point]:
         """The points, the smallest first."""
@@ -116,14 +113,7 @@ def grown(axis: Axis, costs: Sequence[Cost], place: Mapping[str, str]) -> list[R
     time = power(axis.values, [cost.seconds for cost in costs], LEAST_S)
     memory = power(axis.values, [cost.megabytes for cost in costs], LEAST_MB)
     rows = [
-        Row(
-            axis.name,
-            str(value),
-            *(str(getattr(point, name)) for name in ("n", "s", "k", "size", "l", "b")),
-            s_each=f"{cost.seconds:.4g}",
-            mb=f"{cost.megabytes:.4g}",
-            **place,
-        )
+        Row(axis.name, str(value), *map(str, astuple(point)), f"{cost.seconds:.4g}", f"{cost.megabytes:.4g}", **place)
         for value, point, cost in zip(axis.values, axis.points(), costs, strict=True)
     ]
     rows[-1] = replace(

@@ -16,9 +16,9 @@ SPREAD = 2.0  # of random weights' outputs over pictures, about that of trained 
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier of square RGB pictures; ``make`` returns it in eval mode, always the same."""
+    """A classifier of square RGB pictures."""
 
-    make: Callable[[], nn.Module]
+    make: Callable[[], nn.Module]  # in eval mode, always the same
     side: int = 224
 
 

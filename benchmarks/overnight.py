@@ -15,10 +15,7 @@ from benchmarks.rows import columns, parser, save, where, yes
 
 @dataclass(frozen=True)
 class Entry:
-    """One number of ``n`` images, measured in an empty folder, and the most, or the least, that it may be.
-
-    ``of_photographs``: it is given a folder of photographs first, and left out if there is none.
-    """
+    """One number of ``n`` images, measured in an empty folder, and the most, or the least, that it may be."""
 
     name: str
     about: str
@@ -27,7 +24,7 @@ class Entry:
     bound: float
     unit: str
     at_least: bool = False
-    of_photographs: bool = False
+    of_photographs: bool = False  # given a folder of photographs first, and left out without one
 
 
 ACCURACY = "top-1 accuracy of EfficientNet-Lite0 in a run over n photographs of ImageNet, 200 samples, bfloat16"

@@ -56,14 +56,14 @@ class Memory(NamedTuple):
 
 
 class Night(NamedTuple):
-    """A run with its report, watched by this process; ``memory`` from its start to the report's end."""
+    """A run with its report, watched by this process."""
 
     folder: Path
     seconds: float
     model_seconds: float
     report_from: float  # the summary is written before the report
     report_to: float  # its first page is written last
-    memory: list[Memory]
+    memory: list[Memory]  # from its start to the report's end
     ok: int
 
 
@@ -121,12 +121,7 @@ def start_again(_: Path, n: int) -> Measured:
 def photographs(source: Path, folder: Path, n: int) -> Measured:
     """Top-1 accuracy in [0, 1] of `gpulime explain` over the first n photographs of ImageNet, from its summary.
 
-    Parameters
-    ----------
-    source : Path
-        A folder with one folder a class or with one .csv that lists the files and their classes, or that .csv.
-    folder : Path, for the run
-    n : int, photographs; there must be as many
+    ``source``: a folder with one folder a class or with one .csv that lists the files and their classes, or that .csv.
     """
     lists = sorted(source.glob("*.csv")) if source.is_dir() else []
     settings = {"data.source": str((lists or [source])[0].resolve()), "out": str(folder / "run"), "limit": str(n)}

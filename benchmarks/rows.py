@@ -108,6 +108,11 @@ def seconds(spread: Quantiles) -> dict[str, str]:
     return {"s": f"{spread.median:.4g}", "q20": f"{spread.low:.4g}", "q80": f"{spread.high:.4g}"}
 
 
+def judged(limit: float, error: float, top5: float) -> dict[str, str]:
+    """The columns of an error; one that is not a number is too large."""
+    return {"error": f"{error:.2g}", "error_limit": f"{limit:g}", "top5": f"{top5:.2f}", "ok": yes(error <= limit)}
+
+
 def yes(condition: bool) -> str:
     """A condition as a file holds it."""
     return "yes" if condition else "no"

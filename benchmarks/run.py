@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from statistics import median
 
 import torch
 
-from benchmarks.entries import ENTRIES, Entry
-from benchmarks.rows import columns, parser, read, save, where, yes
+from benchmarks.entries import ENTRIES, Bound, Entry
+from benchmarks.rows import columns, judged, parser, read, save, where, yes
 from benchmarks.setups import Setup
-from benchmarks.sides import Array, Side, cpu, difference, wall
-from gpulime.bench.clock import Quantiles
+from benchmarks.sides import Array, Run, Side, cpu, difference, wall
 from gpulime.bench.turns import in_turns
 
 REGRESSION = 1.05  # a ratio this much worse than an earlier one fails, even within its bound
@@ -34,48 +34,32 @@ class Row(columns("entry side cpu_s wall_s q20 q80 ratio paired bound ok error e
 
 def measure(entry: Entry, repeats: int, place: dict[str, str]) -> list[Row]:
     """Return a row for each side, ours first. The error is found before any timing; a wrong answer gets no time."""
-    sides, setup, bound = (entry.ours, *entry.theirs), entry.setup, entry.bound
-    error, top5 = difference(
-        entry.ours.run(setup).coefficients, expected(entry.reference, replace(setup, b=10, precision="float32"))
-    )
+    setup, bound = entry.setup, entry.bound
+    exact = expected(entry.reference, replace(setup, b=10, precision="float32"))
+    found = judged(entry.tolerance, *difference(entry.ours.run(setup).coefficients, exact))
     common = {"rows": str(setup.rows), "repeats": str(repeats), **place}
-    ours = Row(
-        entry.name,
-        entry.ours.name,
-        bound=str(bound),
-        ok=yes(error <= entry.tolerance),
-        error=f"{error:.2g}",
-        error_limit=f"{entry.tolerance:g}",
-        error_what=entry.reference.name,
-        top5=f"{top5:.2f}",
-        **common,
-    )
+    ours = Row(entry.name, entry.ours.name, bound=str(bound), error_what=entry.reference.name, **found, **common)
     if ours.ok == "no":
         return [ours]
     for side in entry.theirs:  # warm up; ours has run already
         side.run(entry.tiny().setup)
-    calls = {str(i): partial(side.run, setup) for i, side in enumerate(sides)}
-    runs = list(in_turns(calls, calls, torch.device(setup.device), repeats)[0].values())
-    first, times = cpu(runs[0]).median, [cpu(of_side) for of_side in runs]
-    ratios = [bound.ratio(first, time.median) for time in times]
-    paired = [
-        Quantiles.of([bound.ratio(a.cpu, b.cpu) for a, b in zip(runs[0], of_side, strict=True)]).median for of_side in runs
+    calls = {i: partial(side.run, setup) for i, side in enumerate((entry.ours, *entry.theirs))}
+    first, *others = in_turns(calls, calls, torch.device(setup.device), repeats)[0].values()
+    rows = [
+        timed(Row(entry.name, side.name, **common), bound, first, runs) for side, runs in zip(entry.theirs, others, strict=True)
     ]
-    ratios[0] = bound.worst(ratios[1:])
-    paired[0] = paired[1 + ratios[1:].index(ratios[0])]
-    rows = [replace(ours, ok=yes(bound.holds(ratios[0]))), *(Row(entry.name, side.name, **common) for side in entry.theirs)]
-    return [
-        replace(
-            row,
-            cpu_s=f"{time.median:.3f}",
-            wall_s=f"{wall(of_side).median:.3f}",
-            q20=f"{time.low:.3f}",
-            q80=f"{time.high:.3f}",
-            ratio=f"{ratio:.3f}",
-            paired=f"{pair:.3f}",
-        )
-        for row, time, of_side, ratio, pair in zip(rows, times, runs, ratios, paired, strict=True)
-    ]
+    hardest = bound.worst(rows)
+    same = {"ratio": hardest.ratio, "paired": hardest.paired, "ok": yes(bound.holds(float(hardest.ratio)))}
+    return [replace(timed(ours, bound, first, first), **same), *rows]
+
+
+def timed(row: Row, bound: Bound, ours: Sequence[Run], runs: Sequence[Run]) -> Row:
+    """The row of a side with its time, and its ratio to ours."""
+    time = cpu(runs)
+    ratio = bound.ratio(cpu(ours).median, time.median)
+    paired = median(bound.ratio(a.cpu, b.cpu) for a, b in zip(ours, runs, strict=True))
+    taken = {"cpu_s": time.median, "wall_s": wall(runs).median, "q20": time.low, "q80": time.high}
+    return replace(row, **{name: f"{value:.3f}" for name, value in {**taken, "ratio": ratio, "paired": paired}.items()})
 
 
 @cache
@@ -93,13 +77,7 @@ def regressed(row: Row, before: dict[str, Row], entry: Entry) -> bool | None:
 
 
 def earlier(path: Path) -> dict[str, Row]:
-    """Our own row of each entry in a file of results.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
+    """Our own row of each entry in a file of results; `ValueError` if there is none."""
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:

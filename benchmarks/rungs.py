@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -92,10 +92,8 @@ def arguments(setup: Setup, memory_format: torch.memory_format = torch.contiguou
     def batches(image: Tensor, labels: Tensor, fill: Tensor, masks: Tensor) -> Iterator[tuple[Tensor, ...]]:
         dtype = getattr(torch, setup.precision)
         images = [one[None].to(dtype).contiguous(memory_format=memory_format) for one in (image, fill)]
-        return (
-            (*images, labels[None].int(), part.new_zeros(len(part), dtype=torch.int64), part)
-            for part in masks.split(setup.batch)
-        )
+        index = torch.zeros(len(masks), dtype=torch.int64, device=masks.device)
+        return ((*images, labels[None].int(), index[: len(part)], part) for part in masks.split(setup.batch))
 
     return batches
 
@@ -128,10 +126,6 @@ class Rung:
     make: Callable[[Setup], Forward]
     precision: str = "float32"
     on: str = ""
-
-    def forward(self, setup: Setup) -> Forward:
-        """Prepare a function that explains."""
-        return self.make(replace(setup, precision=self.precision))
 
 
 RUNGS = (

@@ -43,18 +43,11 @@ Segment = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Agreement:
-    """The agreement of two label maps of one image.
+    """The agreement of two label maps of one image."""
 
-    Attributes
-    ----------
-    same_k : whether they have as many segments
-    ids : the share of pixels with the same id
-    partition : the same after each segment has taken the id of the one it shares most with, in the worse direction
-    """
-
-    same_k: bool
-    ids: float
-    partition: float
+    same_k: bool  # as many segments
+    ids: float  # the share of pixels with the same id
+    partition: float  # the same, if each segment takes the id of the one it shares most with, in the worse direction
 
 
 COLUMNS = (
@@ -135,23 +128,11 @@ def named(segmenter: segments.Slic | segments.Quickshift) -> str:
 def summary(segmenter: segments.Slic | segments.Quickshift, side: str, of: str, found: Sequence[Agreement]) -> Row:
     """One row for the agreement on many images."""
     ids, partitions = [a.ids for a in found], [a.partition for a in found]
-    same_k = sum(a.same_k for a in found) / len(found)
-    return Row(
-        named(segmenter),
-        side,
-        of,
-        str(len(found)),
-        f"{same_k:.3f}",
-        str(sum(share == 1 for share in ids)),
-        f"{median(ids):.5f}",
-        f"{min(ids):.5f}",
-        f"{median(partitions):.5f}",
-        f"{min(partitions):.5f}",
-        yes(same_k >= LEAST_SAME_K and median(ids) >= LEAST_IDS),
-        installed("scikit-image") or "",
-        np.__version__,
-        **where(),
-    )
+    same_k, everywhere = sum(a.same_k for a in found) / len(found), sum(share == 1 for share in ids)
+    shares = [f"{pick(values):.5f}" for values in (ids, partitions) for pick in (median, min)]
+    ok = yes(same_k >= LEAST_SAME_K and median(ids) >= LEAST_IDS)
+    counts, versions = (str(len(found)), f"{same_k:.3f}", str(everywhere)), (installed("scikit-image") or "", np.__version__)
+    return Row(named(segmenter), side, of, *counts, *shares, ok, *versions, **where())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

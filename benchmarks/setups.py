@@ -49,10 +49,7 @@ def label_maps(side: int = 224) -> Tensor:
 
 @dataclass(frozen=True)
 class Setup:
-    """A model, the first n photographs, s samples each, b rows of a model batch.
-
-    ``segments``: every side segments for itself, inside the clock; else all are given the same label maps.
-    """
+    """A model, the first n photographs, s samples each, b rows of a model batch."""
 
     model_name: str = "EfficientNet-Lite0"
     n: int = 4
@@ -61,7 +58,7 @@ class Setup:
     precision: str = "float32"
     sampler: str = "bernoulli"
     seed: int = 0
-    segments: bool = False
+    segments: bool = False  # each side segments for itself, inside the clock; else all are given the same label maps
     device: str = "cpu"
 
     @property

@@ -47,14 +47,11 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Process:
-    """The process of a side. ``fresh``: a new one for each repeat, as in a script that explains one image.
-
-    Imports and loading are not timed; first calls in a fresh process are.
-    """
+    """The process of a side."""
 
     name: str
     keeps_memory: bool = False
-    fresh: bool = False
+    fresh: bool = False  # a new one for each repeat, as in a script for one image: first calls are timed, imports not
 
 
 _RUNNING: dict[Process, ProcessPoolExecutor] = {}
@@ -134,18 +131,11 @@ def engine(setup: Setup) -> Forward:
     label_maps = None if setup.segments else setup.label_maps
     new_explainer = gpulime.Explainer  # imported here
 
+    how = {"sampler": setup.sampler, "seed": setup.seed, "mean": MEAN, "std": STD}
+    how |= {"precision": setup.precision, "batch_size": setup.b, "segments": {"slic": {"n_segments": SEGMENTS}}}
+
     def forward() -> Array:
-        explainer = new_explainer(
-            setup.model,
-            n_samples=setup.s,
-            segments={"slic": {"n_segments": SEGMENTS}},
-            sampler=setup.sampler,
-            seed=setup.seed,
-            mean=MEAN,
-            std=STD,
-            precision=setup.precision,
-            batch_size=setup.b,
-        )
+        explainer = new_explainer(setup.model, setup.s, **how)
         explanations = explainer.explain(images, segments=label_maps).cpu()
         place = (explanations.labels == targets[:, None]).int().argmax(1)
         return explanations.coefficients[torch.arange(setup.n), place].numpy()

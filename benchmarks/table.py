@@ -154,13 +154,7 @@ PAGES: Mapping[Path, Blocks] = {
 
 
 def written(text: str, blocks: Blocks) -> str:
-    """A page's text with new blocks.
-
-    Raises
-    ------
-    ValueError
-        If it lacks the markers of one.
-    """
+    """A page's text with new blocks; `ValueError` if it lacks the markers of one."""
     for name, block in blocks.items():
         pattern = rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)"
         text, found = re.subn(pattern, lambda _, block=block: block(), text, flags=re.DOTALL)

@@ -1,4 +1,1 @@
-"""Other packages that explain images by hiding parts of them, a file each, on the same problem (extra ``peers``).
-
-``python -m benchmarks.peers`` compares them all in one run.
-"""
+"""Other packages that explain images by hiding parts of them, a file each, on the same problem (extra ``peers``)."""

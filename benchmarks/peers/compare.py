@@ -72,21 +72,12 @@ def compare(comparison: Comparison, repeats: int, place: dict[str, str]) -> Iter
 
 def unmeasured(peer: Peer, comparison: Comparison, repeats: int, place: dict[str, str]) -> Row:
     """The row of a peer before it has run."""
-    setup = comparison.setup
-    return Row(
-        comparison.name,
-        peer.side.name,
-        version=installed(peer.package) or "",
-        unlike=peer.unlike,
-        model=setup.model_name,
-        n=str(setup.n),
-        samples=str(setup.s),
-        batch=str(peer.side.b or setup.batch),
-        precision=setup.precision,
-        segmentation="each its own" if setup.segments else "given",
-        repeats=str(repeats),
-        **place,
-    )
+    setup, version = comparison.setup, installed(peer.package) or ""
+    segmentation = "each its own" if setup.segments else "given"
+    problem = {"model": setup.model_name, "n": setup.n, "samples": setup.s, "batch": peer.side.b or setup.batch}
+    problem |= {"precision": setup.precision, "segmentation": segmentation, "repeats": repeats}
+    told = {name: str(value) for name, value in problem.items()}
+    return Row(comparison.name, peer.side.name, version, peer.unlike, **told, **place)
 
 
 def checked(row: Row, peer: Peer, comparison: Comparison) -> Row | ImportError:
@@ -112,9 +103,11 @@ def limit(comparison: Comparison) -> float:
     """The largest allowed error."""
     setup = comparison.setup
     exact, rounded = plain(setup), replace(plain(setup), precision="bfloat16")
-    return tolerance(
-        setup.device, setup.precision, comparison.tolerance, lambda: difference(definition(rounded), definition(exact))[0]
-    )
+
+    def noise() -> float:
+        return difference(definition(rounded), definition(exact))[0]
+
+    return tolerance(setup.device, setup.precision, comparison.tolerance, noise)
 
 
 def timed(row: Row, setup: Setup, runs: list[Run], ours: list[Run] | None) -> Row:
