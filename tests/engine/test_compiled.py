@@ -75,15 +75,19 @@ def sizes_seen(model):
 @pytest.mark.filterwarnings("ignore")  # whatever PyTorch's compiler says of itself
 def test_a_compiled_model_gives_the_same_answers(cnn, pictures, device, inductor):
     """By PyTorch's own compiler, with the rounding of fused layers."""
+    counters.clear()  # of what the fixture has tried
     model, tolerance = cnn.to(device), 1e-5 if device.type == "cpu" else 1e-3  # convolutions in TF32
-    expected = explainer(model, compile=False).explain(pictures(5))
     compiled = explainer(model)
-    for _ in range(2):  # the first rows find out the memory format
-        actual = compiled.explain(pictures(5))
-        assert torch.equal(actual.labels, expected.labels)
-        assert_near(actual.predictions, expected.predictions, tolerance)
-        assert_near(actual.coefficients, expected.coefficients, tolerance)
-    assert graphs() == 1
+    for frozen_ones in (True, False):
+        expected = explainer(model, compile=False).explain(pictures(5))
+        for _ in range(2):  # the first rows find out the memory format
+            actual = compiled.explain(pictures(5))
+            assert torch.equal(actual.labels, expected.labels)
+            assert_near(actual.predictions, expected.predictions, tolerance)
+            assert_near(actual.coefficients, expected.coefficients, tolerance)
+        assert frozen(compiled) == (frozen_ones and device.type == "cpu")
+        model[1].running_mean.data.add_(0.05)
+    assert graphs() == (2 if device.type == "cpu" else 1)
     assert compiled.predictor.not_compiled is None
 
 
