@@ -158,8 +158,8 @@ def _offsets(h: int, w: int, radius: int) -> Iterator[tuple[Place, Place, tuple[
 def _squares(features: Tensor, others: Tensor, offset: tuple[int, int]) -> Tensor:
     """Squared distances in colour and place, (n, h, w) float32: the channels' one by one, then those of rows and columns."""
     apart = torch.zeros_like(features[:, 0])
-    for channel in range(features.shape[1]):
-        apart += (features[:, channel] - others[:, channel]).square()
+    for squares in (features - others).square().unbind(1):
+        apart += squares
     return apart + offset[0] ** 2 + offset[1] ** 2
 
 

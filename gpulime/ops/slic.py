@@ -216,8 +216,8 @@ def _assign(features: Tensor, centres: Tensor, labels: Tensor, start: Start) -> 
         rows, columns = window
         apart = (centres[k, 0] - y[rows]).square()[:, None] + (centres[k, 1] - x[columns]).square()
         colour = torch.zeros_like(apart)
-        for channel in range(features.shape[2]):
-            colour += (features[rows, columns, channel] - centres[k, 2 + channel]).square()
+        for squares in (features[window] - centres[k, 2:]).square().unbind(2):
+            colour += squares
         distance = apart * start.weight + colour
         closer = distance < nearest[window]
         nearest[window] = torch.where(closer, distance, nearest[window])
@@ -235,14 +235,11 @@ def _means(features: Tensor, labels: Tensor, k: int) -> Tensor:
     h, w, _ = features.shape
     y, x = (torch.arange(size, dtype=torch.float32, device=features.device) for size in (h, w))
     points = torch.cat([y.repeat_interleave(w)[:, None], x.repeat(h)[:, None], features.flatten(0, 1)], 1)
-    present, order = labels.flatten().long().sort(stable=True)
-    counts = torch.bincount(present[present >= 0], minlength=k)
-    first = torch.searchsorted(present, torch.arange(k, device=present.device))
-    sums = points.new_zeros(k, points.shape[1])
-    for i in range(int(counts.max())):
-        some = (counts > i).nonzero().flatten()
-        sums[some] += points[order[first[some] + i]]
-    return sums / counts[:, None]
+    own, inside = labels.flatten().long(), labels.flatten() >= 0
+    sums = np.zeros((k, points.shape[1]), np.float32)
+    np.add.at(sums, own[inside].cpu().numpy(), points[inside].cpu().numpy())  # one after the other
+    counts = torch.bincount(own[inside], minlength=k)
+    return torch.from_numpy(sums).to(points) / counts[:, None]
 
 
 def _connected(labels: list[list[int]], min_size: int, max_size: int) -> list[int]:
