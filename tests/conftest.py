@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["GPULIME_CACHE"] = "off"  # for what is done before a test begins
 
+import functools
 import itertools
 
 import probes
@@ -15,6 +16,8 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from gpulime.runs.reading import code
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else ["cpu"]
 
@@ -39,6 +42,14 @@ def pytest_pyfunc_call(pyfuncitem):
             if not tries_left:
                 raise
     return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sources_read_once():
+    """Before Python 3.13 the whole file is parsed for the source of a class, which each run of it asks for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code, "_source", functools.cache(code._source))
+        yield
 
 
 @pytest.fixture(autouse=True)
