@@ -91,13 +91,13 @@ def test_what_was_kept_is_of_whole_numbers_and_kept_its_bounds():
             assert (row.n, row.ok) == (wanted[row.entry], "yes")
 
 
-def test_the_readme_tells_what_was_measured():
-    readme = " ".join((Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split())
+def test_the_page_on_runs_tells_what_was_measured():
+    page = " ".join((Path(__file__).parents[1] / "docs" / "runs.md").read_text(encoding="utf-8").split())
     kept = {row.entry: row for path in (COMMITTED / "overnight").glob("*.csv") for row in rows.read(path, overnight.Row)}
     assert set(kept) >= {entry.name for entry in overnight.ENTRIES} - {"report", "photographs"}
-    assert f"costs {kept['own_cost'].value} ms an image" in readme
-    assert f"grows by {kept['memory_growth'].value} MB after the first thousand" in readme
-    assert f"first forward after {kept['start_again'].value} s" in readme
+    assert f"costs {kept['own_cost'].value} ms an image" in page
+    assert f"grows by {kept['memory_growth'].value} MB after the first thousand" in page
+    assert f"first forward after {kept['start_again'].value} s" in page
     if "report" in kept:
-        assert f"its report takes {kept['report'].value} ms an image" in readme
+        assert f"its report takes {kept['report'].value} ms an image" in page
     assert "0 bad shards, 0 rows twice" in kept["kills"].detail

@@ -1,5 +1,6 @@
-"""The README's Python runs as it stands there."""
+"""The Python of the README and of docs/ runs as it stands there, and the README stays short."""
 
+import csv
 import datetime as dt
 import re
 from pathlib import Path
@@ -14,24 +15,35 @@ import gpulime
 from gpulime.engine import surrogate
 from gpulime.runs.store import store
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parent.parent
 
 
-def block(word):
-    return next(code for code in BLOCKS if word in code)
+def block(page, word):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return next(code for code in blocks if word in code)
+
+
+def test_the_readme_is_short_and_its_figures_were_measured():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) < 800
+    table = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "**" in line]
+    assert 0 < len(table) <= 6
+    with (ROOT / "benchmarks" / "results" / "amd-epyc-2-threads.csv").open(encoding="utf-8") as file:
+        measured = {row["ratio"] for row in csv.DictReader(file)}
+    assert {row[1].split("**")[1] for row in table} <= measured
+    assert all(row[0].startswith("| times as fast") for row in table)  # one direction of ratio
 
 
 def test_the_example_explains_the_cat(capsys, tmp_path, monkeypatch):
     pytest.importorskip("efficientnet_lite_pytorch")
     names = {}
-    exec(block("chelsea"), names)
+    exec(block("README.md", "chelsea"), names)
     assert names["mask"].any()
     assert names["image"].shape == (224, 224, 3)
     assert names["explanations"].scores[0, 0] > 0.4
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    exec(block("savefig"), names)
+    exec(block("docs/python.md", "savefig"), names)
     assert (tmp_path / "cat.png").stat().st_size > 10_000
 
 
@@ -52,7 +64,7 @@ def test_the_plain_pytorch_is_equivalent():
         "label": 2,
         "model": lambda rows: rows.flatten(1)[:, ::40],
     }
-    exec(block("segment_means"), names)
+    exec(block("README.md", "segment_means"), names)
     fitted = surrogate.fit(names["masks"][None], names["y"][None, :, None])
     torch.testing.assert_close(names["coefficients"], fitted.coefficients[0, 0], rtol=1e-10, atol=1e-12)
     assert names["coefficients"].abs().max() > 1e-3
@@ -64,7 +76,7 @@ def test_results_read_without_gpulime(tmp_path, monkeypatch):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))
     gpulime.runs.explain(model, pictures, "runs/mine", n_samples=20, segments=gpulime.segments.Grid(3, 3))
     names = {}
-    exec(block("pyarrow.dataset"), names)
+    exec(block("docs/results.md", "pyarrow.dataset"), names)
     assert names["segments"].shape == (16, 16)
     assert names["segments"].max() == 8
 
@@ -79,7 +91,7 @@ def test_results_read_without_gpulime(tmp_path, monkeypatch):
 )
 def test_other_readers_see_the_rows_that_gpulime_sees(library, as_rows, tmp_path, monkeypatch):
     pytest.importorskip(library)
-    code = block(f"import {library}")
+    code = block("docs/results.md", f"import {library}")
     assert len(code.splitlines()) == 3
     monkeypatch.chdir(tmp_path)
     later = dt.datetime(2026, 1, 3, tzinfo=dt.UTC)
@@ -108,5 +120,10 @@ def test_lime_s_place():
         "image": torch.rand(24, 24, 3).numpy(),
         "classifier_fn": lambda images: np.exp(images.mean((1, 2))) / np.exp(images.mean((1, 2))).sum(1, keepdims=True),
     }
-    exec(block("was: from lime import").replace("num_samples=1000", "num_samples=50, progress_bar=False"), names)
+    exec(
+        block("docs/moving-from-lime.md", "was: from lime import").replace(
+            "num_samples=1000", "num_samples=50, progress_bar=False"
+        ),
+        names,
+    )
     assert names["mask"].shape == (24, 24)
