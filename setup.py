@@ -13,8 +13,9 @@ EXTRAS = {
     "cuda12": ["cupy-cuda12x>=14"],
     "cuda13": ["cupy-cuda13x>=14"],
     "peers": ["lime==0.2.0.1", "captum", "shap"],
+    "docs": ["mkdocs<2", "mkdocs-material==9.*", "mkdocstrings[python]<2"],
 }
-# The README reads results with these.
+# docs/results.md reads results with these.
 READERS = ["pandas", "duckdb", "polars"]
 EXTRAS["test"] = [*EXTRAS["demo"], *READERS, "lime==0.2.0.1", "import-linter", "matplotlib", "mypy", "pytest", "ruff", "timm"]
 
