@@ -144,7 +144,7 @@ def test_a_model_that_takes_none_has_a_low_one():
 @pytest.mark.long
 def test_a_slow_segmenter_is_seen_and_workers_are_tried(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 3)
-    found = measure(subject(segments=SleepyGrid(0.03)), 0.6, ("workers",))
+    found = measure(subject(segments=SleepyGrid(0.03)), 1.0, ("workers",))
     assert found.stages["segment"] / found.an_image > 0.5
     assert found.stages["segment"] >= 0.03
     workers = outcome(found, "workers")
@@ -180,7 +180,7 @@ def test_workers_that_need_more_time_than_there_is_are_not_tried():
 @pytest.mark.long
 def test_a_run_with_workers():
     """With reading that takes twice the time of the rest, one worker halves nothing: it hides the rest behind the reading."""
-    found = measure(subject(Sleepy(a_row=0.0005), SleepyGrid(0.02), workers=1), 0.5, ())
+    found = measure(subject(Sleepy(a_row=0.0005), SleepyGrid(0.02), workers=1), 1.0, ())
     assert 0.018 < found.an_image < 0.032
     assert found.settings["workers"] == 1
 
@@ -328,7 +328,7 @@ def threads():
 @pytest.mark.long
 def test_half_the_threads_are_tried_with_their_error_and_put_back(threads):
     threads(4)
-    found = measure(subject(Crowded()), 0.3, ("threads",))
+    found = measure(subject(Crowded()), 0.5, ("threads",))
     fewer = outcome(found, "threads")
     assert (fewer.name, fewer.verdict) == ("2 threads", FASTER)
     assert 1.4 < fewer.gain.median < 2.6
@@ -411,7 +411,7 @@ def test_the_bare_model_is_taken_at_its_best(monkeypatch):
 def test_what_brings_something_is_tried_together(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     slow = subject(Sleepy(a_call=0.01, a_row=0.0005), SleepyGrid(0.02), n_samples=16, batch_size=4)
-    found = measure(slow, 0.6, ("batch_size", "workers"))
+    found = measure(slow, 1.0, ("batch_size", "workers"))
     alone = [outcome(found, kind) for kind in ("batch_size", "workers")]
     assert [one.verdict for one in alone] == [FASTER, FASTER]
     both = outcome(found, "together")
