@@ -1,4 +1,4 @@
-"""What ``gpulime bench`` does: measure, print, and save where that is asked for."""
+"""``gpulime bench``: measure, print, and save on request."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def run(
     Raises
     ------
     GpulimeError
-        Where a setting or an argument is not what it must be.
+        If a setting or an argument is invalid.
     OSError
-        Where the file cannot be written.
+        If the file cannot be written.
     """
     kinds = KINDS if variants is None else tuple(variants)
     for kind in kinds:

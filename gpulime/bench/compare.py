@@ -1,4 +1,4 @@
-"""How far a variant's coefficients are from those of the present settings."""
+"""The difference of a variant's coefficients from those of the present settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def difference(found: Explanations, reference: Explanations) -> tuple[float, flo
     Raises
     ------
     GpulimeError
-        Where what was found is not finite.
+        If a coefficient or an output is not finite.
     """
     ours, theirs = found.coefficients[:, 0], reference.coefficients[:, 0]
     bad = int(found.non_finite.sum())

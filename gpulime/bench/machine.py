@@ -1,4 +1,4 @@
-"""The machine that was measured."""
+"""The machine of a measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measurement: the present settings, the bare model and the variants, each with what it brings and what it costs."""
+"""The measurement: the present settings, the bare model, and the gain and cost of each variant."""
 
 from __future__ import annotations
 
@@ -51,17 +51,16 @@ def measure(
     ----------
     subject : Subject
     seconds : float
-        For each of: the present settings, the bare model, every variant; in `turns.TURNS` pieces. More where a piece cannot be
-        so short.
+        For the present settings, the bare model, and each variant, in `turns.TURNS` pieces. More if a piece cannot be so short.
     kinds : sequence of str
         Variants to try, of `way.KINDS`.
     say : callable
-        Given a line now and then that tells how far it is.
+        Called with lines about the progress.
 
     Raises
     ------
     GpulimeError
-        Where the present settings do not work.
+        If the present settings do not work.
     """
     check(seconds > 0, f"seconds must be above 0; got {seconds:g}")
     return _Bench(subject, seconds, kinds, say).run()
@@ -121,7 +120,7 @@ class _Bench:
         return Bare(predictor.model, side.ready(self.batch.images, side.b), predictor.precision, last, compiled)
 
     def _variants(self, best: int) -> list[Variant]:
-        """Those that change how the model is called; for the others a line that says why not."""
+        """The variants that change how the model is called; a line with the reason for each that is left out."""
         present, b = self.subject.way, self.present.b
         offers: dict[str, tuple[str, list[Variant] | str]] = {
             "precision": ("precision", way.precisions(present, self.device)),
@@ -196,7 +195,7 @@ class _Bench:
         self.outcomes.append(Outcome(variant.kind, variant.name, variant.action, verdict, gain, off, top5, once=once))
 
     def _try_workers(self) -> None:
-        """Worker processes, where reading and segmenting on the CPU hold up the run."""
+        """Try worker processes if reading and segmenting on the CPU slow the run down."""
         if "workers" not in self.kinds:
             return
         stages, now, cores = self._stages(), self.subject.data.workers, os.cpu_count() or 1
@@ -218,7 +217,7 @@ class _Bench:
             self._round({PRESENT: self.present.run}, [way.workers(min(max(needed, 1), cores))])
 
     def _try_together(self) -> None:
-        """All that brought something, the best of each kind, at once."""
+        """Try the best variants of each kind that is faster at once."""
         gains = {outcome.name: outcome.gain.median for outcome in self.outcomes if outcome.gain is not None}
         best = {v.kind: v for v in sorted(self.won, key=lambda v: gains[v.name])}
         if best.keys() & {"precision", "compile"}:
@@ -272,7 +271,7 @@ class _Bench:
         )
 
     def _notes(self) -> list[str]:
-        """What limits these numbers."""
+        """The limits of these numbers."""
         notes, size, unreadable = [], self.present.size, self.present.unreadable
         if (noise := noise_of(self.pieces[PRESENT], self.s)) > UNSTEADY:
             notes.append(
@@ -295,7 +294,7 @@ class _Bench:
 
 
 def judged(gain: Quantiles, noise: float) -> str:
-    """Whether a gain is one: where it is within the noise, or its quantiles lie on both sides of 1, nobody knows."""
+    """Judge a gain: within the noise, or with quantiles on both sides of 1, it is unclear."""
     if gain.low > 1 and gain.median >= max(WORTH, noise):
         return FASTER
     if gain.high < 1 and gain.median <= 1 / max(WORTH, noise):
@@ -304,7 +303,7 @@ def judged(gain: Quantiles, noise: float) -> str:
 
 
 def noise_of(pieces: Sequence[Piece], s: int) -> float:
-    """How many times as long one piece takes as the same one a turn before or after: the median, at least 1."""
+    """The median ratio of the times of a piece in two successive turns, at least 1."""
     times = [piece.an_image(s) for piece in pieces]
     return statistics.median(max(before / after, after / before) for before, after in pairwise(times))
 

@@ -1,4 +1,4 @@
-"""Pieces of work: so many images and samples that a piece takes a second or two, and how long it took."""
+"""Pieces of work that take a second or two: their size and their seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEAST_BATCHES = 4  # of the model, in a piece of an image
 
 @dataclass(frozen=True)
 class Size:
-    """Images and samples of a piece, and the rows b of its model batches, which are all full where that can be had."""
+    """Images and samples of a piece, and the rows b of its model batches, all full if possible."""
 
     images: int
     samples: int
@@ -20,9 +20,9 @@ class Size:
 
     @classmethod
     def of(cls, s: int, b: int, rows: float, least: int) -> Size:
-        """About so many ``rows``: whole images where that is at least one, else one with fewer samples, ``least`` of them.
+        """Choose about ``rows`` rows: whole images if that is at least one, else one image with at least ``least`` samples.
 
-        A run's batches are full, whichever images their rows come from; so are these, if for that some samples are left out.
+        A run's batches are full, since they mix rows of several images; so are these, even if some samples are left out.
         """
         if rows < s:
             wanted = max(rows, least, 2, LEAST_BATCHES * b)
@@ -38,14 +38,14 @@ class Size:
 
 @dataclass(frozen=True)
 class Piece:
-    """What a piece was and how long it took.
+    """A piece and its seconds.
 
     Attributes
     ----------
-    images, forwards : that it had
-    seconds : that it took
-    stages : seconds by stage, which add up to these
-    apart : whether the stages are told apart; else those of a GPU run into each other
+    images, forwards : of the piece
+    seconds : of the whole piece
+    stages : seconds by stage, which add up to ``seconds``
+    apart : whether the stages are separated; else a GPU's overlap
     """
 
     images: float
@@ -55,7 +55,7 @@ class Piece:
     apart: bool = True
 
     def an_image(self, s: int) -> float:
-        """Seconds for an image with s samples: what is done once an image, and s times what a forward takes."""
+        """Seconds of an image with s samples: the stages that come once, and s times those of a forward."""
         return sum(self.stages_of_an_image(s).values()) if self.apart else self.seconds / self.forwards * s
 
     def stages_of_an_image(self, s: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a measurement found, as it is saved in JSON."""
+"""The result of a measurement, as it is saved in JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FASTER, UNCLEAR, NOTHING, SLOWER, FAILED, NOT_TRIED = "faster", "unclear", "noth
 
 
 class PieceRow(NamedTuple):
-    """What a piece had and took, and what an image takes by it: of the bare model, its forwards alone."""
+    """A piece, its seconds, and the seconds of an image that follow; of the bare model, only its forwards."""
 
     images: float
     forwards: int
@@ -24,18 +24,18 @@ class PieceRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a variant.
+    """The outcome of a variant.
 
     Attributes
     ----------
     kind, name, action : as of `way.Variant`
     verdict : FASTER, UNCLEAR, NOTHING, SLOWER, FAILED or NOT_TRIED
-    gain : how many times as fast as the present settings, in pieces that followed each other
-    error : the greatest difference of a coefficient from the present settings', as a part of the image's largest; of the most
+    gain : speedup over the present settings, in back-to-back pieces
+    error : the largest difference of a coefficient from the present settings', relative to the image's largest; of the most
         probable class
     top5 : share of the five strongest segments that both have
-    reason : why there is no gain to tell
-    once : seconds that it takes once a process, such as compiling
+    reason : why there is no gain
+    once : seconds of compiling, once per process
     """
 
     kind: str
@@ -55,18 +55,18 @@ class Result:
 
     Attributes
     ----------
-    subject, machine : what was measured, and where
-    settings : of those that count here
+    subject, machine : of the measurement
+    settings : those that matter here
     images_per_s, forwards_per_s : of a run with the present settings
     bare_forwards_per_s : of the model alone, as ``bare`` says
     efficiency : the bare forwards' time over the run's, for the same forwards
     stages : seconds an image by stage, which add up to ``an_image``
-    memory : the most that the run took; None where it is not known
-    batch_rates, best_batch : forwards per second of the model by rows of a batch; the fewest rows that are about the fastest
-    whole_images, whole_seconds : the set, and how long it takes; None where there is none
+    memory : the peak of the run; None if it is not known
+    batch_rates, best_batch : forwards per second of the model by rows of a batch; the smallest batch that is about as fast as
+    any whole_images, whole_seconds : of the whole set; None for random images
     outcomes : of the variants
-    notes : what limits these numbers
-    pieces : every piece by its side
+    notes : limits of these numbers
+    pieces : all pieces by side
     """
 
     subject: dict[str, str]

@@ -1,4 +1,4 @@
-"""One way of running the model, piece by piece: from images on disk to the rows of the store, of which none is written."""
+"""One way of running the model, in pieces: from images on disk to rows of the store, which are not written."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Side:
 
     Attributes
     ----------
-    image_seconds : what an image takes, roughly
+    image_seconds : of an image, roughly
     size : Size, of a piece
     b : the rows of a model batch
     ahead : bool
-        Images are read before the clock starts: with worker processes, where a piece is less than an image, reading is
-        hidden by a run, and cannot be by a piece.
-    not_compiled : str or None, why a model that shall be compiled is not
-    compile_seconds : float or None, how long that took where it is
+        Images are read before the clock starts: with worker processes and pieces of less than an image, reading is hidden in
+        a run, but cannot be in a piece.
+    not_compiled : str or None, the reason if a model cannot be compiled
+    compile_seconds : float or None, of compiling
     load_share : share of loading in the time that a run waits for its workers, the rest being segmentation's
     """
 
@@ -173,7 +173,7 @@ class Side:
                 yield group
 
     def _read(self, explainer: Staged, items: list[Item], at_once: int, workers: int) -> Iterator[Group]:
-        """Items as batches with segments; what cannot be read is left out."""
+        """Items as batches with segments; unreadable ones are left out."""
         reader, stages = _TimedReader(self.subject.reader), explainer.stages
         timeout = self.subject.data.timeout_seconds
         source = read_all(items, reader, explainer.segmenter, explainer.device, at_once, workers, timeout)
@@ -191,7 +191,7 @@ class Side:
                     yield group, self._segmented(explainer, batch)
 
     def _segmented(self, explainer: Staged, batch: Batch) -> Batch:
-        """With the segments that the device makes itself, where no reading process has made them."""
+        """Add segments made on the device, if no reading process has made them."""
         if batch.segments is None:
             images = batch.images.to(explainer.device)
             with explainer.stages.at("segment"), devices.exact(explainer.device):
@@ -213,7 +213,7 @@ class Side:
         return False
 
     def images(self, n: int) -> Batch:
-        """The next n images of one size, with segments, or fewer where the next is of another."""
+        """The next n images of one size, with segments, or fewer if the next has another size."""
         groups = list(islice(self._here(self.explainer, n), n))
         batch = groups[0][1]
         others = [other for _, other in groups[1:] if other.images.shape[1:] == batch.images.shape[1:]]
@@ -238,11 +238,11 @@ class Side:
 
 
 class _SettledError(Exception):
-    """Enough has been seen."""
+    """The batch size is found."""
 
 
 class _TimedReader:
-    """A reader that adds up how long it takes, in the process that it reads in."""
+    """A reader that sums up its seconds, in the process that it reads in."""
 
     def __init__(self, reader: Callable[[Item], Read]) -> None:
         self.reader, self.seconds = reader, 0.0

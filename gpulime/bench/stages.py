@@ -1,4 +1,4 @@
-"""Where the time of a run goes: an Explainer that notes how long each stage takes."""
+"""Seconds of each stage of a run, from an Explainer that times them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from gpulime.explainer import Explainer
 from gpulime.explanations.batch import Explanations
 from gpulime.images.batch import Batch
 
-# "prepare" brings images to the device, with fill colours and normalised; "masking" draws masks and makes the rows; "rest" is
-# what no stage has: the queue, labels, rows of the store.
+# "prepare" brings images to the device, normalises them and finds fill colours; "masking" draws masks and makes rows; "rest"
+# is the time of no stage: the queue, labels, rows of the store.
 STAGES = ("load", "segment", "prepare", "masking", "model", "fit", "rest")
-ONCE = ("load", "segment", "prepare", "rest")  # done once an image, however many samples it has
+ONCE = ("load", "segment", "prepare", "rest")  # once per image, for any number of samples
 READING = ("load", "segment")
 
 
 class Stages:
     """Seconds by stage.
 
-    A GPU works while the host goes on: for its stages to be told apart it is waited for at the borders of each, which costs
-    some speed. So that is done in pieces of their own, and in others (``waits`` False) it is left alone.
+    A GPU works asynchronously. To separate its stages the host must wait for it at each border, which costs some speed: so only
+    some pieces do (``waits``).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,12 +36,12 @@ class Stages:
         self.seconds = dict.fromkeys(STAGES, 0.0)
 
     def clear(self) -> None:
-        """Start anew."""
+        """Set all to 0."""
         self.seconds = dict.fromkeys(STAGES, 0.0)
 
     @contextmanager
     def at(self, stage: str) -> Iterator[None]:
-        """Around the work of one stage."""
+        """Time the work of one stage."""
         if self.waits:
             devices.synchronize(self.device)
         start = time.perf_counter()
@@ -52,7 +52,7 @@ class Stages:
 
 
 class Staged(Explainer):
-    """An Explainer with a clock at the stages that are its own; `Predictor.watch` has the model's."""
+    """An Explainer with a clock at its own stages; `Predictor.watch` times the model."""
 
     def __init__(self, stages: Stages, model: Model, **settings: Any) -> None:
         super().__init__(model, **settings)
