@@ -62,8 +62,8 @@ class Result:
     efficiency : the bare forwards' time over the run's, for the same forwards
     stages : seconds an image by stage, which add up to ``an_image``
     memory : the peak of the run; None if it is not known
-    batch_rates, best_batch : forwards per second of the model by rows of a batch; the smallest batch that is about as fast as
-    any whole_images, whole_seconds : of the whole set; None for random images
+    batch_rates, best_batch : forwards per second of the model by rows of a batch; the smallest batch about as fast as any
+    whole_images, whole_seconds : of the whole set; None for random images
     outcomes : of the variants
     notes : limits of these numbers
     pieces : all pieces by side
