@@ -20,6 +20,8 @@ from torch import Tensor, fx, nn
 
 # Of each model, the digest of its weights when it was first seen; None from the first change on.
 _seen: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()
+# Of each model, what holds its constants. PyTorch never drops what it compiled; here it goes with the model or its weights.
+_calls: WeakKeyDictionary[nn.Module, list[Callable[..., Any]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,7 @@ class Freezing:
         """Compile a graph whose inputs include weights; what is returned takes all inputs and ignores those weights."""
         import torch._inductor
 
-        model, graph = self.model(), copy.deepcopy(module.graph)
-        assert model is not None
+        model, graph = self._alive(), copy.deepcopy(module.graph)
         weights = {id(tensor) for tensor in chain(model.parameters(), model.buffers())}
         named = {node.target for node in graph.nodes if node.op in ("get_attr", "call_module")}
         constants = {name: attrgetter(name)(module) for name in named}
@@ -45,8 +46,16 @@ class Freezing:
             else:
                 kept.append(i)
         frozen = fx.GraphModule(constants, graph)
-        call = torch._inductor.compile(frozen, [inputs[i] for i in kept], options={"freezing": True})
-        return lambda *given: call(*[given[i] for i in kept])
+        calls = _calls.setdefault(model, [])
+        calls.append(torch._inductor.compile(frozen, [inputs[i] for i in kept], options={"freezing": True}))
+        number = len(calls) - 1
+        return lambda *given: _calls[self._alive()][number](*[given[i] for i in kept])
+
+    def _alive(self) -> nn.Module:
+        """The model; its caller holds it."""
+        model = self.model()
+        assert model is not None
+        return model
 
 
 def unchanged(model: nn.Module) -> bool:
@@ -58,13 +67,14 @@ def unchanged(model: nn.Module) -> bool:
     if _seen.get(model, 0) is not None:
         digest = _digest(model)
         if _seen.setdefault(model, digest) != digest:
-            _seen[model] = None
+            give_up(model)
     return _seen[model] is not None
 
 
 def give_up(model: nn.Module) -> None:
     """Freeze the model no more."""
     _seen[model] = None
+    _calls.pop(model, None)
 
 
 def _digest(model: nn.Module) -> int | None:
