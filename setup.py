@@ -17,7 +17,10 @@ EXTRAS = {
 }
 # docs/results.md reads results with these.
 READERS = ["pandas", "duckdb", "polars"]
-EXTRAS["test"] = [*EXTRAS["demo"], *READERS, "lime==0.2.0.1", "import-linter", "matplotlib", "mypy", "pytest", "ruff", "timm"]
+# Their verdicts change with their versions; CI and the hooks of .pre-commit-config.yaml use these.
+LINTERS = ["import-linter==2.17", "mypy==2.4.1", "ruff==0.17.6"]
+EXTRAS["test"] = [*EXTRAS["demo"], *READERS, *LINTERS, "lime==0.2.0.1", "matplotlib", "pytest", "timm"]
+EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["docs"], "pre-commit", "pre-commit-hooks"]
 
 setup(
     name="gpulime",
