@@ -462,18 +462,18 @@ def test_no_memory_to_compose_rows_is_survived_too(monkeypatch, cnn, pictures):
 
 
 def test_no_memory_to_draw_masks_is_survived_too(monkeypatch, cnn, pictures):
-    expected, draw = explain(cnn, pictures(40), n_samples=100), Explainer.draw
+    expected, draw = explain(cnn, pictures(10), n_samples=100), Explainer.draw
 
     def starved(self, flight, index, rows):
-        if index.numel() > 600:
+        if index.numel() > 150:
             raise torch.OutOfMemoryError("no memory")
         return draw(self, flight, index, rows)
 
     monkeypatch.setattr(Explainer, "draw", starved)
-    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cpu": 4000})
-    monkeypatch.setattr("gpulime.explainer.MASK_ENTRIES", 2**11)
+    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cpu": 1000})
+    monkeypatch.setattr("gpulime.explainer.MASK_ENTRIES", 2**9)
     with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer"):
-        actual = explain(cnn, pictures(40), n_samples=100)
+        actual = explain(cnn, pictures(10), n_samples=100)
     assert_near(actual.coefficients, expected.coefficients)
 
 

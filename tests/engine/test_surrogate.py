@@ -62,11 +62,11 @@ def test_equals_sklearns_ridge(alpha, device):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("num_features", [3, 6, 10, 12, 100])
+@pytest.mark.parametrize("num_features", [3, 6, 8, 9, 100])
 @pytest.mark.parametrize("method", SELECTIONS)
 def test_selects_what_lime_selects(method, num_features):
     lime_base = pytest.importorskip("lime.lime_base")
-    masks, outputs, counts = samples([12, 5, 11], s=80)
+    masks, outputs, counts = samples([9, 5, 8], s=80)
     settings = Settings(feature_selection=method, num_features=num_features)
     fitted = fit(masks, outputs, counts, settings)
     base = lime_base.LimeBase(lambda d: np.sqrt(np.exp(-(d**2) / 0.25**2)))
@@ -75,7 +75,7 @@ def test_selects_what_lime_selects(method, num_features):
         intercept, local_exp, score, local_pred = base.explain_instance_with_data(
             x, y[:, None], distances, 0, num_features, feature_selection=method
         )
-        expected = np.zeros(12)
+        expected = np.zeros(9)
         for segment, weight in local_exp:
             expected[segment] = weight
         assert np.array_equal(fitted.coefficients[i, j] != 0, expected != 0)

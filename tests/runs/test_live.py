@@ -40,23 +40,23 @@ def test_a_run_tells_how_far_it_is_and_its_rows_come_to_disk_meanwhile(tmp_path,
     monkeypatch.setattr(heartbeat, "SECONDS", 0.05)
     monkeypatch.setattr(configs, "StoreConfig", lambda: dataclasses.replace(SETTINGS, flush_seconds=0.1))
     model = Watched(tmp_path / "run")
-    images = [torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(i)) for i in range(30)]
+    images = [torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(i)) for i in range(15)]
     gpulime.runs.explain(model, images, model.out, batch_size=20, **{**SMALL, "n_samples": 100})
     beats = [beats[0] for beats, _, _ in model.seen]
     assert {beat.state for beat in beats} == {"running"}
-    assert {(beat.images, beat.own) for beat in beats} == {(30, 30)}
+    assert {(beat.images, beat.own) for beat in beats} == {(15, 15)}
     told = [beat.ok for beat in beats]
     assert told == sorted(told)
     assert len(set(told)) > 2
     assert any(beat.left is not None and beat.left > 0 for beat in beats)
     on_disk = [count for _, count, _ in model.seen]
-    assert 0 < max(on_disk) < 30, "long before flush_rows is reached"
+    assert 0 < max(on_disk) < 15, "long before flush_rows is reached"
     found = model.seen[-1][2]
     assert len(found.running) == 1
     assert found.rate > 0
     assert found.left is not None
     [last] = heartbeat.read(model.out)
-    assert (last.state, last.ok, last.effort.forwards) == ("finished", 30, 3000)
+    assert (last.state, last.ok, last.effort.forwards) == ("finished", 15, 1500)
 
 
 SETTINGS = configs.StoreConfig()

@@ -147,10 +147,9 @@ def test_target_needs_targets(photographs, tmp_path):
     assert reasons == {"0.png": "target", "1.png": "target", "2.png": "target", "page.jpg": "decode"}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_change_no_row(photographs, tmp_path, workers):
+def test_workers_change_no_row(photographs, tmp_path):
     settings = _nested(config(photographs, tmp_path / "run", segments={"slic": {"n_segments": 12}}))
-    settings["data"]["workers"] = workers
+    settings["data"]["workers"] = 2
     from_config.run(configs.from_dict(settings))
     settings["out"] = str(tmp_path / "plain")
     settings["data"]["workers"] = 0

@@ -69,7 +69,7 @@ def kill_and_go_on(run, ids, kills, seed=0):
     return handed
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.long)])
 def test_kill_9_costs_one_flush_interval_at_most(tmp_path, kills):
     ids = kills * IDS_PER_KILL
     handed = kill_and_go_on(tmp_path, ids, kills)

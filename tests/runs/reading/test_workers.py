@@ -39,6 +39,14 @@ class Pictures:
         return torch.full((3, 12, 12), i / 10)
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    """Looks at its workers often, and waits for those that do not end for a moment only."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    for module in (workers, receiver):
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
+
+
 def dies():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -106,11 +114,8 @@ def test_a_worker_that_ends_while_it_hands_over_its_pixels_is_lost(error, tmp_pa
 
 
 @pytest.mark.parametrize(("ends", "seconds"), [(dies, 60), (stops, 1)])
-def test_a_worker_that_ends_in_the_middle_of_a_message_is_lost(ends, seconds, tmp_path, monkeypatch):
+def test_a_worker_that_ends_in_the_middle_of_a_message_is_lost(ends, seconds, tmp_path):
     """What reads the rest of it waits for ever, since this process could write it, too."""
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
-    for module in (workers, receiver):
-        monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
     ended, waited, found, others = tmp_path / "ended", [], [], set(multiprocessing.active_children())
 
     def wordy(item):
@@ -151,8 +156,7 @@ def test_the_thread_that_receives_ends_with_its_loader(tmp_path):
 
 
 @pytest.mark.long
-def test_an_image_that_hangs_its_worker_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # the loader's own patience with its workers
+def test_an_image_that_hangs_its_worker_is_an_error(tmp_path):
     begin = time.monotonic()
     found = [read for batch in reads(Pictures(tmp_path, 4, hangs, (1,)), workers=1, timeout_seconds=1) for read in batch]
     assert [read.kind for read in found] == [None, "worker", None, None]
@@ -162,8 +166,7 @@ def test_an_image_that_hangs_its_worker_is_an_error(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_images_that_are_slow_together_are_no_errors(tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+def test_images_that_are_slow_together_are_no_errors(tmp_path):
     slow = Pictures(tmp_path, 4, lambda: time.sleep(0.7), range(4))
     found = reads(slow, workers=1, timeout_seconds=1)  # 1.4 s a batch
     assert not any(read.error for batch in found for read in batch)
@@ -189,9 +192,7 @@ def test_patience_with_images_that_fail_together_has_an_end(monkeypatch, capsys)
     assert "more shared memory (/dev/shm) or larger files (ulimit -f)" in said
 
 
-def test_a_signal_is_heeded_while_a_worker_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
-
+def test_a_signal_is_heeded_while_a_worker_is_waited_for(tmp_path):
     def stop():
         raise Stopped
 
@@ -210,7 +211,9 @@ def test_a_worker_that_dies_is_not_the_fault_of_what_runs_meanwhile(before, tmp_
     try:
         reader = read_all(items(7), DatasetReader(Pictures(tmp_path, 7, dies, (3,))), Grid(), CPU, 2, 2)
         next(reader)
-        end = time.monotonic() + 1
+        while not list(tmp_path.glob("3-*")):
+            time.sleep(0.01)
+        end = time.monotonic() + 0.3
         while time.monotonic() < end:
             time.sleep(0.01)  # here it raised
         assert len([read for batch in reader for read in batch]) == 5

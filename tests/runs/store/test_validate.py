@@ -45,22 +45,7 @@ DAMAGED = {
 }
 
 
-@pytest.fixture(params=DAMAGED.values(), ids=DAMAGED)
-def damaged(request):
-    changes, reason = request.param
-    return explained("bad") | changes, reason
-
-
-def test_the_report_lists_it_among_the_failures(tmp_path, damaged):
-    bad, reason = damaged
-    shown = Page(page.write(run(tmp_path, explained("a"), bad, failed("c"), explained("d")), lambda row: None, None))
-    assert shown.texts("h3") == ["a", "d"]
-    assert "damaged: 1, decode: 1" in shown.texts("p")
-    start = shown.texts("td").index("bad")
-    assert shown.texts("td")[start + 1] == "damaged"
-    assert_matches(reason, shown.texts("td")[start + 2])
-    facts = dict(zip(shown.texts("dt"), shown.texts("dd"), strict=True))
-    assert (facts["Explained"], facts["Failed"]) == ("2", "2")
+BAD = [explained(name) | changes for name, (changes, _) in DAMAGED.items()]
 
 
 def assert_matches(reason, text):
@@ -68,33 +53,46 @@ def assert_matches(reason, text):
         raise ValueError(text)
 
 
-def test_export_writes_the_others(tmp_path, damaged):
-    bad, reason = damaged
-    folder = run(tmp_path / "run", explained("a"), bad, explained("c"))
-    done = export(folder, None, tmp_path / "all")
-    assert (done.images, list(done.damaged)) == (2, ["bad"])
-    assert_matches(reason, done.damaged["bad"])
-    assert len(list((tmp_path / "all").glob("*.npz"))) == 2
-    assert export(folder, ["bad"], tmp_path / "none").images == 0
-
-
-def test_verify_and_summary_count_it(tmp_path, damaged):
-    bad, reason = damaged
-    folder = run(tmp_path, explained("a"), bad)
+@pytest.mark.parametrize("name", DAMAGED)
+def test_verify_and_summary_count_it(tmp_path, name):
+    changes, reason = DAMAGED[name]
+    folder = run(tmp_path, explained("a"), explained("bad") | changes)
     found = verify.verify(folder)
     assert list(found.damaged) == ["bad"]
     assert_matches(reason, found.damaged["bad"])
     assert summary.summary(folder, store.manifest(folder), Effort()).median_r2 == 0.5
 
 
-def test_diff_leaves_it_out(tmp_path, damaged):
-    bad, _ = damaged
-    a = run(tmp_path / "a", explained("x"), explained("bad"))
-    b = run(tmp_path / "b", explained("x"), bad)
+def test_the_report_lists_them_among_the_failures(tmp_path):
+    shown = Page(page.write(run(tmp_path, explained("a"), *BAD, failed("c"), explained("d")), lambda row: None, None))
+    assert shown.texts("h3") == ["a", "d"]
+    assert f"damaged: {len(BAD)}, decode: 1" in shown.texts("p")
+    cells = shown.texts("td")
+    for name, (_, reason) in DAMAGED.items():
+        start = cells.index(name)
+        assert cells[start + 1] == "damaged"
+        assert_matches(reason, cells[start + 2])
+    facts = dict(zip(shown.texts("dt"), shown.texts("dd"), strict=True))
+    assert (facts["Explained"], facts["Failed"]) == ("2", f"{len(BAD) + 1}")
+
+
+def test_export_writes_the_others(tmp_path):
+    folder = run(tmp_path / "run", explained("a"), *BAD, explained("c"))
+    done = export(folder, None, tmp_path / "all")
+    assert (done.images, list(done.damaged)) == (2, list(DAMAGED))
+    for name, (_, reason) in DAMAGED.items():
+        assert_matches(reason, done.damaged[name])
+    assert len(list((tmp_path / "all").glob("*.npz"))) == 2
+    assert export(folder, [*DAMAGED], tmp_path / "none").images == 0
+
+
+def test_diff_leaves_them_out(tmp_path):
+    a = run(tmp_path / "a", explained("x"), *map(explained, DAMAGED))
+    b = run(tmp_path / "b", explained("x"), *BAD)
     found = diff.compare(a, b)
     assert [image.image_id for image in found.images] == ["x"]
-    assert (found.failed, found.damaged_a, found.damaged_b) == (1, 0, 1)
-    assert dict(found.summary)["damaged rows"].startswith("0 in A, 1 in B; they are left out")
+    assert (found.failed, found.damaged_a, found.damaged_b) == (len(BAD), 0, len(BAD))
+    assert dict(found.summary)["damaged rows"].startswith(f"0 in A, {len(BAD)} in B; they are left out")
     assert Page(diff_page.write(found, b)).texts("h3") == ["x"]
 
 
