@@ -21,6 +21,16 @@ def about(subject: str) -> Iterator[None]:
         raise type(error)(f"{subject}: {error}") from error
 
 
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Note the stage of the work on an exception that passes, as its attribute ``stage``; the outermost stage stands."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        error.stage = name  # type: ignore[union-attr]
+        raise
+
+
 def check(condition: bool, message: str | Callable[[], str]) -> None:
     """Raise `GpulimeError` with ``message`` unless ``condition`` holds; a function of it costs nothing until then."""
     if not condition:

@@ -1,42 +1,36 @@
-"""The Explainer: which stages there are, in which order, and the queue that keeps the model's batches full."""
+"""The Explainer of images: its settings, and the engine that runs them."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpulime import classes
-from gpulime import device as devices
+from gpulime import arrays, classes
 from gpulime.engine import masks
 from gpulime.engine.batch_size import BatchSize
-from gpulime.engine.flight import MASK_ENTRIES, Flight
+from gpulime.engine.engine import Engine
 from gpulime.engine.model import Activation, Model, Predictor
-from gpulime.engine.proximity import Distance, Kernel, proximity
-from gpulime.engine.queue import Queue
+from gpulime.engine.proximity import Distance, Kernel
 from gpulime.engine.settings import Settings
-from gpulime.engine.surrogate import Moments, Samples, Surrogate, solved
-from gpulime.errors import whole
-from gpulime.explanations.batch import Explanations
+from gpulime.errors import GpulimeError, check, whole
+from gpulime.explanations.images import ExplainedImages
 from gpulime.images import fills, pretrained
-from gpulime.images.batch import Batch, check_label
+from gpulime.images.batch import Batch
 from gpulime.images.normalisation import Normalisation
 from gpulime.images.preparation import Preparation
 from gpulime.images.segments import describe
-from gpulime.ops.masked_images import masked_images
 from gpulime.segments import Segmenter
 from gpulime.segments import resolve as resolve_segments
 
 LOG = logging.getLogger(__package__)
-GRAM_ENTRIES = 2**24  # entries of Gram matrices at once, to bound memory
-LARGEST = 1e30  # outputs beyond count as infinite: results are kept in float32, and a fit adds outputs up
 
 
-class Explainer:
+class Explainer(Engine[ExplainedImages]):
     """LIME for batches of images.
 
     Parameters
@@ -132,21 +126,19 @@ class Explainer:
     ) -> None:
         n_samples = whole("n_samples", n_samples, 2, ", the whole image and one mask")
         top_labels = whole("top_labels", top_labels, 1)
-        self.n_samples, self.top_labels, self.seed = n_samples, top_labels, seed
+        self.seed = seed
         self.normalisation = Normalisation.of(mean, std, normalized, pretrained.normalisation(model))
         if self.normalisation.source == "model":
             used = ", ".join(f"{name}={getattr(self.normalisation, name).tolist()}" for name in ("mean", "std"))
             LOG.info("images are normalised as the model's pretrained_cfg says: %s", used)
         self.segmenter = resolve_segments(segments)
-        self.sampler = masks.resolve(sampler, seed, n_samples)
-        self.settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
-        self.predictor = Predictor(model, activation, precision, device, compile)
-        self.batch_size = BatchSize(batch_size, self.predictor.module, compile if compile != "auto" else False)
+        sampler_ = masks.resolve(sampler, seed, n_samples)
+        settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
+        predictor = Predictor(model, activation, precision, device, compile)
         self.class_names = classes.of_model(pretrained.bare(model))
-        resolved = fills.resolve(fill)
-        self.preparation = Preparation(
-            self.predictor, self.normalisation, self.segmenter, resolved, self.settings, n_samples, self.class_names
-        )
+        self.preparation = Preparation(predictor, self.normalisation, self.segmenter, fills.resolve(fill), self.class_names)
+        sizes = BatchSize(batch_size, predictor.module, compile if compile != "auto" else False)
+        super().__init__(predictor, sizes, self.preparation, sampler_, n_samples, top_labels, settings)
 
     def __repr__(self) -> str:
         model, fill = self.predictor.model, self.preparation.fill
@@ -173,7 +165,7 @@ class Explainer:
         keys: Any = None,
         keep: int | Sequence[int] | Tensor | None = None,
         extra: Sequence[Tensor] = (),
-    ) -> Explanations:
+    ) -> ExplainedImages:
         """Explain images.
 
         Parameters
@@ -204,7 +196,8 @@ class Explainer:
         GpulimeError
             If an argument is not what it must be, or the model's output is not (b, classes).
         """
-        explanations = Explanations.cat(list(self._explained(Batch(images, labels, segments, keys, extra=extra, keep=keep))))
+        batch = Batch(images, labels, segments, keys, extra=extra, keep=keep)
+        explanations = ExplainedImages.cat(list(self.explained(batch)))
         for i in explanations.non_finite.nonzero().flatten().tolist():
             count = int(explanations.non_finite[i])
             warnings.warn(
@@ -214,113 +207,48 @@ class Explainer:
             )
         return explanations
 
-    def _explained(self, batch: Batch) -> Iterator[Explanations]:
-        """Explain a batch which is all there is, so that the last of it runs to its end at once."""
-        queue = self.queue()
-        flights = self.prepare(batch)
-        last = next(flights)  # the images are what they must be
-        self.predictor.announce(len(batch.images) * self.n_samples)
-        for flight in flights:
-            yield from queue.put(last)
-            last = flight
-        yield from queue.put(last, is_last=True)
-
-    def queue(self, progress: Callable[[int], object] | None = None) -> Queue[Explanations]:
-        """An empty queue; ``put`` the flights that `prepare` gives, and ``finish`` it after the last."""
-        return Queue(self.predictor, self.batch_size, self.compose, self.choose_labels, self.solve, progress)
-
-    def stream(self, batches: Iterable[Batch], progress: Callable[[int], object] | None = None) -> Iterator[Explanations]:
-        """Explain batches as they come, in one queue: a model batch may hold rows of the end of one and the start of the next.
+    def outputs(
+        self,
+        images: Any,
+        masks: Any,
+        labels: Any,
+        segments: Any = None,
+        keys: Any = None,
+        keep: int | Sequence[int] | Tensor | None = None,
+        extra: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """Outputs of the model for masked images, without a fit: what deletion curves, Shapley values and checks are made of.
 
         Parameters
         ----------
-        batches : iterable of Batch
-        progress : callable, optional
-            Called with the number of rows after each model batch.
+        images, segments, keys, keep, extra
+            As for `explain`.
+        masks : (n, s, k) bool
+            True where a segment is shown, for the k segments of the image with the most; columns beyond an image's count have
+            no meaning.
+        labels : as for `explain`
+            The classes whose outputs are returned; None for the ``top_labels`` of each image's first mask.
 
-        Yields
+        Returns
+        -------
+        (n, s, l) float32, or float64 if the model's outputs are
+
+        Raises
         ------
-        Explanations
-            Of images in the order they came; a batch of many images may come back in several pieces.
+        GpulimeError
+            If an argument is not what it must be.
         """
-        queue = self.queue(progress)
-        for batch in batches:
-            for flight in self.prepare(batch):
-                yield from queue.put(flight)
-        yield from queue.finish()
-
-    def prepare(self, batch: Batch) -> Iterator[Flight]:
-        """The batch as flights, a few images each, ready for `queue`: what the host reads of a GPU it reads here."""
-        return self.preparation.flights(batch)
-
-    def draw(self, flight: Flight, index: Tensor, rows: Tensor) -> Tensor:
-        """Masks (..., k) bool of samples ``rows`` of the images ``index``, which broadcast; False beyond an image's count."""
-        counts, k = flight.parts.counts[index], flight.parts.ids.shape[1]
-        masks = self.sampler(flight.keys[index], rows, counts, k)
-        return masks & (torch.arange(k, device=masks.device) < counts[..., None])
-
-    def compose(self, flight: Flight, start: int, stop: int) -> Tensor:
-        """The model's input for places ``start`` to ``stop`` of a flight's queue."""
-        index, masks = flight.window(start, stop, self.draw)
-        if flight.parts.keeps:  # pixels that are never hidden have the label of the first column beyond the segments
-            masks = masks | (torch.arange(masks.shape[1], device=masks.device) >= flight.parts.counts[index, None])
-        return masked_images(flight.images, flight.fill, flight.parts.labels, index, masks)
+        given = arrays.tensor(masks)
+        if given is None or given.ndim != 3 or given.dtype != torch.bool:
+            got = type(masks).__name__ if given is None else f"{tuple(given.shape)} {given.dtype}"
+            raise GpulimeError(f"masks must be (n, s, k) bool; got {got}")
+        n, shape = len(images), tuple(given.shape)
+        check(shape[0] == n and given.numel() > 0, f"masks must be (n, s, k) with n = {n} images; got {shape}")
+        batch = Batch(images, labels, segments, keys, extra=extra, keep=keep)
+        return torch.cat(list(self.predicted(batch, given)))
 
     def count_classes(self, images: Tensor) -> int:
         """The columns of the model's output, from a call with images (n, c, h, w)."""
         with self.predictor.inference(device := self.predictor.device(images)):
             batch = Batch(images.clone()).on(device)  # a copy, since the caller's may be an inference tensor
             return self.predictor(self.preparation.for_model(batch.images)).shape[1]
-
-    def choose_labels(self, flight: Flight, outputs: Tensor) -> Tensor:
-        """The classes to explain (n, l), from the outputs (n, classes) for the whole images."""
-        classes, wanted = outputs.shape[1], flight.wanted
-        check_label(flight.highest, classes)
-        if wanted is not None and not flight.top:
-            return wanted.where(wanted >= 0, wanted[:, :1])
-        best = outputs.topk(min(self.top_labels, classes), dim=1).indices
-        return best if wanted is None else torch.cat([best, wanted.where(wanted >= 0, best[:, :1])], dim=1)
-
-    def solve(self, flight: Flight) -> Explanations:
-        """Fit the surrogates of a flight whose outputs are all there."""
-        outputs, masks, counts, k = flight.outputs, flight.masks, flight.parts.counts, flight.parts.ids.shape[1]
-        finite = outputs.abs() <= LARGEST  # not NaN
-        outputs = outputs.masked_fill(~finite, 0.0)
-        together = max(1, GRAM_ENTRIES // (k * k * outputs.shape[2]))
-        with devices.exact(outputs.device):
-            images = torch.arange(len(counts), device=counts.device).split(together)
-            fitted = [self._fit(flight, masks, outputs, index) for index in images]
-        non_finite = (~finite.all(-1)).sum(1)
-
-        def fit(name: str) -> Tensor:
-            values = torch.cat([getattr(piece, name) for piece in fitted])
-            return values.masked_fill_((non_finite > 0).view(-1, *[1] * (values.ndim - 1)), torch.nan)
-
-        return Explanations(
-            coefficients=fit("coefficients"),
-            intercepts=fit("intercepts"),
-            scores=fit("scores"),
-            scores_loo=fit("scores_loo"),
-            spreads=fit("spreads"),
-            local_predictions=fit("local_predictions"),
-            labels=flight.labels,
-            predictions=flight.outputs[:, 0].clone(),
-            predicted=flight.predicted,
-            predicted_probs=flight.predicted_probs,
-            segments=flight.parts.labels,
-            counts=counts,
-            segment_ids=flight.parts.ids,
-            non_finite=non_finite,
-            images=flight.pictures,
-            class_names=self.class_names,
-        )
-
-    def _fit(self, flight: Flight, drawn: Tensor | None, outputs: Tensor, index: Tensor) -> Surrogate:
-        counts, k = flight.parts.counts[index], flight.parts.ids.shape[1]
-
-        def samples(rows: Tensor) -> Samples:
-            masks = self.draw(flight, index[:, None], rows) if drawn is None else drawn[index[:, None], rows]
-            return masks, outputs[index[:, None], rows], proximity(masks, counts, self.settings)
-
-        pieces = torch.arange(self.n_samples, device=index.device).split(max(1, MASK_ENTRIES // (k * len(index))))
-        return solved(Moments(counts, k, outputs[index, 0]), pieces, samples, self.settings)

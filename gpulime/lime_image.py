@@ -33,6 +33,7 @@ from gpulime.segments import Quickshift
 
 __all__ = ["ImageExplanation", "ImageExplanations", "LimeImageExplainer", "UnexplainedError"]
 
+AHEAD_BYTES = 2**20  # of rows composed at once: of small images, what a batch of ten costs is mostly calls
 Segmentation = Callable[[Array], Any]
 
 
@@ -231,8 +232,13 @@ class LimeImageExplainer:
                 predictor,
                 BatchSize(batch_size),
                 prepare=lambda i: self._prepare(np.asarray(images[i]), call),
-                flight=lambda i, one: lime_rows.flight(i, one.image, one.segments, hide_color, num_samples, predictor),
-                choose_labels=lambda one, outputs: _choose_labels(one, outputs, call),
+                flight=lambda i, one: Flight(
+                    lime_rows.masked(i, one.image, one.segments, hide_color, predictor),
+                    num_samples,
+                    one.draw,
+                    choose_labels=lambda outputs: _choose_labels(one, outputs, call),
+                    ahead_bytes=AHEAD_BYTES,
+                ),
                 solve=lambda one, flight: self._solve(one, flight, call),
                 progress=bar.update,
             )
@@ -283,7 +289,7 @@ class LimeImageExplainer:
         check(bad == 0, f"classifier_fn's output was NaN or infinite for {bad} of {call.num_samples} samples")
         masks = torch.from_numpy(one.masks.astype(bool))[None].to(outputs.device)
         with exact(outputs.device):
-            moments = Moments(flight.parts.counts, masks.shape[2], outputs[:, 0])
+            moments = Moments(flight.inputs.counts, masks.shape[2], outputs[:, 0])
             samples = masks, outputs, torch.from_numpy(weights)[None].to(outputs.device)
             fitted = solved(moments, [...], lambda _: samples, call.settings)
 

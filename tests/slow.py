@@ -77,10 +77,10 @@ def segment_means(images, labels, k):
 
 @replicates(proximity)
 @replicates(proximity, kernel_width=None)
-def proximity(masks, counts, kernel_width=0.25):
-    weights = np.zeros(masks.shape[:2])
+def proximity(regressors, counts, kernel_width=0.25):
+    weights = np.zeros(regressors.shape[:2])
     for i, s in np.ndindex(weights.shape):
-        row, whole = masks[i, s, : counts[i]].astype(float), np.ones(counts[i])
+        row, whole = regressors[i, s, : counts[i]].astype(float), np.ones(counts[i])
         width = kernel_width or 0.75 * math.sqrt(counts[i])
         norms = np.linalg.norm(row) * np.linalg.norm(whole)
         distance = 1 - row @ whole / norms if norms else 1.0

@@ -25,9 +25,9 @@ from gpulime.bench.text import text
 from gpulime.bench.turns import TURNS, in_turns
 from gpulime.cli import main
 from gpulime.config import Config, DataConfig, LimeConfig, ModelConfig
+from gpulime.engine.engine import FLIGHT_ROWS
 from gpulime.errors import GpulimeError
 from gpulime.explainer import Explainer
-from gpulime.images.preparation import FLIGHT_ROWS
 from gpulime.runs.isolation import AHEAD
 from gpulime.runs.reading.read import Read
 from gpulime.runs.reading.sources import Item

@@ -266,9 +266,9 @@ def test_keys_and_seeds_change_masks(cnn, calls, pictures):
     ("name", "value"),
     [
         ("images.preparation.AT_ONCE_IMAGES", 2),
-        ("images.preparation.FLIGHT_ROWS", {"cpu": 1}),
-        ("images.preparation.FLIGHT_ROWS", {"cpu": 10**6}),
-        ("explainer.GRAM_ENTRIES", 300),
+        ("engine.engine.FLIGHT_ROWS", {"cpu": 1}),
+        ("engine.engine.FLIGHT_ROWS", {"cpu": 10**6}),
+        ("engine.fit.GRAM_ENTRIES", 300),
     ],
 )
 def test_pieces_of_work_change_nothing(name, value, monkeypatch, cnn, pictures):
@@ -289,8 +289,8 @@ def test_memory_does_not_grow_with_the_samples(monkeypatch, counted):
 
     def run():
         engine = explainer(model, n_samples=s, batch_size=256, activation=None, alpha=0.0, segments=Grid(4, 4), fill=0.0)
-        draw = engine.draw
-        engine.draw = lambda *args: drawn.append(draw(*args)) or drawn[-1]
+        sampler = engine.sampler
+        engine.sampler = lambda *args: drawn.append(sampler(*args)) or drawn[-1]
         return engine.explain(images)
 
     expected = run()
@@ -298,7 +298,7 @@ def test_memory_does_not_grow_with_the_samples(monkeypatch, counted):
     assert max(rows) == 256
     rows.clear()
     drawn.clear()
-    monkeypatch.setattr("gpulime.explainer.MASK_ENTRIES", entries)
+    monkeypatch.setattr("gpulime.engine.fit.MASK_ENTRIES", entries)
     monkeypatch.setattr("gpulime.engine.flight.AHEAD_ENTRIES", defaultdict(lambda: entries))
     actual = run()
     assert max(rows) == 256
@@ -314,8 +314,8 @@ def test_masks_are_drawn_once_where_they_fit(entries, draws, monkeypatch, cnn, p
     """On a GPU a draw is many launches; masks of a flight that were drawn at once serve its fit too."""
     monkeypatch.setattr("gpulime.engine.flight.AHEAD_ENTRIES", defaultdict(lambda: entries))
     engine, drawn = explainer(cnn, n_samples=100), []
-    draw = engine.draw
-    engine.draw = lambda *args: drawn.append(draw(*args)) or drawn[-1]
+    sampler = engine.sampler
+    engine.sampler = lambda *args: drawn.append(sampler(*args)) or drawn[-1]
     actual = engine.explain(pictures(5))  # 500 rows of 12 segments
     assert len(drawn) == draws
     assert_same(actual, explain(cnn, pictures(5), n_samples=100))

@@ -64,7 +64,7 @@ def test_follow_their_rows(batch_size, model, pictures):
 
 
 def test_follow_their_rows_through_several_flights_and_batches(monkeypatch, model, pictures):
-    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cpu": 2 * S})
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 2 * S})
     monkeypatch.setattr("gpulime.images.preparation.AT_ONCE_IMAGES", 3)
     images = pictures(N)
     expected = one_by_one(model, images)

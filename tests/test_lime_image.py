@@ -17,7 +17,7 @@ from torch import nn
 
 from gpulime import GpulimeError
 from gpulime import lime_image as ours
-from gpulime.images import lime_rows
+from gpulime.images import masked_images
 from gpulime.wrappers.scikit_image import SegmentationAlgorithm
 
 lime_image = pytest.importorskip("lime.lime_image")
@@ -857,8 +857,8 @@ def test_no_progress_bar_is_quiet(capfd):
 
 def test_rows_of_small_images_are_composed_for_many_batches(monkeypatch):
     """A function may write into its batch: the others have their own memory."""
-    composed, op = [], lime_rows.masked_images
-    monkeypatch.setattr(lime_rows, "masked_images", lambda *given: composed.append(len(given[4])) or op(*given))
+    composed, op = [], masked_images.masked_images
+    monkeypatch.setattr(masked_images, "masked_images", lambda *given: composed.append(len(given[4])) or op(*given))
     image = np.random.default_rng(0).random((8, 8, 3))
 
     def explained(classifier):

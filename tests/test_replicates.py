@@ -40,6 +40,7 @@ def problem():
         "labels": torch.randint(0, 7, (N, H, W), generator=random, dtype=torch.int32),
         "index": torch.tensor([2, 0, 0, 1, 2, 2, 1, 0, 1, 1, 2]),
         "masks": masks,
+        "regressors": masks,
         "outputs": masks.double() @ slopes + noise + 3,
     }
 

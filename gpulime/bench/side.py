@@ -21,7 +21,8 @@ from gpulime.bench.stages import READING, Staged, Stages
 from gpulime.bench.subject import Subject
 from gpulime.bench.way import Way
 from gpulime.errors import GpulimeError
-from gpulime.explanations.batch import Explanations, fetched
+from gpulime.explanations.batch import fetched
+from gpulime.explanations.images import ExplainedImages
 from gpulime.images.batch import Batch
 from gpulime.images.segments import describe, segment
 from gpulime.runs.isolation import AHEAD, Finished
@@ -229,12 +230,12 @@ class Side:
         rows = self.explainer.preparation.for_model(images.to(self.device))
         return rows.repeat(-(-b // len(rows)), 1, 1, 1)[:b]
 
-    def explain(self, batch: Batch, n_samples: int) -> Explanations:
+    def explain(self, batch: Batch, n_samples: int) -> ExplainedImages:
         """Explanations of a batch, on the CPU, with fewer samples than a run takes."""
         explainer = self._explainer(dataclasses.replace(self.way, batch_size=self.b), n_samples=n_samples)
         with self.way.at_work(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Explanations.cat(list(explainer.stream([batch]))).cpu()
+            return ExplainedImages.cat(list(explainer.stream([batch]))).cpu()
 
 
 class _SettledError(Exception):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from gpulime import device as devices
 from gpulime.engine.flight import Flight
 from gpulime.engine.model import Model
 from gpulime.explainer import Explainer
-from gpulime.explanations.batch import Explanations
+from gpulime.explanations.images import ExplainedImages
 from gpulime.images.batch import Batch
 
 # "prepare" brings images to the device, normalises them and finds fill colours; "masking" draws masks and makes rows; "rest"
@@ -59,21 +60,21 @@ class Staged(Explainer):
         self.stages = stages
 
     def prepare(self, batch: Batch) -> Iterator[Flight]:
-        """As an Explainer does."""
+        """As an Explainer does, with flights whose rows are timed."""
         flights = super().prepare(batch)
         while True:
             with self.stages.at("prepare"):
                 flight = next(flights, None)
             if flight is None:
                 return
+            flight.rows = partial(self._rows, flight.rows)  # type: ignore[method-assign]
             yield flight
 
-    def compose(self, flight: Flight, start: int, stop: int) -> Tensor:
-        """As an Explainer does."""
+    def _rows(self, rows: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor:
         with self.stages.at("masking"):
-            return super().compose(flight, start, stop)
+            return rows(start, stop)
 
-    def solve(self, flight: Flight) -> Explanations:
+    def solve(self, flight: Flight) -> ExplainedImages:
         """As an Explainer does."""
         with self.stages.at("fit"):
             return super().solve(flight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from gpulime import cache
 from gpulime import device as devices
 from gpulime.errors import check, whole
 
-Kind = tuple[tuple[int, ...], torch.dtype, torch.device]  # of rows: (c, h, w), dtype, device
+Kind = tuple[tuple[int, ...], torch.dtype, torch.device]  # of rows: shape without b, dtype, device
 
 
 class BatchSize:
@@ -105,8 +106,8 @@ def _named(model: nn.Module, kind: Kind, compile: bool | str) -> str:
     parts = [(name, type(part).__qualname__) for name, part in model.named_modules()]
     shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors]
     digest = hashlib.sha256(repr((parts, shapes)).encode()).hexdigest()[:12]
-    (c, h, w), dtype, device = kind
-    words = [f"{type(model).__qualname__} {digest}", f"{c}x{h}x{w} {str(dtype).removeprefix('torch.')}"]
+    shape, dtype, device = kind
+    words = [f"{type(model).__qualname__} {digest}", f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"]
     if any(_is_channels_last(tensor) for _, tensor in tensors):
         words.append("weights in channels_last")
     if compile is not False:
@@ -130,7 +131,7 @@ class _Trial:
         # so there the first that brings nothing ends the search, and on a GPU the second in a row.
         self.b, self.patience = (32, 2) if device.type == "cuda" else (10, 1)
         self.best, self.rate, self.worse, self.done = self.b, 0.0, 0, False
-        self.most = max(self.b, self.BYTES // (4 * shape[0] * shape[1] * shape[2]))
+        self.most = max(self.b, self.BYTES // (4 * math.prod(shape)))
         self.times: list[float] = []
         self.missed = 0  # batches since the last of this size
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from gpulime import device as devices
 from gpulime.engine import outputs as model_outputs
 from gpulime.engine.compiled import Compiled, filled
-from gpulime.errors import GpulimeError, check, unknown
+from gpulime.errors import GpulimeError, check, stage, unknown
 
 Model = nn.Module | Callable[..., Any]
 Inputs = Sequence[Tensor]  # what a model takes beside the rows, (b, ...) each
@@ -102,6 +102,7 @@ class Predictor:
         """How long compiling the model took; None where it is not compiled, or not yet."""
         return None if self._compiled is None else self._compiled.seconds
 
+    @stage("model")
     def device(self, images: Tensor) -> torch.device:
         """Where the work is done: as asked, else where the model is, else where the images are."""
         lazy = any(isinstance(t, nn.UninitializedParameter | nn.UninitializedBuffer) for t in self._weights())
@@ -118,6 +119,7 @@ class Predictor:
         check(device.type in ("cpu", "cuda"), f"gpulime works on 'cpu' and 'cuda'; got {str(device)!r}: move it there with .to")
         return device
 
+    @stage("model")
     def dtype(self, images: Tensor, extra: Inputs = ()) -> torch.dtype:
         """The dtype of the model's input: the precision, or that of its weights; of several, the first that it takes.
 
@@ -172,6 +174,7 @@ class Predictor:
                 self._compiled.prepare(device)
             yield
 
+    @stage("model")
     def __call__(self, rows: Tensor, full: int | None = None, extra: Inputs = ()) -> Tensor:
         """Outputs of the model for (b, c, h, w) rows: (b, classes) float32 (float64 if the model's are), activated.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gpulime.errors import check
+from gpulime.errors import check, stage, unknown
 
 if TYPE_CHECKING:
     from gpulime.engine.settings import Settings
@@ -32,40 +32,55 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+# Between rows (n, s, k) of any numbers and the row (n, 1, k) of sample 0.
+DISTANCES_OF_NUMBERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cosine": lambda x, x0: 1 - torch.nn.functional.cosine_similarity(x, x0, dim=-1),
+    "euclidean": lambda x, x0: (x - x0).norm(dim=-1),
+    "sqeuclidean": lambda x, x0: (x - x0).square().sum(-1),
+    "manhattan": lambda x, x0: (x - x0).abs().sum(-1),
+    "chebyshev": lambda x, x0: (x - x0).abs().amax(-1),
+}
 KERNELS: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
     "exponential": lambda d, width: (-(d**2) / (2 * width**2)).exp(),
     "uniform": lambda d, width: torch.ones_like(d),
 }
 
 
-def proximity(masks: Tensor, counts: Tensor, settings: Settings) -> Tensor:
-    """The weight of each sample: near 1 where much of the image is shown.
+@stage("surrogate")
+def proximity(regressors: Tensor, counts: Tensor, settings: Settings, x0: Tensor | None = None) -> Tensor:
+    """The weight of each sample: near 1 if it is close to sample 0.
 
     Parameters
     ----------
-    masks : (n, s, k) bool, False beyond an image's count
-    counts : (n,) segments of each image
+    regressors : (n, s, k), masks (bool) or numbers; False or 0 beyond an input's count
+    counts : (n,) parts of each input
+    x0 : (n, k), optional
+        Regressors of sample 0; None for masks, which it shows whole.
 
     Returns
     -------
-    (n, s) float64; by default ``exp(-d**2 / (2 * kernel_width**2))`` of the cosine distance ``d = 1 - sqrt(on / k)``
+    (n, s) float64; for masks by default ``exp(-d**2 / (2 * kernel_width**2))`` of the cosine distance ``d = 1 - sqrt(on / k)``
 
     Raises
     ------
     GpulimeError
-        If a callable returns another shape, or weights that are negative or not finite.
+        If a callable returns another shape, or weights that are negative or not finite; for a distance that only masks have.
     """
-    s = masks.shape[1]
+    s, device = regressors.shape[1], regressors.device
     k = counts[:, None].double()
     if callable(settings.distance):
-        pieces = [settings.distance(masks[i, :, :count].double()) for i, count in enumerate(counts.tolist())]
-        distances = torch.stack([_checked("distance", piece, (s,), masks.device) for piece in pieces])
+        pieces = [settings.distance(regressors[i, :, :count].double()) for i, count in enumerate(counts.tolist())]
+        distances = torch.stack([_checked("distance", piece, (s,), device) for piece in pieces])
+    elif x0 is None:
+        distances = DISTANCES[settings.distance](regressors.sum(-1).double(), k)
+    elif settings.distance in DISTANCES_OF_NUMBERS:
+        distances = DISTANCES_OF_NUMBERS[settings.distance](regressors.double(), x0[:, None].double())
     else:
-        distances = DISTANCES[settings.distance](masks.sum(-1).double(), k)
+        raise unknown("distance of numbers", settings.distance, DISTANCES_OF_NUMBERS)
     if callable(settings.kernel):
         widths = [settings.kernel_width or 0.75 * count**0.5 for count in counts.tolist()]
         rows = [settings.kernel(distances[i], width) for i, width in enumerate(widths)]
-        weights = torch.stack([_checked("kernel", row, (s,), masks.device) for row in rows])
+        weights = torch.stack([_checked("kernel", row, (s,), device) for row in rows])
         check(bool((weights >= 0).all()), "kernel must return weights of 0 or more; got negative ones")
         return weights
     return KERNELS[settings.kernel](distances, settings.kernel_width or 0.75 * k.sqrt())

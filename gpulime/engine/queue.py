@@ -1,4 +1,4 @@
-"""The queue: rows of all images in flight, one behind the other, so that every model batch is full."""
+"""The queue: rows of all inputs in flight, one behind the other, so that every model batch is full."""
 
 from __future__ import annotations
 
@@ -40,9 +40,6 @@ class Queue(Generic[T]):
     ----------
     predictor, batch_size
         How the model is called, and with how many rows.
-    compose : callable (flight, start, stop) -> (b, c, h, w)
-        The model's input for some places of a flight.
-    choose_labels : callable (flight, outputs (n, classes) for the whole images) -> (n, l)
     solve : callable flight -> T
         What becomes of a flight whose outputs are all there.
     progress : callable, optional
@@ -53,18 +50,16 @@ class Queue(Generic[T]):
         self,
         predictor: Predictor,
         batch_size: BatchSize,
-        compose: Callable[[Flight, int, int], Tensor],
-        choose_labels: Callable[[Flight, Tensor], Tensor],
         solve: Callable[[Flight], T],
         progress: Callable[[int], object] | None = None,
     ) -> None:
         self.predictor, self.batch_size = predictor, batch_size
-        self.compose, self.choose_labels, self.solve = compose, choose_labels, solve
+        self.solve = solve
         self.progress = progress or (lambda b: None)
         self.flights: deque[Flight] = deque()
 
     def put(self, flight: Flight, is_last: bool = False) -> Iterator[T]:
-        """Take in images, pass full model batches, or all of them after the last, and give each flight when it is finished."""
+        """Take in inputs, pass full model batches, or all of them after the last, and give each flight when it is finished."""
         if self.flights and not flight.joins(self.flights[0]):
             yield from self.finish()
         self.flights.append(flight)
@@ -112,13 +107,13 @@ class Queue(Generic[T]):
             outputs = self._outputs(pieces, full)
         sizes = [stop - start for _, start, stop in pieces]
         for (flight, start, _), part in zip(pieces, outputs.split(sizes), strict=True):
-            flight.receive(start, part, self.choose_labels)
+            flight.receive(start, part)
 
     def _outputs(self, pieces: list[Piece], full: int | None) -> Tensor:
         """Outputs (b, classes) for pieces; in halves where memory runs out before the model is called."""
         b = sum(stop - start for _, start, stop in pieces)
         try:
-            parts = [self.compose(*piece) for piece in pieces]
+            parts = [flight.rows(*where) for flight, *where in pieces]
             rows = parts[0] if len(parts) == 1 else torch.cat(parts)
             extra = tuple(map(torch.cat, zip(*(flight.extra_rows(*where) for flight, *where in pieces), strict=True)))
         except (RuntimeError, MemoryError) as error:

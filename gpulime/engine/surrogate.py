@@ -24,11 +24,11 @@ from gpulime.engine.proximity import proximity
 from gpulime.engine.ridge import ridge
 from gpulime.engine.selection import select
 from gpulime.engine.settings import Settings
-from gpulime.errors import check
+from gpulime.errors import check, stage
 
 T = TypeVar("T")
 
-Samples = tuple[Tensor, Tensor, Tensor]  # masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64
+Samples = tuple[Tensor, Tensor, Tensor]  # regressors (n, s, k), outputs (n, s, l), weights (n, s) float64
 
 # An output whose weighted spread is under so many roundings of its dtype is constant: nothing else moves it.
 CONSTANT = 4
@@ -60,6 +60,7 @@ class Surrogate:
     ranks: Tensor
 
 
+@stage("surrogate")
 def check_memory(k: int, device: torch.device) -> None:
     """Refuse segments by whose number alone a fit cannot be, before any forward is spent on them.
 
@@ -81,22 +82,25 @@ def check_memory(k: int, device: torch.device) -> None:
 class Moments:
     """Weighted sums over samples from which every fit follows; add pieces in any sizes, then `solve`; `solved` does both.
 
-    Outputs and masks are taken relative to row 0's, which often outweighs all others: its own part in the sums is then 0, and
-    no digits are lost to it.
+    Outputs and regressors are taken relative to row 0's, which often outweighs all others: its own part in the sums is then 0,
+    and no digits are lost to it.
     """
 
-    def __init__(self, counts: Tensor, k: int, origin: Tensor) -> None:
+    def __init__(self, counts: Tensor, k: int, y0: Tensor, x0: Tensor | None = None) -> None:
         """Start with nothing.
 
         Parameters
         ----------
-        counts : (n,) segments of each image
-        k : int, columns of the masks to come
-        origin : (n, l) outputs of row 0
+        counts : (n,) parts of each input
+        k : int, columns of the regressors to come
+        y0 : (n, l) outputs of row 0
+        x0 : (n, k), optional
+            Regressors of row 0; by default ones, a mask that shows everything.
         """
-        (n, l), device = origin.shape, origin.device
-        self.counts, self.k, self.origin = counts, k, origin.double()
-        self.rounding = torch.finfo(origin.dtype).eps
+        (n, l), device = y0.shape, y0.device
+        self.counts, self.k, self.y0 = counts, k, y0.double()
+        self.x0 = torch.ones(1, k, dtype=torch.float64, device=device) if x0 is None else x0.double()
+        self.rounding = torch.finfo(y0.dtype).eps
         self.samples = 0
         self.weight = torch.zeros(n, 1, 1, dtype=torch.float64, device=device)
         self.others = torch.zeros(n, 1, dtype=torch.float64, device=device)  # weight but for row 0's: a narrow kernel's is tiny
@@ -106,14 +110,14 @@ class Moments:
         self.xy = torch.zeros(n, k, l, dtype=torch.float64, device=device)
         self.yy = torch.zeros(n, l, 1, dtype=torch.float64, device=device)
 
-    def add(self, masks: Tensor, outputs: Tensor, weights: Tensor) -> None:
-        """Add samples, row 0 first: masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64."""
-        x = masks.double() - 1
-        y = outputs.double() - self.origin[:, None]
+    def add(self, regressors: Tensor, outputs: Tensor, weights: Tensor) -> None:
+        """Add samples, row 0 first: regressors (n, s, k), outputs (n, s, l), weights (n, s) float64."""
+        x = regressors.double() - self.x0[:, None]
+        y = outputs.double() - self.y0[:, None]
         w = weights[..., None]
         xw, yw = (x * w).mT, (y * w).mT
         self.others += w[:, 0 if self.samples else 1 :].sum(1)
-        self.samples += masks.shape[1]
+        self.samples += regressors.shape[1]
         self.weight += w.sum(1, keepdim=True)
         self.x += xw.sum(-1, keepdim=True)
         self.y += yw.sum(-1, keepdim=True)
@@ -146,10 +150,10 @@ class Moments:
         ranks = select(gram, cross, self.counts, self.samples, settings)
         chosen = (ranks[:, :1] >= 0).expand_as(ranks) if ranks.stride(1) == 0 else ranks >= 0
         beta, root = ridge(gram, cross, chosen, settings.alpha)
-        mean, mean_y = (self.x / self.weight + 1).mT, (self.y / self.weight).squeeze(-1)
-        intercepts = self.origin + mean_y - (beta * mean).sum(-1)
+        mean, mean_y = (self.x / self.weight + self.x0[..., None]).mT, (self.y / self.weight).squeeze(-1)
+        intercepts = self.y0 + mean_y - (beta * mean).sum(-1)
         residual = spread - 2 * (beta * cross).sum(-1) + ((beta @ gram) * beta).sum(-1)
-        constant = spread <= self.others * (CONSTANT * self.rounding * self.origin).square()
+        constant = spread <= self.others * (CONSTANT * self.rounding * self.y0).square()
         total = spread.masked_fill(constant, torch.nan)
         fitted = Surrogate(
             coefficients=beta,
@@ -157,7 +161,7 @@ class Moments:
             scores=1 - residual / total,
             scores_loo=torch.full_like(total, torch.nan),
             spreads=(spread / self.others).sqrt(),
-            local_predictions=intercepts + beta.sum(-1),
+            local_predictions=intercepts + (beta * self.x0[:, None]).sum(-1),
             ranks=ranks,
         )
         return fitted, LeaveOneOut(self.weight, mean, root, beta, intercepts), total

@@ -1,1 +1,1 @@
-"""Explanations: the results, and their pictures and pages."""
+"""Explanations: the results that people hold, and how they are shown."""

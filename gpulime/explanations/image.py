@@ -16,7 +16,7 @@ from gpulime.explanations.shown import _Shown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from gpulime.explanations.batch import Explanations
+    from gpulime.explanations.images import ExplainedImages
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SHOWN_LABELS = 3  # in a line about one image
@@ -56,7 +56,7 @@ class ImageExplanation:
         self.local_pred: Any = None
 
     @classmethod
-    def of(cls, batch: Explanations, index: int) -> ImageExplanation:
+    def of(cls, batch: ExplainedImages, index: int) -> ImageExplanation:
         """One image of a batch."""
         row = {name: tensor[index].cpu().numpy() for name, tensor in batch._tensors().items()}
         count = int(row["counts"])
@@ -90,7 +90,7 @@ class ImageExplanation:
         return f"ImageExplanation({', '.join(facts[:SHOWN_LABELS]) or 'no label'}{more}; {size}{score})"
 
     def _repr_html_(self) -> str:
-        """HTML for a notebook: the image, the overlay of its first label, and a table of its labels."""
+        """What a notebook shows: the image, the overlay of its first label, and a table of its labels."""
         from gpulime.explanations import notebook
 
         return notebook.one(self)
@@ -108,13 +108,13 @@ class ImageExplanation:
         Parameters
         ----------
         label : int, optional
-            An explained label, also as a tensor or array of one element; by default the first.
+            One of those explained, as a tensor or an array of one, too; by default the first.
         kind : {"overlay", "bars", "panels"}
             The picture in gray below the colours of all segments, blue for the label and orange against it, the strongest
             with their ids; a bar for each of the strongest segments; or the four pictures of lime's tutorials: positive,
             positive and negative, image, mask.
         ax : matplotlib Axes, optional
-            Axes to draw on; four for "panels". By default a figure is made.
+            Where to draw; four of them for "panels". By default a figure is made.
         num_features : int
             The most segments that are numbered, drawn as bars or shown in the panels.
         class_names : sequence of str or mapping of int to str, optional
@@ -123,7 +123,7 @@ class ImageExplanation:
         Returns
         -------
         matplotlib.figure.Figure
-            Shown by a notebook as the last value of a cell; elsewhere call its ``savefig``.
+            As the last value of a notebook's cell it shows itself; elsewhere call its ``savefig``.
 
         Raises
         ------
@@ -143,12 +143,12 @@ class ImageExplanation:
         num_features: int = 5,
         min_weight: float = 0.0,
     ) -> tuple[Array, Array]:
-        """Return the image and a mask of its strongest segments, as lime's method of the same name does.
+        """The image and a mask of its strongest segments, as lime's method of that name gives them.
 
         Parameters
         ----------
         label : int
-            One of ``top_labels``, also as a tensor or array of one element.
+            One of ``top_labels``; as a tensor or an array of one, too.
         positive_only, negative_only : bool
             Take only segments that speak for, or against, the label; at most one of the two. With neither, both are taken
             and painted: green for, red against.
@@ -162,7 +162,7 @@ class ImageExplanation:
         Returns
         -------
         image : (h, w, c) in the image's own range, and in its dtype; with ``hide_rest`` float64
-        mask : (h, w) in the segments' dtype, int64 if that dtype has no sign: 1 where a segment was taken, -1 where it was
+        mask : (h, w) in the segments' dtype, int64 where that has no sign: 1 where a segment was taken, -1 where it was
             painted red; for `skimage.segmentation.mark_boundaries`
 
         Raises
@@ -172,7 +172,7 @@ class ImageExplanation:
         ValueError
             If both only-flags are true.
         """
-        with suppress(GpulimeError):  # then it was not explained
+        with suppress(GpulimeError):  # then it is none of those explained
             label = numbers.number(label, self.class_names)
         if not isinstance(label, int) or label not in list(self.local_exp):
             raise KeyError(f"Label not in explanation: {label}; explained were {list(self.local_exp)}")
@@ -198,7 +198,7 @@ class ImageExplanation:
 
 
 class ImageExplanations(_Shown, list[ImageExplanation]):
-    """A list of explanations with plots and HTML for notebooks; so is a slice of it."""
+    """A list of explanations that can be drawn, and that shows itself in a notebook; a slice of it can too."""
 
     @overload
     def __getitem__(self, index: SupportsIndex, /) -> ImageExplanation: ...

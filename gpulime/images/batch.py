@@ -14,7 +14,7 @@ from gpulime import arrays
 from gpulime import device as devices
 from gpulime import labels as classes
 from gpulime.classes import Names
-from gpulime.errors import GpulimeError, check
+from gpulime.errors import GpulimeError, check, stage
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Batch:
     extra: Any = ()
     keep: Any = None
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @stage("image")
     def as_tensors(self, names: Names | None = None) -> Batch:
         """The same with images and extra as tensors and labels (n, l) int64, or None; labels may be ``names`` of classes.
 
@@ -66,6 +70,7 @@ class Batch:
         labels = None if self.labels is None else classes.of_batch(self.labels, len(images), names)
         return replace(self, images=images, labels=labels, extra=self._extra())
 
+    @stage("image")
     def bounds(self) -> tuple[float, float]:
         """The lowest and the highest value of the images, of uint8 ones in [0, 1]; for those on a GPU the host waits.
 
@@ -84,6 +89,7 @@ class Batch:
             raise GpulimeError(f"image {first}: {bad[first]} of its {images[0].numel()} values are NaN or infinite")
         return low, high
 
+    @stage("image")
     def highest_label(self) -> tuple[int, int] | None:
         """The image with the highest label, and that label; for labels on a GPU the host waits.
 
@@ -99,6 +105,7 @@ class Batch:
         check(low >= classes.NONE and (self.top or first >= 0), f"labels must not be negative; got {low}")
         return place // labels.shape[1], high
 
+    @stage("image")
     def on(self, device: torch.device) -> Batch:
         """The same on ``device``: float images, (n, l) int64 labels or None, int64 keys.
 
@@ -165,12 +172,6 @@ def channels_behind(images: Tensor) -> str | None:
         shape = tuple(images.shape)
         return f"images are {shape}: is that (n, h, w, c)? They must be (n, c, h, w); permute(0, 3, 1, 2) makes them so"
     return None
-
-
-def check_label(highest: tuple[int, int] | None, classes: int) -> None:
-    """Raise `GpulimeError` unless the highest label, as `Batch.highest_label` gives it, is below the model's classes."""
-    if highest is not None:
-        check(highest[1] < classes, f"labels must be below the model's {classes} classes; image {highest[0]} has {highest[1]}")
 
 
 def _kind(value: Any) -> str:

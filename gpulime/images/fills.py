@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpulime import arrays
 from gpulime import device as devices
-from gpulime.errors import check, unknown
+from gpulime.errors import check, stage, unknown
 
 Fill = str | float | Sequence[float] | Tensor
 FILLS = ("mean", "blur")
@@ -37,6 +37,7 @@ def resolve(spec: Fill) -> str | Tensor:
     return value
 
 
+@stage("fill")
 def fill(spec: str | Tensor, images: Tensor, labels: Tensor, k: int, unit: float = 1.0) -> Tensor:
     """The picture that hidden segments show.
 
@@ -67,6 +68,7 @@ def fill(spec: str | Tensor, images: Tensor, labels: Tensor, k: int, unit: float
     return (value[:, None, None] if value.ndim == 1 else value).expand(n, c, h, w)
 
 
+@stage("fill")
 def fits(spec: str | Tensor, shape: tuple[int, ...]) -> None:
     """Raise `GpulimeError` unless a colour or pictures fit images of that shape (n, c, h, w)."""
     n, c, h, w = shape

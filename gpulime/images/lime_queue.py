@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.flight import Flight
+from gpulime.engine.isolate import Explained, Failed, Isolate
 from gpulime.engine.model import Predictor
 from gpulime.engine.queue import Queue
 from gpulime.errors import GpulimeError
 from gpulime.explanations.image import ImageExplanation
-from gpulime.images import lime_rows
 from gpulime.images.lime_rows import Array
 
 HOPELESS = 3  # failures of the first images, after which the others are not tried
@@ -30,7 +31,7 @@ class UnexplainedError(GpulimeError):
     n : int, images that were given
     """
 
-    def __init__(self, explanations: Mapping[int, ImageExplanation], failures: Mapping[int, Exception], n: int) -> None:
+    def __init__(self, explanations: Mapping[int, ImageExplanation], failures: Mapping[int, BaseException], n: int) -> None:
         self.explanations, self.failures, self.n = dict(explanations), dict(failures), n
         super().__init__(self._message())
 
@@ -59,13 +60,15 @@ class Prepared:
     masks: Array
     labels: list[int] = field(default_factory=list)
 
+    def draw(self, index: Tensor, samples: Tensor) -> Tensor:
+        """Its own masks (..., k) bool, as `gpulime.engine.flight.Flight` asks for them."""
+        del index
+        return torch.from_numpy(self.masks[samples.cpu().numpy()].astype(bool)).to(samples.device)
+
 
 @dataclass
 class LimeQueue:
     """Images in one queue.
-
-    Where the queue fails, any image under way may be the reason, since a model batch holds rows of several: each of them is
-    passed once more, by itself.
 
     Attributes
     ----------
@@ -73,10 +76,9 @@ class LimeQueue:
         As for `gpulime.engine.queue.Queue`.
     prepare : callable number -> Prepared
     flight : callable (number, Prepared) -> Flight
-    choose_labels : callable (Prepared, outputs of the image itself) -> (1, l)
     solve : callable (Prepared, Flight) -> ImageExplanation
     progress : callable
-        Called with the number of rows after each model batch.
+        Called with the number of rows after each model batch; not for rows that are passed once more.
     explanations, failures : dict
         What has become of the images, by their numbers.
     """
@@ -85,75 +87,52 @@ class LimeQueue:
     batch_size: BatchSize
     prepare: Callable[[int], Prepared]
     flight: Callable[[int, Prepared], Flight]
-    choose_labels: Callable[[Prepared, Tensor], Tensor]
     solve: Callable[[Prepared, Flight], ImageExplanation]
     progress: Callable[[int], object]
     explanations: dict[int, ImageExplanation] = field(default_factory=dict)
-    failures: dict[int, Exception] = field(default_factory=dict)
+    failures: dict[int, BaseException] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._under_way: dict[int, Prepared] = {}
-        self._queue = self._new_queue(self.progress)
+        self._prepared: dict[int, Prepared] = {}
+        self._isolate = Isolate[int, ImageExplanation](
+            self.predictor,
+            self.predictor.device(torch.empty(0)),
+            queue=lambda alone: Queue(self.predictor, self.batch_size, self._solved, None if alone else self.progress),
+            flights=lambda number: iter([self.flight(number, self._prepared[number])]),
+            size=lambda _: 1,
+            once=True,
+        )
 
     @property
     def hopeless(self) -> bool:
-        """Whether all of the first images failed: what is wrong is then hardly the images."""
+        """Tell if all of the first images failed: the cause is then hardly the images."""
         return all(number in self.failures for number in range(HOPELESS))
 
     def put(self, number: int) -> None:
         """Take in an image, and pass full model batches."""
         try:
-            prepared = self.prepare(number)
+            prepared = self._prepared[number] = self.prepare(number)
             flight = self.flight(number, prepared)
         except Exception as error:
             self.failures[number] = error
             return
-        self._under_way[number] = prepared
-        self._keep(self._queue.put(flight))
+        self._take(self._isolate.put([number], [flight]))
 
     def finish(self) -> None:
-        """Pass what is left."""
-        self._keep(self._queue.finish())
+        """Pass the rest."""
+        self._take(self._isolate.finish())
 
-    def _keep(self, solved: Iterator[tuple[int, ImageExplanation]]) -> None:
-        try:
-            self._take(solved)
-        except Exception as error:
-            suspects = dict(self._under_way)
-            self._under_way.clear()
-            self._queue = self._new_queue(self.progress)
-            if len(suspects) == 1:
-                self.failures |= dict.fromkeys(suspects, error)
-                return
-            for number, prepared in suspects.items():
-                if not self.hopeless:
-                    self._alone(number, prepared)
+    def _take(self, outcomes: Iterator[Explained[int, ImageExplanation] | Failed[int]]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):
+                self.failures[outcome.item] = outcome.error
+                del self._prepared[outcome.item]
+                if self.hopeless:
+                    return
+            else:
+                [number] = outcome.items
+                self.explanations[number] = outcome.piece
+                del self._prepared[number]
 
-    def _alone(self, number: int, prepared: Prepared) -> None:
-        """Pass an image once more by itself; its rows are counted already."""
-        self._under_way[number] = prepared
-        queue = self._new_queue(lambda b: None)
-        try:
-            self._take(queue.put(self.flight(number, prepared)))
-            self._take(queue.finish())
-        except Exception as error:
-            self.failures[number] = error
-            del self._under_way[number]
-
-    def _take(self, solved: Iterator[tuple[int, ImageExplanation]]) -> None:
-        for number, explanation in solved:
-            self.explanations[number] = explanation
-            del self._under_way[number]
-
-    def _new_queue(self, progress: Callable[[int], object]) -> Queue[tuple[int, ImageExplanation]]:
-        def prepared(flight: Flight) -> Prepared:
-            return self._under_way[int(flight.keys)]
-
-        return Queue(
-            self.predictor,
-            self.batch_size,
-            compose=lambda flight, start, stop: lime_rows.compose(flight, start, stop, prepared(flight).masks),
-            choose_labels=lambda flight, outputs: self.choose_labels(prepared(flight), outputs),
-            solve=lambda flight: (int(flight.keys), self.solve(prepared(flight), flight)),
-            progress=progress,
-        )
+    def _solved(self, flight: Flight) -> ImageExplanation:
+        return self.solve(self._prepared[int(flight.inputs.keys)], flight)

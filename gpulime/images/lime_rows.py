@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from gpulime import device as devices
-from gpulime.engine.flight import Flight
 from gpulime.engine.model import Inputs, Predictor
 from gpulime.engine.outputs import found
+from gpulime.engine.wanted import Wanted
 from gpulime.errors import GpulimeError, check
+from gpulime.images.masked_images import MaskedImages
 from gpulime.images.segments import from_labels
-from gpulime.ops.masked_images import masked_images
 
-AHEAD_BYTES = 2**20  # of rows composed at once: of small images, what a batch of ten costs is mostly calls
 Array = np.ndarray[Any, np.dtype[Any]]
 Classifier = nn.Module | Callable[[Array], Any]
 
@@ -71,8 +70,8 @@ def _array(outputs: Any) -> Array:
     return np.asarray(outputs)
 
 
-def flight(key: int, image: Array, segments: Array, hide_color: Any, num_samples: int, called: Predictor) -> Flight:
-    """An image in the queue, in its own dtype for a function and in the module's for a module."""
+def masked(key: int, image: Array, segments: Array, hide_color: Any, called: Predictor) -> MaskedImages:
+    """One image as the engine takes it, in its own dtype for a function and in the module's for a module."""
     parts = from_labels(torch.from_numpy(np.unique(segments, return_inverse=True)[1].reshape(1, *segments.shape)))
     fill = hidden(image, parts.labels[0].numpy(), hide_color)
     if called.module is not None and image.dtype.kind in "iu":
@@ -83,8 +82,7 @@ def flight(key: int, image: Array, segments: Array, hide_color: Any, num_samples
     if called.module is not None:
         dtype = called.dtype(images.to(device))
         images, fills = (t.to(device, dtype).contiguous(memory_format=called.memory_format) for t in (images, fills))
-    keys = torch.tensor([key], device=device)
-    return Flight(images, fills, parts.to(device), keys, None, True, images, num_samples)
+    return MaskedImages(images, fills, parts.to(device), images, torch.tensor([key], device=device), Wanted())
 
 
 def _white(image: Array) -> int:
@@ -128,18 +126,3 @@ def hidden(image: Array, labels: Array, color: Any) -> Array:
     for start, stop in pairwise(bounds):
         out[order[start:stop]] = [channel.mean() for channel in pixels[start:stop].T]
     return fill
-
-
-def compose(flight: Flight, start: int, stop: int, masks: Array) -> Tensor:
-    """The rows of some places of an image's flight, by its masks (s, k); each place is asked for once, in order."""
-
-    def draw(_: Flight, index: Tensor, rows: Tensor) -> Tensor:
-        return torch.from_numpy(masks[rows.cpu().numpy()].astype(bool)).to(rows.device)
-
-    first, rows = flight.composed or (start, flight.images[:0])
-    if stop > first + len(rows):
-        first, ahead = start, AHEAD_BYTES // flight.images[0].nbytes
-        index, shown = flight.window(start, max(stop, min(flight.size, start + ahead)), draw)
-        rows = masked_images(flight.images, flight.fill, flight.parts.labels, index, shown)
-        flight.composed = first, rows
-    return rows[start - first : stop - first]

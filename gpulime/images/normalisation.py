@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpulime import arrays
 from gpulime import device as devices
-from gpulime.errors import GpulimeError, check
+from gpulime.errors import GpulimeError, check, stage
 from gpulime.images import pretrained
 
 
@@ -67,6 +67,7 @@ class Normalisation:
         own = ", the model's own" if self.source == "model" else ""
         return f"mean {mean}, std {std}{own}{', done already' if self.normalized else ''}"
 
+    @stage("image")
     def fits(self, images: Tensor) -> None:
         """Raise `GpulimeError` unless mean and std have an entry per channel, and uint8 images are not called normalised."""
         c = images.shape[1]
@@ -77,6 +78,7 @@ class Normalisation:
             "normalized=True needs floating images; got torch.uint8, which cannot have been normalised",
         )
 
+    @stage("image")
     def pictures(self, images: Tensor) -> Tensor:
         """The images in [0, 1], for segmentation and for showing."""
         if not self.normalized:
@@ -84,6 +86,7 @@ class Normalisation:
         mean, std = self._columns(images)
         return (images * std + mean).clamp(0, 1)
 
+    @stage("image")
     def ready(self, images: Tensor) -> Tensor:
         """The images as the model takes them."""
         if self.normalized:

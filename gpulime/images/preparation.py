@@ -1,9 +1,8 @@
-"""Images -> flights: all that is done once per image, before its rows are on their way to the model."""
+"""Images -> masked images: all that is done once per image, before its rows are on their way to the model."""
 
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,23 +11,18 @@ from torch import Tensor
 
 from gpulime import device as devices
 from gpulime.classes import Names
-from gpulime.engine.flight import Flight
 from gpulime.engine.model import Predictor
-from gpulime.engine.proximity import proximity
-from gpulime.engine.settings import Settings
-from gpulime.engine.surrogate import check_memory
-from gpulime.errors import check
+from gpulime.engine.wanted import Wanted
 from gpulime.explanations.window import stretched
 from gpulime.images import fills, pretrained
-from gpulime.images.batch import Batch, channels_behind, check_label, outside_unit
+from gpulime.images.batch import Batch, channels_behind, outside_unit
+from gpulime.images.masked_images import MaskedImages
 from gpulime.images.normalisation import Normalisation
 from gpulime.images.segments import Segments, from_labels, kept_ids, segment
 from gpulime.segments import Segmenter
 
 # As many images are prepared at once as these allow, to bound memory.
 AT_ONCE_IMAGES, AT_ONCE_BYTES = 64, 2**28
-# Images are finished together by flights of about so many rows: few on a CPU, where a row takes long and one waits for it.
-FLIGHT_ROWS = defaultdict(lambda: 2**14, cpu=2**10)
 
 
 @dataclass(eq=False)
@@ -37,7 +31,6 @@ class Preparation:
 
     Attributes
     ----------
-    n_samples : int, s
     class_names : the model's own, by which labels may be given
     warned : the kinds of warnings that have been given, each once
     """
@@ -46,12 +39,10 @@ class Preparation:
     normalisation: Normalisation
     segmenter: Segmenter
     fill: str | Tensor
-    settings: Settings
-    n_samples: int
     class_names: Names | None = None
     warned: set[str] = field(default_factory=set)
 
-    def flights(self, batch: Batch) -> Iterator[Flight]:
+    def masked(self, batch: Batch) -> Iterator[MaskedImages]:
         """The batch's images, a few at a time.
 
         What the host reads of a GPU it reads here, and waits for it: the range of images and the highest label that came there,
@@ -71,7 +62,7 @@ class Preparation:
         with devices.beside(device, given):
             batch = batch.on(device)
         if self.predictor.classes is not None:
-            check_label(highest, self.predictor.classes)
+            Wanted(highest=highest).check(self.predictor.classes, MaskedImages.one)
         if not self.normalisation.normalized:
             outside = outside_unit(low, high)
             self._warn_once("range", outside)
@@ -80,7 +71,6 @@ class Preparation:
             self._warn_once("fill", fills.outside(self.fill, unit))
         self._warn_once("layout", channels_behind(batch.images))
         size = max(1, min(AT_ONCE_IMAGES, AT_ONCE_BYTES // (4 * batch.images[0].numel())))
-        flight = max(1, FLIGHT_ROWS[batch.images.device.type] // self.n_samples)
         for start in range(0, len(batch.images), size):
             where = slice(start, start + size)
             part, fill = batch.part(where), self._fill_of(where)
@@ -90,22 +80,9 @@ class Preparation:
             for tensor in made:
                 if tensor is not None:
                     devices.read_here(tensor)
-            for i in range(0, len(pictures), flight):
-                some = slice(i, i + flight)
-                some_of = part.part(some)
-                assert some_of.keys is not None  # `on` put zeros where there were none
-                yield Flight(
-                    images=ready[some],
-                    fill=filled[some],
-                    parts=parts.part(some),
-                    keys=some_of.keys,
-                    wanted=some_of.labels,
-                    top=some_of.top,
-                    pictures=pictures[some],
-                    n_samples=self.n_samples,
-                    highest=highest,
-                    extra=tuple(some_of.extra),
-                )
+            assert part.keys is not None  # `on` put zeros where there were none
+            wanted = Wanted(part.labels, part.top, highest)
+            yield MaskedImages(ready, filled, parts, pictures, part.keys, wanted, tuple(part.extra), self.class_names)
 
     def for_model(self, images: Tensor, extra: Sequence[Tensor] = ()) -> Tensor:
         """Images as the model takes them: normalised, in its dtype and memory format."""
@@ -123,9 +100,6 @@ class Preparation:
             parts = segment(self.segmenter, pictures, number, batch.keep)
         else:
             parts = from_labels(batch.segments, batch.keep, number)
-        self._enough_samples(parts.most)
-        check_memory(parts.most, batch.images.device)
-        self._try_callables(parts.most)
         filled = fills.fill(fill, batch.images, parts.labels, parts.ids.shape[1], unit)
         return (
             self.for_model(batch.images, batch.extra),
@@ -137,24 +111,6 @@ class Preparation:
     def _fill_of(self, where: slice) -> str | Tensor:
         fill = self.fill
         return fill[where] if isinstance(fill, Tensor) and fill.ndim == 4 and fill.shape[0] > 1 else fill
-
-    def _enough_samples(self, k: int) -> None:
-        if k < self.n_samples:
-            return
-        check(
-            self.settings.alpha > 0,
-            f"n_samples = {self.n_samples} cannot fit k = {k} segments with alpha = 0; take more samples or alpha > 0",
-        )
-        self._warn_once(
-            "samples",
-            f"n_samples = {self.n_samples} is not more than k = {k} segments: only alpha > 0 makes a fit possible",
-        )
-
-    def _try_callables(self, k: int) -> None:
-        """Two masks through the kernel and distance of the user's own, before any forward is spent."""
-        if "callables" not in self.warned and (callable(self.settings.kernel) or callable(self.settings.distance)):
-            self.warned.add("callables")
-            proximity(torch.ones(1, 2, k, dtype=torch.bool), torch.tensor([k]), self.settings)
 
     def _warn_once(self, kind: str, message: str | None) -> None:
         if message and kind not in self.warned:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpulime import device as devices
 from gpulime.device import installed
-from gpulime.errors import GpulimeError, about, check
+from gpulime.errors import GpulimeError, about, check, stage
 from gpulime.ops import quickshift, slic, source
 from gpulime.segments import CPU, SEGMENTERS, Array, Felzenszwalb, Grid, Quickshift, Segmenter, Slic
 
@@ -83,6 +83,7 @@ def describe(segmenter: Segmenter, device: torch.device = CPU) -> str:
     return f"{backend} {name}({options})"
 
 
+@stage("segments")
 def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0, keep: Sequence[int] = ()) -> Segments:
     """Segment images, each by itself.
 
@@ -117,6 +118,7 @@ def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0, keep: Seque
     return from_labels(torch.from_numpy(np.stack(labels)), keep, number).to(pictures.device)
 
 
+@stage("segments")
 def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Array:
     """Segment one (h, w, c) array with values in [0, 1]; returns (h, w) int64 labels as the segmenter gave them.
 
@@ -139,6 +141,7 @@ def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Arra
     return labels.astype(np.int64)
 
 
+@stage("segments")
 def from_labels(labels: Tensor, keep: Sequence[int] = (), number: int = 0) -> Segments:
     """Take label maps as they come and number their segments from 0 without gaps, in the order of their ids.
 
@@ -188,6 +191,7 @@ def _keeping(labels: Tensor, keep: Sequence[int], number: int) -> Segments:
     return Segments(numbered.labels, counts, ids.masked_fill(beyond, -1), keeps=True)
 
 
+@stage("segments")
 def kept_ids(keep: Any) -> tuple[int, ...]:
     """The segment ids that ``keep`` names: an int, several of them (a list, a set, an array, a tensor), or None.
 

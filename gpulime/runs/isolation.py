@@ -1,20 +1,17 @@
-"""Isolation: images are explained together, and where that fails each by itself, so that a fault costs the image that has it.
-
-Masks hang on an image's key alone, so that an image has the same ones by itself and among others.
-"""
+"""Isolation in a run: its outcomes in order, when a failure is the model's own, and when the device is lost."""
 
 from __future__ import annotations
 
 import dataclasses
-import traceback
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from gpulime import device as devices
+from gpulime.engine.isolate import DeviceError, Explained, Failed, Isolate
 from gpulime.errors import GpulimeError, line_of
 from gpulime.explainer import Explainer
-from gpulime.explanations.batch import Explanations
+from gpulime.explanations.images import ExplainedImages
 from gpulime.images.batch import Batch
 from gpulime.runs.progress.exits import DeviceLostError, EndOfRunError, ModelFailsError
 from gpulime.runs.progress.signals import Stopped
@@ -25,19 +22,6 @@ from gpulime.runs.store.store import DEVICE
 AHEAD = defaultdict(int, cuda=1)
 UNPROVEN_IMAGES = 8  # a model that fails for so many, before it has explained any, fails for all
 MESSAGE_LENGTH = 1000
-KINDS = {
-    "gpulime.images.batch": "image",
-    "gpulime.images.normalisation": "image",
-    "gpulime.segments": "segments",
-    "gpulime.images.segments": "segments",
-    "gpulime.images.fills": "fill",
-    "gpulime.engine.masks": "masks",
-    "gpulime.engine.model": "model",
-    "gpulime.engine.surrogate": "surrogate",
-    "gpulime.engine.proximity": "surrogate",
-    "gpulime.engine.selection": "surrogate",
-    "gpulime.engine.ridge": "surrogate",
-}
 ELSEWHERE = "explainer"
 
 
@@ -46,7 +30,7 @@ class Finished:
     """An image that is explained: number ``i`` of explanations on the CPU."""
 
     read: Read
-    explanations: Explanations
+    explanations: ExplainedImages
     i: int
 
 
@@ -77,11 +61,17 @@ class Isolation:
         proven: bool,
         suspects: Collection[str] = (),
     ) -> None:
-        self.explainer, self.alone, self.progress, self.proven, self.suspects = explainer, alone, progress, proven, suspects
-        self._queue = explainer.queue(progress)
-        self._waiting: deque[Read] = deque()  # for their explanations, in order
-        self._coming: deque[tuple[Callable[[], Explanations], list[Read]]] = deque()  # to the CPU, with whose they are
-        self._most = explainer.predictor.most  # rows that fit into memory when an image was last explained
+        self.explainer, self.proven, self.suspects = explainer, proven, suspects
+        self._isolate = Isolate[Read, ExplainedImages](
+            explainer.predictor,
+            explainer.device,
+            queue=lambda alone: explainer.queue(progress),
+            flights=lambda read: explainer.prepare(alone(read)),
+            size=len,
+            fetching=lambda explanations: explanations.fetching(),
+            passes=(EndOfRunError,),
+        )
+        self._waiting: deque[Read] = deque()  # for their explanations, in order, with those that could not be read
         self._held: list[Read] = []  # failures while nothing is proven
         self._first: BaseException | None = None
 
@@ -91,104 +81,67 @@ class Isolation:
         Raises
         ------
         DeviceLostError
-            Where the device serves this process no more.
+            If the device serves this process no more.
         ModelFailsError
             If the model has failed for the first `UNPROVEN_IMAGES` images: then it is no image's fault, and there is nothing
             to wait for. Running out of memory may pass, and is never taken for it.
         """
+        ahead = AHEAD[self.explainer.device.type]
         try:
             for reads, batch in groups:  # what reading them raises is no fault of the model
                 self._waiting.extend(reads)
                 if batch is not None:
-                    yield from self._together(self._put(batch), AHEAD[self.explainer.device.type])
+                    good = [read for read in reads if read.error is None]
+                    yield from self._outcomes(self._isolate.put(good, self.explainer.prepare(batch), ahead))
                 yield from self._unread()
-            yield from self._together(self._queue.finish())
+            yield from self._outcomes(self._isolate.finish())
         except (Exception, Stopped):  # at a place of the run's own, where what is on its way belongs to the first that wait
-            yield from self._together(iter(()))
+            yield from self._outcomes(self._isolate.arrive())
             raise
 
-    def _put(self, batch: Batch) -> Iterator[Explanations]:
-        for flight in self.explainer.prepare(batch):
-            yield from self._queue.put(flight)
-
-    def _unread(self) -> Iterator[Read]:
-        """Those at the head of the queue that could not be read."""
-        while self._waiting and self._waiting[0].error is not None:
-            yield self._waiting.popleft()
-
-    def _together(self, explained: Iterator[Explanations], ahead: int = 0) -> Iterator[Outcome]:
-        error = yield from self._attempt(explained, ahead)
-        if error is not None:
-            del error, explained  # and with them what the failed batch holds of the device's memory
-            if (yield from self._attempt(iter(()))) is not None:  # what was passed before it
-                self._coming.clear()  # its images wait, and come again by themselves
-            self._queue = self.explainer.queue(self.progress)
-            while self._waiting:
-                yield from self._by_itself(self._waiting[0])
-                yield from self._unread()
-
-    def _stream(self, read: Read) -> Iterator[Explanations]:
-        return self.explainer.stream([self.alone(read)], self.progress)
-
-    def _by_itself(self, read: Read) -> Iterator[Outcome]:
-        most = self.explainer.predictor.most
-        error = yield from self._attempt(self._stream(read))
-        while error is not None and self.explainer.predictor.most < most:
-            # Memory ran out and the model had written into its rows, so that they had to be made anew: here they are.
-            most = self.explainer.predictor.most
-            error = yield from self._attempt(self._stream(read))
-        if error is None:
-            return
-        self._waiting.popleft()
-        failure = dataclasses.replace(read, error=_reason(error)[:MESSAGE_LENGTH], kind=kind(error))
-        if self.proven or devices.out_of_memory(error):
-            yield failure
-            return
-        self._held.append(failure)
-        self._first = self._first or error
-        if len(self._held) == UNPROVEN_IMAGES:
-            self.end()
-
     def end(self) -> None:
-        """To be called after the last image: raises `ModelFailsError` if the model has failed for all there are."""
+        """Raise `ModelFailsError` if the model has failed for all images there are; to be called after the last."""
         if self._first is not None:
             images = "each image" if len(self._held) < UNPROVEN_IMAGES else f"each of the first {UNPROVEN_IMAGES} images"
             reason = _reason(self._first) if isinstance(self._first, GpulimeError) else line_of(self._first)
             raise ModelFailsError(f"the model fails for {images}, also by itself: {reason}") from self._first
 
-    def _attempt(self, explained: Iterator[Explanations], ahead: int = 0) -> Generator[Outcome, None, BaseException | None]:
-        """Give what is explained, all but the last ``ahead`` pieces, until the end, or until an error, which is returned."""
+    def _outcomes(self, found: Iterator[Explained[Read, ExplainedImages] | Failed[Read]]) -> Iterator[Outcome]:
         try:
-            for explanations in explained:
-                self._coming.append((explanations.fetching(), self._next(len(explanations))))
-                yield from self._arrived(ahead)
-            yield from self._arrived(ahead)
-        except EndOfRunError:
-            raise
-        except (Exception, SystemExit) as error:  # the user's code may call sys.exit, which must not look like the run's end
-            if devices.lost(error, self.explainer.device):
-                yield from self._lost(error)
-            if devices.out_of_memory(error):  # another image may need less of it
-                self.explainer.predictor.most = self._most
-            traceback.clear_frames(error.__traceback__)
-            return error
-        return None
+            for one in found:
+                yield from self._failed(one) if isinstance(one, Failed) else self._finished(one)
+                yield from self._unread()
+        except DeviceError as error:
+            yield from self._lost(error.__cause__ or error)
 
-    def _arrived(self, ahead: int) -> Iterator[Outcome]:
-        while len(self._coming) > ahead:
-            fetched, reads = self._coming[0]
-            explanations = fetched()
-            self._coming.popleft()
-            yield from self._finished(explanations, reads)
+    def _unread(self) -> Iterator[Read]:
+        """Images at the head of the line that could not be read."""
+        while self._waiting and self._waiting[0].error is not None:
+            yield self._waiting.popleft()
 
-    def _next(self, n: int) -> list[Read]:
-        """Those to whom the next n explanations belong."""
-        before = sum(len(reads) for _, reads in self._coming)
-        return [read for read in self._waiting if read.error is None][before : before + n]
+    def _finished(self, one: Explained[Read, ExplainedImages]) -> Iterator[Outcome]:
+        self.proven, self._first = True, None
+        yield from self._held
+        self._held = []
+        for i, read in enumerate(one.items):
+            while (head := self._waiting.popleft()) is not read:  # an exception of a signal's handler came between two images
+                if head.error is not None:
+                    yield head
+            yield Finished(read, one.piece, i)
+            yield from self._unread()
+
+    def _failed(self, one: Failed[Read]) -> Iterator[Outcome]:
+        failure = dataclasses.replace(self._waiting.popleft(), error=_reason(one.error)[:MESSAGE_LENGTH], kind=kind(one.error))
+        if self.proven or devices.out_of_memory(one.error):
+            yield failure
+            return
+        self._held.append(failure)
+        self._first = self._first or one.error
+        if len(self._held) == UNPROVEN_IMAGES:
+            self.end()
 
     def _lost(self, error: BaseException) -> Iterator[Read]:
-        """The end, for this process; an image that has cost the device by itself, and was suspected before, is a failure."""
-        self._coming.clear()
+        """End this process's part; an image that has cost the device alone, and was suspected before, is a failure."""
         reason = str(error).partition("\n")[0]
         in_hand = [read for read in self._waiting if read.error is None]
         if self.proven and len(in_hand) == 1 and in_hand[0].item.image_id in self.suspects:
@@ -197,16 +150,6 @@ class Isolation:
             yield dataclasses.replace(culprit, error=why[:MESSAGE_LENGTH], kind=DEVICE)
         end = "what was finished is kept, a new process goes on"
         raise DeviceLostError(f"the device is lost: {reason}; {end}", [read.item.image_id for read in in_hand]) from error
-
-    def _finished(self, explanations: Explanations, reads: Sequence[Read]) -> Iterator[Outcome]:
-        self.proven, self._first, self._most = True, None, self.explainer.predictor.most
-        yield from self._held
-        self._held = []
-        for i, read in zip(range(len(explanations)), reads, strict=True):
-            if self._waiting[0] is not read:  # something has struck between two images, a signal's handler, say
-                raise RuntimeError(f"image {read.item.image_id!r} is not the one that waits")
-            yield Finished(self._waiting.popleft(), explanations, i)
-            yield from self._unread()
 
 
 def _reason(error: BaseException) -> str:
@@ -218,5 +161,4 @@ def kind(error: BaseException) -> str:
     """The ``error_type`` of an image that fails: "out_of_memory", or the stage that failed; "model" for the model itself."""
     if devices.out_of_memory(error):
         return "out_of_memory"
-    modules = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
-    return next((KINDS[module] for module in modules if module in KINDS), ELSEWHERE)
+    return getattr(error, "stage", ELSEWHERE)

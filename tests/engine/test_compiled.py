@@ -500,7 +500,7 @@ def test_auto_compiles_for_ten_times_as_much_work(seconds, rows, left, said, cnn
 def little_work(monkeypatch):
     """So little time is taken for compiling that a few images are worth it."""
     monkeypatch.setattr("gpulime.engine.compiled.SECONDS", 1e-6)
-    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cpu": 20})
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 20})
 
 
 def test_auto_compiles_for_the_images_that_are_left(little_work, quick, cnn, pictures, caplog):

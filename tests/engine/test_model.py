@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from gpulime import Explainer
+from gpulime.engine.flight import Flight
 from gpulime.engine.model import Predictor
 from gpulime.errors import GpulimeError
+from gpulime.images.masked_images import MaskedImages
 from gpulime.segments import Grid
 
 MODES = {
@@ -448,30 +450,30 @@ def test_a_device_that_is_not_there_is_named(name, message, cnn):
 
 
 def test_no_memory_to_compose_rows_is_survived_too(monkeypatch, cnn, pictures):
-    expected, compose = explain(cnn, pictures(3)), Explainer.compose
+    expected, rows = explain(cnn, pictures(3)), Flight.rows
 
-    def starved(self, flight, start, stop):
+    def starved(self, start, stop):
         if stop - start > 5:
             raise torch.OutOfMemoryError("no memory")
-        return compose(self, flight, start, stop)
+        return rows(self, start, stop)
 
-    monkeypatch.setattr(Explainer, "compose", starved)
+    monkeypatch.setattr(Flight, "rows", starved)
     with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer"):
         actual = explain(cnn, pictures(3))
     assert_near(actual.coefficients, expected.coefficients)
 
 
 def test_no_memory_to_draw_masks_is_survived_too(monkeypatch, cnn, pictures):
-    expected, draw = explain(cnn, pictures(10), n_samples=100), Explainer.draw
+    expected, draw = explain(cnn, pictures(10), n_samples=100), MaskedImages.draw
 
-    def starved(self, flight, index, rows):
+    def starved(self, sampler, index, samples):
         if index.numel() > 150:
             raise torch.OutOfMemoryError("no memory")
-        return draw(self, flight, index, rows)
+        return draw(self, sampler, index, samples)
 
-    monkeypatch.setattr(Explainer, "draw", starved)
-    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cpu": 1000})
-    monkeypatch.setattr("gpulime.explainer.MASK_ENTRIES", 2**9)
+    monkeypatch.setattr(MaskedImages, "draw", starved)
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 1000})
+    monkeypatch.setattr("gpulime.engine.fit.MASK_ENTRIES", 2**9)
     with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer"):
         actual = explain(cnn, pictures(10), n_samples=100)
     assert_near(actual.coefficients, expected.coefficients)

@@ -59,7 +59,7 @@ def assert_near(pieces, expected, tolerance):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_host_reads_nothing(name, labels, monkeypatch, unread, cnn, pictures):
     """Nothing whose result, or its shape, comes of a tensor's values: on a GPU the host would wait for it."""
-    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cpu": 80})
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 80})
     images = pictures(5)
     images[3] = 1.0
     explainer = Explainer(cnn, 40, Grid(3, 4), batch_size=16, **SETTINGS[name])
@@ -89,7 +89,7 @@ class Launched(TorchDispatchMode):
 
 def test_a_flight_takes_few_launches(monkeypatch):
     """16 images with 1000 samples each, in batches of 1000, as CHANGELOG.md has it; their masks come of one launch."""
-    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cpu": 2**14})
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 2**14})
     monkeypatch.setattr("gpulime.engine.flight.AHEAD_ENTRIES", {"cpu": MASK_ENTRIES})  # as on a GPU
 
     def bernoulli(keys, rows, k, seed):
@@ -105,7 +105,7 @@ def test_a_flight_takes_few_launches(monkeypatch):
         launched.paused = False
         return outputs
 
-    monkeypatch.setattr("gpulime.masks.bernoulli", bernoulli)
+    monkeypatch.setattr("gpulime.engine.masks.bernoulli", bernoulli)
     launched = Launched()
     explainer, images = Explainer(model, 1000, Grid(7, 7), batch_size=1000), torch.rand(16, 3, 14, 14)
     explainer.explain(images[:1])  # it looks once whether the outputs are probabilities
@@ -118,7 +118,7 @@ def test_a_flight_takes_few_launches(monkeypatch):
 
 
 def test_outputs_that_are_not_finite_are_no_reason_to_wait(monkeypatch, unread, pictures):
-    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cpu": 80})
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 80})
     images = pictures(4) * 0.9
     images[2, 0, 0, 0] = 1.0
 
@@ -139,7 +139,7 @@ def test_outputs_that_are_not_finite_are_no_reason_to_wait(monkeypatch, unread, 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_host_waits_for_no_cuda_device(name, monkeypatch, cnn, pictures):
-    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cuda": 80})
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cuda": 80})
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16, **SETTINGS[name])
     pieces = explained(explainer, Batch(pictures(5)), watched())
     expected = explainer.explain(pictures(5))
@@ -204,8 +204,8 @@ def test_images_of_the_host_are_prepared_beside_what_cuda_is_at(place, segments,
     assert asleep.query() == (place == "cuda")
     (flight,) = flights
     expected = next(Explainer(cnn.cpu(), 40, segments).prepare(Batch(pictures(4))))
-    assert torch.equal(flight.parts.labels.cpu(), expected.parts.labels)
-    torch.testing.assert_close(flight.images.cpu(), expected.images)
+    assert torch.equal(flight.inputs.segments.labels.cpu(), expected.inputs.segments.labels)
+    torch.testing.assert_close(flight.inputs.images.cpu(), expected.inputs.images)
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ from gpulime.errors import GpulimeError
 from gpulime.explanations import shades
 from gpulime.explanations.batch import Explanations, fetched
 from gpulime.explanations.image import ImageExplanation
+from gpulime.explanations.images import ExplainedImages
 
 N, L, K, C, H, W = 3, 2, 6, 3, 8, 7
 
@@ -28,7 +29,7 @@ def explanations(n=N, l=L, k=K, c=C, seed=0):
     beyond = torch.arange(k) >= counts[:, None]
     coefficients = torch.randn(n, l, k, generator=random, dtype=torch.float64).masked_fill(beyond[:, None], 0)
     numbers = torch.randn(5, n, l, generator=random, dtype=torch.float64)
-    return Explanations(
+    return ExplainedImages(
         coefficients=coefficients,
         labels=torch.tensor([281, 285, 287, 999])[:l].expand(n, l),
         predictions=torch.rand(n, l, generator=random),
@@ -49,7 +50,7 @@ def explanations(n=N, l=L, k=K, c=C, seed=0):
 
 def assert_equal(actual, expected):
     assert actual.class_names == expected.class_names
-    for field in dataclasses.fields(Explanations):
+    for field in dataclasses.fields(ExplainedImages):
         left, right = getattr(actual, field.name), getattr(expected, field.name)
         if field.name == "class_names":
             continue

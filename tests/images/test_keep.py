@@ -110,7 +110,7 @@ def test_segments_of_a_segmenter_are_kept_too(cnn, pictures):
 
 
 def test_flights_and_a_stream(monkeypatch, cnn, pictures, maps):
-    monkeypatch.setattr("gpulime.images.preparation.FLIGHT_ROWS", {"cpu": S})
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": S})
     images = pictures(3)
     expected = explain(cnn, images, maps, (-1, 255))
     explainer = Explainer(cnn, S, Grid(2, 2), batch_size=16, top_labels=3)

@@ -19,7 +19,7 @@ from torch import nn
 
 import gpulime
 from gpulime import config
-from gpulime.images import preparation
+from gpulime.engine import engine
 from gpulime.runs import isolation
 from gpulime.runs import run as job
 from gpulime.runs.isolation import UNPROVEN_IMAGES
@@ -93,7 +93,7 @@ def assert_same_explanations(out, clean, ids):
 def ahead(request, monkeypatch):
     """Explanations come at once, as on a CPU, or one flight of a few images later, as on a GPU."""
     monkeypatch.setattr(isolation, "AHEAD", {"cpu": request.param, "cuda": request.param})
-    monkeypatch.setitem(preparation.FLIGHT_ROWS, "cpu", 60 if request.param else preparation.FLIGHT_ROWS["cpu"])
+    monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 60 if request.param else engine.FLIGHT_ROWS["cpu"])
     return request.param
 
 
@@ -274,7 +274,7 @@ def refuses_the_fifth(picture):
     ids=["segments", "distance"],
 )
 def test_a_fault_is_named_by_the_stage_that_has_it(settings, kind, message, tmp_path, monkeypatch):
-    monkeypatch.setitem(preparation.FLIGHT_ROWS, "cpu", 2**10)  # all images in one: calls are counted
+    monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 2**10)  # all images in one: calls are counted
     REFUSING.clear()
     explain(Model(), tmp_path, model_id="tiny", **settings)
     errors = {name: row for name, row in rows_of(tmp_path).items() if row["status"] == "error"}
@@ -320,7 +320,7 @@ LOST = [
 def test_a_lost_device_ends_the_run_without_another_try(error, ahead, tmp_path, monkeypatch):
     model = Model((5,), error)
     settings = {"n_samples": 60}
-    monkeypatch.setitem(preparation.FLIGHT_ROWS, "cpu", 120)  # images are finished by twos
+    monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 120)  # images are finished by twos
     done = 4 - 2 * ahead
     with pytest.raises(DeviceLostError, match=r"the device is lost: .*a new process goes on") as end:
         explain(model, tmp_path, **settings)
@@ -352,7 +352,7 @@ def test_an_image_that_costs_the_device_each_time_costs_two_processes_and_itself
 
 
 def test_the_model_has_the_next_images_before_the_last_ones_are_fetched(ahead, tmp_path, monkeypatch):
-    monkeypatch.setitem(preparation.FLIGHT_ROWS, "cpu", 20)
+    monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 20)
     seen, finished = [], isolation.Isolation._finished
     model = Model()
     model.register_forward_hook(lambda *_: seen.append("forward"))
@@ -365,7 +365,7 @@ def test_the_model_has_the_next_images_before_the_last_ones_are_fetched(ahead, t
 @pytest.mark.parametrize("rows", [20, 60, 120], ids="flights of {} rows".format)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stop_loses_nothing_that_is_finished(workers, rows, ahead, tmp_path, monkeypatch):
-    monkeypatch.setitem(preparation.FLIGHT_ROWS, "cpu", rows)
+    monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", rows)
     model = Model()
     model.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM) if len(model.sizes) == 6 else None)
     with pytest.raises(Stopped):
@@ -374,7 +374,7 @@ def test_a_stop_loses_nothing_that_is_finished(workers, rows, ahead, tmp_path, m
 
 
 def test_what_reading_raises_loses_nothing_that_is_finished(tmp_path, monkeypatch):
-    monkeypatch.setitem(preparation.FLIGHT_ROWS, "cpu", 20)
+    monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 20)
     read_all = job.read_all
 
     def torn(*given, **settings):
@@ -395,7 +395,7 @@ class Struck(Exception):
 @pytest.mark.parametrize("at", [2, 4, 7])
 def test_what_strikes_between_two_images_mixes_none_up(at, error, clean, tmp_path, monkeypatch):
     """Whatever has a row has its own, also where others were on their way."""
-    monkeypatch.setitem(preparation.FLIGHT_ROWS, "cpu", 60)
+    monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 60)
     unread, calls = isolation.Isolation._unread, []
 
     def strikes(self):
@@ -405,7 +405,7 @@ def test_what_strikes_between_two_images_mixes_none_up(at, error, clean, tmp_pat
         return unread(self)
 
     monkeypatch.setattr(isolation.Isolation, "_unread", strikes)
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, Struck):
         explain(Model(), tmp_path, batch_size=20)
     rows = rows_of(tmp_path)
     assert rows
@@ -413,7 +413,7 @@ def test_what_strikes_between_two_images_mixes_none_up(at, error, clean, tmp_pat
 
 
 def test_an_error_costs_no_forwards_of_images_that_were_done(ahead, tmp_path, monkeypatch):
-    monkeypatch.setitem(preparation.FLIGHT_ROWS, "cpu", 60)
+    monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 60)
     model = Model((7,), ValueError("cannot be classified"))
     explain(model, tmp_path, batch_size=20)
     assert sum(model.sizes) == 11 * 20  # the first batch of its flight has a row of each image, and was refused
@@ -560,7 +560,7 @@ def test_a_full_disk_is_not_the_models_fault_and_a_rerun_goes_on(tmp_path, monke
         publish(run, name, data)
 
     monkeypatch.setattr(store, "publish", full)
-    monkeypatch.setitem(preparation.FLIGHT_ROWS, "cpu", 100)  # images are finished one by one
+    monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 100)  # images are finished one by one
     flush_rows(monkeypatch, 2)
     slow = Model()
     slow.register_forward_hook(lambda *_: time.sleep(0.02) if sum(slow.sizes) < 700 else failed.wait(20))

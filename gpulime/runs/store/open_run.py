@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gpulime.config import expanded
 from gpulime.errors import GpulimeError, about, check, nearest
-from gpulime.explanations.batch import Explanations
 from gpulime.explanations.image import ImageExplanation
+from gpulime.explanations.images import ExplainedImages
 from gpulime.runs import from_config
 from gpulime.runs.store import shards, store, validate
 from gpulime.runs.store.row_index import Places
@@ -78,7 +78,7 @@ class Run(Mapping[str, ImageExplanation]):
         """
         return self.explanations([image_id])[0]
 
-    def explanations(self, ids: Sequence[str]) -> Explanations:
+    def explanations(self, ids: Sequence[str]) -> ExplainedImages:
         """Those of several images as one batch on the CPU; the pictures must have one size, and as many labels.
 
         Raises
@@ -87,9 +87,9 @@ class Run(Mapping[str, ImageExplanation]):
             As for one image.
         """
         check(len(ids) > 0 and not isinstance(ids, str), f"ids must be a list of at least one image id; got {ids!r}")
-        return Explanations.cat([self._one(image_id) for image_id in ids])
+        return ExplainedImages.cat([self._one(image_id) for image_id in ids])
 
-    def _one(self, image_id: str) -> Explanations:
+    def _one(self, image_id: str) -> ExplainedImages:
         row = self.row(image_id)
         with about(f"image {image_id!r}"):
             validate.check_whole(row)
@@ -140,7 +140,7 @@ def open_run(path: str | Path, pictures: bool = True) -> Run:
     return Run(expanded(path), pictures)
 
 
-def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[str] | None) -> Explanations:
+def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[str] | None) -> ExplainedImages:
     """The row of one image as a batch of one."""
     segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
     if picture is None or picture.shape[:2] != segments.shape:
@@ -148,7 +148,7 @@ def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[st
     coefficients = torch.tensor(row["coef"], dtype=torch.float64)
     intercepts = torch.tensor(row["intercept"], dtype=torch.float64)
     k = row["n_segments"]
-    return Explanations(
+    return ExplainedImages(
         coefficients=coefficients[None],
         labels=torch.tensor(row["labels"])[None],
         predictions=torch.tensor(row["pred_probs"])[None],

@@ -1,0 +1,166 @@
+"""Isolation: items are explained together, and if that fails each alone, so that a fault costs the item that has it.
+
+Masks are a function of an item's key, so that an item has the same ones alone and among others.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+from gpulime import device as devices
+from gpulime.engine.flight import Flight
+from gpulime.engine.model import Predictor
+from gpulime.engine.queue import Queue
+
+Item = TypeVar("Item")
+Piece = TypeVar("Piece")  # what the queue gives for one item or several
+
+
+class DeviceError(Exception):
+    """The device serves this process no more; the cause is the error that showed it."""
+
+
+@dataclass(frozen=True)
+class Explained(Generic[Item, Piece]):
+    """Items that are explained, and the piece that holds their explanations in this order."""
+
+    items: list[Item]
+    piece: Piece
+
+
+@dataclass(frozen=True)
+class Failed(Generic[Item]):
+    """An item that failed alone, and its error."""
+
+    item: Item
+    error: BaseException
+
+
+class Isolate(Generic[Item, Piece]):
+    """Explains items in one queue and finds those that fail.
+
+    If the queue fails, any item in flight may be the reason, since a model batch holds rows of several. Then each of them is
+    explained alone.
+
+    Parameters
+    ----------
+    predictor : Predictor
+    device : torch.device
+    queue : callable, alone -> an empty queue, for one item if ``alone`` is true
+    flights : callable, item -> its flights, to be explained alone
+    size : callable, piece -> the items that it has
+    fetching : callable, optional
+        Begins to bring a piece to the host; the call of its result waits for it.
+    passes : exception types that are no item's, and go through
+    once : bool
+        The error of a lone item is its own; otherwise it is tried once more.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        device: torch.device,
+        queue: Callable[[bool], Queue[Piece]],
+        flights: Callable[[Item], Iterator[Flight]],
+        size: Callable[[Piece], int],
+        fetching: Callable[[Piece], Callable[[], Piece]] = lambda piece: lambda: piece,
+        passes: tuple[type[BaseException], ...] = (),
+        once: bool = False,
+    ) -> None:
+        self.predictor, self.device, self.passes, self.once = predictor, device, passes, once
+        self._new_queue, self._flights, self._size, self._fetching = queue, flights, size, fetching
+        self._queue = queue(False)
+        self._waiting: deque[Item] = deque()  # for their explanations, in order
+        self._coming: deque[tuple[Callable[[], Piece], list[Item]]] = deque()  # on their way to the host
+        self._most = predictor.most  # rows that fit into memory when an item was last explained
+
+    def put(
+        self, items: Sequence[Item], flights: Iterable[Flight], ahead: int = 0
+    ) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
+        """Take in items and pass full model batches; all but the last ``ahead`` pieces are given.
+
+        Raises
+        ------
+        DeviceError
+            If the device serves this process no more.
+        """
+        self._waiting.extend(items)
+        return self._together((piece for flight in flights for piece in self._queue.put(flight)), ahead)
+
+    def finish(self) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
+        """Pass what is left."""
+        return self._together(self._queue.finish())
+
+    def arrive(self) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
+        """Give what is on its way to the host, and pass nothing more."""
+        return self._together(iter(()))
+
+    def _together(self, pieces: Iterator[Piece], ahead: int = 0) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
+        error = yield from self._attempt(pieces, ahead)
+        if error is None:
+            return
+        if self.once and len(self._waiting) == 1:
+            self._queue = self._new_queue(False)
+            yield Failed(self._waiting.popleft(), error)
+            return
+        del error, pieces  # and with them what the failed batch holds of the device's memory
+        if (yield from self._attempt(iter(()))) is not None:  # what was passed before it
+            self._coming.clear()  # its items wait, and come again alone
+        self._queue = self._new_queue(False)
+        while self._waiting:
+            yield from self._alone(self._waiting[0])
+
+    def _alone(self, item: Item) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
+        most = self.predictor.most
+        error = yield from self._attempt(self._passed(item))
+        while error is not None and self.predictor.most < most:
+            # Memory ran out and the model had written into its rows, so that they had to be made anew: here they are.
+            most = self.predictor.most
+            error = yield from self._attempt(self._passed(item))
+        if error is not None:
+            yield Failed(self._waiting.popleft(), error)
+
+    def _passed(self, item: Item) -> Iterator[Piece]:
+        queue = self._new_queue(True)
+        for flight in self._flights(item):
+            yield from queue.put(flight)
+        yield from queue.finish()
+
+    def _attempt(
+        self, pieces: Iterator[Piece], ahead: int = 0
+    ) -> Generator[Explained[Item, Piece], None, BaseException | None]:
+        """Give pieces, all but the last ``ahead``, until the end, or until an error, which is returned."""
+        try:
+            for piece in pieces:
+                before = sum(len(items) for _, items in self._coming)
+                items = [self._waiting[before + i] for i in range(self._size(piece))]
+                self._coming.append((self._fetching(piece), items))
+                yield from self._arrived(ahead)
+            yield from self._arrived(ahead)
+        except (Exception, SystemExit) as error:  # the user's code may call sys.exit, which must not look like the end
+            if isinstance(error, self.passes):
+                raise
+            if devices.lost(error, self.device):
+                self._coming.clear()
+                raise DeviceError from error
+            if devices.out_of_memory(error):  # another item may need less of it
+                self.predictor.most = self._most
+            traceback.clear_frames(error.__traceback__)
+            return error
+        return None
+
+    def _arrived(self, ahead: int) -> Iterator[Explained[Item, Piece]]:
+        while len(self._coming) > ahead:
+            fetched, items = self._coming[0]
+            piece = fetched()
+            self._coming.popleft()
+            self._most = self.predictor.most
+            for _ in items:
+                self._waiting.popleft()
+            yield Explained(items, piece)

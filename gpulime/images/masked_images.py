@@ -1,0 +1,76 @@
+"""Masked images: images whose parts are their segments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpulime.classes import Names
+from gpulime.engine.batch_size import Kind
+from gpulime.engine.masked import Masked
+from gpulime.engine.wanted import Wanted
+from gpulime.explanations.images import ExplainedImages
+from gpulime.images.segments import Segments
+from gpulime.ops.masked_images import masked_images
+
+
+@dataclass(eq=False)
+class MaskedImages(Masked):
+    """Images that are ready for the model, with what hides their segments.
+
+    Attributes
+    ----------
+    images, fill : (n, c, h, w), as the model takes them
+    segments : Segments
+    pictures : (n, c, h, w) uint8, for showing
+    keys, wanted, extra
+        As for `gpulime.engine.masked.Masked`.
+    class_names : the model's, or None
+    """
+
+    images: Tensor
+    fill: Tensor
+    segments: Segments
+    pictures: Tensor
+    keys: Tensor
+    wanted: Wanted
+    extra: tuple[Tensor, ...] = ()
+    class_names: Names | None = None
+
+    one, parts = "image", "segments"
+
+    def __post_init__(self) -> None:
+        self.counts, self.k, self.most = self.segments.counts, self.segments.ids.shape[1], self.segments.most
+        self.kind: Kind = tuple(self.images.shape[1:]), self.images.dtype, self.images.device
+
+    def rows(self, index: Tensor, samples: Tensor, masks: Tensor) -> Tensor:
+        """Rows (b, c, h, w)."""
+        if self.segments.keeps:  # pixels that are never hidden have the label of the first column beyond the segments
+            masks = masks | (torch.arange(masks.shape[1], device=masks.device) >= self.counts[index, None])
+        return masked_images(self.images, self.fill, self.segments.labels, index, masks)
+
+    def part(self, where: slice) -> MaskedImages:
+        """Some of the images."""
+        return replace(
+            self,
+            images=self.images[where],
+            fill=self.fill[where],
+            segments=self.segments.part(where),
+            pictures=self.pictures[where],
+            keys=self.keys[where],
+            wanted=self.wanted.part(where),
+            extra=tuple(tensor[where] for tensor in self.extra),
+        )
+
+    def explained(self, found: dict[str, Any]) -> ExplainedImages:
+        """The explanations, with segments and pictures."""
+        return ExplainedImages(
+            **found,
+            segments=self.segments.labels,
+            segment_ids=self.segments.ids,
+            images=self.pictures,
+            class_names=self.class_names,
+        )
