@@ -2,12 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch, request):
     monkeypatch.syspath_prepend(str(request.path.parent))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Models are tiny here, and on a busy machine threads that wait for each other take most of a run's time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
