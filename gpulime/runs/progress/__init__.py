@@ -1,1 +1,1 @@
-"""Progress: which process does what, how far a run is, and how it ends."""
+"""Progress: division of work, state and end of a run."""

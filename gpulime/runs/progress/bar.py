@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar while it works, a few lines for each of the first images, a summary."""
+"""Terminal output of a run: a bar, a few lines for each of the first images, a summary."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Progress:
     Parameters
     ----------
     images, n_samples : int
-        What is to be done: forwards are the product.
+        The work: forwards are the product.
     class_names : sequence of str, optional
     model_seconds : callable, optional
-        How many seconds the model has taken so far.
+        Seconds that the model has taken so far.
     shown : bool
-        Whether anything is printed.
+        Print; False prints nothing.
 
     Attributes
     ----------
     ok, failed : int
-        Images that are explained and that failed, since the start.
+        Explained and failed images since the start.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Progress:
             disable=not self._is_bar,
             file=sys.stderr if terminal.is_there() else terminal.Lines(),
             leave=False,
-            delay=1e-9,  # nothing is printed before there is something to tell
+            delay=1e-9,  # nothing is printed before the first state
             mininterval=0.1 if terminal.is_there() else 10,
             bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} forwards, {rate_fmt}{postfix}, {remaining} left",
         )
@@ -76,16 +76,16 @@ class Progress:
 
     @property
     def effort(self) -> Effort:
-        """What has been spent since the start; what the model did not take is what explaining costs beside it."""
+        """Time, forwards and time in the model since the start."""
         return Effort(self.seconds, self.seen, self.model_seconds())
 
     @property
     def left(self) -> float | None:
-        """Seconds that are still to come, at the rate since the start; None before the first forward."""
+        """Seconds left at the rate since the start; None before the first forward."""
         return (self.total - self.seen) / self.seen * self.seconds if self.seen else None
 
     def forwards(self, b: int) -> None:
-        """The model has seen b more rows."""
+        """Count b more rows of the model."""
         self.seen += b
         if self.seen > self.total:  # images of a batch that failed have been explained again, one by one
             self.total = self.bar.total = self.seen
@@ -94,9 +94,9 @@ class Progress:
         self.bar.update(b)
 
     def image(self, row: Mapping[str, Any]) -> None:
-        """A row has been kept."""
+        """Count a written row."""
         if row["status"] == "error" and row["error_type"] != "non_finite":
-            self.total = self.bar.total = self.total - self.n_samples  # its forwards will not come
+            self.total = self.bar.total = self.total - self.n_samples  # its forwards are cancelled
         self.failed += row["status"] == "error"
         self.ok += row["status"] == "ok"
         if self.printed < SHOWN_IMAGES:

@@ -1,4 +1,4 @@
-"""A dry run: what would be done, how many forwards that is, and about how long it takes, from a few images done for trial."""
+"""A dry run: images, forwards and estimated time, from a trial with a few images."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from gpulime.runs.progress.exits import EndOfRunError
 from gpulime.runs.progress.partition import Share
 from gpulime.runs.progress.status import duration
 
-SECONDS = 15.0  # that a trial takes, and longer until it has seen a few model batches
+SECONDS = 15.0  # of a trial, or longer until it has seen a few model batches
 BATCHES = 6
-WARM = 0.4  # of a trial, at its start: kernels are compiled there, the batch size is looked for, workers start
+WARM = 0.4  # of warm-up at its start: kernels are compiled, the batch size is searched, workers start
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do.
+    """The work of a run that has not started.
 
     Attributes
     ----------
-    images : those of the run; ``done`` have rows already, ``todo`` are this process's to do now
-    again : how many of these have an error row, and are tried again
-    n_samples : forwards for each
-    rate : forwards per second, reading, segmentation and fit among them; None where no image could be tried
+    images : of the run; ``done`` have rows already, ``todo`` are left for this process
+    again : images of ``todo`` with an error row, which are retried
+    n_samples : forwards per image
+    rate : forwards per second, including reading, segmentation and fit; None if no image could be tried
     b : rows of a model batch at the end of the trial
     """
 
@@ -41,12 +41,12 @@ class Plan:
 
     @property
     def forwards(self) -> int:
-        """What the model will see."""
+        """The forwards of the model."""
         return self.todo * self.n_samples
 
     @property
     def seconds(self) -> float | None:
-        """How long that takes at the trial's rate."""
+        """The time at the trial's rate."""
         return None if self.rate is None else self.forwards / self.rate
 
     def __str__(self) -> str:
@@ -72,12 +72,12 @@ def rate(
 
     Parameters
     ----------
-    explain : callable (after each model batch of b rows) -> what comes of the images
-        Explains images as a run does; it is ended when enough has been seen.
+    explain : callable (after each model batch of b rows) -> results of the images
+        Explains images as a run does; it is stopped at the end of the trial.
     synchronize : callable
-        Waits until the device has done what it was asked for.
+        Waits until the device has finished.
     """
-    ticks = [(time.perf_counter(), 0)]  # when so many rows had been seen
+    ticks = [(time.perf_counter(), 0)]  # time at which this many rows had been seen
 
     def after_model_batch(b: int) -> None:
         synchronize()
@@ -102,4 +102,4 @@ def rate(
 
 
 class _EnoughError(EndOfRunError):
-    """The trial has seen what it needs; no fault of an image, so that none is looked for."""
+    """The end of a trial; not an image's failure, so no image is isolated."""

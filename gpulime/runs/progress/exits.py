@@ -1,4 +1,4 @@
-"""How a run ends: the exit codes of `gpulime`, and the errors that end a run whichever image is at hand."""
+"""Exit codes of `gpulime`, and errors that end a run rather than fail one image."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from gpulime.runs.progress.signals import Stopped
 OK = 0
 BAD_USAGE = 2
 ERROR_ROWS = 3  # all images have rows, and some of the rows are errors
-DAMAGED = 65  # verify found what is not as the run wrote it
+DAMAGED = 65  # verify found damage or changes
 DEVICE_LOST = 70
 FAILURES_IN_A_ROW = 71
 NOT_WRITABLE = 74
-INTERRUPTED = 130  # outside a run, where nothing is kept
-DRAINED = 143  # asked to stop by a signal; what was finished is kept
+INTERRUPTED = 130  # outside a run, so nothing is kept
+DRAINED = 143  # stopped by a signal; finished rows are kept
 
 
 class EndOfRunError(Exception):
-    """No fault of one image: the run ends, with the rows it has. ``code`` is its exit code."""
+    """The run ends, with the rows it has. ``code`` is its exit code."""
 
     code = BAD_USAGE
 
 
 class WrongSettingError(EndOfRunError, GpulimeError):
-    """What was set does not suit the model, as its first answer shows."""
+    """A setting does not fit the model's first output."""
 
 
 class ModelFailsError(EndOfRunError, GpulimeError):
-    """The model, or what was set beside it, fails for the first images: its own error is the cause of this one."""
+    """The model fails for each of the first images; its error is the cause of this one."""
 
 
 class DeviceLostError(EndOfRunError, RuntimeError):
-    """The device serves this process no more; another process may go on. ``suspects`` are the images it had in hand."""
+    """The device is unusable for this process; a new process can resume. ``suspects`` are the images in flight."""
 
     code = DEVICE_LOST
 
@@ -43,13 +43,13 @@ class DeviceLostError(EndOfRunError, RuntimeError):
 
 
 class FailuresInARowError(EndOfRunError, RuntimeError):
-    """So many images failed one after the other that the fault is not theirs."""
+    """Too many images failed in a row to be at fault themselves."""
 
     code = FAILURES_IN_A_ROW
 
 
 class NotWritableError(EndOfRunError, OSError):
-    """The disk takes no rows."""
+    """Rows cannot be written to disk."""
 
     code = NOT_WRITABLE
 
@@ -57,7 +57,7 @@ class NotWritableError(EndOfRunError, OSError):
 def code(error: BaseException) -> int | None:
     """The exit code of a command that ends with ``error``; None for a bug: then Python prints a traceback and exits with 1.
 
-    A model's own OSError never comes here, so that each that does is one of the files of a run.
+    A model's OSError never reaches this function, so each OSError is about a file of the run.
     """
     match error:
         case EndOfRunError():
@@ -66,7 +66,7 @@ def code(error: BaseException) -> int | None:
             return DRAINED
         case KeyboardInterrupt():
             return INTERRUPTED
-        case GpulimeError() | SystemExit():  # code of the user's may call sys.exit(0), and not all is done then
+        case GpulimeError() | SystemExit():  # the user's code may call sys.exit(0) before the work is done
             return BAD_USAGE
         case OSError():
             return NOT_WRITABLE

@@ -1,4 +1,4 @@
-"""How far each process of a run is, in a small file that it writes anew every few seconds and other shells read."""
+"""Heartbeats: a small file per process with its progress, rewritten every few seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpulime.runs.store.atomic import staged
 
 FOLDER = "heartbeats"
 SECONDS = 5.0  # between two of them
-SILENCE = 60.0  # after which a process is said to be silent: more than nearly every model batch takes
+SILENCE = 60.0  # until a process counts as silent: longer than nearly any model batch
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 LONGEST = 1e12  # seconds
@@ -28,13 +28,13 @@ LONGEST = 1e12  # seconds
 
 @dataclass(frozen=True)
 class Effort:
-    """What was spent.
+    """Time and forwards spent.
 
     Attributes
     ----------
     seconds : of processes
-    forwards : rows that the model was given
-    model_seconds : of ``seconds``, those that the model took
+    forwards : rows passed to the model
+    model_seconds : the part of ``seconds`` in the model
     """
 
     seconds: float = 0.0
@@ -43,7 +43,7 @@ class Effort:
 
     @property
     def in_model(self) -> float:
-        """The share of the time that the model took, in [0, 1]."""
+        """The share of the time in the model, in [0, 1]."""
         return min(self.model_seconds / self.seconds, 1.0) if self.seconds else 0.0
 
     def __add__(self, other: Effort) -> Effort:
@@ -52,18 +52,18 @@ class Effort:
 
 @dataclass(frozen=True)
 class Beat:
-    """What a process tells of itself.
+    """The state of a process.
 
     Attributes
     ----------
     config_hash : of the run's settings
-    images : those of the whole run; ``own`` are this process's, of which ``before`` were done before it started
-    ok, failed : those that are explained and that failed since
+    images : of the whole run; ``own`` are this process's, of which ``before`` were finished before it started
+    ok, failed : images explained and failed since
     effort : since it started
-    earlier : effort of the processes that had this share before
-    suspects : images that a process of this share had in hand when it lost its device
-    left : seconds that it expects to need yet, None where it cannot tell
-    time : when it was written, in seconds since 1970
+    earlier : effort of earlier processes with this share
+    suspects : images that a process of this share had in flight when it lost its device
+    left : estimated seconds left, None if unknown
+    time : of writing, in seconds since 1970
     """
 
     share: Share
@@ -84,12 +84,12 @@ class Beat:
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Beat:
-        """From the JSON of a file.
+        """Read the JSON of a file.
 
         Raises
         ------
         TypeError, KeyError, ValueError
-            If it is another program's, or damaged.
+            If another program wrote it, or it is damaged.
         """
         efforts = {name: Effort(**facts[name]) for name in ("effort", "earlier")}
         beat = cls(**{**facts, **efforts, "share": Share(**facts["share"]), "suspects": tuple(facts["suspects"])})
@@ -112,41 +112,41 @@ class Beat:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it says that it runs, on this machine, and does not."""
+        """True if it claims to run on this machine and its process is gone."""
         if self.state != RUNNING or self.host != socket.gethostname():
             return False
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # it is another user's
+        except PermissionError:  # it belongs to another user
             return False
         return False
 
     def is_silent(self, now: float) -> bool:
-        """Whether nothing has been heard of it for long."""
-        return abs(now - self.time) > SILENCE  # a clock that is far ahead tells nothing, either
+        """True if its last beat is old."""
+        return abs(now - self.time) > SILENCE  # or from a clock that is far ahead
 
     def is_at_work(self, now: float) -> bool:
-        """Whether it works, as far as one can tell."""
+        """True if it is running, as far as is known."""
         return self.state == RUNNING and not self.is_gone and not self.is_silent(now)
 
 
 class Heartbeat:
-    """Writes the beats of one process.
+    """Write the beats of one process.
 
     Parameters
     ----------
     run : Path
         The run directory.
     share : Share
-        What this process does of it.
+        The part of this process.
     describe : callable (state) -> Beat
-        What there is to tell now.
+        Returns the current state.
 
     Attributes
     ----------
-    last : Beat or None, what was written last
+    last : Beat or None, the last one written
     """
 
     def __init__(self, run: Path, share: Share, describe: Callable[[str], Beat]) -> None:
@@ -163,23 +163,23 @@ class Heartbeat:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         new = next((behind.suspects for behind in _chain(error) if isinstance(behind, DeviceLostError)), ())
-        # Those that have rows by now do not count; the newest come last, so that others show first whether the device works.
+        # Suspects with rows are dropped; the newest come last, so that earlier ones show first if the device works.
         self._suspects = (*(name for name in self._suspects if name not in new), *new)
         self.beat(FINISHED if kind is None else STOPPED if issubclass(kind, KeyboardInterrupt) else FAILED)
 
     def beat_if_due(self) -> None:
-        """Write one if the last is old enough."""
+        """Write a beat if the last one is old enough."""
         if time.monotonic() >= self._next:
             self.beat(RUNNING)
 
     def beat(self, state: str) -> None:
-        """Write one. A disk that refuses it is no reason to end a run."""
+        """Write a beat; a disk that refuses it does not end the run."""
         self._next = time.monotonic() + SECONDS
         now, before = self.describe(state), self._before
         goes_on = before is not None and before.config_hash == now.config_hash
         earlier = before.earlier + before.effort if before is not None and goes_on else Effort()
         self.last = dataclasses.replace(now, earlier=earlier, suspects=self._suspects)
-        if not self.path.parents[1].is_dir():  # renamed in mid-run: none is made in its place
+        if not self.path.parents[1].is_dir():  # renamed during the run: do not create a new one
             return
         text = json.dumps(dataclasses.asdict(self.last))
         with contextlib.suppress(OSError), staged(self.path.parents[1], self.path) as path:
@@ -188,7 +188,7 @@ class Heartbeat:
 
 
 def read(run: Path) -> list[Beat]:
-    """The last beat of each process there ever was, in the order of their shares; one that cannot be read is left out."""
+    """The last beat of each process, running or not, in the order of their shares; unreadable ones are skipped."""
     found = map(_read, (run / FOLDER).glob("*.json"))
     return sorted(
         (beat for beat in found if beat is not None),
@@ -197,29 +197,29 @@ def read(run: Path) -> list[Beat]:
 
 
 def images(run: Path, config_hash: str | None) -> int | None:
-    """How many images a run of these settings has, as its newest process told; None where none has."""
+    """The number of images of a run of these settings, from its newest process; None if unknown."""
     told = [beat for beat in read(run) if beat.config_hash == config_hash]
     return max(told, key=lambda beat: beat.time).images if told else None
 
 
 def at_work(run: Path) -> list[Beat]:
-    """The last beat of each process that works, as far as one can tell."""
+    """The last beat of each running process."""
     now = time.time()
     return [beat for beat in read(run) if beat.is_at_work(now)]
 
 
 def spent(run: Path, config_hash: str | None) -> Effort:
-    """What all processes of a run of these settings have spent, in all its calls."""
+    """The effort of all processes in all calls of a run of these settings."""
     return sum((beat.earlier + beat.effort for beat in read(run) if beat.config_hash == config_hash), Effort())
 
 
 def suspects(run: Path) -> list[str]:
-    """Images that were in hand where a process lost its device, the newest last."""
+    """Images that were in flight when a process lost its device, the newest last."""
     return list(dict.fromkeys(image_id for beat in read(run) for image_id in beat.suspects))
 
 
 def current(beats: Sequence[Beat], now: float) -> list[Beat]:
-    """Without the processes of earlier divisions: into other shards, or of a shard among another number of ranks."""
+    """Drop heartbeats of earlier shard counts or world sizes."""
     newest: dict[tuple[int, ...], Beat] = {}
     for beat in sorted(beats, key=lambda beat: beat.time):
         newest[()] = newest[(beat.share.shards, beat.share.shard)] = beat
@@ -233,7 +233,7 @@ def current(beats: Sequence[Beat], now: float) -> list[Beat]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those behind it."""
+    """An error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -241,6 +241,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _read(path: Path) -> Beat | None:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        if path.is_file():  # a pipe would be waited for
+        if path.is_file():  # a pipe would block
             return Beat.of(json.loads(path.read_bytes()))
     return None

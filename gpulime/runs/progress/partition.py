@@ -1,7 +1,7 @@
-"""The part of a run's images that one process explains, where several share a run.
+"""The part of a run's images that one of several processes explains.
 
-A share is told by the ids alone, never by places in a list, so that no image has two owners and none has no owner, however many
-processes there were before. Nothing is coordinated: what an owner finds done it leaves alone.
+Work is assigned by hashing the image id, never by position, so each image has exactly one owner and a run can resume with a
+different number of processes. Nothing is coordinated: an owner skips finished images.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from gpulime.errors import GpulimeError, check
 
 @dataclass(frozen=True)
 class Share:
-    """One of ``shards`` parts, and of that the part of one of ``world`` ranks; shard and rank count from 0.
+    """One of ``shards`` parts, divided among ``world`` ranks; shard and rank count from 0.
 
     Attributes
     ----------
     device : int or None
-        The number of the rank's own GPU on its machine; None where there is one process.
+        The index of the rank's GPU on its machine; None if there is one process.
     """
 
     shard: int = 0
@@ -33,12 +33,12 @@ class Share:
 
     @classmethod
     def of(cls, shard: str | None, environment: Mapping[str, str] = os.environ) -> Share:
-        """From what ``--shard`` says, such as "2/8", and what torchrun tells its ranks.
+        """Parse ``--shard``, such as "2/8", and torchrun's environment variables.
 
         Raises
         ------
         GpulimeError
-            Where a part is not one of the parts that there are.
+            If a shard or rank is out of range.
         """
         given = re.fullmatch(r"(\d+)/(\d+)", shard or "1/1")
         if given is None or not 1 <= int(given[1]) <= int(given[2]):
@@ -53,18 +53,18 @@ class Share:
         return cls(*part, rank, world, device)
 
     def owns(self, image_id: str) -> bool:
-        """Whether an image is in it."""
+        """True if an image belongs to this share."""
         number = gpulime.key(image_id)
         return number % self.shards == self.shard and number // self.shards % self.world == self.rank
 
     @property
     def number(self) -> int:
-        """Another one for each process, where all divide the run into as many shards."""
+        """A number for each process, unique among processes with the same number of shards."""
         return self.shard + self.shards * self.rank
 
     @property
     def is_all(self) -> bool:
-        """Whether there is one process for everything."""
+        """True if one process does everything."""
         return self.shards == self.world == 1
 
     def __str__(self) -> str:

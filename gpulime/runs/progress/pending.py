@@ -1,4 +1,4 @@
-"""What is left of a run for one process to do."""
+"""The remaining work of one process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from gpulime.runs.store.store import Done
 
 @dataclass(frozen=True)
 class Todo:
-    """What is left of a run, and what is not.
+    """Remaining and finished images of a run.
 
     Attributes
     ----------
-    items : to be done now
-    done : images of the run that have a row, whoever's they are
-    own : how many images of the run are this process's, done or not
-    again : how many of ``items`` have failed before
-    suspects : how many of ``items``, at their end, were being explained when a process lost its device
+    items : to be explained now
+    done : images of the run that have a row, of any process
+    own : number of images of this process, finished or not
+    again : number of ``items`` that failed before
+    suspects : number of ``items``, at their end, that were in flight when a process lost its device
     """
 
     items: Sequence[Item]
@@ -32,7 +32,7 @@ class Todo:
 
     @property
     def passes(self) -> list[Sequence[Item]]:
-        """What is explained together: one that may cost the device costs it by itself, when all others have their rows."""
+        """Groups to explain together: images that may crash the device come last and alone."""
         last = len(self.items) - self.suspects
         return [self.items[:last], *([item] for item in self.items[last:])]
 
@@ -45,14 +45,14 @@ class Todo:
         retry_failed: bool,
         suspects: Sequence[str] = (),
     ) -> Todo:
-        """What of ``items`` a process does: those of its share without a row, and on demand those whose row is an error.
+        """Select ``items`` of this share without a row and, on demand, with an error row.
 
-        Not those that cost the device each time: where a launcher starts the same call again they would do so for ever.
+        Images that crash the device each time are skipped; a launcher that restarts the call would crash forever.
         """
         own = [item for item in items if share.owns(item.image_id)]
         new = [item for item in own if item.image_id not in done]
         failed = [item for item in own if retry_failed and item.image_id in done and done[item.image_id].may_be_tried_again]
-        failed.sort(key=lambda item: done[item.image_id].attempt)  # a run that ends early gets to all of them in the end
+        failed.sort(key=lambda item: done[item.image_id].attempt)  # so that repeated short runs reach all of them
         again = [dataclasses.replace(item, attempt=done[item.image_id].attempt + 1) for item in failed]
         place = {image_id: i for i, image_id in enumerate(suspects)}
         left = sorted([*new, *again], key=lambda item: place.get(item.image_id, -1))

@@ -1,6 +1,6 @@
-"""Signals that ask a run to stop: the first lets the model batch in hand finish, a second ends the process as usual.
+"""Signals that stop a run: the first lets the current model batch finish, a second ends the process as usual.
 
-Before and after that, while a model is loaded or a report is written, the first ends what is going on.
+Outside the run itself, while a model is loaded or a report is written, the first signal interrupts at once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-# SIGHUP comes when a terminal is closed or ssh goes away; under nohup it is ignored, and stays so.
+# SIGHUP comes when a terminal or ssh connection closes; under nohup it is ignored, and stays so.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 POLL_SECONDS = 1.0
 USUAL = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was asked to stop, and what it had finished is kept."""
+    """A signal stopped the run; finished rows are kept."""
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -30,9 +30,9 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """Inside, SIGINT and SIGUSR1 raise `Stopped` wherever the main thread is, but where a `Stop` takes them.
+    """Inside, SIGINT and SIGUSR1 raise `Stopped` in the main thread, unless a `Stop` handles them.
 
-    SIGTERM stays the system's there: it ends what hangs where Python hears nothing, and for a shell that is exit code 143, too.
+    SIGTERM keeps the system's action: it also ends code that blocks outside Python, with exit code 143 in a shell.
     """
     before = _set(_end, (signal.SIGINT, signal.SIGUSR1), USUAL)
     try:
@@ -45,7 +45,7 @@ _current: list[Stop] = []
 
 
 def check() -> None:
-    """Call `Stop.check` for the run that is going on in this process, if there is one."""
+    """Call `Stop.check` of the current run of this process, if there is one."""
     if _current:
         _current[-1].check()
 
@@ -53,7 +53,7 @@ def check() -> None:
 class Stop:
     """Between ``with`` and its end, a signal is remembered for `check` instead of ending the process.
 
-    Handlers of the caller's own are left in place, and so is everything outside the main thread, where Python has no signals.
+    The caller's own handlers are left in place. Outside the main thread, where Python has no signals, nothing is changed.
     """
 
     def __init__(self) -> None:
@@ -71,13 +71,13 @@ class Stop:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        # What is in hand may hang where Python hears nothing: the next is the system's. Not SIGHUP, which comes from the shell
-        # and from the terminal when one closes both, and is nobody's impatience.
+        # The current batch may block outside Python, so the next signal gets the system's action. Not SIGHUP: closing a
+        # terminal sends two, one from the shell, without any impatience.
         others = {number: before for number, before in self._before.items() if number != signal.SIGHUP}
         _restore({number: signal.SIG_DFL if before is _end else before for number, before in others.items()})
 
     def check(self) -> None:
-        """Called where one can stop.
+        """Raise if a signal has come; called at points where the run can stop.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class Stop:
 
 
 def _set(handler: Any, numbers: Iterable[int], instead: Collection[Any]) -> dict[int, Any]:
-    """Put a handler where there is one of those it stands in for; which there were, by signal."""
+    """Set a handler for signals whose handler is in ``instead``; return the old handlers by signal."""
     before: dict[int, Any] = {}
     for number in numbers:
         if signal.getsignal(number) in instead:
@@ -108,9 +108,9 @@ def _restore(before: Mapping[int, Any]) -> None:
 
 
 def leave_to_parent(parent: int) -> None:
-    """For worker processes: signals to the whole group are meant for the one that reads their work and ends them by SIGTERM.
+    """Ignore signals to the process group in a worker: its parent handles them and ends workers by SIGTERM.
 
-    If that is killed, they end too, whatever they are at.
+    If the parent is killed, workers end at once.
     """
     os.setpgid(0, 0)
     for number in SIGNALS:

@@ -1,4 +1,4 @@
-"""How far a run is, as another shell sees it: from what its shards hold and what its processes tell."""
+"""The progress of a run for another shell, from its shards and heartbeats."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gpulime.runs.store import store
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands.
+    """The progress of a run.
 
     Attributes
     ----------
-    images : those of the run, in whichever shares and however few a call is limited to; None where no process has told yet
-    ok, failed : images in the shards that are explained, and that failed by their kind
-    processes : the last beat of each; without those of earlier divisions among other processes
-    now : when this was looked up, in seconds since 1970
+    images : of the whole run, before shares and limits; None if no process has reported yet
+    ok, failed : images in the shards that are explained, and that failed by kind
+    processes : the last beat of each, without earlier shard counts or world sizes
+    now : time of this query, in seconds since 1970
     """
 
     run: str
@@ -36,12 +36,12 @@ class Status:
 
     @property
     def running(self) -> list[Beat]:
-        """The processes that work, as far as one can tell."""
+        """The running processes."""
         return [beat for beat in self.processes if beat.is_at_work(self.now)]
 
     @property
     def rate(self) -> float | None:
-        """Images per second of those that work, together; None where none has finished one yet."""
+        """Images per second of all running processes together; None if none has finished an image yet."""
         rates = [(beat.ok + beat.failed) / beat.effort.seconds for beat in self.running if beat.effort.seconds > 0]
         return sum(rates) or None
 
@@ -52,7 +52,7 @@ class Status:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the slowest process expects to have finished; None where one of them, or none, can tell."""
+        """Seconds until the slowest process expects to finish; None if any is unknown or none is running."""
         times = [None if beat.left is None else beat.left - (self.now - beat.time) for beat in self.running]
         known = [seconds for seconds in times if seconds is not None]
         return max(*known, 0.0) if known and len(known) == len(times) else None
@@ -90,7 +90,7 @@ class Status:
 
 
 def status(run: Path) -> Status:
-    """Look up where a run stands.
+    """Look up the progress of a run.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def status(run: Path) -> Status:
     rows = store.read(run, ["status", "error_type"])
     beats, now = heartbeat.read(run), time.time()
     images = heartbeat.images(run, manifest.get("config_hash"))
-    images = None if images is None else max(images, len(rows))  # some may have gone from the source since
+    images = None if images is None else max(images, len(rows))  # some may have been removed from the source
     kinds = Counter(kind for kind in rows["error_type"].to_pylist() if kind is not None)
     return Status(
         run=str(run),
@@ -114,7 +114,7 @@ def status(run: Path) -> Status:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the two units that tell most: "45 s", "12 min 3 s", "7 h 40 min", "2 d 3 h"."""
+    """Seconds in the two largest units: "45 s", "12 min 3 s", "7 h 40 min", "2 d 3 h"."""
     whole = round(seconds)
     for long, short, many in (("d", "h", 86_400), ("h", "min", 3_600), ("min", "s", 60)):
         if whole >= many:

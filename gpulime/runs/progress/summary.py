@@ -1,4 +1,4 @@
-"""What came of a run, in numbers: on the terminal and as ``summary.json``."""
+"""The summary of a run: on the terminal and as ``summary.json``."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ COLUMNS = (*shards.DECIDING, "error_type", *head.TOP_OF)
 
 @dataclass(frozen=True)
 class Summary:
-    """Of all images of a run, what came of them and what they cost.
+    """Results and cost of all images of a run.
 
     Attributes
     ----------
-    ok, failed : images that are explained, and that failed by their kind
-    median_r2, median_r2_loo : of the top labels' surrogates, on the samples they were fitted to and leave-one-out; None where
+    ok, failed : explained images, and failed ones by kind
+    median_r2, median_r2_loo : of the top labels' surrogates, on the samples they were fitted to and leave-one-out; None if
         there is none
-    top1_accuracy : share of the images with a known target whose most probable class it is; None where none is known
-    targets : how many these are
-    first, last : when the first and the last row were made, as ISO 8601
-    call : what this call of this process spent
-    spent : what all processes have in all calls
+    top1_accuracy : share of the images with a known target whose most probable class it is; None if none is known
+    targets : number of images with a known target
+    first, last : times of the first and the last row, as ISO 8601
+    call : effort of this call of this process
+    spent : effort of all processes in all calls
     """
 
     ok: int
@@ -71,7 +71,7 @@ class Summary:
 
 
 def summary(run: Path, manifest: Mapping[str, Any], call: Effort) -> Summary:
-    """Sum up what the shards hold and what processes have spent; ``call`` is the last one's."""
+    """Sum up the shards and the effort of processes; ``call`` is the effort of the last call."""
     rows = Places(run, COLUMNS, lambda rows: head.with_top(rows, manifest)).rows
     explained = rows.filter(pc.equal(rows["status"], "ok"))
     known = head.known_right(explained)

@@ -1,6 +1,6 @@
-"""Lines for a person who may be gone: a closed pipe, a full disk behind a log or an alphabet too small ends no run.
+"""Lines on the terminal; a closed pipe, a full disk behind a log or a limited encoding does not end a run.
 
-Names, states and errors that came from outside cannot steer the terminal: `say` and `note` show control characters.
+`say` and `note` escape control characters in names, states and errors from outside.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TextIO
 
 
 def printable(text: str) -> str:
-    """``text`` on one line: newlines, control characters and changes of writing direction are shown instead of obeyed."""
+    """``text`` on one line: newlines, control characters and changes of writing direction are escaped."""
     return text if text.isprintable() else "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
@@ -32,14 +32,14 @@ def note(text: str) -> None:
 
 
 def is_there() -> bool:
-    """Whether stderr is a terminal, where what is written can change in place."""
+    """True if stderr is a terminal, on which a line can be rewritten."""
     with suppress(ValueError):  # it is closed
         return sys.stderr is not None and sys.stderr.isatty()
     return False
 
 
 class Lines:
-    """A file for logs: each state of a bar on a line of its own of stderr, where a terminal would see it change in place."""
+    """A file for logs: each state of a bar is a line of its own on stderr."""
 
     def write(self, text: str) -> None:
         """Write the line of a state."""
@@ -51,7 +51,7 @@ class Lines:
 
 
 def _write(file: TextIO | None, text: str) -> None:
-    if file is None:  # as where the process was started without it
+    if file is None:  # as if the process was started without it
         return
     try:
         with suppress(UnicodeEncodeError):
@@ -62,7 +62,7 @@ def _write(file: TextIO | None, text: str) -> None:
     except ValueError:  # it is closed
         return
     except OSError:
-        with suppress(OSError, AttributeError):  # what is still to be flushed goes nowhere, too
+        with suppress(OSError, AttributeError):  # discard the rest of the buffer, too
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, file.fileno())
             os.close(nowhere)
