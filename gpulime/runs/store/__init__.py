@@ -1,1 +1,1 @@
-"""The store: a directory of immutable Parquet shards, and all that reads and checks it."""
+"""The store: a directory of immutable Parquet shards, its readers and its checks."""

@@ -1,4 +1,4 @@
-"""How a file of a run comes to be: written aside, safe on disk, then named, so that nobody ever sees a part of it."""
+"""Atomic writes: a file is staged, synced to disk, then renamed, so that no reader sees a part of it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ STAGING = "_staging"
 
 @contextlib.contextmanager
 def staged(run: Path, target: Path) -> Iterator[Path]:
-    """A new path aside for what will be ``target``; gone at the end unless `settle` has named it.
+    """A staging path for ``target``, removed at the end unless `settle` has renamed it.
 
     Raises
     ------
     OSError
-        Where the disk refuses, with ``target``'s name.
+        If the disk refuses, with ``target``'s name.
     """
     path = run / STAGING / f"{secrets.token_hex(4)}-{target.name}"
     try:
@@ -33,13 +33,13 @@ def staged(run: Path, target: Path) -> Iterator[Path]:
 
 
 def settle(path: Path, target: Path) -> None:
-    """Give a staged file, which must be safe on disk already, its name, and make that safe too."""
+    """Rename a staged file, which must be synced already, and sync the new name."""
     os.replace(path, target)
     sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to disk: those that came and those that went."""
+    """Sync the names in a folder to disk."""
     directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -48,23 +48,23 @@ def sync_folder(folder: Path) -> None:
 
 
 def publish(run: Path, name: str, data: bytes) -> None:
-    """Put ``data`` at ``run/name`` so that nobody ever sees a part of it, not even after a power cut.
+    """Write ``data`` to ``run/name`` atomically, also under a power cut.
 
     Raises
     ------
     OSError
-        Where the disk refuses; then nothing is left behind.
+        If the disk refuses; nothing is left behind.
     """
     publish_pieces(run, name, [data])
 
 
 def publish_pieces(run: Path, name: str, pieces: Iterable[bytes]) -> None:
-    """The same for data that comes piece by piece and is never held whole.
+    """Write data piece by piece, atomically, without holding all of it.
 
     Raises
     ------
     OSError
-        Where the disk refuses; then nothing is left behind.
+        If the disk refuses; nothing is left behind.
     """
     target = run / name
     with staged(run, target) as path:
@@ -76,12 +76,12 @@ def publish_pieces(run: Path, name: str, pieces: Iterable[bytes]) -> None:
 
 
 def try_out(run: Path) -> None:
-    """Find out before any work whether files can be made for a run.
+    """Fail early if files cannot be created in a run.
 
     Raises
     ------
     OSError
-        Where they cannot, with the folder's name.
+        If they cannot, with the folder's name.
     """
     with staged(run, run / STAGING) as path:
         path.touch()

@@ -1,10 +1,9 @@
-"""Small shards merged into bigger ones, while others read and whenever it is killed: no row is lost, none is seen twice.
+"""Merge small shards into bigger ones, safe for readers and if killed: no row is lost or seen twice.
 
-1. Every shard is read whole; corrupt ones are left alone for good.
-2. Neighbours that are small are merged into one new shard, in the order of writing: written aside, row group by row group,
-   read back, then named by rename.
-3. Only then the old ones are deleted. Killed between 2 and 3, a row stands in two shards, and both are the same, so readers,
-   who take one row per image, see what they saw before; the next compact deletes what stands in a bigger shard already.
+1. Every shard is read whole; corrupt ones are never touched.
+2. Small neighbours are merged into one new shard, in the order of writing: staged row group by row group, read back, renamed.
+3. Then the old ones are deleted. If killed between 2 and 3, rows are duplicated in two shards. Readers take one row per
+   image, so they see no difference; the next compact deletes the duplicates.
 
 Shards that appear meanwhile are left alone.
 """
@@ -29,7 +28,7 @@ from gpulime.runs.store.row import schema
 from gpulime.runs.store.shards import CorruptError
 
 ROWS = 8192  # of a merged shard: some 40 MB at 224 x 224 with 5 labels
-GROUP = 256  # rows of one row group: what is in memory at once, and what is read for one image
+GROUP = 256  # rows of one row group: in memory at once, and read for one image
 ALIKE = list(shards.DECIDING)  # rows that agree in these are one row, written twice
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -37,7 +36,7 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Compacted:
-    """What came of it.
+    """The result of compact.
 
     Attributes
     ----------
@@ -56,7 +55,7 @@ class Compacted:
 
 @dataclass(frozen=True)
 class _Sound:
-    """A shard that was read whole: the columns that tell its rows apart, and which of them no other shard stands for."""
+    """A shard that was read whole: the columns that identify its rows, and the rows without a duplicate in a bigger shard."""
 
     path: Path
     keys: pa.Table
@@ -76,9 +75,9 @@ def compact(run: Path, rows: int = ROWS) -> Compacted:
     Raises
     ------
     GpulimeError
-        Where the directory holds no run, a process is writing to it, or a newer gpulime wrote a shard.
+        If the directory holds no run, a process is writing to it, or a newer gpulime wrote a shard.
     OSError
-        Where the disk refuses; what was there is still there.
+        If the disk refuses; existing shards are intact.
     """
     check(rows >= 1, f"rows of a merged shard must be 1 or more, got {rows}")
     store.manifest(run)
@@ -114,7 +113,7 @@ def _keys(path: Path, shard: pq.ParquetFile) -> tuple[Path, pa.Table]:
 
 
 def _apart(read: Sequence[tuple[Path, pa.Table]]) -> list[_Sound]:
-    """Of rows that are alike, those of the biggest shard stand for the others."""
+    """Keep duplicate rows in the biggest shard only."""
     biggest_first = sorted(range(len(read)), key=lambda i: (-len(read[i][1]), read[i][0].name))
     everything = pa.concat_tables([schema().empty_table().select(ALIKE), *(read[i][1] for i in biggest_first)])
     places = everything.append_column("place", pa.array(np.arange(len(everything))))
@@ -127,7 +126,7 @@ def _apart(read: Sequence[tuple[Path, pa.Table]]) -> list[_Sound]:
 
 
 def _groups(sound: Sequence[_Sound], corrupt: Sequence[Path], rows: int) -> Iterator[list[_Sound]]:
-    """Neighbours to be merged: the order of writing stays, so what stands between two of them parts them."""
+    """Groups of neighbours to merge, without changing the order of writing."""
     small = {one.path: one for one in sound if one.fresh.any() and 2 * one.fresh.sum() < rows}
     spent = {one.path for one in sound if not one.fresh.any()}
     group: list[_Sound] = []
@@ -143,7 +142,7 @@ def _groups(sound: Sequence[_Sound], corrupt: Sequence[Path], rows: int) -> Iter
 
 
 def _merge(run: Path, group: Sequence[_Sound]) -> None:
-    """Write the rows of a group as one shard, in the place of its first in the order of writing."""
+    """Write the rows of a group as one shard, at the position of its first shard."""
     first = group[0].path
     with staged(run, first) as path:
         with path.open("xb") as file:
@@ -158,7 +157,7 @@ def _merge(run: Path, group: Sequence[_Sound]) -> None:
 
 
 def _row_groups(group: Sequence[_Sound]) -> Iterator[pa.Table]:
-    """The rows that stand for themselves, some hundred at a time."""
+    """The rows to keep, a few hundred at a time."""
     held: list[pa.RecordBatch] = []
     for one in group:
         start = 0

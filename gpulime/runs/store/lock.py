@@ -1,4 +1,4 @@
-"""Who writes to a run: each process holds a lock of its rank, which ends with the process however that ends."""
+"""Locks of a run's writers: each process locks a byte for its rank, which the system frees when it ends."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from gpulime.runs.store.atomic import STAGING
 
 try:
     import fcntl
-except ImportError:  # no such locks on this system: then nothing is known of others
+except ImportError:  # no such locks on this system, so other writers are unknown
     fcntl = None  # type: ignore[assignment]
 
-LOCKS = f"{STAGING}/writers.lock"  # empty: byte number r is locked by who writes as rank r
+LOCKS = f"{STAGING}/writers.lock"  # empty; the writer of rank r locks byte r
 RANKS = 2**31 - 2
-DOOR = RANKS + 1  # the byte that is locked by who comes in
+DOOR = RANKS + 1  # the byte that serialises entry
 TAKEN = (errno.EACCES, errno.EAGAIN)
 PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.02
 
 Bytes = tuple[int, int]  # first and last
-Inode = tuple[int, int]  # a file, whatever it is called: device and number
+Inode = tuple[int, int]  # identity of a file: device and inode
 
 
 @dataclass
 class _File:
-    """A lock file of this process: the system frees all its locks when any descriptor of it is closed, so there is one."""
+    """The one descriptor of a lock file in this process; closing any descriptor would free all its locks."""
 
     number: int
-    held: set[Bytes] = field(default_factory=set)  # the system's locks are no lock between threads
+    held: set[Bytes] = field(default_factory=set)  # the system's locks do not exclude threads
 
 
 _files: dict[Inode, _File] = {}
@@ -49,17 +49,17 @@ class Lock:
     run : Path
         The run directory.
     first, last : int
-        Which bytes; by default those of all ranks.
+        The range of bytes; by default all ranks.
 
     Attributes
     ----------
-    taken : bool, whether somebody else holds one of them; False where that cannot be known: no locks, or no right to the file
+    taken : bool, true if another process holds one of them; False if unknown, without locks or access to the file
     """
 
     def __init__(self, run: Path, first: int = 0, last: int = RANKS) -> None:
         self.taken, self._bytes = False, (first, last)
         self._held: Inode | None = None
-        # A lock is advice: what cannot be locked can be written all the same, or says so itself.
+        # Locks are advisory: a run without them can be written, or fails by itself.
         with _guard, suppress(OSError):
             if fcntl is not None:
                 self._try(run / LOCKS)
@@ -76,10 +76,10 @@ class Lock:
             _close_unless_held(inode)
 
     def release(self) -> None:
-        """Let others write; a second call does nothing."""
+        """Release the bytes; a second call does nothing."""
         with _guard, suppress(OSError):
             inode, self._held = self._held, None
-            if inode in _files:  # a forked process has none of its parent's
+            if inode in _files:  # a forked process holds none of its parent's
                 first, last = self._bytes
                 _files[inode].held.discard(self._bytes)
                 try:
@@ -89,7 +89,7 @@ class Lock:
 
 
 def _opened(path: Path) -> Inode:
-    """The lock file of a run among those that are open."""
+    """The open lock file of a run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         if (found := _inode(os.stat(path))) in _files:
@@ -110,7 +110,7 @@ def _close_unless_held(inode: Inode) -> None:
 
 
 def _after_fork() -> None:
-    """The parent's locks are not the child's."""
+    """Drop the parent's locks in a forked child."""
     global _guard  # noqa: PLW0603  # another thread may have held it in the moment of the fork
     _guard = threading.Lock()
     _files.clear()
@@ -121,7 +121,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _locked(number: int, which: Bytes) -> bool:
-    """Lock bytes of an open file; False where somebody else holds one of them."""
+    """Lock bytes of an open file; False if another process holds one of them."""
     first, last = which
     try:
         fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB, last - first + 1, first)
@@ -133,7 +133,7 @@ def _locked(number: int, which: Bytes) -> bool:
 
 
 def of_rank(run: Path, rank: int) -> Lock:
-    """The lock of who writes as ``rank``; one that somebody else holds too is worth a warning."""
+    """Lock ``rank`` for writing; warn if another process holds it."""
     lock = Lock(run, rank, rank)
     if lock.taken:
         doubt = f"another process writes to {run} as rank {rank}, or compacts it"
@@ -142,7 +142,7 @@ def of_rank(run: Path, rank: int) -> Lock:
 
 
 def any_writer(run: Path) -> bool:
-    """Whether somebody writes to a run, as far as its locks tell."""
+    """True if a process is writing to a run, as far as its locks show."""
     if not (run / LOCKS).exists():
         return False
     lock = Lock(run)
@@ -152,8 +152,8 @@ def any_writer(run: Path) -> bool:
 
 @contextmanager
 def one_at_a_time(run: Path) -> Iterator[None]:
-    """Inside, nobody else is, where the file system has locks: for what is looked up first and written then."""
-    end = time.monotonic() + PATIENCE_SECONDS  # who holds it longer hangs
+    """Exclude other processes, if the file system has locks, for a check followed by a write."""
+    end = time.monotonic() + PATIENCE_SECONDS  # a process that holds it longer hangs
     while (lock := Lock(run, DOOR, DOOR)).taken and time.monotonic() < end:
         time.sleep(POLL_SECONDS)
     try:

@@ -1,4 +1,4 @@
-"""What the rows of one run have in common, as ``run.json`` tells: a directory holds rows of one such set only."""
+"""The manifest ``run.json``: settings shared by all rows of a run. A directory holds rows of one manifest only."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from gpulime.errors import GpulimeError, check
 from gpulime.runs.progress import heartbeat
 from gpulime.runs.store import lock, store
 
-TARGETS = "targets"  # of the class folders: a folder that is added shifts those of others
+TARGETS = "targets"  # of the class folders; a new folder shifts the targets of others
 SHOWN = 8
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-image", "pyarrow", "pillow")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a run is held to.
+    """The terms that all calls of a run must share.
 
     Attributes
     ----------
-    fixed : all that changes a row
-    about : what else run.json tells: the model, the transform, the class names
-    unnamed : functions among the settings that nothing tells from others of their kind
+    fixed : all settings that change a row
+    about : further entries of run.json: the model, the transform, the class names
+    unnamed : functions among the settings without a name that identifies them
     """
 
     fixed: Mapping[str, Any]
@@ -46,11 +46,11 @@ class Terms:
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        """Names of the model's classes, where they are known."""
+        """Names of the model's classes, if known."""
         return self.about.get("class_names")
 
     def accept(self, run: Path) -> None:
-        """Go on with what a directory holds, or make it a run of these terms.
+        """Resume the run in a directory, or create one with these terms.
 
         Raises
         ------
@@ -62,14 +62,14 @@ class Terms:
             store.write_manifest(run, _plain(about))
 
     def fit(self, run: Path) -> bool:
-        """Whether a directory holds a run of these terms; False where it holds none yet.
+        """True if a directory holds a run of these terms; False if it holds none yet.
 
-        A run.json binds nobody where there are no rows and no process that makes any: a call that was refused has left it.
+        A run.json with no rows and no live process, left by a refused call, does not block other terms.
 
         Raises
         ------
         GpulimeError
-            Where it holds a run of others, with the difference as far as it is known.
+            If it holds a run of other terms, with the difference as far as it is known.
         """
         manifest, results = store.read_manifest(run), bool(store.shards(run))
         if manifest is None:
@@ -100,9 +100,9 @@ def _said(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _by_folder(fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with an entry for each class folder, so that a difference names the folder."""
+    """Expand class folders to an entry each, so that a difference names the folder."""
     targets = fixed.get(TARGETS)
-    targets = targets if isinstance(targets, dict) else {}  # somebody else's run.json may hold anything
+    targets = targets if isinstance(targets, dict) else {}  # a foreign run.json may hold anything
     return {
         **{name: value for name, value in fixed.items() if name != TARGETS},
         **{f"target of {folder!r}": index for folder, index in targets.items()},

@@ -1,10 +1,10 @@
-"""Notes: what a reader must know before believing an explanation."""
+"""Notes: warnings about weak explanations."""
 
 from __future__ import annotations
 
 import math
 
-HARDLY = 1e-4  # of a probability, or of the prediction for other outputs: a smaller spread is hardly any
+HARDLY = 1e-4  # of a probability, or relative to the prediction for other outputs; a smaller spread gets a note
 
 
 def note(spread: float, prediction: float, is_probability: bool) -> str | None:
@@ -17,7 +17,7 @@ def note(spread: float, prediction: float, is_probability: bool) -> str | None:
     prediction : float
         The output for the whole image.
     is_probability : bool
-        Whether the output comes of a softmax or sigmoid.
+        True if the output comes from a softmax or sigmoid.
     """
     if math.isnan(spread):
         return "the kernel gives every mask a weight of 0, so nothing is explained: use a larger kernel_width"

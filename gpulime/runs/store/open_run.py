@@ -1,4 +1,4 @@
-"""A run opened for reading: its explanations by image id, each read when it is asked for."""
+"""A run opened for reading: its explanations by image id, read on demand."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gpulime.runs import from_config
 from gpulime.runs.store import shards, store, validate
 from gpulime.runs.store.row_index import Places
 
-GRAY = 128  # of a picture that is not at hand
+GRAY = 128  # of a missing picture
 FACTS = (*shards.DECIDING, "error_type", "error")
 
 
 class NoExplanationError(GpulimeError, KeyError):
-    """The run has no explanation of an image: it failed, or it is none of the run's."""
+    """The run has no explanation of an image: it failed, or is not in the run."""
 
     __str__ = Exception.__str__  # a KeyError would show its message as a quoted string
 
@@ -31,7 +31,7 @@ class NoExplanationError(GpulimeError, KeyError):
 class Run(Mapping[str, ImageExplanation]):
     """The explanations of a run by image id, in the order of writing; only ids and places are held in memory.
 
-    Images that failed are not among its keys; ``failed`` has their reasons. What a later run adds is seen by opening again.
+    Failed images are not keys; ``failed`` has their reasons. Open the run again to see rows that were added later.
 
     Attributes
     ----------
@@ -67,19 +67,19 @@ class Run(Mapping[str, ImageExplanation]):
     def __getitem__(self, image_id: str) -> ImageExplanation:
         """One image's explanation.
 
-        Its segments have the numbers 0 ... k - 1, which are their places in the column ``coef``.
+        Its segments have the numbers 0 ... k - 1, their positions in the column ``coef``.
 
         Raises
         ------
         NoExplanationError
-            Where the image failed, with the reason, and where the run has no such image, with the nearest id; it is a KeyError.
+            A KeyError: if the image failed, with the reason; if the run has no such image, with the nearest id.
         GpulimeError
-            Where its row is damaged, or its shard was damaged since the run was opened.
+            If its row is damaged, or its shard was damaged since the run was opened.
         """
         return self.explanations([image_id])[0]
 
     def explanations(self, ids: Sequence[str]) -> ExplainedImages:
-        """Those of several images as one batch on the CPU; the pictures must have one size, and as many labels.
+        """Explanations of several images as one batch on the CPU; they must have one picture size and number of labels.
 
         Raises
         ------
@@ -97,7 +97,7 @@ class Run(Mapping[str, ImageExplanation]):
         return _explanations(row, None if picture is None else picture.pixels, self.manifest.get("class_names"))
 
     def row(self, image_id: str) -> dict[str, Any]:
-        """The row of an image that is explained, as it stands in the store.
+        """The stored row of an explained image.
 
         Raises
         ------
@@ -122,9 +122,9 @@ def open_run(path: str | Path, pictures: bool = True) -> Run:
     Parameters
     ----------
     path : path
-        What `gpulime explain` calls ``out``.
+        The ``out`` of `gpulime explain`.
     pictures : bool
-        Look up each image where it was, cut as the model saw it. One that is not there, has changed, or came from Python is
+        Read each image from its path, cropped as for the model. An image that is missing, has changed, or came from Python is
         gray.
 
     Returns
@@ -135,7 +135,7 @@ def open_run(path: str | Path, pictures: bool = True) -> Run:
     Raises
     ------
     GpulimeError
-        Where there is no run, or a newer gpulime wrote it.
+        If there is no run, or a newer gpulime wrote it.
     """
     return Run(expanded(path), pictures)
 

@@ -1,4 +1,4 @@
-"""What became of an image -> its row of the store."""
+"""Make rows of the store from explanations and failures."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Recorder:
-    """Makes the rows of one run.
+    """Make the rows of one run.
 
-    They share ``n_samples``, ``seed``, ``config_hash``, ``activation`` and, but for masks, ``segmenter``.
+    They share ``n_samples``, ``seed``, ``config_hash``, ``activation`` and, except for given masks, ``segmenter``.
     """
 
     n_samples: int
@@ -34,7 +34,7 @@ class Recorder:
     activation: Activation
 
     def row(self, outcome: Outcome) -> Row:
-        """The row of an image that is explained, or of one that could not be; without a finite output none is explained."""
+        """The row of an explained or a failed image; an image with a non-finite output has failed."""
         if not isinstance(outcome, Finished):
             return self._error(outcome)
         bad = int(outcome.explanations.non_finite[outcome.i])
@@ -54,7 +54,7 @@ class Recorder:
         count, labels = (
             int(batch.segments[i].max()) + 1,
             batch.labels[i].tolist(),
-        )  # kept pixels are a segment here, without effect
+        )  # kept pixels are stored as a segment with coefficient 0
         once = [labels.index(label) for label in dict.fromkeys(labels)]  # a target may be among the top labels
         raster, dtype = row.encode_segments(batch.segments[i].numpy())
 
@@ -111,6 +111,6 @@ class Recorder:
 def _prediction(label: int, prob: float) -> Row:
     """The class with the highest output.
 
-    Null if the model has one output, or the highest is NaN or infinite, as one that is not explained may be.
+    Null if the model has one output, or if the highest is NaN or infinite.
     """
     return {"prediction": label, "predicted_prob": prob} if label >= 0 and math.isfinite(prob) else {}

@@ -1,4 +1,4 @@
-"""The row of one image: its columns, how its label map is packed, and the check that it fits."""
+"""The row of one image: schema, packed label map and validation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ VERSION_KEY = b"gpulime.schema_version"  # in the metadata of every shard
 ADDED = {"prediction": 2, "predicted_prob": 2, "r2_loo": 2, "spread": 2, "note": 2}
 STATUSES = ("ok", "error")
 MOST_PIXELS = 2**31  # of a label map
-SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # how many segments each can tell apart
+SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # the most segments of each
 
 
 @functools.cache
 def schema() -> pa.Schema:
-    """The columns, in the order of the shards; those of an error row are the ones that cannot be null."""
+    """The columns, in the order of the shards; columns that error rows have are not nullable."""
 
     def always(name: str, dtype: pa.DataType) -> pa.Field:
         return pa.field(name, dtype, nullable=False)
@@ -67,7 +67,7 @@ def schema() -> pa.Schema:
 def prediction(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[int, float] | None:
     """The class with the highest output for the whole image, and that output; None if it is not known.
 
-    Rows of version 1 do not have it. Then it is the most probable of their labels, unless the run explained targets alone.
+    Rows of version 1 lack it. Then it is their most probable label, unless the run explained only targets.
 
     Parameters
     ----------
@@ -86,12 +86,12 @@ def prediction(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[int
 
 
 def record(row: Mapping[str, Any]) -> pa.RecordBatch:
-    """Check and convert one row by itself, so that a bad one cannot take a whole shard with it.
+    """Check and convert one row alone, so that a bad row does not cost a whole shard.
 
     Parameters
     ----------
     row : mapping
-        A value per column of `schema`: Python values or numpy scalars and 1-D arrays. What may be null may be left out.
+        A value per column of `schema`: Python values or numpy scalars and 1-D arrays. Nullable columns may be omitted.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def record(row: Mapping[str, Any]) -> pa.RecordBatch:
     check(not missing, f"every row must give {', '.join(missing)}")
     if row["status"] not in STATUSES:
         raise unknown("status", row["status"], STATUSES)
-    # A reason may quote a file name that is not UTF-8: that must not cost the row.
+    # A reason may quote a file name that is not UTF-8.
     reason = row.get("error") and str(row["error"]).encode("utf-8", "backslashreplace").decode()
     try:
         values = pa.array([{**row, "error": reason}], struct)  # in half of the time of RecordBatch.from_pylist
@@ -117,7 +117,7 @@ def record(row: Mapping[str, Any]) -> pa.RecordBatch:
 
 @functools.cache
 def _columns() -> tuple[dict[str, bool], pa.StructType]:
-    """The columns, with whether each may be null, and all of them as one type."""
+    """The columns, true for each nullable one, and all of them as one type."""
     return {field.name: field.nullable for field in schema()}, pa.struct(list(schema()))
 
 
@@ -142,7 +142,7 @@ def encode_segments(labels: npt.NDArray[Any]) -> tuple[bytes, str]:
 
 
 def decode_segments(data: bytes, dtype: str, h: int, w: int) -> npt.NDArray[np.int32]:
-    """Unpack what `encode_segments` packed; never inflates more than h x w labels, whatever ``data`` holds.
+    """Unpack what `encode_segments` packed; never inflates more than h x w labels.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def decode_segments(data: bytes, dtype: str, h: int, w: int) -> npt.NDArray[np.i
     Raises
     ------
     GpulimeError
-        Where ``data`` is damaged or holds more or fewer labels than h x w.
+        If ``data`` is damaged or does not hold h x w labels.
     """
     if dtype not in SEGMENT_DTYPES:
         raise unknown("seg_dtype", dtype, SEGMENT_DTYPES)

@@ -1,4 +1,4 @@
-"""The rows of a run that count, by their places: light facts of all in memory, a whole row read when it is asked for."""
+"""Index of the rows of a run that count: some columns of all rows in memory, whole rows read on demand."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Places:
     run : Path
         The run directory.
     columns : sequence of str
-        Those that ``keep`` is given; `shards.DECIDING` must be among them.
+        Columns passed to ``keep``; `shards.DECIDING` must be among them.
     keep : callable
-        Some hundred rows -> what of them stays in memory, row by row; `shards.DECIDING` must be among its columns, too.
+        A few hundred rows -> the same rows with the columns to hold in memory, `shards.DECIDING` among them.
 
     Attributes
     ----------
-    rows : pyarrow.Table, what ``keep`` has kept of each
-    corrupt : CorruptError of each shard that is left out; a warning names it
+    rows : pyarrow.Table, the result of ``keep``
+    corrupt : CorruptError of each skipped shard; a warning names it
 
     Raises
     ------
@@ -43,7 +43,7 @@ class Places:
 
     def __init__(self, run: Path, columns: Sequence[str], keep: Keep) -> None:
         self._run = run
-        self._group: tuple[Path, int, pa.Table] | None = None  # the row group read last: neighbours are often asked for next
+        self._group: tuple[Path, int, pa.Table] | None = None  # the row group read last: neighbours often come next
         self._paths, placed, self.corrupt = _placed(run, columns, keep)
         self.rows = placed.drop_columns(["shard", "number"])
         self._shard, self._number = (placed[name].to_numpy() for name in ("shard", "number"))
@@ -51,12 +51,12 @@ class Places:
             shards.warn(error, run)
 
     def row(self, i: int) -> dict[str, Any]:
-        """Row ``i`` of ``rows`` whole, as it stands in the store.
+        """The whole stored row ``i`` of ``rows``.
 
         Raises
         ------
         GpulimeError
-            Where its shard was damaged or taken away since.
+            If its shard was damaged or removed since.
         """
         while True:
             path, number = self._paths[self._shard[i]], int(self._number[i])
@@ -88,7 +88,7 @@ class Places:
         return self._group[2], self._group[1]
 
     def _find_again(self) -> None:
-        """Where the same images stand now; -1 for those that are gone."""
+        """New positions of the same images; -1 for missing ones."""
         self._paths, now, _ = _placed(self._run, shards.DECIDING, lambda rows: rows)
         places = pc.index_in(self.rows["image_id"], value_set=now["image_id"])
         self._shard, self._number = (
@@ -97,7 +97,7 @@ class Places:
 
 
 def judged(run: Path) -> Places:
-    """The rows of a run with ``status``, ``error_type`` and ``error``, those whose explanation is damaged as error rows."""
+    """The rows of a run with ``status``, ``error_type`` and ``error``; rows with a damaged explanation become error rows."""
     light = [*shards.DECIDING, "error_type", "error", "damaged"]
     places = Places(run, schema().names, lambda rows: validate.judged(rows).select(light))
     places.rows = validate.marked(places.rows)
@@ -105,7 +105,7 @@ def judged(run: Path) -> Places:
 
 
 def _placed(run: Path, columns: Sequence[str], keep: Keep) -> tuple[list[Path], pa.Table, list[shards.CorruptError]]:
-    """The sound shards, what is kept of the rows that count, with the columns ``shard`` and ``number``, and what is corrupt."""
+    """The sound shards, the kept columns of rows that count with ``shard`` and ``number``, and the corrupt shards."""
 
     def read(path: Path, shard: pq.ParquetFile) -> tuple[Path, pa.Table] | shards.CorruptError:
         return path, shards.kept(shard, columns, keep)

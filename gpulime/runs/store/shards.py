@@ -1,8 +1,8 @@
-"""Shards: the Parquet files of a run's results, whether each is as it was written, and which of their rows count.
+"""Shards: the Parquet files of a run's results, their checksums, and the rule that selects one row per image.
 
-A shard's name, ``part-<rank>-<unix ms>-<8 hex>.parquet``, ends in the CRC-32 of its bytes, so that any damage to it is found
-at the speed of the disk, without decoding. It never changes; `gpulime.runs.store.compact` alone takes some away,
-once their rows stand in another.
+A shard's name, ``part-<rank>-<unix ms>-<8 hex>.parquet``, ends in the CRC-32 of its bytes, so that damage is found at
+the speed of the disk, without decoding. Shards never change. Only `gpulime.runs.store.compact` deletes shards, after merging
+their rows into another.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ T = TypeVar("T")
 
 RESULTS = "results"
 NAME = re.compile(r"part-(\d+)-(\d+)-([0-9a-f]{8})\.parquet")
-CHUNK = 2**20  # bytes in memory while a file is summed
-BATCH = 256  # rows in memory at once where all columns of a shard are looked at
+CHUNK = 2**20  # bytes in memory while hashing a file
+BATCH = 256  # rows in memory at once when all columns of a shard are read
 MOST_MICROSECONDS = 253_402_300_800_000_000  # the year 10000, of which Python has no time
-DECIDING = ("image_id", "status", "written_at", "attempt")  # the columns by which one row of an image wins
+DECIDING = ("image_id", "status", "written_at", "attempt")  # the columns that decide which row of an image counts
 
 _warned: set[Path] = set()
 
 
 class CorruptError(GpulimeError):
-    """A shard that is not what was written; ``path`` is which, ``reason`` how that shows."""
+    """A damaged shard: its ``path``, and the ``reason``."""
 
     def __init__(self, path: Path, reason: str) -> None:
         reason = " ".join(reason.split())  # Arrow's have several lines
@@ -79,7 +79,7 @@ def in_order(paths: Iterable[Path]) -> list[Path]:
 
 
 def number(path: Path) -> tuple[int, int]:
-    """The rank that wrote a shard, and when, in milliseconds since 1970."""
+    """The rank that wrote a shard, and the time in milliseconds since 1970."""
     _, rank, milliseconds, _ = path.name.split("-")
     return int(rank), int(milliseconds)
 
@@ -93,19 +93,19 @@ def parquet(path: Path) -> Iterator[pq.ParquetFile]:
 
 @contextlib.contextmanager
 def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
-    """A shard that was found to be as it was written, for reading; unless ``whole``, only the pages that are read are checked.
+    """Open a shard for reading after checking it; unless ``whole``, only pages that are read are checked.
 
     Raises
     ------
     CorruptError
-        Where it is not, also from inside the ``with``.
+        If it is damaged, also from inside the ``with``.
     GpulimeError
-        Where a newer gpulime wrote it, and where the system does not let it be read.
+        If a newer gpulime wrote it, or the system denies reading it.
     FileNotFoundError
-        Where it is gone: merged into another meanwhile.
+        If it is gone, merged into another meanwhile.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block
             raise CorruptError(path, "it must be a regular file")
         named, found = path.stem.split("-")[-1], f"{checksum(path):08x}" if whole else None
         with parquet(path) as shard:
@@ -120,7 +120,7 @@ def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if error.errno == errno.ESTALE:  # what NFS says of a file that was deleted while it was open
+        if error.errno == errno.ESTALE:  # the error of NFS for an open file that was deleted
             raise FileNotFoundError(errno.ENOENT, str(error.strerror), str(path)) from error
         if error.errno not in (None, errno.EIO):  # Arrow's own have no number
             raise GpulimeError(f"shard {path} cannot be read: {error.strerror}") from error
@@ -143,14 +143,14 @@ def _check_columns(path: Path, shard: pq.ParquetFile, version: bytes) -> None:
 
 
 def each(run: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable[[CorruptError], T]) -> list[T]:
-    """What ``read`` makes of every shard, its path and itself open, oldest first; of a corrupt one, ``instead`` of its error.
+    """Apply ``read`` to every shard, given its path and open file, oldest first; for a corrupt one ``instead`` gets the error.
 
-    Shards may come and be merged meanwhile: what is returned is as if all had been read at one moment.
+    Shards may appear or be merged meanwhile: the result is a consistent snapshot.
 
     Raises
     ------
     GpulimeError
-        Where a newer gpulime wrote a shard, or the system does not let it be read.
+        If a newer gpulime wrote a shard, or the system denies reading it.
     """
     found: dict[Path, T] = {}
     listed = shards(run)
@@ -160,7 +160,7 @@ def each(run: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable
                 if path not in found:
                     found[path] = _read(path, read, instead)
             return [found[path] for path in listed]
-        except FileNotFoundError as error:  # merged into another meanwhile, which a new listing shows
+        except FileNotFoundError as error:  # merged into another meanwhile; list again
             before, listed = listed, shards(run)
             if listed == before:
                 raise GpulimeError(f"{error.filename} is listed and not there: is it a link to nowhere?") from error
@@ -177,7 +177,7 @@ def _read(path: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callab
 def rows(run: Path, columns: Sequence[str]) -> pa.Table:
     """The rows of all sound shards, an image's repeats included, in the order of writing.
 
-    A corrupt shard is left out with one warning that names it.
+    A corrupt shard is skipped with one warning that names it.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def rows(run: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def filled(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Columns of a shard, in this order; those that an earlier version did not write are null.
+    """Columns of a shard, in this order; columns missing in earlier versions are null.
 
     Raises
     ------
@@ -205,11 +205,11 @@ def filled(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
     for name in columns:
         if name not in rows.column_names:
             rows = rows.append_column(schema().field(name), pa.nulls(len(rows), schema().field(name).type))
-    return rows.select(columns).cast(nothing(columns).schema)  # another program may have let columns be null
+    return rows.select(columns).cast(nothing(columns).schema)  # another program may have made columns nullable
 
 
 def _check_values(rows: pa.Table) -> None:
-    """Refuse text that is not UTF-8, null where there must be a value, an unknown status and times out of range."""
+    """Refuse text that is not UTF-8, null in a required column, an unknown status and times out of range."""
     rows.validate(full=True)
     for name in rows.column_names:
         if not schema().field(name).nullable and rows[name].null_count:
@@ -223,7 +223,7 @@ def _check_values(rows: pa.Table) -> None:
 
 
 def kept(shard: pq.ParquetFile, columns: Sequence[str], keep: Callable[[pa.Table], pa.Table]) -> pa.Table:
-    """What ``keep`` makes of columns of a shard, some hundred rows at a time: what it drops is let go of on the way."""
+    """Apply ``keep`` to columns of a shard, a few hundred rows at a time, so that dropped data is freed early."""
     parts = [keep(nothing(columns))]
     for batch in shard.iter_batches(batch_size=BATCH, columns=list(columns)):
         parts.append(keep(filled(pa.Table.from_batches([batch]), columns)).cast(parts[0].schema))
@@ -236,8 +236,8 @@ def nothing(columns: Sequence[str]) -> pa.Table:
 
 
 def warn(error: CorruptError, run: Path) -> None:
-    """Say, once in a process, that a shard is left out, and what brings its rows back."""
-    if error.path in _warned:  # Python's own memory of warnings is lost whenever somebody changes its filters
+    """Warn once per process that a shard is skipped, with the remedy."""
+    if error.path in _warned:  # Python forgets its warnings when filters change
         return
     _warned.add(error.path)
     remedy = f"running the same command again explains its images anew; gpulime verify {run} says what else is wrong"
@@ -255,7 +255,7 @@ def winners(rows: pa.Table) -> pa.Array:
     ids = rows["image_id"].to_pylist()
     counts = Counter(ids)
     repeated = np.fromiter((counts[image_id] > 1 for image_id in ids), bool, len(ids))
-    some = rows.select(DECIDING).filter(pa.array(repeated))  # few: to rank all rows takes ten times their memory
+    some = rows.select(DECIDING).filter(pa.array(repeated))  # only these, since ranking all rows takes ten times their memory
     rank = {
         "ok": pc.equal(some["status"], "ok"),
         "written_at": some["written_at"],

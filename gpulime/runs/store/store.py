@@ -1,10 +1,10 @@
-"""The run directory: immutable Parquet shards, each there whole or not at all, and how they are read back.
+"""The run directory: immutable Parquet shards, written atomically, and their reader.
 
-    run/  run.json     what is run and with which settings, written before the first row
+    run/  run.json     model and settings, written before the first row
           results/     part-<rank>-<unix ms>-<8 hex>.parquet and nothing else, so that any Parquet reader takes it
-          _staging/    files being written; what a killed process leaves here means nothing
+          _staging/    files being written; leftovers of a killed process are ignored
 
-What is done is what the shards hold; there is no other checkpoint. docs/store.md tells it to those who read a run.
+Finished images are those with rows in the shards; there is no other checkpoint. docs/store.md describes it for readers.
 """
 
 from __future__ import annotations
@@ -46,40 +46,40 @@ __all__ = [
 ]
 
 MANIFEST = "run.json"
-# The facts of it that readers use, and their types.
+# The entries that readers use, and their types.
 FACTS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("fixed", "config", "transform", "versions"), dict),
     **dict.fromkeys(("config_hash", "model"), (str, type(None))),
     "class_names": (list, type(None)),
 }
-DEVICE = "device"  # the error_type of an image that costs the process its device
+DEVICE = "device"  # the error_type of an image that crashes the device
 COMPRESSION = {"compression": "zstd", "write_page_checksum": True}
 
 
 class Store:
-    """Collects rows and writes them as shards: when enough have come or waited long, and at the end of the ``with``.
+    """Collect rows and write them as shards: at a number of rows, after a time, and at the end of the ``with``.
 
-    Several processes may write to one run: names never collide. Of two with one rank the second warns, at `claim` or its
+    Several processes may write to one run: names never collide. If two have one rank, the second warns, at `claim` or its
     first row.
 
     Parameters
     ----------
     run : Path
-        The run directory; made where it is missing.
+        The run directory; created if missing.
     rank : int
         The number of this process among those that write here; it is part of the shards' names.
     flush_rows : int
         Write a shard at this many rows, 1 or more.
     flush_seconds : float
-        Or when the oldest row in hand has waited this long, in seconds.
+        Or when the oldest buffered row is this many seconds old.
     config_hash : str, optional
-        That of the rows: then no shard is written unless run.json is there with this hash.
+        The hash of the rows' settings; if given, no shard is written unless run.json has this hash.
 
     Raises
     ------
     OSError
-        From `append`, `flush` and `close` if the disk refuses, or the run is not where it was. The rows stay in hand for the
-        next flush.
+        From `append`, `flush` and `close` if the disk refuses, or the run was moved. The rows stay buffered for the next
+        flush.
     """
 
     def __init__(
@@ -107,17 +107,17 @@ class Store:
         return len(self._rows)
 
     def claim(self) -> None:
-        """Be known to others as the writer of this rank, until `close` or `release`."""
+        """Take the writer lock of this rank, until `close` or `release`."""
         if self._lock is None:
             self._lock = lock.of_rank(self.run, self.rank)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add the row of one image: a value per column of `schema`; what may be null may be left out.
+        """Add the row of one image: a value per column of `schema`; nullable columns may be omitted.
 
         Raises
         ------
         GpulimeError
-            Where the row does not fit the schema; the rows in hand are untouched by it.
+            If the row does not fit the schema; buffered rows are kept.
         """
         with about(f"row of image {row.get('image_id')!r}"):
             one = record(row)
@@ -130,17 +130,17 @@ class Store:
         self.flush_if_due()
 
     def flush_if_due(self) -> None:
-        """Write the rows in hand where the oldest has waited ``flush_seconds``; for those who wait long for the next row."""
+        """Flush if the oldest row is ``flush_seconds`` old; for callers that wait long for the next row."""
         if self._rows and time.monotonic() - self._oldest >= self.flush_seconds:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows in hand as one shard; without rows, do nothing."""
+        """Write the buffered rows as one shard, if any."""
         if not self._rows:
             return
         self._check_place()
         if self._lock is not None and self._lock.taken:
-            self._lock = lock.Lock(self.run, self.rank, self.rank)  # the other may have ended: then this is the writer
+            self._lock = lock.Lock(self.run, self.rank, self.rank)  # the other process may have ended meanwhile
         shard = pa.BufferOutputStream()
         table = pa.Table.from_batches(self._rows).combine_chunks()
         pq.write_table(table, shard, **COMPRESSION)
@@ -150,7 +150,7 @@ class Store:
         self._rows.clear()
 
     def _check_place(self) -> None:
-        """Find out whether the directory was renamed, or its run.json taken away, since the run began."""
+        """Raise if the directory was renamed or its run.json removed since the run began."""
         if self.config_hash is None:
             return
         try:
@@ -162,12 +162,12 @@ class Store:
             raise FileNotFoundError(errno.ENOENT, reason, str(self.run / MANIFEST))
 
     def close(self) -> None:
-        """Flush, and be no writer of the run any more."""
+        """Flush and release the writer lock."""
         self.flush()
         self.release()
 
     def release(self) -> None:
-        """Be no writer of the run any more, whatever is in hand."""
+        """Release the writer lock without flushing."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -186,7 +186,7 @@ def write_manifest(run: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(run: Path) -> dict[str, Any] | None:
-    """Read what `write_manifest` wrote; None where there is no ``run.json``.
+    """Read what `write_manifest` wrote; None if there is no ``run.json``.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def read_manifest(run: Path) -> dict[str, Any] | None:
         If it is not JSON, is damaged, or was written by a newer gpulime with another schema.
     """
     path = run / MANIFEST
-    check(path.is_file() or not path.exists(), f"{path} must be a file")  # a pipe would be waited for
+    check(path.is_file() or not path.exists(), f"{path} must be a file")  # a pipe would block
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -222,15 +222,15 @@ def read(run: Path, columns: list[str] | None = None) -> pa.Table:
     Parameters
     ----------
     run : Path
-        The run directory. Where it has no shards the table has no rows.
+        The run directory; without shards the table is empty.
     columns : list of str, optional
-        The columns wanted, in this order; all by default.
+        Columns to read, in this order; all by default.
 
     Raises
     ------
     GpulimeError
-        For an unknown column, and for a shard that a newer gpulime wrote or the system does not let be read, by its name.
-        A corrupt shard is left out, with a warning that names it.
+        For an unknown column, and for a shard that a newer gpulime wrote or the system denies reading, by its name.
+        A corrupt shard is skipped, with a warning that names it.
     """
     known = schema().names
     for column in columns or ():
@@ -242,7 +242,7 @@ def read(run: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 class Done(NamedTuple):
-    """What there is of an image: whether it is explained, the last attempt, and whether it has cost the device."""
+    """The state of an image: explained or not, the last attempt, and if it crashed the device."""
 
     is_ok: bool
     attempt: int
@@ -250,14 +250,14 @@ class Done(NamedTuple):
 
     @property
     def may_be_tried_again(self) -> bool:
-        """Whether it has failed in a way that ends no process."""
+        """True if it failed without ending a process."""
         return not (self.is_ok or self.cost_device)
 
 
 def done(run: Path) -> dict[str, Done]:
-    """The images that have a row, be it an explanation or an error, by their ids.
+    """Images with a row, an explanation or an error, by their ids.
 
-    Those that only a corrupt shard holds are not among them; a warning names it.
+    Rows of corrupt shards do not count; a warning names such a shard.
 
     Raises
     ------
@@ -279,7 +279,7 @@ def done(run: Path) -> dict[str, Done]:
 
 
 def config_hashes(run: Path) -> set[str]:
-    """The settings of the rows, by their hashes: more than one only where somebody has mixed them.
+    """Hashes of the rows' settings; more than one if runs were mixed by hand.
 
     Raises
     ------
@@ -290,7 +290,7 @@ def config_hashes(run: Path) -> set[str]:
 
 
 def manifest(run: Path) -> dict[str, Any]:
-    """What a run's ``run.json`` tells.
+    """Read the ``run.json`` of a run.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Rows that say "ok" and hold no whole explanation: found in one place, before anything is made of them."""
+"""Validate rows: find rows with status "ok" and a damaged explanation before they are used."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PREDICTED = ("prediction", "predicted_prob")  # the same, for an image
 
 
 def judged(rows: pa.Table) -> pa.Table:
-    """Rows with a column ``damaged``: what is damaged in an explanation; null where it is whole, and for an error row.
+    """Add a column ``damaged``: the damage of an explanation; null if it is whole, and for error rows.
 
     Parameters
     ----------
     rows : pyarrow.Table
-        With all columns of the store. They become Python objects: some hundred at a time, as `shards.kept` gives them.
+        With all columns of the store. They become Python objects, so pass a few hundred at a time, as from `shards.kept`.
     """
     looked_at = rows.select(["status", *NEEDED, *LATER, *PREDICTED]).to_pylist()
     reasons = [_reason(row) if row["status"] == "ok" else None for row in looked_at]
@@ -33,15 +33,14 @@ def judged(rows: pa.Table) -> pa.Table:
 
 
 def marked(rows: pa.Table) -> pa.Table:
-    """The rows of a run, those whose explanation is damaged turned into error rows that say why.
+    """Turn rows with a damaged explanation into error rows with the reason.
 
-    What reads explanations reads them from here: a damaged one is then left out and counted as any other failure, and all
-    others can be relied on.
+    All readers of explanations use this function: damaged ones count as failures, and the rest is valid.
 
     Parameters
     ----------
     rows : pyarrow.Table
-        With the columns status, error_type, error and, from `judged`, damaged, which is taken away.
+        With the columns status, error_type, error and, from `judged`, damaged, which is removed.
     """
     reason = rows["damaged"]
     for name, value in (("status", "error"), ("error_type", KIND), ("error", reason)):
@@ -61,12 +60,12 @@ def _reason(row: Mapping[str, Any]) -> str | None:
 
 
 def check_whole(row: Mapping[str, Any]) -> None:
-    """Refuse a row whose explanation is not whole.
+    """Refuse a row with a damaged explanation.
 
     Raises
     ------
     GpulimeError
-        With what is damaged.
+        With the damage.
     """
     missing = [name for name in NEEDED if row[name] is None]
     check(not missing, f"an explanation must have {', '.join(missing)}")
@@ -82,7 +81,7 @@ def check_whole(row: Mapping[str, Any]) -> None:
 
 
 def check_numbers(row: Mapping[str, Any]) -> None:
-    """Refuse an explanation with numbers that no reader can use; what is stored must pass too.
+    """Refuse an explanation with numbers that no reader can use; rows to be stored must pass, too.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Whether a run is what was written: every shard read whole, every row looked at, and, if asked, every input file again."""
+"""Verify a run: read every shard whole, check every row and, on demand, hash every input file again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gpulime.runs.store.row import schema
 from gpulime.runs.store.shards import CorruptError
 
 FACTS = (*shards.DECIDING, "error_type", "config_hash", "path", "image_sha256")
-READERS = 8  # files hashed at once: on a network path waiting is most of it
+READERS = 8  # files hashed at once, since network paths are slow to answer
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Inputs:
 
     Attributes
     ----------
-    same : int, those that are what they were when they were explained
+    same : int, files that are unchanged since they were explained
     changed, missing : image ids
-    unknown : int, images of which no sum is kept: that could not be read then, or are no files
+    unknown : int, images without a stored hash: unreadable then, or not files
     """
 
     same: int
@@ -49,22 +49,22 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a run holds, and what of it is not as it was written.
+    """Contents and damage of a run.
 
     Attributes
     ----------
     run : Path
-    shards : int, those that are sound
-    corrupt : CorruptError of each other one
+    shards : int, sound ones
+    corrupt : CorruptError of each damaged shard
     rows, images, ok : int, images by the readers' rule: one row each
-    wanted : int or None, images of the run, as its processes told; None where none has
+    wanted : int or None, images of the run, from its heartbeats; None if unknown
     errors : error_type -> images
-    damaged : image_id -> reason, of rows that say ok and hold no whole explanation
+    damaged : image_id -> reason, of rows with status ok and a damaged explanation
     config_hash : of run.json
-    other_settings : config_hash -> rows, of hashes that are not the run's
-    strangers : names in results/ that no shard has
+    other_settings : config_hash -> rows, of hashes other than the run's
+    strangers : names in results/ that are not shards
     leftovers : names in _staging/
-    inputs : Inputs, or None where they were not asked for
+    inputs : Inputs, or None if not requested
     """
 
     run: Path
@@ -84,37 +84,37 @@ class Verified:
 
     @property
     def as_written(self) -> bool:
-        """Whether nothing was found that the run did not write or that changed since; leftovers mean nothing."""
+        """True if nothing is damaged, foreign or changed; leftovers do not count."""
         touched = self.inputs is not None and (self.inputs.changed or self.inputs.missing)
         return not (self.corrupt or self.damaged or self.other_settings or self.strangers or touched)
 
     @property
     def missing(self) -> int:
-        """Images of the run that have no row yet, as far as is known."""
+        """Images of the run without a row, as far as is known."""
         return max((self.wanted or 0) - self.images, 0)
 
     @property
     def exit_code(self) -> int:
-        """`exits.DAMAGED` unless all is as it was written; else 3 where images have error rows or none yet."""
+        """`exits.DAMAGED` if anything is damaged or changed; else 3 if images have error rows or no row."""
         if not self.as_written:
             return exits.DAMAGED
         return exits.ERROR_ROWS if self.errors or self.missing else exits.OK
 
 
 def verify(run: Path, inputs: bool = False) -> Verified:
-    """Read a run whole, some hundred rows at a time, and say what is wrong with it; nothing is changed.
+    """Read a whole run, a few hundred rows at a time, and report all damage; nothing is changed.
 
     Parameters
     ----------
     run : Path
         The run directory.
     inputs : bool
-        Hash the images again, too.
+        Also hash the images again.
 
     Raises
     ------
     GpulimeError
-        Where the directory holds no run or no results yet, or a newer gpulime wrote them.
+        If the directory holds no run or no results yet, or a newer gpulime wrote them.
     """
     manifest = store.manifest(run)
     with tqdm(total=len(shards.shards(run)), disable=None, leave=False, unit=" shards") as bar:
@@ -151,7 +151,7 @@ def verify(run: Path, inputs: bool = False) -> Verified:
 
 
 def _light(rows: pa.Table) -> pa.Table:
-    """Of each row what decides, and what is damaged."""
+    """The deciding columns of each row, and its damage."""
     return validate.judged(rows).select([*FACTS, "damaged"])
 
 
@@ -163,7 +163,7 @@ def _others(rows: pa.Table, config_hash: str | None) -> dict[str, int]:
 
 
 def _names(folder: Path, known: Any) -> list[str]:
-    """The names in a folder that are not known; hidden ones, which readers pass by and file systems make, are left aside."""
+    """Unknown names in a folder, except hidden ones, which readers ignore and file systems create."""
     names = sorted(path.name for path in folder.glob("*"))
     return [name for name in names if not known(name) and not name.startswith((".", "_"))]
 
@@ -177,18 +177,18 @@ def _inputs(manifest: Mapping[str, Any], images: pa.Table) -> Inputs:
             found = pool.map(lambda row: _sha256(row, over), rows)
             sums = list(tqdm(found, total=len(rows), disable=None, leave=False, unit=" files"))
         finally:
-            over.set()  # Ctrl-C does not wait for what is still hashed
+            over.set()  # Ctrl-C does not wait for the remaining hashes
     missing = [row["image_id"] for row, now in zip(rows, sums, strict=True) if now is None]
     changed = [row["image_id"] for row, now in zip(rows, sums, strict=True) if now not in (None, row["image_sha256"])]
     return Inputs(len(rows) - len(missing) - len(changed), changed, missing, len(images) - len(rows))
 
 
 def _sha256(row: Mapping[str, Any], over: threading.Event) -> str | None:
-    """The sum of an image as it is now; None where it cannot be read."""
+    """The current hash of an image; None if it cannot be read."""
     try:
         if not row["path"]:  # a photograph of scikit-image
             return Source([]).load(Item(row["image_id"], b"")).sha256
-        if not os.path.isfile(row["path"]):  # a pipe would be waited for
+        if not os.path.isfile(row["path"]):  # a pipe would block
             return None
         with open(row["path"], "rb") as file:
             return digest(file, lambda: check(not over.is_set(), "stopped"))

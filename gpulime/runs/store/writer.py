@@ -1,4 +1,4 @@
-"""The writer: rows go to the store in a thread of its own, so that the run does not wait for the disk."""
+"""The writer: a thread that passes rows to the store, so that the run does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from gpulime.errors import GpulimeError
 from gpulime.runs.progress.exits import NotWritableError
 from gpulime.runs.store.store import Store
 
-WAITING_ROWS = 256  # a row is some kilobytes: what a slow disk makes the run hold is bounded
+WAITING_ROWS = 256  # of some kilobytes each, to bound memory on a slow disk
 POLL_SECONDS = 0.1
 
 Row = Mapping[str, Any]
 
 
 class Writer:
-    """Takes the rows of a run and gives them to a `Store`, which it flushes at the end of the ``with``, however that comes.
+    """Pass the rows of a run to a `Store`, and flush it at the end of the ``with``, also after an error.
 
     Parameters
     ----------
     store : Store
         Used by the writer's thread alone until the ``with`` ends.
     waiting_rows : int
-        The most rows that wait for the store; `put` waits for one to be taken beyond.
+        The most rows in the queue; `put` blocks beyond.
 
     Raises
     ------
     NotWritableError
-        From `put`, `check` and the end of the ``with``, once the disk has refused rows. At the end the rows in hand are tried
-        once more, and the message says how many are lost.
+        From `put`, `check` and the end of the ``with``, once the disk has refused rows. At the end the buffered rows are
+        tried once more, and the message says how many are lost.
     GpulimeError
-        From the same, where a row does not fit the store.
+        From the same, if a row does not fit the store.
     """
 
     def __init__(self, store: Store, waiting_rows: int = WAITING_ROWS) -> None:
@@ -58,14 +58,14 @@ class Writer:
             self._write_the_rest()
 
     def put(self, row: Row) -> None:
-        """Hand over one row; returns at once where fewer than ``waiting_rows`` are waiting."""
+        """Hand over one row; returns at once if fewer than ``waiting_rows`` are waiting."""
         while True:
             self.check()
             with contextlib.suppress(queue.Full):
                 return self._rows.put(row, timeout=POLL_SECONDS)
 
     def check(self) -> None:
-        """Raise what has stopped the writer, if anything has."""
+        """Raise the error that stopped the writer, if any."""
         if isinstance(self._error, OSError):
             raise NotWritableError(
                 f"{self._store.run} takes no rows: {self._error}. What was written is kept, and the same call goes on"
@@ -88,9 +88,9 @@ class Writer:
             self._error = error
 
     def _write_the_rest(self) -> None:
-        """In the run's thread, after the writer's has ended with an error: the rows in hand, once more."""
+        """Try the buffered rows once more, in the run's thread, after the writer's thread ended with an error."""
         for row in filter(None, list(self._rows.queue)):
-            # A row that the disk refuses is in the store's hand, for the last try; one that does not fit is lost alone.
+            # A row that the disk refuses stays buffered for the last try; a row that does not fit is lost alone.
             with contextlib.suppress(OSError, GpulimeError):
                 self._store.append(row)
         try:
