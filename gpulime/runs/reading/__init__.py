@@ -1,1 +1,1 @@
-"""Reading: from files and datasets to the pixels, labels and segments of a batch."""
+"""Reading: files and datasets become the pixels, labels and segments of a batch."""

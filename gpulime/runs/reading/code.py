@@ -1,4 +1,4 @@
-"""The code of a model or a function as a digest, so that rows of two of them are never mixed in one run."""
+"""Digests of the code of models and functions, so that rows of two different ones are never mixed in one run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-LIBRARIES = ("torch", "torchvision", "timm", "gpulime", "builtins")  # told by their names, their settings by a module's repr
+LIBRARIES = ("torch", "torchvision", "timm", "gpulime", "builtins")  # identified by name, with settings from a module's repr
 INSTALLED = ("site-packages", "dist-packages")
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # another one in each process
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # differs in each process
 
 
 def named(value: Any) -> str:
@@ -22,9 +22,9 @@ def named(value: Any) -> str:
 
 
 def described(value: Any) -> str:
-    """The name of a model or function, and a digest of its code: a module's repr, and the source of all that is the user's.
+    """The name of a model or function, and a digest of its code: a module's repr, and the source of user code.
 
-    Comments and layout are no part of it. Functions that the code calls are not seen, nor is code without a source file.
+    Comments and layout do not count. Functions that the code calls, and code without a source file, are not seen.
     """
     modules = list(value.modules()) if isinstance(value, nn.Module) else []
     kinds: set[Any] = {type(module) for module in modules} or {value if inspect.isfunction(value) else type(value)}
@@ -36,7 +36,7 @@ def described(value: Any) -> str:
 
 
 def _source(code: Any) -> str:
-    """The source of a function or class in a normal form; empty if it is a library's or cannot be had."""
+    """The source of a function or class in a normal form; empty if it belongs to a library or is missing."""
     if str(getattr(code, "__module__", "")).partition(".")[0] in LIBRARIES:
         return ""
     try:

@@ -1,4 +1,4 @@
-"""One image file -> its picture, or the reason why there is none; never another picture in its place."""
+"""Decode one image file to its picture, or fail with a reason; never return a different picture."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gpulime.errors import GpulimeError
 from gpulime.runs.progress import signals
 from gpulime.runs.reading.pixels import DEEP_GRAY, DEPTHS, Array, DecodeError, TooLargeError, check_unit
 
-# The formats behind torchvision's image endings, and GIF. Not all of Pillow's: its EPS reader starts Ghostscript.
+# The formats of torchvision's image extensions, and GIF. Not all of Pillow's, whose EPS reader starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-ROTATION, TURNS = 0x0112, range(2, 9)  # the EXIF tag, and its values for pictures that are not upright
+ROTATION, TURNS = 0x0112, range(2, 9)  # the EXIF tag, and its values for rotated pictures
 MEGABYTE = 10**6
 CHUNK = 1 << 20  # bytes that are hashed at a time
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}  # of .npy files
@@ -36,8 +36,8 @@ class Decoded:
     ----------
     picture : PIL image of any mode, or array (h, w) or (h, w, c) of a .npy file
     sha256 : of the file, as hex digits
-    turned : the camera's rotation tag says that the picture lies on its side or head, and was ignored
-    cut : its colours have 16 bits, of which Pillow gives 8
+    turned : the picture has a rotation tag, which was ignored
+    cut : its colours have 16 bits, of which Pillow reads 8
     """
 
     picture: Image.Image | Array
@@ -60,11 +60,11 @@ def decode(path: bytes, *, max_megapixels: float, max_megabytes: float, exif: st
         An image that Pillow reads as one of `FORMATS`, or a .npy file with an array (h, w) or (h, w, c) of uint8, uint16, or
         floats in 0..1.
     max_megapixels : float
-        The most that the header may announce.
+        The limit for the size in the header.
     max_megabytes : float
-        The most that the file may hold.
+        The limit for the size of the file.
     exif : {"ignore", "apply"}
-        Whether the camera's rotation tag turns the picture; torchvision's ImageFolder ignores it.
+        Apply the camera's rotation tag or, as torchvision's ImageFolder, ignore it.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def decode(path: bytes, *, max_megapixels: float, max_megabytes: float, exif: st
 
 
 def digest(file: BinaryIO, heed: Callable[[], object] = signals.check) -> str:
-    """The sha256 of a file from its start, as hex digits; ``heed`` is called often and may raise, to stop."""
+    """The sha256 of a file from its start, as hex digits; ``heed`` is called often and may raise to stop."""
     found, place = hashlib.sha256(), file.tell()
     file.seek(0)
     while chunk := file.read(CHUNK):
@@ -100,11 +100,11 @@ def digest(file: BinaryIO, heed: Callable[[], object] = signals.check) -> str:
 
 
 def _read_image(file: BinaryIO, max_megapixels: float, exif: str) -> Decoded:
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # training code often sets it, and then the rest of a cut file is gray
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # training code often sets it, which fills truncated files with gray
     picture = _opened(file)
     _check_size(*picture.size, max_megapixels)
     sha256 = digest(file)
-    if picture.format == "PNG":  # to decode one, Pillow does not ask for its end
+    if picture.format == "PNG":  # since Pillow decodes without checking the end
         picture.verify()
         file.seek(0)
         picture = _opened(file)
@@ -118,7 +118,7 @@ def _read_image(file: BinaryIO, max_megapixels: float, exif: str) -> Decoded:
 def _turned(picture: Image.Image) -> bool:
     try:
         return picture.getexif().get(ROTATION, 1) in TURNS
-    except Exception:  # damaged tags are no damage to the pixels
+    except Exception:  # damaged tags do not damage the pixels
         return False
 
 
@@ -135,7 +135,7 @@ def _opened(file: BinaryIO) -> Image.Image:
 
 @contextmanager
 def _without_pillows_limit() -> Iterator[None]:
-    """Let a header be read whatever size it announces: the limit that holds is the run's own."""
+    """Lift Pillow's limit of pixels; the run's own limit applies."""
     with _header:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -168,7 +168,7 @@ def _read_array(file: BinaryIO, max_megapixels: float, _exif: str) -> Decoded:
         raise DecodeError(f"cannot be decoded: it is cut short, {there} of {announced} bytes")
     sha256 = digest(file)
     file.seek(0)
-    array = np.load(file, allow_pickle=False)  # read, not mapped: a file that is cut short meanwhile would end the process
+    array = np.load(file, allow_pickle=False)  # read, not mapped: a mapped file that is truncated meanwhile crashes the process
     if array.dtype.kind == "f":
         check_unit(array)
     return Decoded(array, sha256)

@@ -25,12 +25,12 @@ ADAPT = "[(one[0], one[1]) for one in dataset] is such a dataset, and so is a cl
 
 
 class FormError(DecodeError):
-    """An example that has no image where one is looked for: other examples of its dataset will have none there either."""
+    """An example without an image in a known place; the whole dataset likely has this form."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """An example's parts, as the dataset gives them; ``mask_name`` is how a message calls the mask."""
+    """The parts of an example, as in the dataset; ``mask_name`` is the mask's name in messages."""
 
     image: Any
     target: Any = None
@@ -86,7 +86,7 @@ def _of_items(example: Sequence[Any]) -> Example:
     if not places:
         if not example or not isinstance(example[0], Tensor | np.ndarray):
             raise _no_image(example)
-        places = [0]  # of another shape, which is told
+        places = [0]  # of another shape, which the message names
     at, rest = places[0], range(places[0] + 1, len(example))
     check_form(
         len(example) != 2 or at == 0 or not _is_class(example[0]),
@@ -113,7 +113,7 @@ def _is_class(item: Any) -> bool:
         labels.plain(item)
     except GpulimeError:
         return False
-    return not isinstance(item, str)  # which may be a path or a caption
+    return not isinstance(item, str)  # a path or a caption
 
 
 def tensor(image: Any, channels: int | None) -> Tensor:
@@ -122,7 +122,7 @@ def tensor(image: Any, channels: int | None) -> Tensor:
     Raises
     ------
     FormError
-        If it is no tensor (c, h, w) of numbers that can be an image's, no array (h, w, c) or (h, w), and no PIL image.
+        If it is not a tensor (c, h, w), an array (h, w, c) or (h, w), or a PIL image with numbers of an image.
     DecodeError
         As `pixels.bands`.
     """

@@ -1,4 +1,4 @@
-"""Hints that the pixels of a run are perhaps not those that its user means; each is said once, as soon as an image shows it."""
+"""Hints that pixels may differ from the user's intention; each is printed once, for the first image that shows it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TEXTS = {
 
 
 class Hints:
-    """Looks at images as they are read, some at a time."""
+    """Collect hints from images as they are read."""
 
     def __init__(self) -> None:
         self._left = dict(TEXTS)
 
     def look(self, reads: Sequence[Read]) -> None:
-        """Print the hints that these images give for the first time: how many of them do, and which is the first."""
+        """Print hints that these images show for the first time, with their number and the first image."""
         for hint, text in list(self._left.items()):
             showing = [read.item.image_id for read in reads if hint in read.hints]
             if showing:

@@ -1,4 +1,4 @@
-"""The images of a run on the command line: files, or the dataset that ``data.factory`` makes; and how they are found again."""
+"""The images of a run on the command line: files, or the dataset of ``data.factory``; also for reports."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gpulime.runs.reading.transform import Transform
 
 @dataclass(frozen=True)
 class Images:
-    """Images, and how each is read.
+    """Images and their reader.
 
     Attributes
     ----------
-    items : in their order, the first ``data.limit`` of them
-    reader : reads one of them
-    count : how many there are, those beyond the limit too
+    items : in order, the first ``data.limit``
+    reader : reads one item
+    count : number of images, including those beyond the limit
     targets : the class folders, and the target of the images in each
     name : of the source
     """
@@ -40,7 +40,7 @@ class Images:
 
 
 def find(data: DataConfig, transform: Transform, class_names: Sequence[str] | None) -> Images:
-    """The images that a configuration names.
+    """The images of a configuration.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def find(data: DataConfig, transform: Transform, class_names: Sequence[str] | No
     """
     if data.factory is not None:
         return _of_factory(data, transform)
-    masked = data.keep is None or data.masks is not None  # other segments have other ids in each image
+    masked = data.keep is None or data.masks is not None  # segments of a segmenter have other ids in each image
     check(masked, "data.keep names segments of masks: set data.masks too, or data.factory for a dataset that brings them")
     source = sources.find(data, class_names)
     if source.ignored:
@@ -73,9 +73,9 @@ def _of_factory(data: DataConfig, transform: Transform) -> Images:
 
 
 def again(data: DataConfig, transform: Transform) -> FileReader | DatasetReader | None:
-    """The reader of a run, as its run.json tells; None for a ``data.factory`` that this user has not run in this folder.
+    """The reader of a run from its run.json; None for a ``data.factory`` that this user has not run in this folder.
 
-    A run.json may be somebody else's, and to call what it names could run any code.
+    A run.json may come from another person, and its factory could run any code.
     """
     if data.factory is None:
         return FileReader(Source.reading(data), transform)
@@ -85,6 +85,6 @@ def again(data: DataConfig, transform: Transform) -> FileReader | DatasetReader 
 
 
 def _call(data: DataConfig) -> str:
-    """A name in the cache for a call of ``data.factory`` in the current folder, where Python looks for it."""
+    """The cache key of a ``data.factory`` call in the current folder, from which Python imports it."""
     text = json.dumps([os.getcwd(), data.factory, data.kwargs], sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()

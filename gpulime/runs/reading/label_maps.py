@@ -21,22 +21,22 @@ from gpulime.runs.reading.pixels import DecodeError
 SEGMENTER = "masks"  # in the column of that name
 KEYS = ("mask", "segments")  # of a dataset's example
 MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")  # of PIL images whose pixels are ids
-LOSSLESS = (".png", ".npy", ".tif", ".tiff", ".bmp", ".pgm", ".gif")  # endings of mask images
+LOSSLESS = (".png", ".npy", ".tif", ".tiff", ".bmp", ".pgm", ".gif")  # extensions of mask images
 
 LabelMap = npt.NDArray[np.int64]
 Masks = Callable[[str], Any]  # image_id -> label map, as `label_map` takes it
 
 
 class LabelMapError(DecodeError):
-    """A mask that is no label map of its image; ``kind`` is the error_type of its row."""
+    """A mask that is not a label map of its image; ``kind`` is the error_type of its row."""
 
     kind = "segments"
 
 
 def label_map(value: Any) -> LabelMap | None:
-    """A tensor, array or PIL image as (h, w) int64; None if it is no map of integers. Its first dimension may be 1."""
+    """A tensor, array or PIL image as (h, w) int64; None if it holds no integers. A leading dimension of 1 is dropped."""
     if isinstance(value, Image.Image):
-        array = np.array(value) if value.mode in MODES else None  # of a palette the indices
+        array = np.array(value) if value.mode in MODES else None  # the indices of a palette
     elif isinstance(value, Tensor):
         array = value.detach().cpu().numpy() if not (value.is_floating_point() or value.is_complex()) else None
     else:
@@ -53,7 +53,7 @@ def checked(value: Any, name: str, size: tuple[int, int]) -> LabelMap:
     Parameters
     ----------
     value : anything
-    name : str, how a message calls it
+    name : str, its name in messages
     size : (h, w) of the image
 
     Raises
@@ -71,12 +71,12 @@ def checked(value: Any, name: str, size: tuple[int, int]) -> LabelMap:
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Mask images by the ids of their images: the same path with a lossless ending.
+    """Mask images by the ids of their images: the same path with a lossless extension.
 
     Attributes
     ----------
     folder : str
-    files : image id without its ending -> the files that may be its mask
+    files : image id without extension -> candidate mask files
     limits : max_megapixels and max_megabytes, as for images
     """
 
@@ -131,7 +131,7 @@ class MaskFolder:
             if found[0].lower().endswith(b".npy"):
                 return np.asarray(np.load(os.fsdecode(found[0]), allow_pickle=False))
             return decode(found[0], exif="ignore", **self.limits).picture
-        except Exception as error:  # a damaged file, or one that is gone meanwhile
+        except Exception as error:  # damaged, or removed meanwhile
             raise LabelMapError(f"its mask {os.fsdecode(found[0])!r} cannot be used: {error}") from error
 
 
@@ -140,7 +140,7 @@ def _stem(image_id: str) -> str:
 
 
 def called(masks: Masks, image_id: str) -> tuple[Any, str]:
-    """The label map of an image as ``masks`` gives it, and how a message calls it.
+    """The label map of an image from ``masks``, and its name in messages.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def called(masks: Masks, image_id: str) -> tuple[Any, str]:
         value = masks(image_id)
     except LabelMapError:
         raise
-    except Exception as error:  # any code of the user's
+    except Exception as error:  # the user's code may raise anything
         raise LabelMapError(f"{name} failed: {type(error).__name__}: {error}") from error
     if value is None:
         raise LabelMapError(f"{name} is None; it must be integers (h, w)")

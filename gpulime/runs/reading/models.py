@@ -1,4 +1,4 @@
-"""The classifier of a run: made by the user's factory, with its weights, its transform and its class names."""
+"""The classifier of a run: from the user's factory, with weights, transform and class names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INSTALL = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and what a run needs to know of it.
+    """A model with the facts that a run needs.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Loaded:
     transform : Transform
         From a decoded picture to the model's input, with the model's normalisation.
     class_names : list of str or None
-        One per output of the model; None where they are not known.
+        One per output of the model; None if unknown.
     weights_sha256 : str
         Digest of all parameters and buffers.
     description : str
@@ -54,13 +54,13 @@ class Loaded:
 
 
 def load(config: ModelConfig, data: DataConfig, lime: LimeConfig) -> Loaded:
-    """Make the model that ``config`` names, with the transform that the settings and the model ask for.
+    """Make the model that ``config`` names, with the transform of the settings and the model.
 
     Raises
     ------
     GpulimeError
-        Where the factory, the checkpoint or the class names cannot be had, and where the size of the model's input is
-        not known.
+        If the factory, the checkpoint or the class names cannot be loaded, or the size of the model's input is
+        unknown.
     """
     if config.factory is None:
         raise GpulimeError(
@@ -89,7 +89,7 @@ def imported(path: str) -> Any:
     """The object at an import ``path``, module.name or module:name, from installed packages or the current directory."""
     path = path.replace(":", ".", 1)
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that no file there takes the place of an installed package
+        sys.path.append(os.getcwd())  # last, so that no file there shadows an installed package
     first, *rest = path.split(".")
     found: Any = _module(first)
     for name in rest:
@@ -132,12 +132,12 @@ def _made(factory: Any, kwargs: Mapping[str, Any], what: str) -> Any:
     check(callable(factory), f"must be something to call that returns {what}; got {factory!r}")
     try:
         return factory(**kwargs)
-    except (Exception, SystemExit) as error:  # whatever the user's own code raises is the user's to read
+    except (Exception, SystemExit) as error:  # pass on any error of the user's code
         raise GpulimeError(f"the call with {dict(kwargs)} failed with {line_of(error)}") from error
 
 
 def _torchvision_weights(factory: Any, kwargs: Mapping[str, Any]) -> Any:
-    """The weights enum's member that ``kwargs`` name for a factory of torchvision; None where there is none."""
+    """The weights enum's member in ``kwargs`` for a factory of torchvision; None if there is none."""
     name = kwargs.get("weights")
     if not isinstance(name, str) or not str(getattr(factory, "__module__", "")).startswith("torchvision."):
         return None
@@ -151,7 +151,7 @@ def _torchvision_weights(factory: Any, kwargs: Mapping[str, Any]) -> Any:
 
 
 def _class_names(setting: list[str] | str | None, pretrained: Any, model: nn.Module) -> list[str] | None:
-    """The names that the setting has or leads to, else those of torchvision's weights or of a Hugging Face model, else None."""
+    """Class names from the setting, else from torchvision's weights or a Hugging Face model, else None."""
     if setting is None:
         return _categories(pretrained) or classes.of_model(model)
     if not isinstance(setting, str):
@@ -171,7 +171,7 @@ def _categories(pretrained: Any) -> list[str] | None:
 
 
 def _read_names(file: Path) -> list[str]:
-    check(file.is_file() or not file.exists(), "is not a regular file")  # a pipe would be waited for
+    check(file.is_file() or not file.exists(), "is not a regular file")  # a pipe would block
     try:
         text = file.read_text(encoding="utf-8-sig")
         names = json.loads(text) if file.suffix == ".json" else text.strip().splitlines()

@@ -1,7 +1,7 @@
-"""What a process that reads images hands over: their pixels and label maps in few pieces, since each has its price.
+"""Pack pixels and label maps of a worker into few tensors, since each tensor has a cost.
 
-A tensor goes from process to process by a connection of its own, which takes longer than copying a small image. It lies in
-shared memory, of which there may be little; what does not go by it stands in the message, which is to be short.
+A tensor crosses processes through a connection of its own, which takes longer than copying a small image. It lies in
+shared memory, which may be scarce; the message beside it is to be short.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from gpulime.device import out_of_memory
 from gpulime.errors import check
 from gpulime.runs.reading.read import Read
 
-SMALL_BYTES = 1 << 20  # the most of a piece, unless it is one image that is larger; that is not copied
-LABEL_DTYPES: tuple[type[np.integer[Any]], ...] = np.uint8, np.int16, np.int32  # label maps cross in the first that holds them
+SMALL_BYTES = 1 << 20  # the most of a piece; a larger image is a piece of its own, and not copied
+LABEL_DTYPES: tuple[type[np.integer[Any]], ...] = np.uint8, np.int16, np.int32  # label maps use the first that is wide enough
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Tensors that some of the reads have: ``places`` tells which, ``pieces`` are theirs in this order, (i, ...) each."""
+    """Tensors of some of the reads: ``places`` are these reads, ``pieces`` their tensors in this order, (i, ...) each."""
 
     places: list[int]
     pieces: list[Tensor]
 
     @classmethod
     def of(cls, tensors: Iterable[Tensor | None]) -> Packed:
-        """Pack all that are not None, in as few pieces as their shapes and `SMALL_BYTES` allow."""
+        """Pack all tensors that are not None, in as few pieces as their shapes and `SMALL_BYTES` allow."""
         there = {place: tensor for place, tensor in enumerate(tensors) if tensor is not None}
         pieces: list[Tensor] = []
         for (_, _, nbytes), group in itertools.groupby(there.values(), _kind):
@@ -43,12 +43,12 @@ class Packed:
         return cls(list(there), pieces)
 
     def unpacked(self, n: int) -> list[Tensor | None]:
-        """As they were given, n of them.
+        """Unpack n tensors.
 
         Raises
         ------
         GpulimeError
-            Where the pieces hold more or fewer tensors than were packed.
+            If the pieces hold more or fewer tensors than were packed.
         """
         tensors = list(itertools.chain.from_iterable(self.pieces))
         check(
@@ -61,14 +61,14 @@ class Packed:
 
 @dataclass(frozen=True)
 class Handover:
-    """Reads that were taken apart: without pixels and label maps, and these."""
+    """Packed reads: the reads without tensors, their pixels, and their label maps."""
 
     reads: list[Read]
     pixels: Packed
     maps: Packed
 
     def together(self) -> list[Read]:
-        """The reads as they were."""
+        """Restore the reads."""
         pixels, maps = self.pixels.unpacked(len(self.reads)), self.maps.unpacked(len(self.reads))
         return [
             replace(read, pixels=image, segments=None if labels is None else labels.numpy().astype(np.int64))
@@ -77,7 +77,7 @@ class Handover:
 
 
 def apart(reads: Sequence[Read]) -> Handover:
-    """Take reads apart."""
+    """Pack reads."""
     return Handover(
         [replace(read, pixels=None, segments=None) for read in reads],
         Packed.of(read.pixels for read in reads),
@@ -90,7 +90,7 @@ def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, int]:
 
 
 def _stacked(alike: list[Tensor]) -> list[Tensor]:
-    """One piece of all; where there is no memory for it, each by itself."""
+    """Stack tensors to one piece; without memory for it, one piece each."""
     try:
         return [torch.stack(alike)] if len(alike) > 1 else [_own(alike[0])[None]]
     except (RuntimeError, MemoryError) as error:
@@ -100,7 +100,7 @@ def _stacked(alike: list[Tensor]) -> list[Tensor]:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """The same, not as a part of something larger, which would go with it as a whole."""
+    """Copy a tensor that is a view of a larger storage, which would be sent as a whole."""
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 

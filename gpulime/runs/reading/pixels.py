@@ -1,4 +1,4 @@
-"""Decode pixels: pictures of Pillow and arrays of any depth become channels, as many as the model takes.
+"""Decode pixels: pictures of Pillow and arrays of any depth become as many channels as the model takes.
 
 Eight bits stay as they are. Deeper values are scaled to 0..1 as float32: 16 bits by 65535, never clipped, never cut to 8 bits.
 """
@@ -18,9 +18,9 @@ from gpulime.errors import GpulimeError
 DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)  # of arrays
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> the mode that a picture of eight bits is converted to
-STRAIGHT = {"RGBa": "RGBA", "La": "LA", "RGBX": "RGB"}  # modes that Pillow converts to little else
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # as Pillow makes RGB gray
-OUTSIDE = 1e-3  # of 0..1, which rounding may reach
+STRAIGHT = {"RGBa": "RGBA", "La": "LA", "RGBX": "RGB"}  # modes with few conversions in Pillow
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of RGB in Pillow's gray
+OUTSIDE = 1e-3  # beyond 0..1, for rounding
 
 Array = npt.NDArray[Any]
 
@@ -38,7 +38,7 @@ class TooLargeError(DecodeError):
 
 
 class ChannelsError(DecodeError):
-    """An image whose channels are not those that the model takes."""
+    """An image with another number of channels than the model takes."""
 
     kind = "channels"
 
@@ -66,22 +66,22 @@ def stacked(pictures: list[Image.Image]) -> Array:
 
 
 def bands(image: Image.Image | Array, channels: int | None = None) -> list[Image.Image]:
-    """The image as pictures that Pillow resizes without loss: one RGB, or an L or F for each channel.
+    """Split the image into pictures that Pillow resizes without loss: one RGB, or an L or F for each channel.
 
     Parameters
     ----------
     image : PIL image of any mode, or array (h, w) or (h, w, c)
         An array is uint8, uint16 or float; a PIL image of mode F lies in 0..1.
     channels : int, optional
-        How many are wanted. RGB becomes gray for 1, gray becomes RGB for 3, and alpha is kept for 4; without it, it is dropped,
-        not blended. By default a gray picture has 1, another one 3, and an array those that it has.
+        Channels of the result. RGB becomes gray for 1, gray becomes RGB for 3, and alpha is kept for 4, else dropped without
+        blending. By default 1 for a gray picture, 3 for any other, and all channels of an array.
 
     Raises
     ------
     ChannelsError
         If the image has another number of channels, and there is no usual conversion.
     DecodeError
-        If the dtype, the shape or the range is another one.
+        If the dtype, the shape or the range is different.
     """
     if isinstance(image, np.ndarray):
         return _of_array(image, channels)
@@ -121,7 +121,7 @@ def _of_eight_bits(picture: Image.Image, channels: int | None) -> list[Image.Ima
         picture = _rgb_of_lab(picture)
     if picture.mode in STRAIGHT:
         picture = picture.convert(STRAIGHT[picture.mode])
-    if picture.mode == "P" and "transparency" in picture.info:  # to anything else Pillow warns of what it drops
+    if picture.mode == "P" and "transparency" in picture.info:  # other conversions make Pillow warn of dropped data
         picture = picture.convert("RGBA")
     wanted = (1 if picture.mode == "L" else 3) if channels is None else channels
     if wanted not in MODES:
@@ -133,7 +133,7 @@ def _of_eight_bits(picture: Image.Image, channels: int | None) -> list[Image.Ima
 def _rgb_of_lab(picture: Image.Image) -> Image.Image:
     lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     converted = ImageCms.applyTransform(picture, ImageCms.buildTransform(lab, rgb, "LAB", "RGB"))
-    assert converted is not None  # it was not asked for in place
+    assert converted is not None  # not in place, so never None
     return converted
 
 

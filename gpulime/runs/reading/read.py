@@ -1,4 +1,4 @@
-"""Items -> pixels: what reads one image, and how those that are read become batches."""
+"""Readers of single images, and batches of their results."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ KEPT = 0.25  # of a picture's area
 
 @dataclass(frozen=True)
 class Read:
-    """One image as it was read, or why it could not be.
+    """One image, or the reason for its failure.
 
     Attributes
     ----------
     item : Item
-    pixels : (c, h, w) tensor, uint8 or float; None where ``error`` says why
-    sha256 : hex digest of the file, or of the pixels where there is no file
-    segments : (h, w) int64 array; None where the explainer segments
+    pixels : (c, h, w) tensor, uint8 or float; None if there is an ``error``
+    sha256 : hex digest of the file, or of the pixels if there is no file
+    segments : (h, w) int64 array; None if the explainer segments
     segmenter : "masks" if the segments came with the image
-    target : what `gpulime.labels.of_image` takes, as a dataset gives it; a file's is the item's
-    no_target : why what the dataset gives is no target
+    target : as in the dataset, for `gpulime.labels.of_image`; for a file, the item's
+    no_target : reason if the dataset's value is not a target
     classes : of the target, once the number of classes is known
     error, kind : the message and its kind ('decode', 'too_large', ...)
-    is_misfit : whether the dataset's examples are of a form that is not known
+    is_misfit : true if the dataset's examples have an unknown form
     hints : `TURNED` for an ignored rotation tag, `CROPPED` if the crop keeps less than `KEPT` of the picture, `CUT` for colours
         of 16 bits, of which 8 were read
     """
@@ -67,7 +67,7 @@ class Read:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads the items of a source through the model's transform; a run over files counts in [0, 1], its fill too."""
+    """Read items of a source through the model's transform; pixels and fill are in [0, 1]."""
 
     source: Source
     transform: Transform
@@ -75,7 +75,7 @@ class FileReader:
     in_unit: ClassVar[bool] = True
 
     def __call__(self, item: Item) -> Read:
-        """Read one item; a file that is no image becomes a `Read` with its error."""
+        """Read one item; a file that is not an image becomes a `Read` with its error."""
         try:
             decoded = self.source.load(item)
             self._check_enlarged(decoded.size)
@@ -84,11 +84,11 @@ class FileReader:
             return read if self.masks is None else self._masked(read, self.masks, decoded.size)
         except DecodeError as error:
             return Read(item, error=str(error), kind=error.kind)
-        except Exception as error:  # one image never ends a run, whatever is wrong with it
+        except Exception as error:  # one bad image fails alone
             return Read(item, error=f"{type(error).__name__}: {error}", kind=_kind_of(error))
 
     def _masked(self, read: Read, masks: Masks, size: tuple[int, int]) -> Read:
-        """With its mask as segments, which has the size of the file's picture and is resized and cropped as this is."""
+        """Add the mask as segments; it has the size of the file's picture, and is resized and cropped with it."""
         labels = checked(*called(masks, read.item.image_id), size[::-1])
         return replace(read, segments=self.transform.of_labels(labels), segmenter=SEGMENTER)
 
@@ -97,7 +97,7 @@ class FileReader:
         return tuple(hint for hint, shows in shown.items() if shows)
 
     def _check_enlarged(self, size: tuple[int, int]) -> None:
-        """A thin picture, resized by its shorter side, may become as large as any."""
+        """Fail if a thin picture would become too large when its shorter side is resized."""
         enlarged = ((self.transform.resize or min(size)) / min(size)) ** 2 * size[0] * size[1] / 1e6
         if enlarged > self.source.max_megapixels:
             raise TooLargeError(
@@ -108,9 +108,9 @@ class FileReader:
 
 @dataclass(frozen=True)
 class DatasetReader:
-    """Reads a map-style dataset whose examples `examples.parts` knows; the images keep their units.
+    """Read a map-style dataset with examples that `examples.parts` knows; images keep their units.
 
-    A PIL image gets as many ``channels`` as the model takes, if that is known. With ``in_unit`` a fill counts in [0, 1].
+    A PIL image gets as many ``channels`` as the model takes, if that is known. With ``in_unit`` a fill is in [0, 1].
     """
 
     dataset: Any
@@ -119,7 +119,7 @@ class DatasetReader:
     in_unit: bool = False
 
     def __call__(self, item: Item) -> Read:
-        """Read the example whose number is the item's path; whatever goes wrong there becomes an error of that image."""
+        """Read the example with the index in the item's path; any error becomes that of its image."""
         number, item = int(item.path), replace(item, path=b"")
         try:
             example = examples.parts(self.dataset[number])
@@ -129,7 +129,7 @@ class DatasetReader:
             return read if value is None or read.pixels is None else with_mask(read, value, name)
         except DecodeError as error:
             return Read(item, error=str(error), kind=error.kind, is_misfit=isinstance(error, FormError))
-        except (Exception, SystemExit) as error:  # any code may stand behind a dataset, and any kind of tensor come from it
+        except (Exception, SystemExit) as error:  # a dataset may run any code and return any kind of tensor
             return Read(item, error=f"{type(error).__name__}: {error}", kind=_kind_of(error))
 
 
@@ -138,8 +138,8 @@ def _kind_of(error: BaseException) -> str:
 
 
 def _read(item: Item, image: Tensor) -> Read:
-    values = torch.empty(image.shape, dtype=image.dtype)  # a plain tensor, whatever subclass the dataset has
-    values.copy_(image.detach())  # before anything looks at it: the dataset may fill the same memory with its next image
+    values = torch.empty(image.shape, dtype=image.dtype)  # a plain tensor instead of the dataset's subclass
+    values.copy_(image.detach())  # before any use, since the dataset may reuse its memory for the next image
     bad = 0 if values.dtype == torch.uint8 else int((~values.isfinite()).sum())
     if bad:
         message = f"{bad} of its {values.numel()} values are NaN or infinite"
@@ -148,19 +148,19 @@ def _read(item: Item, image: Tensor) -> Read:
 
 
 def with_target(read: Read, target: Any) -> Read:
-    """The same image with its target, or with the reason why that is none."""
+    """Add the target, or the reason why it is invalid."""
     if target is None:
         return read
     try:
         plain = labels.plain(target)
     except GpulimeError as error:
         return replace(read, no_target=str(error))
-    known = type(plain) is int and 0 <= plain <= MOST_TARGET  # then the row of an image that fails has it too
+    known = type(plain) is int and 0 <= plain <= MOST_TARGET  # so that the row of a failed image has it, too
     return replace(read, target=plain, item=replace(read.item, target=plain) if known else read.item)
 
 
 def with_mask(read: Read, value: Any, name: str) -> Read:
-    """The same image with its mask as segments.
+    """Add the mask as segments.
 
     Raises
     ------
@@ -176,7 +176,7 @@ Group = tuple[list[Read], batch.Batch | None]
 
 
 def batches(reads: Sequence[Read], wanted: str | Sequence[int], in_unit: bool, keep: Sequence[int] = ()) -> Iterator[Group]:
-    """All of ``reads`` in order: those of one shape and dtype as a batch, those that could not be read without one.
+    """Group ``reads`` in order: reads of one shape and dtype get a batch, failed reads get none.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def batches(reads: Sequence[Read], wanted: str | Sequence[int], in_unit: bool, k
     wanted : str or sequence of int
         "top", "target" or "top+target", or the same classes for each image.
     in_unit : bool
-        Whether uint8 images are brought to [0, 1] here, so that a fill counts in it too.
+        Scale uint8 images to [0, 1] here, so that a fill is in [0, 1], too.
     keep : sequence of int
         Ids of segments that are never hidden.
     """

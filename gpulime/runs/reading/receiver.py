@@ -1,6 +1,6 @@
-"""What takes from a loader's processes what they have read: a thread of its own, since it may wait for ever.
+"""Receive from a loader's workers in a separate thread, which may block forever.
 
-A process that dies in the middle of a message leaves the rest of it to be waited for, which no timeout of the loader ends.
+A worker that dies in the middle of a message makes the loader wait for the rest of it without a timeout.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ POLL_SECONDS = 0.5
 
 
 class Receiver:
-    """A loader's processes at work.
+    """Running workers of a loader.
 
     Parameters
     ----------
     loader : DataLoader
-        With processes and a timeout of `POLL_SECONDS`, after which its thread looks whether it is wanted still.
+        With workers and a timeout of `POLL_SECONDS`, after which its thread checks for its end.
 
     Raises
     ------
     Exception
-        Where the processes cannot be started.
+        If the workers cannot be started.
     """
 
     def __init__(self, loader: Any) -> None:
-        # No SimpleQueue: there a signal can make a wait with a timeout one without.
+        # Not SimpleQueue, in which a signal can remove the timeout of a wait.
         self._asked: queue.Queue[bool] = queue.Queue()  # False is the end
         self._answers: queue.Queue[Any] = queue.Queue()
         self._ended = False
-        # Not the main thread, where torch would set its handler of SIGCHLD. A daemon: nobody waits for it to end.
+        # Not the main thread, in which torch sets a handler of SIGCHLD. A daemon, so that exit does not wait for it.
         self._thread = threading.Thread(target=self._serve, args=(loader,), name="gpulime receiver", daemon=True)
         self._thread.start()
         try:
@@ -42,11 +42,11 @@ class Receiver:
             raise
 
     def ask(self) -> None:
-        """Ask for what comes next; once before it is taken."""
+        """Request the next result; once per result."""
         self._asked.put(True)
 
     def take(self, seconds: float | None) -> Any:
-        """What was asked for, or None where it does not come within ``seconds``; raises what the loader has raised."""
+        """The requested result, or None after ``seconds``; raises the loader's error."""
         try:
             answer = self._answers.get(timeout=seconds)
         except queue.Empty:
@@ -57,29 +57,29 @@ class Receiver:
 
     @property
     def bereft(self) -> bool:
-        """Whether one of the processes has ended."""
+        """True if one of the workers has ended."""
         return not all(worker.is_alive() for worker in self._iterator._workers)
 
     def close(self, at_once: bool = False) -> None:
-        """End the processes, ``at_once`` whatever they are at, and the thread too unless it waits for what never comes."""
+        """End the workers, with ``at_once`` without waiting for their work, and the thread unless it blocks forever."""
         self._ended = True
         self._asked.put(False)
-        if at_once:  # the loader would wait five seconds for one that hangs
+        if at_once:  # the loader would wait five seconds for a hanging worker
             self._kill()
         self._thread.join(2 * POLL_SECONDS)
-        with suppress(AssertionError):  # the thread may see them end at the same time; ended they are then all the same
+        with suppress(AssertionError):  # the thread may see their end at the same time
             self._iterator.__del__()
         self._kill()
 
     def _kill(self) -> None:
         for worker in self._iterator._workers:
             if worker.is_alive():
-                worker.kill()  # one that is stopped does not heed SIGTERM
+                worker.kill()  # a stopped process ignores SIGTERM
 
     def _serve(self, loader: Any) -> None:
         try:
             iterator = iter(loader)
-        except Exception as error:  # for the thread that has made this one
+        except Exception as error:  # for the creating thread
             return self._answers.put(error)
         self._answers.put(iterator)
         while self._asked.get():
@@ -90,5 +90,5 @@ class Receiver:
             try:
                 return next(iterator)
             except Exception as error:
-                if self._ended or not str(error).startswith("DataLoader timed out"):  # the loader's own words
+                if self._ended or not str(error).startswith("DataLoader timed out"):  # the loader's message
                     return error

@@ -1,4 +1,4 @@
-"""The picture that people see of an image's channels, and how it was made of them, in words."""
+"""The picture of an image's channels, and a description of changes to its values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shown(pixels: Tensor, bands: Sequence[int] | None = None) -> Shown:
         Up to four channels are shown as a photograph, gray or RGB, with a window if they are deep and use little of their range
         (`gpulime.explanations.window`). Of more channels three are shown, each from its 2nd to its 98th percentile.
     bands : three numbers from 1, optional
-        Which are red, green and blue; by default the first three. Those that the image lacks change nothing.
+        The bands for red, green and blue; by default the first three. Missing ones are ignored.
     """
     c = len(pixels)
     if bands is not None and max(bands) > c:

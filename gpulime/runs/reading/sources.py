@@ -1,4 +1,4 @@
-"""The images of a run: which they are, in a fixed order with an id each, and how each is read."""
+"""The images of a run, in a fixed order with an id each, and their reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpulime.errors import GpulimeError, about, check
 from gpulime.runs.reading.decode import Decoded, decode
 from gpulime.runs.reading.pixels import DecodeError
 
-# torchvision's ImageFolder reads these but for the last two.
+# torchvision's ImageFolder reads all except the last two.
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".npy")
 PATH_COLUMNS = ("path", "file", "filename")
 TARGET_COLUMNS = ("target", "class_index", "label")
@@ -23,7 +23,7 @@ SKIMAGE = "skimage"
 __all__ = ["DecodeError", "Decoded", "Item", "Source", "find"]
 PHOTOGRAPHS = ("chelsea", "coffee", "astronaut", "rocket")
 RUN_JSON = "run.json"
-RUN_FOLDERS = ("results", "_staging", "heartbeats")  # what a run writes into its directory
+RUN_FOLDERS = ("results", "_staging", "heartbeats")  # files and folders of a run directory
 SHOWN_IDS = 5
 
 
@@ -36,11 +36,11 @@ class Item:
     image_id : str
         Its path relative to the source, with '/'; bytes that are not UTF-8 are backslash-escaped.
     path : bytes
-        Where it lies; empty for a photograph of scikit-image.
+        Its location; empty for a photograph of scikit-image.
     target : int or None
-        Index of its true class, where it is known.
+        Index of its true class, if known.
     attempt : int
-        1, and one more each time that it is tried again after it has failed.
+        1, plus 1 for each retry.
     """
 
     image_id: str
@@ -51,18 +51,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """The images found, and how to read them.
+    """The images found, and their reader.
 
     Parameters
     ----------
     items : list of Item
-        In an order that is the same every time.
+        In a reproducible order.
     ignored : dict of str to int
-        Endings of other files that lie among the images, and how many have each.
+        Extensions of other files among the images, with their counts.
     max_megapixels, max_megabytes, exif
         As in `DataConfig`.
     images : int
-        How many there are, those beyond the limit too.
+        Number of images, including those beyond the limit.
     targets : dict of str to int
         The class folders, and the target of the images in each.
     """
@@ -83,7 +83,7 @@ class Source:
         ignored: Mapping[str, int] | None = None,
         targets: Mapping[str, int] | None = None,
     ) -> Source:
-        """The first ``config.limit`` of ``items``, and the limits that ``config`` sets to reading."""
+        """The first ``config.limit`` of ``items``, and the limits of ``config`` for reading."""
         return cls(
             items=list(items[: config.limit]),
             ignored=dict(ignored or {}),
@@ -98,7 +98,7 @@ class Source:
         """Read one image; raises `DecodeError`, whose ``kind`` is 'decode' or 'too_large'."""
         if item.path:
             return decode(item.path, max_megapixels=self.max_megapixels, max_megabytes=self.max_megabytes, exif=self.exif)
-        if item.image_id not in PHOTOGRAPHS:  # the id of a row that came from elsewhere
+        if item.image_id not in PHOTOGRAPHS:  # the id of a foreign row
             raise DecodeError(f"is none of scikit-image's photographs {', '.join(PHOTOGRAPHS)}")
         import skimage.data
 
@@ -107,7 +107,7 @@ class Source:
 
 
 def find(config: DataConfig, class_names: Sequence[str] | None = None) -> Source:
-    """The images that ``config.source`` names, the first ``config.limit`` of them.
+    """The first ``config.limit`` images of ``config.source``.
 
     Parameters
     ----------
@@ -116,14 +116,14 @@ def find(config: DataConfig, class_names: Sequence[str] | None = None) -> Source
         .txt file with a path a line, a .csv file with a column of `PATH_COLUMNS` and perhaps one of `TARGET_COLUMNS`,
         one image, or 'skimage'. Paths in a list are relative to the list's own folder.
     class_names : sequence of str or None
-        Names of the model's classes. Where each folder bears one of them its images get that class as target; else the
-        folder's place among the sorted folders, where there are as many as classes; else none. In a list a target may be
-        such a name.
+        Names of the model's classes. If each folder has one of these names, its images get that class as target; else,
+        if there are as many folders as classes, the folder's position in sorted order; else none. In a list a target
+        may be such a name.
 
     Raises
     ------
     GpulimeError
-        Where there is no such source or no image in it, and where two images have the same id.
+        If there is no such source or no image in it, or if two images have the same id.
     """
     ignored: Counter[str] = Counter()
     targets: dict[str, int] = {}
@@ -156,14 +156,14 @@ def _items(source: str, class_names: Sequence[str] | None, ignored: Counter[str]
 
 
 def files_in(folder: str) -> Iterator[Item]:
-    """The images in a folder and its subfolders, in an order that is the same every time."""
+    """The images in a folder and its subfolders, in a reproducible order."""
     return _in_folder(os.path.expanduser(folder), None, Counter(), {})
 
 
 def _in_folder(
     folder: str, class_names: Sequence[str] | None, ignored: Counter[str], targets: dict[str, int]
 ) -> Iterator[Item]:
-    """The images that lie in the folder itself, then those of each of its subfolders, at any depth."""
+    """The images in the folder, then those of each of its subfolders, at any depth."""
     names, folders = _listing(folder)
     contents = {label: sorted(_walk(os.path.join(folder, label), folder)) for label in folders}
     classes = [label for label, found in contents.items() if not _holds_runs_alone(found)]
@@ -185,9 +185,9 @@ def _in_folder(
 
 
 def _walk(folder: str, source: str) -> Iterator[tuple[str, list[str] | None]]:
-    """The folder and those inside it with the names of their files, None for a run's directory; links are followed.
+    """A folder and its subfolders with the names of their files, None for a run's directory; links are followed.
 
-    Each is entered once, however many links lead to it; links come last, so that a folder is found by its own name.
+    Each is entered once. Links come last, so that a folder is found by its own name.
     """
     seen, waiting = {_identity(source)}, deque([folder])
     while waiting:
@@ -205,7 +205,7 @@ def _walk(folder: str, source: str) -> Iterator[tuple[str, list[str] | None]]:
 
 
 def _listing(folder: str) -> tuple[list[str], list[str]]:
-    """Names of the files and of the folders in a folder, sorted; a run that is written into the folder itself is left out."""
+    """Names of the files and of the folders in a folder, sorted, without those of a run in the folder itself."""
     with os.scandir(folder) as entries:
         found = {entry.name: _is_folder(entry) for entry in entries}
     own = (RUN_JSON, *RUN_FOLDERS) if _is_run(folder) else ()
@@ -216,7 +216,7 @@ def _listing(folder: str) -> tuple[list[str], list[str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError as error:  # a link that leads back to itself, or to a place that cannot be entered
+    except OSError as error:  # a link to itself, or to a folder without access
         if error.errno == errno.ELOOP or _ending(entry.name) in ENDINGS:  # an image with an error
             return False
         raise
@@ -228,7 +228,7 @@ def _identity(folder: str) -> tuple[int, int]:
 
 
 def _is_run(folder: str) -> bool:
-    """Tell if a folder is the directory of a run: its results must not become a class."""
+    """True if a folder is a run directory, which must not become a class."""
     inside = [os.path.join(folder, name) for name in (RUN_JSON, *RUN_FOLDERS)]
     return os.path.isfile(inside[0]) and any(os.path.isdir(path) for path in inside[1:])
 
@@ -238,7 +238,7 @@ def _holds_runs_alone(found: Sequence[tuple[str, list[str] | None]]) -> bool:
 
 
 def _numbering(folders: Sequence[str], class_names: Sequence[str] | None) -> Sequence[str]:
-    """The names by whose places folders are numbered; none where a place would be a wrong target."""
+    """The names whose positions number the folders; none if a position would be a wrong target."""
     if class_names is None:
         return folders
     if set(folders) <= set(class_names):
@@ -247,7 +247,7 @@ def _numbering(folders: Sequence[str], class_names: Sequence[str] | None) -> Seq
 
 
 def _in_text(file: str) -> Iterator[Item]:
-    with open(file, "rb") as lines:  # bytes, because a file's name need not be text
+    with open(file, "rb") as lines:  # bytes, since file names need not be text
         for line in lines.read().removeprefix(b"\xef\xbb\xbf").splitlines():
             if line.strip():
                 yield _listed(os.fsdecode(line), file)
@@ -255,7 +255,7 @@ def _in_text(file: str) -> Iterator[Item]:
 
 def _in_csv(file: str, class_names: Sequence[str] | None) -> Iterator[Item]:
     with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        rows = csv.DictReader(lines, strict=True)  # else an open quote makes one file name of all lines after it
+        rows = csv.DictReader(lines, strict=True)  # else an open quote joins all following lines to one file name
         columns = {str(name).strip().lower(): name for name in rows.fieldnames or []}
         of_path = next((columns[name] for name in PATH_COLUMNS if name in columns), None)
         of_target = next((columns[name] for name in TARGET_COLUMNS if name in columns), None)
@@ -290,7 +290,7 @@ def _target(text: str, class_names: Sequence[str] | None) -> int | None:
 
 
 def _index(name: str, names: Sequence[str]) -> int | None:
-    """The place of ``name``; None where two classes bear it."""
+    """The position of ``name``; None if two classes have it."""
     return names.index(name) if names.count(name) == 1 else None
 
 

@@ -18,13 +18,13 @@ KIND = "target"  # of an error row
 def read_target(
     read: Read, wanted: str | Sequence[int], names: Sequence[str] | None, count: Callable[[Tensor], int | None]
 ) -> Read:
-    """The same with the classes of its target; an error if they are to be explained and there are none.
+    """Add the classes of the target; an error if they are to be explained and there are none.
 
     Parameters
     ----------
     read : Read
     wanted : str or sequence of int
-        What the run explains: one of `labels.MODES`, or fixed classes.
+        Labels of the run: one of `labels.MODES`, or fixed classes.
     names : optional
         Names of the model's classes.
     count : callable

@@ -1,4 +1,4 @@
-"""From a decoded picture to the pixels that the model sees: the model's own resize and crop, or those of the config."""
+"""Resize and crop a decoded picture for the model, by the model's own transform or the config."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Transform:
     resize : int or None
         Length of the shorter side after resizing; None leaves the size.
     crop : int or None
-        Side of the square cut out of the centre, filled up with black where the picture is smaller; None cuts nothing.
+        Side of the square cut out of the centre, padded with black if the picture is smaller; None does not crop.
     interpolation : str
         A value of torchvision's InterpolationMode.
     mean, std : tuple of float or None
-        Per channel, for pixels in 0..1; None where the model wants them as they are.
+        Per channel, for pixels in 0..1; None without normalisation.
     channels : int or None
         As many as the model takes; None makes a picture RGB and leaves an array as it is.
     """
@@ -56,7 +56,7 @@ class Transform:
         """
         channels = 3 if self.channels is None and isinstance(picture, Image.Image) else self.channels
         pixels = stacked([self._moved(band) for band in bands(picture, channels)])
-        # What interpolates bicubically overshoots; eight bits end at 0 and 255 anyway.
+        # Bicubic interpolation overshoots; eight bits are clipped to 0 and 255 anyway.
         return pixels if pixels.dtype == np.uint8 else pixels.clip(0, 1)
 
     def of_labels(self, labels: Array) -> Array:
@@ -68,7 +68,7 @@ class Transform:
         return found
 
     def kept(self, size: tuple[int, int]) -> float:
-        """The part of a picture's area that the crop keeps, for its width and height."""
+        """The share of a picture's area that the crop keeps, given its width and height."""
         if self.crop is None:
             return 1.0
         scale = 1.0 if self.resize is None else self.resize / min(size)
@@ -83,16 +83,16 @@ class Transform:
 
 
 def choose(model: nn.Module, weights: Any, data: DataConfig, lime: LimeConfig) -> Transform:
-    """The transform of a run: what the settings say, and the model's own for the rest.
+    """The transform of a run: from the settings, and from the model for the rest.
 
     Parameters
     ----------
     model : Module
         A model of timm brings its own transform.
     weights : WeightsEnum or None
-        Weights of torchvision bring theirs.
+        Weights of torchvision bring their own.
     data, lime : DataConfig, LimeConfig
-        ``data.resize``, ``data.crop``, ``data.interpolation``, ``lime.mean`` and ``lime.std``, where they are set.
+        ``data.resize``, ``data.crop``, ``data.interpolation``, ``lime.mean`` and ``lime.std``, if set.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def choose(model: nn.Module, weights: Any, data: DataConfig, lime: LimeConfig) -
 
 
 def _with_normalisation(own: Transform, recorded: Both | None, channels: int | None) -> Transform:
-    """``own``, with the normalisation that the model records if it has none, for one channel if there is one."""
+    """``own``, with the model's recorded normalisation if it has none, reduced to one channel if there is one."""
     if own.mean is not None and own.std is not None:
         recorded = own.mean, own.std
     if recorded is None:
@@ -145,7 +145,7 @@ def _with_normalisation(own: Transform, recorded: Both | None, channels: int | N
 
 
 def of_torchvision(weights: Any) -> Transform | None:
-    """The transform that comes with torchvision's ``weights`` (a member of a WeightsEnum); None where there is none."""
+    """The transform that comes with torchvision's ``weights`` (a member of a WeightsEnum); None if there is none."""
     if weights is None:
         return None
     preset = weights.transforms()  # torchvision's ImageClassification for all its classifiers

@@ -1,4 +1,4 @@
-"""A model's weights: read from a file without running anything in it, put into the model, and their digest."""
+"""Weights of a model: read from a file without running code from it, load into the model, and hash."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gpulime.config import expanded
 from gpulime.errors import GpulimeError, check, line_of
 
 PACKAGE = "package://"
-NESTED_UNDER = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights in a checkpoint
-PARALLEL = "module."  # what DataParallel puts before every name
+NESTED_UNDER = ("state_dict", "model_state_dict", "model")  # keys under which training scripts store the weights
+PARALLEL = "module."  # the prefix that DataParallel adds to every name
 SHOWN_NAMES = 5
 
 
 def read(path: str) -> dict[str, Tensor]:
-    """The weights in a checkpoint, by name; nothing in the file is ever run.
+    """The weights in a checkpoint, by name; no code in the file is run.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def read(path: str) -> dict[str, Tensor]:
     Raises
     ------
     GpulimeError
-        Where the file is missing or damaged, is a pickle that needs code, or holds no weights.
+        If the file is missing or damaged, is a pickle that needs code, or holds no weights.
     """
     file = _located(path)
     check(file.is_file(), "there is no such file")
@@ -48,12 +48,12 @@ def read(path: str) -> dict[str, Tensor]:
 
 
 def put(weights: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Load ``weights`` into ``model``: all of them, and nothing else.
+    """Load ``weights`` into ``model``; names must match exactly.
 
     Raises
     ------
     GpulimeError
-        Naming the first few weights that are missing, that the model does not know, or that have another shape.
+        With the first few weights that are missing, unknown, or of another shape.
     """
     if _all_parallel(weights) and not _all_parallel(model.state_dict()):
         weights = {name.removeprefix(PARALLEL): value for name, value in weights.items()}
@@ -62,7 +62,7 @@ def put(weights: Mapping[str, Tensor], model: nn.Module) -> None:
     except RuntimeError as error:  # torch lists every weight of another shape
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         raise GpulimeError(f"does not fit the model: {'; '.join(lines[:SHOWN_NAMES]) or line_of(error)}") from error
-    except Exception as error:  # values that are no tensors, and modules that load their weights themselves
+    except Exception as error:  # values that are not tensors, and modules with their own loading
         raise GpulimeError(f"does not fit the model: {line_of(error)}") from error
     faults = [
         f"{len(names)} {what}: {_some(names)}"
@@ -78,7 +78,7 @@ def sha256(model: nn.Module) -> str:
     Raises
     ------
     GpulimeError
-        If one of them has no values yet, as those of lazy modules and on the device "meta".
+        If one of them has no values yet, as in lazy modules and on the device "meta".
     """
     digest = hashlib.sha256()
     for name, value in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
@@ -112,7 +112,7 @@ def _safetensors(file: Path) -> Any:
 
     try:
         return load_file(file)
-    except Exception as error:  # in damaged files anything can be found
+    except Exception as error:  # damaged files may hold anything
         raise GpulimeError(f"is not a whole .safetensors file: {line_of(error)}") from error
 
 
@@ -124,7 +124,7 @@ def _torch_save(file: Path) -> Any:
             "holds more than tensors, or is damaged; it is not loaded, because that could run any code. "
             "Save the weights alone, torch.save(model.state_dict(), path), or as .safetensors"
         ) from error
-    except Exception as error:  # in damaged files anything can be found
+    except Exception as error:  # damaged files may hold anything
         raise GpulimeError(f"is not a whole file of torch.save: {line_of(error)}") from error
 
 

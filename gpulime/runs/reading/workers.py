@@ -1,6 +1,6 @@
-"""The processes that read and segment images: started anew where one dies or hangs, until the image that does it is found.
+"""Worker processes that read and segment images: restarted if one dies or hangs, until the image at fault is found.
 
-In the main process (no workers) nothing stands between an image and the run: one that hangs, hangs it.
+Without workers an image that hangs also hangs the run.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from gpulime.runs.reading.receiver import POLL_SECONDS, Receiver
 from gpulime.runs.reading.sources import Item
 from gpulime.segments import Segmenter
 
-KIND = "worker"  # of an error row: the image ends or holds up the process that reads it
-REBUILDS = 3  # of the workers for the same images, before these are read one by one
-MOST_PATIENCE = 8  # times data.timeout_seconds, for images that fail together and not alone
-SILENT_POLLS = 4  # after a worker's end: then the loader waits for the rest of what it was about to give
+KIND = "worker"  # of an error row: the image crashes or blocks its worker
+REBUILDS = 3  # of workers for the same images, before reading these one by one
+MOST_PATIENCE = 8  # times data.timeout_seconds, for images that fail together but not alone
+SILENT_POLLS = 4  # after a worker's end, for the rest of its last message
 DIED = "a worker process was killed or died"
 
 Reader = Callable[[Item], Read]
 
 
 class LostWorkerError(Exception):
-    """A worker has died or hangs; the message says which."""
+    """A worker died or hangs; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,21 @@ class _Reads(Dataset[Read]):
 
 @dataclass(frozen=True)
 class Workers:
-    """How items are read.
+    """Settings for reading items.
 
     Attributes
     ----------
     reader : callable Item -> Read
     segmenter : Segmenter or None
-        Segments what is read, so that an image whose segmentation fails is one error; None where the explainer does it.
+        Segments each image in the worker, so that a failed segmentation is one error; None if the explainer segments.
     batch_size : int
-        Items that are read and handed over together.
+        Items per message.
     count : int
-        Processes; 0 reads in the main one.
+        Number of processes; 0 reads in the main one.
     timeout_seconds : float
-        A worker that gives nothing for so long is taken to hang.
+        A worker without output for this long counts as hanging.
     waiting : callable
-        Called every `POLL_SECONDS` while a worker is waited for; what it raises goes through.
+        Called every `POLL_SECONDS` while waiting for a worker; its errors are passed on.
     """
 
     reader: Reader
@@ -105,7 +105,7 @@ class Workers:
     waiting: Callable[[], object] = lambda: None
 
     def read(self, items: Sequence[Item]) -> Iterator[list[Read]]:
-        """All items in their order, ``batch_size`` at a time; one that costs its worker is an error in the end."""
+        """All items in order, ``batch_size`` at a time; an item that crashes its worker becomes an error."""
         if not self.count:
             yield from self._loader(items, self.batch_size, 0)
             return
@@ -139,7 +139,7 @@ class Workers:
         return read
 
     def _passed(self, items: Sequence[Item], batch_size: int, count: int, seconds: float) -> Iterator[list[Read]]:
-        """Read items in ``count`` new processes; raises `LostWorkerError` at the first that is lost."""
+        """Read items in ``count`` new processes; raises `LostWorkerError` for the first lost one."""
         with _children_unheard():
             receiver, over = Receiver(self._loader(items, batch_size, count)), False
             try:
@@ -150,10 +150,10 @@ class Workers:
                     yield reads
                 over = True
             finally:
-                receiver.close(at_once=not over)  # while its processes are unheard
+                receiver.close(at_once=not over)  # while its workers are silent
 
     def _next(self, receiver: Receiver, seconds: float) -> list[Read] | str:
-        """What comes next, or why nothing does."""
+        """The next result, or the reason for its absence."""
         end, silent = time.monotonic() + seconds, 0
         receiver.ask()
         while True:
@@ -162,10 +162,10 @@ class Workers:
                 if handed is not None:
                     reads: list[Read] = handed.together()
                     return reads
-            except (ConnectionError, EOFError, FileNotFoundError):  # it ended while its pixels were handed over
+            except (ConnectionError, EOFError, FileNotFoundError):  # it ended while sending pixels
                 return DIED
             except RuntimeError as error:
-                if str(error).startswith("DataLoader worker"):  # the loader's own words
+                if str(error).startswith("DataLoader worker"):  # the loader's message
                     return DIED
                 raise
             silent = silent + 1 if receiver.bereft else 0
@@ -181,9 +181,9 @@ class Workers:
             batch_size=batch_size,
             num_workers=count,
             collate_fn=apart if count else list,
-            generator=torch.Generator(),  # its own: the global random state is the user's
+            generator=torch.Generator(),  # its own, since the global random state belongs to the user
             worker_init_fn=partial(_start_worker, os.getpid()),
-            timeout=POLL_SECONDS if count else 0,  # to look at the workers; the patience is `_next`'s
+            timeout=POLL_SECONDS if count else 0,  # to check the workers; `_next` has the timeout
         )
 
 
@@ -197,10 +197,9 @@ def read_all(
     timeout_seconds: float = DataConfig.timeout_seconds,
     waiting: Callable[[], object] = lambda: None,
 ) -> Iterator[list[Read]]:
-    """Read all items in their order, ``batch_size`` at a time, in so many worker processes; see `Workers`.
+    """Read all items in order, ``batch_size`` at a time, in worker processes; see `Workers`.
 
-    They are segmented on the way. What the explainer's device does itself is left to it, and floats, which may be normalised,
-    to the explainer.
+    Workers also segment, except if the explainer's device does it, and for floats, which may be normalised.
     """
     on_the_way = None if on_device(segmenter, device) else segmenter
     return Workers(reader, on_the_way, batch_size, workers, timeout_seconds, waiting).read(items)
@@ -212,10 +211,10 @@ def _start_worker(parent: int, number: int) -> None:
 
 @contextmanager
 def _children_unheard() -> Iterator[None]:
-    """Inside, torch does not raise in whatever the main thread is doing when a worker dies.
+    """Inside, torch does not raise in the main thread when a worker dies.
 
-    Its handler of SIGCHLD does, where a loader of the caller's has set it: in the middle of the model, say, whose fault it then
-    seems. Any other handler stays.
+    If a loader of the caller has set torch's handler of SIGCHLD, it would raise anywhere, such as in the middle of the model.
+    Any other handler stays.
     """
     handler: Any = signal.getsignal(signal.SIGCHLD)
     main = threading.current_thread() is threading.main_thread()
