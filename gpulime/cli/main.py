@@ -1,4 +1,4 @@
-"""The command ``gpulime``: explain images, report, export and compare runs, measure, say what is here."""
+"""The command ``gpulime``: explain images, report, export and compare runs, measure, check the machine."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ Start from one of the files in configs/, then try it on images of your own:
 VERDICTS = """
 Nothing is changed. Exit codes:
 
-  0   all is as the run wrote it, and every image is explained
-  3   all is as the run wrote it; some images have error rows, or none yet
-  65  not all is: corrupt shards, damaged rows, rows of other settings, other files in results/, changed or missing images
+  0   all files are intact, and every image is explained
+  3   all files are intact; some images have error rows, or no row yet
+  65  something differs: corrupt shards, damaged rows, rows of other settings, unknown files in results/, changed or missing
+      images
 """
 
 COMPACTING = """
-The merged shard is there, and read back, before the old ones are deleted. Readers of gpulime may go on meanwhile; other
-programs may miss a file that they have just listed, and are run again. Corrupt shards are left as they are.
+The merged shard is written and read back before the old ones are deleted. Readers of gpulime may run meanwhile; another
+program that misses a file it has just listed must run again. Corrupt shards are left as they are.
 """
 
 BENCHING = """
-It prints how many images a second your settings explain, where the time goes, how long the whole set takes, and what was
-measured to be faster: docs/measuring.md explains the lines. For a small model it takes a minute or two, and what compiling
-takes; when it is warm it says how long. --seconds and --variants make it shorter.
+It prints images per second with your settings, the time by stage, the time for the whole set, and faster settings, each
+measured. docs/measuring.md explains the lines. For a small model it takes a minute or two, plus compiling; after warming up
+it prints the time left. --seconds and --variants make it shorter.
 
   gpulime bench --config configs/quickstart.yaml --out quickstart.json
   gpulime bench --config configs/imagenet_val.yaml --images random --variants precision compile
@@ -105,7 +106,7 @@ def report(given: Namespace) -> int:
 
 
 def status(given: Namespace) -> int:
-    """Say how far a run is: what is on disk, what its processes do, how long it takes yet."""
+    """Show the progress of a run: images on disk, running processes, time left."""
     check(given.run is not None, "status needs RUN, the directory of a run: gpulime status runs/quickstart")
     from gpulime.runs.progress.status import status
 
@@ -148,7 +149,7 @@ def diff(given: Namespace) -> int:
 
 
 def verify(given: Namespace) -> int:
-    """Read a run whole and say what it holds, and what of it is not as it was written."""
+    """Read a whole run and report its contents and all damage."""
     check(given.run is not None, "verify needs RUN, the directory of a run: gpulime verify runs/quickstart")
     from gpulime.runs.store import verify
     from gpulime.views import verify_text
@@ -159,7 +160,7 @@ def verify(given: Namespace) -> int:
 
 
 def compact(given: Namespace) -> int:
-    """Merge a run's small result files into bigger ones; nothing is lost, whenever it is stopped."""
+    """Merge a run's small result files into bigger ones; safe to stop at any time."""
     check(given.run is not None, "compact needs RUN, the directory of a run: gpulime compact runs/quickstart")
     from gpulime.runs.store import compact
 
@@ -171,7 +172,7 @@ def compact(given: Namespace) -> int:
 
 
 def bench(given: Namespace) -> int:
-    """Measure how fast your images are explained on this machine, where the time goes, and what makes it faster."""
+    """Measure the speed on your images and this machine, the time by stage, and faster settings."""
     settings = given.as_dict()
     del settings["config"]
     call = {name: settings.pop(name) for name in ("seconds", "variants", "images")}
@@ -184,7 +185,7 @@ def bench(given: Namespace) -> int:
 
 
 def doctor(given: Namespace) -> int:
-    """Say which versions and which device are here, how to get a faster path, and which batch sizes were found best."""
+    """Show versions and device, the command for a faster path, and the cached batch sizes."""
     from gpulime import cache
 
     if given.clear_cache:
@@ -201,7 +202,7 @@ def doctor(given: Namespace) -> int:
 
 
 class Command(NamedTuple):
-    """One command: what it does, its usage, its options, what stands below its help."""
+    """One command: function, usage, options, and the text below its help."""
 
     run: Callable[[Namespace], int]
     usage: str
@@ -225,26 +226,26 @@ def _add_status(parser: ArgumentParser) -> None:
 
 def _add_export(parser: ArgumentParser) -> None:
     _add_run(parser)
-    parser.add_argument("--to", metavar="DIR", type=str, help="where the files go: a folder that is empty or not there yet")
+    parser.add_argument("--to", metavar="DIR", type=str, help="folder for the files, empty or new")
     parser.add_argument("--ids", metavar="ID", type=str, nargs="+", action="extend", help="images to write (default: all)")
     parser.add_argument(
-        "--ids-file", metavar="FILE", type=str, help="a text file of ids to write, one a line, with those of --ids"
+        "--ids-file", metavar="FILE", type=str, help="text file of ids to write, one a line, in addition to --ids"
     )
 
 
 def _add_diff(parser: ArgumentParser) -> None:
     parser.add_argument("run_a", nargs="?", metavar="RUN_A", help="directory of the run before")
     parser.add_argument("run_b", nargs="?", metavar="RUN_B", help="directory of the run after")
-    parser.add_argument("--to", metavar="DIR", type=str, help="where diff.html goes (default: RUN_B)")
+    parser.add_argument("--to", metavar="DIR", type=str, help="folder for diff.html (default: RUN_B)")
 
 
 def _add_verify(parser: ArgumentParser) -> None:
     _add_run(parser)
-    parser.add_argument("--inputs", action="store_true", help="hash the images again, too: have any changed or gone since?")
+    parser.add_argument("--inputs", action="store_true", help="also hash the images again, to find changed or missing ones")
 
 
 def _add_bench(parser: ArgumentParser) -> None:
-    call = parser.add_argument_group("this measurement", "Nothing is written but the file that is asked for.")
+    call = parser.add_argument_group("this measurement", "Nothing is written except the file of --out.")
     call.add_argument(
         "--seconds", metavar="X", type=float, help="for the present settings and for each variant, in five pieces (default: 6)"
     )
@@ -253,12 +254,12 @@ def _add_bench(parser: ArgumentParser) -> None:
         metavar="NAME",
         type=str,
         nargs="*",
-        help="what is tried, of precision, channels_last, compile, batch_size, threads and workers (default: all)",
+        help="variants to try: precision, channels_last, compile, batch_size, threads, workers (default: all)",
     )
     options.add_debug(call)
-    call.add_argument("--images", metavar="random", type=str, help="random pixels in the place of data.source")
+    call.add_argument("--images", metavar="random", type=str, help="random pixels instead of data.source")
     options.add(parser, hidden=("out",))
-    call.add_argument("--out", dest="to", metavar="FILE", type=str, help="a JSON file that gets all numbers")
+    call.add_argument("--out", dest="to", metavar="FILE", type=str, help="JSON file for all numbers")
 
 
 def _add_compact(parser: ArgumentParser) -> None:
@@ -267,11 +268,11 @@ def _add_compact(parser: ArgumentParser) -> None:
 
 
 def _add_doctor(parser: ArgumentParser) -> None:
-    parser.add_argument("--clear-cache", action="store_true", help="forget the batch sizes that were found best")
+    parser.add_argument("--clear-cache", action="store_true", help="delete the cached batch sizes")
 
 
 def _ids(given: Namespace) -> list[str] | None:
-    """The ids that were asked for, None where none was."""
+    """The requested ids, or None."""
     if given.ids_file is None:
         return None if given.ids is None else list(given.ids)
     try:
@@ -337,7 +338,7 @@ def _parser() -> ArgumentParser:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Inside, what gpulime warns of is a line as its errors are; what others do still tells its place in the code."""
+    """Print warnings of gpulime as one line, like its errors; warnings of others keep their place in the code."""
     before = warnings.formatwarning
 
     def format_warning(

@@ -1,4 +1,4 @@
-"""The settings of config.py as command line options, a YAML file as their source, and the parser's errors in plain words."""
+"""Command-line options for the settings of config.py, YAML files, and the parser's errors in plain words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from yaml import YAMLError, safe_load
 from gpulime import config
 from gpulime.errors import GpulimeError, about, nearest, unknown
 
-# An annotation in config.py -> how help calls such a value, and how a message does.
+# An annotation in config.py -> its metavar in the help, and its name in messages.
 WORDS = {
     "int": ("N", "a whole number"),
     "float": ("X", "a number"),
@@ -29,7 +29,7 @@ WORDS = {
     "None": ("null", "null"),
 }
 
-# Options that are no settings.
+# Options that are not settings.
 OTHERS = (
     *("config", "debug", "dry-run", "limit", "retry-failed", "shard"),
     *("clear-cache", "ids", "ids-file", "images", "inputs", "json", "rows", "seconds", "to", "variants"),
@@ -37,7 +37,7 @@ OTHERS = (
 
 
 def add(parser: ArgumentParser, hidden: Collection[str] = ()) -> None:
-    """Give ``parser`` the option --config, and one for each setting; those ``hidden`` can only stand in a file."""
+    """Add --config and an option for each setting; ``hidden`` settings are read from files only."""
     parser.add_argument(
         "--config", action=_ConfigFile, metavar="FILE", help="YAML file of settings; an option after it overrides it"
     )
@@ -62,11 +62,11 @@ def add(parser: ArgumentParser, hidden: Collection[str] = ()) -> None:
 
 
 def add_call(parser: ArgumentParser) -> None:
-    """Give ``parser`` what one call does otherwise than its settings say."""
-    call = parser.add_argument_group("this call", "What one call does; the settings stay as they are.")
+    """Add the options of a single call, which do not change the settings."""
+    call = parser.add_argument_group("this call", "Options of one call; the settings stay as they are.")
     call.add_argument("--limit", metavar="N", type=int, help="the same as --data.limit")
     call.add_argument("--shard", metavar="I/N", type=str, help="the same as --data.shard")
-    call.add_argument("--retry-failed", action="store_true", help="try images again that have an error row")
+    call.add_argument("--retry-failed", action="store_true", help="try images with an error row again")
     call.add_argument(
         "--dry-run", action="store_true", help="print what would be done, how many forwards and how long; write nothing"
     )
@@ -74,12 +74,12 @@ def add_call(parser: ArgumentParser) -> None:
 
 
 def add_debug(group: Any) -> None:
-    """Give a group of options the one that shows where an error comes from."""
+    """Add --debug to a group of options."""
     group.add_argument("--debug", action="store_true", help="show the traceback of an error, your model's included")
 
 
 class _ConfigFile(ActionConfigFile):
-    """Reads a config file; its names are checked first, so that the message can tell the file and the nearest name."""
+    """Read a config file; names are checked first, so that the message has the file and the nearest name."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         with about(f"config {str(values)!r}"):
@@ -102,7 +102,7 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
 
 
 def _words(field: Field[Any]) -> tuple[str, str]:
-    """How help calls the value of ``field``, and what a message says it must be."""
+    """The metavar of ``field`` in the help, and the expected type in messages."""
     metavars, phrases = [], []
     for piece in str(field.type).split(" | "):
         literal = re.fullmatch(r"Literal\[(.*)\]", piece)

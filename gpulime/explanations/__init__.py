@@ -1,1 +1,1 @@
-"""Explanations: the results that people hold, and how they are shown."""
+"""Explanations: the results, and their pictures and pages."""

@@ -26,18 +26,18 @@ class Explanations:
     Attributes
     ----------
     coefficients : (n, l, k) float64, how much each part adds to each label; 0 beyond an input's count
-    labels : (n, l) int64, classes; an input with fewer than another repeats its first one
+    labels : (n, l) int64, classes; an input with fewer labels than another repeats its first one
     predictions : (n, l) float32, the model's (activated) output for sample 0, the input as it is
     predicted : (n,) int64, the class with the highest output for sample 0, the input as it is, also if it is not explained;
         -1 if not known, or if the model has one output
     predicted_probs : (n,) float32, that output; NaN if not known
     local_predictions : (n, l) float64, the linear model's
     intercepts : (n, l) float64
-    scores : (n, l) float64, weighted R2 of the linear model on the samples it was fitted to, as lime's; NaN where the output is
+    scores : (n, l) float64, weighted R2 of the linear model on the samples it was fitted to, as lime's; NaN if the output is
         constant or not finite
     scores_loo : (n, l) float64, weighted leave-one-out R2: each sample is predicted by the model fitted to all others. 1 is
         exact, 0 no better than the mean, below 0 worse. ``1 - sum(w (y - y_left_out)**2) / sum(w (y - mean)**2)``, with the
-        weighted mean of all samples. NaN where ``scores`` is, and if a sample fixes a coefficient alone, as with a kernel so
+        weighted mean of all samples. NaN if ``scores`` is, and if a sample fixes a coefficient alone, as with a kernel so
         narrow that sample 0 has all the weight
     spreads : (n, l) float64, weighted standard deviation of the output over samples 1 to s - 1; NaN if none has any weight
     counts : (n,) int64, parts of each input
@@ -77,13 +77,13 @@ class Explanations:
         return self.fetching()()
 
     def fetching(self) -> Callable[[], Self]:
-        """Begin to copy them to the CPU; the call of what is returned gives them there, and waits for nothing else."""
+        """Begin to copy to the CPU; the returned function waits for the copy alone and returns it."""
         tensors = self._tensors()
         arrived = devices.fetching(list(tensors.values()))
         return lambda: self._with(dict(zip(tensors, arrived(), strict=True)))
 
     def part(self, where: slice) -> Self:
-        """Those of some inputs."""
+        """Explanations of some of the inputs."""
         return self._with({name: tensor[where] for name, tensor in self._tensors().items()})
 
     @staticmethod
@@ -95,13 +95,13 @@ class Explanations:
         GpulimeError
             If the file holds something else, or was written by a newer version.
         """
-        images = import_module("gpulime.explanations.images")  # by name: whoever imports this file need know no pixels
+        images = import_module("gpulime.explanations.images")  # by name, so that this file imports no pixels
         loaded: Explanations = images.read(path)
         return loaded
 
     @classmethod
     def cat(cls, parts: list[Self]) -> Self:
-        """Put batches behind each other; fewer parts are padded, as within a batch.
+        """Concatenate batches; parts are padded, as within a batch.
 
         Raises
         ------
@@ -137,9 +137,9 @@ E = TypeVar("E", bound=Explanations)
 
 
 def fetched(explained: Iterable[E], ahead: int = 0) -> Iterator[E]:
-    """Explanations on the CPU, as they come and in order.
+    """Copy explanations to the CPU, in order.
 
-    ``ahead`` of them may be on their way there while a device works on the next ones; after an error these are lost.
+    ``ahead`` of them may be in flight while a device works on the next ones; after an error these are lost.
     """
     coming: deque[Callable[[], E]] = deque()
     for explanations in explained:

@@ -90,7 +90,7 @@ class ImageExplanation:
         return f"ImageExplanation({', '.join(facts[:SHOWN_LABELS]) or 'no label'}{more}; {size}{score})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the image, the overlay of its first label, and a table of its labels."""
+        """HTML for a notebook: the image, the overlay of its first label, and a table of its labels."""
         from gpulime.explanations import notebook
 
         return notebook.one(self)
@@ -108,13 +108,13 @@ class ImageExplanation:
         Parameters
         ----------
         label : int, optional
-            One of those explained, as a tensor or an array of one, too; by default the first.
+            An explained label, also as a tensor or array of one element; by default the first.
         kind : {"overlay", "bars", "panels"}
             The picture in gray below the colours of all segments, blue for the label and orange against it, the strongest
             with their ids; a bar for each of the strongest segments; or the four pictures of lime's tutorials: positive,
             positive and negative, image, mask.
         ax : matplotlib Axes, optional
-            Where to draw; four of them for "panels". By default a figure is made.
+            Axes to draw on; four for "panels". By default a figure is made.
         num_features : int
             The most segments that are numbered, drawn as bars or shown in the panels.
         class_names : sequence of str or mapping of int to str, optional
@@ -123,7 +123,7 @@ class ImageExplanation:
         Returns
         -------
         matplotlib.figure.Figure
-            As the last value of a notebook's cell it shows itself; elsewhere call its ``savefig``.
+            Shown by a notebook as the last value of a cell; elsewhere call its ``savefig``.
 
         Raises
         ------
@@ -143,12 +143,12 @@ class ImageExplanation:
         num_features: int = 5,
         min_weight: float = 0.0,
     ) -> tuple[Array, Array]:
-        """The image and a mask of its strongest segments, as lime's method of that name gives them.
+        """Return the image and a mask of its strongest segments, as lime's method of the same name does.
 
         Parameters
         ----------
         label : int
-            One of ``top_labels``; as a tensor or an array of one, too.
+            One of ``top_labels``, also as a tensor or array of one element.
         positive_only, negative_only : bool
             Take only segments that speak for, or against, the label; at most one of the two. With neither, both are taken
             and painted: green for, red against.
@@ -162,7 +162,7 @@ class ImageExplanation:
         Returns
         -------
         image : (h, w, c) in the image's own range, and in its dtype; with ``hide_rest`` float64
-        mask : (h, w) in the segments' dtype, int64 where that has no sign: 1 where a segment was taken, -1 where it was
+        mask : (h, w) in the segments' dtype, int64 if that dtype has no sign: 1 where a segment was taken, -1 where it was
             painted red; for `skimage.segmentation.mark_boundaries`
 
         Raises
@@ -172,7 +172,7 @@ class ImageExplanation:
         ValueError
             If both only-flags are true.
         """
-        with suppress(GpulimeError):  # then it is none of those explained
+        with suppress(GpulimeError):  # then it was not explained
             label = numbers.number(label, self.class_names)
         if not isinstance(label, int) or label not in list(self.local_exp):
             raise KeyError(f"Label not in explanation: {label}; explained were {list(self.local_exp)}")
@@ -198,7 +198,7 @@ class ImageExplanation:
 
 
 class ImageExplanations(_Shown, list[ImageExplanation]):
-    """A list of explanations that can be drawn, and that shows itself in a notebook; a slice of it can too."""
+    """A list of explanations with plots and HTML for notebooks; so is a slice of it."""
 
     @overload
     def __getitem__(self, index: SupportsIndex, /) -> ImageExplanation: ...

@@ -39,7 +39,7 @@ class ExplainedImages(_Shown, Explanations):
     Attributes
     ----------
     segments : (n, h, w) int32, the segment of each pixel; the image's count for pixels that are never hidden (``keep``)
-    segment_ids : (n, k) int64, what the segmenter called each segment; -1 beyond an image's count
+    segment_ids : (n, k) int64, the segmenter's id of each segment; -1 beyond an image's count
     images : (n, c, h, w) uint8, the pictures, for showing only
     """
 
@@ -76,7 +76,7 @@ class ExplainedImages(_Shown, Explanations):
 
     @classmethod
     def cat(cls, parts: list[Self]) -> Self:
-        """Put batches of images of one size behind each other; fewer segments are padded, as within a batch."""
+        """Concatenate batches of images of one size; segments are padded, as within a batch."""
         shapes = {tuple(part.images.shape[1:]) for part in parts}
         check(len(shapes) <= 1, f"parts must have images of the same (c, h, w); got {sorted(shapes)}")
         return super().cat(parts)
@@ -85,7 +85,7 @@ class ExplainedImages(_Shown, Explanations):
         """Write to a NumPy .npz file, without pickle; `load` or `numpy.load` reads it."""
         arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self._tensors().items()}
         about = {"gpulime.Explanations": FORMAT, "class_names": _plain(self.class_names)}
-        with Path(path).open("wb") as file:  # a file, so that no ".npz" is put behind the name
+        with Path(path).open("wb") as file:  # a file, so that no ".npz" is appended to the name
             np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
 
     def _fits(self) -> bool:
@@ -100,7 +100,7 @@ class ExplainedImages(_Shown, Explanations):
         right = all(t in INTEGERS if name in WHOLE else t.is_floating_point for name, t in types.items())
         if not (fit and right) or min(n, l, k, h, w) < 1:
             return False
-        # All that is looked up by number must be there.
+        # All values of indices must be in range.
         low, high = self.segments.flatten(1).aminmax(dim=1)
         parts = (low >= 0).all() and (high <= self.counts).all() and (high < k).all() and (self.counts <= k).all()
         return bool(parts and (self.labels >= 0).all())
@@ -122,7 +122,7 @@ def read(path: str | Path) -> ExplainedImages:
             version, class_names = about["gpulime.Explanations"], _named(about.get("class_names"))
             tensors = {name: torch.from_numpy(archive[name]) for name in names if name in archive}
             new = version > FORMAT
-        except Exception as error:  # a pickle, a part, rot: NumPy and zipfile raise a dozen kinds of errors for them
+        except Exception as error:  # NumPy and zipfile raise a dozen kinds of errors for damaged files
             raise GpulimeError(f"{path} was not written by Explanations.save, or only a part of it is left") from error
     check(not new, f"{path} has format {version}; this gpulime reads up to {FORMAT}: update it")
     missing = sorted(set(names) - set(tensors) - set(LATER))

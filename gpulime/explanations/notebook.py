@@ -1,7 +1,7 @@
-"""What a notebook shows of an explanation: a small piece of HTML with its pictures inside, for light and dark themes.
+"""HTML of an explanation for notebooks: pictures embedded, for light and dark themes.
 
-It needs no matplotlib, runs no script and has no style sheet that could touch the rest of the notebook. Text keeps the
-notebook's own colour; everything that is written is escaped.
+It needs no matplotlib and contains no script and no style sheet, which could affect the rest of the notebook. Text keeps
+the notebook's colour, and all text is escaped.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _row(explanation: Explained, label: int) -> str:
 
 
 def _bands(explanation: Explained) -> str:
-    """The channels that the picture shows, if not all."""
+    """The channels in the picture, if not all."""
     c = explanation.image.shape[-1] if explanation.image.ndim == 3 else 1
     return f" The picture shows bands 1, 2, 3 of {c}, each from its 2nd to its 98th percentile." if c > MOST_PLAIN else ""
 

@@ -1,6 +1,6 @@
 """Figures of explanations, for papers and notebooks; matplotlib comes with the extra ``plots``.
 
-A figure is made and returned: nothing here touches pyplot or any other global state.
+Functions return a new figure and do not touch pyplot or other global state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KINDS = ("overlay", "bars", "panels")
 PANELS = ("positive", "positive and negative", "image", "mask")
 SIDE = 3.2  # inches of a square
 COLUMNS = 4
-LETTERS = 36  # of a title's line that is no wider than a square
+LETTERS = 36  # of a line of a title that fits the width of a square
 
 
 def one(
@@ -152,7 +152,7 @@ def _draw(
 
 
 def _title(explanation: Explained, label: int, class_names: Names | None) -> str:
-    """The label's name and its numbers; in several lines if they are wider than the picture, which would cut them off."""
+    """The label's name and its numbers, wrapped to the width of the picture."""
     name = called(label, explanation.class_names if class_names is None else class_names)
     facts = []
     if label in explanation.predictions:

@@ -1,6 +1,6 @@
-"""How an explanation is coloured: blue speaks for a label, orange against it, as strongly as the coefficient is large.
+"""Colours of an explanation: blue for a label, orange against it, with the opacity of the coefficient's size.
 
-Arrays in, arrays out; NumPy and Pillow are all it needs, and torch for `rgb`.
+Functions take and return arrays. They need NumPy and Pillow, and `rgb` needs torch.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ LIGHTER = 0.2  # how much white veils the gray picture below the colours
 OUTLINE = 0.43  # opacity of the white lines between segments
 
 FIGURES = 3  # of the largest coefficient of a scale; all others have the same decimals, to be compared at a glance
-MOST_DECIMALS = 12  # what is 0 with these is rounding noise: it has no colour, no number and no rank
+MOST_DECIMALS = 12  # a value that prints as 0 is rounding noise: it has no colour, number or rank
 
 
 class Explained(Protocol):
-    """What a picture shows of one image's explanation; `gpulime.ImageExplanation` has it."""
+    """The attributes of an explanation that pictures use; `gpulime.ImageExplanation` has them."""
 
     image: Array
     segments: Array
@@ -51,25 +51,25 @@ class Explained(Protocol):
         hide_rest: bool = False,
         num_features: int = 5,
     ) -> tuple[Array, Array]:
-        """As lime's method of that name."""
+        """Return the image and a mask, as lime's method does."""
         ...
 
 
 def score(one: Explained, label: int) -> str:
-    """Say how well a label's surrogate fits: left out if that is known, else fitted; nothing if it has neither."""
+    """Text of a label's R2: left out if known, else fitted; empty if it has neither."""
     found = {"R² left out": getattr(one, "scores_loo", {}), "R² fitted": one.scores}  # lime's own explanations have no first
     known = ((name, float(scores.get(label, np.nan))) for name, scores in found.items())
     return next((f"{name} {value:.2f}" for name, value in known if np.isfinite(value)), "")
 
 
 def labels_of(one: Explained) -> list[int]:
-    """The labels explained, those asked for by ``top_labels`` in their order."""
+    """The explained labels; labels of ``top_labels`` come first, in their order."""
     top = [label for label in getattr(one, "top_labels", ()) if label in one.local_exp]
     return [int(label) for label in top or one.local_exp]
 
 
 def chosen(one: Explained, label: int | None) -> int:
-    """``label``, or the first one explained.
+    """``label``, or the first explained label.
 
     Raises
     ------
@@ -84,13 +84,13 @@ def chosen(one: Explained, label: int | None) -> int:
 
 
 def strongest(weights: Weighted, most: int) -> list[tuple[int, float]]:
-    """The ``most`` largest coefficients, noise and those not finite left out, as (segment id, coefficient)."""
+    """The ``most`` largest coefficients, without noise and non-finite ones, as (segment id, coefficient)."""
     kept = [(int(segment), float(w)) for segment, w in weights if math.isfinite(w) and round(float(w), MOST_DECIMALS) != 0]
     return sorted(kept, key=lambda pair: -abs(pair[1]))[: max(0, most)]
 
 
 def scale(weights: Weighted) -> float:
-    """The largest size of a coefficient, which gets the deepest colour; 1 where there is none."""
+    """The largest size of a coefficient, which gets the deepest colour; 1 if there is none."""
     return max((abs(w) for _, w in strongest(weights, 1)), default=1.0)
 
 
@@ -100,7 +100,7 @@ def heat(segments: Array, weights: Weighted) -> npt.NDArray[np.float64]:
     Parameters
     ----------
     segments : (h, w) integers, ids of any kind
-    weights : pairs (segment id, coefficient); segments not among them, and coefficients that are not finite, count 0
+    weights : pairs (segment id, coefficient); missing segments and non-finite coefficients count as 0
 
     Returns
     -------
@@ -143,7 +143,7 @@ def rgb(image: Array) -> Picture:
 
 
 def blank(shape: tuple[int, ...]) -> Picture:
-    """What stands for a picture that is not at hand: gray, (h, w, 3) uint8."""
+    """A gray placeholder for a missing picture: (h, w, 3) uint8."""
     return np.full((*shape, 3), 138, np.uint8)
 
 
@@ -174,7 +174,7 @@ def blend(picture: Picture, segments: Array, heatmap: Array, largest: float) -> 
 
 
 def transparent(segments: Array, heatmap: Array, largest: float) -> Picture:
-    """The colours of an explanation alone, to lay over any picture: (h, w, 4) uint8, opaque as the coefficient is large."""
+    """The colours of an explanation alone, to lay over any picture: (h, w, 4) uint8, with the coefficient's size as opacity."""
     depth = DEEPEST * np.minimum(np.abs(heatmap) / largest, 1)
     hue = np.where(heatmap[..., None] > 0, ImageColor.getrgb(FOR), ImageColor.getrgb(AGAINST))
     edge = outlines(segments)
@@ -237,7 +237,7 @@ def resized(arrays: Iterable[Array], least: int, most: int) -> list[Array]:
 
 
 def jpeg_uri(picture: Picture) -> str:
-    """A picture (h, w, 3) as the address of a JPEG that stands in a page itself."""
+    """A picture (h, w, 3) as a data URI of a JPEG."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=85, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -23,10 +23,10 @@ class _Sliceable(Protocol):
 
 
 class _Shown:
-    """How several explanations are shown."""
+    """Plots and HTML of several explanations."""
 
     def _repr_html_(self: _Sliceable) -> str:
-        """What a notebook shows: the first images with the overlay of their first label."""
+        """HTML for a notebook: the first images with the overlay of their first label."""
         from gpulime.explanations import notebook
 
         shown = self[: notebook.MOST_IMAGES]
@@ -48,20 +48,20 @@ class _Shown:
         label, kind, num_features, class_names
             As for one image; by default each image shows its own first label.
         ax : several matplotlib Axes, optional
-            Where to draw: an array such as ``subplots`` returns, with an axes for each image, four for "panels"; those beyond
-            are emptied. By default a figure is made.
+            Axes to draw on, such as the array of ``subplots``: one for each image, four for "panels"; further ones are
+            emptied. By default a figure is made.
         most : int
             The most images to draw.
 
         Returns
         -------
         matplotlib.figure.Figure
-            As the last value of a notebook's cell it shows itself; elsewhere call its ``savefig``.
+            Shown by a notebook as the last value of a cell; elsewhere call its ``savefig``.
 
         Raises
         ------
         GpulimeError
-            As for one image, and where there are too few axes or no images.
+            As for one image, and if there are too few axes or no images.
         """
         from gpulime.explanations import plots
 

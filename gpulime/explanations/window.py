@@ -1,6 +1,6 @@
-"""A window for deep pictures that use a small part of their range: without one people, and segmenters, see a black square.
+"""A window for deep pictures that use a small part of their range, which would look black to people and segmenters.
 
-What a model sees is never changed, and neither is a picture of eight bits, however dark it is.
+The model's input is never changed, nor are pictures of eight bits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gaussian smoothing as segmenters do it before they look at an image: `scipy.ndimage.gaussian_filter`, along h and w."""
+"""Gaussian smoothing of images before segmentation: `scipy.ndimage.gaussian_filter` along h and w."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """sRGB -> CIE Lab, with the roundings of scikit-image's float32: segmenters compare distances in it.
 
-scikit-image computes in float32 and leaves powers and cube roots to NumPy, which rounds their last bit as the processor's
-instructions do. Here both are the nearest float32, on every device.
+scikit-image computes in float32 and takes powers and cube roots from NumPy, whose last bit depends on the processor. Here
+both are rounded to the nearest float32, on every device.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def rgb2lab_reference(images: Tensor) -> Tensor:
 
 
 def _response(light: Tensor, row: tuple[float, float, float], white: float) -> Tensor:
-    """What an eye makes of one of X, Y and Z, (n, h, w)."""
+    """The nonlinear response of Lab to X, Y or Z, (n, h, w)."""
     total = (light[:, 0].double() * _float32(row[0])).float()
     for channel in (1, 2):  # a fused multiply-add each, as matrix products are computed
         total = (light[:, channel].double() * _float32(row[channel]) + total.double()).float()
@@ -64,5 +64,5 @@ def _response(light: Tensor, row: tuple[float, float, float], white: float) -> T
 
 
 def _float32(value: float) -> float:
-    """The nearest float32, where float64 computes with what are float32 numbers."""
+    """The nearest float32 of a function that float64 computes from float32 numbers."""
     return torch.tensor(value, dtype=torch.float32).item()

@@ -5,7 +5,7 @@ Equivalent to::
     shown = masks.gather(1, labels[index].flatten(1).long())       # (b, h*w)
     rows = torch.where(shown.view(b, 1, h, w), images[index], fills[index])
 
-and, where a mean, a std or a dtype is given, ``((rows - mean) / std).to(dtype)`` in float32, with uint8 brought to [0, 1].
+and, if a mean, a std or a dtype is given, ``((rows - mean) / std).to(dtype)`` in float32, with uint8 brought to [0, 1].
 
 It is a torch.library op with a fake, so that torch.compile and CUDA graphs see it. It is defined by its schema:
 ``torch.library.custom_op`` would import torch._dynamo at the first call, more than a second of every new process.
@@ -42,7 +42,7 @@ VARIANTS = [{"BITS": bits, "LABEL": label} for bits in _WORDS.values() for label
 
 _THREADS, _BYTES = 256, 16  # of a block, of a thread's values
 _GROUPS = (32, 16, 8, 4)  # rows of a block: the more, the less is read a row ...
-_BLOCKS = 2048  # ... as long as there are that many blocks, so that a large GPU is busy to the end
+_BLOCKS = 2048  # ... while there are enough blocks to keep a large GPU busy
 _TABLE = 48 * 1024 - 256  # bytes of shared memory for the rows that show each segment, beside the kernel's own 256
 
 
@@ -56,11 +56,11 @@ def masked_images(
     std: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Compose masked rows: what a mask hides of an image shows the fill instead.
+    """Compose masked rows: hidden segments show the fill.
 
     Without mean, std and dtype the images come ready for the model, and the op only chooses, bit for bit, between two values.
-    That is how the engine calls it, since an image is prepared once and masked s times. With any of the three the rows are
-    normalised on the way, in float32 with one rounding at the end; that takes memory for n prepared images and fills.
+    The engine calls it so, since an image is prepared once and masked s times. With any of the three the rows are normalised,
+    in float32 with one rounding at the end, which takes memory for n prepared images and fills.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ def masked_images(
     index : (b,) int64, the image of each row, in [0, n)
     masks : (b, k) bool, True where a segment is shown; k up to 65,535
     mean, std : (c,) float32, optional
-        0 and 1 where only the other one or ``dtype`` is given.
+        0 and 1 if only the other one or ``dtype`` is given.
     dtype : float32, float16 or bfloat16, optional
-        Of the rows; where it is not given that of the images, float32 for uint8.
+        Dtype of the rows; by default that of the images, float32 for uint8.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def ready_reference(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtyp
 
 
 def choose_reference(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
-    """Images where the masks show the segment, fills elsewhere."""
+    """Pixels of images in shown segments, of fills elsewhere."""
     segments = labels.int() if labels.dtype == torch.uint16 else labels  # few operations take uint16
     shown = masks.gather(1, segments[index].flatten(1).long()).view(index.numel(), 1, *labels.shape[1:])
     return torch.where(shown, images[index], fills[index]).contiguous(memory_format=_format(images))
@@ -185,9 +185,8 @@ def ready_by_kernel(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtyp
 def _choose_on_cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
     """Choose by whole numbers: ``fill + shown * (fill - image)``, where shown is -1 or 0 and sums wrap around.
 
-    The masks of as many rows as a number has bits are looked up together, one bit each, and then spread by shifts. Vectorised
-    passes take a third of the time of a look-up for each row and torch.where, and rows of one image share what is read.
-    Exact for every dtype, NaN included.
+    Masks are packed, one row per bit of an integer, looked up together and unpacked by shifts. This takes a third of the time
+    of a look-up for each row and torch.where, and rows of one image share reads. Exact for every dtype, NaN included.
     """
     b, (n, c, h, w) = index.numel(), images.shape
     channels_last = _format(images) is torch.channels_last
@@ -218,7 +217,7 @@ def _choose_on_cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor,
 
 
 def composed(ready: Callable[..., Tensor], choose: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The op, of its two parts: n images are made ready, then b rows chosen from them."""
+    """The op in two parts: normalise n images, then choose b rows."""
 
     def rows(
         images: Tensor,
@@ -266,7 +265,7 @@ torch.library.register_fake("gpulime::masked_images")(_fake)
 
 
 def _format(images: Tensor) -> torch.memory_format:
-    """The memory format of the rows: that of the images, plain where both describe them."""
+    """The memory format of the rows: that of the images, contiguous if both formats describe them."""
     plain = images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last)
     return torch.contiguous_format if plain else torch.channels_last
 

@@ -1,11 +1,11 @@
 """Quickshift superpixels, with the ids that `skimage.segmentation.quickshift` gives.
 
 Each pixel is a point of colour and place. Its density is a sum of Gaussians over a window; its parent is the nearest point
-of higher density there; a pixel without one within ``max_dist`` is a root, and a segment is a root with all that leads to
-it (A. Vedaldi and S. Soatto, Quick shift and kernel methods for mode seeking, ECCV 2008).
+of higher density there; a pixel without one within ``max_dist`` is a root, and a segment is a root with its descendants
+(A. Vedaldi and S. Soatto, Quick shift and kernel methods for mode seeking, ECCV 2008).
 
-In flat parts of a picture, densities differ by their last bits, which decide about roots and so about every id. So the sums
-are scikit-image's: float32, each term an exponential in float64, added in raster order and rounded.
+In flat regions densities differ in their last bits, which decide the roots and so every id. So the sums are computed as in
+scikit-image: float32, each term an exponential in float64, added in raster order and rounded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Place = tuple[Any, ...]  # of a tensor whose last dimensions are h and w
 # Compiled for as many channels as images have, gray shown as RGB; above 32 the kernel keeps none of them in registers.
 VARIANTS = tuple({"CHANNELS": str(c)} for c in (2, 3, 4, 5, 32, 33, 256))
 
-_BLOCK = (32, 8)  # pixels of a block, along w and h: neighbours read from cache what they share of their windows
+_BLOCK = (32, 8)  # pixels of a block, along w and h: neighbours share cached parts of their windows
 _THREADS = 256
 
 
@@ -43,8 +43,8 @@ def quickshift(
     ----------
     images : (n, c, h, w) float32, in [0, 1]
         Three channels are RGB and compared in Lab, one is gray RGB, others are compared as they are. The Explainer refuses NaN
-        and infinity; here they are not looked for, since that would wait for the device, and labels of such an image mean
-        nothing.
+        and infinity. They are not checked here, since the check would wait for the device; labels of such an image are
+        meaningless.
     ratio : float
         The weight of colour against place.
     kernel_size : float, at least 1
@@ -107,7 +107,7 @@ def quickshift_reference(
         nearest[here] = torch.where(closer, squares, nearest[here])
         parents[here] = torch.where(closer, own[there], parents[here])
     roots = torch.where(nearest.sqrt() > float(np.float32(max_dist)), own, parents).flatten(1)
-    for _ in range((h * w).bit_length()):  # each time, every pixel knows an ancestor twice as far
+    for _ in range((h * w).bit_length()):  # each round doubles the distance to the known ancestor
         roots = roots.gather(1, roots)
     return _numbered(roots).view(n, h, w)
 
@@ -122,20 +122,20 @@ def _check(images: Tensor, kernel_size: float, sigma: float, rng: int) -> None:
 
 
 def _features(images: Tensor, ratio: float, sigma: float, to_lab: Callable[[Tensor], Tensor]) -> Tensor:
-    """What pixels are compared by besides their places, (n, c, h, w) float32: colours in Lab, smoothed."""
+    """Colours by which pixels are compared: (n, c, h, w) float32, in Lab, smoothed."""
     n, c, h, w = images.shape
     colours = to_lab(images.expand(n, 3, h, w)) if c in (1, 3) else images
     return smoothed(colours, sigma) * ratio
 
 
 def _window(kernel_size: float, h: int, w: int) -> tuple[float, int]:
-    """The factor of squared distances in the Gaussian's exponent, a float32, and how far the window reaches."""
+    """The factor of squared distances in the Gaussian's exponent, a float32, and the window's radius."""
     size = np.float32(kernel_size)
     return float(np.float32(-0.5 / float(size * size))), min(math.ceil(np.float32(3) * size), max(h, w))
 
 
 def noise(h: int, w: int, rng: int, device: torch.device) -> Tensor:
-    """What densities start from, (h, w) float32: scikit-image's noise for images of this size, drawn once."""
+    """Initial densities, (h, w) float32: scikit-image's noise for images of this size, drawn once."""
     return devices.read_here(_noise(h, w, rng, device))
 
 

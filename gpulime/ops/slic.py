@@ -1,11 +1,11 @@
 """SLIC superpixels, with the ids that `skimage.segmentation.slic` gives.
 
-K-means over colour and place, from a regular grid of centres, where a centre competes for the pixels of a window around it
+K-means over colour and place from a regular grid of centres; each centre competes for the pixels of a window around it
 (R. Achanta et al., SLIC superpixels compared to state-of-the-art superpixel methods, TPAMI 2012); then a pass in raster
-order joins what is too small to a neighbour and cuts what is too large.
+order joins parts that are too small to a neighbour and cuts parts that are too large.
 
-A pixel between two centres belongs to one of them by the last bits of its distances, and whether a part is too small may
-hang on that pixel, and all later ids on that part. So arithmetic is scikit-image's: float32, rounded after each step, a
+The last bits of its distances decide to which of two centres a pixel belongs. One pixel can make a part too small, and one
+part shifts all later ids. So arithmetic is scikit-image's: float32, rounded after each step, a
 centre the quotient of a sum that runs over its pixels in raster order.
 """
 
@@ -26,7 +26,7 @@ from gpulime.ops import source
 from gpulime.ops.gaussian import smoothed
 from gpulime.ops.lab import rgb2lab, rgb2lab_reference
 
-# Compiled for as many channels as images have, gray shown as RGB; above 4, 26 and 30 the kernel goes to work otherwise.
+# Compiled for as many channels as images have, gray shown as RGB; above 4, 26 and 30 the kernel works differently.
 VARIANTS = tuple({"CHANNELS": str(c)} for c in (2, 3, 4, 5, 26, 27, 31, 256))
 
 MOST_CHANNELS = 256
@@ -35,13 +35,13 @@ _CONNECT_THREADS = 256
 
 
 class Start(NamedTuple):
-    """Where k-means starts on images of one size.
+    """Initial centres of k-means for images of one size.
 
     Attributes
     ----------
     places : (k, 2) float32, row and column of each centre
-    weight : what the square of a distance in pixels counts, a float32
-    reach : how far a window goes up and down from its centre, and how far to its sides
+    weight : factor of the squared distance in pixels, a float32
+    reach : rows and columns from a window's centre to its edge
     """
 
     places: Tensor
@@ -76,8 +76,8 @@ def slic(
     ----------
     images : (n, c, h, w) float32, finite
         Three channels are RGB and compared in Lab, one is gray RGB, others are compared as they are. The Explainer refuses NaN
-        and infinity, as scikit-image does; here they are not looked for, since that would wait for the device, and labels
-        of such an image mean nothing.
+        and infinity, as scikit-image does; they are not checked here, since the check would wait for the device, and
+        labels of such an image are meaningless.
     n_segments : int
         About how many segments an image gets.
     compactness : float, positive
@@ -89,7 +89,7 @@ def slic(
     min_size_factor, max_size_factor : float
         The fewest and the most pixels of a segment, as parts of the average.
     enforce_connectivity : bool
-        Whether segments are made connected and of those sizes, which gives ids from 0 without gaps.
+        Make segments connected and of those sizes, which gives ids from 0 without gaps.
 
     Returns
     -------
@@ -177,7 +177,7 @@ def _start(h: int, w: int, n_segments: int, device: torch.device) -> Start:
     rows, columns = _grid(h, w, n_segments)
     y, x = torch.arange(h, dtype=torch.float32)[rows], torch.arange(w, dtype=torch.float32)[columns]
     places = torch.cartesian_prod(y, x)
-    # The weight counts the grid that was wanted, the windows the one that as many centres as there are would have.
+    # The weight follows the requested grid, the windows the grid of the actual number of centres.
     step = np.float32(max(rows.step, columns.step))
     down, across = _grid(h, w, len(places))
     reach = 2 * down.step, 2 * across.step
@@ -185,19 +185,19 @@ def _start(h: int, w: int, n_segments: int, device: torch.device) -> Start:
 
 
 def _grid(h: int, w: int, points: int) -> tuple[slice, slice]:
-    """Rows and columns of about so many points at equal distances, at most every pixel (`skimage.util.regular_grid`)."""
+    """Rows and columns of about that many points at equal distances, at most every pixel (`skimage.util.regular_grid`)."""
     if h * w <= points:
         return slice(0, None, 1), slice(0, None, 1)
     short, long = sorted((h, w))
     steps = [(h * w / points) ** 0.5] * 2
-    if short < steps[0]:  # one point across what is short
+    if short < steps[0]:  # one point along a short axis
         steps = [float(short), long / points]
     of_short, of_long = (slice(int(step // 2), None, round(step)) for step in steps)
     return (of_short, of_long) if h <= w else (of_long, of_short)
 
 
 def _features(images: Tensor, compactness: float, sigma: float, to_lab: Callable[[Tensor], Tensor]) -> Tensor:
-    """What pixels are compared by besides their places, (n, h, w, c) float32: colours stretched to [0, 1], in Lab, smoothed."""
+    """Colours by which pixels are compared: (n, h, w, c) float32, stretched to [0, 1], in Lab, smoothed."""
     n, c, h, w = images.shape
     low, high = (bound.view(n, 1, 1, 1) for bound in images.flatten(1).aminmax(dim=1))
     span = torch.where(high > low, high - low, 1)
@@ -207,7 +207,7 @@ def _features(images: Tensor, compactness: float, sigma: float, to_lab: Callable
 
 
 def _assign(features: Tensor, centres: Tensor, labels: Tensor, start: Start) -> None:
-    """Give each pixel of an image the label of the nearest centre whose window it is in, the first of several."""
+    """Give each pixel the label of the nearest centre whose window contains it, the first of several."""
     h, w = labels.shape
     nearest = torch.full((h, w), torch.inf, device=labels.device)
     y, x = (torch.arange(size, dtype=torch.float32, device=labels.device) for size in (h, w))
@@ -225,13 +225,13 @@ def _assign(features: Tensor, centres: Tensor, labels: Tensor, start: Start) -> 
 
 
 def _windows(centres: Tensor, reach: int, size: int) -> Iterator[slice]:
-    """Each centre's, along one axis; that of a centre without pixels, which is NaN, is empty."""
+    """The windows of all centres along one axis; a centre without pixels (NaN) has an empty one."""
     first, last = (centres - reach).clamp(min=0), (centres + reach + 1).clamp(max=size)
     return map(slice, *(bound.nan_to_num(0).long().tolist() for bound in (first, last)))
 
 
 def _means(features: Tensor, labels: Tensor, k: int) -> Tensor:
-    """(k, 2 + c): the mean place and colour of each label's pixels, summed in raster order; NaN where there are none."""
+    """(k, 2 + c): the mean place and colour of each label's pixels, summed in raster order; NaN if there are none."""
     h, w, _ = features.shape
     y, x = (torch.arange(size, dtype=torch.float32, device=features.device) for size in (h, w))
     points = torch.cat([y.repeat_interleave(w)[:, None], x.repeat(h)[:, None], features.flatten(0, 1)], 1)
@@ -243,10 +243,10 @@ def _means(features: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def _connected(labels: list[list[int]], min_size: int, max_size: int) -> list[int]:
-    """Labels of connected parts, row by row: from 0 in raster order, a part that is too small joined to one beside it.
+    """Labels of connected parts, row by row: from 0 in raster order, small parts joined to a neighbour.
 
-    A part is grown breadth first, right, left, down and up, and ends where it reaches ``max_size``; the last labelled
-    neighbour that was met takes it, should it be too small.
+    A part is grown breadth first, right, left, down and up, and ends at ``max_size``. If it is too small, it joins the
+    last labelled neighbour that was met.
     """
     h, w = len(labels), len(labels[0])
     old = [label for row in labels for label in row]

@@ -18,7 +18,7 @@ from torch import Tensor
 from gpulime import device as devices
 from gpulime.errors import GpulimeError, check
 
-# Arithmetic as it is written: a product and a sum become one rounding only where a kernel says __fmaf_rn.
+# Arithmetic as it is written: a product and a sum are fused only by an explicit __fmaf_rn.
 OPTIONS = ("-std=c++17", "-fmad=false")
 
 Argument = Tensor | int | float | np.generic | None
@@ -46,7 +46,7 @@ class Source(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What is compiled: the macros, then the file with its headers in place of their includes."""
+        """The text to compile: the macros, then the file with its headers in place of their includes."""
         return "".join(f"#define {macro} {value}\n" for macro, value in self.defines) + joined(self.file)
 
 
@@ -100,7 +100,7 @@ def launch(
 
 
 def available(device: torch.device) -> bool:
-    """Whether kernels can run on ``device``; where a GPU has none, one warning says the command that brings them."""
+    """Report if kernels can run on ``device``; on a GPU without them, warn once with the command that installs them."""
     missing = devices.kernels_missing(device)
     if missing is not None and device.type == "cuda":
         _warn_once(missing)
@@ -156,7 +156,7 @@ def _compiled(source: Source, index: int) -> Module:
 
 
 def apart(compile_one: Callable[[], T]) -> T:
-    """The result of a call of NVRTC, made in a thread that ends with it.
+    """Call NVRTC in a thread of its own and return the result.
 
     NVRTC of CUDA 12.4 leaves the locale "C" in the thread that called it: text files opened there would be ASCII from then on.
     """
@@ -219,7 +219,7 @@ class _CurrentStream:
 
 
 def _passed(arg: Argument) -> Any:
-    """As CuPy passes it: its int is a ``long long`` (or a pointer), and a float would be a ``double``."""
+    """Convert an argument for CuPy: its int is a ``long long`` (or a pointer), and a float would be a ``double``."""
     if isinstance(arg, Tensor):
         return arg.data_ptr()
     if arg is None or isinstance(arg, int):

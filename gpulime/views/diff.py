@@ -1,4 +1,4 @@
-"""Two runs beside each other: how far the explanations of the same images agree."""
+"""Compare two runs: the agreement of explanations of the same images."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class LabelDiff:
     Attributes
     ----------
     probability_a, probability_b : float
-    correlation : float or None, Spearman's, of the segments' coefficients; None where the segments differ or a run's
-        coefficients are all the same
-    overlap : float or None, the area in the `TOP` strongest segments of both runs over that in those of either, in [0, 1],
-        whatever the segments are; None where the pictures have other sizes or no segment has a coefficient
+    correlation : float or None, Spearman's, of the segments' coefficients; None if the segments differ or a run's
+        coefficients are all equal
+    overlap : float or None, intersection over union of the `TOP` strongest segments of both runs, in [0, 1], also if the
+        segments differ; None if picture sizes differ or no segment has a coefficient
     """
 
     label: int
@@ -49,8 +49,8 @@ class LabelDiff:
 class ImageDiff:
     """One image that both runs explain; ``top_a`` and ``top_b`` are its predicted classes, with probability.
 
-    ``knows_top`` says whether both are known; if not, they are the most probable explained labels. ``same_size``
-    and ``same_segments`` whether both saw a picture of one size, cut into the same segments.
+    ``knows_top`` is true if both are known; if not, they are the most probable explained labels. ``same_size`` and
+    ``same_segments`` are true if both runs used the same picture size and the same segments.
     """
 
     image_id: str
@@ -63,12 +63,12 @@ class ImageDiff:
 
     @property
     def changed(self) -> bool:
-        """Whether the top label changed, where it is known."""
+        """True if the top label is known and changed."""
         return self.knows_top and self.top_a[0] != self.top_b[0]
 
     @property
     def comparable(self) -> bool:
-        """Whether any number tells how far the explanations agree."""
+        """True if there is any measure of agreement."""
         return self.same_size and bool(self.labels)
 
     @property
@@ -78,7 +78,7 @@ class ImageDiff:
 
     @property
     def order(self) -> tuple[float, ...]:
-        """What cannot be compared, then other top labels, then by overlap, correlation and change of probability."""
+        """Sort key: images without a comparison, other top labels, then overlap, correlation and change of probability."""
         lead = self.leading
         overlap, correlation = (1.0, 1.0) if lead is None else (_or_one(lead.overlap), _or_one(lead.correlation))
         shift = abs(lead.probability_b - lead.probability_a) if lead is not None else 1.0
@@ -93,11 +93,11 @@ class Diff:
     ----------
     a, b : Path, the run directories
     settings : (name, in A, in B) of each setting that differs
-    only_a, only_b : int, images that only one run has a row of
+    only_a, only_b : int, images with a row in only one run
     failed : int, images in both of which at least one run has no explanation
     damaged_a, damaged_b : int, images whose explanation is damaged, in each run
-    images : ImageDiff of those both explain, the most changed first
-    names_a, names_b : the classes' names, where they are known
+    images : ImageDiff of images that both explain, the most changed first
+    names_a, names_b : class names, if known
     """
 
     a: Path
@@ -114,7 +114,7 @@ class Diff:
 
     @property
     def summary(self) -> list[tuple[str, str]]:
-        """What came of it, as (term, value)."""
+        """The summary as (term, value)."""
         n = len(self.images)
         same = sum(image.same_segments for image in self.images)
         changed, known = (sum(getattr(image, name) for image in self.images) for name in ("changed", "knows_top"))
@@ -140,7 +140,7 @@ class Diff:
 
     @property
     def spreads(self) -> list[tuple[str, list[float] | None]]:
-        """How the measures of all labels lie, as (measure, its `QUANTILES`); None where it is not known for any."""
+        """Quantiles over all labels, as (measure, its `QUANTILES`); None if no label has the measure."""
         pairs = [label for image in self.images for label in image.labels]
         return [
             ("rank correlation", _quantiles([label.correlation for label in pairs])),
@@ -155,7 +155,7 @@ def compare(a: Path, b: Path) -> Diff:
     Raises
     ------
     GpulimeError
-        Where a directory holds no run, both are the same, or no image is in both.
+        If a directory holds no run, both are the same, or no image is in both.
     """
     about_a, about_b = store.manifest(a), store.manifest(b)
     if a.resolve() == b.resolve():
@@ -190,7 +190,7 @@ def compare(a: Path, b: Path) -> Diff:
 def _together(a: Places, b: Places, pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[Row, Row]]:
     for start in range(0, len(pairs), CHUNK):
         some = pairs[start : start + CHUNK]
-        of_b = {j: b.row(j) for j in sorted(j for _, j in some)}  # in its own order, in which neighbours are read together
+        of_b = {j: b.row(j) for j in sorted(j for _, j in some)}  # in stored order, so that neighbours are read together
         yield from ((a.row(i), of_b[j]) for i, j in some)
 
 
@@ -215,12 +215,12 @@ def _top(row: Row) -> tuple[int, float]:
 
 
 def _or_one(measure: float | None) -> float:
-    """A measure of agreement; where there is none, nothing has changed that it could show."""
+    """A measure of agreement, or full agreement if it is missing."""
     return 1.0 if measure is None else measure
 
 
 def rank_correlation(x: Array, y: Array) -> float | None:
-    """Spearman's rank correlation of coefficients (k,), equal ones sharing their mean rank; None where all are equal."""
+    """Spearman's rank correlation of coefficients (k,), equal ones sharing their mean rank; None if all are equal."""
     from scipy.stats import rankdata
 
     ranks = [rankdata(values) for values in (x, y)]
@@ -235,12 +235,12 @@ def top_overlap(map_a: Array, x: Array, map_b: Array, y: Array, top: int = TOP) 
     Parameters
     ----------
     map_a, map_b : (h, w) segments from 0
-    x, y : (k,) their coefficients; how many segments there are may differ. Those of 0 are never among the strongest.
+    x, y : (k,) their coefficients; lengths may differ. Segments with 0 are never among the strongest.
 
     Returns
     -------
     float or None
-        In [0, 1]; None where no segment has a coefficient.
+        In [0, 1]; None if no segment has a coefficient.
     """
     area_a, area_b = _strongest_area(map_a, x, top), _strongest_area(map_b, y, top)
     either = np.count_nonzero(area_a | area_b)

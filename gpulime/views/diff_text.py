@@ -39,7 +39,7 @@ def table(diff: Diff) -> str:
 
 
 def quantile_names() -> list[str]:
-    """What the columns of `Diff.spreads` are called."""
+    """Names of the columns of `Diff.spreads`."""
     return ["median" if quantile == 0.5 else f"{quantile:.0%}" for quantile in QUANTILES]
 
 

@@ -25,20 +25,20 @@ from gpulime.runs.store import row_index, store, validate
 INDEX = "index.csv"
 COLUMNS = ("image_id", "arrays", "label", "name", "prediction", "r2", "r2_loo", "overlay")
 SHOWN_IDS = 5
-NEAR = 0.75  # from 0 to 1, of names that are taken for each other
+NEAR = 0.75  # in [0, 1], between a mistyped name and a suggestion
 NUMBER = re.compile(r"\d+")
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "'")  # the quote too: then removing the first one always gives the text back
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What came of an export.
+    """The result of an export.
 
     Attributes
     ----------
-    images : int, how many were written
-    damaged : image_id -> reason, of those left out because their rows are damaged
-    without_picture : int, those of ``images`` whose pictures were not at hand, so that their overlays are transparent
+    images : int, images that were written
+    damaged : image_id -> reason, for images that were skipped because of damaged rows
+    without_picture : int, written images without a picture, so with transparent overlays
     """
 
     images: int
@@ -49,27 +49,27 @@ class Exported:
 def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     """Write the explanations of a run into a folder.
 
-    A file is named by a running number and the start of its id's sha256, never by the id itself: an id may hold whatever the
-    name of a file held. ``index.csv`` tells which id is which; it is written last, so a folder with one is complete. A text
-    there that begins with ``= + - @``, a tab, a carriage return or a quote has a quote before it, against spreadsheets that
-    would run it as a formula: remove one leading quote to get the text back.
+    A file is named by a running number and the start of its id's sha256, never by the id, which may contain any
+    character. ``index.csv`` maps ids to files. It is written last, so a folder that has it is complete. A text in it that
+    begins with ``= + - @``, a tab, a carriage return or a quote has a quote before it, so that no spreadsheet
+    runs it as a formula; remove one leading quote to get the text back.
 
     Parameters
     ----------
     run : Path
         The run directory.
     ids : sequence of str, optional
-        Which images; all that are explained by default. One whose row is damaged is left out.
+        Images to write; by default all explained ones. Images with a damaged row are skipped.
     to : Path
-        A folder that is empty or not there yet. For each image it gets an .npz with image_id, labels (l,), predictions (l,),
+        An empty or new folder. For each image it gets an .npz with image_id, labels (l,), predictions (l,),
         intercepts (l,), r2 (l,), r2_loo (l,), coefficients (l, k) float32, segments (h, w) int32 and
-        heatmaps (l, h, w) float32; for each label a PNG of its overlay: on the picture in gray
-        where that is at hand, else by itself and transparent.
+        heatmaps (l, h, w) float32, and for each label a PNG of its overlay: on the gray picture if there is one, else
+        transparent.
 
     Raises
     ------
     GpulimeError
-        Where the run holds no results, an id is unknown or has no explanation, or ``to`` is not empty.
+        If the run holds no results, an id is unknown or has no explanation, or ``to`` is not empty.
     """
     manifest = store.manifest(run)
     rows = row_index.judged(run)
@@ -98,7 +98,7 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
 
 
 def _choose(run: Path, rows: pa.Table, ids: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
-    """The ids that are to be written, each once, and the reasons of those that cannot be because their rows are damaged."""
+    """The ids to write, each once, and the reasons for skipped ids with damaged rows."""
     facts = rows.select(["image_id", "status", "error_type", "error"]).to_pylist()
     known = {row.pop("image_id"): row for row in facts}
     damaged = {image_id: row["error"] for image_id, row in known.items() if row["error_type"] == validate.KIND}
@@ -120,7 +120,7 @@ def _choose(run: Path, rows: pa.Table, ids: Sequence[str] | None) -> tuple[list[
 
 
 def _near(image_id: str, known: Iterable[str]) -> str:
-    """The hint at an id with the same numbers, and nearly the same folder and name: photo_2.png is not meant by photo_3.png."""
+    """Suggest an id with the same numbers and nearly the same folder and name; photo_3.png does not suggest photo_2.png."""
     (folder, name), numbers = _parts(image_id), NUMBER.findall(image_id)
 
     def is_near(other: str) -> bool:
@@ -141,7 +141,7 @@ def _alike(a: str, b: str) -> bool:
 
 
 def _cell(value: Any) -> Any:
-    """A value as a cell that no spreadsheet takes for a formula: a text that begins like one, or with a quote, is quoted."""
+    """A value as a cell that no spreadsheet runs: texts that begin like a formula, or with a quote, are quoted."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
 
 

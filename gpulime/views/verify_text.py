@@ -1,4 +1,4 @@
-"""What was found in a run, as lines for a terminal."""
+"""The findings of verify as lines for a terminal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from gpulime.runs.store.verify import Verified
 
 MOST = 100  # names of one kind
 VERDICTS = {
-    exits.OK: "all is as the run wrote it, and every image is explained",
-    exits.ERROR_ROWS: "all is as the run wrote it; some images have error rows, or no row yet",
-    exits.DAMAGED: "not all is as the run wrote it",
+    exits.OK: "all files are intact, and every image is explained",
+    exits.ERROR_ROWS: "all files are intact; some images have error rows, or no row yet",
+    exits.DAMAGED: "something differs from what the run wrote",
 }
 
 
 def text(found: Verified) -> str:
-    """A line for each fact, the names that belong to it below, and the verdict with the exit code."""
+    """A line for each fact with its names below, and the verdict with the exit code."""
     lines = []
     for term, fact, names in _facts(found):
         shown = list(names)

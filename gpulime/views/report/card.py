@@ -1,4 +1,4 @@
-"""One explained image of a page, as its template and its script need it."""
+"""One explained image of a page, for its template and its script."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STRONGEST = 5
 
 @dataclass(frozen=True)
 class Segment:
-    """One of the strongest segments of a label: its id in the results, and how it compares with the strongest, in [0, 1]."""
+    """One of the strongest segments of a label: its id in the results, and its size relative to the strongest, in [0, 1]."""
 
     id: int
     coefficient: str
@@ -32,7 +32,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Label:
-    """One explained label; a score that the fit does not have is a dash.
+    """One explained label; a missing score is a dash.
 
     ``coefficients`` are whole numbers in units of the last decimal, one per entry of the overlay's palette.
     """
@@ -49,11 +49,11 @@ class Label:
 
 @dataclass(frozen=True)
 class Card:
-    """One explained image: the most probable of its explained labels comes first, and the overlay shows that one.
+    """One explained image: the most probable explained label comes first, and the overlay shows it.
 
-    ``how`` says how the picture was made of the image's values, if they are not shown as they are. ``ids`` are the segments of
-    the palette's entries where they are not 0, 1, 2 ..., and ``spots`` the places of all segments that are among a label's
-    strongest: id, across and down in thousandths of the picture.
+    ``how`` describes a change of the image's values for the picture, if there is one. ``ids`` are the segments of the palette's
+    entries if these are not 0, 1, 2 ..., and ``spots`` the places of each label's strongest segments: id, across and down in
+    thousandths of the picture.
     """
 
     name: str
@@ -86,18 +86,18 @@ def card(row: Mapping[str, Any], picture: Shown | None, named: Callable[[int], s
     row : mapping
         A row of the store with a whole explanation.
     picture : Shown, optional
-        What the model saw.
+        The model's input.
     named : callable
         The name of a class.
     right : bool, optional
-        Whether the model's class is the target, where that is known.
+        True if the model's class is the target, if known.
     """
     segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
     exact = np.asarray(row["coef"], dtype=float)
     decimals = [shades.decimals(largest) for largest in np.abs(exact).max(axis=1)]
     coefficients = np.stack(
         [one.round(most) for one, most in zip(exact, decimals, strict=True)]
-    )  # what is seen is what is printed
+    )  # colours follow the printed numbers
     ids = overlay.kept(coefficients)
     top = top_label(row)
     order = [top, *(j for j in range(len(row["labels"])) if j != top)]
@@ -124,17 +124,17 @@ def card(row: Mapping[str, Any], picture: Shown | None, named: Callable[[int], s
 
 
 def top_label(row: Mapping[str, Any]) -> int:
-    """Where the most probable of the explained labels stands among them."""
+    """The position of the most probable explained label."""
     return int(np.argmax(row["pred_probs"]))
 
 
 def score(value: float | None) -> float | None:
-    """An R2, or None where the fit has none."""
+    """An R2, or None if the fit has none."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def said(value: float | None) -> str:
-    """An R2 in words: how far it is below 0 does not matter in the end."""
+    """An R2 in words; values below -10 are "< -10"."""
     value = score(value)
     return (
         "\N{EN DASH}"
@@ -161,7 +161,7 @@ def _label(
 
 
 def _strongest(coefficients: npt.NDArray[np.floating[Any]]) -> list[int]:
-    """Ids of the segments with the largest magnitudes, from the strongest; those that print as 0 are left out."""
+    """Ids of the segments with the largest magnitudes, from the strongest, without ids that print as 0."""
     order = np.argsort(-np.abs(coefficients), kind="stable")[:STRONGEST]
     return [int(i) for i in order if coefficients[i]]
 

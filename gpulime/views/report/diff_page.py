@@ -1,4 +1,4 @@
-"""The page of two runs: what differs, and the most changed images side by side."""
+"""The page of two runs: differences, and the most changed images side by side."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Card:
-    """One image in both runs; ``note`` says what the sides do not share, or the coefficient with the deepest colour."""
+    """One image in both runs; ``note`` names a difference of the sides, or the coefficient with the deepest colour."""
 
     name: str
     picture: str | None
@@ -68,13 +68,13 @@ class Card:
 
 
 def write(diff: Diff, to: Path) -> Path:
-    """Write ``diff.html`` into a folder: one file that needs nothing else, no network and no script.
+    """Write ``diff.html`` into a folder: one self-contained file without a script.
 
     Parameters
     ----------
     diff : Diff
     to : Path
-        Where the page goes; made where it is missing.
+        The folder of the page; created if missing.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def _rows(run: Path, ids: Sequence[str]) -> dict[str, Row]:
 
 
 def _card(diff: Diff, image: ImageDiff, a: Row, b: Row, pictures: Sequence[shades.Picture | None]) -> Card:
-    """Both sides show the label that they share and A finds the most probable; without one, each its own."""
+    """The shared label that is most probable in A, for both sides; without one, each side's own."""
     lead = image.leading
     label_a, label_b = (image.top_a[0], image.top_b[0]) if lead is None else (lead.label, lead.label)
     largest = [shades.scale(_weights(row, label)) for row, label in ((a, label_a), (b, label_b))]

@@ -1,4 +1,4 @@
-"""What stands at the head of a page: how many images, how often the model is right, how well the explanations fit."""
+"""The head of a page: number of images, accuracy of the model, fit of the explanations."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from gpulime.runs.store.row import prediction
 from gpulime.views.report.card import said, score, top_label
 
-BINS = 20  # of the scores in [0, 1]; one more holds those below 0
-# The columns of the store that tell of the top label, and of right and wrong.
+BINS = 20  # of scores in [0, 1]; one more bin holds scores below 0
+# The columns of the store about the top label and the target.
 TOP_OF = ("target", "prediction", "predicted_prob", "labels", "pred_probs", "r2", "r2_loo")
 TOP = pa.schema(
     [
@@ -27,12 +27,12 @@ TOP = pa.schema(
         ("right", pa.bool_()),
     ]
 )
-SCORES = {"r2_loo": "R² left out", "r2": "R² fitted"}  # what a page calls the scores
+SCORES = {"r2_loo": "R² left out", "r2": "R² fitted"}  # names of the scores on a page
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What filters and sorting need to know of an explained image; ``right`` is None where that is not known."""
+    """Values of an explained image for filters and sorting; ``right`` is None if unknown."""
 
     name: str
     label: int
@@ -55,7 +55,7 @@ class Bar:
 class Head:
     """The head of a page.
 
-    ``score`` is the column that ``scores`` shows; ``medians`` are its median and those of the other scores, in words.
+    ``score`` is the column in ``scores``; ``medians`` are the medians of all scores, in words.
     """
 
     facts: list[tuple[str, str]]
@@ -67,22 +67,22 @@ class Head:
 
 
 def with_top(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
-    """Rows with what the most probable of their labels came to in place of the columns `TOP_OF`; null where they have none.
+    """Replace the columns `TOP_OF` by values of the most probable label; null if a row has none.
 
-    If the model's own class is not known (`row.prediction`), nothing is said of right and wrong.
+    If the model's own class is not known (`row.prediction`), right and wrong are null.
 
     Parameters
     ----------
     rows : pyarrow.Table
-        With the columns `TOP_OF`; labels null or empty where nothing is to be told. They become Python objects: some hundred
-        at a time.
+        With the columns `TOP_OF`; labels null or empty in rows without a label. They become Python objects, so pass a few
+        hundred at a time.
     manifest : mapping
         ``run.json``.
 
     Returns
     -------
     pyarrow.Table
-        With the columns of `TOP`: the label, its prediction, its R2 fitted and left out, and whether the model's own class is
+        With the columns of `TOP`: the label, its prediction, its R2 fitted and left out, and true if the model's own class is
         the target.
     """
     tops = pa.Table.from_pylist([_top(row, manifest) for row in rows.select(TOP_OF).to_pylist()], TOP)
@@ -91,7 +91,7 @@ def with_top(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
 
 def _top(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     of_labels = [row[name] or [None] for name in ("labels", "pred_probs", "r2")]
-    if None in of_labels[0] + of_labels[1] or len({*map(len, of_labels)}) > 1:  # nothing is to be told, or it is damaged
+    if None in of_labels[0] + of_labels[1] or len({*map(len, of_labels)}) > 1:  # without a label, or damaged
         return {}
     top, found = top_label(row), prediction(row, manifest)
     right = None if row["target"] is None or found is None else found[0] == row["target"]
@@ -100,25 +100,25 @@ def _top(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def entries(images: pa.Table) -> list[Entry]:
-    """An entry per explained image, in the order of the rows; from those of `with_top`."""
+    """An entry per explained image, in the order of the rows of `with_top`."""
     names = images["image_id"].to_pylist()
     return [Entry(*facts) for facts in zip(names, *(images[name].to_pylist() for name in TOP.names), strict=True)]
 
 
 def known_right(images: pa.Table) -> list[bool]:
-    """Whether the model is right, for the images of which it is known; from the rows of `with_top`."""
+    """True for each image that the model gets right, for images with a known target; from the rows of `with_top`."""
     known: list[bool] = images["right"].drop_null().to_pylist()
     return known
 
 
 def median(images: pa.Table, name: str) -> float | None:
-    """The median of a score of the images that have it; from the rows of `with_top`."""
+    """The median of a score over images that have it; from the rows of `with_top`."""
     found: list[float] = images[name].drop_null().to_pylist()
     return statistics.median(found) if found else None
 
 
 def leading_score(images: pa.Table) -> str:
-    """The score that a page shows first: the leave-one-out R2, but for a run that an earlier version wrote."""
+    """The score that a page shows first: the leave-one-out R2, or the fitted one for runs of earlier versions."""
     return next((name for name in SCORES if images[name].null_count < len(images)), "r2_loo")
 
 
@@ -132,7 +132,7 @@ def head(rows: pa.Table, manifest: Mapping[str, Any], corrupt: int = 0) -> Head:
     manifest : mapping
         ``run.json``.
     corrupt : int
-        Result files that are left out.
+        Result files that are skipped.
     """
     explained = rows.filter(pc.equal(rows["status"], "ok"))
     leading = leading_score(explained)

@@ -1,4 +1,4 @@
-"""The pictures of a page as data URIs: a photograph, and the colours of an explanation to lay over it."""
+"""The pictures of a page as data URIs: a photograph, and the overlay of an explanation's colours."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gpulime.explanations.shades import AGAINST, FOR
 
 OUTLINE = (255, 255, 255, 150)  # red, green, blue, alpha
 
-# A palette has 256 entries: one a segment, then one for the segments without an entry of their own and one for the outlines.
+# A palette has 256 entries: one per segment, one for all further segments, and one for outlines.
 MOST_SEGMENTS = 254
 
-# The longer side in pixels. Pictures within these bounds stay as they are.
+# The longer side in pixels. Pictures within these bounds are not resized.
 PICTURE_SIDES = (160, 320)
 PICTURE_QUALITY = 72
 OVERLAY_SIDE = 320
@@ -42,9 +42,9 @@ def picture_uri(picture: npt.NDArray[np.uint8]) -> str:
 
 
 def kept(coefficients: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.integer[Any]]:
-    """The segments that get an entry of the palette, by their ids in rising order: all where they fit.
+    """The segments that get an entry of the palette, by their ids in rising order: all if they fit.
 
-    Where there are more than `MOST_SEGMENTS`, each label in turn keeps its strongest; the others stay without colour.
+    If there are more than `MOST_SEGMENTS`, each label in turn keeps its strongest; the rest has no colour.
 
     Parameters
     ----------
@@ -63,8 +63,8 @@ def overlay_uri(
 ) -> str:
     """The segments as a palette PNG, coloured for one label: hue by sign, opacity by size, thin outlines.
 
-    Pixels say which segment they show: entry i of the palette is segment ``ids[i]``, so that another label needs another
-    palette and no other map. The last entry is the outlines', the one before it that of segments that are not in ``ids``.
+    Pixels are indices of segments: entry i of the palette is segment ``ids[i]``, so another label needs only another palette.
+    The last entry is for outlines, the one before it for segments not in ``ids``.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def overlay_uri(
     ids : ndarray
         (p,) the segments with an entry, from `kept`
     coefficients : ndarray
-        (p,) theirs, finite and as they are printed; the largest magnitude gets the full colour
+        (p,) of ``ids``, finite and rounded as printed; the largest magnitude gets the full colour
     """
     rest = len(ids)
     entries = np.full(int(labels.max(initial=0)) + 1, rest, np.uint8)
@@ -93,7 +93,7 @@ def centre(labels: npt.NDArray[np.integer[Any]], segment: int) -> tuple[float, f
 
 
 def _palette(coefficients: npt.NDArray[np.floating[Any]]) -> bytes:
-    """A colour per segment as RGBA, then nothing, then the outline; page.js does the same for the other labels."""
+    """A colour per segment as RGBA, then transparent, then the outline; page.js does the same for other labels."""
     palette = np.zeros((len(coefficients) + 2, 4), dtype=np.uint8)
     palette[:-2, :3] = np.where(coefficients[:, None] > 0, ImageColor.getrgb(FOR), ImageColor.getrgb(AGAINST))
     palette[:-2, 3] = np.rint(255 * np.abs(coefficients) / (np.abs(coefficients).max(initial=0.0) or 1.0))

@@ -1,4 +1,4 @@
-"""The pages that show a run: each picture beside its explanation, and what could not be explained."""
+"""The pages of a run: each picture beside its explanation, and the failures."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from gpulime.views.report.head import SCORES, TOP, TOP_OF, entries, head, with_t
 
 PAGE = "report.html"
 LIGHT = (*shards.DECIDING, "error_type", "error", "path", "n_samples", "segmenter", "n_segments", "damaged")
-MOST_CARDS = 500  # a browser still scrolls this page with ease
-MOST_EAGER = 100  # cards that a page draws at once: a picture of a whole page, which browsers end at 16,384 pixels, has fewer
+MOST_CARDS = 500  # a browser scrolls a page of this size smoothly
+MOST_EAGER = 100  # cards drawn at once; a screenshot of a whole page, at most 16,384 pixels high, has fewer
 MOST_FAILURES = 5000
-MOST_INDEXED = 5_000  # images that every page knows of, at some 60 bytes each; pages of larger runs know their own
-MOST_INDEXED_FIRST = 100_000  # and the first page knows of this many, so that a larger run can be sorted there
+MOST_INDEXED = 5_000  # images listed on every page, at some 60 bytes each; in larger runs a page lists its own images
+MOST_INDEXED_FIRST = 100_000  # images listed on the first page, so that a larger run can be sorted there
 TITLE_WITHIN = 10_000  # characters of a page
 HERE = Path(__file__).parent
 
 
 def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_names: Sequence[str] | None) -> Path:
-    """Write ``report.html`` of a run, and ``report-2.html`` ... beyond 500 images: files that need nothing else, no network.
+    """Write ``report.html`` of a run, and ``report-2.html`` ... beyond 500 images; all are self-contained.
 
     Parameters
     ----------
     run : Path
         The run directory.
     picture : callable
-        row -> its picture as the model saw it, or None where it cannot be had.
+        row -> the model's input as a picture, or None if it is missing.
     class_names : sequence of str, optional
         The names of the model's classes; without them labels are shown as numbers.
 
@@ -80,7 +80,7 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
         **_assets(),
     }
     template = _template()
-    for number in range(pages, 0, -1):  # the first page last: what it links to is there
+    for number in range(pages, 0, -1):  # the first page last, after the pages that it links to
         start = (number - 1) * MOST_CARDS
         shown = explained[start : start + MOST_CARDS].tolist()
         right = images["right"][start : start + MOST_CARDS].to_pylist()
@@ -105,14 +105,14 @@ def page_name(number: int) -> str:
 
 
 def _subtitle(rows: pa.Table, manifest: Mapping[str, Any]) -> str:
-    """The explained model and the days: a directory's name alone tells little."""
+    """The explained model and the days."""
     times = pc.min_max(rows["written_at"]).as_py().values()
     days = dict.fromkeys(f"{time:%Y-%m-%d}" for time in times if time is not None)
     return ", ".join(fact for fact in (str(manifest.get("model", "")), " to ".join(days)) if fact)
 
 
 def _light(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
-    """What is known of all rows at once: the path of failures alone, of an explanation what its top label came to."""
+    """The table of all rows, reduced: paths of failures only, and the top label of explanations."""
     rows = validate.judged(rows)
     sound = pc.and_(pc.equal(rows["status"], "ok"), rows["damaged"].is_null())
     for name, value in (("path", pc.if_else(sound, b"", rows["path"])), ("labels", pc.if_else(sound, rows["labels"], None))):
@@ -121,7 +121,7 @@ def _light(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
 
 
 def _failures(rows: pa.Table) -> dict[str, Any]:
-    """The error rows as the first page lists them, and how many there are of each kind."""
+    """The error rows of the first page, and their number by kind."""
     failed = rows.filter(pc.equal(rows["status"], "error"))
     kinds = Counter(kind or "unknown" for kind in failed["error_type"].to_pylist())
     listed = failed.slice(0, MOST_FAILURES).select(["image_id", "path", "error_type", "error"]).to_pylist()
@@ -131,9 +131,9 @@ def _failures(rows: pa.Table) -> dict[str, Any]:
 
 
 def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[[int], str]) -> dict[str, Any]:
-    """What the script of a page knows of the run's images: an entry each, in short.
+    """Short entries of the run's images for the script of a page.
 
-    ``first`` and ``start`` are the places in the run of the first image known and of the first one shown.
+    ``first`` and ``start`` are the positions in the run of the first listed and the first shown image.
     """
     whole = len(images) <= (MOST_INDEXED if start else MOST_INDEXED_FIRST)
     known = entries(images if whole else images.slice(start, here))
@@ -161,7 +161,7 @@ def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[
 
 
 def _remove_pages_after(run: Path, pages: int) -> None:
-    """Remove the pages that an earlier and longer report has left; a file of that name without such a page's title is kept."""
+    """Remove pages of an earlier, longer report; a file with such a name but without a report's title is kept."""
     for path in run.glob("report-*.html"):
         match = re.fullmatch(r"report-(\d+)\.html", path.name)
         if match and int(match[1]) > pages and path.is_file() and _is_page(path, int(match[1])):
@@ -176,7 +176,7 @@ def _is_page(path: Path, number: int) -> bool:
 
 
 def _assets() -> dict[str, Any]:
-    """Style and script, which every page carries, and the digest by which its policy lets this one script run."""
+    """Style and script of each page, and the digest that allows the script in the page's policy."""
     colours = f":root {{ --for: {shades.FOR}; --against: {shades.AGAINST}; }}\n"
     script = (HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

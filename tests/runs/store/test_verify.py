@@ -50,7 +50,7 @@ def test_a_sound_run_is_said_to_be(tmp_path):
         "run": [str(tmp_path)],
         "shards": ["2 read whole, all sound"],
         "images": ["3: 3 ok"],
-        "verdict": ["all is as the run wrote it, and every image is explained (exit code 0)"],
+        "verdict": ["all files are intact, and every image is explained (exit code 0)"],
     }
 
 
