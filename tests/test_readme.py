@@ -36,8 +36,9 @@ def test_the_readme_is_short_and_its_figures_were_measured():
 
 def test_the_example_explains_the_cat(capsys, tmp_path, monkeypatch):
     pytest.importorskip("efficientnet_lite_pytorch")
-    names = {}
-    exec(block("README.md", "chelsea"), names)
+    example, names = block("README.md", "chelsea"), {}
+    assert "n_samples=300" in example
+    exec(example.replace("n_samples=300", "n_samples=100"), names)  # a third of the time
     assert names["mask"].any()
     assert names["image"].shape == (224, 224, 3)
     assert names["explanations"].scores[0, 0] > 0.4

@@ -20,7 +20,7 @@ OPTIONS = [
     {},
     {"kernel_size": 1},
     {"kernel_size": 2.5, "max_dist": 6},
-    {"kernel_size": 10, "max_dist": 20, "ratio": 1},
+    {"kernel_size": 6, "max_dist": 20, "ratio": 1},
     {"max_dist": 1},
     {"ratio": 0},
     {"ratio": 1, "max_dist": 10, "kernel_size": 3},

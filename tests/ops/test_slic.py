@@ -25,6 +25,8 @@ from gpulime.runs.reading.sources import Item
 from gpulime.runs.reading.workers import read_all
 from gpulime.segments import Slic
 
+# kind, c
+IMAGES = [("noise", 3), ("noise", 5), ("blocks", 1), ("blocks", 5)]
 # h, w
 SIZES = [(1, 1), (1, 50), (50, 1)]
 OPTIONS = [
@@ -94,16 +96,14 @@ def replaced(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("c", [1, 3, 5])
-@pytest.mark.parametrize("kind", ["noise", "blocks"])
+@pytest.mark.parametrize(("kind", "c"), IMAGES)
 def test_the_reference_is_scikit_image(kind, c, options, scikit_lab):
     images = image(kind, c=c)
     assert torch.equal(slic_reference(images, **options), scikit(images, **options))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("c", [1, 3, 5])
-@pytest.mark.parametrize("kind", ["noise", "blocks"])
+@pytest.mark.parametrize(("kind", "c"), IMAGES)
 def test_the_kernel_is_scikit_image_as_its_reference_is(kind, c, options, scikit_lab, host):
     images = image(kind, c=c)
     labels = slic(images, **options)

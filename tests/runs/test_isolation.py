@@ -317,6 +317,14 @@ LOST = [
 
 
 @pytest.mark.parametrize("error", LOST, ids=lambda error: str(error).partition("\n")[0])
+def test_each_error_of_a_lost_device_ends_the_run(error, tmp_path):
+    model = Model((5,), error)
+    with pytest.raises(DeviceLostError, match=r"the device is lost: .*a new process goes on"):
+        explain(model, tmp_path, Marked(6))
+    assert len(model.refused) == 1
+
+
+@pytest.mark.parametrize("error", LOST[:2], ids=lambda error: str(error).partition("\n")[0])
 def test_a_lost_device_ends_the_run_without_another_try(error, ahead, tmp_path, monkeypatch):
     model = Model((5,), error)
     settings = {"n_samples": 60}

@@ -435,7 +435,7 @@ def test_defaults_and_functions_are_the_same_settings_again(tmp_path):
         gpulime.runs.explain(Tiny(), images, tmp_path / "run", **settings() | {"fill": torch.ones(3, 12, 12)})
 
 
-@pytest.mark.parametrize("c", [1, 2, 5])
+@pytest.mark.parametrize("c", [1, 5])
 def test_any_number_of_channels_has_a_report(c, tmp_path):
     images = [torch.rand(c, 12, 12) for _ in range(3)]
     gpulime.runs.explain(lambda x: x.flatten(1)[:, :4], images, tmp_path / "run", model_id="first", **SMALL)
