@@ -151,7 +151,7 @@ def test_what_is_not_given_of_a_normalisation():
     assert masked_images(*problem(dtype=torch.bfloat16), mean=mean).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(("shape", "memory_format"), zip(SHAPES[-4:], 2 * FORMATS, strict=True), ids=str)
+@pytest.mark.parametrize(("shape", "memory_format"), [*zip(SHAPES[-4:], 2 * FORMATS, strict=True)], ids=str)
 def test_is_a_proper_custom_op(shape, memory_format, device):
     arguments = problem(*shape, memory_format=memory_format, device=device)
     torch.library.opcheck(torch.ops.gpulime.masked_images.default, arguments)
