@@ -64,7 +64,7 @@ __device__ inline void write(const Problem& problem, long long image, unsigned o
         unsigned bit = 1u << row;
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) chosen[i] = shown[i] & bit ? shows[i] : hides[i];
-        // Streaming: it is the model that reads what is written, and the images shall stay in the cache meanwhile.
+        // Streaming stores: the rows are read later by the model, and the images shall stay in the cache.
         if (WIDTH > 1)
             __stcs(reinterpret_cast<uint4*>(out + row * problem.size), *reinterpret_cast<const uint4*>(chosen));
         else

@@ -29,7 +29,7 @@ struct Window {
     Range rows, columns;
 };
 
-// What of a centre's window lies inside the image, along one axis; a centre without pixels is NaN and has none.
+// The part of a centre's window inside the image, along one axis; a centre without pixels is NaN and has none.
 __device__ inline Range inside(float centre, long long reach, long long size) {
     if (centre != centre) return {0, 0};
     return {(int)fmaxf(centre - (float)reach, 0.0f), (int)fminf(centre + (float)reach + 1.0f, (float)size)};
@@ -37,8 +37,8 @@ __device__ inline Range inside(float centre, long long reach, long long size) {
 
 __device__ inline float squared(float value) { return value * value; }
 
-// features, centres -> labels (n, h, w): the nearest centre whose window holds the pixel, the first of several. Where there is
-// none, a label stays, and strays (n,) tells: then a centre's pixels may lie anywhere.
+// features, centres -> labels (n, h, w): the nearest centre whose window holds the pixel, the first of several. Without
+// one the label stays, and strays (n,) is set: then a centre's pixels may lie anywhere.
 extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     slic_assign(const float* __restrict__ features, const float* __restrict__ centres, int* __restrict__ labels,
                 int* __restrict__ strays, long long h, long long w, long long k, long long reach_y, long long reach_x,
@@ -191,8 +191,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
 }
 
 // labels -> connected (n, h, w): parts that are connected, from 0 in raster order. A part is grown breadth first and ends at
-// max_size; one below min_size goes to the last labelled neighbour that was met. A block an image: what is around each pixel
-// is found by all of its threads, the parts, each of which depends on those before, by one.
+// max_size; one below min_size joins the last labelled neighbour that was met. One block per image: all threads find the
+// neighbours of pixels; one thread follows the parts, since each depends on those before.
 extern "C" __global__ void slic_connect(const int* __restrict__ labels, int* __restrict__ connected,
                                         unsigned char* __restrict__ around, int* __restrict__ queue, long long h, long long w,
                                         long long min_size, long long max_size) {

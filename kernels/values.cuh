@@ -1,5 +1,5 @@
-// Numbers of pixels: half and bfloat16 to float and back, to the nearest, ties to even. Bit operations alone, so that what is proven
-// on a CPU is what a GPU runs.
+// Numbers of pixels: half and bfloat16 to float and back, to the nearest, ties to even. Only bit operations, so a proof
+// on a CPU holds on a GPU.
 
 enum Kind { AS_THEY_ARE = -1, UINT8 = 0, FLOAT16 = 1, BFLOAT16 = 2, FLOAT32 = 3 };
 
