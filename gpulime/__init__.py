@@ -5,7 +5,7 @@ Letters for dimensions, used in every name, docstring, check and message:
 ======= ==========================================================
 n       images
 s       samples: masks, and so forwards, per image
-k       segments of an image (the most of a batch, where it varies)
+k       segments of an image (the most in a batch, if it varies)
 l       labels explained per image
 b       rows of one model batch
 c h w   channels, height and width

@@ -9,7 +9,7 @@ from gpulime.runs.progress.signals import SIGNALS
 
 
 def run() -> NoReturn:
-    """The command as a process: it ends with the command's code, whatever comes while Python takes itself apart."""
+    """Run the command as a process; it exits with the command's code, also if Python fails while shutting down."""
     code = main()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Arrays and lists as people have them -> tensors."""
+"""Convert arrays and lists of users to tensors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The batch sizes that were found best, kept between processes: a small JSON file that may be lost, or broken, at any time.
+"""Cache of batch sizes between processes: a small JSON file that may be lost or damaged at any time.
 
-Beside it a file of the same form tells which ``data.factory`` this user has run. Both lie in ``$XDG_CACHE_HOME/gpulime``, by
+A second file of the same form lists each ``data.factory`` that this user has run. Both lie in ``$XDG_CACHE_HOME/gpulime``, by
 default ``~/.cache/gpulime``. The environment variable ``GPULIME_CACHE`` names another folder; ``off`` keeps nothing.
 """
 
@@ -18,7 +18,7 @@ BATCH_SIZES, FACTORIES = "batch_sizes.json", "factories.json"
 
 
 def path(name: str = BATCH_SIZES) -> Path | None:
-    """The file of that name; None where nothing is kept."""
+    """The file of that name; None if the cache is off."""
     chosen = os.environ.get(VARIABLE)
     if chosen == "off":
         return None
@@ -32,7 +32,7 @@ def path(name: str = BATCH_SIZES) -> Path | None:
 
 
 def entries(kept_in: str = BATCH_SIZES) -> dict[str, int]:
-    """What was measured -> rows of a batch, the oldest first."""
+    """Measured batch sizes by key, the oldest first."""
     file = path(kept_in)
     try:
         found = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def entries(kept_in: str = BATCH_SIZES) -> dict[str, int]:
 
 
 def keep(name: str, b: int, kept_in: str = BATCH_SIZES) -> None:
-    """Add an entry; where that cannot be written, it is measured again another time."""
+    """Add an entry; if it cannot be written, it will be measured again."""
     file = path(kept_in)
     if file is None:
         return
@@ -63,7 +63,7 @@ def keep(name: str, b: int, kept_in: str = BATCH_SIZES) -> None:
 
 
 def clear() -> int:
-    """Forget all entries, and say how many there were."""
+    """Delete all entries and return their number."""
     count, file = len(entries()), path()
     if file is not None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

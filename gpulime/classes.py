@@ -31,7 +31,7 @@ def number_of(name: str, names: Names | None) -> int:
     Raises
     ------
     GpulimeError
-        If the names are not known, or not one class bears this one.
+        If the names are unknown, or not exactly one class has this name.
     """
     if names is None:
         raise GpulimeError(f"must be a class number, since names of the classes are not known; got {name!r}")
@@ -49,7 +49,7 @@ def listed(names: Names) -> list[str]:
     Raises
     ------
     GpulimeError
-        If a mapping has not the classes 0, 1, 2 ..., or ``names`` is text.
+        If the keys of a mapping are not 0, 1, 2 ..., or ``names`` is text.
     """
     if not isinstance(names, Mapping):
         check(not isinstance(names, str), f"class_names must be a list, or a mapping of numbers to names; got {names!r}")

@@ -1,6 +1,6 @@
-"""The settings of a run, as they stand in a YAML file and as options of ``gpulime explain``; free of torch.
+"""The settings of a run, as they stand in a YAML file and as options of ``gpulime explain``; without torch.
 
-Every field carries the one line that ``gpulime explain --help`` shows for it. A setting is named ``section.field``
+Every field has the line that ``gpulime explain --help`` shows for it. A setting is named ``section.field``
 (``lime.n_samples``) in options, in messages and here.
 """
 # ruff: noqa: RUF009  (what _setting returns is a dataclass field, made for this one place)
@@ -71,13 +71,13 @@ class DataConfig:
     kwargs: dict[str, Any] = _setting(dict, "arguments of that call, e.g. {split: val}")
     workers: int = _setting(0, "processes that read images; 0 reads in the main one, while the model waits")
     batch_size: int = _setting(16, "images read at a time")
-    timeout_seconds: float = _setting(120.0, "a worker that gives no images for so long is taken to hang, and ended")
-    limit: int | None = _setting(None, "explain only the first so many images")
-    shard: str | None = _setting(None, "explain only a part of the images, such as 2/8; the parts of a run share its directory")
+    timeout_seconds: float = _setting(120.0, "a worker without output for this long counts as hanging, and is restarted")
+    limit: int | None = _setting(None, "explain only the first N images")
+    shard: str | None = _setting(None, "explain only a part of the images, such as 2/8; all parts of a run share its directory")
     resize: int | None = _setting(None, "pixels of the shorter side after resizing")
     crop: int | None = _setting(None, "pixels of the centre crop's side")
     interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = _setting(
-        None, "how pixels are interpolated when resizing"
+        None, "interpolation for resizing"
     )
     channels: int | None = _setting(None, "channels of an image; by default as many as the model's first convolution takes")
     max_megapixels: float = _setting(50.0, "larger images become error rows, before they are decoded")
@@ -109,42 +109,40 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LimeConfig:
-    """How images are explained: the arguments of `gpulime.Explainer`, by the same names."""
+    """Settings of the explanation: the arguments of `gpulime.Explainer`, by the same names."""
 
-    n_samples: int = _setting(1000, "masked copies of each image that the model sees")
+    n_samples: int = _setting(1000, "masked copies of each image, and so forwards")
     segments: dict[str, Any] | str = _setting(
         "slic", "slic, quickshift, felzenszwalb or grid; with options {slic: {n_segments: 60}}"
     )
     fill: float | list[float] | str = _setting(
-        "mean", "what a hidden segment shows: mean (of the segment), blur, a number or a colour [r, g, b] in 0..1"
+        "mean", "pixels of a hidden segment: mean (of the segment), blur, a number or a colour [r, g, b] in 0..1"
     )
-    sampler: str = _setting("bernoulli", "how masks are drawn: bernoulli, or lime for exactly lime's own draws")
-    top_labels: int = _setting(5, "how many of the most probable classes are explained")
+    sampler: str = _setting("bernoulli", "sampler of masks: bernoulli, or lime for exactly lime's own draws")
+    top_labels: int = _setting(5, "number of classes to explain, the most probable ones")
     labels: Literal["top", "target", "top+target"] | list[Any] | int | str = _setting(
         "top",
-        "which classes are explained: the most probable ones, the image's true one, both, or fixed ones, as in [3, cat]",
+        "classes to explain: the most probable ones, the image's true one, both, or fixed ones, as in [3, cat]",
     )
     kernel_width: float | None = _setting(
         0.25, "width of the proximity kernel; a smaller one trusts masks that hide little; null is 0.75 sqrt(segments)"
     )
     alpha: float = _setting(1.0, "strength of the ridge penalty")
-    kernel: str | None = _setting(None, "proximity kernel: lime's exponential where it is not set, or uniform")
+    kernel: str | None = _setting(None, "proximity kernel: uniform, or lime's exponential if not set")
     distance: str = _setting("cosine", "distance between a mask and the whole image: cosine, euclidean, hamming ...")
     feature_selection: str = _setting(
-        "auto", "which segments are kept: auto, none, highest_weights, forward_selection or lasso_path"
+        "auto", "selection of segments: auto, none, highest_weights, forward_selection or lasso_path"
     )
-    num_features: int | None = _setting(None, "how many segments are kept; all where it is not set")
-    activation: str | None = _setting(
-        "softmax", "what turns the model's output into what is explained: softmax, sigmoid or null"
-    )
+    num_features: int | None = _setting(None, "number of segments to keep; all if not set")
+    activation: str | None = _setting("softmax", "activation of the model's output before explaining: softmax, sigmoid or null")
     mean: list[float] | None = _setting(None, "mean of the model's normalisation, for pixels in 0..1; else its own, if known")
     std: list[float] | None = _setting(None, "standard deviation of the model's normalisation; else its own, if known")
-    precision: str = _setting("float32", "what the model computes in: float32, bfloat16 or float16")
+    precision: str = _setting("float32", "precision of the model: float32, bfloat16 or float16")
     batch_size: int | Literal["auto"] = _setting("auto", "masked images in one model batch; auto measures the best")
     compile: bool | Literal["auto", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
         "auto", "torch.compile the model: true, false, one of its modes, or auto, for runs that last ten times as long as that"
     )
-    device: str | None = _setting(None, "cpu, cuda, cuda:1 ...; the GPU where there is one if it is not set")
+    device: str | None = _setting(None, "cpu, cuda, cuda:1 ...; if not set, the GPU if there is one")
     seed: int = _setting(0, "equal seeds draw equal masks")
 
     def __post_init__(self) -> None:
@@ -156,10 +154,10 @@ class LimeConfig:
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """When finished rows are written to disk: at whichever comes first."""
+    """Times for writing finished rows to disk: the first of both."""
 
-    flush_rows: int = _setting(256, "so many rows are waiting")
-    flush_seconds: float = _setting(60.0, "the oldest has waited so many seconds")
+    flush_rows: int = _setting(256, "number of waiting rows")
+    flush_seconds: float = _setting(60.0, "age of the oldest waiting row in seconds")
 
     def __post_init__(self) -> None:
         check(self.flush_rows >= 1, f"store.flush_rows must be 1 or more; got {self.flush_rows}")
@@ -174,9 +172,9 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     lime: LimeConfig = field(default_factory=LimeConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
-    out: str = _setting("runs/run", "directory of the run; what is already done there is kept and skipped")
+    out: str = _setting("runs/run", "directory of the run; finished images there are skipped")
     report: bool = _setting(True, "write OUT/report.html at the end")
-    max_failures_in_a_row: int | None = _setting(100, "end the run when so many images in a row fail; null never does")
+    max_failures_in_a_row: int | None = _setting(100, "end the run after this many failed images in a row; null never does")
 
     def __post_init__(self) -> None:
         most = self.max_failures_in_a_row
@@ -185,7 +183,7 @@ class Config:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path as a person writes it: ``~`` is the home directory, in a YAML file and from Python too.
+    """Expand ``~`` to the home directory, in YAML files and from Python.
 
     Raises
     ------
@@ -199,13 +197,12 @@ def expanded(path: str | Path) -> Path:
 
 
 def check_out(out: str) -> None:
-    """Refuse what cannot be the directory of a run: a URL, or a name that no row could tell.
+    """Refuse a URL, or a name that is not UTF-8, as the directory of a run.
 
     Raises
     ------
     GpulimeError
-        Naming a URL's scheme. A shard is there whole or not at all because it gets its name by rename, which object stores
-        lack.
+        With the URL's scheme. Shards are written atomically by rename, which object stores lack.
     """
     scheme = URL.match(out)
     instead = "write to a local or network path and copy results/ afterwards: shards never change"
@@ -229,7 +226,7 @@ def settings() -> Iterator[tuple[str, Field[Any]]]:
 
 
 def default(entry: Field[Any]) -> Any:
-    """The value of a setting that is not given; a new object where it is mutable."""
+    """The default of a setting; a new object if it is mutable."""
     return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
@@ -239,7 +236,7 @@ def flat(given: Mapping[Any, Any]) -> dict[str, Any]:
     Raises
     ------
     GpulimeError
-        For a key that is no setting, naming it and the nearest that is one.
+        For an unknown key, with the nearest setting.
     """
     names = [name for name, _ in settings()]
     found = {}
@@ -257,7 +254,7 @@ def flat(given: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def from_dict(given: Mapping[str, Any]) -> Config:
-    """The settings of a nested mapping, as `dataclasses.asdict` writes them; what is missing has its default.
+    """The settings of a nested mapping, as `dataclasses.asdict` writes them; missing ones have their default.
 
     Raises
     ------

@@ -56,14 +56,14 @@ def cupy_wheels() -> dict[str, str]:
 
 
 def cupy_extra() -> str | None:
-    """The extra of gpulime that brings the CuPy of torch's CUDA, or None where there is none."""
+    """The extra of gpulime with the CuPy for torch's CUDA, or None."""
     major = (torch.version.cuda or "").split(".")[0]
     return f"cuda{major}" if major in ("12", "13") else None
 
 
 @cache
 def kernels_missing(device: torch.device) -> str | None:
-    """Why the kernels cannot run on ``device``, with the command that mends it; None where they can."""
+    """The reason why kernels cannot run on ``device``, with the command that helps; None if they can."""
     instead = f"PyTorch operations do the work of the kernels on {device}, more slowly"
     if device.type != "cuda" or torch.version.hip:
         return f"{instead}: kernels are for NVIDIA GPUs"
@@ -86,7 +86,7 @@ def kernels_missing(device: torch.device) -> str | None:
 
 
 def _cupy_missing(extra: str) -> str | None:
-    """What is wrong with CuPy, and the command that mends it; None where nothing is."""
+    """The problem with CuPy and the command that helps; None if CuPy works."""
     wheels, wanted, install = cupy_wheels(), f"cupy-{extra}x", f'pip install "gpulime[{extra}]"'
     if not wheels:
         return f"CuPy is not installed: {install}"
@@ -101,7 +101,7 @@ def _cupy_missing(extra: str) -> str | None:
     try:
         import cupy
 
-        cupy.cuda.nvrtc.getVersion()  # it is there to compile
+        cupy.cuda.nvrtc.getVersion()  # its task is to compile
         major, driver = (get() // 1000 for get in (cupy.cuda.runtime.runtimeGetVersion, cupy.cuda.runtime.driverGetVersion))
     except Exception as error:  # a library that CuPy misses shows in as many ways as there are libraries
         return f"CuPy {found} does not start ({type(error).__name__}: {error}): pip install --force-reinstall {wanted}"
@@ -120,9 +120,9 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
 
 
 def read_here(kept: torch.Tensor) -> torch.Tensor:
-    """A tensor that may have been made on another stream, about to be read on torch's current one.
+    """Prepare a tensor made on another stream for reading on torch's current one.
 
-    Should it be dropped while it is read here, its memory waits for that.
+    If it is freed while it is read, its memory is kept until the read is over.
     """
     if kept.is_cuda:
         kept.record_stream(torch.cuda.current_stream(kept.device))
@@ -131,10 +131,10 @@ def read_here(kept: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def beside(device: torch.device, given: Iterable[object] = ()) -> Iterator[None]:
-    """Inside, a GPU works beside what it was asked for before, on what comes from the host; what comes after waits for it.
+    """Run work on data from the host on a side stream, concurrently with earlier work; later work waits for it.
 
-    Where a tensor of ``given`` is on a GPU already, what makes it may still be at work, and everything stays in turn. What is
-    made inside and used afterwards must pass through `read_here`.
+    If a tensor of ``given`` is on a GPU already, it may still be in use, so the current stream stays. Tensors that are made
+    inside and used afterwards must pass through `read_here`.
     """
     if device.type != "cuda" or any(isinstance(one, torch.Tensor) and one.is_cuda for one in given):
         yield
@@ -147,7 +147,7 @@ def beside(device: torch.device, given: Iterable[object] = ()) -> Iterator[None]
 
 @cache
 def _aside(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device, priority=-1)  # its small pieces of work go before the model's next
+    return torch.cuda.Stream(device, priority=-1)  # its small kernels run before the model's next
 
 
 def named(name: torch.device | str) -> torch.device:
@@ -170,14 +170,14 @@ def named(name: torch.device | str) -> torch.device:
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``tensor`` on ``device``; a GPU fetches it when it comes to it, and the host does not wait."""
+    """``tensor`` on ``device``; for a GPU the copy is asynchronous."""
     if device.type == "cuda" and tensor.device.type == "cpu" and tensor.nbytes <= PINNED:
         return tensor.pin_memory().to(device, non_blocking=True)  # PyTorch keeps the pinned memory until it has been read
     return tensor.to(device)
 
 
 def fetching(tensors: Sequence[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
-    """Begin to copy tensors to the CPU; the call of what is returned waits for them, and not for what a GPU is asked later."""
+    """Begin to copy tensors to the CPU; the returned function waits for the copy, but not for later work of the GPU."""
     gpus = {tensor.device for tensor in tensors if tensor.is_cuda}
     if not gpus or sum(tensor.nbytes for tensor in tensors) > PINNED:
         return lambda: [tensor.cpu() for tensor in tensors]
@@ -187,13 +187,13 @@ def fetching(tensors: Sequence[torch.Tensor]) -> Callable[[], list[torch.Tensor]
     def fetched() -> list[torch.Tensor]:
         for event in copied:
             event.synchronize()
-        return [tensor.clone() if tensor.is_pinned() else tensor for tensor in here]  # whoever keeps them shall not pin memory
+        return [tensor.clone() if tensor.is_pinned() else tensor for tensor in here]  # so that kept tensors pin no memory
 
     return fetched
 
 
 def name(device: torch.device) -> str:
-    """What decides how fast ``device`` is: the GPU, or the CPU's instructions and the threads that PyTorch has there."""
+    """A name for the speed of ``device``: the GPU, or the CPU's instructions and PyTorch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{torch.backends.cpu.get_cpu_capability()} with {torch.get_num_threads()} threads"
@@ -201,7 +201,7 @@ def name(device: torch.device) -> str:
 
 @cache
 def cpu_bfloat16() -> bool | None:
-    """Whether the CPU has instructions that multiply bfloat16; None where neither PyTorch nor the system says."""
+    """True if the CPU has instructions that multiply bfloat16; None if unknown to PyTorch and the system."""
     if (ask := getattr(torch.cpu, "get_capabilities", None)) is not None:  # PyTorch 2.6 has none
         has = ask()
         known = [has[name] for name in _BFLOAT16 if name in has]
@@ -214,7 +214,7 @@ def cpu_bfloat16() -> bool | None:
 
 
 def memory(device: torch.device) -> float:
-    """The bytes that ``device`` has, whoever uses them; infinite where the system does not say."""
+    """Total memory of ``device`` in bytes, used or not; infinite if unknown."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     try:
@@ -225,17 +225,17 @@ def memory(device: torch.device) -> float:
 
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
-    """Arithmetic as it is written: no gradients, and no autocast of the caller's."""
+    """Plain arithmetic: no gradients, and no autocast of the caller."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
 
 
 @cache
 def keep_memory() -> None:
-    """Let glibc keep the memory of up to 1 GB blocks that are freed on a CPU, for the rest of the process.
+    """Let glibc keep freed blocks of up to 1 GB on a CPU, for the rest of the process.
 
-    By itself it hands large blocks back to the system, and then every layer of a model maps and clears its output's memory
-    anew. The setting is the whole process's. Environments that choose for themselves are left alone.
+    By default it returns large blocks to the system, so every layer of a model maps and clears its output's memory again. The
+    setting affects the whole process. Environments with settings of their own are left alone.
     """
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if platform.libc_ver()[0] == "glibc" and not chosen:
@@ -245,16 +245,16 @@ def keep_memory() -> None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until ``device`` has done what was asked of it; nothing to wait for on a CPU."""
+    """Wait until ``device`` has finished; returns at once on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def lost(error: BaseException, device: torch.device) -> bool:
-    """Whether ``device`` serves this process no more, after an illegal access, a failed assert in a kernel, broken memory ...
+    """True if the CUDA context is unusable (illegal access, device-side assert, ECC error).
 
-    Such errors come late, in whatever asks next, and one of theirs may hide behind another: so those behind ``error`` count
-    too, and a GPU is asked. Where the work is done on a CPU, an error must name CUDA: a function may use a GPU of its own.
+    Such errors appear late, in any following call, and may be the cause of another error. So the causes of ``error`` are
+    checked, too, and a GPU is synchronised. For work on a CPU an error must name CUDA: a function may use a GPU of its own.
     """
     behind: BaseException | None = error
     while behind is not None:
@@ -270,12 +270,12 @@ def lost(error: BaseException, device: torch.device) -> bool:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what happened; CuPy raises a MemoryError, torch's CPU allocator and CUDA's libraries a RuntimeError."""
+    """True if memory ran out; CuPy raises a MemoryError, torch's CPU allocator and CUDA's libraries a RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 class Stopwatch:
-    """Adds up how long a device was at something, without waiting for it; what a lost device was at is not known."""
+    """Sum up a device's time without waiting for it; the open times of a lost device are dropped."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -283,7 +283,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self, device: torch.device) -> Iterator[None]:
-        """Around what is timed; nothing is added where it fails."""
+        """Time the body; nothing is added if it fails."""
         if device.type == "cpu":
             start = time.perf_counter()
             yield
@@ -299,7 +299,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """What has been added up; on a GPU, what it has finished."""
+        """The sum; on a GPU, of finished work."""
         self._close()
         return self._seconds
 
@@ -311,12 +311,12 @@ class Stopwatch:
             while self._open and self._open[0][1].query():
                 begin, end = self._open.popleft()
                 self._seconds += begin.elapsed_time(end) / 1000
-        except RuntimeError:  # the device is lost, which whoever works with it says
+        except RuntimeError:  # the device is lost, which its next user reports
             self._open.clear()
 
 
 def describe() -> dict[str, Any]:
-    """What this machine has, which path will run on it, and the command that would make it faster."""
+    """Facts of this machine, the path that will run on it, and the command for a faster one."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     missing = kernels_missing(torch.device("cuda"))
     wheels = ", ".join(f"{name} {found}" for name, found in cupy_wheels().items())

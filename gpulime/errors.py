@@ -9,12 +9,12 @@ from numbers import Integral
 
 
 class GpulimeError(ValueError):
-    """Input, a setting or a model's answer was not what it must be; the message says what would be right."""
+    """Invalid input, setting or output of a model; the message has the given value and the right ones."""
 
 
 @contextmanager
 def about(subject: str) -> Iterator[None]:
-    """Put ``subject`` (an image, a file, a setting) in front of a `GpulimeError` raised inside."""
+    """Prefix a `GpulimeError` raised inside with ``subject`` (an image, a file, a setting)."""
     try:
         yield
     except GpulimeError as error:
@@ -52,19 +52,19 @@ def whole(name: str, value: object, least: int, meaning: str = "") -> int:
 
 
 def line_of(error: BaseException) -> str:
-    """Sum an error of other code up in one line: its type and the first line of its message."""
+    """An error of other code in one line: its type and the first line of its message."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """``" (did you mean 'slic'?)"`` where one of ``choices`` resembles ``name``, else an empty string."""
+    """``" (did you mean 'slic'?)"`` if one of ``choices`` resembles ``name``, else an empty string."""
     close = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def unknown(what: str, name: object, choices: Iterable[str]) -> GpulimeError:
-    """The error for a name that is not among ``choices``: it lists them and points at the nearest."""
+    """The error for a name that is not among ``choices``, with the list and the nearest one."""
     choices = list(choices)
     listed = ", ".join(repr(choice) for choice in choices)
     return GpulimeError(f"{what} must be one of {listed}; got {name!r}{nearest(str(name), choices)}")

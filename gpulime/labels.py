@@ -1,4 +1,4 @@
-"""Labels and targets as people bring them -> class numbers."""
+"""Convert labels and targets of users to class numbers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gpulime import arrays
 from gpulime.classes import Names, number_of
 from gpulime.errors import GpulimeError, about, check, unknown
 
-NONE = -1  # in a row of labels: none more
-MODES = ("top", "target", "top+target")  # what a run explains, beside fixed classes
+NONE = -1  # padding in a row of labels
+MODES = ("top", "target", "top+target")  # labels of a run, beside fixed classes
 
 
 def number(given: Any, names: Names | None = None) -> int:
@@ -23,7 +23,7 @@ def number(given: Any, names: Names | None = None) -> int:
     Raises
     ------
     GpulimeError
-        If it is no class.
+        If it is not a class.
     """
     value = _one(given)
     if isinstance(value, str):
@@ -37,7 +37,7 @@ def plain(given: Any) -> Any:
     Raises
     ------
     GpulimeError
-        If it is nothing that `of_image` takes, whatever the names and the number of classes.
+        If `of_image` refuses it for any names and number of classes.
     """
     values = _vector(given)
     return _one(given) if values is None else values
@@ -51,14 +51,14 @@ def of_image(given: Any, classes: int | None = None, names: Names | None = None)
     given : one class as `number` takes it, a list or vector of several, or a multi-hot vector
         A vector of 0 and 1 is multi-hot if it holds floats or bools, has more than two entries, or has ``classes`` entries.
     classes : int, optional
-        How many classes the model has.
+        The number of classes of the model.
     names : optional
         Names of the classes.
 
     Raises
     ------
     GpulimeError
-        If ``given`` is no class, or a multi-hot vector has not ``classes`` entries.
+        If ``given`` is not a class, or a multi-hot vector does not have ``classes`` entries.
     """
     values = _vector(given)
     if values is None:
@@ -134,7 +134,7 @@ def of_batch(given: Any, n: int, names: Names | None = None) -> Tensor:
 
 
 def _are_numbers(labels: Tensor) -> bool:
-    """Tell if (n,) or (n, l) labels are class numbers; rows of 0 and 1, more than two of them, are multi-hot."""
+    """True if (n,) or (n, l) labels are class numbers; rows of 0 and 1, more than two of them, are multi-hot."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         return False
     return labels.ndim == 1 or labels.shape[1] <= 2 or not bool(((labels == 0) | (labels == 1)).all())

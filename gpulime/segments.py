@@ -1,7 +1,7 @@
 """images -> segments: the parts of an image that can be hidden.
 
-A segmenter is a frozen dataclass of its options, any callable ``(h, w, c) array -> (h, w) labels`` as scikit-image's and
-lime's are, or label maps that the caller brings. Inside, ids run from 0 without gaps; ``Segments.ids`` leads back.
+A segmenter is a frozen dataclass of its options, any callable ``(h, w, c) array -> (h, w) labels`` such as scikit-image's and
+lime's, or label maps of the caller. Internal ids run from 0 without gaps; ``Segments.ids`` maps back.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ SEGMENTERS: dict[str, type[Slic] | type[Quickshift] | type[Felzenszwalb] | type[
 
 
 def resolve(spec: str | Mapping[str, Any] | Segmenter) -> Segmenter:
-    """The segmenter that a setting means.
+    """The segmenter of a setting.
 
     Parameters
     ----------

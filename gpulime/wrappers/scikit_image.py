@@ -22,7 +22,7 @@ class SegmentationAlgorithm:
     algo_type : str
         "quickshift", "slic" or "felzenszwalb".
     **target_params
-        Parameters of that function. lime drops what it has not silently; here a warning names the nearest one.
+        Parameters of that function. lime drops unknown ones silently; here a warning names the nearest one.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class SegmentationAlgorithm:
         return labels
 
     def set_params(self, **params: Any) -> None:
-        """Put other parameters in place of all that were given.
+        """Replace all given parameters by others.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class SegmentationAlgorithm:
         self.target_params = params
 
     def filter_params(self, fn: Callable[..., Any], override: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Those of ``target_params`` that ``fn`` has, and ``override``."""
+        """Parameters in ``target_params`` that ``fn`` accepts, and ``override``."""
         known = self._parameters(fn)
         return {**{name: value for name, value in self.target_params.items() if name in known}, **(override or {})}
 
