@@ -54,3 +54,18 @@ def test_every_line_of_the_record_is_read_and_every_environment_runs():
     environments = {line.split()[0] for line in (FOLDER / "skips.txt").read_text().splitlines() if not line.startswith("#")}
     script = (FOLDER / "run").read_text()
     assert [name for name in environments if f"suite {name} " not in script] == []
+
+
+def test_turns_of_phrase_are_counted_in_docstrings_comments_messages_and_pages_and_not_in_code(tmp_path, capsys):
+    english = runpy.run_path(str(FOLDER / "english.py"))
+    root = english["main"].__globals__["ROOT"] = tmp_path
+    (root / "gpulime" / "cli").mkdir(parents=True)
+    (root / "gpulime" / "cli" / "a.py").write_text(
+        '"""Whether it runs."""\nwhat = is_ = 1  # what is here\nraise ValueError(f"{what}: whatever they were told")\n'
+    )
+    (root / "page.md").write_text("If so, good.\n\n    Where code: what is code\n\n```python\nWhere = 1\n```\n")
+    assert english["main"](["--show", "gpulime", "page.md"]) == 1
+    said = capsys.readouterr().out
+    assert [line.split(": ")[0] for line in said.splitlines()[:3]] == [f"gpulime/cli/a.py:{line}" for line in (1, 3, 2)]
+    assert said.endswith("above a bound: gpulime\n")
+    assert english["main"](["page.md"]) == 0
