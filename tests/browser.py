@@ -101,11 +101,11 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False)
 
     def theme(self, name):
-        """What the reader prefers, "light" or "dark"."""
+        """The reader's preference, "light" or "dark"."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
 
     def scripts(self, allowed):
-        """Whether pages may run scripts, from the next one on."""
+        """Allow or forbid scripts, from the next page on."""
         self.call("Emulation.setScriptExecutionDisabled", value=not allowed)
         self._scripts = allowed
 
@@ -148,7 +148,7 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
     def screenshot(self, path=None):
-        """What the window shows, (h, w, 3) uint8, once everything in it is drawn."""
+        """A screenshot of the window, (h, w, 3) uint8, once everything in it is drawn."""
         if self._scripts:
             self.js("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 100))))")
         else:
@@ -159,8 +159,8 @@ class Browser:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
     def problems(self):
-        """What pages complained of since `open`: errors of the script, violations of the policy, requests to a network."""
-        self.js("1")  # what has been sent so far has been read
+        """Complaints of pages since `open`: errors of the script, violations of the policy, requests to a network."""
+        self.js("1")  # all earlier messages have been read
         found = []
         for event in self.events:
             name, facts = event.get("method"), event.get("params", {})

@@ -1,4 +1,4 @@
-"""What all tests share: seeded randomness, devices, a small model and pictures for it."""
+"""Fixtures of all tests: seeded randomness, devices, a small model and pictures for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 # Threads that wait for each other sleep: on a busy machine, spinning makes small operations many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ["GPULIME_CACHE"] = "off"  # for what is done before a test begins
+os.environ["GPULIME_CACHE"] = "off"  # for code that runs before a test begins
 
 import functools
 import itertools
@@ -30,7 +30,7 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Try a test that is marked ``timed`` three times; what is wrong fails each time."""
+    """Try a test that is marked ``timed`` three times; a real fault fails each time."""
     if pyfuncitem.get_closest_marker("timed") is None:
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
@@ -76,7 +76,7 @@ def device(request):
 
 @pytest.fixture
 def inductor(request):
-    """What PyTorch's own compiler calls is there, for the test's ``device`` or the CPU."""
+    """Require the tools of PyTorch's own compiler, for the test's ``device`` or the CPU."""
     device = request.getfixturevalue("device").type if "device" in request.fixturenames else "cpu"
     if reason := probes.inductor(device):
         pytest.skip(reason)

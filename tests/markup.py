@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 
 class Fragment(HTMLParser):
-    """What a browser makes of some HTML: its elements in order, with attributes and the text below; all opened are closed."""
+    """A browser's view of some HTML: its elements in order, with attributes and the text below; all opened are closed."""
 
     VOID = ("meta", "img", "br", "link", "base", "input")
 

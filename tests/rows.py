@@ -74,12 +74,12 @@ def picture(folder, name="cat.png", size=LABELS.shape):
 
 
 def at(path):
-    """What a row says of its file."""
+    """The columns of a row about its file."""
     return {"path": path, "image_sha256": hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).hexdigest()}
 
 
 def beat_of(share, **changes):
-    """What this process tells of itself, as if it were in the middle of a run."""
+    """A heartbeat of this process, as if it were in the middle of a run."""
     facts = {
         "host": socket.gethostname(),
         "pid": os.getpid(),

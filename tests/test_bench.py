@@ -233,7 +233,7 @@ def test_the_first_calls_do_not_count():
 
 
 class Halves(Sleepy):
-    """What is fast in bfloat16 and slow else."""
+    """A model that is fast in bfloat16 and slow otherwise."""
 
     def forward(self, x):
         time.sleep(0.001 if torch.is_autocast_enabled("cpu") else 0.004)
@@ -304,7 +304,7 @@ def test_a_model_that_can_be_compiled_is(cnn, inductor):
 
 
 class Crowded(Sleepy):
-    """What every thread that PyTorch has holds up; it fails where it has as few as ``least``."""
+    """A model slowed down by every thread of PyTorch; it fails with as few as ``least``."""
 
     def __init__(self, least=0):
         super().__init__()

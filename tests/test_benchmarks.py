@@ -243,7 +243,7 @@ def test_an_error_on_a_gpu_may_be_what_rounding_brings_and_less_than_1(noise, mo
 
 
 def environment(setup):
-    """Whether this process was started to keep memory, and its id, as coefficients."""
+    """As coefficients: 1 if this process was started to keep memory, and its id."""
     return lambda: np.array([[float("MALLOC_MMAP_MAX_" in os.environ), os.getpid()]])
 
 

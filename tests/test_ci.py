@@ -1,4 +1,4 @@
-"""What CI's run of the suite may skip: no more than is recorded."""
+"""Tools of CI: the skips that each run of the suite may have, and counts of phrases."""
 
 from __future__ import annotations
 

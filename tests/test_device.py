@@ -1,4 +1,4 @@
-"""Which path runs, and what is said where the faster one is missing: one reason, one command."""
+"""The path that runs and, if the faster one is missing, one reason and one command."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def test_an_abandoned_or_failed_stream_leaves_nothing_behind(cnn, pictures):
 
 
 def rows_of(calls):
-    """How often the model saw each row, bit for bit."""
+    """The number of times that the model saw each row, bit for bit."""
     return Counter(row.contiguous().numpy().tobytes() for rows in calls for row in rows)
 
 
@@ -482,7 +482,7 @@ def test_reduced_precision_is_near(cnn, pictures):
     actual = explain(cnn, pictures(), labels=torch.tensor([0, 1, 2, 3]), precision="bfloat16")
     assert_near(actual.coefficients, expected.coefficients, 0.1)
     assert not torch.equal(actual.coefficients, expected.coefficients)
-    # The solve is in float64 whatever the model runs in: it fits the outputs, rounded as they are, to the last digit.
+    # The solve is in float64 for any precision of the model: it fits the rounded outputs to the last digit.
     linear = explain(lambda rows: rows.mean((2, 3)), pictures(), precision="bfloat16", activation=None, fill=0.0, alpha=0.0)
     assert (linear.scores > 0.99).all()
 

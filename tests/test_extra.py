@@ -1,4 +1,4 @@
-"""Extra inputs of the model: each masked row gets those of its image, whatever batch it comes in."""
+"""Extra inputs of the model: each masked row gets those of its image, in any batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels and targets in every form people have them in, and what is no class."""
+"""Labels and targets in every form of users, and values that are not classes."""
 
 from __future__ import annotations
 

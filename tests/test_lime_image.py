@@ -1,4 +1,4 @@
-"""lime's names give lime's answers: rows, segments, coefficients, order; and where lime is wrong, what is right."""
+"""lime's names give lime's answers: rows, segments, coefficients, order; and the right ones if lime is wrong."""
 
 import contextlib
 import io
@@ -379,7 +379,7 @@ def test_explainers_and_explanations_pickle():
     np.testing.assert_array_equal(two.get_image_and_mask(two.top_labels[0])[1], three.get_image_and_mask(two.top_labels[0])[1])
 
 
-# Where lime is wrong.
+# Errors of lime.
 
 
 def test_every_segment_of_slic_is_hidden():

@@ -20,7 +20,7 @@ MEAN, STD = 127 / 255, 128 / 255
 CATS = range(281, 286)
 ESPRESSO = 967
 
-# Whatever would reach for the network fails here, in every thread.
+# Every use of the network fails here, in every thread.
 OFFLINE = """
 import socket, sys
 def refuse(event, arguments):

@@ -1,4 +1,4 @@
-"""What lime's tutorials and its users' notebooks do runs with only the import changed, and finds what lime finds."""
+"""Code of lime's tutorials and users runs with only the import changed, with lime's results."""
 
 import time
 import warnings
@@ -57,14 +57,14 @@ def digits():
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """What scikit-learn says of pipelines that hold functions."""
+    """A warning of scikit-learn about pipelines with functions."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         yield
 
 
 def assert_same_as_lime(mine, image, classifier, segmenter, **call):
-    """What lime finds with the same random state on the same segments, which for lime are counted from 0."""
+    """lime's result with the same random state on the same segments, which for lime are counted from 0."""
     first = mine.segments.min()
     theirs = lime.LimeImageExplainer(random_state=0).explain_instance(
         image, classifier, segmentation_fn=lambda image: segmenter(image) - first, **call

@@ -1,4 +1,4 @@
-"""What pyproject.toml makes of warnings: ours are errors, those of other packages are not."""
+"""The filters of pyproject.toml: our warnings are errors, those of other packages are not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OTHERS = ["torch.nn.functional", "numpy", "skimage.segmentation", "lime.lime_ima
 
 
 def raised(module, category):
-    """Whether a warning that points into a module is an error."""
+    """True if a warning that points into a module is an error."""
     with warnings.catch_warnings(record=True):
         try:
             warnings.warn_explicit("old", category, f"{module}.py", 1, module=module, registry={})

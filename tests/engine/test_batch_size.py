@@ -1,4 +1,4 @@
-"""How many rows a batch has: the fastest size, found once, and remembered for the next process."""
+"""Rows of a batch: the fastest size, found once and remembered for the next process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def used(batch_size, seconds, batches=60, kind=KIND, most=PLENTY):
 
 
 def used_as(batch_size, b, seconds):
-    """A batch of b rows, whatever size is to be tried."""
+    """Use a batch of b rows instead of the size to try."""
     clock = SimpleNamespace(now=0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gpulime.engine.batch_size.time", SimpleNamespace(perf_counter=lambda: clock.now))
@@ -106,7 +106,7 @@ def test_auto_passes_the_same_rows(cnn, calls, pictures):
     assert float((actual - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
-# What is remembered
+# Remembered sizes
 
 
 def test_the_next_search_is_none():
@@ -142,7 +142,7 @@ def test_another_model_or_kind_of_rows_is_searched_anew(what):
 
 @pytest.mark.parametrize("compile", [True, "max-autotune"])
 def test_a_way_of_compiling_is_searched_for_itself(compile):
-    """Sizes are tried with the model as it is, but what is found for one mode is not taken for another's."""
+    """Sizes are tried with the model as it is, but the size found for one mode is not used for another."""
     used(BatchSize("auto", layers()), best_at(40))
     compiled = BatchSize("auto", layers(), compile)
     assert compiled.get(KIND, PLENTY) == 10

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch._inductor  # what is patched here
+import torch._inductor  # patched here
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -47,7 +47,7 @@ def _nothing_compiled():
 
 
 def graphs():
-    """How many have been compiled since the test began."""
+    """The number of compilations since the test began."""
     return counters["stats"]["unique_graphs"]
 
 
@@ -73,7 +73,7 @@ def sizes_seen(model):
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore")  # whatever PyTorch's compiler says of itself
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's compiler
 def test_a_compiled_model_gives_the_same_answers(cnn, pictures, device, inductor):
     """By PyTorch's own compiler, with the rounding of fused layers."""
     counters.clear()  # of what the fixture has tried
@@ -194,7 +194,7 @@ def test_a_step_of_training_between_is_as_without(quick, cnn, pictures):
 
 
 def frozen(explained):
-    """Whether an explainer's model is compiled with its weights as constants."""
+    """True if an explainer's model is compiled with its weights as constants."""
     return explained.predictor._compiled._frozen is not None
 
 
@@ -214,7 +214,7 @@ def test_weights_that_change_with_every_explanation_are_compiled_twice(quick, cn
 @pytest.mark.parametrize("end", ["the model goes", "its weights change"])
 def test_constants_are_freed(end, quick, monkeypatch, cnn, pictures):
     class Packed(torch.fx.GraphModule):
-        """What the compiler makes of the weights."""
+        """The compiler's treatment of the weights."""
 
     made = []
 

@@ -46,7 +46,7 @@ class Texts(Masked):
 
 
 class Rows(Masked):
-    """Table rows; the neighbourhood (n or 1, s, columns) is drawn first, and what is fitted follows from it."""
+    """Table rows; the neighbourhood (n or 1, s, columns) is drawn first, and the regressors follow from it."""
 
     def __init__(self, neighbourhood, rows, binned=None, scale=None):
         self.around, self.given, self.binned, self.scale = neighbourhood, rows, binned, scale

@@ -1,4 +1,4 @@
-"""How the model is called: as it is, in eval mode, with as many rows as it can take, and left as it was."""
+"""Calls of the model: as it is, in eval mode, with as many rows as it can take, and left as it was."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_rounding_of_a_constant_is_no_signal():
 
 
 def test_a_kernel_that_leaves_nearly_nothing_is_no_constant():
-    """Outputs change, by however little weight; only a constant has no score, whoever is in its batch.
+    """Outputs change, by however little weight; only a constant has no score, in any batch.
 
     The whole image, which has all the weight, cannot be predicted by the masks: there is no leave-one-out score.
     """

@@ -1,4 +1,4 @@
-"""What the host waits for: from a flight's first model batch to its solved fit nothing is read of the device."""
+"""Waits of the host: from a flight's first model batch to its solved fit nothing is read of the device."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_images_are_sent_to_cuda_without_waiting(cnn, pictures):
 def test_what_is_sent_to_cuda_and_fetched_is_what_it_was():
     given = [torch.rand(300, 300), torch.rand(4, 3, 9, 9).contiguous(memory_format=torch.channels_last), torch.arange(7)[::2]]
     with torch.cuda.stream(torch.cuda.Stream()):
-        torch.cuda._sleep(10**7)  # what is sent and fetched waits its turn
+        torch.cuda._sleep(10**7)  # copies wait their turn
         there = [devices.sent(tensor, torch.device("cuda")) * 2 for tensor in given]
         back = devices.fetching([*there, given[0]])()
     for tensor, expected in zip(back, [*(tensor * 2 for tensor in given), given[0]], strict=True):
@@ -195,7 +195,7 @@ def test_uint8_images_are_not_looked_at(segments, unread, cnn):
 def test_images_of_the_host_are_prepared_beside_what_cuda_is_at(place, segments, cnn, pictures):
     """Those that are on the GPU wait their turn: what makes them may still be at work."""
     explainer = Explainer(cnn.cuda(), 40, segments, batch_size=16)
-    explainer.explain(pictures(4))  # whatever comes with a first call
+    explainer.explain(pictures(4))  # warm up
     batch = Batch(pictures(4).to(place), keys=torch.arange(4))
     torch.cuda.synchronize()
     torch.cuda._sleep(2 * 10**9)
@@ -210,7 +210,7 @@ def test_images_of_the_host_are_prepared_beside_what_cuda_is_at(place, segments,
 
 @pytest.mark.gpu
 def test_what_was_prepared_beside_is_not_written_over(cnn, pictures):
-    """Its memory is free again only when the model has read it, however long that takes and whatever is prepared meanwhile."""
+    """Its memory is free again only when the model has read it, however long that takes, also while more is prepared."""
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16)
     batches = [Batch(pictures(8)[i : i + 2], keys=torch.arange(i, i + 2)) for i in range(0, 8, 2)]
 

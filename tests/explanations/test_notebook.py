@@ -1,4 +1,4 @@
-"""What notebooks show: whole HTML that runs nothing, loads nothing and says what the explanation says."""
+"""HTML for notebooks: whole, runs nothing, loads nothing and says what the explanation says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users bring: images of every kind mean the same, and what is wrong is named before a forward is spent."""
+"""Input of users: images of every kind mean the same, and mistakes are named before a forward is spent."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_labels_of_several_lengths_repeat_the_first(cnn, pictures):
 
 
 def test_arrays_that_torch_refuses_are_copied(cnn, pictures):
-    """Reversed, rotated, big-endian and read-only arrays mean what they hold."""
+    """Reversed, rotated, big-endian and read-only arrays keep their values."""
     images, labels = pictures(N), torch.tensor([5, 1, 3])
     maps = torch.arange(H * W).view(H, W).div(80, rounding_mode="floor").expand(N, H, W)
     keys, mean, std, fill = torch.arange(N), [0.4, 0.5, 0.6], [0.2, 0.25, 0.3], [0.1, 0.2, 0.3]

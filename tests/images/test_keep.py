@@ -32,7 +32,7 @@ def explain(model, images, maps, keep, **settings):
 
 
 def by_hand(model, image, parts, labels, fill=0.5):
-    """Coefficients (l, k) from rows in which pixels of part -1 are shown whatever the mask says."""
+    """Coefficients (l, k) from rows in which pixels of part -1 are shown by every mask."""
     k = int(parts.max()) + 1
     masks = Bernoulli(0, S)(torch.zeros(S, dtype=torch.int64), torch.arange(S), torch.tensor(k), k)
     shown = masks[:, parts.clamp(min=0)] | (parts < 0)

@@ -1,4 +1,4 @@
-"""Segments: ids without gaps that lead back to the segmenter's own, whoever segments."""
+"""Segments: ids without gaps that lead back to the ids of any segmenter."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _SHARED = re.compile(r"\bO host_shared\s+(\w+)\s+(\w+)(.*)")  # of objdump: a va
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w\s]+?)\s+(\w+)\[\]\s*;")
 
 
-# What is read or written beyond its memory, and what C++ leaves undefined, such as an address not aligned for its 16 bytes.
+# Out-of-bounds reads or writes, and undefined behaviour of C++, such as an address not aligned for its 16 bytes.
 SANITIZE = (
     "-g",
     "-fsanitize=address,undefined,float-cast-overflow",
@@ -159,7 +159,7 @@ def text(source):
 
 @cache
 def folder():
-    """Where what is compiled lies, until the process ends."""
+    """The folder of compiled libraries, until the process ends."""
     place = tempfile.TemporaryDirectory(prefix="gpulime-kernels-")
     _kept.append(place)
     return Path(place.name)

@@ -28,7 +28,7 @@ _USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
 
 
 class Kernel(NamedTuple):
-    """What the compiler says of one kernel on one architecture; sizes in bytes."""
+    """The compiler's report on one kernel and one architecture; sizes in bytes."""
 
     name: str
     registers: int
@@ -101,7 +101,7 @@ def sources():
 
 
 def _parts(log):
-    """The name of each kernel and what is said of it."""
+    """The name of each kernel and its part of the report."""
     names = list(_ENTRY.finditer(log))
     ends = [*(name.start() for name in names[1:]), len(log)]
     return [(name[1], log[name.end() : end]) for name, end in zip(names, ends, strict=True)]

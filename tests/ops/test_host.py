@@ -164,7 +164,7 @@ def test_grids_that_cannot_be_launched(grid, block, kernels):
 
 @pytest.mark.parametrize("kind", ["host", "sanitized"])
 def test_more_shared_memory_than_every_gpu_has(kind, write, request):
-    """What the launched kernel declares, what the functions declare that it may call, and the dynamic part."""
+    """The shared memory of the launched kernel, of the functions that it may call, and the dynamic part."""
     request.getfixturevalue(kind)
     trial = write("""
 __device__ float* deep() { __shared__ float part[2048]; return part; }

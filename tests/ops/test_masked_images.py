@@ -234,7 +234,7 @@ def test_a_wrong_implementation_is_noticed(wrong):
 
 
 def test_the_first_call_does_not_import_dynamo():
-    """It takes more than a second, and whoever explains one picture in a new process would wait for it."""
+    """It takes more than a second, and a new process that explains one picture would wait for it."""
     code = """
 import sys, torch, gpulime
 gpulime.Explainer(lambda x: x.mean((2, 3)), n_samples=5, segments="grid").explain(torch.rand(1, 3, 32, 32))

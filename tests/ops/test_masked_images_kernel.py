@@ -192,7 +192,7 @@ def test_what_only_a_sanitizer_sees(right, wrong, broken, sanitized):
 @pytest.mark.gpu
 @pytest.mark.usefixtures("kernels")
 class TestOnAGpu:
-    """What no CPU shows: the kernel as CuPy compiles it, streams, graphs, a second device."""
+    """Not shown by a CPU: the kernel as CuPy compiles it, streams, graphs, a second device."""
 
     @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
     @pytest.mark.parametrize(("dtype", "label"), DTYPES, ids=str)

@@ -45,7 +45,7 @@ def problem(c=3, h=63, w=65, n=1):
 
 
 def scikit(images, **options):
-    """What scikit-image gives for each image as it is: no Lab."""
+    """Labels of scikit-image for each image without Lab."""
     shown = images.permute(0, 2, 3, 1).numpy()
     options = LIME | options
     return torch.from_numpy(np.stack([segmentation.quickshift(image, convert2lab=False, **options) for image in shown])).int()
@@ -85,7 +85,7 @@ def test_a_constant_image_is_divided_by_noise_alone(value):
 
 
 def test_saturated_parts_have_scikit_images_ids():
-    """Where all pixels are equal, densities are too but for noise in their last bits."""
+    """Equal pixels have equal densities, except for noise in the last bits."""
     images = (problem(n=3) * 2 - 0.5).clamp(0, 1)
     assert_same(quickshift_reference(images), scikit(in_lab(images)))
 

@@ -62,7 +62,7 @@ def photograph(name, size=None):
 
 
 def scikit(images, **options):
-    """What scikit-image gives, as `segments.Slic` asks for it."""
+    """Labels of scikit-image with the options of `segments.Slic`."""
     arrays = images.permute(0, 2, 3, 1).numpy()
     arrays = arrays.repeat(3, axis=3) if arrays.shape[3] == 1 else arrays
     return torch.from_numpy(np.stack([Slic(**options)(array) for array in arrays])).int()

@@ -1,4 +1,4 @@
-"""The loader: where sources are found, and what CuPy is told. A GPU's own tests show what CuPy then does."""
+"""The loader: places of sources, and calls of CuPy. A GPU's own tests show the effect of these calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GPU = torch.device("cuda", 1)
 
 
 def use_c_locale():
-    """What NVRTC of CUDA 12.4 does to the thread that calls it."""
+    """The effect of NVRTC of CUDA 12.4 on the calling thread."""
     libc = ctypes.CDLL(None)
     libc.newlocale.restype = libc.uselocale.restype = ctypes.c_void_p
     of_all = 0b1111110111111  # LC_ALL_MASK: every category's bit but that of LC_ALL itself
@@ -32,7 +32,7 @@ class CompileException(Exception):
 
 @pytest.fixture
 def told(monkeypatch):
-    """What CuPy and torch's devices are told, in order.
+    """Calls of CuPy and torch's devices, in order.
 
     A source with ``refused`` in it does not compile, one with ``locale`` changes that of the thread which compiles it.
     """

@@ -1,4 +1,4 @@
-"""A fault costs the image that has it; where it is the model's, the device's or the disk's, the run ends and says so."""
+"""One bad image fails alone; a fault of the model, the device or the disk ends the run with a message."""
 
 import contextlib
 import errno
@@ -396,13 +396,13 @@ def test_what_reading_raises_loses_nothing_that_is_finished(tmp_path, monkeypatc
 
 
 class Struck(Exception):
-    """What a handler of the caller's own raises, wherever the run is."""
+    """Raised by a handler of the caller, anywhere in the run."""
 
 
 @pytest.mark.parametrize("error", [Struck(), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("at", [2, 4, 7])
 def test_what_strikes_between_two_images_mixes_none_up(at, error, clean, tmp_path, monkeypatch):
-    """Whatever has a row has its own, also where others were on their way."""
+    """Each row belongs to its image, also with others in flight."""
     monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 60)
     unread, calls = isolation.Isolation._unread, []
 

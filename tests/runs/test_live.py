@@ -137,7 +137,7 @@ def test_a_call_that_is_limited_says_nothing_of_how_large_the_run_is(photographs
 
 
 def test_shards_from_python_are_disjoint_and_complete(tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "1")  # whoever calls this says what each rank does
+    monkeypatch.setenv("RANK", "1")  # ignored: the caller assigns the shards
     monkeypatch.setenv("WORLD_SIZE", "4")
     images = [torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(i)) for i in range(12)]
     first = gpulime.runs.explain(Tiny(), images, tmp_path, shard="1/2", **SMALL)

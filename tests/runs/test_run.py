@@ -241,7 +241,7 @@ def test_a_fill_counts_in_the_units_of_the_dataset(tmp_path):
 
 @pytest.mark.parametrize("size", [1e39, 1e29])
 def test_outputs_that_a_row_cannot_hold_are_an_error_row(size, tmp_path):
-    """A row holds float32; whatever is written, verify finds it whole."""
+    """A row holds float32; verify finds every written row whole."""
 
     def model(x):
         return size * x.double().mean((2, 3)) * (x[:, :1, 0, 0] > 0.5)
@@ -509,7 +509,7 @@ def test_a_rerun_over_other_images_says_so(tmp_path, capsys):
 
 
 def test_an_image_is_kept_as_soon_as_its_rows_are_through(tmp_path):
-    """A run that is broken off in the last image's rows: those before it have theirs, whatever the batch size."""
+    """In a run that stops in the last image's rows all earlier images have rows, for any batch size."""
 
     class Fails(Tiny):
         seen = 0

@@ -1,4 +1,4 @@
-"""What a run survives: kill -9 at any moment, a full disk, a shard that rots."""
+"""Survival of a run: kill -9 at any moment, a full disk, a corrupt shard."""
 
 from __future__ import annotations
 

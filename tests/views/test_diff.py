@@ -1,4 +1,4 @@
-"""Two runs compared: the numbers are those of their definitions, and the page shows both whatever images are called."""
+"""Two runs compared: the numbers are those of their definitions, and the page shows both for any names of images."""
 
 from __future__ import annotations
 

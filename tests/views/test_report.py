@@ -1,4 +1,4 @@
-"""The page of a run: complete in itself, whatever the images are called, with colours that mean what they say."""
+"""The page of a run: self-contained, for any names of images, with colours that match the numbers."""
 
 from __future__ import annotations
 

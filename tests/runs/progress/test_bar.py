@@ -1,4 +1,4 @@
-"""What a run prints."""
+"""Output of a run."""
 
 from gpulime.runs.progress.bar import SHOWN_IMAGES, Progress, lines
 

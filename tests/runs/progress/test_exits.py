@@ -94,7 +94,7 @@ def kept(folder):
 
 
 def goes_on(folder, **changes):
-    """A rerun without the fault explains what is left, once each."""
+    """A rerun without the fault explains the rest, once each."""
     FAULT.clear()
     assert main.main(settings(folder, **changes)) == 0
     ids = [row["image_id"] for path in store.shards(folder / "run") for row in store.pq.read_table(path).to_pylist()]

@@ -1,4 +1,4 @@
-"""Who explains which image: every image has one owner, whoever else there is."""
+"""Partition of images: every image has one owner among any processes."""
 
 import json
 import os

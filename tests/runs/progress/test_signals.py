@@ -1,4 +1,4 @@
-"""Signals: what is finished is kept, and the same command goes on."""
+"""Signals: finished rows are kept, and the same command resumes the run."""
 
 import os
 import signal
@@ -217,7 +217,7 @@ def test_outside_a_stop_a_signal_ends_what_is_going_on_and_inside_it_the_next_is
 
 @pytest.fixture
 def hangup():
-    """A process that SIGHUP ends, whatever has started these tests."""
+    """Let SIGHUP end this process, even if these tests were started by nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)

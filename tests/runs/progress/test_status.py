@@ -1,4 +1,4 @@
-"""How far a run is, from another shell; and what came of it."""
+"""Progress of a run from another shell, and its result."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What came of a run, in numbers."""
+"""The result of a run in numbers."""
 
 import json
 

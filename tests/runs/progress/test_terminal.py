@@ -1,4 +1,4 @@
-"""What a run says where nobody, or not everything, is heard."""
+"""Output of a run to a closed or limited terminal."""
 
 import dataclasses
 import io
@@ -20,7 +20,7 @@ from gpulime.runs.store import store
 
 
 class Refusing(io.StringIO):
-    """Whatever is written ends in an error."""
+    """Every write fails."""
 
     def __init__(self, error):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Rows of two models, or of two functions, are never mixed in one run, whatever their names and weights."""
+"""Rows of two models, or of two functions, are never mixed in one run, even with equal names and weights."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_a_large_array_is_refused_before_it_is_read(tmp_path):
 
 def test_exif_rotation_is_ignored_as_imagefolder_does_or_applied(save):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: what is stored must be turned by 90 degrees, clockwise
+    exif[0x0112] = 6  # the camera was turned: the stored picture must be turned by 90 degrees, clockwise
     path = save("a.jpg", exif=exif)
     stored = np.asarray(default_loader(str(path)))
     assert stored.shape == (40, 60, 3)

@@ -1,4 +1,4 @@
-"""What reading processes hand over comes out as it went in, in few pieces."""
+"""Data of reading processes arrives unchanged, in few pieces."""
 
 import pickle
 from dataclasses import replace

@@ -48,7 +48,7 @@ class Photograph(torch.Tensor):
 
 
 def quietly(make):
-    """What PyTorch warns of."""
+    """Warnings of PyTorch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return make()

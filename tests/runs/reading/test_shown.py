@@ -1,4 +1,4 @@
-"""The picture of an image that people see, whatever its channels and its range; and a sentence that says how it was made."""
+"""The picture of an image with any channels and range, and a sentence about its making."""
 
 from __future__ import annotations
 

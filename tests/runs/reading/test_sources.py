@@ -1,4 +1,4 @@
-"""Which images a source holds: order, ids, targets, what is left aside and what is refused."""
+"""Images of a source: order, ids, targets, ignored and refused files."""
 
 from __future__ import annotations
 

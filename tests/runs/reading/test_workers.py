@@ -115,7 +115,7 @@ def test_a_worker_that_ends_while_it_hands_over_its_pixels_is_lost(error, tmp_pa
 
 @pytest.mark.parametrize(("ends", "seconds"), [(dies, 60), (stops, 1)])
 def test_a_worker_that_ends_in_the_middle_of_a_message_is_lost(ends, seconds, tmp_path):
-    """What reads the rest of it waits for ever, since this process could write it, too."""
+    """A reader of the rest of it blocks forever, since this process could write it, too."""
     ended, waited, found, others = tmp_path / "ended", [], [], set(multiprocessing.active_children())
 
     def wordy(item):

@@ -1,4 +1,4 @@
-"""What a run is held to: a directory holds rows of one set of settings, and nothing else binds anybody."""
+"""The terms of a run: a directory holds rows of one set of settings, and only rows block other settings."""
 
 import dataclasses
 import json

@@ -14,7 +14,7 @@ from gpulime.errors import GpulimeError
 from gpulime.runs.store import atomic, compact, row_index, shards, store
 
 FACTS = (*shards.DECIDING, "target")
-MOST_MORE = 40  # MB; where all rows are held and copied it is 140
+MOST_MORE = 40  # MB; it is 140 if all rows are held and copied
 WRITE = """
 import resource, sys
 from pathlib import Path

@@ -189,7 +189,7 @@ def test_a_shard_of_this_version_must_have_this_versions_columns(tmp_path):
 
 
 def test_a_run_of_an_earlier_version_is_read_everywhere(tmp_path):
-    """What it did not write is null, also beside rows of this version and after both were merged."""
+    """Missing columns are null, also beside rows of this version and after both were merged."""
     rows = [explained("a", r2_loo=[0.4, 0.3], target=1), failed("bad")]
     folder = as_version_1(run(tmp_path / "run", *rows))
     same = run(tmp_path / "same", *rows)

@@ -1,4 +1,4 @@
-"""A damaged row costs its own image and no other, whatever is damaged in it, and is said with its reason."""
+"""A damaged row, with damage in any column, costs its own image alone and is reported with the reason."""
 
 from __future__ import annotations
 
