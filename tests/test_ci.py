@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -48,6 +49,12 @@ def test_more_skips_than_recorded_fail(record, status, compared, capsys):
     said = capsys.readouterr().out
     assert said.startswith("full 1 could not import 'plots'\nfull 2 needs a GPU\n")
     assert ("are recorded in skips.txt" in said) == bool(status)
+
+
+def test_the_tests_that_are_named_exist():
+    named = re.findall(r"tests/[\w/.]+", (FOLDER / "run").read_text())
+    assert len(named) > 10
+    assert [name for name in named if not (FOLDER.parent / name).exists()] == []
 
 
 def test_every_line_of_the_record_is_read_and_every_environment_runs():
