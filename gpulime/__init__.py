@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpulime import cache, lime_image, runs, segments
+    from gpulime import lime_image, runs, segments
     from gpulime.engine import masks, surrogate
     from gpulime.engine.masks import key
     from gpulime.errors import GpulimeError
@@ -45,7 +45,6 @@ _HOME = {
     "key": "gpulime.engine.masks",
 }
 _MODULES = {
-    "cache": "gpulime.cache",
     "fills": "gpulime.images.fills",
     "lime_image": "gpulime.lime_image",
     "masks": "gpulime.engine.masks",
@@ -61,7 +60,6 @@ __all__ = [
     "GpulimeError",
     "ImageExplanation",
     "__version__",
-    "cache",
     "fills",
     "key",
     "lime_image",

@@ -138,7 +138,7 @@ class LimeConfig:
     mean: list[float] | None = _setting(None, "mean of the model's normalisation, for pixels in 0..1; else its own, if known")
     std: list[float] | None = _setting(None, "standard deviation of the model's normalisation; else its own, if known")
     precision: str = _setting("float32", "precision of the model: float32, bfloat16 or float16")
-    batch_size: int | Literal["auto"] = _setting("auto", "masked images in one model batch; auto measures the best")
+    batch_size: int | Literal["auto"] = _setting("auto", "masked images in one model batch; auto chooses")
     compile: bool | Literal["auto", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
         "auto", "torch.compile the model: true, false, one of its modes, or auto, for runs that last ten times as long as that"
     )

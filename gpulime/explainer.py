@@ -75,8 +75,8 @@ class Explainer(Engine[ExplainedImages]):
     precision : str
         "float32" runs the model as it is; "bfloat16" and "float16" run it under autocast.
     batch_size : int or "auto"
-        b, the rows of a model batch. "auto" times the first batches of the queue and keeps the fastest size, which for a module
-        is remembered for the next process, too (`gpulime.cache`). Sizes are tried before a model is compiled.
+        b, the rows of a model batch. "auto" goes by the bytes of a row on a CPU. On a GPU it times the first batches of the
+        queue and keeps the fastest size; sizes are tried before a model is compiled.
     compile : bool or str
         True compiles the model by torch.compile; on a CPU it fuses BatchNorm and ReLU into convolutions. "auto" does so if the
         forwards left take ten times as long, and says it in the log "gpulime" at level INFO. A mode of torch.compile:
@@ -137,7 +137,7 @@ class Explainer(Engine[ExplainedImages]):
         predictor = Predictor(model, activation, precision, device, compile)
         self.class_names = classes.of_model(pretrained.bare(model))
         self.preparation = Preparation(predictor, self.normalisation, self.segmenter, fills.resolve(fill), self.class_names)
-        sizes = BatchSize(batch_size, predictor.module, compile if compile != "auto" else False)
+        sizes = BatchSize(batch_size)
         super().__init__(predictor, sizes, self.preparation, sampler_, n_samples, top_labels, settings)
 
     def __repr__(self) -> str:

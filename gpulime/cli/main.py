@@ -185,19 +185,11 @@ def bench(given: Namespace) -> int:
 
 
 def doctor(given: Namespace) -> int:
-    """Show versions and device, the command for a faster path, and the cached batch sizes."""
-    from gpulime import cache
-
-    if given.clear_cache:
-        count = cache.clear()
-        say(f"{count:,} batch size{'s' * (count != 1)} forgotten: {cache.path() or f'{cache.VARIABLE} is off'}")
-        return 0
+    """Show versions and device, and the command for a faster path."""
     from gpulime import device
 
-    for name, fact in {**device.describe(), "cache": cache.path()}.items():
+    for name, fact in device.describe().items():
         say(f"{name:12} {'none' if fact is None else fact}")
-    for name, b in cache.entries().items():
-        say(f"{b:12} rows: {name}")
     return 0
 
 
@@ -301,7 +293,7 @@ COMMANDS = {
         _add_bench,
         BENCHING,
     ),
-    "doctor": Command(doctor, "[--clear-cache]", _add_doctor),
+    "doctor": Command(doctor, "", lambda parser: None),
 }
 
 

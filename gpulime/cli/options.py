@@ -32,7 +32,7 @@ WORDS = {
 # Options that are not settings.
 OTHERS = (
     *("config", "debug", "dry-run", "limit", "retry-failed", "shard"),
-    *("clear-cache", "ids", "ids-file", "images", "inputs", "json", "rows", "seconds", "to", "variants"),
+    *("ids", "ids-file", "images", "inputs", "json", "rows", "seconds", "to", "variants"),
 )
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from gpulime import cache
 from gpulime.config import DataConfig
 from gpulime.errors import check
 from gpulime.runs import from_dataset
 from gpulime.runs.progress.terminal import note
-from gpulime.runs.reading import models, sources
+from gpulime.runs.reading import factories, models, sources
 from gpulime.runs.reading.read import DatasetReader, FileReader
 from gpulime.runs.reading.sources import Item, Source
 from gpulime.runs.reading.transform import Transform
@@ -66,7 +62,7 @@ def _of_factory(data: DataConfig, transform: Transform) -> Images:
         note(f"data.factory makes the images; not used: {', '.join(f'data.{name}' for name in unused)}")
     made = models.made_dataset(data)
     items = from_dataset.items(made)
-    cache.keep(_call(data), 1, cache.FACTORIES)
+    factories.keep(data)
     return Images(
         items[: data.limit], DatasetReader(made, transform.channels, in_unit=True), len(items), name=str(data.factory)
     )
@@ -79,12 +75,6 @@ def again(data: DataConfig, transform: Transform) -> FileReader | DatasetReader 
     """
     if data.factory is None:
         return FileReader(Source.reading(data), transform)
-    if _call(data) not in cache.entries(cache.FACTORIES):
+    if not factories.has_run(data):
         return None
     return DatasetReader(models.made_dataset(data), transform.channels, in_unit=True)
-
-
-def _call(data: DataConfig) -> str:
-    """The cache key of a ``data.factory`` call in the current folder, from which Python imports it."""
-    text = json.dumps([os.getcwd(), data.factory, data.kwargs], sort_keys=True, default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,71 @@
+"""The calls of ``data.factory`` that this user has run: `gpulime report` makes a run's images again only by one of them.
+
+They lie in ``$XDG_CACHE_HOME/gpulime/factories.json``, by default ``~/.cache/gpulime``, which may be lost, or broken, at any
+time. The environment variable ``GPULIME_CACHE`` names another folder; ``off`` keeps nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+
+from gpulime.config import DataConfig
+
+VARIABLE = "GPULIME_CACHE"
+MOST = 1000  # calls; the oldest go first
+
+
+def path() -> Path | None:
+    """The file; None if nothing is kept."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen == "off":
+        return None
+    if chosen:
+        return Path(chosen) / "factories.json"
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home
+        return None
+    return home / "gpulime" / "factories.json"
+
+
+def has_run(data: DataConfig) -> bool:
+    """Tell if this user has run this call in the current folder."""
+    return _name(data) in _names()
+
+
+def keep(data: DataConfig) -> None:
+    """Note a call; without a file that can be written, nothing is kept."""
+    file = path()
+    if file is None:
+        return
+    names = {**dict.fromkeys(name for name in _names() if name != _name(data)), _name(data): None}  # it is the newest now
+    text = json.dumps(dict.fromkeys(list(names)[-MOST:], 1), indent=1)
+    aside = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_text(text, encoding="utf-8")
+            os.replace(aside, file)  # readers see the old file or the new one
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _names() -> list[str]:
+    """The calls by name, the oldest first."""
+    file = path()
+    try:
+        found = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or broken
+        return []
+    return list(found) if isinstance(found, dict) else []
+
+
+def _name(data: DataConfig) -> str:
+    """A digest of the call and of the current folder, from which Python imports the factory."""
+    text = json.dumps([os.getcwd(), data.factory, data.kwargs], sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
