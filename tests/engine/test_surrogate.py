@@ -363,3 +363,14 @@ def test_a_kernel_that_weighs_nothing_is_an_error():
     masks, outputs, counts = samples()
     with pytest.raises(GpulimeError, match="a weight above 0 for some samples; got 0 for all"):
         fit(masks, outputs, counts, Settings(kernel=lambda d, width: 0 * d))
+
+
+@pytest.mark.parametrize("method", ["none", "forward_selection", "highest_weights", "lasso_path"])
+@pytest.mark.parametrize("wanted", [1, 3, None])
+def test_ranks_number_the_selected_parts_from_0(method, wanted):
+    masks, outputs, counts = samples()
+    ranks = fit(masks, outputs, counts, Settings(feature_selection=method, num_features=wanted)).ranks
+    for i, j in itertools.product(range(len(counts)), range(outputs.shape[2])):
+        selected = [rank for rank in ranks[i, j].tolist() if rank >= 0]
+        assert sorted(selected) == list(range(len(selected)))
+        assert 1 <= len(selected) <= min(int(counts[i]), wanted if wanted and method != "none" else 99)
