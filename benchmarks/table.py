@@ -138,13 +138,10 @@ peers = partial(devices, compare.Row, of_peers, "comparison")
 
 # The blocks of each page, between <!-- NAME --> and <!-- /NAME -->.
 PAGES: Mapping[Path, Blocks] = {
-    ROOT / "README.md": {
-        "benchmarks": partial(entries, r"(?!drop_in_|op_compiled|efficiency_(?!efficientnet))"),
-        "peers": partial(peers, r"EfficientNet-Lite0|ResNet-50, bfloat16"),
-    },
+    ROOT / "README.md": {"benchmarks": partial(entries, r"lime_\w+_float32|captum_float32|no_model")},
     ROOT / "docs" / "moving-from-lime.md": {"benchmarks": partial(entries, r"drop_in_|lime_|no_model_lime")},
     ROOT / "docs" / "benchmarks.md": {
-        "benchmarks": partial(entries, "efficiency_|op_compiled"),
+        "benchmarks": partial(entries, "(?!drop_in_|lime_|no_model_lime)"),
         "peers": peers,
         "ablation": partial(devices, ablation.Row, of_ablation),
         "growth": partial(devices, growth.Row, of_growth),

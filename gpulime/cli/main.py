@@ -259,10 +259,6 @@ def _add_compact(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", metavar="N", type=int, default=8192, help="the most rows of a merged shard (default: 8192)")
 
 
-def _add_doctor(parser: ArgumentParser) -> None:
-    parser.add_argument("--clear-cache", action="store_true", help="delete the cached batch sizes")
-
-
 def _ids(given: Namespace) -> list[str] | None:
     """The requested ids, or None."""
     if given.ids_file is None:
