@@ -155,6 +155,8 @@ def test_a_slow_segmenter_is_seen_and_workers_are_tried(monkeypatch):
     assert workers.action in text(found)
 
 
+@pytest.mark.long
+@pytest.mark.timed
 def test_a_slow_disk_is_seen():
     found = measure(subject(reader=SleepyReader), 0.2, ())
     assert found.stages["load"] >= 0.05
@@ -169,6 +171,7 @@ def test_workers_where_they_bring_nothing():
     assert workers.reason.startswith("reading takes "), "a grid is made where the model is, and reading is all that is left"
 
 
+@pytest.mark.long
 def test_workers_that_need_more_time_than_there_is_are_not_tried():
     found = measure(subject(Sleepy(a_row=0.002), SleepyGrid(0.04), images=4), 0.2, ("workers",))
     workers = outcome(found, "workers")
@@ -178,6 +181,7 @@ def test_workers_that_need_more_time_than_there_is_are_not_tried():
 
 
 @pytest.mark.long
+@pytest.mark.timed
 def test_a_run_with_workers():
     """With reading that takes twice the time of the rest, one worker halves nothing: it hides the rest behind the reading."""
     found = measure(subject(Sleepy(a_row=0.0005), SleepyGrid(0.02), workers=1), 1.0, ())
@@ -185,6 +189,8 @@ def test_a_run_with_workers():
     assert found.settings["workers"] == 1
 
 
+@pytest.mark.long
+@pytest.mark.timed
 def test_where_an_image_takes_longer_than_a_piece_its_workers_keep_up():
     found = measure(subject(Sleepy(a_row=0.002), SleepyGrid(0.03), workers=1, n_samples=96), 0.15, ())
     assert found.settings["piece"]["samples"] < 96
@@ -192,6 +198,8 @@ def test_where_an_image_takes_longer_than_a_piece_its_workers_keep_up():
     assert any("reading is not among these times" in note for note in found.notes)
 
 
+@pytest.mark.long
+@pytest.mark.timed
 def test_a_piece_of_an_image_is_counted_up():
     found = measure(subject(Sleepy(a_row=0.003), SleepyGrid(0.04), n_samples=96), 0.15, ())
     assert found.settings["piece"] == {"images": 1, "samples": 32}
@@ -201,6 +209,7 @@ def test_a_piece_of_an_image_is_counted_up():
 
 
 @pytest.mark.long
+@pytest.mark.timed
 def test_bigger_batches_are_found_where_a_call_costs():
     found = measure(subject(Sleepy(a_call=0.02, a_row=0.0005), n_samples=64, batch_size=4), 0.5, ("batch_size",))
     assert found.best_batch >= 16
@@ -218,6 +227,8 @@ def test_auto_is_settled_before_anything_counts():
     assert "found by 'auto'" in text(found)
 
 
+@pytest.mark.long
+@pytest.mark.timed
 def test_the_first_calls_do_not_count():
     class Warming(Sleepy):
         calls = 0
@@ -392,6 +403,8 @@ def test_channels_last_changes_a_copy(cnn):
     assert not cnn[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.long
+@pytest.mark.timed
 def test_the_bare_model_is_taken_at_its_best(monkeypatch):
     class Picky(Sleepy):
         def __init__(self):

@@ -17,6 +17,7 @@ import gpulime
 from gpulime import __main__
 from gpulime import config as configs
 from gpulime.cli import main
+from gpulime.engine import engine
 from gpulime.runs import from_config
 from gpulime.runs.progress import exits, heartbeat
 from gpulime.runs.progress.status import status
@@ -38,6 +39,7 @@ class Watched(Tiny):
 
 def test_a_run_tells_how_far_it_is_and_its_rows_come_to_disk_meanwhile(tmp_path, monkeypatch):
     monkeypatch.setattr(heartbeat, "SECONDS", 0.05)
+    monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 200)  # images are finished by twos
     monkeypatch.setattr(configs, "StoreConfig", lambda: dataclasses.replace(SETTINGS, flush_seconds=0.1))
     model = Watched(tmp_path / "run")
     images = [torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(i)) for i in range(15)]
