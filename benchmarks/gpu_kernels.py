@@ -68,7 +68,7 @@ def masked_images(bench: Bench) -> Iterator[Row]:
     reference = bench.times(lambda: masking.masked_images_reference(*arguments))
     yield bench.row("masked_images", "reference", reference, **counted)
     if bench.device.type == "cuda":
-        compiled = torch.compile(masking.choose_reference, fullgraph=True)
+        compiled = torch.compile(masking.masked_images_reference, fullgraph=True)
         times = bench.times(lambda: compiled(*arguments))
         ratio = median(kernel) / median(times)
         row = bench.row("masked_images", "reference, torch.compile", times, **counted)

@@ -7,8 +7,6 @@
 //
 // The launcher defines BITS, an unsigned integer of the size of a row's values, and LABEL, the type of the labels.
 
-#include "values.cuh"
-
 constexpr int THREADS = 256;
 constexpr int BLOCKS = 4;                  // of a multiprocessor at least: 64 registers a thread
 constexpr int GROUP = 32;                  // the most rows of a block: the bits of a word
@@ -115,15 +113,4 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         else
             write_tile<1>(problem, image, own, tile);
     }
-}
-
-// Images as the model takes them: (image - mean) / std in float, rounded once; from and to are of Kind.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    ready(const void* images, BITS* out, const float* mean, const float* std, long long values, long long channels, long long pixels,
-          int channels_last, int from, int to) {
-    const long long value = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
-    if (value >= values) return;
-    const long long channel = channels_last ? value % channels : value / pixels % channels;
-    const float number = __fdiv_rn(__fsub_rn(number_at(images, from, value), mean[channel]), std[channel]);
-    out[value] = static_cast<BITS>(bits_of(number, to));
 }

@@ -5,15 +5,12 @@ Equivalent to::
     shown = masks.gather(1, labels[index].flatten(1).long())       # (b, h*w)
     rows = torch.where(shown.view(b, 1, h, w), images[index], fills[index])
 
-and, if a mean, a std or a dtype is given, ``((rows - mean) / std).to(dtype)`` in float32, with uint8 brought to [0, 1].
-
 It is a torch.library op with a fake, so that torch.compile and CUDA graphs see it. It is defined by its schema:
 ``torch.library.custom_op`` would import torch._dynamo at the first call, more than a second of every new process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -26,13 +23,10 @@ from gpulime.ops import source
 
 torch.library.define(
     "gpulime::masked_images",
-    "(Tensor images, Tensor fills, Tensor labels, Tensor index, Tensor masks, "
-    "Tensor? mean=None, Tensor? std=None, ScalarType? dtype=None) -> Tensor",
+    "(Tensor images, Tensor fills, Tensor labels, Tensor index, Tensor masks) -> Tensor",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
-# Of dtypes whose values can be normalised, as kernels/values.cuh names them.
-KINDS = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3}
 LABELS = {torch.uint8: "unsigned char", torch.uint16: "unsigned short", torch.int32: "int"}
 MOST_SEGMENTS = 65_535
 
@@ -46,34 +40,19 @@ _BLOCKS = 2048  # ... while there are enough blocks to keep a large GPU busy
 _TABLE = 48 * 1024 - 256  # bytes of shared memory for the rows that show each segment, beside the kernel's own 256
 
 
-def masked_images(
-    images: Tensor,
-    fills: Tensor,
-    labels: Tensor,
-    index: Tensor,
-    masks: Tensor,
-    mean: Tensor | None = None,
-    std: Tensor | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+def masked_images(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
     """Compose masked rows: hidden segments show the fill.
 
-    Without mean, std and dtype the images come ready for the model, and the op only chooses, bit for bit, between two values.
-    The engine calls it so, since an image is prepared once and masked s times. With any of the three the rows are normalised,
-    in float32 with one rounding at the end, which takes memory for n prepared images and fills.
+    Images and fills come ready for the model, and the op only chooses, bit for bit, between two values.
 
     Parameters
     ----------
     images : (n, c, h, w), contiguous or channels_last (other strides are copied)
-        A dtype of 1 to 8 bytes; to be normalised uint8 (0 to 255 stand for [0, 1]), float16, bfloat16 or float32.
+        A dtype of 1 to 8 bytes.
     fills : (n, c, h, w), like ``images``
     labels : (n, h, w) uint8, uint16 or int32, the segment of each pixel, in [0, k)
     index : (b,) int64, the image of each row, in [0, n)
     masks : (b, k) bool, True where a segment is shown; k up to 65,535
-    mean, std : (c,) float32, optional
-        0 and 1 if only the other one or ``dtype`` is given.
-    dtype : float32, float16 or bfloat16, optional
-        Dtype of the rows; by default that of the images, float32 for uint8.
 
     Returns
     -------
@@ -88,7 +67,7 @@ def masked_images(
         images.ndim == 4 and images.numel() > 0,
         lambda: f"images must be (n, c, h, w), none of them 0; got {tuple(images.shape)}",
     )
-    n, c, h, w = images.shape
+    n, _, h, w = images.shape
     check(images.element_size() in _NUMBERS, lambda: f"images must be of a dtype of 1 to 8 bytes; got {images.dtype}")
     check(fills.shape == images.shape, lambda: f"fills must be like images, {tuple(images.shape)}; got {tuple(fills.shape)}")
     check(fills.dtype == images.dtype, lambda: f"fills must be {images.dtype} like images; got {fills.dtype}")
@@ -105,46 +84,28 @@ def masked_images(
         masks.ndim == 2 and masks.shape[0] == b and 0 < masks.shape[1] <= MOST_SEGMENTS,
         lambda: f"masks must be (b, k) with b = {b} and k from 1 to {MOST_SEGMENTS:,}; got {tuple(masks.shape)}",
     )
-    if mean is not None or std is not None or dtype is not None:
-        dtype = dtype or (torch.float32 if images.dtype == torch.uint8 else images.dtype)
-        mean = images.new_zeros(c, dtype=torch.float32) if mean is None else mean
-        std = images.new_ones(c, dtype=torch.float32) if std is None else std
-        listed = ", ".join(map(str, KINDS))
-        check(images.dtype in KINDS, lambda: f"images to be normalised must be of {listed}; got {images.dtype}")
-        check(dtype in KINDS and dtype.is_floating_point, lambda: f"dtype must be float32, float16 or bfloat16; got {dtype}")
-        for name, tensor in (("mean", mean), ("std", std)):
-            fits = tensor.shape == (c,) and tensor.dtype == torch.float32
-            check(fits, f"{name} must be (c,) = ({c},) float32; got {tuple(tensor.shape)} {tensor.dtype}")
-    tensors = {"fills": fills, "labels": labels, "index": index, "masks": masks, "mean": mean, "std": std}
+    tensors = {"fills": fills, "labels": labels, "index": index, "masks": masks}
     for name, given in tensors.items():
-        if given is not None and given.device != images.device:
+        if given.device != images.device:
             raise GpulimeError(f"{name} must be on {images.device} like images; got {given.device}")
-    rows: Tensor = torch.ops.gpulime.masked_images(images, fills, labels, index, masks, mean, std, dtype)
+    rows: Tensor = torch.ops.gpulime.masked_images(images, fills, labels, index, masks)
     return rows
 
 
-def ready_reference(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
-    """``(images - mean) / std`` in float32, with uint8 brought to [0, 1] before, rounded to ``dtype``."""
-    values = images.float()
-    if images.dtype == torch.uint8:
-        values = values / torch.full((), 255.0, device=images.device)  # a plain 255 would become a factor 1/255 on a GPU
-    return ((values - mean[:, None, None]) / std[:, None, None]).to(dtype)
-
-
-def choose_reference(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
+def masked_images_reference(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
     """Pixels of images in shown segments, of fills elsewhere."""
     segments = labels.int() if labels.dtype == torch.uint16 else labels  # few operations take uint16
     shown = masks.gather(1, segments[index].flatten(1).long()).view(index.numel(), 1, *labels.shape[1:])
     return torch.where(shown, images[index], fills[index]).contiguous(memory_format=_format(images))
 
 
-def choose_by_kernel(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
-    """`choose_reference` by kernels/masked_images.cu; index and masks are not read on the host, so a CUDA graph replays."""
+def by_kernel(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
+    """`masked_images_reference` by its kernel; index and masks are not read on the host, so a CUDA graph replays."""
     memory_format = _format(images)
     images, fills = (tensor.contiguous(memory_format=memory_format) for tensor in (images, fills))
     labels, index, masks = labels.contiguous(), index.contiguous(), masks.contiguous()
     (b, k), (_, c, h, w) = masks.shape, images.shape
-    rows = _empty(b, images, images.dtype)
+    rows = _empty(b, images)
     item = images.element_size()
     wide = c * h * w * item % _BYTES == 0 and all(tensor.data_ptr() % _BYTES == 0 for tensor in (images, fills, rows))
     tiles = -(-c * h * w * item // (_THREADS * _BYTES))
@@ -164,25 +125,7 @@ def choose_by_kernel(images: Tensor, fills: Tensor, labels: Tensor, index: Tenso
     return rows
 
 
-def ready_by_kernel(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
-    """`ready_reference` by kernels/masked_images.cu."""
-    images = images.contiguous(memory_format=_format(images))
-    n, c, h, w = images.shape
-    out = _empty(n, images, dtype)
-    flags = _format(images) is torch.channels_last, KINDS[images.dtype], KINDS[dtype]
-    source.launch(
-        "masked_images.cu",
-        "ready",
-        (-(-images.numel() // _THREADS),),
-        (_THREADS,),
-        (images, out, mean.contiguous(), std.contiguous(), images.numel(), c, h * w, *map(np.int32, flags)),
-        defines={"BITS": _WORDS[out.element_size()], "LABEL": "int"},
-        device=images.device,
-    )
-    return out
-
-
-def _choose_on_cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
+def _on_cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
     """Choose by whole numbers: ``fill + shown * (fill - image)``, where shown is -1 or 0 and sums wrap around.
 
     Masks are packed, one row per bit of an integer, looked up together and unpacked by shifts. This takes a third of the time
@@ -191,7 +134,7 @@ def _choose_on_cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor,
     b, (n, c, h, w) = index.numel(), images.shape
     channels_last = _format(images) is torch.channels_last
     number, bits = _NUMBERS[images.element_size()], 8 * images.element_size()
-    rows = _empty(b, images, images.dtype)
+    rows = _empty(b, images)
 
     def numbers(values: Tensor) -> Tensor:
         """One number a pixel serves the c planes of a plain image; in channels_last a pixel's values lie together."""
@@ -216,50 +159,16 @@ def _choose_on_cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor,
     return rows
 
 
-def composed(ready: Callable[..., Tensor], choose: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The op in two parts: normalise n images, then choose b rows."""
-
-    def rows(
-        images: Tensor,
-        fills: Tensor,
-        labels: Tensor,
-        index: Tensor,
-        masks: Tensor,
-        mean: Tensor | None = None,
-        std: Tensor | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        if mean is not None:
-            images, fills = (ready(tensor, mean, std, dtype or torch.float32) for tensor in (images, fills))
-        return choose(images, fills, labels, index, masks)
-
-    return rows
-
-
-masked_images_reference = composed(ready_reference, choose_reference)  # the definition; runs on any device
-by_kernel = composed(ready_by_kernel, choose_by_kernel)
-
-
-def _on_cuda(images: Tensor, *others: Tensor | torch.dtype | None) -> Tensor:
+def _on_cuda(images: Tensor, *others: Tensor) -> Tensor:
     return (by_kernel if source.available(images.device) else masked_images_reference)(images, *others)
 
 
-def _fake(
-    images: Tensor,
-    fills: Tensor,
-    labels: Tensor,
-    index: Tensor,
-    masks: Tensor,
-    mean: Tensor | None = None,
-    std: Tensor | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    dtype = images.dtype if mean is None else dtype or torch.float32
-    return images.new_empty(index.shape[0], *images.shape[1:], dtype=dtype).contiguous(memory_format=_format(images))
+def _fake(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
+    return images.new_empty(index.shape[0], *images.shape[1:]).contiguous(memory_format=_format(images))
 
 
 torch.library.impl("gpulime::masked_images", "default")(masked_images_reference)
-torch.library.impl("gpulime::masked_images", "cpu")(composed(ready_reference, _choose_on_cpu))
+torch.library.impl("gpulime::masked_images", "cpu")(_on_cpu)
 torch.library.impl("gpulime::masked_images", "cuda")(_on_cuda)
 torch.library.register_fake("gpulime::masked_images")(_fake)
 
@@ -270,9 +179,9 @@ def _format(images: Tensor) -> torch.memory_format:
     return torch.contiguous_format if plain else torch.channels_last
 
 
-def _empty(count: int, images: Tensor, dtype: torch.dtype) -> Tensor:
+def _empty(count: int, images: Tensor) -> Tensor:
     """Memory for that many rows like ``images``, in their memory format."""
     c, h, w = images.shape[1:]
     if _format(images) is torch.channels_last:
-        return device.empty(count, h, w, c, dtype=dtype, device=images.device).permute(0, 3, 1, 2)
-    return device.empty(count, c, h, w, dtype=dtype, device=images.device)
+        return device.empty(count, h, w, c, dtype=images.dtype, device=images.device).permute(0, 3, 1, 2)
+    return device.empty(count, c, h, w, dtype=images.dtype, device=images.device)

@@ -13,7 +13,6 @@ from gpulime.errors import GpulimeError
 from gpulime.ops.masked_images import masked_images, masked_images_reference
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8]
-NUMBERS = [torch.float32, torch.float16, torch.bfloat16, torch.uint8]
 LABELS = [torch.uint8, torch.uint16, torch.int32]
 FORMATS = [torch.contiguous_format, torch.channels_last]
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -125,38 +124,10 @@ def test_labels_of_any_of_three_dtypes(label, device):
         assert_same_bits(implementation(images, fills, labels.to(label), index, masks), expected)
 
 
-@pytest.mark.parametrize("rows", NUMBERS[:-1], ids=str)
-@pytest.mark.parametrize("given", NUMBERS, ids=str)
-def test_rows_are_normalised_in_float32_and_rounded_once(given, rows, device):
-    mean, std = torch.rand(2, 3, device=device) + 0.1
-    arguments = problem(dtype=given, device=device, memory_format=torch.channels_last)
-    chosen = masked_images_reference(*arguments)
-    unit = chosen.double() / (255 if given == torch.uint8 else 1)
-    exact = (unit - mean.double()[:, None, None]) / std.double()[:, None, None]
-    normalised = masked_images(*arguments, mean, std, rows)
-    assert normalised.dtype == rows
-    assert normalised.is_contiguous(memory_format=torch.channels_last)
-    assert_same_bits(normalised, masked_images_reference(*arguments, mean, std, rows))
-    torch.testing.assert_close(normalised.double(), exact, rtol=torch.finfo(rows).eps, atol=1e-4)
-
-
-def test_what_is_not_given_of_a_normalisation():
-    arguments = problem(dtype=torch.uint8)
-    chosen = masked_images(*arguments).float() / 255
-    mean, std = torch.rand(2, 3)
-    columns = mean[:, None, None], std[:, None, None]
-    assert torch.equal(masked_images(*arguments, mean=mean), chosen - columns[0])
-    assert torch.equal(masked_images(*arguments, std=std), chosen / columns[1])
-    assert torch.equal(masked_images(*arguments, dtype=torch.float16), chosen.half())
-    assert masked_images(*problem(dtype=torch.bfloat16), mean=mean).dtype == torch.bfloat16
-
-
 @pytest.mark.parametrize(("shape", "memory_format"), [*zip(SHAPES[-4:], 2 * FORMATS, strict=True)], ids=str)
 def test_is_a_proper_custom_op(shape, memory_format, device):
     arguments = problem(*shape, memory_format=memory_format, device=device)
     torch.library.opcheck(torch.ops.gpulime.masked_images.default, arguments)
-    mean, std = torch.rand(2, arguments[0].shape[1], device=device) + 0.1
-    torch.library.opcheck(torch.ops.gpulime.masked_images.default, (*arguments, mean, std, torch.float16))
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
@@ -167,8 +138,7 @@ def test_compiles_without_a_break(memory_format, device):
 
 
 def test_compiles_with_a_model_behind_it(cnn, device):
-    mean, std = torch.rand(2, 3, device=device) + 0.1
-    arguments = *problem(dtype=torch.uint8, device=device), mean, std, torch.float32
+    arguments = problem(device=device)
     model = cnn.to(device)
     compiled = torch.compile(lambda *args: model(masked_images(*args)), fullgraph=True, backend="aot_eager")
     with torch.no_grad():
@@ -199,22 +169,6 @@ def test_arguments_that_do_not_fit(place, change, message):
     arguments[place] = change(arguments[place])
     with pytest.raises(GpulimeError, match=message):
         masked_images(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"mean": torch.zeros(2)}, r"mean must be \(c,\) = \(3,\) float32; got \(2,\) torch.float32"),
-        ({"std": torch.ones(3).double()}, r"std must be \(c,\) = \(3,\) float32; got \(3,\) torch.float64"),
-        ({"mean": torch.zeros(3, device="meta")}, "mean must be on cpu like images; got meta"),
-        ({"dtype": torch.float64}, "dtype must be float32, float16 or bfloat16; got torch.float64"),
-    ],
-)
-def test_normalisation_that_does_not_fit(options, message):
-    with pytest.raises(GpulimeError, match=message):
-        masked_images(*problem(), **options)
-    with pytest.raises(GpulimeError, match=r"images to be normalised must be of torch.uint8, .*; got torch.float64"):
-        masked_images(*problem(dtype=torch.float64), dtype=torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -145,5 +145,5 @@ def test_a_wheels_kernels_come_before_a_checkouts(monkeypatch, tmp_path):
 
 def test_the_sources_of_this_installation_are_whole():
     files = {path.name for path in source.folder().iterdir()}
-    assert {"masked_images.cu", "values.cuh", "README.md"} <= files
+    assert {"masked_images.cu", "lab.cuh", "README.md"} <= files
     assert '#include "' not in source.joined("masked_images.cu")
