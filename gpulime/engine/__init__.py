@@ -1,1 +1,1 @@
-"""The engine: masks, queue, model and fit for inputs that consist of parts. It knows no pixels and no files."""
+"""Engine: masks, queue, model and fit for inputs made of parts; it knows nothing of pixels or files."""

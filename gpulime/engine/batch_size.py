@@ -1,4 +1,4 @@
-"""The rows of a model batch: fixed, by their bytes, or found by timing."""
+"""Number of rows in a model batch: fixed, from the bytes of a row, or found by timing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CPU_BYTES, LEAST_ON_CPU, MOST_ON_CPU = 2**21, 16, 256  # bytes and rows of a bat
 
 
 class BatchSize:
-    """The number of rows per model batch: fixed, or chosen by "auto".
+    """Number of rows per model batch: fixed, or chosen by "auto".
 
-    On a CPU "auto" takes about `CPU_BYTES` of rows: 16 rows of 224 x 224 pixels, more of small ones, whose batches cost mostly
-    calls. On a GPU it times the queue's own first batches. Sizes double from 32 for as long as rows per second rise; each size
-    runs once to warm up and twice for the clock. The rows are real ones, so the search costs no forwards; the host waits for
-    each of its batches. If ten batches in a row are too small for the size that is to be tried, the search ends there. A model
-    that shall be compiled is compiled after the search, since each size would be compiled, too.
+    On a CPU "auto" takes about `CPU_BYTES` of rows: 16 rows of 224 x 224 pixels, more if rows are small and overhead per call
+    dominates. On a GPU it times the queue's first batches. Sizes double from 32 while rows per second rise; each size runs once
+    to warm up and twice timed. The search uses real rows, so it costs no extra forwards, but the host waits for each of its
+    batches. It ends early if ten batches in a row are smaller than the size to try. A model is compiled after the search,
+    since each size would be compiled too.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class BatchSize:
         self._trial: dict[Kind, _Trial] = {}
 
     def get(self, kind: Kind, most: int) -> int:
-        """Rows for the next batch, ``most`` of them at most, for which there is memory."""
+        """Rows for the next batch, at most ``most``, the number that fits into memory."""
         if isinstance(self.setting, int):
             return min(self.setting, most)
         if kind not in self._best and kind not in self._trial:
@@ -52,17 +52,17 @@ class BatchSize:
             else:
                 self._trial[kind] = _Trial(kind)
         trial = self._trial.get(kind)
-        if trial is not None and trial.b > most:  # memory ran out: larger ones need not be tried, and others may have room
+        if trial is not None and trial.b > most:  # memory ran out: end the search for this kind; others may still have room
             self._best[kind] = self._trial.pop(kind).best
         return min(self._best[kind] if kind in self._best else self._trial[kind].b, most)
 
     def is_found(self, kind: Kind) -> bool:
-        """Whether no more sizes will be tried."""
+        """Tell if the search for this kind is over."""
         return isinstance(self.setting, int) or kind in self._best
 
     @contextmanager
     def timed(self, b: int, kind: Kind) -> Iterator[None]:
-        """Around one batch of b rows: takes its time while the search lasts."""
+        """Time one batch of b rows while the search lasts."""
         trial = self._trial.get(kind)
         if trial is None or trial.b != b:
             yield
@@ -78,7 +78,7 @@ class BatchSize:
             self._best[kind] = self._trial.pop(kind).best
 
     def _miss(self, kind: Kind) -> None:
-        """A batch was not of the size that is to be tried."""
+        """Count a batch of another size than the one to try; end the search after `MISSED` in a row."""
         if (trial := self._trial.get(kind)) is not None:
             trial.missed += 1
             if trial.missed == self.MISSED:
@@ -91,17 +91,17 @@ def _bytes(kind: Kind) -> int:
 
 
 class _Trial:
-    """The search for one shape, precision and device."""
+    """Search for the best size, for one shape, dtype and device."""
 
-    FIRST, GAIN, PATIENCE = 32, 1.03, 2  # the second size in a row that brings nothing ends the search
-    BYTES = 2**28  # of input rows: beyond, a batch is large for any model
+    FIRST, GAIN, PATIENCE = 32, 1.03, 2  # the search ends after two sizes in a row that are less than 3 % faster
+    BYTES = 2**28  # of input rows: the largest batch that is tried
 
     def __init__(self, kind: Kind) -> None:
         self.b = self.best = self.FIRST
         self.rate, self.worse, self.done = 0.0, 0, False
         self.most = max(self.b, self.BYTES // _bytes(kind))
         self.times: list[float] = []
-        self.missed = 0  # batches since the last of this size
+        self.missed = 0  # batches of other sizes since the last of this size
 
     def observe(self, seconds: float) -> None:
         self.times.append(seconds)

@@ -1,9 +1,9 @@
-"""The model as torch.compile makes it, for batches of few sizes; one that it cannot make is called as it is.
+"""Compile the model by torch.compile, for few batch sizes; fall back to the model itself if it cannot be compiled.
 
-Only the model is compiled, and not the op that writes its rows (`gpulime.ops.masked_images`). At the border of two flights a
-batch is several calls of it, and the number of segments, with it the shape of the masks, changes from flight to flight: each
-would be another graph, or one of open sizes, which CUDA graphs do not take. The op's kernel is one launch, and in
-the best case, with all sizes fixed, one graph of both takes longer on a CPU (``benchmarks.run --only op_compiled_bfloat16``).
+Only the model is compiled, not the op that writes its rows (`gpulime.ops.masked_images`). A batch that spans two flights calls
+the op several times, and the number of segments, so the shape of the masks, changes from flight to flight. Each would need its
+own graph, or one with dynamic sizes, which CUDA graphs do not support. The op's kernel is a single launch. Even with all sizes
+fixed, one graph of both takes longer on a CPU (``benchmarks.run --only op_compiled_bfloat16``).
 """
 
 from __future__ import annotations
@@ -27,28 +27,27 @@ from gpulime.engine.outputs import read
 from gpulime.errors import unknown
 
 MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own words
-SECONDS, TIMES = 40.0, 10  # "auto" takes compiling for so long, and wants so many times that of forwards to be left
+SECONDS, TIMES = 40.0, 10  # "auto" assumes that compiling takes 40 s, and compiles if 10 times that of forwards are left
 MOST_REASON = 300  # characters: a compiler may give its whole command line
 
-# Where PyTorch compiles a model for no more shapes it calls it as it is, and says so in its log alone.
+# PyTorch reports only in its log that it has reached a limit of compiled shapes and calls the model itself for further ones.
 _LOG, _LIMIT = "torch._dynamo.convert_frame", re.compile(r"torch\._dynamo hit (config\.\w+) \((\d+)\)")
 
 
 class Compiled:
     """A compiled model.
 
-    Every number of rows is compiled for itself, which takes seconds to minutes: so rows that a batch lacks are filled up. On a
-    CPU the weights of a module in eval mode are constants of what is compiled (`gpulime.engine.freezing`). After their first
-    change it is compiled once more, with its weights as arguments: later changes are seen, and nothing is compiled for them.
+    Each batch size is compiled separately, which takes seconds to minutes, so smaller batches are padded. On a CPU the weights
+    of a module in eval mode are constants of the compiled graph (`gpulime.engine.freezing`). After their first change the
+    model is compiled once more, with its weights as arguments: later changes take effect without compiling.
 
     Attributes
     ----------
-    reason : str or None, why the model cannot be compiled; None for as long as it seems to be
+    reason : str or None, the error that kept the model from being compiled
     limit : str or None
-        The setting of PyTorch's at which the model was compiled for no more shapes, with its value; those that it was compiled
-        for stay so.
-    seconds : float or None, how long the first call took, nearly all of it the compiler's
-    due : bool, whether the model shall be compiled now; with "auto", from when `weigh` finds it worth its time
+        The PyTorch setting, with its value, that stopped compiling for further shapes; shapes compiled before stay compiled.
+    seconds : float or None, time of the first call, nearly all of it spent in the compiler
+    due : bool, True if the model is to be compiled now; with "auto", once `weigh` finds it worth its time
     """
 
     def __init__(self, model: nn.Module | Callable[..., Any], setting: bool | str) -> None:
@@ -60,18 +59,19 @@ class Compiled:
         self.limit: str | None = None
         self.seconds: float | None = None
         self._compiled: Callable[..., Any] | None = None
-        self._module = model if self.mode is None and isinstance(model, nn.Module) else None  # whose weights may be constants
-        self._frozen: freezing.Freezing | None = None  # the backend for which they are
+        # The module if its weights may become constants, and the backend that makes them so.
+        self._module = model if self.mode is None and isinstance(model, nn.Module) else None
+        self._frozen: freezing.Freezing | None = None
 
     def weigh(self, seconds: float, rows: int, left: int) -> str | None:
-        """Find out if compiling is worth its time: why it is, once; None otherwise.
+        """Decide if compiling is worth its time: the reason, once, if it is; None otherwise.
 
         Parameters
         ----------
         seconds, rows
-            How long the model took for so many rows. The first seconds tell nothing: kernels are made ready in them.
+            Time the model took, and for how many rows. The first seconds are ignored: they include warm-up.
         left : int
-            Rows that are to come.
+            Rows to come.
         """
         if self.due or seconds < SECONDS / TIMES or seconds / rows * left < SECONDS * TIMES:
             return None
@@ -79,7 +79,7 @@ class Compiled:
         return f"compiling the model: about {seconds / rows * left / 60:,.0f} min of forwards are left"
 
     def prepare(self, device: torch.device) -> None:
-        """Look for changed weights, before each piece of the queue and in the mode in which the model is called."""
+        """Check for changed weights; call it before each piece of the queue, in the mode in which the model will run."""
         if self._module is not None and self.due and self.reason is None:
             in_eval = not any(getattr(part, "training", False) for part in self._module.modules())
             freezes = device.type == "cpu" and in_eval and freezing.unchanged(self._module)
@@ -87,24 +87,23 @@ class Compiled:
                 self._frozen, self._compiled = freezing.Freezing(weakref.ref(self._module)) if freezes else None, None
 
     def __call__(self, rows: Tensor, b: int, extra: Sequence[Tensor] = ()) -> Tensor:
-        """Outputs (len(rows), classes) of ``model(rows, *extra)``, for which what is compiled is given b rows.
+        """Outputs (len(rows), classes) of ``model(rows, *extra)``; the compiled model is called with b rows, padded if need be.
 
         Warns
         -----
         UserWarning
-            Once, where the model can be called but not compiled, with the reason; once, where PyTorch compiles it for no more
-            shapes.
+            Once if the model works but cannot be compiled, with the reason; once if PyTorch compiles it for no more shapes.
         """
         given = [rows, *extra]
         versions, start = [tensor._version for tensor in given], time.perf_counter()
         try:
-            if self._compiled is None:  # not before: it imports for more than a second
+            if self._compiled is None:  # made at first use, since its imports take more than a second
                 backend: dict[str, Any] = {"backend": self._frozen} if self._frozen else {}
                 self._compiled = torch.compile(self.model, mode=self.mode, dynamic=False, **backend)
             with _limits() as reached:
                 outputs = self._compiled(*(filled(tensor, b) for tensor in given))
             self.seconds = self.seconds or time.perf_counter() - start
-        except Exception as error:  # of the compiler, of what it calls, or of the model
+        except Exception as error:  # from the compiler, from a tool that it calls, or from the model
             if out_of_memory(error) or [tensor._version for tensor in given] != versions:
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:MOST_REASON]
@@ -115,13 +114,13 @@ class Compiled:
             freezing.give_up(self._module)
             self._frozen = self._compiled = None
             return self(rows, b, extra)
-        outputs = read(self.model(*given), len(rows))  # raises where the error is the model's
+        outputs = read(self.model(*given), len(rows))  # raises if the error is the model's
         self.reason, self._compiled = reason, None
         warnings.warn(f"the model cannot be compiled and is called as it is: {reason}", stacklevel=2)
         return outputs
 
     def _tell(self, reached: list[str]) -> None:
-        """Warn of the first limit."""
+        """Warn about the first limit reached."""
         if reached and self.limit is None:
             self.limit = reached[0]
             warnings.warn(
@@ -131,12 +130,12 @@ class Compiled:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None, "_frozen": None, "limit": None}  # what is compiled is of one process
+        return {**self.__dict__, "_compiled": None, "_frozen": None, "limit": None}  # compiled code cannot be pickled
 
 
 @contextmanager
 def _limits() -> Iterator[list[str]]:
-    """Gives the limits that PyTorch comes to inside, in this thread."""
+    """Collect the limits that PyTorch reaches inside the context, in this thread."""
     reached: list[str] = []
     thread = threading.get_ident()
 
@@ -154,7 +153,7 @@ def _limits() -> Iterator[list[str]]:
 
 
 def filled(rows: Tensor, b: int) -> Tensor:
-    """As many as b rows, which lie in memory as ``rows`` do: those, and the first again and again."""
+    """Pad rows to b by repeating the first, in the memory format of ``rows``."""
     if len(rows) == b:
         return rows
     plain = rows.is_contiguous() or not rows.is_contiguous(memory_format=torch.channels_last)

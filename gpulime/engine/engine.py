@@ -1,4 +1,4 @@
-"""The engine: explains inputs of any kind, in flights that pass through one queue."""
+"""Engine: explains inputs of any kind, in flights that pass through one queue."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from gpulime.engine.surrogate import check_memory
 from gpulime.errors import check
 from gpulime.explanations.batch import Explanations
 
-E = TypeVar("E", bound=Explanations)  # those of a kind of inputs
-# Inputs are finished together by flights of about so many rows: few on a CPU, where a row takes long and one waits for it.
+E = TypeVar("E", bound=Explanations)  # the explanations of one kind of inputs
+# Rows of a flight, about; its inputs finish together. Few on a CPU, so that the first results come early.
 FLIGHT_ROWS = defaultdict(lambda: 2**14, cpu=2**10)
 
 
@@ -35,9 +35,9 @@ class Engine(Generic[E]):
     Attributes
     ----------
     predictor, batch_size
-        How the model is called, and with how many rows.
+        The model's caller, and its rows per call.
     masker : Masker
-        From a batch to its masked inputs.
+        Turns a batch into masked inputs.
     sampler : Sampler
     n_samples : int, s
     top_labels : int
@@ -60,7 +60,7 @@ class Engine(Generic[E]):
         self._warned = self._tried = False
 
     def prepare(self, batch: Any) -> Iterator[Flight]:
-        """The batch as flights, a few inputs each, ready for `queue`: what the host reads of a GPU it reads here."""
+        """Turn a batch into flights of a few inputs each, for `queue`; every transfer from a GPU to the host happens here."""
         for inputs in self.masker.masked(batch):
             self._check(inputs)
             for piece in _pieces(inputs, self.n_samples):
@@ -69,18 +69,18 @@ class Engine(Generic[E]):
                 yield Flight(piece, self.n_samples, draw, choose)
 
     def queue(self, progress: Callable[[int], object] | None = None) -> Queue[E]:
-        """An empty queue; ``put`` the flights that `prepare` gives, and ``finish`` it after the last."""
+        """Make an empty queue; ``put`` the flights from `prepare`, and ``finish`` it after the last."""
         return Queue(self.predictor, self.batch_size, self.solve, progress)
 
     def solve(self, flight: Flight) -> E:
-        """Fit the surrogates of a flight whose outputs are all there."""
+        """Fit the surrogates of a flight with complete outputs."""
         return cast(E, flight.inputs.explained(fit.solve(flight, self.settings)))
 
     def explained(self, batch: Any) -> Iterator[E]:
-        """Explain a batch which is all there is, so that its end waits for no other; its length is its number of inputs."""
+        """Explain a single batch, without waiting for another to fill its last rows; ``len(batch)`` is its number of inputs."""
         queue = self.queue()
         flights = self.prepare(batch)
-        last = next(flights)  # the inputs are what they must be
+        last = next(flights)  # raises if the inputs are invalid, before any row is announced
         self.predictor.announce(len(batch) * self.n_samples)
         for flight in flights:
             yield from queue.put(last)
@@ -88,18 +88,18 @@ class Engine(Generic[E]):
         yield from queue.put(last, is_last=True)
 
     def stream(self, batches: Iterable[Any], progress: Callable[[int], object] | None = None) -> Iterator[E]:
-        """Explain batches as they come, in one queue: a model batch may hold rows of the end of one and the start of the next.
+        """Explain batches as they come, in one queue: a model batch may hold rows of two or more of them.
 
         Parameters
         ----------
-        batches : iterable of what `prepare` takes
+        batches : iterable of batches, as for `prepare`
         progress : callable, optional
             Called with the number of rows after each model batch.
 
         Yields
         ------
         Explanations
-            Of inputs in the order they came; a batch of many may come back in several pieces.
+            In the order of the inputs; a large batch may come back in several pieces.
         """
         queue = self.queue(progress)
         for batch in batches:
@@ -108,7 +108,7 @@ class Engine(Generic[E]):
         yield from queue.finish()
 
     def predicted(self, batch: Any, masks: Tensor) -> Iterator[Tensor]:
-        """Outputs (n, s, l) of a batch for its labels and given masks (n, s, k) bool, a few inputs at a time; without a fit."""
+        """Outputs (n, s, l) of a batch for its labels and given masks (n, s, k) bool, without a fit; a few inputs at a time."""
         queue = Queue(self.predictor, self.batch_size, lambda flight: flight.outputs)
         done = 0
         for inputs in self.masker.masked(batch):
@@ -122,7 +122,7 @@ class Engine(Generic[E]):
         yield from queue.finish()
 
     def _check(self, inputs: Masked) -> None:
-        """Fail before any forward is spent if a fit cannot be, and warn once if only the penalty makes it possible."""
+        """Fail before any forward if a fit is impossible; warn once if only the penalty makes it possible."""
         k = inputs.most
         if k >= self.n_samples:
             few = f"n_samples = {self.n_samples}"
@@ -136,7 +136,7 @@ class Engine(Generic[E]):
                 warnings.warn(f"{few} is {more}", stacklevel=2)
         check_memory(k, inputs.keys.device)
         if not self._tried and (callable(self.settings.kernel) or callable(self.settings.distance)):
-            self._tried = True  # two masks through the kernel and distance of the user's own
+            self._tried = True  # test the user's kernel and distance with two masks
             proximity(torch.ones(1, 2, k, dtype=torch.bool), torch.tensor([k]), self.settings)
 
 
@@ -155,5 +155,5 @@ def _picked(masks: Tensor, index: Tensor, samples: Tensor) -> Tensor:
 
 
 def _widened(masks: Tensor, k: int) -> Tensor:
-    """Masks (n, s, k): columns beyond the parts of an input have no meaning."""
+    """Pad or cut masks to (n, s, k); columns beyond an input's parts have no meaning."""
     return masks[..., :k] if masks.shape[-1] >= k else torch.nn.functional.pad(masks, (0, k - masks.shape[-1]))

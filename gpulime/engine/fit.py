@@ -1,4 +1,4 @@
-"""The fit of a flight: linear models of its outputs, in pieces that bound memory."""
+"""Fit of a flight: linear models of its outputs, in pieces that bound memory."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gpulime.engine.surrogate import Moments, Samples, Surrogate, solved
 from gpulime.errors import stage
 
 GRAM_ENTRIES = 2**24  # entries of Gram matrices at once, to bound memory
-LARGEST = 1e30  # outputs beyond count as infinite: results are kept in float32, and a fit adds outputs up
+LARGEST = 1e30  # larger outputs count as infinite: results are kept in float32, and a fit sums squares of outputs
 FITTED = ("coefficients", "intercepts", "scores", "scores_loo", "spreads", "local_predictions")
 
 
 @stage("surrogate")
 def solve(flight: Flight, settings: Settings) -> dict[str, Tensor]:
-    """Fit the surrogates of a flight whose outputs are all there.
+    """Fit the surrogates of a flight with complete outputs.
 
     Returns
     -------
-    The tensors of `gpulime.explanations.batch.Explanations` by name. An input with an output that is not finite has NaN.
+    The tensors of `gpulime.explanations.batch.Explanations` by name; NaN for an input with a non-finite output.
     """
     outputs, masks, counts, k = flight.outputs, flight.masks, flight.inputs.counts, flight.inputs.k
     finite = outputs.abs() <= LARGEST  # not NaN

@@ -1,4 +1,4 @@
-"""Flight: inputs on their way through the queue, with their masks and the outputs so far."""
+"""Flight: inputs in the queue, with their masks and the outputs so far."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gpulime.engine.batch_size import Kind
 from gpulime.engine.masked import Masked
 
 MASK_ENTRIES = 2**21  # masks drawn at once, in entries
-# Drawn ahead of the queue: on a GPU a whole flight's, since without the kernel a draw is some 130 launches.
+# Masks drawn ahead of the queue, in entries. On a GPU a whole flight's: without the kernel, a draw is about 130 launches.
 AHEAD_ENTRIES = defaultdict(lambda: MASK_ENTRIES, cpu=MASK_ENTRIES // 16)
-AHEAD_BATCHES = 128  # at most, so that a batch that was halved for want of memory halves this too
+AHEAD_BATCHES = 128  # the most model batches to draw ahead: if a batch is halved for lack of memory, so are its masks
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Input and sample (stop - start,) and mask (stop - start, k) of the places ``start`` to ``stop``; at first of none."""
+    """Input and sample (stop - start,) and mask (stop - start, k) of the places ``start`` to ``stop``; empty by default."""
 
     start: int = 0
     stop: int = 0
@@ -30,21 +30,21 @@ class Drawn:
     masks: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def holds(self, start: int, stop: int) -> bool:
-        """Tell if all places from ``start`` to ``stop`` are here."""
+        """Tell if all places from ``start`` to ``stop`` have been drawn."""
         return self.start <= start <= stop <= self.stop
 
     def part(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Input, sample and mask of those places."""
+        """Input, sample and mask of the places ``start`` to ``stop``."""
         where = slice(start - self.start, stop - self.start)
         return self.index[where], self.samples[where], self.masks[where]
 
 
 @dataclass
 class Flight:
-    """Inputs on their way through the queue.
+    """Inputs in the queue.
 
-    Its places are (input, sample) pairs: sample 0 of every input, then the rest, input by input. Inputs that share their
-    neighbourhood share the places of samples 1 to s - 1.
+    The places of a flight are (input, sample) pairs: sample 0 of every input, then the rest, input by input. Inputs with a
+    shared neighbourhood share the places of samples 1 to s - 1.
 
     Attributes
     ----------
@@ -52,14 +52,14 @@ class Flight:
     n_samples : int, s
     draw : callable (index, samples), int64 tensors that broadcast to (...) -> masks (..., k) bool
     choose_labels : callable, outputs (n, classes) for sample 0 -> labels (n, l)
-    ahead_bytes : int, rows composed at once beyond those that are asked for: a batch of few small rows costs mostly calls
-    taken : int, the places that the model has been given
-    labels : (n, l) int64, once sample 0 of every input has been seen
-    predicted, predicted_probs : (n,), then too: the class with the highest output for sample 0, and that output; the class is
-        -1 if the model has one output
-    composed : (place, rows (b, ...)) or None, rows made ahead, from that place on
-    kept : (places, l) float32, outputs place by place as they come: 4 bytes a sample and label are all that grows with s. If
-        the neighbourhood is shared, (places, n * l): every input has its own labels there
+    ahead_bytes : int, bytes of rows composed ahead: composing a batch of few small rows is mostly overhead
+    taken : int, places passed to the model so far
+    labels : (n, l) int64, set once sample 0 of every input has been passed
+    predicted, predicted_probs : (n,), set with ``labels``: the class with the highest output for sample 0, and that output;
+        the class is -1 if the model has one output
+    composed : (place, rows (b, ...)) or None, rows composed ahead, from that place on
+    kept : (places, l) float32, outputs by place; only these 4 bytes per sample and label grow with s. With a shared
+        neighbourhood, (places, n * l): every input has its own labels
     """
 
     inputs: Masked
@@ -87,11 +87,11 @@ class Flight:
 
     @property
     def kind(self) -> Kind:
-        """Shape, dtype and device that the rows of one model batch must share."""
+        """Shape, dtype and device, which all rows of a model batch share."""
         return self.inputs.kind
 
     def joins(self, other: Flight) -> bool:
-        """Tell if rows of both can share a model batch, with extra inputs of the same shapes and dtypes."""
+        """Tell if both flights can share a model batch: same kind, and extra inputs of the same shapes and dtypes."""
         mine, others = ([(tensor.shape[1:], tensor.dtype) for tensor in flight.inputs.extra] for flight in (self, other))
         return self.kind == other.kind and mine == others
 
@@ -137,7 +137,7 @@ class Flight:
         stop = start + len(outputs)
         whole = outputs[: max(0, self.n - start)]
         if len(whole):
-            self.first.append(whole.clone())  # the model may write its next answer to the same memory
+            self.first.append(whole.clone())  # the model may reuse this memory for its next output
             if stop >= self.n:
                 self._begin(torch.cat(self.first))
                 self.first = []
@@ -147,7 +147,7 @@ class Flight:
             if self.inputs.shared:
                 out.copy_(rest[:, self.labels.flatten()])
                 return
-            drawn = self.drawn.holds(begin, stop)  # not where memory ran out, and they were drawn in halves
+            drawn = self.drawn.holds(begin, stop)  # False if memory ran out and the masks were drawn in halves
             index = (self.drawn.part(begin, stop) if drawn else self.pairs(begin, stop))[0]
             torch.gather(rest, 1, self.labels[index], out=out)
 
@@ -156,7 +156,7 @@ class Flight:
         self.labels = self.choose_labels(first)
         best = self.labels[:, :1] if self.inputs.wanted.top else first.argmax(1, keepdim=True)
         self.predicted, self.predicted_probs = best[:, 0], first.gather(1, best)[:, 0]
-        if first.shape[1] == 1:  # a score or a regression: no class is above another
+        if first.shape[1] == 1:  # a score or a regression: there is no predicted class
             self.predicted = torch.full_like(self.predicted, -1)
         wide = self.n if self.inputs.shared else 1
         self.kept = first.new_empty(self.size, wide * self.labels.shape[1])
@@ -164,7 +164,7 @@ class Flight:
 
     @property
     def outputs(self) -> Tensor:
-        """(n, s, l), once they are all there."""
+        """Outputs (n, s, l) of a complete flight."""
         if not self.inputs.shared:
             return self._by_input(self.kept)
         l = self.labels.shape[1]
@@ -173,7 +173,7 @@ class Flight:
 
     @property
     def masks(self) -> Tensor | None:
-        """(n, s, k) bool, if all of them were drawn at once."""
+        """Masks (n, s, k) bool; None unless all of them were drawn at once."""
         if self.inputs.shared or not self.drawn.holds(0, self.size):
             return None
         return self._by_input(self.drawn.masks)

@@ -1,7 +1,7 @@
-"""Weights as constants of what is compiled, so that PyTorch's compiler fuses BatchNorm and ReLU into convolutions on a CPU.
+"""Freeze weights into the compiled graph, so that PyTorch's compiler fuses BatchNorm and ReLU into convolutions on a CPU.
 
-torch.compile passes weights as arguments, and its option ``freezing`` alone finds nothing to freeze. The backend here makes
-a model's registered parameters and buffers constants of the graph first, and nothing else: those that `unchanged` compares.
+torch.compile passes weights as arguments, so its option ``freezing`` alone finds nothing to freeze. This backend first makes a
+model's registered parameters and buffers, which `unchanged` compares, constants of the graph; nothing else.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from zlib import crc32
 import torch
 from torch import Tensor, fx, nn
 
-# Of each model, the digest of its weights when it was first seen; None from the first change on.
+# Digest of each model's weights at first sight; None after their first change.
 _seen: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()
-# Of each model, what holds its constants. PyTorch never drops what it compiled; here it goes with the model or its weights.
+# Compiled calls of each model, which hold its constants. PyTorch never frees compiled code; these go with the model, or once
+# its weights change.
 _calls: WeakKeyDictionary[nn.Module, list[Callable[..., Any]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Freezing:
-    """A backend of torch.compile for one model. Backends of the same model are equal, so nothing is compiled twice."""
+    """Backend of torch.compile for one model. Backends of the same model are equal, so nothing is compiled twice."""
 
     model: ref[nn.Module]
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        """Compile a graph whose inputs include weights; what is returned takes all inputs and ignores those weights."""
+        """Compile a graph with weights among its inputs; the compiled function takes all inputs and ignores the weights."""
         import torch._inductor
 
         model, graph = self._alive(), copy.deepcopy(module.graph)
@@ -52,17 +53,17 @@ class Freezing:
         return lambda *given: _calls[self._alive()][number](*[given[i] for i in kept])
 
     def _alive(self) -> nn.Module:
-        """The model; its caller holds it."""
+        """The model, which is alive during its own call."""
         model = self.model()
         assert model is not None
         return model
 
 
 def unchanged(model: nn.Module) -> bool:
-    """Tell if the weights are what they were when the model was first seen, and always have been.
+    """Tell if the weights have never changed since the first call for this model.
 
-    Their content is compared: a write through ``.data`` leaves no other trace. After the first change this is False for good,
-    since a model in training changes before each explanation, and compiling takes longer than explaining a batch.
+    Their content is compared, since a write through ``.data`` leaves no other trace. After the first change the answer stays
+    False: a model in training changes before each explanation, and compiling takes longer than explaining a batch.
     """
     if _seen.get(model, 0) is not None:
         digest = _digest(model)
@@ -72,13 +73,13 @@ def unchanged(model: nn.Module) -> bool:
 
 
 def give_up(model: nn.Module) -> None:
-    """Freeze the model no more."""
+    """Stop freezing the model for good."""
     _seen[model] = None
     _calls.pop(model, None)
 
 
 def _digest(model: nn.Module) -> int | None:
-    """A checksum of all weights with their names, dtypes and shapes, in 1 ms for 2 MB; None if one has no plain memory."""
+    """Checksum of all weights with their names, dtypes and shapes, 1 ms for 2 MB; None for subclasses, sparse or GPU ones."""
     found = 0
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if type(tensor) not in (Tensor, nn.Parameter):

@@ -1,6 +1,6 @@
-"""Isolation: items are explained together, and if that fails each alone, so that a fault costs the item that has it.
+"""Isolate failures: items are explained together, and each alone if that fails, so that one bad item fails alone.
 
-Masks are a function of an item's key, so that an item has the same ones alone and among others.
+Masks are a function of an item's key, so an item gets the same masks alone and in a batch.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from gpulime.engine.model import Predictor
 from gpulime.engine.queue import Queue
 
 Item = TypeVar("Item")
-Piece = TypeVar("Piece")  # what the queue gives for one item or several
+Piece = TypeVar("Piece")  # a result of the queue, for one item or several
 
 
 class DeviceError(Exception):
-    """The device serves this process no more; the cause is the error that showed it."""
+    """The device is unusable in this process; the cause is the device's own error."""
 
 
 @dataclass(frozen=True)
 class Explained(Generic[Item, Piece]):
-    """Items that are explained, and the piece that holds their explanations in this order."""
+    """Explained items, and the piece with their explanations in the same order."""
 
     items: list[Item]
     piece: Piece
@@ -43,10 +43,10 @@ class Failed(Generic[Item]):
 
 
 class Isolate(Generic[Item, Piece]):
-    """Explains items in one queue and finds those that fail.
+    """Explains items in one queue and isolates failing items.
 
-    If the queue fails, any item in flight may be the reason, since a model batch holds rows of several. Then each of them is
-    explained alone.
+    If the queue fails, any item in flight may be the reason, since a model batch holds rows of several items. Each of them is
+    then explained alone.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ class Isolate(Generic[Item, Piece]):
     device : torch.device
     queue : callable, alone -> an empty queue, for one item if ``alone`` is true
     flights : callable, item -> its flights, to be explained alone
-    size : callable, piece -> the items that it has
+    size : callable, piece -> the number of its items
     fetching : callable, optional
-        Begins to bring a piece to the host; the call of its result waits for it.
-    passes : exception types that are no item's, and go through
+        Starts the copy of a piece to the host; calling its result waits for the copy.
+    passes : exception types that are re-raised, since no item causes them
     once : bool
-        The error of a lone item is its own; otherwise it is tried once more.
+        If True, an item that fails without others in flight is not tried again.
     """
 
     def __init__(
@@ -76,29 +76,29 @@ class Isolate(Generic[Item, Piece]):
         self.predictor, self.device, self.passes, self.once = predictor, device, passes, once
         self._new_queue, self._flights, self._size, self._fetching = queue, flights, size, fetching
         self._queue = queue(False)
-        self._waiting: deque[Item] = deque()  # for their explanations, in order
+        self._waiting: deque[Item] = deque()  # items without explanations yet, in order
         self._coming: deque[tuple[Callable[[], Piece], list[Item]]] = deque()  # on their way to the host
-        self._most = predictor.most  # rows that fit into memory when an item was last explained
+        self._most = predictor.most  # its value when an item was last explained
 
     def put(
         self, items: Sequence[Item], flights: Iterable[Flight], ahead: int = 0
     ) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
-        """Take in items and pass full model batches; all but the last ``ahead`` pieces are given.
+        """Add items and pass full model batches; yield all but the last ``ahead`` pieces.
 
         Raises
         ------
         DeviceError
-            If the device serves this process no more.
+            If the device is unusable in this process.
         """
         self._waiting.extend(items)
         return self._together((piece for flight in flights for piece in self._queue.put(flight)), ahead)
 
     def finish(self) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
-        """Pass what is left."""
+        """Pass the remaining rows."""
         return self._together(self._queue.finish())
 
     def arrive(self) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
-        """Give what is on its way to the host, and pass nothing more."""
+        """Yield the pieces in flight to the host, and pass no more rows."""
         return self._together(iter(()))
 
     def _together(self, pieces: Iterator[Piece], ahead: int = 0) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
@@ -109,9 +109,9 @@ class Isolate(Generic[Item, Piece]):
             self._queue = self._new_queue(False)
             yield Failed(self._waiting.popleft(), error)
             return
-        del error, pieces  # and with them what the failed batch holds of the device's memory
-        if (yield from self._attempt(iter(()))) is not None:  # what was passed before it
-            self._coming.clear()  # its items wait, and come again alone
+        del error, pieces  # frees the failed batch's memory on the device
+        if (yield from self._attempt(iter(()))) is not None:  # pieces that were passed before the failure
+            self._coming.clear()  # their items are still waiting, and are explained alone
         self._queue = self._new_queue(False)
         while self._waiting:
             yield from self._alone(self._waiting[0])
@@ -120,7 +120,7 @@ class Isolate(Generic[Item, Piece]):
         most = self.predictor.most
         error = yield from self._attempt(self._passed(item))
         while error is not None and self.predictor.most < most:
-            # Memory ran out and the model had written into its rows, so that they had to be made anew: here they are.
+            # Memory ran out after the model had written into its rows: make the rows again and retry with fewer.
             most = self.predictor.most
             error = yield from self._attempt(self._passed(item))
         if error is not None:
@@ -135,7 +135,7 @@ class Isolate(Generic[Item, Piece]):
     def _attempt(
         self, pieces: Iterator[Piece], ahead: int = 0
     ) -> Generator[Explained[Item, Piece], None, BaseException | None]:
-        """Give pieces, all but the last ``ahead``, until the end, or until an error, which is returned."""
+        """Yield all but the last ``ahead`` pieces; return the error that ended them, or None."""
         try:
             for piece in pieces:
                 before = sum(len(items) for _, items in self._coming)
@@ -143,13 +143,13 @@ class Isolate(Generic[Item, Piece]):
                 self._coming.append((self._fetching(piece), items))
                 yield from self._arrived(ahead)
             yield from self._arrived(ahead)
-        except (Exception, SystemExit) as error:  # the user's code may call sys.exit, which must not look like the end
+        except (Exception, SystemExit) as error:  # sys.exit in the user's code must not end the run as if it were finished
             if isinstance(error, self.passes):
                 raise
             if devices.lost(error, self.device):
                 self._coming.clear()
                 raise DeviceError from error
-            if devices.out_of_memory(error):  # another item may need less of it
+            if devices.out_of_memory(error):  # another item may need less memory
                 self.predictor.most = self._most
             traceback.clear_frames(error.__traceback__)
             return error

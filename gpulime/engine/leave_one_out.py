@@ -1,4 +1,4 @@
-"""Leave-one-out errors of weighted ridge models, in closed form: no model is fitted again.
+"""Leave-one-out errors of weighted ridge models, in closed form, without refitting.
 
 References
 ----------
@@ -15,26 +15,26 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# A sample with less left than this of 1 - leverage fixes a coefficient alone; the others do not predict it.
+# If 1 - leverage is below this, the sample determines a coefficient alone and the other samples cannot predict it.
 LEAST_FREE = 1e-10
 
 
 @dataclass
 class LeaveOneOut:
-    """Sum of squared leave-one-out errors (PRESS) of fitted models, gathered over pieces of the samples.
+    """Sum of squared leave-one-out errors (PRESS) of fitted models, summed over pieces of the samples.
 
-    The model that is fitted without sample i misses it by ``e_i / (1 - h_i)``: e_i is the residual of the model that is fitted
-    to all samples, h_i the leverage ``w_i / sum(w) + w_i d_i' (X'WX + alpha I)^-1 d_i`` of the centred mask d_i. The weights,
-    the penalty and the selected segments stay as they are.
+    The error of the model fitted without sample i is ``e_i / (1 - h_i)``: e_i is the residual of the model fitted to all
+    samples, h_i the leverage ``w_i / sum(w) + w_i d_i' (X'WX + alpha I)^-1 d_i`` of the centred mask d_i. The weights, the
+    penalty and the selected segments are kept fixed.
 
     Attributes
     ----------
-    weight : (n, 1, 1), the sum of the samples' weights
+    weight : (n, 1, 1), sum of the samples' weights
     mean : (n, 1, k), weighted mean of the masks
-    root : (n, l or 1, k, k), ``root' root`` is the inverse of each label's system, or of all labels'
+    root : (n, l or 1, k, k), ``root' root`` is the inverse of each label's system; 1 if all labels share it
     beta : (n, l, k), coefficients
     intercepts : (n, l)
-    press : (n, l), weighted; NaN where a sample's leverage is 1
+    press : (n, l), weighted; NaN if a sample's leverage is 1
     """
 
     weight: Tensor
@@ -51,7 +51,7 @@ class LeaveOneOut:
         """Add samples: masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64."""
         x, w = masks.double(), weights[..., None]
         residual = outputs.double() - torch.baddbmm(self.intercepts[:, None], x, self.beta.mT)
-        # Label by label if they differ: memory is then that of one label. Centred here, d_i is never held beside the masks.
+        # One label at a time, to bound memory. Centring happens inside baddbmm, so no centred copy of the masks is made.
         norms = [torch.baddbmm(-self.mean @ root.mT, x, root.mT).norm(dim=-1) for root in self.root.unbind(1)]
         free = 1 - w * (torch.stack(norms, -1).square() + 1 / self.weight)
         error = residual / free.where(free > LEAST_FREE, torch.nan)

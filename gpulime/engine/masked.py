@@ -1,4 +1,4 @@
-"""The seam: inputs that consist of parts, which the engine can show or hide without knowing what they are."""
+"""Interface between the engine and a kind of inputs: inputs made of parts that can be shown or hidden."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from gpulime.explanations.batch import Explanations
 
 
 class Masked:
-    """n inputs, each divided into parts that can be shown or hidden.
+    """A batch of n inputs, each divided into parts that can be shown or hidden.
 
-    A kind of inputs gives the attributes without a value, `rows`, `part` and `explained`. It overrides the others if its masks,
-    its regressors or its neighbourhood are its own.
+    A subclass sets the attributes without a value and defines `rows`, `part` and `explained`. It overrides the other members
+    if it has its own masks, regressors or neighbourhood.
 
     Attributes
     ----------
     counts : (n,) int64, the parts of each input
     k : int, the columns of a mask: the most parts of any input, or more
     most : int, the most parts of any input
-    kind : shape without b, dtype and device of the rows; inputs of one kind share model batches
+    kind : shape without b, dtype and device of the rows; inputs of the same kind share model batches
     keys : (n,) int64, seeds of the masks
     wanted : Wanted, the labels to explain
     extra : tuple of tensors (n, ...), further inputs of the model
     origin : (n, k) float64, the regressors of sample 0; None for ones
-    shared : bool, True if samples 1 to s - 1 are the same rows for all inputs: the model is then asked n + s - 1 times
+    shared : bool, True if samples 1 to s - 1 are the same rows for all inputs: the model then gets n + s - 1 rows
     one, parts : str, names of an input and of its parts in messages
     """
 
@@ -56,7 +56,7 @@ class Masked:
         Parameters
         ----------
         index, samples : int64 tensors that broadcast to (...)
-            The number of the input, and that of the sample; 0 shows everything.
+            Number of the input, and of the sample; sample 0 shows everything.
 
         Returns
         -------
@@ -67,24 +67,24 @@ class Masked:
         return masks & (torch.arange(self.k, device=masks.device) < counts[..., None])
 
     def rows(self, index: Tensor, samples: Tensor, masks: Tensor) -> Tensor:
-        """Rows of the model's input (b, ...), from the input (b,), the sample (b,) and the mask (b, k) bool of each."""
+        """Rows of the model's input (b, ...), each from its input (b,), sample (b,) and mask (b, k) bool."""
         raise NotImplementedError
 
     def regressors(self, index: Tensor, samples: Tensor, masks: Tensor) -> Tensor:
-        """Columns (n, s, k) that the surrogate is fitted to: the masks, or numbers in any dtype that becomes float64."""
+        """Regressors (n, s, k) of the surrogate: the masks, or numbers of any dtype that converts to float64."""
         del index, samples
         return masks
 
     def part(self, where: slice) -> Masked:
-        """Some of the inputs."""
+        """Select inputs by a slice."""
         raise NotImplementedError
 
     def explained(self, found: dict[str, Any]) -> Explanations:
-        """The explanations of these inputs, from the tensors that every kind has."""
+        """Build the explanations of these inputs from the tensors that `gpulime.engine.fit.solve` returns."""
         return Explanations(**found)
 
 
 class Masker(Protocol):
-    """From a batch as people give it to inputs that can be masked, a few at a time: checks, parts, and what hides them."""
+    """Turns a user's batch into masked inputs, a few at a time: checks it, divides it into parts and prepares their fill."""
 
     def masked(self, batch: Any) -> Iterator[Masked]: ...

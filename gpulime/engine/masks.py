@@ -1,7 +1,7 @@
-"""(seed, key, row, k) -> masks: which segments of an image one sample shows.
+"""Masks: the segments that each sample of an image shows, as a function of (seed, key, row, k).
 
-Masks are a pure function, never a state: the same image gets the same masks alone, in any batch and order, on any device
-and after a resume. Row 0 of every image shows everything.
+Masks are a pure function without state: an image gets the same masks alone, in any batch and order, on any device and after a
+resume. Row 0 of every image shows everything.
 
 References
 ----------
@@ -25,24 +25,24 @@ from gpulime.ops.bernoulli import bernoulli
 
 
 def key(image_id: str | bytes | int) -> int:
-    """A key for an image from its name: the same on every machine and in every process.
+    """Hash an image id to the key that seeds its masks; the same on every machine and in every process.
 
     Parameters
     ----------
     image_id : str, bytes or int
-        Whatever names the image. An int is taken by its decimal digits.
+        Name of the image. An int is hashed by its decimal digits.
 
     Returns
     -------
     int
-        In [-2**63, 2**63): what ``Explainer.explain(keys=)`` takes, as one entry of an int64 tensor.
+        In [-2**63, 2**63): an entry of the int64 tensor for ``Explainer.explain(keys=)``.
     """
     data = image_id if isinstance(image_id, bytes) else str(image_id).encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
 class Sampler(Protocol):
-    """Draws masks. One object serves a whole `gpulime.Explainer`."""
+    """Draws masks; a `gpulime.Explainer` has one."""
 
     name: str
 
@@ -52,19 +52,19 @@ class Sampler(Protocol):
         Parameters
         ----------
         keys, rows, counts : int64 tensors that broadcast to (...)
-            The image's key, the number of the sample in it (0 shows everything) and its number of segments.
+            Key of the image, number of the sample (0 shows everything) and number of segments.
         k : int
-            Columns wanted, at least the largest count; what stands in columns beyond a count has no meaning.
+            Columns of the masks, at least the largest count; values beyond an image's count have no meaning.
 
         Returns
         -------
-        (..., k) bool tensor, True where a segment is shown
+        (..., k) bool tensor, True if a segment is shown
         """
         ...
 
 
 class Bernoulli:
-    """Every segment shown with probability 1/2, independently: LIME's own distribution (`gpulime.ops.bernoulli`)."""
+    """Shows every segment with probability 1/2, independently: LIME's distribution (`gpulime.ops.bernoulli`)."""
 
     name = "bernoulli"
 
@@ -77,11 +77,11 @@ class Bernoulli:
 
 
 class Lime:
-    """Bit for bit what lime draws from ``numpy.random.RandomState(seed)``; the state starts anew for each image.
+    """Draws the same masks, bit for bit, as lime from ``numpy.random.RandomState(seed)``; the state restarts for each image.
 
-    It equals ``LimeImageExplainer(random_state=seed).explain_instance(..., random_seed=0)``; with ``random_seed=None`` lime
-    draws one number more, for the segmenter, before its masks. Images of equal k share their masks, whatever their keys.
-    The masks of the last few k are kept: s * k bytes each.
+    They equal those of ``LimeImageExplainer(random_state=seed).explain_instance(..., random_seed=0)``; with
+    ``random_seed=None`` lime draws one more number, for the segmenter, before its masks. Images of equal k share their masks,
+    regardless of their keys. The masks of the last 8 k are cached: s * k bytes each.
     """
 
     name = "lime"
@@ -101,7 +101,7 @@ class Lime:
 
 @lru_cache(maxsize=8)
 def _lime_table(seed: int, s: int, k: int) -> Tensor:
-    """All masks of an image with k segments, (s, k) bool."""
+    """Draw all masks of an image with k segments, (s, k) bool."""
     shown = torch.from_numpy(np.random.RandomState(seed).randint(0, 2, s * k).astype(bool)).view(s, k)
     shown[0] = True
     return shown
@@ -111,12 +111,12 @@ SAMPLERS: dict[str, type[Bernoulli] | type[Lime]] = {"bernoulli": Bernoulli, "li
 
 
 def resolve(name: str, seed: int, n_samples: int) -> Sampler:
-    """The sampler of that name.
+    """Make the sampler of a given name.
 
     Raises
     ------
     GpulimeError
-        For another name, or a seed that the sampler cannot take.
+        If the name is unknown, or the seed is out of the sampler's range.
     """
     if not isinstance(name, str) or name not in SAMPLERS:
         raise unknown("sampler", name, SAMPLERS)

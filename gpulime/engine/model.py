@@ -1,9 +1,9 @@
-"""Masked rows -> outputs: how the model is called, in which precision and memory format, and with how many rows.
+"""Call the model: masked rows -> outputs, in a given precision, memory format and number of rows.
 
-The model stays the user's: it runs in eval mode and without gradients, and its flags, the random state and autocast are put
-back. Reduced precision is autocast, which casts the weights anew for each piece of the queue and keeps no copy; the weights of
-a compiled model (`gpulime.engine.compiled`) are compared before each piece. So new weights are seen at once. TF32 in the model
-is the user's own choice (``torch.backends.cuda.matmul.allow_tf32``).
+The model runs in eval mode without gradients; its flags, the random state and autocast are restored afterwards. Reduced
+precision is autocast, which casts the weights for each piece of the queue and keeps no copy. The weights of a compiled model
+(`gpulime.engine.compiled`) are compared before each piece, so new weights take effect at once. TF32 in the model is the user's
+choice (``torch.backends.cuda.matmul.allow_tf32``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gpulime.engine.compiled import Compiled, filled
 from gpulime.errors import GpulimeError, check, stage, unknown
 
 Model = nn.Module | Callable[..., Any]
-Inputs = Sequence[Tensor]  # what a model takes beside the rows, (b, ...) each
+Inputs = Sequence[Tensor]  # further inputs of a model beside the rows, (b, ...) each
 Activation = str | Callable[[Tensor], Tensor] | None
 
 LOG = logging.getLogger("gpulime")
@@ -38,20 +38,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 MOST_ROWS = 2**20
-# An exported program says so of other numbers of rows than it was exported for; PyTorch 2.6 in the second way.
+# The error of an exported program for any number of rows but its own; PyTorch 2.6 uses the second form.
 _EXACT = re.compile(r"size\(\)\[0\] == (\d+)|shape\[0\] to be equal to (\d+)")
 
 
 class Predictor:
-    """A model and the way it is called.
+    """A model and its calling convention: device, precision, activation, memory format and batch limit.
 
     Attributes
     ----------
-    memory_format : torch.memory_format, what the model's input is best given in
-    most : int, the most rows it can be given; falls when memory runs out
-    classes : int or None, the columns of its activated output, once it has been called
-    forwards : int, the rows it has been given
-    watch : Stopwatch, how long the model took
+    memory_format : torch.memory_format, the best one for the model's input
+    most : int, the most rows in a call; falls if memory runs out
+    classes : int or None, the columns of its activated output; None before the first call
+    forwards : int, rows passed so far
+    watch : Stopwatch, time spent in the model
     """
 
     def __init__(
@@ -79,32 +79,32 @@ class Predictor:
         self.forwards = 0
         self.watch = devices.Stopwatch()
         self.most = MOST_ROWS
-        self._starved = False  # whether memory has run out, which is said once
+        self._starved = False  # True once memory has run out: the warning is given once
         self.classes: int | None = None
         self._exact: int | None = None  # the only number of rows that the model takes
         self._dtypes: dict[tuple[torch.dtype, ...], torch.dtype] = {}  # of its weights -> of its input, found by trying
         self._compiled = Compiled(model, compile) if compile is not False else None
-        self._until = 0  # the forwards that there will have been when all rows that were announced have been passed
+        self._until = 0  # the value of `forwards` once all announced rows have been passed
         self._tell: Callable[[str], object] = LOG.info
-        self._proven = not has_conv  # whether the memory format is known to suit the model
+        self._proven = not has_conv  # True if the model is known to take the memory format
 
     def announce(self, rows: int, tell: Callable[[str], object] = LOG.info) -> None:
-        """Announce how many rows are to come; ``tell`` is called with a line if they are worth compiling the model."""
+        """Announce the number of rows to come; ``tell`` is called with a line if the model is worth compiling for them."""
         self._until, self._tell = self.forwards + rows, tell
 
     @property
     def not_compiled(self) -> str | None:
-        """Why a model that shall be compiled is not; None where it is, or need not be."""
+        """Reason why the model could not be compiled; None if it is compiled, or compiling was not asked for."""
         return None if self._compiled is None else self._compiled.reason
 
     @property
     def compile_seconds(self) -> float | None:
-        """How long compiling the model took; None where it is not compiled, or not yet."""
+        """Compile time in seconds; None if the model is not compiled, or not yet."""
         return None if self._compiled is None else self._compiled.seconds
 
     @stage("model")
     def device(self, images: Tensor) -> torch.device:
-        """Where the work is done: as asked, else where the model is, else where the images are."""
+        """Device of the work: the one asked for, else the model's, else that of the images."""
         lazy = any(isinstance(t, nn.UninitializedParameter | nn.UninitializedBuffer) for t in self._weights())
         check(not lazy, "the model has lazy layers without weights: call it once, or load its weights first")
         home = next((t.device for t in self._weights()), None)
@@ -121,12 +121,12 @@ class Predictor:
 
     @stage("model")
     def dtype(self, images: Tensor, extra: Inputs = ()) -> torch.dtype:
-        """The dtype of the model's input: the precision, or that of its weights; of several, the first that it takes.
+        """Dtype of the model's input: the reduced precision, or the dtype of its weights; of several, the first that works.
 
         Parameters
         ----------
         images, extra : (n, c, h, w), (n, ...)
-            The first are passed to the model if its weights do not tell.
+            The first of each is passed to the model if its weights do not settle the dtype.
         """
         if self.precision != torch.float32:
             return self.precision
@@ -142,7 +142,7 @@ class Predictor:
     def _first_taken(self, given: Inputs, dtypes: Sequence[torch.dtype]) -> torch.dtype:
         with self.inference(given[0].device):
             for dtype in dtypes:
-                with suppress(Exception):  # anything else that is wrong shows when the model is called in earnest
+                with suppress(Exception):  # any other error comes up again in the first real call
                     self._run(given[0].to(dtype), *given[1:])
                     return dtype
         return dtypes[0]
@@ -154,7 +154,7 @@ class Predictor:
 
     @contextmanager
     def inference(self, device: torch.device) -> Iterator[None]:
-        """Eval mode, no gradients, the asked precision; everything is put back as it was."""
+        """Set eval mode, no gradients and the precision; restore everything at the end."""
         reduced = self.precision != torch.float32
         if device.type == "cpu":
             devices.keep_memory()
@@ -162,7 +162,7 @@ class Predictor:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"))
-            # The cache may hold weights from before the caller's last step, and those cast here have no gradient for the next.
+            # Cached weights may be older than the caller's last step; weights cast here have no gradient for the next step.
             torch.clear_autocast_cache()
             stack.callback(torch.clear_autocast_cache)
             stack.enter_context(torch.autocast(device.type, self.precision if reduced else None, enabled=reduced))
@@ -176,15 +176,15 @@ class Predictor:
 
     @stage("model")
     def __call__(self, rows: Tensor, full: int | None = None, extra: Inputs = ()) -> Tensor:
-        """Outputs of the model for (b, c, h, w) rows: (b, classes) float32 (float64 if the model's are), activated.
+        """Activated outputs of the model for (b, c, h, w) rows: (b, classes) float32, or float64 if the model's are.
 
-        Where memory runs out the rows are passed in halves, down to one: the same rows, the same answer.
+        If memory runs out, the rows are passed in halves, down to one: same rows, same outputs.
 
         Parameters
         ----------
         rows : (b, c, h, w)
         full : int, optional
-            The rows of a full batch, for which the model is compiled if it shall be; without it, it is called as it is.
+            Rows of a full batch, the size to compile the model for; without it the model is not compiled in this call.
         extra : tuple of tensors (b, ...)
             Further inputs of the model.
 
@@ -200,7 +200,7 @@ class Predictor:
             outputs = self._forward(rows, full, extra)
         self.forwards += rows.shape[0]
         if is_first:
-            outputs = outputs.clone()  # the model may write its next answer to the same memory
+            outputs = outputs.clone()  # the model may reuse this memory for its next output
             self._look(outputs, ends)
         activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
@@ -210,14 +210,14 @@ class Predictor:
         return outputs
 
     def _look(self, outputs: Tensor, ends: Inputs) -> None:
-        """Warn, at the first outputs, of what makes explanations slow or wrong: probabilities under a softmax, chance.
+        """Warn after the first batch if explanations will be slow or wrong: a second softmax, a model that is random.
 
         Parameters
         ----------
         outputs : (b, classes)
-            Of the first batch.
+            Outputs of the first batch.
         ends : (2, c, h, w), (2, ...), ...
-            The first and the last row of that batch and of its extra inputs; one if there is but one.
+            First and last row of that batch and of its extra inputs; a single row if the batch has one.
         """
         if not self._is_steady(ends):
             warnings.warn(
@@ -239,9 +239,9 @@ class Predictor:
             )
 
     def _is_steady(self, ends: Inputs) -> bool:
-        """Call the model twice for its first row, among others, and compare: chance shows, and so do statistics of a batch.
+        """Compare the first row's outputs in two batches, to find dropout and statistics of the batch.
 
-        Both calls have the same shape, so a model without either gives the same but for the order of a GPU's sums.
+        Both calls have the same shape, so a deterministic model differs at most by the order of a GPU's sums.
         """
         if self._is_compiled():
             return True
@@ -253,16 +253,16 @@ class Predictor:
         except Exception:  # a model that takes no batch of two
             return True
         near = max(1e-4, 4 * torch.finfo(first.dtype).eps, 4 * torch.finfo(self.precision).eps)
-        return not bool((first - second).abs().max() > near * first.abs().max())  # NaN is no sign of either
+        return not bool((first - second).abs().max() > near * first.abs().max())  # NaN counts as steady
 
     def _is_compiled(self) -> bool:
-        """Tell if the user's torch.compile made a part of it, which another number of rows compiles anew."""
+        """Tell if the user compiled a part of the model, which would be recompiled for another number of rows."""
         return self.module is not None and any("_orig_mod" in name for name, _ in self.module.named_modules())
 
     def _forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
         b, version = rows.shape[0], _versions(rows, extra)
         most = min(self.most, self._exact or self.most)
-        if b > most:  # cloned, since the model may write its next answer to the same memory
+        if b > most:  # cloned, since the model may reuse this memory for its next output
             parts = zip(*(tensor.split(most) for tensor in (rows, *extra)), strict=True)
             return torch.cat([self._forward(part, full, more).clone() for part, *more in parts])
         try:
@@ -281,7 +281,7 @@ class Predictor:
             return outputs
         # Outside the handler, so that the failed call's tensors are gone.
         if _versions(rows, extra) != version:
-            self.most = min(self.most, b // 2)  # for those who make the rows again
+            self.most = min(self.most, b // 2)  # for a caller that makes the rows again
             raise GpulimeError(
                 f"out of memory with {b} rows, and the model writes into its input, so that they cannot be passed again: "
                 "take a smaller batch_size or a model that copies"
@@ -290,17 +290,17 @@ class Predictor:
         return self._forward(rows, full, extra)
 
     def shrink(self, b: int) -> None:
-        """Memory ran out with b rows: from now on take half of that at most; said once."""
+        """Halve the most rows per call after memory ran out with b rows; warn the first time."""
         if not self._starved:
             warnings.warn(f"out of memory with {b} rows: going on with fewer", stacklevel=2)
         self._starved = True
         self.most = min(self.most, b // 2)
 
     def _proven_forward(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
-        """Call the model; on the first rows find out whether it takes channels_last, which a ``view`` inside may refuse."""
+        """Call the model; the first call tests if it takes channels_last, which a ``view`` inside may refuse."""
         if not self._proven:
             try:
-                # It may write into them before it refuses.
+                # Cloned, since the model may write into its input before it fails.
                 outputs = self._call(rows.clone(), None, [tensor.clone() for tensor in extra])
             except RuntimeError as error:
                 if devices.out_of_memory(error) or not re.search("view|stride|contiguous|memory.?format", str(error)):
@@ -313,7 +313,7 @@ class Predictor:
         return self._call(rows if self.memory_format is torch.channels_last else rows.contiguous(), full, extra)
 
     def _call(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
-        """The model's (b, classes) outputs."""
+        """Outputs (b, classes) of the model, compiled if it is due and ``full`` is given."""
         b = self._exact or len(rows)
         if full is not None and self._compiled is not None and self._compiled.due and self._compiled.reason is None:
             return self._compiled(rows, self._exact or min(full, self.most), extra)
@@ -332,7 +332,7 @@ _in_eval_lock = Lock()
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode; the last of the threads that are in it puts the modes of all parts back."""
+    """Set eval mode; the last thread that leaves restores the modes of all submodules."""
     with _in_eval_lock:
         users, modes = _in_eval.get(module) or (0, _modes(module))
         if any(training for _, training in modes):
@@ -351,21 +351,21 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _versions(rows: Tensor, extra: Inputs) -> list[int]:
-    """These change if the model writes into its input."""
+    """Version counters of the inputs, which change if the model writes into them."""
     return [tensor._version for tensor in (rows, *extra)]
 
 
 def _modes(module: nn.Module) -> list[tuple[nn.Module, bool]]:
-    """The parts that have a mode, and which; frozen TorchScript has none."""
+    """Submodules with their train/eval mode; frozen TorchScript has none."""
     parts = ((part, getattr(part, "training", None)) for part in module.modules())
     return [(part, training) for part, training in parts if training is not None]
 
 
 def _eval(module: nn.Module) -> None:
-    """Eval mode for all parts that can be switched; an exported program refuses."""
+    """Set eval mode in all submodules that can be switched; an exported program cannot."""
     try:
         module.eval()
     except (NotImplementedError, AttributeError, RuntimeError):
         for part in module.children():
             _eval(part)
-        module.training = False  # what the module itself asks for; an exported program does not
+        module.training = False  # read by the module's own forward, if it has a mode

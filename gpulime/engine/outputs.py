@@ -1,4 +1,4 @@
-"""The output of a user's model -> one (b, classes) tensor."""
+"""Find the (b, classes) tensor in the output of a user's model."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LIME_IMAGE = (
 
 
 def found(output: Any) -> Any:
-    """The part of ``output`` that holds a number per class: ``.logits``, a dict's entry, a tuple's only (b, classes) tensor.
+    """Find the part of ``output`` with a number per class: ``.logits``, a dict's entry, a tuple's only (b, classes) tensor.
 
-    ``output`` itself if there is no such part, or more than one.
+    Returns ``output`` itself if there is no such part, or more than one.
     """
     if hasattr(output, "shape"):  # a tensor or an array
         return output
@@ -39,12 +39,12 @@ def found(output: Any) -> Any:
 
 
 def read(output: Any, b: int, source: str = "model") -> Tensor:
-    """The (b, classes) floating tensor in ``output``, detached; (b,) numbers are one column.
+    """Read the (b, classes) floating tensor in ``output``, detached; (b,) numbers become one column.
 
     Raises
     ------
     GpulimeError
-        If there is none, with what there is and how to return one.
+        If there is none; the message names the output and shows how to return such a tensor.
     """
     values = found(output)
     if not isinstance(values, Tensor):
@@ -61,7 +61,7 @@ def read(output: Any, b: int, source: str = "model") -> Tensor:
 
 
 def refuse_other_frameworks(model: Any) -> None:
-    """Raise `GpulimeError` for a model of Keras, TensorFlow or scikit-learn, with the call that explains it."""
+    """Raise `GpulimeError` for a model of Keras, TensorFlow or scikit-learn, with the call to use instead."""
     packages = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     foreign = packages.intersection(NOT_TORCH) or (not callable(model) and hasattr(model, "predict"))
     check(not foreign or "torch" in packages, f"model is a {type(model).__module__}.{type(model).__name__}: {LIME_IMAGE}")
@@ -77,7 +77,7 @@ def _finds_boxes(output: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """The type, with the shapes of what is inside."""
+    """Name of the type, with the shapes of its contents."""
     kind = type(value).__name__
     if isinstance(value, Mapping):
         return f"{kind} of {_listed(f'{key!r} {_shape(part)}' for key, part in value.items())}"
@@ -106,7 +106,7 @@ def _remedy(output: Any) -> str:
         part = "model(x)[i], with the i of the classes"
     else:
         part = "one"
-    # A module, and no function: it keeps its mode, its device and its dtype known, and lime_image gives functions arrays.
+    # A module rather than a function: its mode, device and dtype stay known, and lime_image passes arrays to functions.
     return f"wrap it in an nn.Module whose forward returns {part}"
 
 
@@ -117,7 +117,7 @@ _OF_BOXES = (
 
 
 def _hint(output: Any, values: Tensor, b: int) -> str:
-    """Say how to make (b, classes) of a known shape: boxes, a map per class."""
+    """Suggest how to get (b, classes) from a known kind of output: boxes, or a map per class."""
     if _finds_boxes(output):
         return f": this model finds objects: wrap it in an nn.Module whose forward returns {_OF_BOXES}"
     if values.ndim == 4 and values.shape[0] == b:

@@ -1,4 +1,4 @@
-"""Proximity: the weight of each sample, near 1 if much of the input is shown."""
+"""Proximity weights of samples: near 1 if much of the input is shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Distance = str | Callable[[Tensor], Any]
 Kernel = str | Callable[[Tensor, float], Any]
 
 
-# Between a binary row with `on` of k ones and the row of all ones.
+# Distances between a binary row with `on` of k ones and the row of all ones.
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": lambda on, k: 1 - (on / k).sqrt(),
     "euclidean": lambda on, k: (k - on).sqrt(),
@@ -32,7 +32,7 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-# Between rows (n, s, k) of any numbers and the row (n, 1, k) of sample 0.
+# Distances between rows (n, s, k) of any numbers and the row (n, 1, k) of sample 0.
 DISTANCES_OF_NUMBERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": lambda x, x0: 1 - torch.nn.functional.cosine_similarity(x, x0, dim=-1),
     "euclidean": lambda x, x0: (x - x0).norm(dim=-1),
@@ -48,14 +48,14 @@ KERNELS: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
 
 @stage("surrogate")
 def proximity(regressors: Tensor, counts: Tensor, settings: Settings, x0: Tensor | None = None) -> Tensor:
-    """The weight of each sample: near 1 if it is close to sample 0.
+    """Weight of each sample: near 1 if it is close to sample 0.
 
     Parameters
     ----------
     regressors : (n, s, k), masks (bool) or numbers; False or 0 beyond an input's count
     counts : (n,) parts of each input
     x0 : (n, k), optional
-        Regressors of sample 0; None for masks, which it shows whole.
+        Regressors of sample 0; None for masks, whose sample 0 shows everything.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def proximity(regressors: Tensor, counts: Tensor, settings: Settings, x0: Tensor
     Raises
     ------
     GpulimeError
-        If a callable returns another shape, or weights that are negative or not finite; for a distance that only masks have.
+        If a callable returns another shape, or weights that are negative or not finite; if the distance is for masks only.
     """
     s, device = regressors.shape[1], regressors.device
     k = counts[:, None].double()

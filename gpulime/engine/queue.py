@@ -1,4 +1,4 @@
-"""The queue: rows of all inputs in flight, one behind the other, so that every model batch is full."""
+"""Queue of the rows of all inputs in flight, packed so that every model batch is full."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gpulime.engine.batch_size import BatchSize, Kind
 from gpulime.engine.flight import Flight
 from gpulime.engine.model import Predictor
 
-T = TypeVar("T")  # what a solved flight becomes
+T = TypeVar("T")  # the result of a solved flight
 
 
 Piece = tuple[Flight, int, int]  # places start to stop of a flight
 
 
 def _halves(pieces: list[Piece], b: int) -> tuple[list[Piece], list[Piece]]:
-    """The first b places, and the others."""
+    """Split the pieces into the first b places and the rest."""
     first: list[Piece] = []
     for i, (flight, start, stop) in enumerate(pieces):
         if stop - start >= b:
@@ -34,14 +34,14 @@ def _halves(pieces: list[Piece], b: int) -> tuple[list[Piece], list[Piece]]:
 
 
 class Queue(Generic[T]):
-    """Passes the places of all flights to the model, b at a time, and solves the flights that are complete.
+    """Passes the places of all flights to the model, b at a time, and solves each flight once it is complete.
 
     Parameters
     ----------
     predictor, batch_size
-        How the model is called, and with how many rows.
+        The model's caller, and its rows per call.
     solve : callable flight -> T
-        What becomes of a flight whose outputs are all there.
+        Called with each flight whose outputs are complete.
     progress : callable, optional
         Called with the number of rows after each model batch.
     """
@@ -59,28 +59,28 @@ class Queue(Generic[T]):
         self.flights: deque[Flight] = deque()
 
     def put(self, flight: Flight, is_last: bool = False) -> Iterator[T]:
-        """Take in inputs, pass full model batches, or all of them after the last, and give each flight when it is finished."""
+        """Add a flight and pass full model batches, or all rows if it is the last; yield results of finished flights."""
         if self.flights and not flight.joins(self.flights[0]):
             yield from self.finish()
         self.flights.append(flight)
         yield from self._run(full=not is_last)
 
     def finish(self) -> Iterator[T]:
-        """Pass what is left; the last model batch may be smaller."""
+        """Pass the remaining rows; the last model batch may be smaller."""
         return self._run(full=False)
 
     def _run(self, full: bool) -> Iterator[T]:
         while self.flights:
-            # Left before anything is given back: whoever takes it shall not find the model in eval mode, or autocast on.
+            # The context ends before the yield, so that the caller never sees the model in eval mode, or autocast on.
             with self.predictor.inference(self.flights[0].kind[2]):
                 done, b = self._advance(full)
-            yield from done  # before progress is told, which may raise: what is finished is not lost
+            yield from done  # before `progress`, which may raise: finished results are not lost
             if not b:
                 return
             self.progress(b)
 
     def _advance(self, full: bool) -> tuple[list[T], int]:
-        """Pass model batches until one finishes flights: these, and its rows; 0 where there is none left to pass."""
+        """Pass model batches until one finishes flights: their results, and the rows of that batch; 0 if no rows are left."""
         kind = self.flights[0].kind
         while b := self._next(full):
             self._pass(b, kind)
@@ -93,15 +93,15 @@ class Queue(Generic[T]):
         return [], 0
 
     def _next(self, full: bool) -> int:
-        """The rows of the next model batch; 0 where too few are left."""
+        """Number of rows in the next model batch; 0 if too few are left."""
         left = sum(flight.size - flight.taken for flight in self.flights)
         b = self.batch_size.get(self.flights[0].kind, self.predictor.most)
         return b if left >= b else 0 if full else left
 
     def _pass(self, b: int, kind: Kind) -> None:
-        """One model batch."""
+        """Pass one model batch of b rows and hand the outputs to their flights."""
         pieces = list(self._take(b))
-        # Sizes that may be used three times only are not worth compiling.
+        # The search uses each size three times only: not worth compiling.
         full = self.batch_size.get(kind, self.predictor.most) if self.batch_size.is_found(kind) else None
         with self.batch_size.timed(b, kind):
             outputs = self._outputs(pieces, full)
@@ -110,7 +110,7 @@ class Queue(Generic[T]):
             flight.receive(start, part)
 
     def _outputs(self, pieces: list[Piece], full: int | None) -> Tensor:
-        """Outputs (b, classes) for pieces; in halves where memory runs out before the model is called."""
+        """Outputs (b, classes) for pieces; in halves if memory runs out before the model is called."""
         b = sum(stop - start for _, start, stop in pieces)
         try:
             parts = [flight.rows(*where) for flight, *where in pieces]
@@ -125,7 +125,7 @@ class Queue(Generic[T]):
         return torch.cat([self._outputs(half, full).clone() for half in _halves(pieces, b // 2)])  # cloned as in the predictor
 
     def _take(self, b: int) -> Iterator[Piece]:
-        """The next b places: (flight, start, stop), of as many flights as it needs."""
+        """Take the next b places as (flight, start, stop), from as many flights as needed."""
         for flight in self.flights:
             start = flight.taken
             flight.taken = min(flight.size, start + b)

@@ -1,11 +1,11 @@
-"""The batched weighted ridge, solved from the scatter of parts and outputs."""
+"""Batched weighted ridge, solved from the scatter of parts and outputs."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-SURELY_REGULAR = 1e-6  # from this alpha on no system is singular, and none need be looked at
+SURELY_REGULAR = 1e-6  # from this alpha on no system is singular, and the check is skipped
 
 
 def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
@@ -17,9 +17,9 @@ def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> tuple[Te
 
     Returns
     -------
-    beta : (n, l, k), exactly 0 where not chosen
+    beta : (n, l, k), exactly 0 for segments that are not chosen
     root : (n, l, k, k), or (n, 1, k, k) if all labels have the same segments: ``root' root`` is the inverse of ``G + alpha I``,
-        0 where not chosen
+        0 for segments that are not chosen
     """
     _, l, k = cross.shape
     alike = l == 1 or chosen.stride(1) == 0  # expanded: all labels use the same segments and share one factorisation

@@ -15,11 +15,11 @@ SELECTIONS = ("none", "auto", "forward_selection", "highest_weights", "lasso_pat
 
 
 def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: Settings) -> Tensor:
-    """Choose the segments each label's model may use, by lime's rules.
+    """Choose the segments that each label's model may use, by lime's rules.
 
     Returns
     -------
-    (n, l, k) int64, the order of choice from 0; -1 for those that were not chosen
+    (n, l, k) int64, the order of choice from 0; -1 if not chosen
     """
     n, l, k = cross.shape
     column = torch.arange(k, device=gram.device)
@@ -27,7 +27,7 @@ def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: 
     method, wanted = settings.feature_selection, settings.num_features
     if method == "auto":
         method = "forward_selection" if wanted is not None and wanted <= 6 else "highest_weights"
-    if method == "none" or (wanted is None and method != "lasso_path"):  # only the lasso's path may still drop some
+    if method == "none" or (wanted is None and method != "lasso_path"):  # only the lasso may still drop segments
         return column.expand(n, 1, k).masked_fill(~valid[:, :1], -1).expand(n, l, k)
     wanted = k if wanted is None else min(wanted, k)
     if method == "highest_weights":
@@ -43,13 +43,13 @@ def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: 
 
 
 def forward_selection(gram: Tensor, cross: Tensor, valid: Tensor, wanted: int) -> Tensor:
-    """Greedy: add the segment that raises the weighted R2 of an unpenalised fit most; the first of equals wins.
+    """Add, greedily, the segment that raises the weighted R2 of an unpenalised fit most; the first of equals wins.
 
-    Each choice is swept out of the moments, so that a step costs one rank-one update instead of k fits.
+    Each choice is swept out of the moments, so a step costs one rank-one update instead of k fits.
 
     Returns
     -------
-    (n, l, wanted) int64, segments in the order of choice; where an image has fewer, invalid ones stand behind them
+    (n, l, wanted) int64, segments in the order of choice, padded with invalid ones if an image has fewer
     """
     n, l, k = cross.shape
     rest = gram[:, None].repeat(1, l, 1, 1)
@@ -73,7 +73,7 @@ def forward_selection(gram: Tensor, cross: Tensor, valid: Tensor, wanted: int) -
 
 
 def lasso_path(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, wanted: int) -> Tensor:
-    """The last point of the lasso's path that uses at most ``wanted`` segments; scikit-learn walks the path on the CPU."""
+    """Last point of the lasso's path with at most ``wanted`` segments; scikit-learn computes the path on the CPU."""
     from sklearn.linear_model import lars_path_gram
 
     chosen = torch.zeros(cross.shape, dtype=torch.bool)

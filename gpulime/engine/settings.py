@@ -1,4 +1,4 @@
-"""Settings of the surrogate: how samples are weighed and linear models fitted."""
+"""Settings of the surrogate: weights of samples, selection of segments and ridge penalty."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpulime.errors import check, unknown, whole
 
 @dataclass(frozen=True)
 class Settings:
-    """How to weigh and fit; see `gpulime.Explainer` for each."""
+    """Settings for weighting samples and fitting; `gpulime.Explainer` documents each."""
 
     alpha: float = 1.0
     kernel: Kernel = "exponential"

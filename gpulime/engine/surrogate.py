@@ -1,7 +1,7 @@
-"""Proximity weights, selection of segments and the batched weighted ridge: the linear model that explains.
+"""Surrogate: the linear model that explains, by proximity weights, selection of segments and a batched weighted ridge.
 
-Everything is fitted from weighted moments, which are gathered over pieces of the samples: memory does not grow with s.
-All of it runs in float64, so the user's TF32 setting has no part in it.
+Fits use weighted moments, which are summed over pieces of the samples, so memory does not grow with s. Everything runs in
+float64, so the user's TF32 setting has no effect.
 
 References
 ----------
@@ -30,9 +30,9 @@ T = TypeVar("T")
 
 Samples = tuple[Tensor, Tensor, Tensor]  # regressors (n, s, k), outputs (n, s, l), weights (n, s) float64
 
-# An output whose weighted spread is under so many roundings of its dtype is constant: nothing else moves it.
+# An output is constant if its weighted spread is below this many roundings of its dtype.
 CONSTANT = 4
-MATRICES = 5  # of k x k numbers, that the fit of an image has at once, at least
+MATRICES = 5  # k x k matrices in memory at once during the fit of an image, at least
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Surrogate:
     ----------
     coefficients : (n, l, k), 0 for segments that were not selected and beyond an image's count
     intercepts : (n, l)
-    scores : (n, l) weighted R2; NaN where the output is constant, for then it is undefined
-    scores_loo : (n, l) weighted leave-one-out R2: R2 of the predictions of each sample by the model fitted to all others; NaN
-        where ``scores`` is, and if a sample fixes a coefficient alone
+    scores : (n, l) weighted R2; NaN, since undefined, if the output is constant
+    scores_loo : (n, l) weighted leave-one-out R2: each sample is predicted by the model fitted to all other samples; NaN if
+        ``scores`` is NaN, or if a single sample determines a coefficient
     spreads : (n, l) weighted standard deviation of the output over the masked samples; NaN if all of these have weight 0
-    local_predictions : (n, l), the linear model's answer for the whole image
-    ranks : (n, l, k) int64, the order in which the segments were selected, from 0; -1 for those that were not
+    local_predictions : (n, l), the linear model's prediction for the whole image
+    ranks : (n, l, k) int64, the order in which the segments were selected, from 0; -1 if not selected
     """
 
     coefficients: Tensor
@@ -62,7 +62,7 @@ class Surrogate:
 
 @stage("surrogate")
 def check_memory(k: int, device: torch.device) -> None:
-    """Refuse segments by whose number alone a fit cannot be, before any forward is spent on them.
+    """Fail early if the k x k matrices of a fit cannot fit in memory.
 
     Raises
     ------
@@ -80,14 +80,14 @@ def check_memory(k: int, device: torch.device) -> None:
 
 
 class Moments:
-    """Weighted sums over samples from which every fit follows; add pieces in any sizes, then `solve`; `solved` does both.
+    """Weighted sums over samples, sufficient for every fit; `add` pieces of any size, then `solve`; `solved` does both.
 
-    Outputs and regressors are taken relative to row 0's, which often outweighs all others: its own part in the sums is then 0,
-    and no digits are lost to it.
+    Row 0 is subtracted from outputs and regressors. It often outweighs all other rows; its part in the sums is then 0, and no
+    digits are lost.
     """
 
     def __init__(self, counts: Tensor, k: int, y0: Tensor, x0: Tensor | None = None) -> None:
-        """Start with nothing.
+        """Start with empty sums.
 
         Parameters
         ----------
@@ -103,7 +103,7 @@ class Moments:
         self.rounding = torch.finfo(y0.dtype).eps
         self.samples = 0
         self.weight = torch.zeros(n, 1, 1, dtype=torch.float64, device=device)
-        self.others = torch.zeros(n, 1, dtype=torch.float64, device=device)  # weight but for row 0's: a narrow kernel's is tiny
+        self.others = torch.zeros(n, 1, dtype=torch.float64, device=device)  # weight without row 0; tiny for a narrow kernel
         self.x = torch.zeros(n, k, 1, dtype=torch.float64, device=device)
         self.y = torch.zeros(n, l, 1, dtype=torch.float64, device=device)
         self.xx = torch.zeros(n, k, k, dtype=torch.float64, device=device)
@@ -126,7 +126,7 @@ class Moments:
         self.yy += (yw * y.mT).sum(-1, keepdim=True)
 
     def centre(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The weighted scatter: of segments (n, k, k), with outputs (n, l, k), of outputs (n, l)."""
+        """Weighted scatter of segments (n, k, k), of segments with outputs (n, l, k), and of outputs (n, l)."""
         valid = torch.arange(self.k, device=self.counts.device) < self.counts[:, None]
         gram = (self.xx - self.x @ self.x.mT / self.weight) * (valid[:, None] & valid[:, :, None])
         cross = ((self.xy - self.x @ self.y.mT / self.weight) * valid[..., None]).mT
@@ -134,15 +134,15 @@ class Moments:
         return gram, cross, spread
 
     def solve(self, settings: Settings) -> tuple[Surrogate, LeaveOneOut, Tensor]:
-        """Fit the weighted ridge with an intercept that is not penalised, after selecting segments.
+        """Fit the weighted ridge with an unpenalised intercept, after selecting segments.
 
-        The optimum is ``beta = (X'WX + alpha I)^-1 X'Wy`` of centred data. Where the system is singular, as with ``alpha=0``
-        and fewer samples than segments, the answer is the one of least norm.
+        The optimum is ``beta = (X'WX + alpha I)^-1 X'Wy`` of centred data. If the system is singular, as with ``alpha=0`` and
+        fewer samples than segments, the solution of least norm is taken.
 
         Returns
         -------
-        The models, whose ``scores_loo`` are still NaN; their leave-one-out errors, to which the samples are to be added again;
-        and the weighted sum of squares (n, l) that both scores compare with, NaN where the output is constant.
+        The models, with ``scores_loo`` still NaN; their leave-one-out errors, to which the samples must be added again; and
+        the weighted total sum of squares (n, l) for both scores, NaN if the output is constant.
         """
         if callable(settings.kernel):
             check(bool((self.weight > 0).all()), "kernel must return a weight above 0 for some samples; got 0 for all")
@@ -168,12 +168,12 @@ class Moments:
 
 
 def solved(moments: Moments, rows: Sequence[T], samples: Callable[[T], Samples], settings: Settings) -> Surrogate:
-    """Fit linear models to samples that are given piece by piece: for the moments, and again for the leave-one-out errors.
+    """Fit linear models to samples given in pieces: one pass for the moments, one for the leave-one-out errors.
 
     Parameters
     ----------
     moments : Moments, still empty
-    rows : sequence, names the pieces, row 0's first
+    rows : sequence, the names of the pieces, first the one with row 0
     samples : callable, name of a piece -> its samples; called twice for each piece but the last
     settings : Settings
     """
@@ -188,14 +188,14 @@ def solved(moments: Moments, rows: Sequence[T], samples: Callable[[T], Samples],
 
 
 def fit(masks: Tensor, outputs: Tensor, counts: Tensor | None = None, settings: Settings | None = None) -> Surrogate:
-    """Fit linear models to samples that are all at hand.
+    """Fit linear models to samples in a single piece.
 
     Parameters
     ----------
     masks : (n, s, k) bool, row 0 all True
     outputs : (n, s, l)
     counts : (n,), optional
-        Segments of each image where they differ; columns beyond have no meaning.
+        Segments of each image; by default k. Columns beyond have no meaning.
     settings : Settings, optional
 
     Returns

@@ -1,4 +1,4 @@
-"""Labels to explain: those with the highest output, those that were asked for, or both."""
+"""Labels to explain: the classes with the highest output, given labels, or both."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Wanted:
     Attributes
     ----------
     labels : (n, l) int64 or None
-        Asked for; -1 stands for "none more", and the input's first label is explained again in its place.
+        Labels asked for; -1 pads shorter rows, and the input's first label is explained again in its place.
     top : bool
-        Explain the classes with the highest output too, before ``labels``.
+        If True, the classes with the highest output are explained too, before ``labels``.
     highest : (input, label) or None
-        The highest of ``labels`` in the whole batch.
+        The highest label in the whole batch, with its input.
     """
 
     labels: Tensor | None = None
@@ -29,11 +29,11 @@ class Wanted:
     highest: tuple[int, int] | None = None
 
     def part(self, where: slice) -> Wanted:
-        """Those of some inputs."""
+        """Select the labels of some inputs."""
         return replace(self, labels=None if self.labels is None else self.labels[where])
 
     def check(self, classes: int, one: str = "input") -> None:
-        """Raise `GpulimeError` unless the highest label is below the number of the model's classes."""
+        """Raise `GpulimeError` unless the highest label is below the model's number of classes."""
         if self.highest is not None:
             number, label = self.highest
             with stage(one):
