@@ -6,14 +6,11 @@ import ctypes
 import os
 import platform
 import re
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -36,8 +33,8 @@ _NO_MEMORY = "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATU
 
 _BFLOAT16 = "avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"  # of x86 and ARM, as PyTorch and Linux call them
 
-_PYTORCH = "pip install --force-reinstall torch torchvision"
-_DRIVER = "check nvidia-smi, and install a newer driver from nvidia.com/drivers"
+PYTORCH = "pip install --force-reinstall torch torchvision"
+DRIVER = "check nvidia-smi, and install a newer driver from nvidia.com/drivers"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -70,9 +67,9 @@ def kernels_missing(device: torch.device) -> str | None:
     extra = cupy_extra()
     if extra is None:
         found = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-        return f"{instead}: this PyTorch is {found}, kernels need one for CUDA 12 or 13: {_PYTORCH}"
+        return f"{instead}: this PyTorch is {found}, kernels need one for CUDA 12 or 13: {PYTORCH}"
     if not torch.cuda.is_available():
-        return f"{instead}: PyTorch sees no driver that serves CUDA {torch.version.cuda}: {_DRIVER}"
+        return f"{instead}: PyTorch sees no driver that serves CUDA {torch.version.cuda}: {DRIVER}"
     if (reason := _cupy_missing(extra)) is not None:
         return f"{instead}: {reason}"
     capability = torch.cuda.get_device_capability(device)
@@ -108,7 +105,7 @@ def _cupy_missing(extra: str) -> str | None:
     if f"cuda{major}" != extra:
         return f"{name} is for CUDA {major} and PyTorch for CUDA {torch.version.cuda}: {change}"
     if driver < major:
-        return f"the driver serves CUDA {driver} and CuPy is for CUDA {major}: {_DRIVER}"
+        return f"the driver serves CUDA {driver} and CuPy is for CUDA {major}: {DRIVER}"
     if not hasattr(cupy.cuda.Stream, "from_external"):
         return f'CuPy {found} is too old: pip install --upgrade "{name}>=14"'
     return None
@@ -272,79 +269,3 @@ def lost(error: BaseException, device: torch.device) -> bool:
 def out_of_memory(error: BaseException) -> bool:
     """True if memory ran out; CuPy raises a MemoryError, torch's CPU allocator and CUDA's libraries a RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
-
-
-class Stopwatch:
-    """Sum up a device's time without waiting for it; the open times of a lost device are dropped."""
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._open: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
-
-    @contextmanager
-    def running(self, device: torch.device) -> Iterator[None]:
-        """Time the body; nothing is added if it fails."""
-        if device.type == "cpu":
-            start = time.perf_counter()
-            yield
-            self._seconds += time.perf_counter() - start
-            return
-        stream = torch.cuda.current_stream(device)
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record(stream)
-        yield
-        end.record(stream)
-        self._open.append((begin, end))
-        self._close()
-
-    @property
-    def seconds(self) -> float:
-        """The sum; on a GPU, of finished work."""
-        self._close()
-        return self._seconds
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_seconds": self.seconds, "_open": deque()}  # events are of one process
-
-    def _close(self) -> None:
-        try:
-            while self._open and self._open[0][1].query():
-                begin, end = self._open.popleft()
-                self._seconds += begin.elapsed_time(end) / 1000
-        except RuntimeError:  # the device is lost, which its next user reports
-            self._open.clear()
-
-
-def describe() -> dict[str, Any]:
-    """Facts of this machine, the path that will run on it, and the command for a faster one."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    missing = kernels_missing(torch.device("cuda"))
-    wheels = ", ".join(f"{name} {found}" for name, found in cupy_wheels().items())
-    bfloat16 = {
-        True: "instructions for bfloat16",
-        False: "no instructions for bfloat16: float32 is likely as fast",
-        None: "nothing is known of instructions for bfloat16",
-    }[cpu_bfloat16()]
-    if gpu is None:
-        path = f"PyTorch on the CPU, {torch.get_num_threads()} threads"
-        advice = (
-            f"no GPU is visible to PyTorch: {_DRIVER}, or run on a machine that has one"
-            if torch.version.cuda
-            else f"this build of PyTorch has no CUDA: {_PYTORCH}"
-        )
-    else:
-        path = f"PyTorch operations on {gpu}" if missing else f"kernels compiled by CuPy on {gpu}"
-        advice = missing or "nothing faster is available in this version"
-    return {
-        "python": platform.python_version(),
-        "gpulime": installed("gpulime"),
-        "torch": torch.__version__,
-        "torchvision": installed("torchvision"),
-        "skimage": installed("scikit-image"),
-        "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {bfloat16}",
-        "cuda": torch.version.cuda,
-        "gpu": gpu,
-        "cupy": wheels or (f'not installed: pip install "gpulime[{extra}]"' if (extra := cupy_extra()) else None),
-        "path": path,
-        "advice": advice,
-    }

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gpulime import device
+from gpulime import device, doctor
 from gpulime.cli import main
 from gpulime.ops import source
 
@@ -108,8 +108,8 @@ def test_one_warning_says_what_is_missing_and_the_command(fault, said, machine):
 def test_kernels_run_where_nothing_is_missing(wheels, machine):
     machine(wheels=wheels)
     assert source.available(CUDA)
-    assert device.describe()["path"] == "kernels compiled by CuPy on NVIDIA H200"
-    assert device.describe()["advice"] == "nothing faster is available in this version"
+    assert doctor.describe()["path"] == "kernels compiled by CuPy on NVIDIA H200"
+    assert doctor.describe()["advice"] == "nothing faster is available in this version"
 
 
 def test_a_cpu_is_no_fault(machine):
@@ -201,8 +201,8 @@ def test_doctor_says_which_path_runs_and_the_command(machine, capsys):
 )
 def test_doctor_without_a_gpu(cuda, advice, machine):
     machine(cuda=cuda, driver=False)
-    assert device.describe()["path"].startswith("PyTorch on the CPU")
-    assert advice in device.describe()["advice"]
+    assert doctor.describe()["path"].startswith("PyTorch on the CPU")
+    assert advice in doctor.describe()["advice"]
 
 
 @pytest.mark.parametrize(

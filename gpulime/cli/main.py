@@ -184,11 +184,11 @@ def bench(given: Namespace) -> int:
     return 0
 
 
-def doctor(given: Namespace) -> int:
+def examine(given: Namespace) -> int:
     """Show versions and device, and the command for a faster path."""
-    from gpulime import device
+    from gpulime import doctor
 
-    for name, fact in device.describe().items():
+    for name, fact in doctor.describe().items():
         say(f"{name:12} {'none' if fact is None else fact}")
     return 0
 
@@ -289,7 +289,7 @@ COMMANDS = {
         _add_bench,
         BENCHING,
     ),
-    "doctor": Command(doctor, "", lambda parser: None),
+    "doctor": Command(examine, "", lambda parser: None),
 }
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from gpulime import device as devices
 from gpulime.engine import outputs as model_outputs
 from gpulime.engine.compiled import Compiled, filled
+from gpulime.engine.stopwatch import Stopwatch
 from gpulime.errors import GpulimeError, check, stage, unknown
 
 Model = nn.Module | Callable[..., Any]
@@ -77,7 +78,7 @@ class Predictor:
         has_conv = self.module is not None and any(isinstance(m, nn.Conv2d) for m in self.module.modules())
         self.memory_format = torch.channels_last if has_conv else torch.contiguous_format
         self.forwards = 0
-        self.watch = devices.Stopwatch()
+        self.watch = Stopwatch()
         self.most = MOST_ROWS
         self._starved = False  # True once memory has run out: the warning is given once
         self.classes: int | None = None

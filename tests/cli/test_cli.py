@@ -255,11 +255,11 @@ def test_export_and_diff_say_what_is_missing(arguments, message, capsys, tmp_pat
 
 
 def test_doctor_prints_all_facts(capsys):
-    from gpulime import device
+    from gpulime import doctor
 
     assert main.main(["doctor"]) == 0
     text = capsys.readouterr().out
-    for name, fact in device.describe().items():
+    for name, fact in doctor.describe().items():
         assert name in text
         assert str(fact or "none") in text
 
