@@ -1,4 +1,4 @@
-"""The Explainer of images: its settings, and the engine that runs them."""
+"""Explainer of images: the settings, and the engine that runs them."""
 
 from __future__ import annotations
 
@@ -36,64 +36,63 @@ class Explainer(Engine[ExplainedImages]):
     Parameters
     ----------
     model : nn.Module or callable
-        (b, c, h, w) tensor -> (b, classes) tensor; further inputs come by ``explain(images, extra=(meta,))``. A module is never
-        modified and may be in train mode; a function is called as it is, so a model inside it must be in eval mode already.
+        (b, c, h, w) tensor -> (b, classes) tensor; pass further inputs with ``explain(images, extra=(meta,))``. A module is
+        never modified and may be in train mode. A function is called as it is, so a model inside it must be in eval mode.
     n_samples : int
-        s, the masks and so the forwards per image, the whole image among them.
+        s, the masks, and so the forwards, per image, including the whole image.
     segments : str, mapping, dataclass or callable
         "slic", "quickshift", "felzenszwalb", "grid"; ``{"slic": {"n_segments": 60}}``; ``segments.Slic(n_segments=60)``;
         or a callable (h, w, c) array in [0, 1] -> (h, w) integer labels.
     fill : str, float, sequence or tensor
-        What hidden segments show: "mean" of the segment, "blur", a number, a colour (c,), or images (n, c, h, w); numbers in
-        the units of the images: 0..255 for uint8, normalised ones with ``normalized=True``, else 0..1.
+        Pixels of hidden segments: "mean" of the segment, "blur", a number, a colour (c,), or images (n, c, h, w). Numbers are
+        in the units of the images: 0..255 for uint8, normalised with ``normalized=True``, else 0..1.
     sampler : str
-        "bernoulli": each segment shown with probability 1/2; "lime": the same, with the draws of numpy's RandomState(seed).
+        "bernoulli": each segment is shown with probability 1/2; "lime": the same, drawn from numpy's RandomState(seed).
     top_labels : int
-        l, the classes explained per image where ``explain`` is given none: those with the highest output; at most all.
+        l, the classes explained per image if ``explain`` gets no labels: the ones with the highest output, at most all.
     kernel_width : float or None
         Width of the proximity kernel, in distances; None means ``0.75 * sqrt(k)``, as lime documents.
     alpha : float
         The ridge penalty of the fit, on coefficients, not on the intercept.
     kernel : str, callable or None
         None or "exponential", "uniform", or a callable (distances (s,), kernel_width) -> weights (s,).
-        Callables are given the samples in pieces, so each must treat its rows one by one.
+        Callables get the samples in pieces, so they must treat each row independently.
     distance : str or callable
-        From each mask to the whole image: "cosine", "euclidean", "hamming", ..., or a callable masks (s, k) -> (s,).
+        Distance from each mask to the whole image: "cosine", "euclidean", "hamming", ..., or a callable masks (s, k) -> (s,).
     feature_selection : str
         "none", "forward_selection", "highest_weights", "lasso_path" or "auto" (forward selection up to 6 segments, highest
         weights beyond), by lime's rules.
     num_features : int or None
         The most segments a label's model may use; None means all.
     activation : str, callable or None
-        "softmax", "sigmoid", or a callable: what turns the model's output into what is explained; None explains it as it is.
+        Applied to the model's output before it is explained: "softmax", "sigmoid", or a callable; None explains the raw output.
     mean, std : float or (c,) sequences, optional
-        The model's normalisation, ``(image - mean) / std``. If neither is given, a timm model's own (``pretrained_cfg``), which
-        the log "gpulime" says at level INFO and ``normalisation.source`` tells; ``mean=0, std=1`` leaves images as they are.
+        The model's normalisation, ``(image - mean) / std``. If neither is given, a timm model's own (``pretrained_cfg``) is
+        used: ``normalisation.source`` tells, and the log "gpulime" at level INFO. ``mean=0, std=1`` leaves images unchanged.
     normalized : bool
-        False: images come in [0, 1] (or uint8) and are normalised here. True: they come normalised, and mean and std only undo
-        it, for segmentation and pictures.
+        False: images are in [0, 1] (or uint8) and are normalised here. True: images are already normalised, and mean and std
+        only undo that, for segmentation and pictures.
     precision : str
         "float32" runs the model as it is; "bfloat16" and "float16" run it under autocast.
     batch_size : int or "auto"
-        b, the rows of a model batch. "auto" goes by the bytes of a row on a CPU. On a GPU it times the first batches of the
+        b, the rows of a model batch. On a CPU "auto" chooses by the bytes of a row. On a GPU it times the first batches of the
         queue and keeps the fastest size; sizes are tried before a model is compiled.
     compile : bool or str
-        True compiles the model by torch.compile; on a CPU it fuses BatchNorm and ReLU into convolutions. "auto" does so if the
-        forwards left take ten times as long, and says it in the log "gpulime" at level INFO. A mode of torch.compile:
-        "reduce-overhead" (with CUDA graphs, for models whose layers are over before the next is launched), "max-autotune" or
-        "max-autotune-no-cudagraphs". Compiling takes seconds to minutes for each shape of a batch, so batches are padded to b
-        rows. New weights are seen: their first change compiles the model once more, and later ones cost nothing. A model that
-        cannot be compiled is called as it is, after a warning; and so it is, beyond the first 8 or as many as PyTorch allows,
-        for other shapes of images.
+        True compiles the model by torch.compile; on a CPU this fuses BatchNorm and ReLU into convolutions. "auto" compiles if
+        the remaining forwards take ten times as long as compiling, and reports it in the log "gpulime" at level INFO. A string
+        is a mode of torch.compile: "reduce-overhead" (with CUDA graphs, for models bound by launch overhead), "max-autotune" or
+        "max-autotune-no-cudagraphs". Compiling takes seconds to minutes for each batch shape, so batches are padded to b rows.
+        New weights take effect: the first change recompiles the model once, later ones cost nothing. If the model cannot be
+        compiled, a warning is given and it runs uncompiled. So do further image shapes beyond PyTorch's limit, 8 by default.
     device : str or torch.device, optional
         By default the model's, else the images'.
     seed : int
-        Of the masks.
+        Seed of the masks.
 
     Raises
     ------
     GpulimeError
-        If a setting is not what it must be.
+        If a setting is invalid.
 
     References
     ----------
@@ -154,7 +153,7 @@ class Explainer(Engine[ExplainedImages]):
 
     @property
     def device(self) -> torch.device:
-        """Where images that come on the CPU are explained."""
+        """Device on which images from the CPU are explained."""
         return self.predictor.device(torch.empty(0))
 
     def explain(
@@ -171,30 +170,30 @@ class Explainer(Engine[ExplainedImages]):
         Parameters
         ----------
         images : (n, c, h, w) float or uint8
-            Floats in [0, 1], or normalised with ``normalized=True``; a tensor or an array.
+            Tensor or array; floats in [0, 1], or normalised with ``normalized=True``.
         labels : int, (n,) or (n, l) integers, or a sequence of n entries, optional
             Classes to explain: one for all images, or for each image one, a list of several, or a multi-hot vector (floats or
-            bools of 0 and 1). By default the ``top_labels`` with the highest output. Names are taken where the model has them
+            bools of 0 and 1). By default the ``top_labels`` with the highest output. Names are allowed if the model has them
             (``config.id2label``). An image with fewer labels than another repeats its first one in ``Explanations.labels``.
         segments : (n, h, w) integers, optional
             Label maps, in place of the segmenter's.
         keys : (n,) int64, optional
-            ``gpulime.key(image_id)`` of each image, which seeds its masks; 0 by default: then images with the same number of
-            segments share their masks, and so the noise of the sampling, which an average over images should not.
+            ``gpulime.key(image_id)`` of each image, which seeds its masks; 0 by default. With equal keys, images with the same
+            number of segments share masks, and so their sampling noise, which does not average out over images.
         keep : int or several, optional
-            Ids of segments that are never hidden, such as a background of 0, 255 or -1: they are no part of the explanation.
+            Ids of segments that are never hidden, such as a background of 0, 255 or -1; they are not explained.
         extra : tuple of tensors (n, ...)
-            Further inputs of the model, such as ids or metadata: ``model(rows, *extra)`` gets for each masked row those of its
-            image, in their own dtypes.
+            Further inputs of the model, such as ids or metadata: ``model(rows, *extra)`` gets the entries of each row's image,
+            in their own dtypes.
 
         Returns
         -------
-        Explanations, on the device that did the work
+        Explanations, on the device of the work
 
         Raises
         ------
         GpulimeError
-            If an argument is not what it must be, or the model's output is not (b, classes).
+            If an argument is invalid, or the model's output is not (b, classes).
         """
         batch = Batch(images, labels, segments, keys, extra=extra, keep=keep)
         explanations = ExplainedImages.cat(list(self.explained(batch)))
@@ -217,17 +216,17 @@ class Explainer(Engine[ExplainedImages]):
         keep: int | Sequence[int] | Tensor | None = None,
         extra: Sequence[Tensor] = (),
     ) -> Tensor:
-        """Outputs of the model for masked images, without a fit: what deletion curves, Shapley values and checks are made of.
+        """Outputs of the model for masked images, without a fit: for deletion curves, Shapley values and checks.
 
         Parameters
         ----------
         images, segments, keys, keep, extra
             As for `explain`.
         masks : (n, s, k) bool
-            True where a segment is shown, for the k segments of the image with the most; columns beyond an image's count have
-            no meaning.
+            True if a segment is shown; k is the largest number of segments of any image, and columns beyond an image's count
+            have no meaning.
         labels : as for `explain`
-            The classes whose outputs are returned; None for the ``top_labels`` of each image's first mask.
+            Classes of the outputs; None for the ``top_labels`` of each image's first mask.
 
         Returns
         -------
@@ -236,7 +235,7 @@ class Explainer(Engine[ExplainedImages]):
         Raises
         ------
         GpulimeError
-            If an argument is not what it must be.
+            If an argument is invalid.
         """
         given = arrays.tensor(masks)
         if given is None or given.ndim != 3 or given.dtype != torch.bool:
@@ -248,7 +247,7 @@ class Explainer(Engine[ExplainedImages]):
         return torch.cat(list(self.predicted(batch, given)))
 
     def count_classes(self, images: Tensor) -> int:
-        """The columns of the model's output, from a call with images (n, c, h, w)."""
+        """Count the columns of the model's output by a call with images (n, c, h, w)."""
         with self.predictor.inference(device := self.predictor.device(images)):
             batch = Batch(images.clone()).on(device)  # a copy, since the caller's may be an inference tensor
             return self.predictor(self.preparation.for_model(batch.images)).shape[1]

@@ -1,6 +1,6 @@
-"""lime's image explainer, by lime's names: ``from lime import lime_image`` becomes ``from gpulime import lime_image``.
+"""lime's image explainer with lime's names: ``from lime import lime_image`` becomes ``from gpulime import lime_image``.
 
-Masks, segments and numbers are lime's own for the same ``random_state``; docs/moving-from-lime.md lists what differs and why.
+Masks, segments and numbers equal lime's for the same ``random_state``; docs/moving-from-lime.md lists the differences and why.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gpulime.segments import Quickshift
 
 __all__ = ["ImageExplanation", "ImageExplanations", "LimeImageExplainer", "UnexplainedError"]
 
-AHEAD_BYTES = 2**20  # of rows composed at once: of small images, what a batch of ten costs is mostly calls
+AHEAD_BYTES = 2**20  # bytes of rows composed at once: for small images, a batch of ten is mostly overhead
 Segmentation = Callable[[Array], Any]
 
 
@@ -71,12 +71,12 @@ class LimeImageExplainer:
     feature_selection : str
         "auto", "none", "forward_selection", "highest_weights" or "lasso_path".
     random_state : int or numpy.random.RandomState, optional
-        Where masks come from; None is NumPy's global state.
+        Random state of the masks; None is NumPy's global state.
 
     Raises
     ------
     GpulimeError
-        For an unknown ``feature_selection``, with the right ones.
+        If ``feature_selection`` is unknown; the message lists the valid ones.
     """
 
     def __init__(
@@ -116,23 +116,23 @@ class LimeImageExplainer:
 
         Parameters
         ----------
-        image : (h, w, c) array of any dtype; (h, w) is taken as gray and becomes RGB
+        image : (h, w, c) array of any dtype; (h, w) is gray and is converted to RGB
         classifier_fn : callable or nn.Module
             A function (b, h, w, c) array -> (b, classes) probabilities, such as scikit-learn's ``predict_proba``; it gets the
-            image's dtype. Or a module, which gets (b, c, h, w) tensors in its own dtype, on its own device; whole numbers are
-            brought to [0, 1] for it: uint16 by 65535, all others by 255. Floats stay as they are.
+            image's dtype. Or a module, which gets (b, c, h, w) tensors in its own dtype, on its own device. Integer images are
+            scaled to [0, 1] for a module: uint16 divided by 65535, all others by 255. Floats stay as they are.
         labels : iterable of int
-            What is explained where ``top_labels`` is None or 0.
+            Classes to explain if ``top_labels`` is None or 0.
         hide_color : number or colour, optional
-            What hidden segments show; None is the mean of each segment.
+            Pixels of hidden segments; None is the mean of each segment.
         top_labels : int, optional
-            Explain the so many most probable classes.
+            Number of most probable classes to explain.
         num_features : int
             The most segments an explanation may use.
         num_samples : int
-            s, masked images the model sees, the image itself among them.
+            s, masked images passed to the model, including the image itself.
         batch_size : int
-            Images the model sees at once.
+            Images per call of the model.
         segmentation_fn : callable, optional
             (h, w, c) array -> (h, w) integers; by default lime's quickshift.
         distance_metric : str or callable
@@ -140,9 +140,9 @@ class LimeImageExplainer:
         model_regressor : scikit-learn regressor, optional
             Fitted in place of the ridge; needs ``coef_``, ``intercept_`` and ``sample_weight``.
         random_seed : int, optional
-            If given, none is drawn from ``random_state``; scikit-image's quickshift takes no seed any more.
+            If given, no seed is drawn from ``random_state``. It has no other effect: scikit-image's quickshift takes no seed.
         progress_bar : bool
-            Show one.
+            If True, show a progress bar.
 
         Returns
         -------
@@ -151,7 +151,7 @@ class LimeImageExplainer:
         Raises
         ------
         GpulimeError
-            If the segmentation, the model's output or an argument is not what it must be.
+            If the segmentation, the model's output or an argument is invalid.
         """
         try:
             return self.explain_instances(
@@ -171,7 +171,7 @@ class LimeImageExplainer:
             )[0]
         except UnexplainedError as unexplained:
             error = unexplained.failures[0]
-        raise error  # as it was raised, with its own cause
+        raise error  # the original error, with its own cause
 
     def explain_instances(
         self,
@@ -189,11 +189,11 @@ class LimeImageExplainer:
         random_seed: int | None = None,
         progress_bar: bool = True,
     ) -> ImageExplanations:
-        """Explain many images in one queue: the model's batches are full whichever images their rows come from.
+        """Explain many images in one queue, so that the model's batches are full.
 
-        The answers are those of a loop over `explain_instance`. An image that fails, or for which the classifier does, takes no
-        other with it: the error comes when all others are explained, and has them. Only where the first three images all fail
-        are the others not tried. A KeyboardInterrupt has the ``explanations`` so far, too.
+        The results equal those of a loop over `explain_instance`. If an image fails, the others are still explained: the error
+        is raised at the end and holds their explanations. If the first three images all fail, the rest are not tried. A
+        KeyboardInterrupt also holds the ``explanations`` so far.
 
         Parameters
         ----------
@@ -209,10 +209,10 @@ class LimeImageExplainer:
         Raises
         ------
         UnexplainedError
-            A `GpulimeError` for images that could not be explained: ``explanations`` and ``failures`` are dicts by the image's
-            number.
+            If some images could not be explained; a `GpulimeError` with the dicts ``explanations`` and ``failures``, by the
+            image's number.
         GpulimeError
-            If an argument is not what it must be.
+            If an argument is invalid.
         """
         images = _sequence(images)
         n = len(images)
@@ -258,7 +258,7 @@ class LimeImageExplainer:
         return ImageExplanations(queue.explanations[i] for i in range(n))
 
     def _prepare(self, image: Array, call: _Call) -> Prepared:
-        """Draw in lime's order: the segmentation's seed, where none is given, then the masks."""
+        """Draw in lime's order: the segmentation's seed, unless one is given, then the masks."""
         if image.ndim == 2:
             image = gray2rgb(image)
         check(image.ndim == 3 and image.size > 0, f"an image must be (h, w, c) or (h, w); got {image.shape}")
@@ -277,7 +277,7 @@ class LimeImageExplainer:
         return Prepared(image, segments, masks)
 
     def _solve(self, one: Prepared, flight: Flight, call: _Call) -> ImageExplanation:
-        """Fit a linear model to each label, as lime does, and put it into lime's fields."""
+        """Fit a linear model to each label, as lime does, and fill lime's fields."""
         distances = pairwise_distances(one.masks, one.masks[:1], metric=call.distance_metric).ravel()
         width = self.kernel_width if self.kernel_width is not None else 0.75 * one.masks.shape[1] ** 0.5
         weights = np.asarray(self.kernel(distances, kernel_width=width), dtype=np.float64)
@@ -299,7 +299,7 @@ class LimeImageExplainer:
         ids = np.unique(one.segments)
         names = ("coefficients", "ranks", "intercepts", "scores", "scores_loo", "local_predictions")
         columns = [getattr(fitted, name)[0].cpu().numpy() for name in names]
-        # Of `score` and `local_pred` the last label's is left: with top_labels that of the most probable.
+        # As in lime, `score` and `local_pred` end up with the last label's values: with top_labels, the most probable label's.
         labels = list(enumerate(one.labels))
         for j, label in reversed(labels) if call.top_labels else labels:
             coefficients, ranks, intercept, score, score_loo, local = (column[j] for column in columns)
@@ -308,7 +308,7 @@ class LimeImageExplainer:
             values = coefficients[used]
             local_pred = np.array([local])
             if not weights[1:].any():
-                score = np.float64(1)  # scikit-learn's, and so lime's, for one point
+                score = np.float64(1)  # scikit-learn's score, and so lime's, for a single point
             if call.model_regressor is not None:
                 regressor, data = call.model_regressor, one.masks[:, used]
                 regressor.fit(data, y, sample_weight=weights)
@@ -329,7 +329,7 @@ class LimeImageExplainer:
 
 
 def _sequence(images: Any) -> Sequence[Array] | Array:
-    """The images as what has a length; one image in their place would be taken for its rows."""
+    """Turn images into a sequence or an array with a length; refuse a single image, whose rows would be taken for images."""
     shape = getattr(images, "shape", None)
     if len(shape) not in (1, 4) if shape is not None else not isinstance(images, Iterable):
         got = type(images).__name__ if shape is None else tuple(shape)
@@ -348,12 +348,12 @@ def _labels(labels: Any) -> list[int]:
 
 
 def _quickshift(image: Array) -> Array:
-    """Lime's default segmentation; as of RGB where there is one channel, and not through Lab where there are others."""
+    """Lime's default segmentation; a single channel is repeated as RGB; other numbers of channels skip the Lab conversion."""
     return Quickshift()(image.repeat(3, axis=2) if image.shape[2] == 1 else image)
 
 
 def _choose_labels(one: Prepared, outputs: Tensor, call: _Call) -> Tensor:
-    """(1, l): the most probable classes, by NumPy's order as lime takes them, or those that were asked for."""
+    """Choose the labels (1, l): the most probable classes, in NumPy's order as in lime, or the given labels."""
     first = outputs[0].detach().cpu().numpy()
     classes = len(first)
     one.labels = np.argsort(first)[-call.top_labels :][::-1].tolist() if call.top_labels else list(call.labels)
