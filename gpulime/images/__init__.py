@@ -1,1 +1,1 @@
-"""Images as inputs that consist of segments."""
+"""Images as inputs made of segments."""

@@ -1,4 +1,4 @@
-"""What users bring -> what the stages take: checked tensors on the device, and the model's normalisation both ways."""
+"""Batch of images as users pass it, checked and moved to the device."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Batch:
     Attributes
     ----------
     images : (n, c, h, w) float or uint8
-    labels : as `gpulime.labels.of_batch` takes them, optional
-        Classes to explain; by default those with the highest output.
+    labels : as for `gpulime.labels.of_batch`, optional
+        Classes to explain; by default the ones with the highest output.
     segments : (n, h, w) integers, optional
         Label maps, in place of the segmenter's.
     keys : (n,) int64, optional
         ``gpulime.key(image_id)`` of each image; 0 by default.
     top : bool
-        Explain the classes with the highest output too, before ``labels``.
+        If True, the classes with the highest output are explained too, before ``labels``.
     extra : tuple of tensors (n, ...)
-        Further inputs of the model: each masked row gets those of its image.
+        Further inputs of the model: each masked row gets the entries of its image.
     keep : int or several, optional
         Ids of segments that are never hidden.
 
-    A label of -1 means "none more". In its place the image's first label is explained again, which costs no forward.
+    A label of -1 pads shorter rows. In its place the image's first label is explained again, which costs no forward.
     """
 
     images: Any
@@ -53,12 +53,12 @@ class Batch:
 
     @stage("image")
     def as_tensors(self, names: Names | None = None) -> Batch:
-        """The same with images and extra as tensors and labels (n, l) int64, or None; labels may be ``names`` of classes.
+        """Convert images and extra to tensors, and labels to (n, l) int64 or None; labels may be ``names`` of classes.
 
         Raises
         ------
         GpulimeError
-            Unless images are (n, c, h, w), floating or uint8, extra a tuple of tensors (n, ...), and labels what they must be.
+            Unless images are (n, c, h, w), floating or uint8, extra is a tuple of tensors (n, ...), and labels are valid.
         """
         images = arrays.tensor(self.images) if isinstance(self.images, np.ndarray) else self.images
         check(isinstance(images, Tensor), f"images must be a tensor (n, c, h, w); got {type(self.images).__name__}")
@@ -72,12 +72,12 @@ class Batch:
 
     @stage("image")
     def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest value of the images, of uint8 ones in [0, 1]; for those on a GPU the host waits.
+        """Lowest and highest value of the images; (0, 1) for uint8. The host waits for images on a GPU.
 
         Raises
         ------
         GpulimeError
-            Where a value is NaN or infinite, with the first image that has one.
+            If a value is NaN or infinite; the message names the first such image.
         """
         images = self.images.detach()
         if images.dtype == torch.uint8:
@@ -91,12 +91,12 @@ class Batch:
 
     @stage("image")
     def highest_label(self) -> tuple[int, int] | None:
-        """The image with the highest label, and that label; for labels on a GPU the host waits.
+        """Image with the highest label, and that label. The host waits for labels on a GPU.
 
         Raises
         ------
         GpulimeError
-            If a label is negative; -1 may end the labels of an image that has others, or whose top classes are explained.
+            If a label is negative; -1 is allowed as padding, if the image has another label or its top classes are explained.
         """
         if self.labels is None:
             return None
@@ -107,12 +107,12 @@ class Batch:
 
     @stage("image")
     def on(self, device: torch.device) -> Batch:
-        """The same on ``device``: float images, (n, l) int64 labels or None, int64 keys.
+        """Move the batch to ``device``: float images, (n, l) int64 labels or None, int64 keys.
 
         Raises
         ------
         GpulimeError
-            Where a tensor has not the rank, the shape or the dtype it must have.
+            If a tensor has the wrong rank, shape or dtype.
         """
         n, _, h, w = self.images.shape
         keys = torch.zeros(n, dtype=torch.int64) if self.keys is None else arrays.tensor(self.keys)
@@ -124,7 +124,7 @@ class Batch:
             check(fits, f"segments must be (n, h, w) = {(n, h, w)}; got {_kind(self.segments)}")
         images = devices.sent(self.images.detach(), device)
         if images.dtype == torch.uint8:
-            # By a tensor: a number's reciprocal is what a GPU multiplies by, and the last bit decides about segments.
+            # Divided by a tensor: for a number, a GPU multiplies by its reciprocal, and the last bit can change segments.
             images = images / torch.full((), 255, dtype=torch.float32, device=device)
         return Batch(
             images=images if images.dtype == torch.float64 else images.float(),
@@ -137,7 +137,7 @@ class Batch:
         )
 
     def part(self, where: slice) -> Batch:
-        """Some of its images."""
+        """Select images by a slice."""
         labels, segments, keys = (None if t is None else t[where] for t in (self.labels, self.segments, self.keys))
         extra = tuple(tensor[where] for tensor in self.extra)
         return Batch(self.images[where], labels, segments, keys, self.top, extra, self.keep)
@@ -157,7 +157,7 @@ class Batch:
 
 
 def outside_unit(low: float, high: float) -> str | None:
-    """A warning about images that run from ``low`` to ``high`` where that is not in [0, 1], or None."""
+    """Warning for images with values from ``low`` to ``high``; None if these lie in [0, 1]."""
     if low >= -1e-3 and high <= 1 + 1e-3:
         return None
     return (
@@ -167,7 +167,7 @@ def outside_unit(low: float, high: float) -> str | None:
 
 
 def channels_behind(images: Tensor) -> str | None:
-    """A warning about images that look like (n, h, w, c), or None."""
+    """Warning for images that look like (n, h, w, c); None for others."""
     if images.shape[3] in (1, 3, 4) and images.shape[1] > 4 < images.shape[2]:
         shape = tuple(images.shape)
         return f"images are {shape}: is that (n, h, w, c)? They must be (n, c, h, w); permute(0, 3, 1, 2) makes them so"

@@ -1,4 +1,4 @@
-"""What a hidden segment shows instead: the mean of the segment, a blur, a colour, another image."""
+"""Fills of hidden segments: the mean of the segment, a blur, a colour, or another image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FILLS = ("mean", "blur")
 
 
 def resolve(spec: Fill) -> str | Tensor:
-    """A name of `FILLS`, or a tensor: () for a number, (c,) for a colour, (n, c, h, w) or (c, h, w) for images.
+    """Check a fill: a name of `FILLS`, or a tensor: () for a number, (c,) for a colour, (n, c, h, w) or (c, h, w) for images.
 
     Raises
     ------
     GpulimeError
-        For an unknown name, or anything that is not numbers.
+        If the name is unknown, or the fill is not numeric.
     """
     if isinstance(spec, str):
         if spec not in FILLS:
@@ -39,17 +39,17 @@ def resolve(spec: Fill) -> str | Tensor:
 
 @stage("fill")
 def fill(spec: str | Tensor, images: Tensor, labels: Tensor, k: int, unit: float = 1.0) -> Tensor:
-    """The picture that hidden segments show.
+    """Make the pictures that hidden segments show.
 
     Parameters
     ----------
-    spec : what `resolve` returns
+    spec : as returned by `resolve`
     images : (n, c, h, w) float tensor
     labels : (n, h, w) int32 in [0, k)
     k : int
         The most segments of any image.
     unit : float
-        What numbers are divided by: 255 where the caller's images were uint8, since a colour is given in their units.
+        Divisor of numbers: 255 if the caller's images were uint8, since a colour is given in the images' units.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def fill(spec: str | Tensor, images: Tensor, labels: Tensor, k: int, unit: float
     Raises
     ------
     GpulimeError
-        If a colour has not c entries, or a picture not the images' shape.
+        If a colour does not have c entries, or a picture does not have the images' shape.
     """
     if isinstance(spec, str):
         return segment_means(images, labels, k) if spec == "mean" else blur(images)
@@ -80,7 +80,7 @@ def fits(spec: str | Tensor, shape: tuple[int, ...]) -> None:
 
 
 def outside(spec: str | Tensor, unit: float) -> str | None:
-    """A warning about a colour or pictures that are not in the images' units, [0, unit], or None."""
+    """Warning for a colour or pictures outside the images' range, [0, unit]; None if inside."""
     if isinstance(spec, str) or (spec.min() >= 0 and spec.max() <= unit):
         return None
     return (
@@ -90,17 +90,17 @@ def outside(spec: str | Tensor, unit: float) -> str | None:
 
 
 def segment_means(images: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Every pixel replaced by the mean of its segment, each channel by itself (lime's ``hide_color=None``).
+    """Replace every pixel by the mean of its segment, per channel (lime's ``hide_color=None``).
 
-    A GPU adds in any order, so pixels, which must be finite, are added as whole numbers, of a size that the channel's largest
-    value decides: as small as 64 bits allow, 2e-14 of it at 224x224. An image then has the same means in every run and batch.
+    A GPU adds in any order, so pixels, which must be finite, are summed as 64-bit integers. Their unit is set by the channel's
+    largest value: 2e-14 of it at 224x224. An image then has the same means in every run and batch.
     """
     n, c, h, w = images.shape
     where = labels.view(n, 1, h * w).long().expand(n, c, h * w)
     values = (images if images.dtype == torch.float64 else images.float()).flatten(2)
-    largest = torch.frexp(values.abs().amax(2, keepdim=True)).exponent.clamp(min=-60)  # a power of two that a float32 can take
+    largest = torch.frexp(values.abs().amax(2, keepdim=True)).exponent.clamp(min=-60)  # a power of two within float32
     exponent = 62 - (h * w).bit_length() - largest.long()
-    scale = ((exponent + 1023) << 52).view(torch.float64)  # 2 to that, by its bits: not every device's powers are exact
+    scale = ((exponent + 1023) << 52).view(torch.float64)  # 2**exponent from its bits: pow is not exact on every device
     whole = (values * scale.to(values.dtype)).long()
     sums = torch.zeros(n, c, k, dtype=torch.int64, device=images.device).scatter_add_(2, where, whole)
     sizes = torch.zeros(n, 1, k, dtype=torch.int64, device=images.device)
@@ -110,24 +110,24 @@ def segment_means(images: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def blur(images: Tensor) -> Tensor:
-    """A Gaussian blur with a sigma of a twentieth of the longer side: shapes go, colours stay.
+    """Blur by a Gaussian with a sigma of 1/20 of the longer side: shapes disappear, colours remain.
 
-    Each side's blur is a matrix, with what lies beyond a border reflected into the image. Two products of matrices take a
-    fraction of the time of a convolution with so large a kernel.
+    The blur along each side is a matrix, with reflection at the borders. Two matrix products take a fraction of the time of a
+    convolution with such a large kernel.
     """
     n, c, h, w = images.shape
     sigma = max(h, w) / 20
     down, across = (_blurring(side, sigma, images.device) for side in (h, w))
-    planes = images.reshape(n * c, h, w).double()  # a caller's TF32 has no part in it
-    # One product an image, so that an image's result is the same in any batch.
+    planes = images.reshape(n * c, h, w).double()  # TF32 does not apply to float64
+    # One product per plane, so that an image's result is the same in any batch.
     return (
         torch.bmm(down.expand(n * c, h, h), torch.bmm(planes, across.T.expand(n * c, w, w))).view(n, c, h, w).to(images.dtype)
     )
 
 
 def _blurring(side: int, sigma: float, device: torch.device) -> Tensor:
-    """The (side, side) float64 matrix of a Gaussian blur: rows of weights, which sum to 1."""
-    # Reflection at a border reaches no further than the image itself.
+    """Matrix (side, side) float64 of a Gaussian blur; its rows sum to 1."""
+    # A reflection cannot reach beyond the other border.
     radius = min(int(3 * sigma + 0.5), side - 1)
     steps = torch.arange(-radius, radius + 1, device=device)
     weights = (-0.5 * (steps / sigma).double() ** 2).exp()

@@ -1,4 +1,4 @@
-"""Many images of lime's explainer in one queue, each of which is explained or has its error: none takes another with it."""
+"""Queue of images for lime's explainer; an image that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from gpulime.errors import GpulimeError
 from gpulime.explanations.image import ImageExplanation
 from gpulime.images.lime_rows import Array
 
-HOPELESS = 3  # failures of the first images, after which the others are not tried
+HOPELESS = 3  # if this many first images all fail, the rest are not tried
 
 
 class UnexplainedError(GpulimeError):
-    """Some images could not be explained; what was explained is here.
+    """Some images could not be explained; the explanations of the others are kept here.
 
     Attributes
     ----------
     explanations : dict, image's number -> ImageExplanation
-    failures : dict, image's number -> the error it met; an image in neither was not tried
-    n : int, images that were given
+    failures : dict, image's number -> its error; an image in neither dict was not tried
+    n : int, the number of images given
     """
 
     def __init__(self, explanations: Mapping[int, ImageExplanation], failures: Mapping[int, BaseException], n: int) -> None:
@@ -53,7 +53,7 @@ class UnexplainedError(GpulimeError):
 
 @dataclass
 class Prepared:
-    """One image on its way: what lime's explanation of it needs besides the model's outputs."""
+    """An image in the queue, with the segments, masks and labels of its explanation."""
 
     image: Array
     segments: Array
@@ -61,7 +61,7 @@ class Prepared:
     labels: list[int] = field(default_factory=list)
 
     def draw(self, index: Tensor, samples: Tensor) -> Tensor:
-        """Its own masks (..., k) bool, as `gpulime.engine.flight.Flight` asks for them."""
+        """Select the image's masks (..., k) bool, for `gpulime.engine.flight.Flight`."""
         del index
         return torch.from_numpy(self.masks[samples.cpu().numpy()].astype(bool)).to(samples.device)
 
@@ -78,9 +78,9 @@ class LimeQueue:
     flight : callable (number, Prepared) -> Flight
     solve : callable (Prepared, Flight) -> ImageExplanation
     progress : callable
-        Called with the number of rows after each model batch; not for rows that are passed once more.
+        Called with the number of rows after each model batch, except for retried rows.
     explanations, failures : dict
-        What has become of the images, by their numbers.
+        Explanations and errors by the image's number.
     """
 
     predictor: Predictor
@@ -105,11 +105,11 @@ class LimeQueue:
 
     @property
     def hopeless(self) -> bool:
-        """Tell if all of the first images failed: the cause is then hardly the images."""
+        """Tell if all of the first images failed: the images are then hardly the cause."""
         return all(number in self.failures for number in range(HOPELESS))
 
     def put(self, number: int) -> None:
-        """Take in an image, and pass full model batches."""
+        """Add an image, and pass full model batches."""
         try:
             prepared = self._prepared[number] = self.prepare(number)
             flight = self.flight(number, prepared)
@@ -119,7 +119,7 @@ class LimeQueue:
         self._take(self._isolate.put([number], [flight]))
 
     def finish(self) -> None:
-        """Pass the rest."""
+        """Pass the remaining rows."""
         self._take(self._isolate.finish())
 
     def _take(self, outcomes: Iterator[Explained[int, ImageExplanation] | Failed[int]]) -> None:

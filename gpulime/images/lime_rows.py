@@ -1,4 +1,4 @@
-"""The rows of lime's explainer in the queue: an image in its own dtype, what hides its segments, and who is shown them."""
+"""Rows of lime's explainer: images in their own dtype, the fill of their segments, and the function or module they go to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Classifier = nn.Module | Callable[[Array], Any]
 
 
 def predictor(classifier_fn: Classifier) -> Predictor:
-    """How a function of (b, h, w, c) arrays, or a module, is called."""
+    """Make the Predictor of a function of (b, h, w, c) arrays, or of a module."""
     if isinstance(classifier_fn, nn.Module):
         return _LimeRows(classifier_fn, None, "float32", None)
 
@@ -34,7 +34,7 @@ def predictor(classifier_fn: Classifier) -> Predictor:
     def model(rows: Tensor) -> Tensor:
         outputs = found(classifier_fn(rows.permute(0, 2, 3, 1).numpy()))
         try:
-            if outputs is None:  # which NumPy makes NaN
+            if outputs is None:  # NumPy would convert it to NaN
                 raise TypeError
             array = _array(outputs)
             array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
@@ -43,19 +43,19 @@ def predictor(classifier_fn: Classifier) -> Predictor:
         return torch.from_numpy(array)
 
     called = _Function(model, None, "float32", None)
-    called.memory_format = torch.channels_last  # as (b, h, w, c) arrays lie
+    called.memory_format = torch.channels_last  # the layout of (b, h, w, c) arrays
     return called
 
 
 class _LimeRows(Predictor):
-    """A model that is given lime's rows and no others."""
+    """A model called with lime's rows."""
 
     def _look(self, outputs: Tensor, ends: Inputs) -> None:
-        """Nothing to warn of: outputs are explained as they are."""
+        """Give no warnings: outputs are explained as they are."""
 
 
 class _Function(_LimeRows):
-    """A function, called as it is: gradients, autocast and the random state are its caller's."""
+    """A function, called without changes to gradients, autocast or the random state."""
 
     @contextmanager
     def inference(self, device: torch.device) -> Iterator[None]:
@@ -71,7 +71,7 @@ def _array(outputs: Any) -> Array:
 
 
 def masked(key: int, image: Array, segments: Array, hide_color: Any, called: Predictor) -> MaskedImages:
-    """One image as the engine takes it, in its own dtype for a function and in the module's for a module."""
+    """Prepare an image for the engine, in its own dtype for a function and in the module's dtype for a module."""
     parts = from_labels(torch.from_numpy(np.unique(segments, return_inverse=True)[1].reshape(1, *segments.shape)))
     fill = hidden(image, parts.labels[0].numpy(), hide_color)
     if called.module is not None and image.dtype.kind in "iu":
@@ -86,7 +86,7 @@ def masked(key: int, image: Array, segments: Array, hide_color: Any, called: Pre
 
 
 def _white(image: Array) -> int:
-    """The whole number that a module gets as 1: the dtype's largest for uint8 and uint16, as in scikit-image, else 255."""
+    """Integer that is scaled to 1 for a module: the dtype's maximum for uint8 and uint16, as in scikit-image, else 255."""
     if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
         return int(np.iinfo(image.dtype).max)
     low, high = int(image.min()), int(image.max())
@@ -96,7 +96,7 @@ def _white(image: Array) -> int:
 
 
 def _tensor(image: Array) -> Tensor:
-    """(h, w, c) array -> (1, c, h, w) tensor that lies as the array does, in this machine's byte order."""
+    """Convert an (h, w, c) array to a (1, c, h, w) tensor of the same memory layout, in native byte order."""
     try:
         return torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C")).permute(2, 0, 1)[None]
     except TypeError as error:
@@ -104,12 +104,12 @@ def _tensor(image: Array) -> Tensor:
 
 
 def hidden(image: Array, labels: Array, color: Any) -> Array:
-    """What hidden segments show, in the image's dtype: means are cut off, not rounded, in whole numbers, as lime does.
+    """Make the fill of hidden segments in the image's dtype; for integers, means are truncated, not rounded, as in lime.
 
     Parameters
     ----------
     image : (h, w, c)
-    labels : (h, w), from 0 without gaps
+    labels : (h, w), ids from 0 without gaps
     color : number, colour (c,), image, or None for the mean of each segment
     """
     fill = image.copy()

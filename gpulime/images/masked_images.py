@@ -1,4 +1,4 @@
-"""Masked images: images whose parts are their segments."""
+"""Masked images: images with segments as their parts."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from gpulime.ops.masked_images import masked_images
 
 @dataclass(eq=False)
 class MaskedImages(Masked):
-    """Images that are ready for the model, with what hides their segments.
+    """Images ready for the model, with their segments and fill.
 
     Attributes
     ----------
-    images, fill : (n, c, h, w), as the model takes them
+    images, fill : (n, c, h, w), normalised, in the model's dtype
     segments : Segments
     pictures : (n, c, h, w) uint8, for showing
     keys, wanted, extra
         As for `gpulime.engine.masked.Masked`.
-    class_names : the model's, or None
+    class_names : names of the model's classes, or None
     """
 
     images: Tensor
@@ -47,13 +47,13 @@ class MaskedImages(Masked):
         self.kind: Kind = tuple(self.images.shape[1:]), self.images.dtype, self.images.device
 
     def rows(self, index: Tensor, samples: Tensor, masks: Tensor) -> Tensor:
-        """Rows (b, c, h, w)."""
+        """Compose rows (b, c, h, w)."""
         if self.segments.keeps:  # pixels that are never hidden have the label of the first column beyond the segments
             masks = masks | (torch.arange(masks.shape[1], device=masks.device) >= self.counts[index, None])
         return masked_images(self.images, self.fill, self.segments.labels, index, masks)
 
     def part(self, where: slice) -> MaskedImages:
-        """Some of the images."""
+        """Select images by a slice."""
         return replace(
             self,
             images=self.images[where],
@@ -66,7 +66,7 @@ class MaskedImages(Masked):
         )
 
     def explained(self, found: dict[str, Any]) -> ExplainedImages:
-        """The explanations, with segments and pictures."""
+        """Build the explanations, with segments and pictures."""
         return ExplainedImages(
             **found,
             segments=self.segments.labels,

@@ -1,4 +1,4 @@
-"""The model's normalisation of images, both ways."""
+"""Normalisation of images for the model, and its inverse."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gpulime.images import pretrained
 
 @dataclass(frozen=True)
 class Normalisation:
-    """``(image - mean) / std``, and whether images come with it done.
+    """Normalisation ``(image - mean) / std``.
 
     Attributes
     ----------
     mean, std : (1,) or (c,) float32
-    normalized : bool
-    source : "given", "model" if they are the model's own, "none" if nothing is known and images stay as they are
+    normalized : bool, True if images are already normalised
+    source : "given"; "model" if mean and std are the model's own; "none" if they are unknown and images stay unchanged
     """
 
     mean: Tensor
@@ -38,7 +38,7 @@ class Normalisation:
         normalized: bool,
         own: pretrained.Both | None = None,
     ) -> Normalisation:
-        """From an Explainer's arguments; the model's ``own`` mean and std if neither is given.
+        """Make it from an Explainer's arguments, or from the model's ``own`` mean and std if neither is given.
 
         Raises
         ------
@@ -69,7 +69,7 @@ class Normalisation:
 
     @stage("image")
     def fits(self, images: Tensor) -> None:
-        """Raise `GpulimeError` unless mean and std have an entry per channel, and uint8 images are not called normalised."""
+        """Raise `GpulimeError` if mean or std does not fit the channels, or images given as normalised are uint8."""
         c = images.shape[1]
         for name, value in (("mean", self.mean), ("std", self.std)):
             check(value.numel() in (1, c), f"{name} must have one entry per channel, c = {c}; got {value.numel()}")
@@ -80,7 +80,7 @@ class Normalisation:
 
     @stage("image")
     def pictures(self, images: Tensor) -> Tensor:
-        """The images in [0, 1], for segmentation and for showing."""
+        """Images in [0, 1], for segmentation and display."""
         if not self.normalized:
             return images
         mean, std = self._columns(images)
@@ -88,7 +88,7 @@ class Normalisation:
 
     @stage("image")
     def ready(self, images: Tensor) -> Tensor:
-        """The images as the model takes them."""
+        """Images normalised for the model."""
         if self.normalized:
             return images
         mean, std = self._columns(images)

@@ -1,4 +1,4 @@
-"""Images -> masked images: all that is done once per image, before its rows are on their way to the model."""
+"""Prepare images for masking: everything done once per image, before its rows enter the queue."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from gpulime.images.normalisation import Normalisation
 from gpulime.images.segments import Segments, from_labels, kept_ids, segment
 from gpulime.segments import Segmenter
 
-# As many images are prepared at once as these allow, to bound memory.
+# The most images, and bytes of images, prepared at once, to bound memory.
 AT_ONCE_IMAGES, AT_ONCE_BYTES = 64, 2**28
 
 
 @dataclass(eq=False)
 class Preparation:
-    """Checks, segments, fill and normalisation, as an `Explainer` was told them.
+    """Checks, segments, fills and normalises images by the settings of an `Explainer`.
 
     Attributes
     ----------
-    class_names : the model's own, by which labels may be given
-    warned : the kinds of warnings that have been given, each once
+    class_names : names of the model's classes, which labels may use, or None
+    warned : kinds of warnings given so far; each is given once
     """
 
     predictor: Predictor
@@ -43,14 +43,15 @@ class Preparation:
     warned: set[str] = field(default_factory=set)
 
     def masked(self, batch: Batch) -> Iterator[MaskedImages]:
-        """The batch's images, a few at a time.
+        """Prepare the batch's images, a few at a time.
 
-        What the host reads of a GPU it reads here, and waits for it: the range of images and the highest label that came there,
-        whether floats need a window to be seen, how many segments there are, pictures for a segmenter on the CPU. It waits for
-        these alone: what comes from the host is prepared beside the forwards of earlier images. From a flight's first model
-        batch to its solved fit it reads nothing, but for callables of the user's, the lasso's path, the sampler "lime", an
-        alpha below 1e-6, the search for a batch size, and once, whether the model's outputs are probabilities and the same for
-        the same image.
+        Every wait of the host for a GPU happens here. The host reads the range of images and the highest label if they are on
+        the GPU, the number of segments, a test if float pictures need a display window, and pictures for a segmenter on the
+        CPU. Images from the host are prepared on a second stream, beside the forwards of earlier images.
+
+        Between a flight's first model batch and its solved fit the host reads nothing. Exceptions are the user's callables, the
+        lasso's path, the sampler "lime", an alpha below 1e-6, the search for a batch size, and the checks of the model's first
+        outputs.
         """
         batch = replace(batch.as_tensors(self.class_names), keep=kept_ids(batch.keep))
         self.normalisation.fits(batch.images)
@@ -80,21 +81,21 @@ class Preparation:
             for tensor in made:
                 if tensor is not None:
                     devices.read_here(tensor)
-            assert part.keys is not None  # `on` put zeros where there were none
+            assert part.keys is not None  # `on` sets zeros by default
             wanted = Wanted(part.labels, part.top, highest)
             yield MaskedImages(ready, filled, parts, pictures, part.keys, wanted, tuple(part.extra), self.class_names)
 
     def for_model(self, images: Tensor, extra: Sequence[Tensor] = ()) -> Tensor:
-        """Images as the model takes them: normalised, in its dtype and memory format."""
-        # Not .to(memory_format=), which leaves a tensor of the right dtype in the format it has.
+        """Images ready for the model: normalised, in its dtype and memory format."""
+        # Not .to(memory_format=), which does nothing if the dtype is already right.
         ready = self.normalisation.ready(images)
         ready = ready.to(self.predictor.dtype(ready, extra))
         return ready.contiguous(memory_format=self.predictor.memory_format)
 
     def _ready(self, batch: Batch, fill: str | Tensor, unit: float, number: int) -> tuple[Tensor, Tensor, Segments, Tensor]:
-        """Images and fill as the model takes them, the segments, and uint8 pictures."""
+        """Images and fill ready for the model, the segments, and uint8 pictures."""
         pictures = self.normalisation.pictures(batch.images)
-        if unit == 1:  # no more than eight bits otherwise
+        if unit == 1:  # uint8 images need no window
             pictures = stretched(pictures)
         if batch.segments is None:
             parts = segment(self.segmenter, pictures, number, batch.keep)

@@ -1,4 +1,4 @@
-"""The normalisation that a model itself asks for: timm records it with its models."""
+"""Normalisation recorded in a model, as timm does."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import nn
 
 Both = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, an entry per channel
 
-SOURCES = {  # packages whose classifiers want normalised images and do not record how
+SOURCES = {  # packages whose classifiers need normalised images but do not record mean and std
     "torchvision": "weights.transforms() has them",
     "transformers": "its image processor has them, as image_mean and image_std",
 }
 
 
 def bare(model: Any) -> Any:
-    """The model inside DataParallel, DistributedDataParallel and torch.compile's module."""
+    """Unwrap DataParallel, DistributedDataParallel and torch.compile's module."""
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     return model
 
 
 def recorded(model: Any) -> Both | None:
-    """Mean and std for images in [0, 1], by timm's ``pretrained_cfg``; None if there is none."""
+    """Mean and std for images in [0, 1], from timm's ``pretrained_cfg``; None if there is none."""
     model = bare(model)
-    holders = (model, getattr(model, "config", None))  # transformers keeps that of a timm model in its config
+    holders = (model, getattr(model, "config", None))  # transformers keeps a timm model's pretrained_cfg in its config
     config = next((found for holder in holders if (found := getattr(holder, "pretrained_cfg", None))), None)
     if not isinstance(config, Mapping) or not config.get("mean") or not config.get("std"):
         return None
@@ -34,7 +34,7 @@ def recorded(model: Any) -> Both | None:
 
 
 def for_channels(both: Both, channels: int | None) -> Both:
-    """The same for so many channels: a model for RGB that was made for gray keeps its normalisation, averaged."""
+    """Average mean and std over channels for a single-channel model, since a model converted from RGB keeps RGB's values."""
     if channels != 1:
         return both
     mean, std = ((sum(values) / len(values),) for values in both)
@@ -42,20 +42,20 @@ def for_channels(both: Both, channels: int | None) -> Both:
 
 
 def normalisation(model: Any) -> Both | None:
-    """The recorded mean and std; None if there are none, or not for as many channels as the model takes."""
+    """Recorded mean and std; None if there are none, or if they do not fit the model's channels."""
     both, c = recorded(model), channels_of(model)
     both = None if both is None else for_channels(both, c)
     return both if both is None or c is None or {len(both[0]), len(both[1])} <= {1, c} else None
 
 
 def channels_of(model: object) -> int | None:
-    """The channels that a model takes: those of the first convolution in it; None without one."""
+    """Number of input channels, from the model's first convolution; None without one."""
     modules = model.modules() if isinstance(model, nn.Module) else ()
     return next((module.in_channels or None for module in modules if isinstance(module, nn.Conv2d)), None)
 
 
 def lacking(model: Any) -> str | None:
-    """A warning for a classifier of torchvision or transformers that is given images without mean and std, or None."""
+    """Warning for a torchvision or transformers classifier without mean and std; None for other models."""
     package = type(bare(model)).__module__.partition(".")[0]
     if package not in SOURCES:
         return None

@@ -1,4 +1,4 @@
-"""Pictures -> segments, with ids from 0 without gaps; ``Segments.ids`` leads back to the segmenter's own."""
+"""Segment pictures; ids run from 0 without gaps, and ``Segments.ids`` maps them to the segmenter's own."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from gpulime.errors import GpulimeError, about, check, stage
 from gpulime.ops import quickshift, slic, source
 from gpulime.segments import CPU, SEGMENTERS, Array, Felzenszwalb, Grid, Quickshift, Segmenter, Slic
 
-_TABLE = 4096  # ids from 0, at most, that are renumbered by a table of those that are present; any others by sorting
+_TABLE = 4096  # ids below this are renumbered by a table; if any id is outside, by sorting
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The segments of n images.
+    """Segments of n images.
 
     Attributes
     ----------
-    labels : (n, h, w) int32, from 0 without gaps in each image; its count for pixels that are never hidden
-    counts : (n,) int64, the number of segments of each image
-    ids : (n, k) int64, what the segmenter called each segment; -1 beyond an image's count
-    keeps : bool, whether there may be pixels that are never hidden; then k is one more than the largest count
+    labels : (n, h, w) int32, from 0 without gaps in each image; pixels that are never hidden have the image's count
+    counts : (n,) int64, number of segments of each image
+    ids : (n, k) int64, the segmenter's id of each segment; -1 beyond an image's count
+    keeps : bool, True if some pixels may never be hidden; then k is one more than the largest count
     """
 
     labels: Tensor
@@ -42,15 +42,15 @@ class Segments:
 
     @property
     def most(self) -> int:
-        """The largest count."""
+        """Largest number of segments of any image."""
         return self.ids.shape[1] - self.keeps
 
     def part(self, where: slice) -> Segments:
-        """Those of some of the images."""
+        """Select images by a slice."""
         return replace(self, labels=self.labels[where], counts=self.counts[where], ids=self.ids[where])
 
     def to(self, device: torch.device) -> Segments:
-        """The same on another device."""
+        """Move to another device."""
         labels, counts, ids = (devices.sent(tensor, device) for tensor in (self.labels, self.counts, self.ids))
         return Segments(labels, counts, ids, self.keeps)
 
@@ -59,18 +59,18 @@ OPS: dict[type, Callable[..., Tensor]] = {Slic: slic.slic, Quickshift: quickshif
 
 
 def on_device(segmenter: Segmenter, device: torch.device) -> Callable[[Tensor], Tensor] | None:
-    """What segments (n, c, h, w) float32 pictures on ``device`` itself; None where that is done one by one on the CPU."""
+    """Function that segments (n, c, h, w) float32 pictures on ``device``; None if they are segmented one by one on the CPU."""
     if isinstance(segmenter, Grid):
         return lambda pictures: segmenter.labels(len(pictures), pictures.shape[2], pictures.shape[3], pictures.device)
     op = OPS.get(type(segmenter))
-    # Quickshift's twin is a few thousand operations for all pictures at once: without CuPy too, a GPU does it by itself.
+    # Quickshift in plain PyTorch is a few thousand operations for all pictures together, so a GPU does it without CuPy, too.
     if op is not None and (source.available(device) or (op is quickshift.quickshift and device.type == "cuda")):
         return partial(op, **dataclasses.asdict(segmenter))  # type: ignore[arg-type]
     return None
 
 
 def describe(segmenter: Segmenter, device: torch.device = CPU) -> str:
-    """Backend, name and options in one line: rows of two segmenters never mix in one run."""
+    """Describe backend, name and options in one line, by which a run refuses rows of another segmenter."""
     name = next((name for name, kind in SEGMENTERS.items() if isinstance(segmenter, kind)), None)
     if name is None:
         return getattr(segmenter, "__qualname__", None) or type(segmenter).__qualname__
@@ -85,15 +85,15 @@ def describe(segmenter: Segmenter, device: torch.device = CPU) -> str:
 
 @stage("segments")
 def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0, keep: Sequence[int] = ()) -> Segments:
-    """Segment images, each by itself.
+    """Segment each image.
 
     Parameters
     ----------
-    segmenter : what `resolve` returns
+    segmenter : as returned by `resolve`
     pictures : (n, c, h, w) float tensor in [0, 1], on any device
-        One channel is shown to scikit-image and to callables as gray RGB, as lime does.
+        For scikit-image and callables, one channel is repeated as RGB, as in lime.
     number : int
-        That of the first image, for messages.
+        Number of the first image, for messages.
     keep : sequence of int
         As for `from_labels`.
 
@@ -113,19 +113,19 @@ def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0, keep: Seque
     if isinstance(segmenter, Slic | Quickshift | Felzenszwalb):
         with ThreadPoolExecutor(min(n, os.cpu_count() or 1)) as pool:
             labels = list(pool.map(one, range(n)))
-    else:  # whether a user's callable is safe in threads is not known
+    else:  # a user's callable may not be thread-safe
         labels = [one(i) for i in range(n)]
     return from_labels(torch.from_numpy(np.stack(labels)), keep, number).to(pictures.device)
 
 
 @stage("segments")
 def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Array:
-    """Segment one (h, w, c) array with values in [0, 1]; returns (h, w) int64 labels as the segmenter gave them.
+    """Segment one (h, w, c) array with values in [0, 1]; returns the segmenter's own labels (h, w) int64.
 
     Raises
     ------
     GpulimeError
-        Where the segmenter returns anything but (h, w) integers.
+        If the segmenter raises, or returns anything but (h, w) integers.
     """
     h, w, c = array.shape
     if isinstance(segmenter, Grid):
@@ -133,7 +133,7 @@ def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Arra
     else:
         try:
             labels = np.asarray(segmenter(array.repeat(3, axis=2) if c == 1 else array))
-        except (Exception, SystemExit) as error:  # scikit-image's words on a bad option, or whatever a callable raises
+        except (Exception, SystemExit) as error:  # scikit-image's error for a bad option, or any error of a callable
             raise GpulimeError(f"{name}: segments {describe(segmenter)} failed: {type(error).__name__}: {error}") from error
     with about(f"{name}: segments {describe(segmenter)}"):
         check(labels.shape == (h, w), f"must return (h, w) = {(h, w)} labels; got {labels.shape}")
@@ -143,20 +143,20 @@ def segment_one(segmenter: Segmenter, array: Array, name: str = "image") -> Arra
 
 @stage("segments")
 def from_labels(labels: Tensor, keep: Sequence[int] = (), number: int = 0) -> Segments:
-    """Take label maps as they come and number their segments from 0 without gaps, in the order of their ids.
+    """Renumber the segments of label maps from 0 without gaps, in the order of their ids.
 
     Parameters
     ----------
-    labels : (n, h, w) integer tensor; any ids, negative ones and gaps included
+    labels : (n, h, w) integer tensor; any ids, including negative ones and gaps
     keep : sequence of int
-        Ids whose pixels are never hidden: they are no segment, and an image's count is their label.
+        Ids of pixels that are never hidden: they form no segment, and get the image's count as label.
     number : int
-        That of the first image, for messages.
+        Number of the first image, for messages.
 
     Raises
     ------
     GpulimeError
-        If it is not an integer tensor of rank 3, or no segment is left of an image.
+        If ``labels`` is not an integer tensor of rank 3, or ``keep`` leaves an image without segments.
     """
     integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     check(integer, f"segments must be integer labels; got {labels.dtype}")
@@ -165,7 +165,7 @@ def from_labels(labels: Tensor, keep: Sequence[int] = (), number: int = 0) -> Se
         return _keeping(labels.long(), keep, number)
     flat = labels.flatten(1).long()
     n, room = len(flat), min(flat.shape[1], _TABLE)
-    # Whether all ids find room in a table is read together with how many there are: on a GPU the host waits once.
+    # The range of ids and the number of segments are read together, so that the host waits for a GPU once.
     present = torch.zeros(n, room, dtype=torch.bool, device=flat.device).scatter_(1, flat.clamp(0, room - 1), True)
     counts = present.sum(1)
     low, high, k = torch.stack([*flat.aminmax(), counts.max()]).tolist()
@@ -173,12 +173,12 @@ def from_labels(labels: Tensor, keep: Sequence[int] = (), number: int = 0) -> Se
         return _by_rank(flat, labels.shape)
     position = present.cumsum(1, dtype=torch.int32) - 1
     names = torch.arange(room, device=flat.device).expand(n, room)
-    ids = names.new_full((n, k + 1), -1).scatter_(1, position.where(present, k).long(), names)  # the last takes what is absent
+    ids = names.new_full((n, k + 1), -1).scatter_(1, position.where(present, k).long(), names)  # column k takes absent ids
     return Segments(position.gather(1, flat).view(labels.shape), counts, ids[:, :k].contiguous())
 
 
 def _keeping(labels: Tensor, keep: Sequence[int], number: int) -> Segments:
-    """`from_labels` with kept pixels: they get the highest id of all, which is numbered last, and is then no segment."""
+    """`from_labels` with kept pixels: they get a new highest id, which is numbered last and not counted as a segment."""
     kept = torch.isin(labels, torch.tensor(keep, device=labels.device))
     numbered = from_labels(labels.where(~kept, labels.masked_fill(kept, -1).max() + 1))
     counts = numbered.counts - kept.flatten(1).any(1).long()
@@ -193,12 +193,12 @@ def _keeping(labels: Tensor, keep: Sequence[int], number: int) -> Segments:
 
 @stage("segments")
 def kept_ids(keep: Any) -> tuple[int, ...]:
-    """The segment ids that ``keep`` names: an int, several of them (a list, a set, an array, a tensor), or None.
+    """Convert ``keep`` to segment ids: an int, several (a list, a set, an array, a tensor), or None.
 
     Raises
     ------
     GpulimeError
-        For anything else.
+        If ``keep`` is anything else.
     """
     if keep is None:
         return ()
@@ -212,7 +212,7 @@ def kept_ids(keep: Any) -> tuple[int, ...]:
 
 
 def _by_rank(flat: Tensor, shape: torch.Size) -> Segments:
-    """`from_labels` of any ids, (n, pixels) int64: sorted, which takes several times as long."""
+    """`from_labels` for any ids, (n, pixels) int64, by sorting, which takes several times as long."""
     ordered, order = flat.sort(1)
     position = torch.zeros_like(flat)
     position[:, 1:] = (ordered.diff() != 0).cumsum(1)
