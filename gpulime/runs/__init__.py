@@ -1,4 +1,4 @@
-"""Runs: images from disk or a dataset, explained, and every row kept in a directory that can be resumed."""
+"""Runs: explain images from disk or a dataset into a directory of rows that can be resumed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["explain", "open_run"]
 
-_HOME = {"explain": "gpulime.runs.from_dataset", "open_run": "gpulime.runs.store.open_run"}  # imported when first asked for
+_HOME = {"explain": "gpulime.runs.from_dataset", "open_run": "gpulime.runs.store.open_run"}  # imported at first use
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Runs over files, as a configuration describes them: what `gpulime explain` and `gpulime report` do."""
+"""Runs from a configuration: `gpulime explain` and `gpulime report`."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ from gpulime.views.report import page
 
 LOSS = f"{page.PAGE} would lose its pictures"
 REMEDY = "Move it away to have one without"
-MOST_SIDE = 2**16  # pixels of a picture, as a run.json says that it was resized or cropped
+MOST_SIDE = 2**16  # the most pixels per side that a run.json may give for resizing or cropping
 
 
 def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = False) -> int:
-    """Do what a configuration says; go on where an earlier run of it stopped.
+    """Run a configuration, or resume an earlier run of it.
 
     Parameters
     ----------
     config : Config
     retry_failed : bool
-        Try images again that have an error row.
+        Retry images that have an error row.
     dry_run : bool
-        Print what would be done, and about how long it would take; write nothing.
+        Print the work and its estimated time; write nothing.
 
     Returns
     -------
     int
-        Exit code: `exits.OK` if all images of the run have explanations, `exits.ERROR_ROWS` if some have error rows. A rank of
-        several always says `exits.OK`, since torchrun would stop the others: ask `gpulime verify`.
+        Exit code: `exits.OK` if all images of the run have explanations, `exits.ERROR_ROWS` if some have error rows. With
+        several ranks it is always `exits.OK`, since torchrun would stop the other ranks; use `gpulime verify` instead.
 
     Raises
     ------
     GpulimeError
-        Where a setting, the model or the source is not what it must be, or the directory holds rows of other settings.
+        If a setting, the model or the source is invalid, or the directory holds rows of other settings.
     """
     check(bool(config.out), f"out must name a directory; got {config.out!r}")
     share = Share.of(config.data.shard)
@@ -113,7 +113,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
 
 
 def _device(wanted: str | None, share: Share) -> str:
-    """As asked, else a GPU where there is one; of several ranks on a machine each has its own."""
+    """Choose the device: the one in the settings, else a GPU if there is one; each rank on a machine gets its own."""
     device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     if device != "cuda" or share.device is None:
         return device
@@ -123,12 +123,12 @@ def _device(wanted: str | None, share: Share) -> str:
 
 
 def report(run: Path) -> Path:
-    """Write ``report.html`` of a run again, from its results and, where they are still there, its images.
+    """Rewrite ``report.html`` of a run, from its results and, if they still exist, its images.
 
     Raises
     ------
     GpulimeError
-        If the directory holds no run, or one made from Python whose report has pictures, which this one would lack.
+        If the directory holds no run, or if a report exists and the new one would lose its pictures, as for runs from Python.
     """
     about = store.manifest(run)
     reader = _reader(about)
@@ -142,13 +142,13 @@ def report(run: Path) -> Path:
 
 
 def pictures(run: Path) -> Picture:
-    """A function that finds the picture of a row as the model saw it, or None if the image cannot be read."""
+    """Make a function from a row to its picture as the model saw it, or to None if the image cannot be read."""
     about = store.manifest(run)
     return _picture_of(_reader(about), _bands(about))
 
 
 def _reader(about: Mapping[str, Any]) -> FileReader | DatasetReader | None:
-    """The reader of a run's images; None for a run from Python, or if the code may be somebody else's."""
+    """Reader of a run's images; None for a run from Python, or if its code may be another person's."""
     if "config" not in about:
         return None
     try:
@@ -172,7 +172,7 @@ def _picture_of(reader: FileReader | DatasetReader | None, bands: Sequence[int] 
         return from_dataset.picture_in(reader, bands)
 
     def picture(row: Mapping[str, Any]) -> Shown | None:
-        if row.get("image_sha256") is None:  # a row of somebody else's that names any file of this machine
+        if row.get("image_sha256") is None:  # a foreign row, which may name any file of this machine
             return None
         read = reader(Item(row["image_id"], row["path"]))
         same = read.sha256 == row["image_sha256"]  # else its segments would lie on another picture

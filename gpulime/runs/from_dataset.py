@@ -54,67 +54,68 @@ def explain(
     bands: Sequence[int] | None = None,
     **lime: Any,
 ) -> Outcome:
-    """Explain a dataset into a run directory: `gpulime explain` for those who have model and data in Python.
+    """Explain a dataset into a run directory: `gpulime explain` for a model and data in Python.
 
     Parameters
     ----------
     model : nn.Module or callable
         As for `gpulime.Explainer`.
     dataset : map-style dataset
-        ``dataset[i]`` is an image, (image, target), (image, target, mask), (index, image, target), or a mapping with such keys
+        ``dataset[i]`` is an image, (image, target), (image, target, mask), (index, image, target), or a mapping with keys such
         as image, label, mask, or pixel_values, labels. An image is a PIL image, a tensor (c, h, w) or an array (h, w, c), uint8
-        or float, in [0, 1] or with ``normalized=True``; a target is a class, a list of several or a multi-hot vector; a mask
-        holds integers (h, w), which are used as its segments. With ``samples`` or ``imgs`` as ImageFolder has them, its paths
-        are the ids; else the numbers are. Of a DataLoader in the default order with the default ``collate_fn`` its dataset is
-        taken.
+        or float, in [0, 1] or with ``normalized=True``. A target is a class, a list of several or a multi-hot vector. A mask
+        holds integers (h, w), which become the image's segments. If the dataset has ``samples`` or ``imgs`` like ImageFolder,
+        their paths are the ids; else the indices are. A DataLoader is replaced by its dataset, if it has the default order and
+        ``collate_fn``.
     out : path
-        The run directory; what it has already is skipped.
+        The run directory; finished images are skipped.
     labels : "top", "target", "top+target", or one or several classes
-        Which classes are explained: those with the highest output, each image's targets, both, or the same for all images, by
-        their numbers or names.
+        Classes to explain: the ones with the highest output, each image's targets, both, or the same for all images, by number
+        or name.
     model_id : str, optional
-        Names what cannot be compared, a model, kernel or segmenter that is a function: with one of them a run is only gone
-        on with under the same name. It stands for all code: without it, a run is only gone on with if the repr of the model
-        and the source of its classes and of the functions given are as they were.
+        Identifies the code of the run. A run resumes only under the same ``model_id``. Without it, the repr of the model and
+        the source of its classes and of the given functions must be unchanged. It is required to resume if a model, kernel or
+        segmenter is a function that cannot be compared.
     class_names : sequence of str or mapping of int to str, optional
-        Names of the model's classes; by default those in the ``config.id2label`` of a Hugging Face model.
+        Names of the model's classes; by default a Hugging Face model's ``config.id2label``.
     workers : int
-        Processes that read the dataset; 0 reads it in this one, while the model waits: then an example that hangs, hangs all.
+        Processes that read the dataset. With 0 this process reads it while the model waits, and an example that hangs blocks
+        the run.
     timeout_seconds : float
-        A worker that gives no images for so long is taken to hang, and ended.
+        A worker without output for this long counts as hanging, and is ended.
     retry_failed : bool
-        Try images again that have an error row.
+        Retry images that have an error row.
     max_failures_in_a_row : int or None
-        End the run where so many images fail one after the other; None: never.
+        End the run after this many failed images in a row; None never does.
     shard : str, optional
-        "2/8" explains the second of eight parts of the dataset alone, for one of eight processes. By default each process that
-        calls this explains all of it: of several ranks call it in one, or give each ``f"{rank + 1}/{world_size}"``.
+        "2/8" explains only the second of eight parts of the dataset, for one of eight processes. By default each process
+        explains all of it: with several ranks call this in one of them, or pass each ``f"{rank + 1}/{world_size}"``.
     report : bool
-        Write ``report.html`` at the end, or let the process do that which is the last of those with a shard.
+        Write ``report.html`` at the end; with shards, the last process writes it.
     masks : callable or path, optional
-        A function image id -> its segments, integers (h, w): an array, a tensor or a PIL image; it runs in the processes that
-        read. Or a folder of mask images: each image's id there, with .png, .npy or .tif.
+        A function image id -> its segments, integers (h, w): an array, a tensor or a PIL image; it runs in the reading
+        processes. Or a folder of mask images, named by image id with .png, .npy or .tif.
     keep : int or several, optional
         Ids of segments that are never hidden, such as a background of 0, 255 or -1.
     channels : int, optional
-        As many as PIL images get: gray becomes RGB for 3, RGB gray for 1. By default those of the model's first convolution;
-        without one, gray images keep 1 and others have 3.
+        Number of channels for PIL images: gray becomes RGB for 3, RGB becomes gray for 1. By default the input channels of the
+        model's first convolution; without one, gray images keep 1 and others have 3.
     bands : three numbers from 1, optional
-        Which channels the report shows as red, green and blue; by default the first three.
+        Channels that the report shows as red, green and blue; by default the first three.
     **lime
         Arguments of `gpulime.Explainer`.
 
     Returns
     -------
     Outcome
-        How many images of the run have explanations and how many error rows.
+        Numbers of images of the run with explanations and with error rows.
 
     Raises
     ------
     GpulimeError
         As `gpulime.runs.from_config.run`.
     gpulime.runs.progress.exits.EndOfRunError
-        Where the device is lost, the disk takes no rows or too many images fail one after the other; what was finished is kept.
+        If the device is lost, rows cannot be written or too many images fail in a row; finished rows are kept.
     """
     dataset = map_style(dataset)
     names = classes.of_model(bare(model)) if class_names is None else classes.listed(class_names)
@@ -159,7 +160,7 @@ def _terms(
     masks: Masks | None,
     keep: Sequence[int],
 ) -> Terms:
-    """What the rows of a run with these arguments have in common."""
+    """Terms of a run with these arguments: the settings that all rows share."""
     given = inspect.signature(Explainer).bind(model, **lime)
     given.apply_defaults()
     changing = {
@@ -192,19 +193,19 @@ def _terms(
 
 
 def _own_normalisation(explainer: Explainer) -> dict[str, list[float]]:
-    """The mean and std that the model itself brings, in place of None."""
+    """Replace a mean and std of None by the model's own."""
     used = explainer.normalisation
     return {"lime.mean": used.mean.tolist(), "lime.std": used.std.tolist()} if used.source == "model" else {}
 
 
 def map_style(dataset: Any) -> Any:
-    """The dataset, or that of a DataLoader which gives its examples as they are.
+    """Return the dataset, or the dataset of a DataLoader that returns its examples unchanged.
 
     Raises
     ------
     GpulimeError
-        Unless examples can be had by number, and there are some. A DataLoader's sampler and ``collate_fn`` must be the default
-        ones: the work of others would be lost.
+        If the dataset has no examples, or cannot be indexed. A DataLoader must have the default sampler and ``collate_fn``,
+        since the effect of any others would be lost.
     """
     if isinstance(dataset, DataLoader):
         in_order = type(dataset.sampler) is SequentialSampler and type(dataset.batch_sampler) in (BatchSampler, type(None))
@@ -217,7 +218,7 @@ def map_style(dataset: Any) -> Any:
 
 
 def items(dataset: Any) -> list[Item]:
-    """The examples of a dataset, by number; a path where the dataset tells one is the id."""
+    """List the examples of a dataset by index; their ids are paths if the dataset has them."""
     samples = getattr(dataset, "samples", None) or getattr(dataset, "imgs", None)
     if isinstance(samples, list) and len(samples) == len(dataset) and all(_has_path(sample) for sample in samples):
         root = getattr(dataset, "root", ".")
@@ -234,7 +235,7 @@ def _has_path(sample: Any) -> bool:
 
 
 def _comparable(value: Any) -> bool:
-    """Whether it can be told from others in another process: options, weights, functions that are imported by their names."""
+    """Tell if another process can recognise it: options, weights, or a function that can be imported by name."""
     named = inspect.isfunction(value) and "<" not in value.__qualname__
     return named or isinstance(value, nn.Module) or dataclasses.is_dataclass(value)
 
@@ -242,7 +243,7 @@ def _comparable(value: Any) -> bool:
 def picture_in(
     reader: DatasetReader, bands: Sequence[int] | None = None, normalisation: Normalisation | None = None
 ) -> Picture:
-    """Find the picture of a row in a dataset; None for an image that is not there, or no longer what it was."""
+    """Find the picture of a row in a dataset; None if the image is missing or has changed."""
     numbers = {item.image_id: item for item in items(reader.dataset)}
 
     def picture(row: Mapping[str, Any]) -> Shown | None:
@@ -259,9 +260,9 @@ def picture_in(
 
 
 def _plain(value: Any, model_id: str | None) -> Any:
-    """A setting as JSON: numbers as they are, an array by a digest of its content, a function by its name and code.
+    """Convert a setting to JSON: a number unchanged, an array as a digest of its content, a function as its name and code.
 
-    A ``model_id`` stands for all code.
+    A ``model_id`` replaces the code.
     """
     if isinstance(value, Tensor | np.ndarray):
         array = np.ascontiguousarray(value)

@@ -1,4 +1,4 @@
-"""Isolation in a run: its outcomes in order, when a failure is the model's own, and when the device is lost."""
+"""Isolation in a run: outcomes in order, and errors of the model or the device that end the run."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gpulime.runs.progress.signals import Stopped
 from gpulime.runs.reading.read import Group, Read
 from gpulime.runs.store.store import DEVICE
 
-# Pieces of explanations that may be on their way to the CPU while a device works on the next ones.
+# Pieces of explanations in flight to the CPU while the device works on the next ones.
 AHEAD = defaultdict(int, cuda=1)
-UNPROVEN_IMAGES = 8  # a model that fails for so many, before it has explained any, fails for all
+UNPROVEN_IMAGES = 8  # if this many images fail before any is explained, the model is at fault
 MESSAGE_LENGTH = 1000
 ELSEWHERE = "explainer"
 
 
 @dataclass(frozen=True)
 class Finished:
-    """An image that is explained: number ``i`` of explanations on the CPU."""
+    """An explained image: number ``i`` of explanations on the CPU."""
 
     read: Read
     explanations: ExplainedImages
@@ -38,7 +38,7 @@ Outcome = Finished | Read  # a `Read` with its error
 
 
 class Isolation:
-    """Explains images and finds those that fail.
+    """Explains images and isolates failing ones.
 
     Parameters
     ----------
@@ -46,11 +46,12 @@ class Isolation:
     alone : callable Read -> Batch
         The batch of one image.
     progress : callable
-        Called with the number of rows after each model batch; an `EndOfRunError` that it raises goes through.
+        Called with the number of rows after each model batch; it may raise `EndOfRunError`, which ends the run.
     proven : bool
-        Whether the model is known to explain images of this run: then none of its errors is taken for the model's own.
+        True if the model has already explained images of this run; errors are then the images'.
     suspects : collection of str
-        Images that a process had in hand when it lost its device. One that is by itself when that happens again is at fault.
+        Ids of images that were in flight when a process lost its device. If it happens again with such an image alone, the
+        image is at fault.
     """
 
     def __init__(
@@ -71,36 +72,36 @@ class Isolation:
             fetching=lambda explanations: explanations.fetching(),
             passes=(EndOfRunError,),
         )
-        self._waiting: deque[Read] = deque()  # for their explanations, in order, with those that could not be read
-        self._held: list[Read] = []  # failures while nothing is proven
+        self._waiting: deque[Read] = deque()  # images without an outcome yet, in order, including unreadable ones
+        self._held: list[Read] = []  # failures held back until the model has explained an image
         self._first: BaseException | None = None
 
     def explain(self, groups: Iterable[Group]) -> Iterator[Outcome]:
-        """What becomes of each image, in order; one that could not be read stays as it is.
+        """Yield the outcome of each image, in order; an unreadable one is passed on unchanged.
 
         Raises
         ------
         DeviceLostError
-            If the device serves this process no more.
+            If the device is unusable in this process.
         ModelFailsError
-            If the model has failed for the first `UNPROVEN_IMAGES` images: then it is no image's fault, and there is nothing
-            to wait for. Running out of memory may pass, and is never taken for it.
+            If the model has failed for the first `UNPROVEN_IMAGES` images, and so would fail for all. Out-of-memory errors do
+            not count, since they may be temporary.
         """
         ahead = AHEAD[self.explainer.device.type]
         try:
-            for reads, batch in groups:  # what reading them raises is no fault of the model
+            for reads, batch in groups:  # an error of reading is not the model's
                 self._waiting.extend(reads)
                 if batch is not None:
                     good = [read for read in reads if read.error is None]
                     yield from self._outcomes(self._isolate.put(good, self.explainer.prepare(batch), ahead))
                 yield from self._unread()
             yield from self._outcomes(self._isolate.finish())
-        except (Exception, Stopped):  # at a place of the run's own, where what is on its way belongs to the first that wait
+        except (Exception, Stopped):  # outside the queue, so the pieces in flight belong to the first waiting images
             yield from self._outcomes(self._isolate.arrive())
             raise
 
     def end(self) -> None:
-        """Raise `ModelFailsError` if the model has failed for all images there are; to be called after the last."""
+        """Raise `ModelFailsError` if the model has failed for all images; call it after the last one."""
         if self._first is not None:
             images = "each image" if len(self._held) < UNPROVEN_IMAGES else f"each of the first {UNPROVEN_IMAGES} images"
             reason = _reason(self._first) if isinstance(self._first, GpulimeError) else line_of(self._first)
@@ -115,7 +116,7 @@ class Isolation:
             yield from self._lost(error.__cause__ or error)
 
     def _unread(self) -> Iterator[Read]:
-        """Images at the head of the line that could not be read."""
+        """Yield the unreadable images at the head of the queue."""
         while self._waiting and self._waiting[0].error is not None:
             yield self._waiting.popleft()
 
@@ -124,7 +125,7 @@ class Isolation:
         yield from self._held
         self._held = []
         for i, read in enumerate(one.items):
-            while (head := self._waiting.popleft()) is not read:  # an exception of a signal's handler came between two images
+            while (head := self._waiting.popleft()) is not read:  # a signal handler raised between two images
                 if head.error is not None:
                     yield head
             yield Finished(read, one.piece, i)
@@ -141,7 +142,7 @@ class Isolation:
             self.end()
 
     def _lost(self, error: BaseException) -> Iterator[Read]:
-        """End this process's part; an image that has cost the device alone, and was suspected before, is a failure."""
+        """End this process's part; a suspect that was alone when the device was lost again becomes a failure."""
         reason = str(error).partition("\n")[0]
         in_hand = [read for read in self._waiting if read.error is None]
         if self.proven and len(in_hand) == 1 and in_hand[0].item.image_id in self.suspects:
@@ -153,12 +154,12 @@ class Isolation:
 
 
 def _reason(error: BaseException) -> str:
-    message = str(error).removeprefix("image 0: ")  # its number in a batch of its own
+    message = str(error).removeprefix("image 0: ")  # its number in a batch of one
     return message if isinstance(error, GpulimeError) else f"{type(error).__name__}: {message}"
 
 
 def kind(error: BaseException) -> str:
-    """The ``error_type`` of an image that fails: "out_of_memory", or the stage that failed; "model" for the model itself."""
+    """Return the ``error_type`` of a failure: "out_of_memory", or the stage that failed; "model" for the model itself."""
     if devices.out_of_memory(error):
         return "out_of_memory"
     return getattr(error, "stage", ELSEWHERE)

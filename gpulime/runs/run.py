@@ -1,4 +1,4 @@
-"""A run from start to end: what is not done yet is read, explained and kept, one row per image."""
+"""Run from start to end: read and explain the remaining images, and store one row per image."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Picture = Callable[[Mapping[str, Any]], Shown | None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run: images of it that are explained and that failed, and this call's seconds and forwards."""
+    """Result of a run: its explained and failed images, and the seconds and forwards of this call."""
 
     ok: int
     failed: int
@@ -57,19 +57,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is made of.
+    """Inputs and settings of a run.
 
     Attributes
     ----------
-    items, reader : the images, and what reads one of them
+    items, reader : the images, and the reader of one of them
     explainer : Explainer
-    labels : "top", "target" or "top+target", or the classes that are explained for each image
-    terms : what its rows have in common, and run.json tells
+    labels : "top", "target" or "top+target", or the classes to explain for each image
+    terms : settings that all rows share, and the contents of run.json
     picture : row -> the picture of an image as the model saw it, for the report
-    images : how many the run has, of which ``items`` may be the first few
-    share : what this process does of it
-    retry_failed : whether images that have an error row are tried again
-    max_failures_in_a_row : images that fail one after the other before the run ends; None: as many as there are
+    images : number of images of the run; ``items`` may be the first few of them
+    share : the part of this process
+    retry_failed : True if images with an error row are retried
+    max_failures_in_a_row : failed images in a row that end the run; None for no limit
     keep : ids of segments that are never hidden
     """
 
@@ -91,23 +91,23 @@ class Job:
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        """Names of the model's classes, where they are known."""
+        """Names of the model's classes; None if unknown."""
         return self.terms.class_names
 
 
 def perform(job: Job) -> Outcome:
-    """Do what of a run is not done yet, and say what came of it.
+    """Explain the remaining images of a run, and print its summary.
 
     Raises
     ------
     GpulimeError
-        Where the directory holds rows of other settings.
+        If the directory holds rows of other settings.
     Stopped
-        Where a signal asked for it; what was finished is kept.
+        If a signal stops the run; finished rows are kept.
     EndOfRunError
-        Where the device is lost, the disk takes no rows or too many images fail one after the other; what was finished is kept.
+        If the device is lost, rows cannot be written or too many images fail in a row; finished rows are kept.
     ModelFailsError
-        If the model fails for the first images, also one by one; its own error is the cause.
+        If the model fails for each of the first images alone; its error is the cause.
     """
     check(job.explainer.seed < 2**63, f"a run's seed must be below 2**63; got {job.explainer.seed}")
     out, left, predictor, n_samples = job.out, _todo(job), job.explainer.predictor, job.explainer.n_samples
@@ -118,26 +118,26 @@ def perform(job: Job) -> Outcome:
     rows = store.Store(out, rank=job.share.number, config_hash=job.terms.config_hash, **dataclasses.asdict(job.store))
     with ExitStack() as stack:
         stop = stack.enter_context(Stop())  # outermost: the last shard is written under it too
-        with lock.one_at_a_time(out):  # who comes next finds this process at work, and its run.json binding
+        with lock.one_at_a_time(out):  # the next process finds this one running, and its run.json in force
             job.terms.accept(out)
             if left.items:
                 atomic.try_out(out)
             rows.claim()
             stack.callback(rows.release)
-            stack.enter_context(heart)  # tells how it ended, once the last row is written or lost
+            stack.enter_context(heart)  # writes the final state, once the last row is written or lost
         if left.done:
             note(f"{len(left.done):,} of {len(job.items):,} images are done already")
             _look_again(job)
-        stack.enter_context(progress)  # the bar is gone before the writer's last error is shown
-        writer = stack.enter_context(Writer(rows))  # innermost: whatever ends the run, its rows are written first
+        stack.enter_context(progress)  # its bar is closed before the writer's last error is printed
+        writer = stack.enter_context(Writer(rows))  # innermost: rows are written first, however the run ends
 
         def look() -> None:
-            """Show signs of life; end where the disk takes no rows."""
+            """Write a heartbeat if due; raise if rows cannot be written."""
             heart.beat_if_due()
             writer.check()
 
         def heed() -> None:
-            """The same; end where a signal asks for it, too."""
+            """Do the same, and raise if a signal has come."""
             look()
             stop.check()
 
@@ -153,14 +153,14 @@ def perform(job: Job) -> Outcome:
                 progress.image(row)
                 in_a_row = in_a_row + 1 if row["status"] == "error" else 0
                 _check_failures(in_a_row, job.max_failures_in_a_row, row)
-                look()  # no more: what is finished with this one comes next, and is not lost to a signal
+                look()  # not `heed`: rows finished together with this one come next, and must not be lost to a signal
     stop.check()
     assert heart.last is not None
     return _finish(job, progress, heart.last.effort)
 
 
 def plan(job: Job) -> Plan:
-    """What `perform` would do, and about how long that takes; nothing is written.
+    """Describe the work of `perform` and estimate its time; write nothing.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def _beat(job: Job, left: Todo, progress: Progress, state: str) -> Beat:
 
 
 def _finish(job: Job, progress: Progress, call: Effort) -> Outcome:
-    """Sum up, and write the report where nothing of the run is left: the last process of several does."""
+    """Write the summary and the report if the run is finished, so that of several processes the last one does."""
     found = summary.summary(job.out, store.manifest(job.out), call)
     missing = _missing(job)
     if not job.share.is_all and (missing or heartbeat.at_work(job.out)):
@@ -220,16 +220,16 @@ def _finish(job: Job, progress: Progress, call: Effort) -> Outcome:
 
 
 def _missing(job: Job) -> int:
-    """How many images of the run have no row yet."""
+    """Count the images of the run without a row."""
     done = store.done(job.out)
     return sum(item.image_id not in done for item in job.items)
 
 
 def _look_again(job: Job) -> None:
-    """Read one image that is done: where it is not what it was, the directory may hold the rows of another dataset."""
+    """Read a finished image again; if it has changed, the directory may hold rows of another dataset."""
     rows = store.read(job.out, ["image_id", "image_sha256"])
     known = dict(zip(rows["image_id"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True))
-    # Not one that could not be read: it may have been the end of its worker, and here there is none.
+    # Not an unreadable image: it may have crashed its worker, and would crash this process.
     item = next((item for item in job.items if known.get(item.image_id) is not None), None)
     if item is not None and job.reader(item).sha256 != known[item.image_id]:
         note(f"image {item.image_id!r} is not what it was when it was explained: is {job.out} another dataset's?")
@@ -240,8 +240,8 @@ def _rows(
 ) -> Generator[Row, None, None]:
     """Rows of the store, in the order of the images; ``heed`` is called while they are read."""
     read_any = False
-    masked = False  # whether masks have come with an image, which is said once
-    # Where images have been explained before, one that fails now is no sign of a model that never works.
+    masked = False  # True once an image has come with a mask: the note is printed once
+    # If the run has explained images before, the model works, and new failures are the images'.
     proven = "ok" in store.read(job.out, ["status"])["status"].to_pylist()
     hints = Hints()
 
@@ -289,24 +289,24 @@ def _rows(
     suspects = {item.image_id for [item] in left.passes[1:]}
     isolation = Isolation(job.explainer, alone, after_model_batch, proven, suspects)
     for items in left.passes:
-        with closing(feed(items)) as groups:  # its worker processes end with the run, whoever holds its error
+        with closing(feed(items)) as groups:  # ends its worker processes with the run, even if its error is kept
             for outcome in isolation.explain(groups):
                 yield recorder.row(outcome)
     isolation.end()
 
 
 def _count_classes(job: Job, images: Tensor) -> int | None:
-    """The classes of the model, by their names, by its answers so far, or by one more; None if it fails."""
+    """Count the model's classes from their names, its outputs so far, or one more call; None if that fails."""
     if job.class_names is not None:
         return len(job.class_names)
     if job.explainer.predictor.classes is None:
-        with suppress(Exception, SystemExit):  # then the image's row says so
+        with suppress(Exception, SystemExit):  # the error comes up again in the image's row
             job.explainer.count_classes(images)
     return job.explainer.predictor.classes
 
 
 def _check_channels(reads: Sequence[Read]) -> None:
-    """End a run if none of the images that are read together can be used, because their channels do not fit the model."""
+    """End the run if none of the images read together is usable and channels do not fit the model."""
     misfits = [read for read in reads if read.kind == ChannelsError.kind]
     if misfits and all(read.pixels is None for read in reads):
         raise WrongSettingError(f"image {misfits[0].item.image_id!r} {misfits[0].error}")

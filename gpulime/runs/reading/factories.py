@@ -1,7 +1,7 @@
 """The calls of ``data.factory`` that this user has run: `gpulime report` makes a run's images again only by one of them.
 
-They lie in ``$XDG_CACHE_HOME/gpulime/factories.json``, by default ``~/.cache/gpulime``, which may be lost, or broken, at any
-time. The environment variable ``GPULIME_CACHE`` names another folder; ``off`` keeps nothing.
+They are stored in ``$XDG_CACHE_HOME/gpulime/factories.json``, by default in ``~/.cache/gpulime``; the file may be deleted
+at any time. The environment variable ``GPULIME_CACHE`` names another folder; ``off`` stores nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def has_run(data: DataConfig) -> bool:
 
 
 def keep(data: DataConfig) -> None:
-    """Note a call; without a file that can be written, nothing is kept."""
+    """Store a call; do nothing if the file cannot be written."""
     file = path()
     if file is None:
         return
