@@ -1,1 +1,1 @@
-"""``gpulime bench``: how fast a user's model and images are explained on their machine, and what would make it faster."""
+"""``gpulime bench``: measure the speed of a user's model and images on their machine, and find faster settings."""

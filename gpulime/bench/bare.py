@@ -25,8 +25,8 @@ class Bare:
     model : Module or callable
     rows : Tensor (b, c, h, w), one model batch on the model's device
     precision : torch.dtype, of autocast; float32 without
-    last : bool, whether channels_last is tried, for the rows and for the weights
-    compile : as `gpulime.Explainer`'s
+    last : bool, True to try channels_last, for the rows and for the weights
+    compile : as for `gpulime.Explainer`
 
     Attributes
     ----------

@@ -34,7 +34,7 @@ class Quantiles(NamedTuple):
 
 
 def timed(call: Callable[[], object], device: torch.device) -> Seconds:
-    """Seconds of one call, with the work that it launches on the device."""
+    """Time one call, with the work that it launches on the device."""
     devices.synchronize(device)
     wall, cpu = time.perf_counter(), time.process_time()
     call()

@@ -9,7 +9,7 @@ STRONGEST = 5
 
 
 def difference(found: Explanations, reference: Explanations) -> tuple[float, float]:
-    """Of the most probable class: the largest difference as a part of an image's largest coefficient, and the top 5 in common.
+    """For the most probable class: the largest difference, relative to an image's largest coefficient, and the common top 5.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from gpulime import __version__
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Its name, threads or cores, and the versions that count."""
+    """Name, threads or cores, and versions of libraries."""
     on_gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
@@ -28,7 +28,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's model, as Linux names it; elsewhere as Python does."""
+    """Name of the processor: Linux's, or Python's on other systems."""
     try:
         name = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:

@@ -33,9 +33,9 @@ from gpulime.runs.progress.exits import ModelFailsError
 from gpulime.runs.progress.status import duration
 
 SECONDS = 6.0  # for each variant
-WORTH = 1.03  # a gain below is none
-UNSTEADY = 1.1  # noise of which one should know, and a gain that would be one
-CHECKED = 16  # images, at most, whose coefficients are compared
+WORTH = 1.03  # the smallest gain that counts
+UNSTEADY = 1.1  # noise above this is reported; a possible gain above this is unclear rather than none
+CHECKED = 16  # the most images for comparing coefficients
 PRESENT, BARE, APART = "present settings", "bare model", "present settings, stages apart"
 
 
@@ -51,7 +51,7 @@ def measure(
     ----------
     subject : Subject
     seconds : float
-        For the present settings, the bare model, and each variant, in `turns.TURNS` pieces. More if a piece cannot be so short.
+        Time for the present settings, the bare model and each variant, in `turns.TURNS` pieces; more if a piece takes longer.
     kinds : sequence of str
         Variants to try, of `way.KINDS`.
     say : callable
@@ -105,8 +105,8 @@ class _Bench:
         names = ", ".join(variant.name for variant in variants)
         count = len(sides) + len(variants)
         about = TURNS * took * count + (self.warm_seconds + took) * len(variants)
-        compiling = "what compiling takes and " if any(variant.kind == "compile" for variant in variants) else ""
-        more = f"; {compiling}what is tried afterwards, workers and all that helped together, come on top" if variants else ""
+        compiling = "compiling, " if any(variant.kind == "compile" for variant in variants) else ""
+        more = f"; {compiling}workers and the combination of faster variants come on top" if variants else ""
         self.say(f"measuring {PRESENT}, {BARE}{', ' if variants else ''}{names}: about {duration(about)}{more}")
         self._round(sides, variants)
         self._try_workers()
@@ -120,7 +120,7 @@ class _Bench:
         return Bare(predictor.model, side.ready(self.batch.images, side.b), predictor.precision, last, compiled)
 
     def _variants(self, best: int) -> list[Variant]:
-        """The variants that change how the model is called; a line with the reason for each that is left out."""
+        """Variants that change the calls of the model; an outcome with the reason for each one left out."""
         present, b = self.subject.way, self.present.b
         offers: dict[str, tuple[str, list[Variant] | str]] = {
             "precision": ("precision", way.precisions(present, self.device)),
@@ -143,7 +143,7 @@ class _Bench:
         self.outcomes.append(Outcome(kind, name, "", verdict, reason=reason))
 
     def _round(self, sides: dict[str, Callable[[], Piece]], variants: Sequence[Variant]) -> None:
-        """Measure the variants beside other sides, among them the present settings."""
+        """Measure the variants in turns with other sides, including the present settings."""
         errors: dict[str, tuple[float, float] | None] = {}
         once: dict[str, float | None] = {}
         failed: dict[str, str] = {}
@@ -167,7 +167,7 @@ class _Bench:
     def _side(self, variant: Variant, errors: dict[str, tuple[float, float] | None]) -> Side:
         changed = variant.of(self.subject.way)
         with changed.at_work(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a model cannot be compiled is this variant's verdict
+            warnings.simplefilter("ignore")  # a model that cannot be compiled is reported as this variant's verdict
             side = Side(self.subject, changed, self.piece_seconds)
         check(side.not_compiled is None, f"the model cannot be compiled: {side.not_compiled}")
         if variant.changes_numbers:
@@ -217,16 +217,16 @@ class _Bench:
             self._round({PRESENT: self.present.run}, [way.workers(min(max(needed, 1), cores))])
 
     def _try_together(self) -> None:
-        """Try the best variants of each kind that is faster at once."""
+        """Try the best variant of each faster kind, all together."""
         gains = {outcome.name: outcome.gain.median for outcome in self.outcomes if outcome.gain is not None}
         best = {v.kind: v for v in sorted(self.won, key=lambda v: gains[v.name])}
         if best.keys() & {"precision", "compile"}:
-            best.pop("batch_size", None)  # found for the model as it was
+            best.pop("batch_size", None)  # the size was found for the unchanged model
         if len(best) > 1:
             self._round({PRESENT: self.present.run}, [way.together([best[kind] for kind in KINDS if kind in best])])
 
     def _stages(self) -> dict[str, float]:
-        """Seconds an image by stage, over all pieces that tell them apart."""
+        """Seconds per image by stage, over all pieces with separate stages."""
         pieces = self.pieces.get(APART, self.pieces[PRESENT])
         each = [piece.stages_of_an_image(self.s) for piece in pieces]
         return {stage: sum(one[stage] for one in each) / len(each) for stage in STAGES}
@@ -236,7 +236,7 @@ class _Bench:
         images = [piece.an_image(self.s) for piece in self.pieces[PRESENT]]
         alone = [piece.seconds / piece.forwards for piece in self.pieces[BARE]]
         took, stages = Quantiles.of(images), self._stages()
-        in_turn = zip(alone, images, strict=False)  # the present settings go on in later rounds
+        in_turn = zip(alone, images, strict=False)  # the present settings have further pieces from later rounds
         many = subject.images
         return Result(
             subject=subject.about,
@@ -271,22 +271,22 @@ class _Bench:
         )
 
     def _notes(self) -> list[str]:
-        """The limits of these numbers."""
+        """List limits of these numbers."""
         notes, size, unreadable = [], self.present.size, self.present.unreadable
         if (noise := noise_of(self.pieces[PRESENT], self.s)) > UNSTEADY:
             notes.append(
-                f"this machine is unsteady: from turn to turn the same work takes x {noise:.2f} as long or as short; "
-                "gains below that are not believed"
+                f"this machine is unsteady: the time of the same work varies by x {noise:.2f} from turn to turn; "
+                "smaller gains do not count"
             )
         if size.samples < self.s:
             notes.append(
-                f"timed with {size.samples:,} of the {self.s:,} samples of an image; the time of forwards is multiplied, "
-                "that of what is done once an image is not"
+                f"timed with {size.samples:,} of the {self.s:,} samples of an image; the time of forwards is scaled up, "
+                "the time of work done once per image is not"
             )
         if self.present.ahead:
-            notes.append("reading is not among these times: an image takes so long that the workers are taken to keep up")
+            notes.append("these times exclude reading: explaining an image takes so long that workers surely keep up")
         if self.subject.repeats and self.subject.images is not None:
-            notes.append("images were read more than once: from memory, which a first reading may not be")
+            notes.append("images were read more than once, the second time from memory: a first reading may be slower")
         if unreadable:
             first = next(iter(unreadable.items()))
             notes.append(f"{len(unreadable):,} images could not be read and are left out, such as {first[0]!r}: {first[1]}")
@@ -303,13 +303,13 @@ def judged(gain: Quantiles, noise: float) -> str:
 
 
 def noise_of(pieces: Sequence[Piece], s: int) -> float:
-    """The median ratio of the times of a piece in two successive turns, at least 1."""
+    """Median ratio of a piece's times in two successive turns, at least 1."""
     times = [piece.an_image(s) for piece in pieces]
     return statistics.median(max(before / after, after / before) for before, after in pairwise(times))
 
 
 def _bare(bare: Bare, batches: int) -> Piece:
-    """As many forwards as take about as long as a piece of a side."""
+    """Time the bare model for about as long as a piece of a side."""
     forwards = batches * len(bare.rows)
     seconds = bare.forward(forwards).wall
     return Piece(0, forwards, seconds, {**dict.fromkeys(STAGES, 0.0), "model": seconds})

@@ -45,7 +45,7 @@ class Piece:
     images, forwards : of the piece
     seconds : of the whole piece
     stages : seconds by stage, which add up to ``seconds``
-    apart : whether the stages are separated; else a GPU's overlap
+    apart : True if the stages are separated; otherwise a GPU's stages overlap
     """
 
     images: float
@@ -59,7 +59,7 @@ class Piece:
         return sum(self.stages_of_an_image(s).values()) if self.apart else self.seconds / self.forwards * s
 
     def stages_of_an_image(self, s: int) -> dict[str, float]:
-        """The same by stage."""
+        """Seconds of an image with s samples, by stage."""
         once = {stage: self.stages[stage] / self.images for stage in ONCE} if self.images else {}
         each = {stage: seconds / self.forwards * s for stage, seconds in self.stages.items() if stage not in once}
         return {stage: {**once, **each}[stage] for stage in self.stages}

@@ -58,10 +58,10 @@ class Result:
     subject, machine : of the measurement
     settings : those that matter here
     images_per_s, forwards_per_s : of a run with the present settings
-    bare_forwards_per_s : of the model alone, as ``bare`` says
+    bare_forwards_per_s : of the model alone, in the layout ``bare``
     efficiency : the bare forwards' time over the run's, for the same forwards
     stages : seconds an image by stage, which add up to ``an_image``
-    memory : the peak of the run; None if it is not known
+    memory : the peak of the run; None if unknown
     batch_rates, best_batch : forwards per second of the model by rows of a batch; the smallest batch about as fast as any
     whole_images, whole_seconds : of the whole set; None for random images
     outcomes : of the variants

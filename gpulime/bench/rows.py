@@ -9,15 +9,15 @@ import torch
 from gpulime.bench.clock import timed
 from gpulime.bench.side import Side
 
-CALLS, SECONDS = 2, 0.2  # that a size is timed for, at least; the seconds are at most those of a piece
+CALLS, SECONDS = 2, 0.2  # the least calls and seconds to time a size; the seconds never exceed those of a piece
 GAIN = 1.03  # below, a size is as good as another
 MOST_BYTES = 2**29  # of rows
 
 
 def by_rows(side: Side, images: torch.Tensor) -> dict[int, float]:
-    """Forwards per second of the model, as a run calls it, by the rows of a batch.
+    """Forwards per second of the model, called as in a run, by the rows of a batch.
 
-    Tries the present size, then halves and doubles for as long as that is faster and a batch takes less than a piece.
+    Tries the present size, then halves and doubles it while that is faster and a batch takes less time than a piece.
     """
     found: dict[int, float] = {}
     present = _rate(side, images, side.b)
@@ -46,7 +46,7 @@ def best(found: dict[int, float]) -> int | None:
 
 
 def _rate(side: Side, images: torch.Tensor, b: int) -> float | None:
-    """Rows per second; None if the model does not take so many rows."""
+    """Rows per second; None if the model fails with this many rows."""
     predictor = side.explainer.predictor
     most = predictor.most
     try:

@@ -31,10 +31,10 @@ from gpulime.runs.reading.sources import Item
 from gpulime.runs.reading.workers import read_all
 from gpulime.runs.store.recorder import Recorder
 
-SETTLED = 4  # model batches of one size, one after the other: the search for it is over (it takes three of each)
-MOST_TICKS = 100  # model batches of a warm-up, where images of many sizes each have a search of their own
-UNREADABLE = 100  # images one after the other that cannot be read: there is nothing to measure
-AT_ONCE_SECONDS = 0.05  # worth of images, or a model batch of them, that a worker reads at a time: a piece is much longer
+SETTLED = 4  # model batches of one size in a row that show the end of the search for it, which takes three of each size
+MOST_TICKS = 100  # the most model batches of a warm-up: each of many image sizes has its own search
+UNREADABLE = 100  # unreadable images in a row that end the measurement
+AT_ONCE_SECONDS = 0.05  # a worker reads at a time images worth this, or a model batch of them: a piece is much longer
 LEAST_ROUNDS = 2  # of all workers, in a piece
 
 Group = tuple[list[Read], Batch]
@@ -49,8 +49,8 @@ class Side:
     size : Size, of a piece
     b : the rows of a model batch
     ahead : bool
-        Images are read before the clock starts: with worker processes and pieces of less than an image, reading is hidden in
-        a run, but cannot be in a piece.
+        True if images are read before the clock starts: with workers, a run hides reading behind the model, but a piece of
+        less than an image cannot.
     not_compiled : str or None, the reason if a model cannot be compiled
     compile_seconds : float or None, of compiling
     load_share : share of loading in the time that a run waits for its workers, the rest being segmentation's
@@ -76,7 +76,7 @@ class Side:
 
     @property
     def apart(self) -> bool:
-        """Whether a piece tells its stages apart."""
+        """Tell if the stages of a piece are timed separately."""
         return self.device.type != "cuda" or self.explainer.stages.waits
 
     def _explainer(self, way: Way, **changed: int) -> Staged:
@@ -103,7 +103,7 @@ class Side:
     def run(self) -> Piece:
         """One piece."""
         with self.way.at_work(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the run's, which have been said
+            warnings.simplefilter("ignore")  # warnings that the first Explainer has given
             return self._run()
 
     def run_apart(self) -> Piece:
@@ -154,9 +154,8 @@ class Side:
     def _in_workers(self, n: int) -> tuple[int, int, Iterator[Group]]:
         """Images before the clock starts, images that count, about ``n``, and all of them from worker processes.
 
-        Workers that start together are done together, each with what it reads at a time. So the clock starts behind such a
-        round and stops behind another, and in between lie whole rounds; at its end they go on reading, as in the middle of a
-        run.
+        Workers that start together finish their first reads together. So the clock starts and stops at the end of such a round,
+        with whole rounds in between. The workers continue to read afterwards, as in the middle of a run.
         """
         count = self.way.workers
         enough = max(math.ceil(self.b / self.subject.n_samples), round(AT_ONCE_SECONDS / self.image_seconds))
@@ -226,7 +225,7 @@ class Side:
         )
 
     def ready(self, images: Tensor, b: int) -> Tensor:
-        """Rows (b, c, h, w) as the model takes them, on the device: the images, repeated."""
+        """Rows (b, c, h, w) ready for the model, on the device: the images, repeated."""
         rows = self.explainer.preparation.for_model(images.to(self.device))
         return rows.repeat(-(-b // len(rows)), 1, 1, 1)[:b]
 
@@ -243,7 +242,7 @@ class _SettledError(Exception):
 
 
 class _TimedReader:
-    """A reader that sums up its seconds, in the process that it reads in."""
+    """A reader that sums up its own time, in its process."""
 
     def __init__(self, reader: Callable[[Item], Read]) -> None:
         self.reader, self.seconds = reader, 0.0

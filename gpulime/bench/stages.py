@@ -28,8 +28,8 @@ READING = ("load", "segment")
 class Stages:
     """Seconds by stage.
 
-    A GPU works asynchronously. To separate its stages the host must wait for it at each border, which costs some speed: so only
-    some pieces do (``waits``).
+    A GPU works asynchronously. To separate its stages the host must wait at the end of each, which costs some speed, so only
+    some pieces do so (``waits``).
     """
 
     def __init__(self, device: torch.device) -> None:

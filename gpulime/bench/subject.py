@@ -1,4 +1,4 @@
-"""What is measured: the model, the images and the settings that `gpulime explain` would have, or random images."""
+"""Subject of a measurement: the model, images and settings of `gpulime explain`, or random images."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from gpulime.runs.reading.sources import Item
 from gpulime.runs.reading.transform import Transform
 
 RANDOM = "random"
-RANDOM_IMAGES = 64  # that differ; more would be no other
+RANDOM_IMAGES = 64  # different images; more would not change the times
 
 
 @dataclass(frozen=True)
 class RandomReader:
-    """Makes uint8 pixels in the place of reading them; an item's path is its number."""
+    """Makes random uint8 pixels instead of reading them; an item's path is its number."""
 
     shape: tuple[int, int, int]
 
@@ -42,17 +42,17 @@ class RandomReader:
 
 @dataclass
 class Subject:
-    """A model, images, and how they are explained.
+    """A model, images, and the settings of their explanation.
 
     Attributes
     ----------
     model : Module or callable
-        In eval mode, on the device where it is to run.
-    items, reader : the images, and what reads one of them; its pixels are uint8, or floats in [0, 1]
+        In eval mode, on its device.
+    items, reader : the images, and the reader of one of them; pixels are uint8, or floats in [0, 1]
     lime : arguments of `gpulime.Explainer`
-    data : DataConfig, of which ``workers`` and ``batch_size`` count
-    images : int or None, those of the whole set
-    about : what model and images are called
+    data : DataConfig; only ``workers`` and ``batch_size`` are used
+    images : int or None, number of images of the whole set
+    about : descriptions of model and images
     """
 
     model: Model
@@ -69,36 +69,36 @@ class Subject:
 
     @property
     def n_samples(self) -> int:
-        """s, of each image."""
+        """Samples per image, s."""
         return int(self.lime["n_samples"])
 
     @property
     def way(self) -> Way:
         """The present settings."""
         compile = self.lime.get("compile", False)
-        compile = compile if compile != "auto" else False  # a run decides that by its length
+        compile = compile if compile != "auto" else False  # "auto" depends on the length of a run
         return Way(self.lime["precision"], self.lime["batch_size"], self.data.workers, compile)
 
     def next_items(self, n: int) -> list[Item]:
-        """The next n images; after the last comes the first again, since what is read twice comes from memory."""
+        """Take the next n images; the last is followed by the first, since an image read twice comes from memory."""
         chosen = [self.items[i % len(self.items)] for i in range(self._read, self._read + n)]
         self._read += n
         return chosen
 
     @property
     def repeats(self) -> bool:
-        """Whether an image has been read twice."""
+        """True if an image has been read twice."""
         return self._read > len(self.items)
 
     def explainer(self, way: Way, stages: Stages, **changed: Any) -> Staged:
-        """What explains in that way; it asks no earlier process for the best batch size, and tells no later one."""
+        """Make an Explainer that runs the model in a given way."""
         here = {"precision": way.precision, "batch_size": way.batch_size, "compile": way.compile}
         explainer = Staged(stages, self._model(way), **{**self.lime, **here, **changed})
         explainer.batch_size = BatchSize(way.batch_size)
         return explainer
 
     def _model(self, way: Way) -> Model:
-        """The model as a way wants it; one copy for all that want one."""
+        """The model for a way; ways with channels_last share one copy."""
         if not way.channels_last:
             return self.model
         if self._channels_last is None:
@@ -106,36 +106,36 @@ class Subject:
         return self._channels_last
 
     def forget_models(self) -> None:
-        """Free the copy that variants needed."""
+        """Free the copy made for variants."""
         self._channels_last = None
 
 
 def channels_last(model: Model) -> torch.nn.Module:
-    """A copy whose weights lie in memory as ``channels_last`` has them."""
+    """Copy a model, with its weights in the memory format ``channels_last``."""
     assert isinstance(model, torch.nn.Module)
     copied: torch.nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)
     return copied
 
 
 def of_config(config: Config, images: str | None = None) -> Subject:
-    """The subject that a configuration describes.
+    """Make the subject of a configuration.
 
     Parameters
     ----------
     config : Config
     images : str, optional
-        "random": noise of the size that the model takes, in the place of ``data.source``, which is not looked at.
+        "random": noise of the model's input size; ``data.source`` is then ignored.
 
     Raises
     ------
     GpulimeError
-        Where a setting, the model or the source is not what it must be.
+        If a setting, the model or the source is invalid.
     """
     check(images in (None, RANDOM), f"--images must be {RANDOM!r}, or left out to read data.source; got {images!r}")
     loaded = models.load(config.model, config.data, config.lime)
     device = devices.named(config.lime.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std, "device": device}
-    # As many labels as a run explains: which ones makes no difference in time, and random images have no target.
+    # The same number of labels as in a run: their choice does not change the time, and random images have no target.
     wanted, most = of_run(lime.pop("labels"), loaded.class_names), config.lime.top_labels
     counts = {"top": most, "target": 1, "top+target": most + 1}
     lime["top_labels"] = counts[wanted] if isinstance(wanted, str) else len(wanted)

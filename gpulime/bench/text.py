@@ -1,4 +1,4 @@
-"""A result as lines for a terminal."""
+"""Print a result as lines for a terminal."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ STAGE_WORDS = {
     "rest": "the rest        the queue, labels, rows of the store",
 }
 HEADINGS = {
-    FASTER: "What makes it faster here",
-    UNCLEAR: "What is too unsteady to tell: try again with more --seconds, and while nothing else runs",
-    SLOWER: "What makes it slower",
-    NOTHING: "What brings nothing",
-    FAILED: "What does not work",
-    NOT_TRIED: "What was not tried",
+    FASTER: "Faster here",
+    UNCLEAR: "Unclear: try again with more --seconds, and with nothing else running",
+    SLOWER: "Slower",
+    NOTHING: "No difference",
+    FAILED: "Failed",
+    NOT_TRIED: "Not tried",
 }
 WIDTH = 110
-LEAST_ERROR = 1e-5  # below, it is rounding
+LEAST_ERROR = 1e-5  # smaller errors are rounding
 
 
 def text(result: Result) -> str:
-    """All of it; the advice comes last."""
+    """Text of a result; the advice comes last."""
     return "\n".join([*_subject(result), "", *_rates(result), "", *_stages(result), "", *_facts(result), *_advice(result)])
 
 
@@ -59,7 +59,7 @@ def _rates(result: Result) -> Iterator[str]:
     }
     for name, values in rows.items():
         yield f"{name:30}" + "".join(f"{_number(value):>10}" for value in values)
-    yield "  efficiency is the bare model's time over the run's for the same forwards; 1 is explaining that costs nothing."
+    yield "  efficiency is the bare model's time over the run's for the same forwards; at 1, explaining adds no time."
     yield f"  The bare model has batches of the same size and precision, in the fastest layout: {result.bare}."
 
 
@@ -73,7 +73,7 @@ def _stages(result: Result) -> Iterator[str]:
 
 def _facts(result: Result) -> Iterator[str]:
     if result.memory is not None:
-        where = "on the GPU" if result.machine["kind"] == "cuda" else "of the whole process, Python and libraries among it"
+        where = "on the GPU" if result.machine["kind"] == "cuda" else "of the whole process, including Python and libraries"
         yield f"{'peak memory':20}{result.memory / 1e6:,.0f} MB {where}"
     rates = ", ".join(f"{b}: {_number(rate)}" for b, rate in result.batch_rates.items())
     yield f"{'best batch size':20}{result.best_batch} rows; forwards/s of the model's fastest calls by rows: {rates}"
@@ -83,7 +83,7 @@ def _facts(result: Result) -> Iterator[str]:
         yield f"{'the whole set':20}{median} ({low} to {high}): {_count(result.whole_images)}, {forwards:,} forwards"
     else:
         each = duration(1000 / result.images_per_s.median)
-        yield f"{'1,000 images':20}{each}; random pixels have no whole set, nor files to read"
+        yield f"{'1,000 images':20}{each}, without reading files: the images are random"
     for note in result.notes:
         yield from textwrap.wrap(note, WIDTH, initial_indent=f"{'note':20}", subsequent_indent=" " * 20)
 
@@ -98,11 +98,11 @@ def _advice(result: Result) -> Iterator[str]:
         for outcome in some:
             yield from _outcome(outcome)
     if result.outcomes and not any(outcome.verdict == FASTER for outcome in result.outcomes):
-        yield from ("", "Nothing that was tried is sure to make it faster: keep the settings.")
+        yield from ("", "No variant is surely faster: keep the settings.")
 
 
 def _outcome(outcome: Outcome) -> Iterator[str]:
-    """The gain, or the reason why there is none; below it what to do, and what it costs."""
+    """The gain, or the reason for having none; below it the action, its error and its compile time."""
     gain = "" if outcome.gain is None else "x {1:.2f}   ({0:.2f} to {2:.2f})".format(*outcome.gain)
     first = f"  {outcome.name:20}"
     yield from textwrap.wrap(gain or str(outcome.reason), WIDTH, initial_indent=first, subsequent_indent=" " * 22)
@@ -117,7 +117,7 @@ def _outcome(outcome: Outcome) -> Iterator[str]:
 
 
 def _number(value: float) -> str:
-    """Three digits that count."""
+    """Format a number with three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""Sides in turns: a machine that drifts slows all of them alike."""
+"""Measure sides in turns, so that a drifting machine slows all of them alike."""
 
 from __future__ import annotations
 

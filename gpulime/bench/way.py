@@ -1,4 +1,4 @@
-"""The ways in which a model can be run: the present one, and the variants that may be faster."""
+"""Ways of running a model: the present one, and variants that may be faster."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gpulime.errors import check
 
 @dataclass(frozen=True)
 class Way:
-    """How a model is run.
+    """Settings of running a model.
 
     Attributes
     ----------
     precision, batch_size, workers : as ``lime.precision``, ``lime.batch_size`` and ``data.workers``
     compile : as ``lime.compile``
-    channels_last : whether the weights are brought to that memory format
-    threads : of PyTorch on a CPU; None for those that it has
+    channels_last : True if the weights are converted to that memory format
+    threads : number of PyTorch's threads on a CPU; None for the present number
     """
 
     precision: str
@@ -34,7 +34,7 @@ class Way:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Inside, PyTorch has the threads of this way."""
+        """Set PyTorch's threads of this way inside the context."""
         before = torch.get_num_threads()
         if self.threads is None:
             yield
@@ -55,9 +55,9 @@ class Variant:
     Attributes
     ----------
     kind : of `KINDS`, or TOGETHER
-    name : what changes, in a word or two
-    action : what a person does to have it
-    changes : the attributes of `Way` that become others
+    name : the change, in a word or two
+    action : the option or step that makes the change
+    changes : changed attributes of `Way`
     """
 
     kind: str
@@ -71,7 +71,7 @@ class Variant:
 
     @property
     def changes_numbers(self) -> bool:
-        """Whether the model computes something else than before, beyond which rows it computes together."""
+        """Tell if the variant changes the arithmetic, and not only the grouping of rows."""
         return self.kind not in ("batch_size", "workers")
 
 
@@ -81,15 +81,15 @@ IN_THE_FACTORY = "in the function that makes your model"
 
 
 def precisions(way: Way, device: torch.device) -> list[Variant]:
-    """The other precisions that pay on such a device; float16 has no kernels to speak of on CPUs."""
+    """Other precisions that may pay on this device; CPUs have hardly any kernels for float16."""
     worthwhile = [name for name in PRECISIONS if name != way.precision and (name != "float16" or device.type == "cuda")]
     return [Variant("precision", name, f"--lime.precision {name}", {"precision": name}) for name in worthwhile]
 
 
 def memory_formats(model: Model) -> list[Variant] | str:
-    """The weights in channels_last, or why there is nothing to try."""
+    """Weights in channels_last, or the reason for not trying it."""
     if not isinstance(model, nn.Module):
-        return "the model is a function, whose weights nothing is known of"
+        return "the model is a function, so its weights are unknown"
     weights = [part.weight for part in model.modules() if isinstance(part, nn.Conv2d)]
     if not weights:
         return "the model has no convolutions of images"
@@ -100,7 +100,7 @@ def memory_formats(model: Model) -> list[Variant] | str:
 
 
 def compiling(b: int) -> Variant:
-    """The model through ``torch.compile``, in batches of b rows, which need no search."""
+    """Compile the model by ``torch.compile``, for batches of b rows, without a search."""
     return Variant("compile", "torch.compile", "--lime.compile true", {"compile": True, "batch_size": b})
 
 
@@ -110,7 +110,7 @@ def batch_size(b: int) -> Variant:
 
 
 def fewer_threads(device: torch.device) -> list[Variant] | str:
-    """Half of PyTorch's threads, since two on one core may be no faster than one; or why there is nothing to try."""
+    """Half of PyTorch's threads, since two on one core may be no faster than one; or the reason for not trying it."""
     now = torch.get_num_threads()
     if device.type != "cpu":
         return "the model works on a GPU"
@@ -121,11 +121,11 @@ def fewer_threads(device: torch.device) -> list[Variant] | str:
 
 
 def workers(count: int) -> Variant:
-    """So many processes that read and segment."""
+    """Read and segment in ``count`` processes."""
     return Variant("workers", f"{count} worker{'s' * (count > 1)}", f"--data.workers {count}", {"workers": count})
 
 
 def together(variants: list[Variant]) -> Variant:
-    """All of them at once."""
+    """Combine variants to one."""
     changes = {name: value for variant in variants for name, value in variant.changes.items()}
     return Variant(TOGETHER, TOGETHER, "; ".join(variant.action for variant in variants), changes)
