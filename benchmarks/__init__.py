@@ -1,1 +1,1 @@
-"""What gpulime costs and what it is worth: ``python -m benchmarks.run``."""
+"""Benchmarks of gpulime, beside other packages and beside the bare model: ``python -m benchmarks.run``."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.ablation``: what each part of the engine brings, from lime's loop on, in speed and in precision."""
+"""``python -m benchmarks.ablation``: the gain in speed and the error of each part of the engine, starting from lime's loop."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Row(columns(COLUMNS)):
 
 
 def climb(setup: Setup, rungs: Sequence[Rung], repeats: int, apart: bool = True) -> Iterator[Row | str]:
-    """Yield a row for each rung of this device, or why it is left out; ``apart``: each in a process of its own.
+    """Yield a row for each rung of this device, or the reason for skipping it; ``apart``: each in its own process.
 
-    A rung's row comes with its first time, and again after each further turn of all rungs.
+    A rung's row is yielded with its first time, and again after each further turn of all rungs.
     """
     exact = definition(replace(setup, precision="float32"))()
 
@@ -78,7 +78,7 @@ def climb(setup: Setup, rungs: Sequence[Rung], repeats: int, apart: bool = True)
 
 
 def timed(runs: Mapping[tuple[Row, Side], Sequence[Run]], setup: Setup) -> Iterator[Row]:
-    """The rows with their times, and speedups over the rung before and the first."""
+    """Add times to the rows, and speedups over the rung before and the first."""
     times = [wall(of_side) for of_side in runs.values()]
     for (row, _), time, before in zip(runs, times, [*times[:1], *times], strict=False):
         yield replace(

@@ -30,7 +30,7 @@ class Bound:
         return ratio <= self.limit if self.cost else ratio >= self.limit
 
     def worsened(self, ratio: float, earlier: float) -> float:
-        """How many times as bad the ratio has become."""
+        """Factor by which the ratio has become worse."""
         return ratio / earlier if self.cost else earlier / ratio
 
     def __str__(self) -> str:
@@ -46,8 +46,8 @@ def at_most(limit: float) -> Bound:
 
 OURS = Process("gpulime")
 BEST = Process("best", keeps_memory=True)
-# Next to lime, each image is explained by a new process: in a long-lived one, the heap left by earlier images decides whether
-# lime is as fast as with memory kept, or half as fast.
+# For lime, each image gets a new process: in a long-lived one, lime may be half as fast, depending on the heap left by earlier
+# images.
 NEW = Process("new", fresh=True)
 NEW_BEST = Process("new, keeps memory", keeps_memory=True, fresh=True)
 
@@ -80,7 +80,7 @@ class Entry:
 
 
 def bfloat16(setup: Setup) -> Setup:
-    """The same in the other precision."""
+    """Make the same entry in bfloat16."""
     return replace(setup, precision="bfloat16")
 
 

@@ -1,7 +1,7 @@
 """``python -m benchmarks.gpu``: measurements that need a GPU, in stages of less than 8 minutes, kept in results/gpu/.
 
-Needs torch, numpy and CuPy. Other requirements of a step (pytest, compute-sanitizer, torchvision, scikit-image, lime, captum)
-may be missing: the step says so and is left out. The error of coefficients needs scikit-learn.
+Needs torch, numpy and CuPy. A step with other requirements (pytest, compute-sanitizer, torchvision, scikit-image, lime, captum)
+is skipped with a note if they are missing. The error of coefficients needs scikit-learn.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ STAGES: dict[str, tuple[Step, ...]] = {
         partial(sanitizer, tool="memcheck"),
         partial(sanitizer, tool="racecheck"),
     ),
-    # Files that lack a package fail, and the others run.
+    # A file that lacks a package fails; the other files run.
     "tests": (lambda bench: pytest(bench, "tests", "tests", "gpu", "--continue-on-collection-errors", seconds=COMMAND_S),),
     "efficiency": tuple(partial(gpu_engine.efficiency, subject=subject) for subject in (gpu_engine.RESNET50, gpu_engine.CNN28)),
     "transformer": (partial(gpu_engine.efficiency, subject=gpu_engine.VIT),),
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rows(step: Step, bench: Bench, late: Sequence[str]) -> Iterator[Row]:
-    """The rows of a step, and one more if it fails: the next steps run all the same."""
+    """Yield the rows of a step, and one more if it fails, so that the next steps still run."""
     name = getattr(getattr(step, "func", step), "__name__", "step")
     try:
         if late:

@@ -1,4 +1,4 @@
-"""The engine on a GPU: next to the bare model's forwards, extrapolated to a night, compiled, and its own parts."""
+"""Measure the engine on a GPU: beside the bare model's forwards, extrapolated to a night, compiled, and in parts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Made:
             return self.bench.times(lambda: bare.model(bare.rows))
 
     def explainer(self, segments: gpulime.segments.Segmenter) -> gpulime.Explainer:
-        """The engine, which compiles the model as the bare one is."""
+        """Make the engine, with the model compiled in the same way as the bare one."""
         how = {"mean": MEAN, "std": STD, "batch_size": self.b, "compile": self.compile}
         return gpulime.Explainer(self.model, self.bench.samples, segments, **how)
 
@@ -181,7 +181,7 @@ def compiled(bench: Bench) -> Iterator[Row]:
 
 
 def _bfloat16(bench: Bench, name: str, n: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """A model, n images, and a batch of rows as it takes them."""
+    """Make a bfloat16 model, n images, and a batch of its input rows."""
     name, b = ("28x28 CNN", 8) if bench.tiny else (name, 256)
     side = MODELS[name].side
     images = synthetic(n, side, side).to(bench.device)

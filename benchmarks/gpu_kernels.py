@@ -1,4 +1,4 @@
-"""The kernels on a GPU: each next to its reference, the speed of the device's memory, and other implementations."""
+"""Measure the kernels on a GPU: each beside its reference, the speed of the device's memory, and other implementations."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _same_rows(arguments: list[Tensor]) -> bool:
 
 
 def _other_ids(bench: Bench, segmenter: Any, h: int, w: int) -> str:
-    """The share of pixels of small pictures with the reference's id; empty if all have it."""
+    """Share of pixels of small pictures with the reference's id; empty if all have it."""
     images, op = synthetic(2, h, w).to(bench.device), OPS[type(segmenter)]
     reference = REFERENCES[type(segmenter)]
     share = (op(images, **asdict(segmenter)) == reference(images, **asdict(segmenter))).float().mean().item()

@@ -30,7 +30,7 @@ class Row(columns(COLUMNS)):
     moved at least, ``gb_s`` follows from them, and ``at_most`` is the rate for them at the speed of a plain fill. ``ratio`` is
     the one that ``bound`` names. ``error`` is the largest difference from the reference, and may not exceed ``error_limit``: of
     an engine's coefficients, relative to the largest; of a compiled model's probabilities, relative to themselves; of a
-    kernel's values. A bare model and a reference have none. ``reason``: why there is no time, or what else is wrong.
+    kernel's values. A bare model and a reference have none. ``reason``: why there is no time, or any other fault.
     """
 
     FOLDER = "gpu"
@@ -110,7 +110,7 @@ class Bench:
         return row
 
     def verdict(self, entry: str, side: str, reason: str = "") -> Row:
-        """A row without a time; ``reason``: what is wrong, empty if nothing is."""
+        """Make a row without a time; ``reason`` names the fault, and is empty if there is none."""
         return Row(entry, side, ok=yes(not reason), reason=reason, **self.place)
 
     def error(
@@ -118,7 +118,7 @@ class Bench:
     ) -> tuple[float, float]:
         """The error of the first image's coefficients of its first label, and the largest allowed one.
 
-        ``image`` (c, h, w) is float32, as the model takes it; ``exact`` is the model in float32, ``rounded`` the explained one.
+        ``image`` (c, h, w) is the model's input, float32; ``exact`` is the model in float32, ``rounded`` the explained one.
         Masks are those of the engine's defaults and s samples.
         """
         labels, target, k = explained.segments[0].long(), int(explained.labels[0, 0]), int(explained.counts[0])

@@ -1,6 +1,6 @@
 """``python -m benchmarks.growth``: time and memory as images, samples, segments, pixels and labels grow.
 
-The model costs nothing, so that the costs are gpulime's own; the exit code says whether any grows faster than it must.
+The model costs nothing, so all costs are gpulime's own. The exit code is 1 if any grows faster than allowed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Row(columns("axis value n s k size l b s_each mb time_power time_most memo
 
 
 def cost(point: Point, device: str, repeats: int) -> Cost:
-    """Explain in a process that has done nothing else; a first small problem loads and compiles what is needed once."""
+    """Explain in a new process, after a small problem as warm-up for imports and compilers."""
     explained(replace(point, n=1, s=20, k=9, size=32, l=1), device)()
     explain, on = explained(point, device), torch.device(device)
     before = memory.start(on)
@@ -136,7 +136,7 @@ def costs(axis: Axis, device: str, repeats: int) -> Iterator[Cost]:
 
 
 def main(argv: Sequence[str] | None = None, axes: Sequence[Axis] = AXES) -> int:
-    """Return 1 if anything grows faster than it must."""
+    """Return 1 if anything grows faster than allowed."""
     options = on_device(parser("growth", __doc__, (axis.name for axis in axes), repeats=3), argv)
     place, sound = where(options.device), True
     for axis in axes:

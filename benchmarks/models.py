@@ -1,4 +1,4 @@
-"""The models that are explained, by name, and pictures for them that need no package; nothing is downloaded."""
+"""Models to explain, by name, and synthetic pictures for them, made without other packages; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def efficientnet() -> nn.Module:
 
 
 def torchvision_model(name: str) -> nn.Module:
-    """One of torchvision's with random weights, which are as fast as any."""
+    """Make a model of torchvision with random weights, which do not change its speed."""
     import torchvision
 
     return seeded(lambda: getattr(torchvision.models, name)(weights=None), 224)
@@ -61,7 +61,7 @@ def cnn28() -> nn.Module:
 
 
 def seeded(make: Callable[[], nn.Module], side: int) -> nn.Module:
-    """A model with seeded weights and a last layer that tells pictures apart, so that there is something to explain."""
+    """Make a model with seeded weights and a last layer whose outputs differ between pictures, to have something to explain."""
     with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(0)
         model = make().eval()
@@ -76,7 +76,7 @@ def seeded(make: Callable[[], nn.Module], side: int) -> nn.Module:
 
 
 class Pixels(nn.Module):
-    """Classes from 14 x 14 pixels of a picture of any size: next to no time, but something to explain."""
+    """Classes from 14 x 14 pixels of a picture of any size, in hardly any time."""
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()

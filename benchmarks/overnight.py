@@ -15,7 +15,7 @@ from benchmarks.rows import columns, parser, save, where, yes
 
 @dataclass(frozen=True)
 class Entry:
-    """One number of ``n`` images, measured in an empty folder, and the most, or the least, that it may be."""
+    """One number for ``n`` images, measured in an empty folder, with its upper or lower bound."""
 
     name: str
     about: str

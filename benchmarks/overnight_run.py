@@ -28,7 +28,7 @@ from gpulime.views.report import page
 SIDE, SAMPLES, CELLS, CLASSES = 64, 20, 3, 10
 FIRST = 1_000  # images after which memory is watched
 MOST_GROWTH = 50  # megabytes
-LEFT = 100  # images that a resumed run has yet to do
+LEFT = 100  # remaining images of a resumed run
 SIGN = "OVERNIGHT_FIRST_FORWARD"  # in the environment: the file that the first forward makes
 CONFIG = HERE.parent / "configs" / "quickstart.yaml"  # EfficientNet-Lite0, with its weights from a package
 
@@ -46,7 +46,7 @@ class Free(nn.Module):
 class Memory(NamedTuple):
     """Resident megabytes at one moment: of the run's process, and of it and its workers together.
 
-    The latter without pages of files: how much of shared libraries is counted depends on other processes.
+    The latter excludes pages of files, since the counted share of shared libraries depends on other processes.
     """
 
     time: float

@@ -25,7 +25,7 @@ RESULTS = HERE / "results"
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """Where and when something was measured: the last columns of every file, from `where`.
+    """Place and time of a measurement: the last columns of every file, from `where`.
 
     ``FOLDER`` of results/ holds the rows of a class; a new row replaces the one with the same ``KEY``.
     """
@@ -47,7 +47,7 @@ def columns(names: str) -> type[Placed]:
 
 @cache
 def where(device: str = "cpu") -> dict[str, str]:
-    """The columns that say where and when a row was measured."""
+    """Columns with the place and time of a row's measurement."""
     dirty = _git("status", "--porcelain", "../gpulime", "../kernels", "*.py")
     gpu = torch.cuda.get_device_name() if device == "cuda" else ""
     return {

@@ -69,7 +69,7 @@ def expected(reference: Side, setup: Setup) -> Array | None:
 
 
 def regressed(row: Row, before: dict[str, Row], entry: Entry) -> bool | None:
-    """Whether an entry's ratio has become worse by more than `REGRESSION`; None if there is no ratio now or was none then."""
+    """Tell if an entry's ratio has become worse by more than `REGRESSION`; None if either ratio is missing."""
     earlier = before.get(row.entry)
     if earlier is None or not earlier.ratio or not row.ratio:
         return None

@@ -40,7 +40,7 @@ def small(setup: Setup, batches: Batches, model: Callable[..., Tensor] | None = 
 
 
 def loop(setup: Setup) -> Forward:
-    """As lime does it: every row is a copy of the image, hidden one segment at a time; ten rows go to the model and back."""
+    """Do as lime does: each row is a copy of the image, hidden one segment at a time; the model gets ten rows at a time."""
 
     def batches(image: Tensor, labels: Tensor, fill: Tensor, masks: Tensor) -> Iterator[tuple[Tensor]]:
         array, filled = (t.permute(1, 2, 0).cpu().numpy() for t in (image, fill))
@@ -69,7 +69,7 @@ def batched_masks(setup: Setup) -> Forward:
 
 
 def fused_op(setup: Setup) -> Forward:
-    """The engine's one operation reads image, fill, labels and masks, and writes rows as the model takes them."""
+    """Make rows with the engine's operation, which reads image, fill, labels and masks, and writes the model's input."""
     return small(setup, arguments(setup), lambda *given: setup.model(masked_images(*given)))
 
 

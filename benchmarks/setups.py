@@ -1,4 +1,4 @@
-"""The problem that every side of an entry is given: a model, photographs and their segments."""
+"""Setup of an entry, the same problem for every side: a model, photographs and their segments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.models import MEAN, MODELS, STD, model
 
 PHOTOGRAPHS = ("chelsea", "coffee", "astronaut", "rocket")  # of scikit-image
-SEGMENTS = 70  # that SLIC is asked for
+SEGMENTS = 70  # number passed to SLIC
 
 
 @cache
@@ -85,7 +85,7 @@ class Setup:
 
     @property
     def normalised(self) -> Tensor:
-        """The same as the model takes them."""
+        """Images (n, 3, h, w) normalised for the model."""
         return (self.images - MEAN) / STD
 
     @property

@@ -1,7 +1,7 @@
-"""Sides: what is timed, each in a process of its own.
+"""Sides of a comparison, each timed in its own process.
 
-Here gpulime, the bare model and the definition that gives the error; peers/ and ladder.py have others. A side that explains
-returns the coefficients (n, k) of the setup's targets.
+This file has gpulime, the bare model, and the definition from which errors are computed; peers/ and rungs.py have the other
+sides. A side that explains returns the coefficients (n, k) of the setup's targets.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def ridge(masks: Tensor, outputs: Array) -> Array:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Inside, convolutions on a GPU do not round float32 to TF32, which is PyTorch's default."""
+    """Keep convolutions on a GPU from rounding float32 to TF32, which is PyTorch's default."""
     cudnn: Any = torch.backends.cudnn
     new = hasattr(cudnn, "conv")  # PyTorch 2.6 has one flag for all, and newer versions warn of it
     of, name, off = (cudnn.conv, "fp32_precision", "ieee") if new else (cudnn, "allow_tf32", False)

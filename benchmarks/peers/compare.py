@@ -1,4 +1,4 @@
-"""One comparison: first the coefficients of each peer, then the times of all, in turns."""
+"""Compare peers: first the coefficients of each, then the times of all, in turns."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Row(columns(COLUMNS)):
 
 
 def compare(comparison: Comparison, repeats: int, place: dict[str, str]) -> Iterator[Row | str]:
-    """Yield a row for each peer, ours first; or why a peer is left out, and which bounds were not checked for that."""
+    """Yield a row for each peer, ours first; or the reason for skipping it, and the bounds that were not checked."""
     setup = comparison.setup
     device = torch.device(setup.device)
     for of_reference in (plain(setup), more(setup)):

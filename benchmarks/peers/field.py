@@ -15,9 +15,9 @@ from benchmarks.sides import BFLOAT16, FLOAT32, RANDOM, Process, Side, engine
 class Peer:
     """A package that explains, in a process of its own.
 
-    ``unlike``: what cannot be made the same as in gpulime. If empty, the masks are the same, and coefficients must be those of
-    the definition; else they must rank segments in some agreement with it. Peers of one ``kind`` differ in settings; a bound is
-    for the fastest of them.
+    ``unlike``: differences from gpulime that cannot be removed. If empty, masks and coefficients must equal those of the
+    definition; else the ranking of segments must agree with it to some extent. Peers of one ``kind`` differ in settings; a
+    bound applies to the fastest of them.
     """
 
     side: Side
@@ -28,7 +28,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One model, with all peers in one run; ``least``: how many times as fast as each kind of peer gpulime must be."""
+    """One model, with all peers in one run; ``least``: the least speedup of gpulime over each kind of peer."""
 
     name: str
     setup: Setup
@@ -42,7 +42,7 @@ class Comparison:
         return replace(self, name=f"{self.name}, segmentation included", setup=replace(self.setup, segments=True))
 
     def tiny(self) -> Comparison:
-        """The same with little to do, for a trial."""
+        """Make a smaller comparison, for a trial."""
         return replace(self, setup=replace(self.setup, n=1, s=100, b=10), repeats=1)
 
 
