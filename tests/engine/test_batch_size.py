@@ -1,4 +1,4 @@
-"""How many rows a batch has: by their bytes on a CPU, the fastest size on a GPU."""
+"""Number of rows in a batch: by their bytes on a CPU, the fastest size on a GPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def used(batch_size, seconds, batches=60, kind=KIND, most=PLENTY):
 
 
 def used_as(batch_size, b, seconds):
-    """A batch of b rows, whatever size is to be tried."""
+    """Pass a batch of b rows, regardless of the size to try."""
     clock = SimpleNamespace(now=0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gpulime.engine.batch_size.time", SimpleNamespace(perf_counter=lambda: clock.now))
