@@ -116,6 +116,12 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
     return torch.empty(shape, dtype=dtype, device=device)
 
 
+def memory_format(images: torch.Tensor) -> torch.memory_format:
+    """The memory format of (n, c, h, w) images: contiguous if both formats describe them, or neither."""
+    plain = images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last)
+    return torch.contiguous_format if plain else torch.channels_last
+
+
 def read_here(kept: torch.Tensor) -> torch.Tensor:
     """Prepare a tensor made on another stream for reading on torch's current one.
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpulime.device import memory_format as memory_format_of
 from gpulime.device import out_of_memory
 from gpulime.engine import freezing
 from gpulime.engine.outputs import read
@@ -156,9 +157,8 @@ def filled(rows: Tensor, b: int) -> Tensor:
     """Pad rows to b by repeating the first, in the memory format of ``rows``."""
     if len(rows) == b:
         return rows
-    plain = rows.is_contiguous() or not rows.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.contiguous_format if plain else torch.channels_last
-    full = torch.empty(b, *rows.shape[1:], dtype=rows.dtype, device=rows.device, memory_format=memory_format)
+    shape, memory_format = (b, *rows.shape[1:]), memory_format_of(rows)
+    full = torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=memory_format)
     full[: len(rows)] = rows
     full[len(rows) :] = rows[:1]
     return full

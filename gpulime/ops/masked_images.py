@@ -96,12 +96,12 @@ def masked_images_reference(images: Tensor, fills: Tensor, labels: Tensor, index
     """Pixels of images in shown segments, of fills elsewhere."""
     segments = labels.int() if labels.dtype == torch.uint16 else labels  # few operations take uint16
     shown = masks.gather(1, segments[index].flatten(1).long()).view(index.numel(), 1, *labels.shape[1:])
-    return torch.where(shown, images[index], fills[index]).contiguous(memory_format=_format(images))
+    return torch.where(shown, images[index], fills[index]).contiguous(memory_format=device.memory_format(images))
 
 
 def by_kernel(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
     """`masked_images_reference` by its kernel; index and masks are not read on the host, so a CUDA graph replays."""
-    memory_format = _format(images)
+    memory_format = device.memory_format(images)
     images, fills = (tensor.contiguous(memory_format=memory_format) for tensor in (images, fills))
     labels, index, masks = labels.contiguous(), index.contiguous(), masks.contiguous()
     (b, k), (_, c, h, w) = masks.shape, images.shape
@@ -132,7 +132,7 @@ def _on_cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks:
     of a look-up for each row and torch.where, and rows of one image share reads. Exact for every dtype, NaN included.
     """
     b, (n, c, h, w) = index.numel(), images.shape
-    channels_last = _format(images) is torch.channels_last
+    channels_last = device.memory_format(images) is torch.channels_last
     number, bits = _NUMBERS[images.element_size()], 8 * images.element_size()
     rows = _empty(b, images)
 
@@ -164,7 +164,7 @@ def _on_cuda(images: Tensor, *others: Tensor) -> Tensor:
 
 
 def _fake(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
-    return images.new_empty(index.shape[0], *images.shape[1:]).contiguous(memory_format=_format(images))
+    return images.new_empty(index.shape[0], *images.shape[1:]).contiguous(memory_format=device.memory_format(images))
 
 
 torch.library.impl("gpulime::masked_images", "default")(masked_images_reference)
@@ -173,15 +173,9 @@ torch.library.impl("gpulime::masked_images", "cuda")(_on_cuda)
 torch.library.register_fake("gpulime::masked_images")(_fake)
 
 
-def _format(images: Tensor) -> torch.memory_format:
-    """The memory format of the rows: that of the images, contiguous if both formats describe them."""
-    plain = images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last)
-    return torch.contiguous_format if plain else torch.channels_last
-
-
 def _empty(count: int, images: Tensor) -> Tensor:
     """Memory for that many rows like ``images``, in their memory format."""
     c, h, w = images.shape[1:]
-    if _format(images) is torch.channels_last:
+    if device.memory_format(images) is torch.channels_last:
         return device.empty(count, h, w, c, dtype=images.dtype, device=images.device).permute(0, 3, 1, 2)
     return device.empty(count, c, h, w, dtype=images.dtype, device=images.device)

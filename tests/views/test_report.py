@@ -20,6 +20,7 @@ from gpulime.explanations import shades
 from gpulime.runs.reading.shown import Shown
 from gpulime.runs.store import store
 from gpulime.views.report import overlay, page
+from gpulime.views.report.template import visible
 
 HOSTILE = ["</script><b>x", "../x", "two\nlines", "\u202egpj.exe", "\"'><img src=http://a.b onerror=x>", "{{ 7 * 7 }}"]
 PHOTOS = {name: np.ascontiguousarray(getattr(data, name)()[:224, :224]) for name in ("chelsea", "coffee", "astronaut")}
@@ -170,12 +171,12 @@ def test_failures_are_listed_and_their_names_are_text(shown):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_stays_text_in_a_card(tmp_path, name):
     shown = show(tmp_path, explained(name, HALVES, [1, 0, -1]), class_names=["", name], picture=lambda row: PHOTOS["coffee"])
-    visible = page._visible(name)
-    assert shown.all("h3")[0]["text"] == visible
-    assert visible in [cell["text"] for cell in shown.all("td")]
-    assert shown.all("img")[0]["alt"].startswith(f"{visible} with the segments that speak for {visible}")
+    text = visible(name)
+    assert shown.all("h3")[0]["text"] == text
+    assert text in [cell["text"] for cell in shown.all("td")]
+    assert shown.all("img")[0]["alt"].startswith(f"{text} with the segments that speak for {text}")
     assert [len(shown.all(tag)) for tag in ("b", "script", "img")] == [0, 2, 1]
-    assert [entry[0] for entry in index(shown)["images"]] == [visible]
+    assert [entry[0] for entry in index(shown)["images"]] == [text]
 
 
 def test_an_image_costs_25_kb_and_its_pictures_are_there_once(tmp_path):

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpulime.classes import called
 from gpulime.explanations import shades
 from gpulime.runs import from_config
-from gpulime.runs.progress.terminal import printable
 from gpulime.runs.store import shards, store
 from gpulime.runs.store.row_index import Places
 from gpulime.views.diff import TOP, Diff, ImageDiff, LabelDiff
 from gpulime.views.diff_text import quantile_names
 from gpulime.views.report import head
 from gpulime.views.report.card import said
+from gpulime.views.report.template import template
 
 PAGE = "diff.html"
 MOST_CARDS = 50
@@ -90,7 +88,7 @@ def write(diff: Diff, to: Path) -> Path:
         a, b = (of_run[image.image_id] for of_run in rows)
         found = [picture(row) for picture, row in zip(pictures, (a, b), strict=True)]
         cards.append(_card(diff, image, a, b, [None if one is None else one.pixels for one in found]))
-    html = _template().render(
+    html = template("diff.html.j2").render(
         a=str(diff.a),
         b=str(diff.b),
         settings=diff.settings,
@@ -167,16 +165,3 @@ def _side(row: Row, label: int, picture: shades.Picture | None, largest: float, 
         w=small.shape[1],
         h=small.shape[0],
     )
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # always: by its name Jinja2 would not take .html.j2 for HTML
-        finalize=lambda value: printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("diff.html.j2")

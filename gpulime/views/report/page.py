@@ -7,11 +7,9 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,13 +17,13 @@ from markupsafe import Markup
 
 from gpulime.classes import called
 from gpulime.explanations import shades
-from gpulime.runs.progress.terminal import printable
 from gpulime.runs.reading.shown import Shown
 from gpulime.runs.store import shards, store, validate
 from gpulime.runs.store.atomic import publish_pieces
 from gpulime.runs.store.row_index import Places
 from gpulime.views.report.card import card
 from gpulime.views.report.head import SCORES, TOP, TOP_OF, entries, head, with_top
+from gpulime.views.report.template import template, visible
 
 PAGE = "report.html"
 LIGHT = (*shards.DECIDING, "error_type", "error", "path", "n_samples", "segmenter", "n_segments", "damaged")
@@ -79,12 +77,12 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
         "pager": {number: page_name(number) for number in range(1, pages + 1)},
         **_assets(),
     }
-    template = _template()
+    layout = template("page.html.j2")
     for number in range(pages, 0, -1):  # the first page last, after the pages that it links to
         start = (number - 1) * MOST_CARDS
         shown = explained[start : start + MOST_CARDS].tolist()
         right = images["right"][start : start + MOST_CARDS].to_pylist()
-        html = template.generate(
+        html = layout.generate(
             number=number,
             # Read, made and written one after the other: a page is never held whole.
             cards=(
@@ -145,11 +143,11 @@ def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[
         "total": len(images),
         "whole": whole,
         "first_page_is_whole": len(images) <= MOST_INDEXED_FIRST,
-        "classes": {label: _visible(named(label)) for label in labels},
+        "classes": {label: visible(named(label)) for label in labels},
         "targets": any(image.right is not None for image in known),
         "images": [
             [
-                _visible(image.name),
+                visible(image.name),
                 image.label,
                 round(image.prediction, 4),
                 None if (r2 := getattr(image, score)) is None else round(r2, 3),
@@ -185,21 +183,3 @@ def _assets() -> dict[str, Any]:
         "script": Markup(script),
         "script_hash": Markup(f"sha256-{digest}"),
     }
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,  # always: by its name Jinja2 would not take .html.j2 for HTML
-        finalize=_visible,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source = (HERE / "page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(re.sub(r"^ +", "", source, flags=re.MULTILINE))  # indentation is 0.6 KB an image
-
-
-def _visible(value: Any) -> Any:
-    """Show newlines, control characters and changes of writing direction in a name instead of obeying them."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
