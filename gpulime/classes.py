@@ -34,7 +34,7 @@ def number_of(name: str, names: Names | None) -> int:
         If the names are unknown, or not exactly one class has this name.
     """
     if names is None:
-        raise GpulimeError(f"must be a class number, since names of the classes are not known; got {name!r}")
+        raise GpulimeError(f"must be a class number, since the model's class names are unknown; got {name!r}")
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     found = [int(label) for label, known in pairs if known == name]
     listed = [str(known) for known in (names.values() if isinstance(names, Mapping) else names)]

@@ -46,9 +46,9 @@ class ModelConfig:
     """The classifier that is explained."""
 
     factory: str | None = _setting(
-        None, "import path whose call returns the model: torchvision.models.resnet18, timm.create_model, my_project:make"
+        None, "function that makes the model, by import path: torchvision.models.resnet18, timm.create_model, my_project:make"
     )
-    kwargs: dict[str, Any] = _setting(dict, "arguments of that call, e.g. {weights: IMAGENET1K_V1}")
+    kwargs: dict[str, Any] = _setting(dict, "arguments of that function, e.g. {weights: IMAGENET1K_V1}")
     checkpoint: str | None = _setting(
         None, "weights to load: a .safetensors, a .pt or .pth holding tensors only, or package://PACKAGE/FILE"
     )
@@ -60,15 +60,15 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The images, and how they become the model's input; sizes not set are the model's own."""
+    """Images, and their conversion to the model's input; sizes that are not set are the model's own."""
 
     source: str = _setting(
         "skimage", "a folder (flat, or one folder a class), a .txt or .csv list of files, one image, or skimage"
     )
     factory: str | None = _setting(
-        None, "import path whose call returns a dataset of your own, instead of source: my_project:make_data"
+        None, "function that makes a dataset, by import path, instead of source: my_project:make_data"
     )
-    kwargs: dict[str, Any] = _setting(dict, "arguments of that call, e.g. {split: val}")
+    kwargs: dict[str, Any] = _setting(dict, "arguments of that function, e.g. {split: val}")
     workers: int = _setting(0, "processes that read images; 0 reads in the main one, while the model waits")
     batch_size: int = _setting(16, "images read at a time")
     timeout_seconds: float = _setting(120.0, "a worker without output for this long counts as hanging, and is restarted")
@@ -109,7 +109,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LimeConfig:
-    """Settings of the explanation: the arguments of `gpulime.Explainer`, by the same names."""
+    """Settings of the explanation: the arguments of `gpulime.Explainer`, with the same names."""
 
     n_samples: int = _setting(1000, "masked copies of each image, and so forwards")
     segments: dict[str, Any] | str = _setting(
@@ -125,7 +125,7 @@ class LimeConfig:
         "classes to explain: the most probable ones, the image's true one, both, or fixed ones, as in [3, cat]",
     )
     kernel_width: float | None = _setting(
-        0.25, "width of the proximity kernel; a smaller one trusts masks that hide little; null is 0.75 sqrt(segments)"
+        0.25, "width of the proximity kernel; if small, only masks that hide little count; null means 0.75 sqrt(segments)"
     )
     alpha: float = _setting(1.0, "strength of the ridge penalty")
     kernel: str | None = _setting(None, "proximity kernel: uniform, or lime's exponential if not set")
@@ -140,7 +140,7 @@ class LimeConfig:
     precision: str = _setting("float32", "precision of the model: float32, bfloat16 or float16")
     batch_size: int | Literal["auto"] = _setting("auto", "masked images in one model batch; auto chooses")
     compile: bool | Literal["auto", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = _setting(
-        "auto", "torch.compile the model: true, false, one of its modes, or auto, for runs that last ten times as long as that"
+        "auto", "compile the model by torch.compile: true, false, a mode, or auto: only if forwards take ten times as long"
     )
     device: str | None = _setting(None, "cpu, cuda, cuda:1 ...; if not set, the GPU if there is one")
     seed: int = _setting(0, "equal seeds draw equal masks")
@@ -154,7 +154,7 @@ class LimeConfig:
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """Times for writing finished rows to disk: the first of both."""
+    """Limits for rows waiting to be written to disk; the first limit reached writes them."""
 
     flush_rows: int = _setting(256, "number of waiting rows")
     flush_seconds: float = _setting(60.0, "age of the oldest waiting row in seconds")

@@ -342,8 +342,8 @@ def _labels(labels: Any) -> list[int]:
     try:
         given = [classes.number(label) for label in labels]
     except (TypeError, GpulimeError) as error:
-        raise GpulimeError(f"labels must be class numbers where top_labels is None or 0; got {labels!r}") from error
-    check(bool(given), "labels must name a class where top_labels is None or 0; got none")
+        raise GpulimeError(f"labels must be class numbers if top_labels is None or 0; got {labels!r}") from error
+    check(bool(given), "labels must name a class if top_labels is None or 0; got none")
     return given
 
 

@@ -450,7 +450,8 @@ def test_few_samples_are_legal_and_warn_once(cnn, pictures, recwarn):
     engine.explain(pictures())
     engine.explain(pictures())
     (message,) = (str(warning.message) for warning in recwarn)
-    assert message == "n_samples = 12 is not more than k = 12 segments: only alpha > 0 makes a fit possible"
+    known = "n_samples = 12 is not above k = 12 segments: coefficients depend on the ridge penalty alpha"
+    assert message == f"{known}; take at least 2 k = 24 samples"
 
 
 def test_segments_whose_fit_has_no_place_in_memory_cost_no_forward(cnn, pictures, calls, monkeypatch):

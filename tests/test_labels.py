@@ -67,7 +67,7 @@ def test_no_class(given, message):
 
 
 def test_a_name_needs_names():
-    with pytest.raises(GpulimeError, match="must be a class number, since names of the classes are not known; got 'cat'"):
+    with pytest.raises(GpulimeError, match="must be a class number, since the model's class names are unknown; got 'cat'"):
         labels.number("cat")
     assert labels.number("cat", OrderedDict({7: "cat"})) == 7
 

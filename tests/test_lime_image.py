@@ -740,7 +740,7 @@ def test_what_comes_of_many_images_is_a_list_that_shows_itself():
         ({"labels": [9], "top_labels": None}, r"labels must be below the number of classes, 4; got \[9\]"),
         ({"segmentation_fn": lambda image: np.zeros((3, 3), int)}, r"segmentation_fn must return \(h, w\) = \(72, 84\); got"),
         ({"segmentation_fn": lambda image: np.full((H, W), "a")}, "segmentation_fn must return numbers; got <U1"),
-        ({"labels": None, "top_labels": None}, "labels must be class numbers where top_labels is None or 0; got None"),
+        ({"labels": None, "top_labels": None}, "labels must be class numbers if top_labels is None or 0; got None"),
         ({"labels": [], "top_labels": 0}, "labels must name a class"),
         ({"explainer": {"kernel": lambda d, kernel_width: 0 * d}}, "kernel must return finite weights of 0 or more, not all 0"),
         ({"explainer": {"kernel": lambda d, kernel_width: d - 0.2}}, "kernel must return finite weights of 0 or more"),

@@ -132,8 +132,8 @@ class Engine(Generic[E]):
             )
             if not self._warned:
                 self._warned = True
-                more = f"not more than k = {k} {inputs.parts}: only alpha > 0 makes a fit possible"
-                warnings.warn(f"{few} is {more}", stacklevel=2)
+                more = f"not above k = {k} {inputs.parts}: coefficients depend on the ridge penalty alpha"
+                warnings.warn(f"{few} is {more}; take at least 2 k = {2 * k} samples", stacklevel=2)
         check_memory(k, inputs.keys.device)
         if not self._tried and (callable(self.settings.kernel) or callable(self.settings.distance)):
             self._tried = True  # test the user's kernel and distance with two masks

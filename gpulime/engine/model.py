@@ -223,7 +223,7 @@ class Predictor:
         if not self._is_steady(ends):
             warnings.warn(
                 "the model gives different outputs for the same image: is dropout or BatchNorm in train mode? "
-                "Call model.eval() where a function hides the model; its explanations are noise otherwise",
+                "Call model.eval() if you pass a function around a model; otherwise explanations are noise",
                 stacklevel=2,
             )
         if self.precision == torch.bfloat16 and outputs.device.type == "cpu" and devices.cpu_bfloat16() is False:
@@ -234,7 +234,7 @@ class Predictor:
         near = max(1e-3, 2 * torch.finfo(outputs.dtype).eps)
         if self.activation == "softmax" and bool(((outputs >= 0).all(1) & ((outputs.float().sum(1) - 1).abs() < near)).all()):
             warnings.warn(
-                "the model's outputs already sum to one, and activation='softmax' takes their softmax again: "
+                "the model's outputs already sum to one, so activation='softmax' would apply softmax twice: "
                 "pass activation=None",
                 stacklevel=2,
             )

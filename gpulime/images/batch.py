@@ -161,8 +161,8 @@ def outside_unit(low: float, high: float) -> str | None:
     if low >= -1e-3 and high <= 1 + 1e-3:
         return None
     return (
-        f"images run from {low:.3g} to {high:.3g}, outside [0, 1]: if they are normalised already, pass normalized=True with "
-        "mean and std; if they run to 255, pass them as uint8"
+        f"images have values from {low:.3g} to {high:.3g}, outside [0, 1]: if they are already normalised, pass "
+        "normalized=True with mean and std; if they are in 0..255, pass them as uint8"
     )
 
 
@@ -170,7 +170,7 @@ def channels_behind(images: Tensor) -> str | None:
     """Warning for images that look like (n, h, w, c); None for others."""
     if images.shape[3] in (1, 3, 4) and images.shape[1] > 4 < images.shape[2]:
         shape = tuple(images.shape)
-        return f"images are {shape}: is that (n, h, w, c)? They must be (n, c, h, w); permute(0, 3, 1, 2) makes them so"
+        return f"images are {shape}: is that (n, h, w, c)? They must be (n, c, h, w): pass images.permute(0, 3, 1, 2)"
     return None
 
 

@@ -49,7 +49,10 @@ class Normalisation:
         if mean is None and std is None:
             source = "none" if own is None else "model"
             mean, std = own or (None, None)
-        check(not normalized or (mean is not None and std is not None), "normalized=True needs mean and std, to undo it")
+        check(
+            not normalized or (mean is not None and std is not None),
+            "normalized=True needs mean and std, to undo the normalisation",
+        )
         both = []
         for name, value in (("mean", 0.0 if mean is None else mean), ("std", 1.0 if std is None else std)):
             found = arrays.tensor(value)

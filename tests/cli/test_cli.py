@@ -180,7 +180,7 @@ def test_an_error_of_the_run_is_one_line(monkeypatch, capsys):
 
 def test_without_a_model_explain_says_what_to_set(capsys):
     assert main.main(["explain"]) == 2
-    assert capsys.readouterr().err.startswith("gpulime: model.factory must name what makes the model")
+    assert capsys.readouterr().err.startswith("gpulime: model.factory is not set: give the function that makes your model")
 
 
 def test_an_unknown_option_of_a_segmenter_is_named(tmp_path, capsys):

@@ -181,8 +181,8 @@ def test_bad_arguments_are_named_before_a_forward_is_spent(arguments, message, s
 @pytest.mark.parametrize(
     ("settings", "images", "message"),
     [
-        ({"normalized": True}, GOOD, "normalized=True needs mean and std, to undo it"),
-        ({"normalized": True, "mean": MEAN}, GOOD, "normalized=True needs mean and std, to undo it"),
+        ({"normalized": True}, GOOD, "normalized=True needs mean and std, to undo the normalisation"),
+        ({"normalized": True, "mean": MEAN}, GOOD, "normalized=True needs mean and std, to undo the normalisation"),
         ({"normalized": True, "mean": MEAN, "std": STD}, (GOOD * 255).byte(), "normalized=True needs floating images"),
         ({"mean": (0.5, 0.5), "std": STD}, GOOD, "mean must have one entry per channel, c = 3; got 2"),
         ({"mean": MEAN, "std": (1.0,) * 4}, GOOD, "std must have one entry per channel, c = 3; got 4"),

@@ -64,8 +64,8 @@ def load(config: ModelConfig, data: DataConfig, lime: LimeConfig) -> Loaded:
     """
     if config.factory is None:
         raise GpulimeError(
-            "model.factory must name what makes the model, such as torchvision.models.resnet18; it is not set "
-            "(configs/quickstart.yaml is an example)"
+            "model.factory is not set: give the function that makes your model, such as "
+            "--model.factory torchvision.models.resnet18, or start from --config configs/quickstart.yaml"
         )
     with about(f"model.factory {config.factory!r}"):
         factory = imported(config.factory)

@@ -116,7 +116,7 @@ def choose(model: nn.Module, weights: Any, data: DataConfig, lime: LimeConfig) -
         chosen = replace(chosen, resize=None, crop=None)
     check(
         chosen.resize is not None or chosen.crop is not None or data.factory is not None,
-        "the size of the model's input is not known: set data.resize and data.crop together, such as --data.resize 256 "
+        "the model's input size is unknown: set data.resize and data.crop together, such as --data.resize 256 "
         "--data.crop 224 (the shorter side, then the centre), and data.interpolation, lime.mean and lime.std if the model "
         "needs them",
     )

@@ -71,7 +71,7 @@ def test_any_callable_that_returns_a_module(project):
 @pytest.mark.parametrize(
     ("factory", "kwargs", "message"),
     [
-        (None, {}, "model.factory must name what makes the model, such as torchvision.models.resnet18; it is not set"),
+        (None, {}, "model.factory is not set: give the function that makes your model, such as --model.factory torchvision."),
         ("nowhere_to_be_found.make", {}, "there is no module 'nowhere_to_be_found'"),
         ("torchvision.models.resnet81", {}, "torchvision.models has no 'resnet81' (did you mean 'resnet18'?)"),
         ("torchvision.modles.resnet18", {}, "torchvision has no 'modles' (did you mean 'models'?)"),
@@ -326,7 +326,7 @@ def test_settings_come_before_the_models_own(timm_model):
 
 def test_a_size_that_cannot_be_is_refused(timm_model):
     assert refused(data=DataConfig()).startswith(
-        "the size of the model's input is not known: set data.resize and data.crop together, such as --data.resize 256"
+        "the model's input size is unknown: set data.resize and data.crop together, such as --data.resize 256"
     )
     assert refused(timm_model(), DataConfig(crop=300)) == (
         "data.crop must not be above data.resize; got 300 and 235 (the model's own are 224 and 235)"
