@@ -23,7 +23,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_
 
 
 def pytest_runtest_setup(item):
-    """Leave a test that is marked ``gpu`` out where there is none."""
+    """Skip tests marked ``gpu`` if there is no GPU."""
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
 
@@ -65,7 +65,7 @@ def _caches(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _own_cache(_caches, monkeypatch):
-    """A test finds no batch sizes of others, and leaves none to the user."""
+    """Give each test an empty cache, and leave the user's alone."""
     monkeypatch.setenv("GPULIME_CACHE", str(next(_caches)))
 
 
@@ -84,7 +84,7 @@ def inductor(request):
 
 @pytest.fixture
 def cnn():
-    """A convolutional classifier of 7 classes in eval mode, for images of any size, with all that has a state."""
+    """A convolutional classifier of 7 classes in eval mode, for images of any size, with BatchNorm and dropout."""
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3, stride=2, padding=1),
         nn.BatchNorm2d(6),
@@ -102,13 +102,13 @@ def cnn():
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The model is called for the queue's rows alone, and not to compare its outputs for the same image."""
+    """Skip the check that compares outputs for the same image, so that only the queue's rows are counted."""
     monkeypatch.setattr("gpulime.engine.model.Predictor._is_steady", lambda self, ends: True)
 
 
 @pytest.fixture
 def calls(cnn, counted):
-    """The rows of each call of ``cnn``, as they come."""
+    """The number of rows in each call of ``cnn``, in order."""
     seen, forward = [], cnn.forward
 
     def seeing(rows):
@@ -135,7 +135,7 @@ def pictures():
 
 
 class Unread(TorchDispatchMode):
-    """Refuses what a host waits for on a GPU: operations whose result, or its shape, is read from a tensor's values.
+    """Refuses operations for which the host waits on a GPU: the result, or its shape, depends on a tensor's values.
 
     On a CPU ``tolist`` and ``numpy`` are no operations, and pass by it.
     """
@@ -155,5 +155,5 @@ class Unread(TorchDispatchMode):
 
 @pytest.fixture
 def unread():
-    """Inside it no tensor's values are read by the host."""
+    """Fail if the host reads a tensor's values inside the context."""
     return Unread()

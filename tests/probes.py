@@ -1,4 +1,4 @@
-"""Programs that some tests need beside Python, each tried once: why it does not serve here, or None."""
+"""Programs that some tests need, each tried once: the reason why it does not work here, or None."""
 
 from __future__ import annotations
 

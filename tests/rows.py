@@ -1,4 +1,4 @@
-"""Runs made of rows, for tests that read a run without having explained anything."""
+"""Runs made of rows, for tests that read a run without explaining."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def failed(image_id, **changes):
 
 
 def run(folder, *rows, names=("tench", "tabby", "lynx"), fixed=None, files=True):
-    """A run directory; with ``files`` it says, as one of the command does, where pictures come from."""
+    """A run directory; with ``files`` its run.json tells the source of pictures, like a run of the command."""
     from dataclasses import asdict
 
     with store.Store(folder) as results:
@@ -54,7 +54,7 @@ def run(folder, *rows, names=("tench", "tabby", "lynx"), fixed=None, files=True)
 
 
 def as_version_1(folder):
-    """Rewrite a run as the first version of the schema had it: without the columns that came later."""
+    """Rewrite a run in the first version of the schema, without the later columns."""
     for shard in store.shards(folder):
         table = pq.read_table(shard).drop_columns(list(ADDED)).replace_schema_metadata({VERSION_KEY: b"1"})
         shard.unlink()

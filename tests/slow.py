@@ -1,4 +1,4 @@
-"""LIME as its paper and lime's code define it, in plain NumPy loops: what the engine must reproduce.
+"""LIME as defined by its paper and lime's code, in plain NumPy loops: the reference for the engine.
 
 Nothing here is fast, batched or shared with the engine. Arguments have the engine's names and shapes.
 """

@@ -1,4 +1,4 @@
-"""`gpulime bench`: its numbers add up, and what slows a model, an image or a segmenter down is found."""
+"""`gpulime bench`: its numbers add up, and slow models, images and segmenters are found."""
 
 import json
 import math

@@ -133,7 +133,7 @@ CPUS = [
 
 @pytest.fixture
 def cpu(monkeypatch):
-    """A CPU of which PyTorch, or else Linux, says so much; None: that does not say anything."""
+    """A CPU as described by PyTorch, or else by Linux; None if that is silent."""
 
     def make(by_torch=None, by_linux=None):
         def read(**settings):

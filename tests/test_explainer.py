@@ -504,7 +504,7 @@ def test_reduced_precision_is_near(cnn, pictures):
     "fit", [{}, {"alpha": 0.0}, {"num_features": 3}, {"num_features": 3, "feature_selection": "lasso_path"}]
 )
 def test_outputs_that_are_not_finite_stay_with_their_image(fit, rows, value, cnn, pictures):
-    """Image 2 of 4: the whole images are the first rows, then come the samples image by image."""
+    """Image 2 of 4; rows are the whole images first, then the samples image by image."""
 
     def model(x):
         outputs = cnn(x)

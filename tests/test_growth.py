@@ -1,4 +1,4 @@
-"""Growth: exponents are fitted rightly, memory is that of the work, and growth above the bound fails."""
+"""Growth: exponents are fitted correctly, only the work's memory counts, and growth above the bound fails."""
 
 from __future__ import annotations
 

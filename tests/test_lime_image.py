@@ -666,7 +666,7 @@ def test_an_image_that_fails_takes_no_other_with_it(failing, batch_size):
 
 
 def test_one_image_s_error_is_its_own():
-    """As lime raises it: neither wrapped nor numbered."""
+    """It is raised as in lime, without wrapping or numbering."""
     with pytest.raises(RuntimeError, match=r"^all is dark$") as raised:
         ours.LimeImageExplainer().explain_instance(DARK, Classifier(), **{**QUIET, "segmentation_fn": picky_segments})
     assert raised.value.__cause__ is None
@@ -793,7 +793,7 @@ def test_outputs_that_are_no_numbers_are_refused():
 
 
 class Output(nn.Module):
-    """A module whose answer is made from the right one."""
+    """A module with an output made from the right one."""
 
     def __init__(self, answer):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The command: what its help says, how options and files come together, and one line for each mistake."""
+"""The command: its help, the merging of options and files, and one line for each mistake."""
 
 from __future__ import annotations
 

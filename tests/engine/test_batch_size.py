@@ -101,7 +101,7 @@ def test_auto_passes_the_same_rows(cnn, calls, pictures):
 
 
 def test_a_search_that_its_rows_do_not_fill_ends():
-    """Else a model that shall be compiled never would be where a few images are explained at a time."""
+    """Otherwise a model would never be compiled if few images are explained at a time."""
     batch_size, sizes = BatchSize("auto"), []
     for _ in range(30):  # explanations of 150 rows: the fastest they can be is 128 at a time
         left = 150

@@ -1,4 +1,4 @@
-"""A compiled model: the same answers, nothing compiled twice, weights as they are now, and a way out where it cannot be."""
+"""Compiled models: same outputs, nothing compiled twice, current weights, and a fallback if compiling fails."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def quick(monkeypatch):
-    """All of torch.compile but its compiler, which takes seconds for each model; frozen weights are copies."""
+    """Replace torch.compile's slow compiler; everything else runs, and frozen weights are copies."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: copy.deepcopy(graph))
 
@@ -61,7 +61,7 @@ def assert_near(actual, expected, tolerance=3e-5):
 
 
 def sizes_seen(model):
-    """The numbers of rows that ``model`` is called with while it is traced, or as it is."""
+    """Numbers of rows in the calls of ``model``, traced or uncompiled."""
     seen, forward = [], model.forward
 
     def seeing(rows):
@@ -76,7 +76,7 @@ def sizes_seen(model):
 @pytest.mark.filterwarnings("ignore")  # of PyTorch's compiler
 def test_a_compiled_model_gives_the_same_answers(cnn, pictures, device, inductor):
     """By PyTorch's own compiler, with the rounding of fused layers."""
-    counters.clear()  # of what the fixture has tried
+    counters.clear()  # drop the fixture's own trial
     model, tolerance = cnn.to(device), 1e-5 if device.type == "cpu" else 1e-3  # convolutions in TF32
     compiled = explainer(model)
     for frozen_ones in (True, False):
@@ -111,7 +111,7 @@ def test_cuda_graphs_give_the_same_answers(precision, cnn, pictures):
 
 @pytest.mark.parametrize("n", [1, 4, 5])
 def test_nothing_is_compiled_twice(n, quick, cnn, pictures):
-    """5 * 20 rows are six batches of 16 and one of 4, which is filled up; one image's are a batch of 16 and one of 4."""
+    """5 * 20 rows are six batches of 16 and a padded one of 4; one image has a batch of 16 and one of 4."""
     compiled = explainer(cnn)
     expected = explainer(cnn, compile=False).explain(pictures(n))
     for _ in range(3):
@@ -199,7 +199,7 @@ def frozen(explained):
 
 
 def test_weights_that_change_with_every_explanation_are_compiled_twice(quick, cnn, pictures):
-    """By an explainer that stays, and by one that is made at each epoch."""
+    """With one explainer, and with a new one at each epoch."""
     stays, frozen_ones = explainer(cnn), []
     for _ in range(3):
         for compiled in (stays, explainer(cnn)):
@@ -237,7 +237,7 @@ def test_constants_are_freed(end, quick, monkeypatch, cnn, pictures):
 
 
 class Around(nn.Module):
-    """Calls a model that is none of its registered parts."""
+    """Calls a model that is not a registered submodule."""
 
     def __init__(self, inner):
         super().__init__()
@@ -266,7 +266,7 @@ class Stubborn(nn.BatchNorm2d):
 
 
 def written(model):
-    """Weights that its forward writes are seen to change."""
+    """Changes its own weights in its forward."""
     forward = model.forward
 
     def counting(rows):
@@ -351,7 +351,7 @@ def test_a_model_that_cannot_be_compiled_is_called_as_it_is_after_one_warning(wh
 
 
 class Inside(nn.Module):
-    """A forward of its own: PyTorch's limit of shapes is one of its code."""
+    """A class with its own forward, since PyTorch limits shapes per code object."""
 
     def __init__(self, inner):
         super().__init__()
@@ -376,7 +376,7 @@ def test_beyond_pytorch_s_limit_of_shapes_the_model_is_called_as_it_is_after_one
 
 
 def test_what_pytorch_s_log_says_elsewhere_is_no_limit_of_the_model(monkeypatch, cnn, pictures):
-    """In another thread, or of something else."""
+    """Messages from another thread, or about another function, do not count."""
     log = logging.getLogger("torch._dynamo.convert_frame")
     hit = "torch._dynamo hit config.%s (%s)\n   function: %s", "recompile_limit", 8, "'forward'"
 
@@ -447,7 +447,7 @@ def test_a_model_out_of_memory_is_compiled_for_fewer_rows(monkeypatch, cnn, pict
 
 
 def test_a_compiled_model_may_give_the_same_memory_again(monkeypatch, cnn, pictures):
-    """As one in CUDA graphs does; memory ran out, so that rows are passed in parts."""
+    """As CUDA graphs do; memory runs out, so rows are passed in parts."""
     expected = explainer(cnn, compile=False, activation=None).explain(pictures())
     memory = torch.empty(5, 7)
 
@@ -498,7 +498,7 @@ def test_auto_compiles_for_ten_times_as_much_work(seconds, rows, left, said, cnn
 
 @pytest.fixture
 def little_work(monkeypatch):
-    """So little time is taken for compiling that a few images are worth it."""
+    """Make compiling so cheap that it is worth it for a few images."""
     monkeypatch.setattr("gpulime.engine.compiled.SECONDS", 1e-6)
     monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 20})
 
@@ -554,7 +554,7 @@ def test_an_explainer_goes_to_another_process(quick, cnn, pictures):
 
 
 def test_a_run_goes_on_with_its_model_compiled(quick, cnn, pictures, tmp_path):
-    """Rows differ by rounding alone, as they do between devices and batch sizes."""
+    """Rows differ only by rounding, as between devices and batch sizes."""
     dataset, settings = list(pictures(6)), {"n_samples": 20, "segments": Grid(3, 3), "batch_size": 16, "report": False}
     gpulime.runs.explain(cnn, dataset[:3], tmp_path / "run", **settings)
     assert graphs() == 0

@@ -1,4 +1,4 @@
-"""The seam: texts and table rows through the engine, with one small class each, equal to scikit-learn's Ridge."""
+"""Masked inputs of other kinds: texts and table rows, with one small class each, equal to scikit-learn's Ridge."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ S = 60
 
 
 class Texts(Masked):
-    """Texts whose parts are their words; a row is the text's number and its mask, which `model` makes a string of."""
+    """Texts with words as parts; a row is the text's number and its mask, which `model` turns into a string."""
 
     def __init__(self, texts):
         self.words = [text.split() for text in texts]
@@ -85,7 +85,7 @@ class Rows(Masked):
 
 
 class Given:
-    """A masker for inputs that are masked already."""
+    """A masker for inputs that are already masked."""
 
     def masked(self, batch):
         yield batch
@@ -98,7 +98,7 @@ def engine(model, batch_size=16, n_samples=S, **settings):
 
 
 def assert_is_ridge(explained, inputs, i, predict_proba, rows, regressors):
-    """One input's explanation is scikit-learn's Ridge on these regressors (s, count), weighed by the distance to sample 0."""
+    """Compare one input with scikit-learn's Ridge on regressors (s, count), weighted by the distance to sample 0."""
     distances = np.linalg.norm(regressors - regressors[0], axis=1)
     weights = np.exp(-(distances**2) / (2 * 2.0**2))
     probabilities = predict_proba(rows)

@@ -1,4 +1,4 @@
-"""Calls of the model: as it is, in eval mode, with as many rows as it can take, and left as it was."""
+"""Calls of the model: unmodified, in eval mode, with as many rows as fit, and its state restored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODES = {
 
 
 class Extra(nn.Module):
-    """A layer that does something beside giving on what it gets."""
+    """A layer that returns its input and has a side effect."""
 
     def __init__(self, what):
         super().__init__()
@@ -53,7 +53,7 @@ def assert_near(actual, expected, tolerance=1e-5):
 
 
 def state(model):
-    """All that an explanation must leave as it is."""
+    """Everything that an explanation must leave unchanged."""
     return {
         "flags": [module.training for module in model.modules()],
         "tensors": {name: tensor.clone() for name, tensor in model.state_dict().items()},
@@ -107,7 +107,7 @@ def test_everything_stays_as_it_was_when_the_model_fails(call, mode, cnn, pictur
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_training_step_around_it_has_the_same_gradients(precision, cnn, pictures):
-    """Autocast keeps weights it has cast; those cast without gradients must not serve the training step."""
+    """Autocast caches cast weights; weights cast without gradients must not be used by the training step."""
 
     def gradients(explained):
         model = copy.deepcopy(cnn).train()
@@ -160,7 +160,7 @@ def test_another_dtype_between_two_explanations_is_taken_up(change, cnn, picture
 
 
 def test_a_model_in_inference_mode_of_its_own_is_explained(cnn, pictures):
-    """Tensors made there keep no versions, by which a change would be seen."""
+    """Inference tensors have no version counters, which show changes."""
     expected = explain(cnn, pictures())
     cnn.forward = torch.inference_mode()(cnn.forward)
     assert_near(explain(cnn, pictures()).coefficients, expected.coefficients)
@@ -199,7 +199,7 @@ def test_no_memory_for_one_row_is_an_error(error, pictures):
 
 
 class Flat(nn.Module):
-    """A model whose ``view`` refuses channels_last, and that may write into its input."""
+    """A model with a ``view`` that refuses channels_last; it may write into its input."""
 
     def __init__(self, in_place=False):
         super().__init__()
@@ -242,7 +242,7 @@ def test_a_model_that_writes_into_its_input_gives_the_same_answer_or_none(pictur
 
 
 def test_a_model_may_return_the_same_memory_again(cnn, pictures):
-    """As compiled models do that replay a CUDA graph."""
+    """As compiled models that replay a CUDA graph do."""
     memory = torch.empty(2, 7)
 
     def model(rows):
@@ -497,7 +497,7 @@ def test_an_error_of_the_model_itself_is_not_tried_again(pictures):
 
 
 def test_a_double_model_is_explained_in_double(pictures):
-    """Differences of 1e-6 beside 1000 are there in float64, and gone in float32."""
+    """Differences of 1e-6 beside 1000 survive in float64, but not in float32."""
     linear = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).double()
     with torch.no_grad():
         linear[2].weight.mul_(1e-6)
@@ -580,7 +580,7 @@ def test_a_model_that_cannot_be_switched_is_explained(kind, around, pictures):
 
 
 class Mixed(nn.Module):
-    """Weights of two dtypes, of which the second is the first layer's."""
+    """Weights of two dtypes; the first layer has the second one."""
 
     def __init__(self, cnn, first, tower):
         super().__init__()
@@ -666,7 +666,7 @@ def test_outputs_beyond_what_is_kept_count_as_infinite(huge, pictures):
 
 
 def test_two_threads_leave_a_training_model_as_it_was(cnn):
-    """The first to end must not put the second's model back into training mode, where BatchNorm learns."""
+    """The first thread to end must not restore training mode while the second runs: BatchNorm would learn."""
     model, inside, done = cnn.train(), threading.Barrier(2), threading.Event()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 

@@ -1,4 +1,4 @@
-"""Batches that memory does not hold are passed in halves, whichever flights their rows are of."""
+"""Batches that do not fit into memory are passed in halves, also across flights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_halves_hold_all_places_in_order(b):
 
 
 def test_memory_that_runs_out_across_several_flights_changes_nothing(monkeypatch, cnn, pictures):
-    """Flights of one image with 6 rows; the first batch of 16 has rows of three, and there is no memory for the third's."""
+    """Each flight is an image with 6 rows; the first batch of 16 has rows of three, and memory fails at the third."""
     monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 6})
 
     def explained():

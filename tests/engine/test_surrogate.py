@@ -33,7 +33,7 @@ def samples(counts=COUNTS, s=200, l=2):
 
 
 def each(masks, outputs, counts):
-    """(i, j, x, y, w) of each image and label, as scikit-learn takes them."""
+    """(i, j, x, y, w) of each image and label, in scikit-learn's shapes."""
     weights = proximity(masks, counts, Settings()).numpy()
     for i, j in itertools.product(range(len(counts)), range(outputs.shape[2])):
         yield i, j, masks[i, :, : counts[i]].double().numpy(), outputs[i, :, j].numpy(), weights[i]
@@ -147,7 +147,7 @@ def test_rounding_of_a_constant_is_no_signal():
 
 
 def test_a_kernel_that_leaves_nearly_nothing_is_no_constant():
-    """Outputs change, by however little weight; only a constant has no score, in any batch.
+    """Outputs vary, even if with little weight; only a constant output has no score, in any batch.
 
     The whole image, which has all the weight, cannot be predicted by the masks: there is no leave-one-out score.
     """
@@ -206,7 +206,7 @@ def test_a_duplicated_sample_equals_a_doubled_weight():
 
 @pytest.mark.parametrize("twins", [1, 3])
 def test_a_singular_system_gives_the_answer_of_least_norm(twins):
-    """As NumPy's lstsq: segments that are always shown or hidden together share their slope, one always shown has none."""
+    """As NumPy's lstsq: segments always shown or hidden together share their slope; one always shown gets 0."""
     masks, outputs, counts = samples([12, 4, 9])
     masks[..., 1 : 1 + twins] = masks[..., :1]
     masks[0, :, 7] = True
@@ -227,7 +227,7 @@ def test_a_singular_system_gives_the_answer_of_least_norm(twins):
 @pytest.mark.parametrize("s", [8, 20, 40])
 @pytest.mark.parametrize("settings", [{}, {"alpha": 1e-3}, {"num_features": 4}, {"kernel_width": 0.05}], ids=str)
 def test_the_leave_one_out_score_is_that_of_fits_without_each_sample(settings, s):
-    """R2 of their predictions, with fewer samples than segments too, and if the whole image outweighs the masks."""
+    """Also with fewer samples than segments, and if the whole image outweighs the masks."""
     masks, outputs, counts = samples([17, 2, 6], s)
     settings = Settings(**settings)
     fitted = fit(masks, outputs, counts, settings)

@@ -1,4 +1,4 @@
-"""Waits of the host: from a flight's first model batch to its solved fit nothing is read of the device."""
+"""Waits of the host: nothing is read from the device between a flight's first model batch and its fit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS = {
 
 @contextlib.contextmanager
 def watched():
-    """Inside it, a synchronization that PyTorch knows of is an error."""
+    """Fail at any synchronization that PyTorch detects inside the context."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -38,7 +38,7 @@ def watched():
 
 
 def explained(explainer, batch, guard):
-    """The explanations of a batch, of which everything between preparation and result is done in ``guard``."""
+    """Explain a batch, with everything between preparation and result inside ``guard``."""
     explainer.explain(batch.images[:1])  # it looks once whether the outputs are probabilities
     queue, flights = explainer.queue(), list(explainer.prepare(batch))
     with guard:
@@ -58,7 +58,7 @@ def assert_near(pieces, expected, tolerance):
 @pytest.mark.parametrize("labels", [None, torch.tensor([[0, 3]] * 5)], ids=["top", "labels"])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_host_reads_nothing(name, labels, monkeypatch, unread, cnn, pictures):
-    """Nothing whose result, or its shape, comes of a tensor's values: on a GPU the host would wait for it."""
+    """No operation's result or shape depends on a tensor's values, for which the host would wait on a GPU."""
     monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 80})
     images = pictures(5)
     images[3] = 1.0
@@ -76,7 +76,7 @@ NOT_LAUNCHED = {
 
 
 class Launched(TorchDispatchMode):
-    """Counts the operations that are a kernel on a GPU, but for the model's own; a custom op is one."""
+    """Counts operations that launch a kernel on a GPU, without the model's; a custom op counts once."""
 
     def __init__(self):
         super().__init__()
@@ -148,7 +148,7 @@ def test_the_host_waits_for_no_cuda_device(name, monkeypatch, cnn, pictures):
 
 @pytest.mark.gpu
 def test_images_are_sent_to_cuda_without_waiting(cnn, pictures):
-    """Of images on the CPU, only how many segments there are is read."""
+    """For images on the CPU, only the number of segments is read."""
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16, mean=0.4, std=0.2)
     explainer.explain(pictures(2))
     batch = Batch(pictures(4), torch.tensor([0, 1, 2, 3]), keys=torch.arange(4)).as_tensors()
@@ -193,7 +193,7 @@ def test_uint8_images_are_not_looked_at(segments, unread, cnn):
 @pytest.mark.parametrize("segments", [Grid(3, 4), Slic(n_segments=8)])
 @pytest.mark.parametrize("place", ["cpu", "cuda"])
 def test_images_of_the_host_are_prepared_beside_what_cuda_is_at(place, segments, cnn, pictures):
-    """Those that are on the GPU wait their turn: what makes them may still be at work."""
+    """Images on the GPU are prepared in order, since the work that makes them may not be finished."""
     explainer = Explainer(cnn.cuda(), 40, segments, batch_size=16)
     explainer.explain(pictures(4))  # warm up
     batch = Batch(pictures(4).to(place), keys=torch.arange(4))
@@ -210,7 +210,7 @@ def test_images_of_the_host_are_prepared_beside_what_cuda_is_at(place, segments,
 
 @pytest.mark.gpu
 def test_what_was_prepared_beside_is_not_written_over(cnn, pictures):
-    """Its memory is free again only when the model has read it, however long that takes, also while more is prepared."""
+    """Its memory is reused only after the model has read it, even while more images are prepared."""
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16)
     batches = [Batch(pictures(8)[i : i + 2], keys=torch.arange(i, i + 2)) for i in range(0, 8, 2)]
 

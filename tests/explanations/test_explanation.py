@@ -112,7 +112,7 @@ class Bomb:
 
 
 def saved(tmp_path, **changes):
-    """A saved batch with some of its arrays changed, or left out where None."""
+    """A saved batch with some arrays changed, or removed if None."""
     explanations().save(tmp_path / "whole")
     with np.load(tmp_path / "whole") as file:
         arrays = {name: file[name] for name in file} | changes
@@ -306,7 +306,7 @@ def test_image_and_mask_of_other_channels(c):
 
 
 class Piece:
-    """Explanations that say when they are asked for, begin to be fetched and have come."""
+    """Explanations that record when they are requested, when copying starts and when it ends."""
 
     def __init__(self, name, events):
         self.name, self.events = name, events

@@ -1,4 +1,4 @@
-"""HTML for notebooks: whole, runs nothing, loads nothing and says what the explanation says."""
+"""HTML for notebooks: complete, without scripts or requests, with the explanation's values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colours of explanations: any image becomes a picture, any ids a map, and the hue is the sign's."""
+"""Colours of explanations: any image becomes a picture, any ids a map, and the hue shows the sign."""
 
 from __future__ import annotations
 

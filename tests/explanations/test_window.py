@@ -1,4 +1,4 @@
-"""A window for deep pictures: seen by people and segmenters, never by the model, and never of eight bits."""
+"""Window for deep pictures: used for display and segmenters, never for the model or for eight bits."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_each_picture_is_looked_at_alone():
 
 @pytest.fixture
 def seen():
-    """A model, and the rows that it was given."""
+    """A model, and the rows of its calls."""
     rows = []
 
     def model(images):

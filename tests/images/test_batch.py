@@ -1,4 +1,4 @@
-"""Input of users: images of every kind mean the same, and mistakes are named before a forward is spent."""
+"""Input of users: all kinds of images give the same result, and mistakes are named before any forward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fills: what a hidden segment shows, for any number of channels."""
+"""Fills of hidden segments, for any number of channels."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_mean_of_a_flat_segment_is_its_colour_exactly():
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 255.0, 1e30])
 def test_a_mean_does_not_depend_on_the_order_of_its_pixels(scale):
-    """So that atomic additions of a GPU, whose order is any, give the same bits each time."""
+    """Atomic additions of a GPU come in any order, and must give the same bits each time."""
     images, labels = torch.randn(2, 3, 63, 65, dtype=torch.float64) * scale, torch.randint(0, 7, (2, 63, 65)).int()
     order = torch.randperm(63 * 65)
     shuffled = fills.segment_means(

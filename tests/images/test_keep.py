@@ -19,7 +19,7 @@ S, H, W = 40, 24, 20
 
 @pytest.fixture
 def maps():
-    """Three label maps (3, 24, 20) with 5, 3 and 4 parts; -1 and 255 are no part, and the second map has neither."""
+    """Three label maps (3, 24, 20) with 5, 3 and 4 parts; -1 and 255 are kept pixels, absent from the second map."""
     maps = torch.arange(H * W).view(H, W) * 6 // (H * W)
     bordered = maps.clone()
     bordered[:3], bordered[-3:] = -1, 255
@@ -190,7 +190,7 @@ def test_other_things_are_no_ids(keep, cnn, pictures):
 
 
 def test_numbering_of_sparse_ids():
-    """Ids that find no room in a table are sorted, with the same result."""
+    """Ids beyond the table are sorted, with the same result."""
     maps = torch.tensor([[[7, 9, 7, 2]], [[2, 2, 2, 2]]])
     near, far = from_labels(maps, (9,)), from_labels(maps * 10**6, (9 * 10**6,))
     assert near.labels.tolist() == far.labels.tolist() == [[[1, 2, 1, 0]], [[0, 0, 0, 0]]]

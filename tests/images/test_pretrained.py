@@ -1,4 +1,4 @@
-"""The normalisation that a model brings: used where it is known, said, and asked for where it is not."""
+"""The model's own normalisation: used and logged if known, with a warning if not."""
 
 from __future__ import annotations
 

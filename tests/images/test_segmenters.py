@@ -1,4 +1,4 @@
-"""The comparison of segmenters with scikit-image: what counts as the same, and what was measured."""
+"""Comparison of segmenters with scikit-image: the criteria, and the measured results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_how_label_maps_agree(other, expected):
 
 @pytest.fixture
 def small(monkeypatch, tmp_path, pictures):
-    """Two small pictures in the place of photographs, and results that are not kept in the repository."""
+    """Use two small pictures instead of photographs, and keep results outside the repository."""
     monkeypatch.setattr(segmenters, "photographs", lambda: pictures(2))
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
 

@@ -108,7 +108,7 @@ def test_any_ids_are_renumbered_and_lead_back(ids, dtype, device):
 
 
 def test_the_host_reads_once_how_many_segments_there_are(unread, device):
-    """Of a list of numbers `unread` takes no notice; anything else that is read would be one more."""
+    """`unread` ignores a list of numbers; any other read would count."""
     labels = torch.randint(0, 300, (4, 19, 21), dtype=torch.int32, device=device)
     with unread:
         found = from_labels(labels)

@@ -1,4 +1,4 @@
-"""Kernels under the host shim, which a fixture puts in the place of CuPy, with memory that is poisoned; and on a GPU."""
+"""Kernels under the host shim, which a fixture substitutes for CuPy, with poisoned memory; and on a GPU."""
 
 from __future__ import annotations
 

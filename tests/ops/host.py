@@ -112,7 +112,7 @@ def check_shared(module, name, dynamic):
 
 @cache
 def static_shared(path):
-    """The bytes of shared variables that each kernel of a file declares; under "" those of all functions that kernels call."""
+    """Bytes of shared variables of each kernel in a file; under "" the bytes of all functions that kernels call."""
     listed = subprocess.run(["objdump", "--syms", "--demangle", path], capture_output=True, encoding="utf-8", check=True)
     sizes = Counter()
     for size, function, rest in _SHARED.findall(listed.stdout):

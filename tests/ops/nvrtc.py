@@ -52,7 +52,7 @@ def library():
 
 @cache
 def missing(architecture):
-    """Why nothing can be compiled for an architecture here, or None: an empty source is tried."""
+    """Reason why nothing can be compiled for an architecture here, found with an empty source; None if it works."""
     if library() is None:
         return "there is no libnvrtc: it comes with PyTorch for CUDA"
     refused, log = _compiled("", "empty.cu", [f"--gpu-architecture=sm_{architecture}"])

@@ -16,7 +16,7 @@ SIZES = [1, 2, 31, 32, 33, 127, 128, 129, 257, 700]
 
 
 def problem(device="cpu"):
-    """Keys (6, 1) and rows (5,): the first, others, and those whose numbers are beyond 32 bits."""
+    """Keys (6, 1) and rows (5,), including 0 and numbers beyond 32 bits."""
     rows = torch.tensor([0, 1, 7, 2**32, 2**33 + 3], device=device)
     return torch.tensor(KEYS, device=device)[:, None], rows
 

@@ -1,4 +1,4 @@
-"""The host shim itself: what CUDA promises holds, and what CUDA leaves undefined is refused or shows."""
+"""The host shim itself: CUDA's guarantees hold, and undefined behaviour is refused or visible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rgb2lab: scikit-image's within the last bits, in which its own differ from one processor to the next."""
+"""rgb2lab: equal to scikit-image's up to the last bits, which differ between processors."""
 
 from __future__ import annotations
 

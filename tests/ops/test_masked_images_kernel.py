@@ -99,7 +99,7 @@ def test_sanitizers_find_nothing(shape, label, memory_format, sanitized):
 
 @pytest.fixture
 def broken(monkeypatch):
-    """Put something else in the place of a piece of the kernel's source."""
+    """Replace a piece of the kernel's source."""
     joined = source.joined
 
     def put(right, wrong):

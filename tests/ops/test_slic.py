@@ -70,7 +70,7 @@ def scikit(images, **options):
 
 @pytest.fixture
 def scikit_lab(monkeypatch):
-    """Scikit-image's own conversion to Lab, whose last bits are the processor's: what follows must be equal to the bit."""
+    """Use scikit-image's own Lab, whose last bits depend on the processor; later steps must then be equal to the bit."""
 
     def rgb2lab(images):
         return torch.from_numpy(scikit_rgb2lab(images.permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2)
@@ -81,7 +81,7 @@ def scikit_lab(monkeypatch):
 
 @pytest.fixture
 def replaced(monkeypatch, tmp_path):
-    """Put something else in the place of pieces of the kernels' source."""
+    """Replace pieces of the kernels' source."""
 
     def put(*pieces):
         shutil.copytree(source.folder(), tmp_path, dirs_exist_ok=True)
@@ -140,7 +140,7 @@ def test_awkward_sizes(kind, options, h, w, scikit_lab, host):
     ids=str,
 )
 def test_photographs(name, size, options, host):
-    """With a Lab of one's own, whose last bits are not scikit-image's, a few pixels may go to another segment."""
+    """With our own Lab, whose last bits differ from scikit-image's, a few pixels may get another segment."""
     images = photograph(name, size)
     labels, expected = slic(images, **options), scikit(images, **options)
     assert torch.equal(labels, slic_reference(images, **options))
@@ -198,7 +198,7 @@ def test_the_host_waits_for_nothing(options, host, unread):
 
 
 def test_what_is_kept_between_calls_is_said_to_be_read(host, monkeypatch):
-    """On a stream that may not be the one it was made on: else its memory, once dropped, would be another's too early."""
+    """On any stream, also a different one: otherwise its memory would be reused too early once it is dropped."""
     read = []
     monkeypatch.setattr(devices, "read_here", lambda kept: read.append(tuple(kept.shape)) or kept)
     slic(image("noise", 12, 13), n_segments=1)
@@ -238,7 +238,7 @@ class TestOnAGpu:
 
 @pytest.mark.parametrize("shorter", [2, 4])
 def test_pixels_that_no_window_holds_keep_their_segment(shorter, host, monkeypatch):
-    """Windows reach two steps, and hardly a pixel is left alone; shorter ones show what becomes of it."""
+    """Windows reach two steps, so hardly a pixel is outside all of them; shorter ones test such pixels."""
     images, start = image("noise", c=2), module._start
     options = {"n_segments": 20, "compactness": 1e-3, "enforce_connectivity": False}
 

@@ -137,7 +137,7 @@ def test_out_of_memory_is_said_once_in_a_run(tmp_path):
 
 
 def test_a_model_that_writes_into_its_rows_is_given_fewer_too(tmp_path):
-    """The rows of a call that failed are spoilt: they are made again, for an image by itself."""
+    """The failed call has overwritten its rows: they are made again, for a single image."""
 
     class Writes(Model):
         def forward(self, x):

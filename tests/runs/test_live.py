@@ -1,4 +1,4 @@
-"""A run while it works: what it tells, what it has written, and whom it keeps out."""
+"""A run in progress: its status, its files, and the processes it keeps out."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""A run: every image gets its row, a rerun goes on, other settings are refused."""
+"""A run: every image gets a row, a rerun resumes, other settings are refused."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Two runs compared: the numbers are those of their definitions, and the page shows both for any names of images."""
+"""Two runs compared: numbers match their definitions, and the page shows both for any image names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exported files hold what the run holds, under names that no id can choose."""
+"""Exported files have the run's contents, under names independent of ids."""
 
 from __future__ import annotations
 

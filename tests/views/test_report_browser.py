@@ -1,4 +1,4 @@
-"""The report as its readers meet it: in a browser, with its mouse and its keys, in both themes, without scripts too."""
+"""The report in a browser: mouse and keys, both themes, also without scripts."""
 
 from __future__ import annotations
 

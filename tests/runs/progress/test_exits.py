@@ -1,4 +1,4 @@
-"""`gpulime explain` from outside: how it ends, with which code, and that what was finished is kept."""
+"""`gpulime explain` from outside: its exit codes, and finished rows that are kept."""
 
 import errno
 import os
@@ -23,8 +23,8 @@ from gpulime.runs.progress.signals import Stopped
 from gpulime.runs.reading import sources
 from gpulime.runs.store import store
 
-RED = 5  # the picture that is all red, at which the model does what it is told
-FAULT = []  # what that is
+RED = 5  # number of the red picture, at which the model shows the fault
+FAULT = []  # the fault to show
 
 
 class Colours(nn.Module):
@@ -278,7 +278,7 @@ def test_a_quota_leaves_no_part_of_a_shard(folder):
 
 
 def test_names_and_pictures_of_every_kind_are_rows(folder):
-    """Names that hurt, a picture of one pixel and one too large: a row each; files are named by the run alone."""
+    """Hostile names, a picture of one pixel and one too large get a row each; no file gets a name from an image."""
     pictures = folder / "pictures"
     for name in (b"\xff\xfe.png", b"<img src=x onerror=alert(1)>.png"):
         Image.new("RGB", (16, 16), (9, 99, 9)).save(os.path.join(os.fsencode(pictures), name))

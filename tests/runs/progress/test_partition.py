@@ -163,7 +163,7 @@ def test_of_four_ranks_one_is_killed_and_torchrun_starts_again(folder):
 
 
 def test_the_last_of_several_ranks_sums_up_also_where_failures_are_tried_again(folder, monkeypatch, capsys):
-    """Nothing is missing then from the start, so the heartbeats tell which is the last."""
+    """No row is missing from the start, so heartbeats decide which rank is the last."""
     monkeypatch.chdir(folder)
     (folder / "slow_ranks.py").write_text(MODEL.replace("time.sleep(", "time.sleep(0 * "))
     monkeypatch.syspath_prepend(str(folder))

@@ -174,7 +174,7 @@ def test_a_signal_before_or_after_the_images_ends_with_the_same_code(moment, num
 
 @pytest.mark.long
 def test_a_signal_is_heard_while_a_worker_is_waited_for(folder):
-    """Far from the end of its patience with a worker that hangs."""
+    """Long before the timeout of a hanging worker."""
     (folder / "slow_model.py").write_text(HANGING_WORKER)
     process = start(folder)
     assert process.stdout is not None
@@ -253,7 +253,7 @@ time.sleep(600)
 
 
 def test_a_worker_ends_with_its_parent_whatever_it_is_at():
-    """Both hold the pipe: it ends when the last of them has."""
+    """Both hold the pipe, which closes after the last of them has ended."""
     process = subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"

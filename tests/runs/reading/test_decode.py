@@ -1,4 +1,4 @@
-"""Files that decode, files that must not, and that no pixel is made up."""
+"""Files that decode, files that must not, and no invented pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file that tells which ``data.factory`` a user has run."""
+"""The file with the ``data.factory`` calls that a user has run."""
 
 from __future__ import annotations
 

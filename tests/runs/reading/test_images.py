@@ -1,4 +1,4 @@
-"""A dataset of one's own on the command line: explained as from Python, its settings in run.json, found again by report."""
+"""A user's dataset on the command line: explained as from Python, stored in run.json, found again by report."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_settings_reach_the_reader(tmp_path):
 
 
 def test_keep_without_masks_is_refused(tmp_path):
-    """Segments of a picture have other ids in each picture: the first of slic would be kept in silence."""
+    """A segmenter's ids have no meaning across pictures: an arbitrary segment would be kept in silence."""
     data = configs.DataConfig(source=str(tmp_path), keep=0)
     with pytest.raises(gpulime.GpulimeError, match=r"^data\.keep names segments of masks: set data\.masks too"):
         images.find(data, Transform(), None)

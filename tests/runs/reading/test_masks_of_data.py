@@ -1,4 +1,4 @@
-"""Masks that come with the images of a run are their segments, and ids that are never hidden are no part of its rows."""
+"""Masks that come with images become their segments; ids that are never hidden do not appear in rows."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_masks_of_files_take_the_way_of_their_images(name, labels, mode, geometr
 
 
 def test_a_run_with_a_folder_of_masks(photographs, tmp_path, capsys):
-    """Each image has its row: with its mask's segments, or with the reason why it has none."""
+    """Each image has a row, with its mask's segments or with an error."""
     for path in photographs.rglob("*.*"):
         name = path.relative_to(photographs).with_suffix(".png")
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Readers and batches: what comes out for each image, and how images are put together."""
+"""Readers and batches: the result for each image, and the grouping of images."""
 
 import dataclasses
 import hashlib

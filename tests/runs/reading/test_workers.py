@@ -1,4 +1,4 @@
-"""Worker processes: one that dies or hangs costs the image that does it, and no other."""
+"""Worker processes: if one dies or hangs, only the image at fault fails."""
 
 import multiprocessing
 import os
@@ -24,7 +24,7 @@ SMALL = {"n_samples": 20, "segments": Grid(3, 3)}
 
 
 class Pictures:
-    """Images, of which some do something to the process that reads them, the first so many ``times``."""
+    """Images; some of them harm the process that reads them, the first ``times`` times."""
 
     def __init__(self, folder, n=7, does=lambda: None, at=(), times=10**6):
         self.folder, self.n, self.does, self.at, self.times = folder, n, does, at, times
@@ -41,7 +41,7 @@ class Pictures:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    """Looks at its workers often, and waits for those that do not end for a moment only."""
+    """Check workers often, and wait only briefly for workers that do not end."""
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
     for module in (workers, receiver):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
@@ -84,7 +84,7 @@ def test_an_image_that_kills_its_worker_is_an_error_and_the_others_are_read(at, 
 
 @pytest.mark.parametrize("times", [1, REBUILDS])
 def test_a_worker_that_is_killed_now_and_then_costs_nothing(times, tmp_path):
-    """As the system does where memory is short: it is not the image's fault."""
+    """As the system does if memory is short: it is not the image's fault."""
     found = reads(Pictures(tmp_path, does=dies, at=(3,), times=times))
     assert [len(batch) for batch in found] == [2, 2, 2, 1]
     assert not any(read.error for batch in found for read in batch)

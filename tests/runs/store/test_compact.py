@@ -1,4 +1,4 @@
-"""compact: fewer shards, the same rows for every reader, also while others read and wherever it is killed."""
+"""compact: fewer shards, the same rows for every reader, also during reads and if killed at any step."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_functions_that_cannot_be_compared_are_refused_once_there_are_rows(tmp_p
 
 
 def test_of_processes_that_start_at_once_with_other_settings_one_agrees(tmp_path):
-    """Each looks, agrees and says that it works with the door shut; the others then find it at work."""
+    """Each process checks and registers under a lock; later ones then find it running."""
     program = textwrap.dedent(
         """
         import sys, time

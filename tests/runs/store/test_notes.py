@@ -1,4 +1,4 @@
-"""Notes: what a reader must know before believing an explanation, in the rows of a run."""
+"""Notes: warnings about weak explanations in the rows of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places: light facts of all rows in memory, whole ones read when asked for."""
+"""Places: a few columns of all rows in memory, whole rows read on demand."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_the_warning_comes_once(tmp_path):
 
 
 def test_damage_where_no_id_stands_brings_the_ids_back_too(tmp_path):
-    """Else a run would go past images whose explanations nobody can read."""
+    """Otherwise a run would skip images with unreadable explanations."""
     (bad,) = write(tmp_path, explained("a", error="x" * 5000))
     damage(bad, bad.read_bytes().index(b"grid"))
     with pytest.warns(UserWarning, match=bad.name):
@@ -218,7 +218,7 @@ def test_a_shard_from_before_sums_is_read(tmp_path):
 
 
 def test_a_shard_that_may_not_be_read_is_not_called_corrupt(tmp_path, monkeypatch):
-    """Its ids would be explained anew because of a permission."""
+    """Otherwise its images would be explained again because of a permission."""
     (shard,) = write(tmp_path, explained("a"))
 
     def refuse(path):

@@ -1,4 +1,4 @@
-"""The store: rows come back as they went in, and a shard is there whole or not at all."""
+"""The store: rows are read back unchanged, and a shard is complete or absent."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def explained(image_id="a.jpg", **changes):
 
 
 def failed(image_id="a.jpg", **changes):
-    """A row of an image that could not be explained: only what every row must have, and the reason."""
+    """A row of a failed image: only the required columns, and the reason."""
     row = {
         "image_id": image_id,
         "path": b"a.jpg",

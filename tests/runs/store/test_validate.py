@@ -1,4 +1,4 @@
-"""A damaged row, with damage in any column, costs its own image alone and is reported with the reason."""
+"""A damaged row, in any column, affects its own image only and is reported with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""verify: what a run holds, and everything that is not as it was written, by name."""
+"""verify: the contents of a run, and everything damaged or changed, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The writer: the run goes on while the disk works, what waits is bounded, and the disk's errors come to the run."""
+"""The writer: the run does not wait for the disk, the queue is bounded, and the disk's errors reach the run."""
 
 import errno
 import threading
