@@ -117,7 +117,7 @@ class Compiled:
             return self(rows, b, extra)
         outputs = read(self.model(*given), len(rows))  # raises if the error is the model's
         self.reason, self._compiled = reason, None
-        warnings.warn(f"the model cannot be compiled and is called as it is: {reason}", stacklevel=2)
+        warnings.warn(f"the model cannot be compiled and runs uncompiled: {reason}", stacklevel=2)
         return outputs
 
     def _tell(self, reached: list[str]) -> None:
@@ -125,7 +125,7 @@ class Compiled:
         if reached and self.limit is None:
             self.limit = reached[0]
             warnings.warn(
-                f"the model is compiled for no more shapes of its rows and called as it is for others, since torch._dynamo."
+                f"the model is compiled for no more shapes of its rows and runs uncompiled for others, since torch._dynamo."
                 f"{self.limit}: bring the images to fewer sizes, or raise that limit first",
                 stacklevel=3,
             )

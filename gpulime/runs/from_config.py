@@ -133,7 +133,7 @@ def report(run: Path) -> Path:
     about = store.manifest(run)
     reader = _reader(about)
     if reader is None and (run / page.PAGE).exists():
-        check("config" in about, f"{run} was made from Python, and its images are not at hand: {LOSS}. {REMEDY}")
+        check("config" in about, f"{run} was made from Python, so its images are not available: {LOSS}. {REMEDY}")
         raise GpulimeError(
             f"the images of {run} come from data.factory, code that you have not run in this folder: {LOSS}. "
             f"The gpulime explain that made the run writes it with them. {REMEDY}"

@@ -105,7 +105,7 @@ class Isolation:
         if self._first is not None:
             images = "each image" if len(self._held) < UNPROVEN_IMAGES else f"each of the first {UNPROVEN_IMAGES} images"
             reason = _reason(self._first) if isinstance(self._first, GpulimeError) else line_of(self._first)
-            raise ModelFailsError(f"the model fails for {images}, also by itself: {reason}") from self._first
+            raise ModelFailsError(f"the model fails for {images}, also alone: {reason}") from self._first
 
     def _outcomes(self, found: Iterator[Explained[Read, ExplainedImages] | Failed[Read]]) -> Iterator[Outcome]:
         try:
@@ -147,7 +147,7 @@ class Isolation:
         in_hand = [read for read in self._waiting if read.error is None]
         if self.proven and len(in_hand) == 1 and in_hand[0].item.image_id in self.suspects:
             culprit = in_hand.pop()
-            why = f"the device is lost whenever it is explained, also by itself: {reason}"
+            why = f"the device is lost whenever it is explained, also alone: {reason}"
             yield dataclasses.replace(culprit, error=why[:MESSAGE_LENGTH], kind=DEVICE)
         end = "what was finished is kept, a new process goes on"
         raise DeviceLostError(f"the device is lost: {reason}; {end}", [read.item.image_id for read in in_hand]) from error

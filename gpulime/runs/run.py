@@ -232,7 +232,7 @@ def _look_again(job: Job) -> None:
     # Not an unreadable image: it may have crashed its worker, and would crash this process.
     item = next((item for item in job.items if known.get(item.image_id) is not None), None)
     if item is not None and job.reader(item).sha256 != known[item.image_id]:
-        note(f"image {item.image_id!r} is not what it was when it was explained: is {job.out} another dataset's?")
+        note(f"image {item.image_id!r} has changed since it was explained: does {job.out} belong to another dataset?")
 
 
 def _rows(

@@ -39,7 +39,7 @@ def _facts(found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
     damaged = f", {len(found.damaged):,} damaged" if found.damaged else ""
     yield "images", f"{found.images:,}: {found.ok:,} ok{failed}{damaged}", ()
     if found.missing:
-        remedy = "the same gpulime explain goes on with them"
+        remedy = "the same gpulime explain resumes with them"
         yield "no row yet", f"{found.missing:,} of the run's {found.wanted:,} images: {remedy}", ()
     if found.damaged:
         yield "damaged rows", "they say ok and hold no whole explanation", (f"{i}: {why}" for i, why in found.damaged.items())

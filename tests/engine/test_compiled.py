@@ -343,7 +343,7 @@ def test_a_model_that_cannot_be_compiled_is_called_as_it_is_after_one_warning(wh
     monkeypatch.setattr(torch._inductor, "compile", refuse)
     expected = explainer(cnn, compile=False).explain(pictures())
     compiled = explainer(cnn)
-    with pytest.warns(UserWarning, match=r"cannot be compiled and is called as it is: .*no compiler is found here") as said:
+    with pytest.warns(UserWarning, match=r"cannot be compiled and runs uncompiled: .*no compiler is found here") as said:
         first = compiled.explain(pictures())
     assert len(said) == 1
     for one in (first, compiled.explain(pictures())):
@@ -413,7 +413,7 @@ def test_without_a_compiler_of_c_the_reason_is_named(tmp_path):
     environment = {**os.environ, **environment, "PYTHONPATH": str(Path(gpulime.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", WITHOUT], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Explanations(2 images")
-    assert done.stderr.count("UserWarning: the model cannot be compiled and is called as it is: ") == 1
+    assert done.stderr.count("UserWarning: the model cannot be compiled and runs uncompiled: ") == 1
     assert "/nowhere/g++" in done.stderr
 
 

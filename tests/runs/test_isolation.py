@@ -187,7 +187,7 @@ def test_a_model_that_fails_for_all_images_ends_the_run_at_once_in_one_line(n, e
     model = Model(range(16), error)
     images = "each image" if n < UNPROVEN_IMAGES else f"each of the first {UNPROVEN_IMAGES} images"
     said = r"the model called sys.exit\(0\)$" if isinstance(error, SystemExit) else rf"{type(error).__name__}: \S"
-    with pytest.raises(ModelFailsError, match=f"^the model fails for {images}, also by itself: {said}") as end:
+    with pytest.raises(ModelFailsError, match=f"^the model fails for {images}, also alone: {said}") as end:
         explain(model, tmp_path, Marked(n))
     assert end.value.code == 2
     assert error in (end.value.__cause__, end.value.__cause__.__cause__)
@@ -354,9 +354,7 @@ def test_an_image_that_costs_the_device_each_time_costs_two_processes_and_itself
     assert (found.ok, found.failed) == (11, 1)
     row = rows_of(tmp_path)["3"]
     assert (row["error_type"], row["attempt"]) == ("device", 1)
-    assert row["error"] == (
-        "the device is lost whenever it is explained, also by itself: CUDA error: device-side assert triggered"
-    )
+    assert row["error"] == ("the device is lost whenever it is explained, also alone: CUDA error: device-side assert triggered")
 
 
 def test_the_model_has_the_next_images_before_the_last_ones_are_fetched(ahead, tmp_path, monkeypatch):

@@ -79,9 +79,8 @@ class Terms:
         if not (results or lock.any_writer(run) or heartbeat.at_work(run)):
             return False
         if manifest.get("config_hash") == self.config_hash:
-            these = f"{' and '.join(self.unnamed)} {'are' if len(self.unnamed) > 1 else 'is'}"
-            doubt = f"whether {these} what made them is not known of a function: give a model_id, another for other functions"
-            check(not self.unnamed, f"{run} holds results, and {doubt}")
+            doubt = f"functions cannot be compared with the ones that made them ({', '.join(self.unnamed)})"
+            check(not self.unnamed, f"{run} holds results, and {doubt}: give a model_id, another for other functions")
             return True
         was, now = _by_folder(manifest.get("fixed", {})), _by_folder(_plain(self.fixed))
         changed = [

@@ -224,7 +224,7 @@ def test_an_error_of_the_model_for_every_image_is_one_line(error, debug, folder,
     assert main.main([*arguments, "--debug"] if debug else arguments) == 2
     *above, last = capsys.readouterr().err.splitlines()
     reason = {KeyError: "KeyError: 'logits", OSError: "OSError: gone", SystemExit: "the model called sys.exit(0)"}[type(error)]
-    assert last.startswith(f"gpulime: the model fails for each image, also by itself: {reason}")
+    assert last.startswith(f"gpulime: the model fails for each image, also alone: {reason}")
     assert last.endswith("(--debug shows the traceback)") != debug
     assert any("in fail" in line for line in above) == debug
 

@@ -219,6 +219,6 @@ def test_the_newest_process_of_the_runs_own_settings_tells_how_many_images_there
 def test_verify_misses_images_that_no_process_has_done(tmp_path, capsys):
     folder = beaten(run(tmp_path, explained("a"), explained("b")), images=10)
     assert main.main(["verify", str(folder)]) == exits.ERROR_ROWS
-    assert "8 of the run's 10 images: the same gpulime explain goes on with them" in capsys.readouterr().out
+    assert "8 of the run's 10 images: the same gpulime explain resumes with them" in capsys.readouterr().out
     beaten(folder, images=2)
     assert main.main(["verify", str(folder)]) == exits.OK

@@ -279,7 +279,7 @@ def test_timm_models_bring_their_transform(timm_model):
     expected = Transform(235, 224, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     assert load(timm_model(), data=DataConfig()).transform == expected
     for settings in ({"crop_mode": "squash"}, {"input_size": (3, 224, 448)}):
-        assert "the size of the model's input is not known" in refused(timm_model(**settings), data=DataConfig())
+        assert "the model's input size is unknown" in refused(timm_model(**settings), data=DataConfig())
 
 
 def test_a_model_of_timm_itself():

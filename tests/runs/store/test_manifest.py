@@ -128,7 +128,7 @@ def test_functions_that_cannot_be_compared_are_refused_once_there_are_rows(tmp_p
     terms.accept(tmp_path)
     with_a_row(tmp_path)
     with pytest.raises(
-        GpulimeError, match="kernel and segments are what made them is not known of a function: give a model_id"
+        GpulimeError, match=r"cannot be compared with the ones that made them \(kernel, segments\): give a model"
     ):
         terms.accept(tmp_path)
 
