@@ -149,7 +149,7 @@ class Isolation:
             culprit = in_hand.pop()
             why = f"the device is lost whenever it is explained, also alone: {reason}"
             yield dataclasses.replace(culprit, error=why[:MESSAGE_LENGTH], kind=DEVICE)
-        end = "what was finished is kept, a new process goes on"
+        end = "finished rows are kept, and a new process resumes"
         raise DeviceLostError(f"the device is lost: {reason}; {end}", [read.item.image_id for read in in_hand]) from error
 
 

@@ -208,7 +208,8 @@ def _finish(job: Job, progress: Progress, call: Effort) -> Outcome:
     found = summary.summary(job.out, store.manifest(job.out), call)
     missing = _missing(job)
     if not job.share.is_all and (missing or heartbeat.at_work(job.out)):
-        left = f"{missing:,} of the run are left to others" if missing else "others are still at work, the last of them sums up"
+        others = "other processes are still running; the last one sums up"
+        left = f"{missing:,} of the run are left for other processes" if missing else others
         say(f"{job.share}: {progress.ok + progress.failed:,} images are done here; {left}")
     else:
         say(f"\n{found}\n")

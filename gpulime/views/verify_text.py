@@ -32,7 +32,7 @@ def _facts(found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
     yield "run", str(found.run), ()
     yield "shards", f"{found.shards:,} read whole" + (", all sound" if not found.corrupt else ""), ()
     if found.corrupt:
-        remedy = "run the same gpulime explain again, which explains their images anew; then delete them"
+        remedy = "run the same gpulime explain again to explain their images again; then delete them"
         yield "corrupt shards", f"{len(found.corrupt):,}; {remedy}", (f"{e.path.name}: {e.reason}" for e in found.corrupt)
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in found.errors.items())
     failed = f", {sum(found.errors.values()):,} failed ({kinds})" if kinds else ""

@@ -319,7 +319,7 @@ LOST = [
 @pytest.mark.parametrize("error", LOST, ids=lambda error: str(error).partition("\n")[0])
 def test_each_error_of_a_lost_device_ends_the_run(error, tmp_path):
     model = Model((5,), error)
-    with pytest.raises(DeviceLostError, match=r"the device is lost: .*a new process goes on"):
+    with pytest.raises(DeviceLostError, match=r"the device is lost: .*a new process resumes"):
         explain(model, tmp_path, Marked(6))
     assert len(model.refused) == 1
 
@@ -330,7 +330,7 @@ def test_a_lost_device_ends_the_run_without_another_try(error, ahead, tmp_path, 
     settings = {"n_samples": 60}
     monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 120)  # images are finished by twos
     done = 4 - 2 * ahead
-    with pytest.raises(DeviceLostError, match=r"the device is lost: .*a new process goes on") as end:
+    with pytest.raises(DeviceLostError, match=r"the device is lost: .*a new process resumes") as end:
         explain(model, tmp_path, **settings)
     assert end.value.code == 70
     assert len(model.refused) == 1

@@ -25,7 +25,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    raise Stopped(f"stopped by {signal.Signals(number).name}; the same call goes on")
+    raise Stopped(f"stopped by {signal.Signals(number).name}; repeat the call to resume")
 
 
 @contextmanager
@@ -85,9 +85,7 @@ class Stop:
             Once a signal has come.
         """
         if self.signal is not None:
-            raise Stopped(
-                f"stopped by {signal.Signals(self.signal).name}; what was finished is kept, and the same call goes on"
-            )
+            raise Stopped(f"stopped by {signal.Signals(self.signal).name}; finished rows are kept: repeat the call to resume")
 
 
 def _set(handler: Any, numbers: Iterable[int], instead: Collection[Any]) -> dict[int, Any]:

@@ -240,7 +240,7 @@ def warn(error: CorruptError, run: Path) -> None:
     if error.path in _warned:  # Python forgets its warnings when filters change
         return
     _warned.add(error.path)
-    remedy = f"running the same command again explains its images anew; gpulime verify {run} says what else is wrong"
+    remedy = f"run the same command to explain its images again; gpulime verify {run} lists all damage"
     warnings.warn(f"{error}. It is left out: {remedy}", stacklevel=2)
 
 

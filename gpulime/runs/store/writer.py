@@ -68,7 +68,7 @@ class Writer:
         """Raise the error that stopped the writer, if any."""
         if isinstance(self._error, OSError):
             raise NotWritableError(
-                f"{self._store.run} takes no rows: {self._error}. What was written is kept, and the same call goes on"
+                f"{self._store.run} takes no rows: {self._error}. Written rows are kept: repeat the call to resume"
             ) from self._error
         if self._error is not None:
             raise self._error
@@ -97,8 +97,8 @@ class Writer:
             self._store.close()
         except OSError as error:
             raise NotWritableError(
-                f"{self._store.run} takes no rows: {error}. {self._store.in_hand} rows are lost; what was written is kept, "
-                "and the same call goes on"
+                f"{self._store.run} takes no rows: {error}. {self._store.in_hand} rows are lost; written rows are kept: "
+                "repeat the call to resume"
             ) from error
         if not isinstance(self._error, OSError):
             self.check()

@@ -145,7 +145,7 @@ def test_a_lost_device(folder, capsys):
     assert main.main(settings(folder)) == 70
     assert capsys.readouterr().err.splitlines()[-1] == (
         "gpulime: the device is lost: CUDA error: an illegal memory access was encountered; "
-        "what was finished is kept, a new process goes on"
+        "finished rows are kept, and a new process resumes"
     )
     assert kept(folder) == "0123"  # the fifth was in the batches that were lost
     assert goes_on(folder)
@@ -175,7 +175,7 @@ def test_a_disk_that_is_full(folder, capsys, monkeypatch):
         assert main.main(settings(folder)) == 74
     message = capsys.readouterr().err.splitlines()[-1]
     assert "takes no rows: [Errno 28] No space left on device" in message
-    assert "rows are lost; what was written is kept, and the same call goes on" in message
+    assert "rows are lost; written rows are kept: repeat the call to resume" in message
     assert kept(folder) == "01"
     assert goes_on(folder)
 
@@ -199,7 +199,7 @@ def test_a_directory_that_is_not_the_runs_any_more_ends_it_at_the_next_shard(wha
     assert main.main(settings(folder)) == 74
     message = capsys.readouterr().err.splitlines()[-1]
     assert "takes no rows: [Errno 2] it is not this run's any more, or is gone: was the directory moved?" in message
-    assert "rows are lost; what was written is kept, and the same call goes on" in message
+    assert "rows are lost; written rows are kept: repeat the call to resume" in message
     assert run.exists() == (what != "renamed")
     assert 2 <= len(store.read(moved if moved.exists() else run)) < 8
 
@@ -210,7 +210,7 @@ def test_a_signal(number, folder, capsys, request):
     request.addfinalizer(lambda: signal.signal(number, before))
     FAULT.append(lambda: os.kill(os.getpid(), number))
     assert main.main(settings(folder)) == 143
-    assert f"stopped by {number.name}; what was finished is kept" in capsys.readouterr().err
+    assert f"stopped by {number.name}; finished rows are kept" in capsys.readouterr().err
     assert kept(folder) == "0123"
     assert goes_on(folder)
 

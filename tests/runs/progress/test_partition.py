@@ -177,7 +177,10 @@ def test_the_last_of_several_ranks_sums_up_also_where_failures_are_tried_again(f
     beat.beat("running")
     capsys.readouterr()
     assert main.main([*arguments, "--retry-failed"]) == 0
-    assert "rank 0 of 2: 0 images are done here; others are still at work, the last of them sums up" in capsys.readouterr().out
+    assert (
+        "rank 0 of 2: 0 images are done here; other processes are still running; the last one sums up"
+        in capsys.readouterr().out
+    )
     assert not (folder / "out" / "summary.json").exists()
     beat.beat("finished")
     assert main.main([*arguments, "--retry-failed"]) == 0

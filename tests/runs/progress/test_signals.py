@@ -166,7 +166,7 @@ def test_a_signal_before_or_after_the_images_ends_with_the_same_code(moment, num
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 143, errors
-    assert errors.splitlines()[-1] == f"gpulime: stopped by {number.name}; the same call goes on"
+    assert errors.splitlines()[-1] == f"gpulime: stopped by {number.name}; repeat the call to resume"
     assert "Traceback" not in errors
     assert len(store.read(folder / "out")) == (0 if "loaded" in moment else 12)
     assert not (folder / "out" / "report.html").exists()
@@ -185,7 +185,7 @@ def test_a_signal_is_heard_while_a_worker_is_waited_for(folder):
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=10)
     assert process.returncode == 143, errors
-    assert "stopped by SIGTERM; what was finished is kept" in errors
+    assert "stopped by SIGTERM; finished rows are kept" in errors
     assert sorted(store.read(folder / "out")["image_id"].to_pylist()) == [f"{i:02}.png" for i in range(4)]
 
 
@@ -210,7 +210,7 @@ def test_outside_a_stop_a_signal_ends_what_is_going_on_and_inside_it_the_next_is
             time.sleep(0.01)
             assert stop.signal == signal.SIGINT
             assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        with pytest.raises(Stopped, match="stopped by SIGUSR1; the same call goes on"):
+        with pytest.raises(Stopped, match="stopped by SIGUSR1; repeat the call to resume"):
             signal.raise_signal(signal.SIGUSR1)
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -227,7 +227,7 @@ def test_a_hangup_stops_too_and_a_second_one_ends_nothing(hangup):
     with Stop() as stop:
         for _ in range(2):  # one from the shell, one from the terminal
             signal.raise_signal(signal.SIGHUP)
-        with pytest.raises(Stopped, match="stopped by SIGHUP; what was finished is kept"):
+        with pytest.raises(Stopped, match="stopped by SIGHUP; finished rows are kept"):
             stop.check()
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL

@@ -79,7 +79,7 @@ def test_corrupt_shards_are_named_and_the_others_counted(tmp_path):
     assert [error.path for error in found.corrupt] == [first, second]
     assert (found.shards, found.images, found.exit_code) == (1, 1, exits.DAMAGED)
     head, *named = lines(found)["corrupt shards"]
-    assert head == "2; run the same gpulime explain again, which explains their images anew; then delete them"
+    assert head == "2; run the same gpulime explain again to explain their images again; then delete them"
     assert [name.split(":")[0] for name in named] == [f"- {first.name}", f"- {second.name}"]
 
 

@@ -121,7 +121,7 @@ def test_rows_that_the_disk_refused_are_tried_once_more_at_the_end(tmp_path, dis
             disk["full"] = False
             writer.check()
 
-    with pytest.raises(NotWritableError, match="the same call goes on"):
+    with pytest.raises(NotWritableError, match="repeat the call to resume"):
         run()
     assert ids(tmp_path) == ["a", "b", "c"]
 
