@@ -237,13 +237,12 @@ class Explainer(Engine[ExplainedImages]):
         GpulimeError
             If an argument is invalid.
         """
-        given = arrays.tensor(masks)
-        if given is None or given.ndim != 3 or given.dtype != torch.bool:
+        check(labels is not None, "labels must be the classes whose outputs are returned; got None")
+        batch = Batch(images, labels, segments, keys, extra=extra, keep=keep).as_tensors(self.class_names)
+        given, n = arrays.tensor(masks), len(batch.images)
+        if given is None or given.ndim != 3 or given.dtype != torch.bool or len(given) != n or not given.numel():
             got = type(masks).__name__ if given is None else f"{tuple(given.shape)} {given.dtype}"
-            raise GpulimeError(f"masks must be (n, s, k) bool; got {got}")
-        n, shape = len(images), tuple(given.shape)
-        check(shape[0] == n and given.numel() > 0, f"masks must be (n, s, k) with n = {n} images; got {shape}")
-        batch = Batch(images, labels, segments, keys, extra=extra, keep=keep)
+            raise GpulimeError(f"masks must be (n, s, k) bool with n = {n} images, none of them 0; got {got}")
         return torch.cat(list(self.predicted(batch, given)))
 
     def count_classes(self, images: Tensor) -> int:

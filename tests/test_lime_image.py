@@ -4,6 +4,7 @@ import contextlib
 import io
 import pickle
 import re
+import sys
 import warnings
 from functools import cache
 from types import SimpleNamespace
@@ -873,3 +874,59 @@ def test_rows_of_small_images_are_composed_for_many_batches(monkeypatch):
     expected = explained(lambda images: images.mean((1, 2)))
     assert composed == [100]
     assert explained(writes).local_exp == expected.local_exp
+
+
+SMALL = {"num_samples": 20, "progress_bar": False, "segmentation_fn": superpixels}
+
+
+def many(n):
+    random = np.random.default_rng(0)
+    return [random.random((8, 8, 3)) for _ in range(n)]
+
+
+def test_a_segmentation_that_calls_sys_exit_costs_its_image():
+    images = many(5)
+
+    def segmentation(image):
+        if image is images[3]:
+            sys.exit(3)
+        return superpixels(image)
+
+    explainer = ours.LimeImageExplainer(random_state=0)
+    with pytest.raises(ours.UnexplainedError) as raised:
+        explainer.explain_instances(images, lambda rows: rows.mean((1, 2)), **{**SMALL, "segmentation_fn": segmentation})
+    assert set(raised.value.explanations) == {0, 1, 2, 4}
+    assert isinstance(raised.value.failures[3], SystemExit)
+
+
+def test_a_lost_device_keeps_what_is_explained(monkeypatch):
+    monkeypatch.setattr("gpulime.device.lost", lambda error, device: "illegal memory access" in str(error))
+    calls = []
+
+    def classifier(rows):
+        calls.append(len(rows))
+        if len(calls) == 9:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return rows.mean((1, 2))
+
+    with pytest.raises(ours.UnexplainedError, match="illegal memory access") as raised:
+        ours.LimeImageExplainer(random_state=0).explain_instances(many(6), classifier, batch_size=10, **SMALL)
+    assert set(raised.value.explanations) | set(raised.value.failures) == set(range(6))
+    assert len(raised.value.explanations) >= 3
+
+
+def test_memory_that_runs_out_in_a_model_that_writes_costs_no_image():
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, rows):
+            means = rows.mean((2, 3)) * self.weight
+            rows.zero_()
+            if len(rows) > 4:
+                raise torch.OutOfMemoryError("no memory")
+            return means
+
+    explained = ours.LimeImageExplainer(random_state=0).explain_instances(many(3), Writes().eval(), batch_size=10, **SMALL)
+    assert len(explained) == 3

@@ -65,13 +65,25 @@ def test_deleting_segments_of_an_explanation(cnn, pictures):
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        (torch.ones(2, 3, 6), r"masks must be \(n, s, k\) bool; got \(2, 3, 6\) torch.float32"),
-        (torch.ones(3, 6, dtype=torch.bool), r"masks must be \(n, s, k\) bool; got \(3, 6\) torch.bool"),
-        (np.ones((3, 3, 6), bool), r"masks must be \(n, s, k\) with n = 2 images; got \(3, 3, 6\)"),
+        (
+            torch.ones(2, 3, 6),
+            r"masks must be \(n, s, k\) bool with n = 2 images, none of them 0; got \(2, 3, 6\) torch.float32",
+        ),
+        (torch.ones(3, 6, dtype=torch.bool), r"got \(3, 6\) torch.bool"),
+        (np.ones((3, 3, 6), bool), r"with n = 2 images, none of them 0; got \(3, 3, 6\)"),
         (torch.ones(2, 3, 5, dtype=torch.bool), r"with k of 6 segments or more; got \(2, 3, 5\)"),
-        ("all", r"masks must be \(n, s, k\) bool; got str"),
+        ("all", "got str"),
+        (torch.ones(2, 0, 6, dtype=torch.bool), r"none of them 0; got \(2, 0, 6\)"),
     ],
 )
 def test_what_makes_no_sense_is_refused(masks, message, cnn, pictures):
     with pytest.raises(GpulimeError, match=message):
         explainer(cnn).outputs(pictures(2), masks, 0)
+
+
+def test_images_and_labels_must_be_given(cnn):
+    masks = torch.ones(1, 2, 6, dtype=torch.bool)
+    with pytest.raises(GpulimeError, match="images must be a tensor"):
+        explainer(cnn).outputs(None, masks, 0)
+    with pytest.raises(GpulimeError, match="labels must be the classes whose outputs are returned; got None"):
+        explainer(cnn).outputs(torch.rand(1, 3, 24, 20), masks, None)

@@ -25,7 +25,7 @@ from gpulime.device import memory_format as memory_format_of
 from gpulime.device import out_of_memory
 from gpulime.engine import freezing
 from gpulime.engine.outputs import read
-from gpulime.errors import unknown
+from gpulime.errors import GpulimeError, unknown
 
 MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own words
 SECONDS, TIMES = 40.0, 10  # "auto" assumes that compiling takes 40 s, and compiles if 10 times that of forwards are left
@@ -99,11 +99,13 @@ class Compiled:
         versions, start = [tensor._version for tensor in given], time.perf_counter()
         try:
             if self._compiled is None:  # made at first use, since its imports take more than a second
-                backend: dict[str, Any] = {"backend": self._frozen} if self._frozen else {}
-                self._compiled = torch.compile(self.model, mode=self.mode, dynamic=False, **backend)
+                how: dict[str, Any] = {"backend": self._frozen} if self._frozen else {}
+                self._compiled = torch.compile(self.model, mode=self.mode, dynamic=False, **how)
             with _limits() as reached:
                 outputs = self._compiled(*(filled(tensor, b) for tensor in given))
             self.seconds = self.seconds or time.perf_counter() - start
+        except SystemExit as error:
+            raise GpulimeError(f"the model called sys.exit({error.code!r})") from error
         except Exception as error:  # from the compiler, from a tool that it calls, or from the model
             if out_of_memory(error) or [tensor._version for tensor in given] != versions:
                 raise
@@ -111,11 +113,11 @@ class Compiled:
         else:
             self._tell(reached)
             return read(outputs, b)[: len(rows)]
-        if self._module is not None and self._frozen:
+        outputs = read(self.model(*given), len(rows))  # raises if the error is the model's
+        if self._module is not None and self._frozen:  # the next batch is compiled with weights as arguments
             freezing.give_up(self._module)
             self._frozen = self._compiled = None
-            return self(rows, b, extra)
-        outputs = read(self.model(*given), len(rows))  # raises if the error is the model's
+            return outputs
         self.reason, self._compiled = reason, None
         warnings.warn(f"the model cannot be compiled and runs uncompiled: {reason}", stacklevel=2)
         return outputs
@@ -125,8 +127,8 @@ class Compiled:
         if reached and self.limit is None:
             self.limit = reached[0]
             warnings.warn(
-                f"the model is compiled for no more shapes of its rows and runs uncompiled for others, since torch._dynamo."
-                f"{self.limit}: bring the images to fewer sizes, or raise that limit first",
+                "the model is compiled for no more shapes of its rows, or models of its class, and runs uncompiled for others, "
+                f"since torch._dynamo.{self.limit}: bring the images to fewer sizes, or raise that limit first",
                 stacklevel=3,
             )
 

@@ -80,7 +80,9 @@ class Engine(Generic[E]):
         """Explain a single batch, without waiting for another to fill its last rows; ``len(batch)`` is its number of inputs."""
         queue = self.queue()
         flights = self.prepare(batch)
-        last = next(flights)  # raises if the inputs are invalid, before any row is announced
+        last = next(flights, None)  # raises if the inputs are invalid, before any row is announced
+        if last is None:
+            return
         self.predictor.announce(len(batch) * self.n_samples)
         for flight in flights:
             yield from queue.put(last)

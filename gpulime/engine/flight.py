@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gpulime.engine.batch_size import Kind
 from gpulime.engine.masked import Masked
+from gpulime.errors import check, stage
 
 MASK_ENTRIES = 2**21  # masks drawn at once, in entries
 # Masks drawn ahead of the queue, in entries. On a GPU a whole flight's: without the kernel, a draw is about 130 launches.
@@ -54,6 +55,7 @@ class Flight:
     choose_labels : callable, outputs (n, classes) for sample 0 -> labels (n, l)
     ahead_bytes : int, bytes of rows composed ahead: composing a batch of few small rows is mostly overhead
     taken : int, places passed to the model so far
+    classes : int, columns of the model's output for sample 0
     labels : (n, l) int64, set once sample 0 of every input has been passed
     predicted, predicted_probs : (n,), set with ``labels``: the class with the highest output for sample 0, and that output;
         the class is -1 if the model has one output
@@ -71,6 +73,7 @@ class Flight:
     first: list[Tensor] = field(default_factory=list)
     drawn: Drawn = field(default_factory=Drawn)
     composed: tuple[int, Tensor] | None = None
+    classes: int = field(init=False)
     labels: Tensor = field(init=False)
     predicted: Tensor = field(init=False)
     predicted_probs: Tensor = field(init=False)
@@ -144,6 +147,9 @@ class Flight:
         if stop > self.n:
             begin = max(start, self.n)
             rest, out = outputs[begin - start :], self.kept[begin:stop]
+            with stage("model"):
+                same = rest.shape[1] == self.classes
+                check(same, f"the model must return (b, {self.classes}) for each batch, as at first; got {tuple(rest.shape)}")
             if self.inputs.shared:
                 out.copy_(rest[:, self.labels.flatten()])
                 return
@@ -153,6 +159,7 @@ class Flight:
 
     def _begin(self, first: Tensor) -> None:
         """Choose the labels from the outputs (n, classes) for sample 0 of every input."""
+        self.classes = first.shape[1]
         self.labels = self.choose_labels(first)
         best = self.labels[:, :1] if self.inputs.wanted.top else first.argmax(1, keepdim=True)
         self.predicted, self.predicted_probs = best[:, 0], first.gather(1, best)[:, 0]

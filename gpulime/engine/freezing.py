@@ -1,7 +1,8 @@
 """Freeze weights into the compiled graph, so that PyTorch's compiler fuses BatchNorm and ReLU into convolutions on a CPU.
 
 torch.compile passes weights as arguments, so its option ``freezing`` alone finds nothing to freeze. This backend first makes a
-model's registered parameters and buffers, which `unchanged` compares, constants of the graph; nothing else.
+model's registered parameters and buffers, which `unchanged` compares, constants of the graph; nothing else. PyTorch keeps
+compiled code, and so these constants, until the process ends.
 """
 
 from __future__ import annotations
@@ -20,9 +21,6 @@ from torch import Tensor, fx, nn
 
 # Digest of each model's weights at first sight; None after their first change.
 _seen: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()
-# Compiled calls of each model, which hold its constants. PyTorch never frees compiled code; these go with the model, or once
-# its weights change.
-_calls: WeakKeyDictionary[nn.Module, list[Callable[..., Any]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,8 @@ class Freezing:
         """Compile a graph with weights among its inputs; the compiled function takes all inputs and ignores the weights."""
         import torch._inductor
 
-        model, graph = self._alive(), copy.deepcopy(module.graph)
+        model, graph = self.model(), copy.deepcopy(module.graph)
+        assert model is not None  # it is being called
         weights = {id(tensor) for tensor in chain(model.parameters(), model.buffers())}
         named = {node.target for node in graph.nodes if node.op in ("get_attr", "call_module")}
         constants = {name: attrgetter(name)(module) for name in named}
@@ -47,16 +46,8 @@ class Freezing:
             else:
                 kept.append(i)
         frozen = fx.GraphModule(constants, graph)
-        calls = _calls.setdefault(model, [])
-        calls.append(torch._inductor.compile(frozen, [inputs[i] for i in kept], options={"freezing": True}))
-        number = len(calls) - 1
-        return lambda *given: _calls[self._alive()][number](*[given[i] for i in kept])
-
-    def _alive(self) -> nn.Module:
-        """The model, which is alive during its own call."""
-        model = self.model()
-        assert model is not None
-        return model
+        compiled = torch._inductor.compile(frozen, [inputs[i] for i in kept], options={"freezing": True})
+        return lambda *given: compiled(*[given[i] for i in kept])
 
 
 def unchanged(model: nn.Module) -> bool:
@@ -75,7 +66,6 @@ def unchanged(model: nn.Module) -> bool:
 def give_up(model: nn.Module) -> None:
     """Stop freezing the model for good."""
     _seen[model] = None
-    _calls.pop(model, None)
 
 
 def _digest(model: nn.Module) -> int | None:

@@ -102,10 +102,11 @@ class Isolate(Generic[Item, Piece]):
         return self._together(iter(()))
 
     def _together(self, pieces: Iterator[Piece], ahead: int = 0) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
+        most = self.predictor.most
         error = yield from self._attempt(pieces, ahead)
         if error is None:
             return
-        if self.once and len(self._waiting) == 1:
+        if self.once and len(self._waiting) == 1 and self.predictor.most == most:
             self._queue = self._new_queue(False)
             yield Failed(self._waiting.popleft(), error)
             return

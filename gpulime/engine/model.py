@@ -144,7 +144,9 @@ class Predictor:
         with self.inference(given[0].device):
             for dtype in dtypes:
                 with suppress(Exception):  # any other error comes up again in the first real call
-                    self._run(given[0].to(dtype), *given[1:])
+                    self._run(
+                        given[0].to(dtype, copy=True), *(tensor.clone() for tensor in given[1:])
+                    )  # it may write into them
                     return dtype
         return dtypes[0]
 

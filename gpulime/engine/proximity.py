@@ -69,6 +69,7 @@ def proximity(regressors: Tensor, counts: Tensor, settings: Settings, x0: Tensor
     s, device = regressors.shape[1], regressors.device
     k = counts[:, None].double()
     if callable(settings.distance):
+        check(x0 is None, "distance must be a name for inputs that are numbers; a callable takes masks")
         pieces = [settings.distance(regressors[i, :, :count].double()) for i, count in enumerate(counts.tolist())]
         distances = torch.stack([_checked("distance", piece, (s,), device) for piece in pieces])
     elif x0 is None:

@@ -84,7 +84,8 @@ class Explanations:
 
     def part(self, where: slice) -> Self:
         """Explanations of some of the inputs."""
-        return self._with({name: tensor[where] for name, tensor in self._tensors().items()})
+        parts: dict[str, Any] = {**self._tensors(), **self._lists()}
+        return self._with({name: values[where] for name, values in parts.items()})
 
     @staticmethod
     def load(path: str | Path) -> Explanations:
@@ -118,19 +119,22 @@ class Explanations:
         first, k = parts[0], max(part.coefficients.shape[2] for part in parts)
         widened = [{name: _widen(getattr(part, name), k, value) for name, value in first.PADDED.items()} for part in parts]
         together = [part._tensors() | wide for part, wide in zip(parts, widened, strict=True)]
-        return first._with({name: torch.cat([part[name] for part in together]) for name in first._names()})
+        lists = {name: [one for part in parts for one in getattr(part, name)] for name in first._lists()}
+        return first._with({name: torch.cat([part[name] for part in together]) for name in first._tensors()} | lists)
 
-    def _with(self, tensors: dict[str, Tensor]) -> Self:
-        changes: dict[str, Any] = tensors
+    def _with(self, changes: dict[str, Any]) -> Self:
         return replace(self, **changes)
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in self._names()}
+        """The fields that are tensors (n, ...)."""
+        return {name: value for name, value in self._fields().items() if isinstance(value, Tensor)}
 
-    @classmethod
-    def _names(cls) -> list[str]:
-        """Names of the fields that are tensors."""
-        return [one.name for one in fields(cls) if one.name != "class_names"]
+    def _lists(self) -> dict[str, list[Any]]:
+        """The fields that are lists of n, such as the words of each text."""
+        return {name: value for name, value in self._fields().items() if isinstance(value, list) and name != "class_names"}
+
+    def _fields(self) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 E = TypeVar("E", bound=Explanations)

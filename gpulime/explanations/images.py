@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, overload
 
@@ -114,7 +114,7 @@ def read(path: str | Path) -> ExplainedImages:
     GpulimeError
         If the file holds something else, or was written by a newer version.
     """
-    names = ExplainedImages._names()
+    names = [one.name for one in fields(ExplainedImages) if one.name != "class_names"]
     with Path(path).open("rb") as file:
         try:
             archive = dict(np.load(file, allow_pickle=False))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.flight import Flight
-from gpulime.engine.isolate import Explained, Failed, Isolate
+from gpulime.engine.isolate import DeviceError, Explained, Failed, Isolate
 from gpulime.engine.model import Predictor
 from gpulime.engine.queue import Queue
 from gpulime.errors import GpulimeError
@@ -93,8 +93,11 @@ class LimeQueue:
     failures: dict[int, BaseException] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._prepared: dict[int, Prepared] = {}
-        self._isolate = Isolate[int, ImageExplanation](
+        self._prepared: dict[int, Prepared] = {}  # of the images in flight
+        self._isolate = self._isolated()
+
+    def _isolated(self) -> Isolate[int, ImageExplanation]:
+        return Isolate(
             self.predictor,
             self.predictor.device(torch.empty(0)),
             queue=lambda alone: Queue(self.predictor, self.batch_size, self._solved, None if alone else self.progress),
@@ -111,11 +114,12 @@ class LimeQueue:
     def put(self, number: int) -> None:
         """Add an image, and pass full model batches."""
         try:
-            prepared = self._prepared[number] = self.prepare(number)
+            prepared = self.prepare(number)
             flight = self.flight(number, prepared)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a segmentation_fn may call sys.exit
             self.failures[number] = error
             return
+        self._prepared[number] = prepared
         self._take(self._isolate.put([number], [flight]))
 
     def finish(self) -> None:
@@ -123,16 +127,21 @@ class LimeQueue:
         self._take(self._isolate.finish())
 
     def _take(self, outcomes: Iterator[Explained[int, ImageExplanation] | Failed[int]]) -> None:
-        for outcome in outcomes:
-            if isinstance(outcome, Failed):
-                self.failures[outcome.item] = outcome.error
-                del self._prepared[outcome.item]
-                if self.hopeless:
-                    return
-            else:
-                [number] = outcome.items
-                self.explanations[number] = outcome.piece
-                del self._prepared[number]
+        try:
+            for outcome in outcomes:
+                if isinstance(outcome, Failed):
+                    self.failures[outcome.item] = outcome.error
+                    del self._prepared[outcome.item]
+                    if self.hopeless:
+                        return
+                else:
+                    [number] = outcome.items
+                    self.explanations[number] = outcome.piece
+                    del self._prepared[number]
+        except DeviceError as error:
+            self.failures |= dict.fromkeys(self._prepared, error.__cause__ or error)
+            self._prepared.clear()
+            self._isolate = self._isolated()
 
     def _solved(self, flight: Flight) -> ImageExplanation:
         return self.solve(self._prepared[int(flight.inputs.keys)], flight)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import gc
 import logging
 import os
 import pickle
@@ -209,31 +208,6 @@ def test_weights_that_change_with_every_explanation_are_compiled_twice(quick, cn
         cnn[0].weight.data.mul_(1.1)
     assert frozen_ones == [True, True, False, False, False, False]
     assert graphs() == 2
-
-
-@pytest.mark.parametrize("end", ["the model goes", "its weights change"])
-def test_constants_are_freed(end, quick, monkeypatch, cnn, pictures):
-    class Packed(torch.fx.GraphModule):
-        """The compiler's treatment of the weights."""
-
-    made = []
-
-    def compiling(graph, inputs, options):
-        made.append(weakref.ref(packed := Packed(graph, graph.graph)))
-        return packed
-
-    monkeypatch.setattr(torch._inductor, "compile", compiling)
-    model = copy.deepcopy(cnn)
-    compiled = explainer(model)
-    compiled.explain(pictures())
-    assert made[0]() is not None
-    if end == "the model goes":
-        del model, compiled
-    else:
-        model[0].weight.data.neg_()
-        compiled.explain(pictures())
-    gc.collect()
-    assert made[0]() is None
 
 
 class Around(nn.Module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -21,24 +24,25 @@ from gpulime.engine.settings import Settings
 from gpulime.engine.wanted import Wanted
 from gpulime.errors import GpulimeError
 
-S = 60
+S, MOST_WORDS = 60, 12
 
 
 class Texts(Masked):
     """Texts with words as parts; a row is the text's number and its mask, which `model` turns into a string."""
 
-    def __init__(self, texts):
+    def __init__(self, texts, numbers=None):
+        self.texts, self.numbers = texts, torch.arange(len(texts)) if numbers is None else numbers
         self.words = [text.split() for text in texts]
         self.counts = torch.tensor([len(words) for words in self.words])
-        self.k = self.most = int(self.counts.max())
-        self.kind = (self.k + 1,), torch.float32, torch.device("cpu")
+        self.k, self.most = MOST_WORDS, int(self.counts.max())
+        self.kind = (MOST_WORDS + 1,), torch.float32, torch.device("cpu")
         self.keys, self.wanted = torch.tensor([key(text) for text in texts]), Wanted()
 
     def rows(self, index, samples, masks):
-        return torch.cat([index[:, None], masks], 1).float()
+        return torch.cat([self.numbers[index][:, None], masks], 1).float()
 
     def part(self, where):
-        return Texts([" ".join(words) for words in self.words[where]])
+        return Texts(self.texts[where], self.numbers[where])
 
     def model(self, rows):
         strings = [" ".join(w for w, shown in zip(self.words[int(row[0])], row[1:], strict=False) if shown) for row in rows]
@@ -139,6 +143,35 @@ def test_texts(pipeline):
     assert inputs.words[0][strongest] in {"car", "engine"}
 
 
+def test_texts_of_several_flights_keep_their_words(pipeline, monkeypatch):
+    def explained(texts):
+        inputs = Texts(texts)
+        inputs.pipeline = pipeline
+        return Explanations.cat(list(engine(inputs.model).explained(inputs)))
+
+    expected = explained(TEXTS)
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": S})
+    torch.testing.assert_close(explained(TEXTS).coefficients, expected.coefficients, rtol=0, atol=1e-12)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExplainedTexts(Explanations):
+    """Explanations with the words of each text."""
+
+    words: list
+
+
+def test_a_kind_may_add_lists_to_its_explanations(pipeline):
+    inputs = Texts(TEXTS)
+    inputs.pipeline = pipeline
+    inputs.explained = lambda found: ExplainedTexts(**found, words=inputs.words, class_names=["car", "game"])
+    [explained] = engine(inputs.model).explained(inputs)
+    again = ExplainedTexts.cat([explained.part(slice(0, 1)).cpu(), explained.part(slice(1, 4)).to("cpu")])
+    assert again.words == inputs.words
+    assert again.class_names == ["car", "game"]
+    assert torch.equal(again.coefficients, explained.coefficients)
+
+
 @pytest.fixture(scope="module")
 def iris():
     data = load_iris()
@@ -202,3 +235,12 @@ def test_a_distance_of_masks_alone_is_refused_for_numbers(iris):
     made.settings = Settings(distance="jaccard", feature_selection="none")
     with pytest.raises(GpulimeError, match="distance of numbers must be one of"):
         list(made.explained(inputs))
+    made.settings = Settings(distance=lambda rows: rows.sum(-1), feature_selection="none")
+    with pytest.raises(GpulimeError, match="distance must be a name for inputs that are numbers"):
+        list(made.explained(inputs))
+
+
+def test_no_inputs_have_no_explanations():
+    made = engine(lambda rows: rows)
+    made.masker = SimpleNamespace(masked=lambda batch: iter(()))
+    assert list(made.explained([])) == []

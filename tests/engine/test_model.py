@@ -696,3 +696,30 @@ def test_a_model_with_lazy_layers_is_refused_until_it_has_weights():
         explainer.explain(images)
     model(images)
     assert explainer.explain(images).coefficients.isfinite().all()
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_finding_the_dtype_of_the_rows_writes_into_no_image(normalized):
+    """A module without weights is called to find its dtype, and may write into its input."""
+
+    class Writes(nn.Module):
+        def forward(self, rows):
+            means = rows.mean((2, 3))
+            rows.zero_()
+            return means
+
+    images = 0.1 + 0.8 * torch.rand(2, 3, 12, 12)
+    before = images.clone()
+    how = {"mean": 0, "std": 1, "normalized": normalized, "activation": None, "segments": Grid(2, 2), "n_samples": 12}
+    explained = Explainer(Writes(), **how).explain(images, labels=0)
+    assert torch.equal(images, before)
+    torch.testing.assert_close(explained.predictions[:, 0], before.mean((2, 3))[:, 0])
+
+
+def test_another_number_of_classes_in_a_later_batch_is_named(pictures):
+    def model(rows):
+        return rows.mean((2, 3))[:, : 3 if len(rows) == 16 else 2]
+
+    with pytest.raises(GpulimeError, match=r"must return \(b, 3\) for each batch, as at first; got \(4, 2\)") as raised:
+        Explainer(model, 20, Grid(2, 2), batch_size=16, activation=None).explain(pictures(1))
+    assert raised.value.stage == "model"
