@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from gpulime.bench.clock import Seconds, timed
-from gpulime.bench.subject import channels_last
 from gpulime.engine.compiled import Compiled
 from gpulime.engine.model import Model
 
@@ -75,3 +75,10 @@ class Bare:
         ):
             warnings.simplefilter("ignore")
             yield
+
+
+def channels_last(model: Model) -> torch.nn.Module:
+    """Copy a model, with its weights in the memory format ``channels_last``."""
+    assert isinstance(model, torch.nn.Module)
+    copied: torch.nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    return copied

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from gpulime import device as devices
+from gpulime.bench.bare import channels_last
 from gpulime.bench.stages import Staged, Stages
 from gpulime.bench.way import Way
 from gpulime.config import Config, DataConfig
@@ -108,13 +108,6 @@ class Subject:
     def forget_models(self) -> None:
         """Free the copy made for variants."""
         self._channels_last = None
-
-
-def channels_last(model: Model) -> torch.nn.Module:
-    """Copy a model, with its weights in the memory format ``channels_last``."""
-    assert isinstance(model, torch.nn.Module)
-    copied: torch.nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    return copied
 
 
 def of_config(config: Config, images: str | None = None) -> Subject:
