@@ -124,8 +124,8 @@ def photographs(source: Path, folder: Path, n: int) -> Measured:
     ``source``: a folder with one folder a class or with one .csv that lists the files and their classes, or that .csv.
     """
     lists = sorted(source.glob("*.csv")) if source.is_dir() else []
-    settings = {"data.source": str((lists or [source])[0].resolve()), "out": str(folder / "run"), "limit": str(n)}
-    settings |= {"config": str(CONFIG), "lime.n_samples": "200", "lime.precision": "bfloat16"}
+    settings = {"config": str(CONFIG), "data.source": str((lists or [source])[0].resolve()), "out": str(folder / "run")}
+    settings |= {"limit": str(n), "lime.n_samples": "200", "lime.precision": "bfloat16"}  # after the config, so that they win
     options = [word for name, value in settings.items() for word in (f"--{name}", value)]
     started = time.perf_counter()
     command = [sys.executable, "-m", "gpulime", "explain", *options]
