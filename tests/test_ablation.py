@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import gc
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is part of the checkout, not of the package
 
 from benchmarks import ablation, rows, rungs, table
 from benchmarks.ablation import Row

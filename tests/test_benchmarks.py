@@ -5,15 +5,12 @@ from __future__ import annotations
 import gc
 import math
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is part of the checkout, not of the package
 
 from benchmarks import models, rows, run, table
 from benchmarks.entries import ENTRIES, Bound, Entry, at_most

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import mmap
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is part of the checkout, not of the package
 
 from benchmarks import growth, rows, table
 from benchmarks.growth import AXES, Axis, Cost, Point, Row, cost, power

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import gc
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is part of the checkout, not of the package
 
 from benchmarks import models, rows, table
 from benchmarks.peers import __main__ as peers

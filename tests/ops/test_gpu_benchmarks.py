@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks/ is part of the checkout, not of the package
-
 from benchmarks import gpu, gpu_engine, gpu_kernels, rows, table
 from benchmarks.gpu_rows import Bench, Row
 from gpulime import segments
