@@ -226,7 +226,7 @@ class Explainer(Engine[ExplainedImages]):
             True if a segment is shown; k is the largest number of segments of any image, and columns beyond an image's count
             have no meaning.
         labels : as for `explain`
-            Classes of the outputs; None for the ``top_labels`` of each image's first mask.
+            Classes of the outputs; they must be given.
 
         Returns
         -------

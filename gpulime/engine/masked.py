@@ -18,8 +18,8 @@ from gpulime.explanations.batch import Explanations
 class Masked:
     """A batch of n inputs, each divided into parts that can be shown or hidden.
 
-    A subclass sets the attributes without a value and defines `rows`, `part` and `explained`. It overrides the other members
-    if it has its own masks, regressors or neighbourhood.
+    A subclass sets the attributes without a value and defines `rows` and `part`. It overrides `explained` to add its own
+    tensors or lists, and the other members if it has its own masks, regressors or neighbourhood.
 
     Attributes
     ----------
