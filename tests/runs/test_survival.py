@@ -6,8 +6,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import Other
 from rows import explained
 
 import gpulime
@@ -26,53 +25,45 @@ from gpulime.runs.store.shards import opened
 
 FLUSH_ROWS = 5
 IDS_PER_KILL = 40  # about as many as one process writes before it is killed
-WRITER = f"""
-import sys, time
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from pathlib import Path
-from gpulime.runs.store import store
-from rows import explained
-
-run = Path(sys.argv[1])
-done = store.done(run)
-print("started", flush=True)
-with store.Store(run, flush_rows={FLUSH_ROWS}) as rows:
-    for i in range(int(sys.argv[2])):
-        if str(i) not in done:
-            rows.append(explained(str(i)))
-            print(i, flush=True)
-            time.sleep(0.001)
-"""
 
 
-def start(run, ids):
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(run), str(ids)], stdout=subprocess.PIPE, text=True)
+def write(pipe, run, ids):
+    """Write the rows that are missing, and tell the id of each."""
+    done = store.done(run)
+    pipe.send("started")
+    with store.Store(run, flush_rows=FLUSH_ROWS) as rows:
+        for i in range(ids):
+            if str(i) not in done:
+                rows.append(explained(str(i)))
+                pipe.send(i)
+                time.sleep(0.001)
 
 
-def kill_and_go_on(run, ids, kills, seed=0):
+def kill_and_go_on(run, ids, kills, how):
     """Run again and again, killed at random moments; the ids that each process handed to the store, the last one's whole."""
-    random.seed(seed)
+    random.seed(0)
     handed = []
     for _ in range(kills):
-        process = start(run, ids)
-        assert process.stdout.readline() == "started\n"
+        other = Other(write, run, ids, how=how)
+        assert other.hear() == "started"
         time.sleep(random.uniform(0, 0.05))
-        process.kill()
-        handed.append(process.communicate()[0].split())
-        assert process.returncode in (-signal.SIGKILL, 0)
+        other.process.kill()
+        handed.append(other.end())
+        assert other.process.exitcode in (-signal.SIGKILL, 0)
         for path in store.shards(run):
             with opened(path) as shard:
                 shard.read()
-    process = start(run, ids)
-    handed.append(process.communicate()[0].split())
-    assert process.returncode == 0
+    other = Other(write, run, ids, how=how)
+    assert other.hear() == "started"
+    handed.append(other.end())
+    assert other.process.exitcode == 0
     return handed
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.long)])
-def test_kill_9_costs_one_flush_interval_at_most(tmp_path, kills):
+@pytest.mark.parametrize(("kills", "how"), [(2, "fork"), pytest.param(50, "spawn", marks=pytest.mark.long)])
+def test_kill_9_costs_one_flush_interval_at_most(tmp_path, kills, how):
     ids = kills * IDS_PER_KILL
-    handed = kill_and_go_on(tmp_path, ids, kills)
+    handed = kill_and_go_on(tmp_path, ids, kills, how)
     kept = shards.rows(tmp_path, ["image_id"])["image_id"].to_pylist()
     assert sorted(kept) == sorted(map(str, range(ids)))  # each once, before any rule of readers
     assert ids < sum(map(len, handed)) <= ids + kills * FLUSH_ROWS
@@ -112,17 +103,15 @@ def test_what_a_corrupt_shard_held_is_explained_again(tmp_path, damage, monkeypa
     assert verify.verify(out).exit_code == exits.OK
 
 
-FILLING = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from pathlib import Path
-from gpulime.runs.store import store
-from rows import explained
-
-with store.Store(Path(sys.argv[1]), flush_rows=2) as rows:
-    for name in "abcd":
-        rows.append(explained(name, segmenter=sys.argv[2] if name in "cd" else "grid"))
-"""
+def fill(pipe, run, segmenter, limit):
+    """Write two shards, the second a large one, and tell the error."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        with store.Store(run, flush_rows=2) as rows:
+            for name in "abcd":
+                rows.append(explained(name, segmenter=segmenter if name in "cd" else "grid"))
+    except OSError as error:
+        pipe.send(str(error))
 
 
 def test_a_quota_leaves_no_part_of_a_shard_and_a_rerun_goes_on(tmp_path):
@@ -130,18 +119,14 @@ def test_a_quota_leaves_no_part_of_a_shard_and_a_rerun_goes_on(tmp_path):
     with store.Store(tmp_path / "probe") as rows:
         rows.append(explained("a"))
     limit = 2 * store.shards(tmp_path / "probe")[0].stat().st_size
-
-    def allow_little():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    run = tmp_path / "run"
-    command = [sys.executable, "-c", FILLING, str(run), os.urandom(limit).hex()]
-    full = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=allow_little)
-    assert full.returncode == 1
-    assert f"File too large: '{run / 'results' / 'part-0-'}" in full.stderr.splitlines()[-1]
+    run, large = tmp_path / "run", os.urandom(limit).hex()
+    [error] = Other(fill, run, large, limit).end()
+    assert f"File too large: '{run / 'results' / 'part-0-'}" in error
     assert set(store.done(run)) == {"a", "b"}
     assert os.listdir(run / "_staging") == ["writers.lock"]
-    assert subprocess.run(command, check=False).returncode == 0
+    again = Other(fill, run, large, resource.RLIM_INFINITY)
+    assert again.end() == []
+    assert again.process.exitcode == 0
     assert set(store.done(run)) == {"a", "b", "c", "d"}
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import signal
-import subprocess
-import sys
 import threading
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
 import rows
+from processes import Other
 from rows import explained, failed
 
 from gpulime.cli import main
@@ -92,38 +93,36 @@ def test_a_corrupt_shard_is_never_deleted_and_nothing_is_merged_across_it(tmp_pa
     assert printed.err.startswith(f"gpulime: shard {bad} is corrupt: ")
 
 
-@pytest.mark.parametrize(
-    "stopped", ["in the middle of writing", "before the new one has its name", "at the first deletion", "at the second"]
-)
+STEPS = {
+    "in the middle of writing": ("pyarrow.parquet.ParquetWriter.write_table", 1),
+    "before the new one has its name": ("gpulime.runs.store.compact.settle", 1),
+    "at the first deletion": ("pathlib.Path.unlink", 1),
+    "at the second": ("pathlib.Path.unlink", 2),
+}
+
+
+def merge_until(pipe, folder, name, call):
+    """Merge, and end by SIGKILL at a call of a function."""
+    real, calls = pkgutil.resolve_name(name), []
+
+    def killed(*given, **options):
+        if "results" in str(given[0]) or "unlink" not in name:
+            calls.append(given)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given, **options)
+
+    with mock.patch(name, killed):
+        merge(folder)
+
+
+@pytest.mark.parametrize("stopped", STEPS)
 def test_killed_anywhere_it_loses_nothing_and_the_next_one_ends_it(tmp_path, stopped):
-    """A process of its own, killed by SIGKILL at the step."""
     run(tmp_path, *map(explained, "abcd"), failed("e"))
     before = seen(tmp_path)
-    places = {
-        "in the middle of writing": ("pyarrow.parquet.ParquetWriter.write_table", 1),
-        "before the new one has its name": ("gpulime.runs.store.compact.settle", 1),
-        "at the first deletion": ("pathlib.Path.unlink", 1),
-        "at the second": ("pathlib.Path.unlink", 2),
-    }
-    name, call = places[stopped]
-    code = f"""
-import os, signal, sys
-from pathlib import Path
-from unittest import mock
-import pyarrow.parquet, pathlib, gpulime.runs.store.compact
-from gpulime.runs.store import compact
-real, calls = {name}, []
-def killed(*given, **options):
-    if "results" in str(given[0]) or "unlink" not in {name!r}:
-        calls.append(given)
-        if len(calls) == {call}:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return real(*given, **options)
-with mock.patch({name!r}, killed):
-    compact.compact(Path(sys.argv[1]))
-"""
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    other = Other(merge_until, tmp_path, *STEPS[stopped])
+    assert other.end() == []
+    assert other.process.exitcode == -signal.SIGKILL
     assert seen(tmp_path) == before
     assert len(store.shards(tmp_path)) == {"at the first deletion": 6, "at the second": 5}.get(stopped, 5)
     done = merge(tmp_path)
@@ -190,24 +189,22 @@ def test_shards_that_appear_meanwhile_are_left_alone(tmp_path, monkeypatch):
     assert len(seen(tmp_path)) == 4
 
 
+def write(pipe, folder):
+    """Write a row, and end once the test says so."""
+    with store.Store(folder) as writing:
+        writing.append(explained("d"))
+        pipe.send("writing")
+        pipe.recv()
+
+
 def test_it_waits_for_no_writer_but_says_so(tmp_path):
     run(tmp_path, *map(explained, "abc"))
-    code = f"""
-import sys
-sys.path.insert(0, {os.path.dirname(rows.__file__)!r})
-from pathlib import Path
-from gpulime.runs.store import store
-from rows import explained
-with store.Store(Path({str(tmp_path)!r})) as writing:
-    writing.append(explained("d"))
-    print("writing", flush=True)
-    sys.stdin.readline()
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout.readline() == "writing\n"
-        with pytest.raises(GpulimeError, match=rf"a process is writing to {tmp_path}: compact it when that has ended"):
-            merge(tmp_path)
-        writer.communicate("\n")
+    writer = Other(write, tmp_path)
+    assert writer.hear() == "writing"
+    with pytest.raises(GpulimeError, match=rf"a process is writing to {tmp_path}: compact it when that has ended"):
+        merge(tmp_path)
+    writer.go()
+    assert writer.end() == []
     assert merge(tmp_path).after == 1
 
 

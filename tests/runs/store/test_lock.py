@@ -4,67 +4,71 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
-import subprocess
+import os
 import sys
 import threading
 import time
-from pathlib import Path
+import warnings
 
 import pytest
+from processes import Other
 from rows import explained
 
 from gpulime.runs.store import lock as writers
 from gpulime.runs.store import store
 
-WRITER = f"""
-import os, sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-import warnings
-from pathlib import Path
-from gpulime.runs.store import store
-from rows import explained
 
-warnings.simplefilter("default")
-with store.Store(Path(sys.argv[1]), flush_rows=1) as rows:
-    for i in range(int(sys.argv[2])):
-        rows.append(explained(str(i), seed=os.getpid()))
-    print("written", flush=True)
-    sys.stdin.readline()
-"""
+def write(pipe, run, count):
+    """Write rows, keep the lock until the test says so, and tell the warnings."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with store.Store(run, flush_rows=1) as rows:
+            for i in range(count):
+                rows.append(explained(str(i), seed=os.getpid()))
+            pipe.send("written")
+            pipe.recv()
+    pipe.send([str(one.message) for one in said])
 
 
 def start(run, count):
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(run), str(count)], text=True, **pipes)
+    """A process that has written its rows, and holds the lock."""
+    other = Other(write, run, count)
+    assert other.hear() == "written"
+    return other
+
+
+def ended(other):
+    """The warnings of a process, which ends."""
+    other.go()
+    [said] = other.end()
+    return said
 
 
 def test_two_runs_at_once_lose_nothing_and_the_second_warns(tmp_path):
-    both = [start(tmp_path, 40) for _ in range(2)]
-    assert [one.stdout.readline() for one in both] == ["written\n"] * 2
-    said = [one.communicate("\n")[1] for one in both]
-    assert sorted("another process writes" in text for text in said) == [False, True]
-    assert any(f"another process writes to {tmp_path} as rank 0" in text for text in said)
+    both = [Other(write, tmp_path, 40) for _ in range(2)]
+    assert [one.hear() for one in both] == ["written"] * 2
+    first, second = sorted(map(ended, both), key=len)
+    assert first == []
+    assert f"another process writes to {tmp_path} as rank 0" in second[0]
     assert len(store.shards(tmp_path)) == 80
     assert sorted(store.read(tmp_path, ["image_id"])["image_id"].to_pylist()) == sorted(map(str, range(40)))
 
 
 def test_ranks_of_one_run_do_not_warn_each_other(tmp_path):
     other = start(tmp_path, 1)
-    assert other.stdout.readline() == "written\n"
     with store.Store(tmp_path, rank=1) as rows:
         rows.append(explained("a"))  # a warning is an error here
     with pytest.warns(UserWarning, match="as rank 0"), store.Store(tmp_path, rank=0) as rows:
         rows.append(explained("a"))
     assert writers.Lock(tmp_path).taken
-    other.communicate("\n")
+    ended(other)
     assert not writers.Lock(tmp_path).taken
 
 
 def test_a_killed_process_holds_nothing(tmp_path):
     other = start(tmp_path, 1)
-    assert other.stdout.readline() == "written\n"
-    other.kill()
-    other.communicate()
+    other.process.kill()
+    assert other.end() == []
     lock = writers.of_rank(tmp_path, 0)
     assert not lock.taken
     lock.release()
@@ -74,8 +78,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
 def test_a_store_that_is_closed_writes_no_more(tmp_path):
     with store.Store(tmp_path) as rows:
         rows.append(explained("a"))
-    other = start(tmp_path, 1)
-    assert other.communicate("\n") == ("written\n", "")
+    assert ended(start(tmp_path, 1)) == []
 
 
 def test_a_lock_outlives_the_others_of_its_process(tmp_path):
@@ -85,8 +88,7 @@ def test_a_lock_outlives_the_others_of_its_process(tmp_path):
         assert writers.Lock(tmp_path, 0, 0).taken, "a second of the same process has none"
     other = writers.Lock(tmp_path, 5, 5)
     other.release()
-    again = start(tmp_path, 1)
-    assert "another process writes" in again.communicate("\n")[1]
+    assert "another process writes" in ended(start(tmp_path, 1))[0]
     lock.release()
     assert not writers.any_writer(tmp_path)
 
@@ -126,8 +128,7 @@ def test_a_run_that_is_moved_or_reached_by_a_link_has_the_same_locks(tmp_path):
     for name in ("b", "link"):
         assert writers.any_writer(tmp_path / name)
         writers.Lock(tmp_path / name, 7, 7).release()
-    again = start(tmp_path / "b", 1)
-    assert "another process writes" in again.communicate("\n")[1]
+    assert "another process writes" in ended(start(tmp_path / "b", 1))[0]
     lock.release()
     assert not writers.any_writer(tmp_path / "b")
 
@@ -147,18 +148,16 @@ def test_a_forked_process_has_none_of_its_parents_locks(tmp_path):
     process.start()
     process.join()
     assert process.exitcode == 3, "it sees the parent's"
-    again = start(tmp_path, 1)
-    assert "another process writes" in again.communicate("\n")[1], "and has not freed them"
+    assert "another process writes" in ended(start(tmp_path, 1))[0], "and has not freed them"
     lock.release()
 
 
 def test_who_was_second_is_the_writer_when_the_first_has_ended(tmp_path):
     other = start(tmp_path, 1)
-    assert other.stdout.readline() == "written\n"
     with store.Store(tmp_path, flush_rows=1) as rows:
         with pytest.warns(UserWarning, match="as rank 0"):
             rows.append(explained("a"))
-        other.communicate("\n")
+        ended(other)
         rows.append(explained("b"))
         assert writers.any_writer(tmp_path)
 

@@ -2,18 +2,16 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
-import textwrap
 import time
 
 import pytest
+from processes import Other
 from rows import beat_of, explained
 
 from gpulime.errors import GpulimeError
 from gpulime.runs.progress.heartbeat import Heartbeat
 from gpulime.runs.progress.partition import Share
-from gpulime.runs.store import store
+from gpulime.runs.store import lock, store
 from gpulime.runs.store.manifest import Terms
 
 ONE = Terms({"lime.n_samples": 40, "segmenter": "grid"}, {"class_names": ["a", "b"]})
@@ -98,17 +96,23 @@ def test_a_process_that_has_written_no_row_yet_binds(tmp_path):
     assert ONE.fit(tmp_path)
 
 
+def claim(pipe, run):
+    """Hold the lock of a rank until the test says so."""
+    rows = store.Store(run, rank=3)
+    rows.claim()
+    pipe.send("claimed")
+    pipe.recv()
+
+
 def test_a_process_that_has_been_silent_for_long_binds_by_its_lock(tmp_path):
     ONE.accept(tmp_path)
-    program = "import sys; from pathlib import Path; from gpulime.runs.store import store; "
-    program += "rows = store.Store(Path(sys.argv[1]), rank=3); rows.claim(); print('claimed', flush=True); sys.stdin.readline()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {"PYTHONPATH": ":".join(sys.path)}}
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], text=True, **pipes)
-    assert process.stdout.readline() == "claimed\n"
+    other = Other(claim, tmp_path)
+    assert other.hear() == "claimed"
     worked_on(tmp_path, time=time.time() - 900)
     with pytest.raises(GpulimeError, match=AT_WORK):
         OTHER.accept(tmp_path)
-    process.communicate("\n")
+    other.go()
+    other.end()
     OTHER.accept(tmp_path)
 
 
@@ -133,51 +137,32 @@ def test_functions_that_cannot_be_compared_are_refused_once_there_are_rows(tmp_p
         terms.accept(tmp_path)
 
 
+def agree(pipe, run, number):
+    """Check and register settings of its own, and stay until the test says so."""
+    share = Share(rank=number)
+    heart = Heartbeat(run, share, lambda state: beat_of(share, time=time.time(), state=state))
+    pipe.send("ready")
+    pipe.recv()
+    try:
+        with lock.one_at_a_time(run):
+            Terms({"number": number}, {}).accept(run)
+            time.sleep(0.05)
+            heart.beat("running")
+        pipe.send("agreed")
+    except GpulimeError:
+        pipe.send("refused")
+    pipe.recv()
+
+
 def test_of_processes_that_start_at_once_with_other_settings_one_agrees(tmp_path):
     """Each process checks and registers under a lock; later ones then find it running."""
-    program = textwrap.dedent(
-        """
-        import sys, time
-        from pathlib import Path
-        from rows import beat_of
-        from gpulime.errors import GpulimeError
-        from gpulime.runs.store import lock as writers
-        from gpulime.runs.progress.heartbeat import Heartbeat
-        from gpulime.runs.progress.partition import Share
-        from gpulime.runs.store.manifest import Terms
-
-        number, run = int(sys.argv[1]), Path(sys.argv[2])
-        print("ready", flush=True)
-        sys.stdin.readline()
-        share = Share(rank=number)
-        heart = Heartbeat(run, share, lambda state: beat_of(share, time=time.time(), state=state))
-        try:
-            with writers.one_at_a_time(run):
-                Terms({"number": number}, {}).accept(run)
-                time.sleep(0.05)
-                heart.beat("running")
-            print("agreed", flush=True)
-        except GpulimeError as error:
-            print("refused", flush=True)
-        sys.stdin.readline()
-        """
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(number), str(tmp_path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={"PYTHONPATH": ":".join(sys.path)},
-        )
-        for number in range(4)
-    ]
-    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 4
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    said = [process.stdout.readline().strip() for process in processes]
+    others = [Other(agree, tmp_path, number) for number in range(4)]
+    assert [other.hear() for other in others] == ["ready"] * 4
+    for other in others:
+        other.go()
+    said = [other.hear() for other in others]
     assert sorted(said) == ["agreed", "refused", "refused", "refused"]
     assert about(tmp_path)["fixed"] == {"number": said.index("agreed")}
-    for process in processes:
-        process.communicate("\n")
+    for other in others:
+        other.go()
+        other.end()
