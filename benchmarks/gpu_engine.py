@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,7 +19,6 @@ from benchmarks.gpu_kernels import QUICKSHIFT, SLIC, problem
 from benchmarks.gpu_rows import Bench, Row
 from benchmarks.models import MEAN, MODELS, STD, model, synthetic
 from gpulime.bench.bare import Bare
-from gpulime.explanations.batch import fetched
 from gpulime.images.batch import Batch
 from gpulime.ops import masked_images, quickshift, slic
 
@@ -120,8 +120,13 @@ def steady(explainer: gpulime.Explainer, images: Tensor, warm: float, least: flo
 
     As in a run, results are copied to the CPU while a GPU works on the next images.
     """
-    begun, since, done = time.perf_counter(), 0.0, 0
-    for explanations in fetched(explainer.stream(repeat(Batch(images))), ahead=int(explainer.device.type == "cuda")):
+    begun, since, done, ahead = time.perf_counter(), 0.0, 0, int(explainer.device.type == "cuda")
+    coming: deque[Callable[[], gpulime.Explanations]] = deque()
+    for piece in explainer.stream(repeat(Batch(images))):
+        coming.append(piece.fetching())
+        if len(coming) <= ahead:
+            continue
+        explanations = coming.popleft()()
         now = time.perf_counter()
         if since:
             done += len(explanations)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from importlib import import_module
-from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -87,19 +84,6 @@ class Explanations:
         parts: dict[str, Any] = {**self._tensors(), **self._lists()}
         return self._with({name: values[where] for name, values in parts.items()})
 
-    @staticmethod
-    def load(path: str | Path) -> Explanations:
-        """Read explanations of images that ``save`` wrote.
-
-        Raises
-        ------
-        GpulimeError
-            If the file holds something else, or was written by a newer version.
-        """
-        images = import_module("gpulime.explanations.images")  # by name, so that this file imports no pixels
-        loaded: Explanations = images.read(path)
-        return loaded
-
     @classmethod
     def cat(cls, parts: list[Self]) -> Self:
         """Concatenate batches; parts are padded, as within a batch.
@@ -135,23 +119,6 @@ class Explanations:
 
     def _fields(self) -> dict[str, Any]:
         return {one.name: getattr(self, one.name) for one in fields(self)}
-
-
-E = TypeVar("E", bound=Explanations)
-
-
-def fetched(explained: Iterable[E], ahead: int = 0) -> Iterator[E]:
-    """Copy explanations to the CPU, in order.
-
-    ``ahead`` of them may be in flight while a device works on the next ones; after an error these are lost.
-    """
-    coming: deque[Callable[[], E]] = deque()
-    for explanations in explained:
-        coming.append(explanations.fetching())
-        while len(coming) > ahead:
-            yield coming.popleft()()
-    while coming:
-        yield coming.popleft()()
 
 
 def _widen(tensor: Tensor, k: int, value: float) -> Tensor:

@@ -10,8 +10,7 @@ import numpy as np
 
 from gpulime import labels as numbers
 from gpulime.classes import Names, called
-from gpulime.errors import GpulimeError
-from gpulime.explanations.shown import _Shown
+from gpulime.errors import GpulimeError, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -197,7 +196,53 @@ class ImageExplanation:
         return image, mask
 
 
-class ImageExplanations(_Shown, list[ImageExplanation]):
+class Shown:
+    """Plots and HTML of several explanations; `gpulime.Explanations` and the lists of `gpulime.lime_image` have them."""
+
+    def _repr_html_(self: Any) -> str:
+        """HTML for a notebook: the first images with the overlay of their first label."""
+        from gpulime.explanations import notebook
+
+        shown = self[: notebook.MOST_IMAGES]
+        return notebook.many(repr(self), list(shown), len(self) - len(shown))
+
+    def plot(
+        self: Any,
+        label: int | None = None,
+        kind: str = "overlay",
+        ax: Any = None,
+        num_features: int = 5,
+        class_names: Names | None = None,
+        most: int = 12,
+    ) -> Figure:
+        """Draw the first images, as `ImageExplanation.plot` draws one; needs the extra ``plots``.
+
+        Parameters
+        ----------
+        label, kind, num_features, class_names
+            As for one image; by default each image shows its own first label.
+        ax : several matplotlib Axes, optional
+            Axes to draw on, such as the array of ``subplots``: one for each image, four for "panels"; further ones are
+            emptied. By default a figure is made.
+        most : int
+            The most images to draw.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Shown by a notebook as the last value of a cell; elsewhere call its ``savefig``.
+
+        Raises
+        ------
+        GpulimeError
+            As for one image, and if there are too few axes or no images.
+        """
+        from gpulime.explanations import plots
+
+        return plots.many(list(self[: whole("most", most, 1)]), label, kind, ax, num_features, class_names)
+
+
+class ImageExplanations(Shown, list[ImageExplanation]):
     """A list of explanations with plots and HTML for notebooks; so is a slice of it."""
 
     @overload

@@ -14,27 +14,18 @@ from torch import Tensor
 
 from gpulime.classes import Names
 from gpulime.errors import GpulimeError, check
-from gpulime.explanations.batch import Explanations
-from gpulime.explanations.image import ImageExplanation
-from gpulime.explanations.shown import _Shown
+from gpulime.explanations import batch
+from gpulime.explanations.image import ImageExplanation, Shown
 
 FORMAT = 1
 LATER = ("predicted", "predicted_probs", "scores_loo", "spreads")  # fields that files of earlier versions lack
-WHOLE = (
-    "labels",
-    "predicted",
-    "segments",
-    "counts",
-    "segment_ids",
-    "non_finite",
-    "images",
-)  # of whole numbers; the rest are floats
+WHOLE = ("labels", "predicted", "segments", "counts", "segment_ids", "non_finite", "images")  # the rest are floats
 INTEGERS = (torch.uint8, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class ExplainedImages(_Shown, Explanations):
-    """The explanations of n images: the attributes of `gpulime.Explanations`, and these.
+class ExplainedImages(Shown, batch.Explanations):
+    """The explanations of n images, ``gpulime.Explanations``: the attributes of every kind of explanations, and these.
 
     Attributes
     ----------
@@ -47,7 +38,7 @@ class ExplainedImages(_Shown, Explanations):
     segment_ids: Tensor
     images: Tensor
 
-    PADDED: ClassVar[dict[str, float]] = Explanations.PADDED | {"segment_ids": -1}
+    PADDED: ClassVar[dict[str, float]] = batch.Explanations.PADDED | {"segment_ids": -1}
 
     @overload
     def __getitem__(self, index: int) -> ImageExplanation: ...
@@ -88,6 +79,34 @@ class ExplainedImages(_Shown, Explanations):
         with Path(path).open("wb") as file:  # a file, so that no ".npz" is appended to the name
             np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
 
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises
+        ------
+        GpulimeError
+            If the file holds something else, or was written by a newer version.
+        """
+        names = [one.name for one in fields(cls) if one.name != "class_names"]
+        with Path(path).open("rb") as file:
+            try:
+                archive = dict(np.load(file, allow_pickle=False))
+                about = json.loads(str(archive["about"]))
+                version, class_names = about["gpulime.Explanations"], _named(about.get("class_names"))
+                tensors = {name: torch.from_numpy(archive[name]) for name in names if name in archive}
+                new = version > FORMAT
+            except Exception as error:  # NumPy and zipfile raise a dozen kinds of errors for damaged files
+                raise GpulimeError(f"{path} was not written by Explanations.save, or only a part of it is left") from error
+        check(not new, f"{path} has format {version}; this gpulime reads up to {FORMAT}: update it")
+        missing = sorted(set(names) - set(tensors) - set(LATER))
+        check(not missing, f"{path} lacks {missing}")
+        apart = f"{path} holds arrays whose shapes, types or values do not belong together"
+        check(tensors["labels"].ndim == 2, apart)
+        loaded = cls(**_unknown(tensors["labels"]) | tensors, class_names=class_names)
+        check(loaded._fits(), apart)
+        return loaded
+
     def _fits(self) -> bool:
         if self.coefficients.ndim != 3 or self.segments.ndim != 3 or self.images.ndim != 4:
             return False
@@ -104,34 +123,6 @@ class ExplainedImages(_Shown, Explanations):
         low, high = self.segments.flatten(1).aminmax(dim=1)
         parts = (low >= 0).all() and (high <= self.counts).all() and (high < k).all() and (self.counts <= k).all()
         return bool(parts and (self.labels >= 0).all())
-
-
-def read(path: str | Path) -> ExplainedImages:
-    """Read what `ExplainedImages.save` wrote.
-
-    Raises
-    ------
-    GpulimeError
-        If the file holds something else, or was written by a newer version.
-    """
-    names = [one.name for one in fields(ExplainedImages) if one.name != "class_names"]
-    with Path(path).open("rb") as file:
-        try:
-            archive = dict(np.load(file, allow_pickle=False))
-            about = json.loads(str(archive["about"]))
-            version, class_names = about["gpulime.Explanations"], _named(about.get("class_names"))
-            tensors = {name: torch.from_numpy(archive[name]) for name in names if name in archive}
-            new = version > FORMAT
-        except Exception as error:  # NumPy and zipfile raise a dozen kinds of errors for damaged files
-            raise GpulimeError(f"{path} was not written by Explanations.save, or only a part of it is left") from error
-    check(not new, f"{path} has format {version}; this gpulime reads up to {FORMAT}: update it")
-    missing = sorted(set(names) - set(tensors) - set(LATER))
-    check(not missing, f"{path} lacks {missing}")
-    apart = f"{path} holds arrays whose shapes, types or values do not belong together"
-    check(tensors["labels"].ndim == 2, apart)
-    loaded = ExplainedImages(**_unknown(tensors["labels"]) | tensors, class_names=class_names)
-    check(loaded._fits(), apart)
-    return loaded
 
 
 def _unknown(labels: Tensor) -> dict[str, Tensor]:
@@ -152,3 +143,6 @@ def _named(plain: list[str] | dict[str, str] | None) -> Names | None:
     if isinstance(plain, dict):
         return {int(label): str(name) for label, name in plain.items()}
     return None if plain is None else [str(name) for name in plain]
+
+
+Explanations = ExplainedImages  # its public name

@@ -12,7 +12,7 @@ from html import escape
 
 from gpulime.classes import called, name_of
 from gpulime.explanations import shades
-from gpulime.explanations.shades import Explained
+from gpulime.explanations.image import ImageExplanation
 from gpulime.explanations.window import MOST_PLAIN
 
 SIDES = (160, 256)  # of a picture, in pixels
@@ -27,7 +27,7 @@ NUMBER = CELL.replace("text-align:left", "text-align:right")
 QUIET = "opacity:0.7;font-size:90%"
 
 
-def one(explanation: Explained) -> str:
+def one(explanation: ImageExplanation) -> str:
     """One image: the picture, the overlay of its first label, and a table of its labels with their strongest segments."""
     labels = shades.labels_of(explanation)
     if not labels:
@@ -55,7 +55,7 @@ def one(explanation: Explained) -> str:
     )
 
 
-def many(title: str, explanations: Sequence[Explained], left_out: int) -> str:
+def many(title: str, explanations: Sequence[ImageExplanation], left_out: int) -> str:
     """Several images, each with the overlay of its first label; ``left_out`` more are only counted."""
     figures = "".join(_figure(i, explanation) for i, explanation in enumerate(explanations))
     return (
@@ -64,7 +64,7 @@ def many(title: str, explanations: Sequence[Explained], left_out: int) -> str:
     )
 
 
-def _figure(i: int, explanation: Explained) -> str:
+def _figure(i: int, explanation: ImageExplanation) -> str:
     labels = shades.labels_of(explanation)
     if not labels:
         return ""
@@ -79,17 +79,17 @@ def _figure(i: int, explanation: Explained) -> str:
     )
 
 
-def _pictures(explanation: Explained, label: int, sides: tuple[int, int], numbered: int) -> tuple[str, str]:
+def _pictures(explanation: ImageExplanation, label: int, sides: tuple[int, int], numbered: int) -> tuple[str, str]:
     """The image and its overlay as addresses of JPEGs; the strongest ``numbered`` segments bear their ids."""
     weights = explanation.local_exp[label]
     heat = shades.heat(explanation.segments, weights)
     picture, segments, heat = shades.resized([shades.rgb(explanation.image), explanation.segments, heat], *sides)
     overlay = shades.blend(picture, segments, heat, shades.scale(weights))
     ids = [segment for segment, _ in shades.strongest(weights, numbered)]
-    return shades.jpeg_uri(picture), shades.jpeg_uri(shades.numbered(overlay, segments, ids))
+    return shades.uri(picture), shades.uri(shades.numbered(overlay, segments, ids))
 
 
-def _row(explanation: Explained, label: int) -> str:
+def _row(explanation: ImageExplanation, label: int) -> str:
     picked = shades.strongest(explanation.local_exp[label], STRONGEST)
     largest = shades.scale(picked)
     segments = " ".join(
@@ -99,14 +99,14 @@ def _row(explanation: Explained, label: int) -> str:
     cells = (
         (escape(name_of(label, explanation.class_names) or str(label)), CELL),
         (_number(explanation.predictions.get(label), 3), NUMBER),
-        (_number(getattr(explanation, "scores_loo", {}).get(label), 2), NUMBER),
+        (_number(explanation.scores_loo.get(label), 2), NUMBER),
         (_number(explanation.scores.get(label), 2), NUMBER),
         (segments or "none", CELL),
     )
     return "<tr>" + "".join(f'<td style="{style}">{text}</td>' for text, style in cells) + "</tr>"
 
 
-def _bands(explanation: Explained) -> str:
+def _bands(explanation: ImageExplanation) -> str:
     """The channels in the picture, if not all."""
     c = explanation.image.shape[-1] if explanation.image.ndim == 3 else 1
     return f" The picture shows bands 1, 2, 3 of {c}, each from its 2nd to its 98th percentile." if c > MOST_PLAIN else ""

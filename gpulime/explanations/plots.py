@@ -6,7 +6,7 @@ Functions return a new figure and do not touch pyplot or other global state.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,8 @@ import numpy as np
 from gpulime.classes import Names, called
 from gpulime.errors import GpulimeError, about, check, unknown, whole
 from gpulime.explanations import shades
-from gpulime.explanations.shades import Array, Explained
+from gpulime.explanations.image import ImageExplanation
+from gpulime.explanations.shades import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,35 +30,23 @@ LETTERS = 36  # of a line of a title that fits the width of a square
 
 
 def one(
-    explanation: Explained,
+    explanation: ImageExplanation,
     label: int | None,
     kind: str,
     ax: Any,
     num_features: int,
     class_names: Names | None,
 ) -> Figure:
-    """Draw one explanation; the parameters are those of `gpulime.ImageExplanation.plot`.
-
-    Raises
-    ------
-    GpulimeError
-        If matplotlib is missing, for an unknown kind or label, and for another number of axes than the kind needs.
-    """
+    """Draw one explanation; parameters and errors are those of `gpulime.ImageExplanation.plot`."""
     needed = _axes_each(kind)
     label, num_features = shades.chosen(explanation, label), whole("num_features", num_features, 0)
-    if ax is not None:
-        axes = _given(ax)
-        check(len(axes) == needed, f"kind {kind!r} draws into {needed} axes, got {len(axes)}")
-        _draw(explanation, label, kind, axes, num_features, class_names)
-        return _figure_of(axes)
-    rows, columns = (2, 2) if kind == "panels" else (1, 1)
-    figure = _figure(rows, columns, kind)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    axes, figure = _axes(ax, *((2, 2) if kind == "panels" else (1, 1)), kind)
+    check(len(axes) == needed, f"kind {kind!r} draws into {needed} axes, got {len(axes)}")
     _draw(explanation, label, kind, axes, num_features, class_names)
-    if kind == "panels":
+    if ax is None and kind == "panels":
         figure.suptitle(axes[0].get_ylabel(), fontsize="medium", parse_math=False)
         axes[0].set_ylabel("")
-    if kind == "overlay" and np.any(axes[0].images[1].get_array()):
+    if ax is None and kind == "overlay" and np.any(axes[0].images[1].get_array()):
         bar = figure.colorbar(axes[0].images[1], ax=axes[0], fraction=0.046, pad=0.03)
         bar.outline.set_visible(False)
         bar.set_label("coefficient")
@@ -65,38 +54,25 @@ def one(
 
 
 def many(
-    explanations: Sequence[Explained],
+    explanations: Sequence[ImageExplanation],
     label: int | None,
     kind: str,
     ax: Any,
     num_features: int,
     class_names: Names | None,
 ) -> Figure:
-    """Draw several explanations, one behind the other; the parameters are those of `gpulime.Explanations.plot`.
-
-    Raises
-    ------
-    GpulimeError
-        As `one`, and if there is nothing to draw.
-    """
-    each = _axes_each(kind)
-    check(len(explanations) > 0, "there are no explanations to plot")
+    """Draw several explanations, one behind the other; parameters and errors are those of `gpulime.Explanations.plot`."""
+    each, n = _axes_each(kind), len(explanations)
+    check(n > 0, "there are no explanations to plot")
     num_features = whole("num_features", num_features, 0)
-    if ax is None:
-        columns = each if each > 1 else min(COLUMNS, len(explanations))
-        rows = -(-len(explanations) * each // columns)
-        figure = _figure(rows, columns, kind)
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    else:
-        axes = _given(ax)
-        figure = _figure_of(axes)
-    fits = f"{len(explanations)} images as {kind!r} draw into {len(explanations) * each} axes or more, got {len(axes)}"
-    check(len(axes) >= len(explanations) * each, fits)
+    columns = each if each > 1 else min(COLUMNS, n)
+    axes, figure = _axes(ax, -(-n * each // columns), columns, kind)
+    check(len(axes) >= n * each, f"{n} images as {kind!r} draw into {n * each} axes or more, got {len(axes)}")
     for i, explanation in enumerate(explanations):
         with about(f"image {i}"):
             chosen = shades.chosen(explanation, label)
             _draw(explanation, chosen, kind, axes[i * each : (i + 1) * each], num_features, class_names)
-    for empty in axes[len(explanations) * each :]:
+    for empty in axes[n * each :]:
         empty.set_axis_off()
     return figure
 
@@ -111,31 +87,27 @@ def _axes_each(kind: str) -> int:
     return len(PANELS) if kind == "panels" else 1
 
 
-def _figure(rows: int, columns: int, kind: str) -> Figure:
-    from gpulime.explanations.figure import NotebookFigure
-
-    width = 1.4 * SIDE if kind == "bars" else SIDE
-    return NotebookFigure(figsize=(width * columns + 0.4, SIDE * rows + 0.2), layout="constrained")
-
-
-def _given(ax: Any) -> list[Axes]:
+def _axes(ax: Any, rows: int, columns: int, kind: str) -> tuple[list[Axes], Figure]:
+    """The given axes and their figure, or those of a new figure."""
     from matplotlib.axes import Axes
 
+    from gpulime.explanations.figure import NotebookFigure
+
+    if ax is None:
+        width = 1.4 * SIDE if kind == "bars" else SIDE
+        made = NotebookFigure(figsize=(width * columns + 0.4, SIDE * rows + 0.2), layout="constrained")
+        return list(made.subplots(rows, columns, squeeze=False).flat), made
     axes = list(np.ravel(np.array(ax, dtype=object)))
     wrong = [type(item).__name__ for item in axes if not isinstance(item, Axes)]
     check(bool(axes) and not wrong, f"ax must be matplotlib Axes, one or several; got {wrong[0] if wrong else 'none'}")
-    return axes
-
-
-def _figure_of(axes: Sequence[Axes]) -> Figure:
     figure = axes[0].get_figure(root=True)
     if figure is None:
         raise GpulimeError("ax has been removed from its figure")
-    return figure
+    return axes, figure
 
 
 def _draw(
-    explanation: Explained,
+    explanation: ImageExplanation,
     label: int,
     kind: str,
     axes: Sequence[Axes],
@@ -151,7 +123,7 @@ def _draw(
     axes[0].set_title(title, fontsize="medium", parse_math=False)
 
 
-def _title(explanation: Explained, label: int, class_names: Names | None) -> str:
+def _title(explanation: ImageExplanation, label: int, class_names: Names | None) -> str:
     """The label's name and its numbers, wrapped to the width of the picture."""
     name = called(label, explanation.class_names if class_names is None else class_names)
     facts = []
@@ -163,7 +135,7 @@ def _title(explanation: Explained, label: int, class_names: Names | None) -> str
     return line if len(line) <= LETTERS else "\n".join([*textwrap.wrap(name, LETTERS), numbers]).strip()
 
 
-def _overlay(explanation: Explained, label: int, ax: Axes, num_features: int) -> None:
+def _overlay(explanation: ImageExplanation, label: int, ax: Axes, num_features: int) -> None:
     """Images of the axes: the gray picture, the coefficients by colour, the outlines; the strongest bear their ids."""
     weights, segments = explanation.local_exp[label], explanation.segments
     gray = shades.rgb(explanation.image).mean(2)
@@ -182,7 +154,7 @@ def _overlay(explanation: Explained, label: int, ax: Axes, num_features: int) ->
     _bare(ax)
 
 
-def _bars(explanation: Explained, label: int, ax: Axes, num_features: int) -> None:
+def _bars(explanation: ImageExplanation, label: int, ax: Axes, num_features: int) -> None:
     """One horizontal bar a segment, the strongest on top: to the right for the label, to the left against it."""
     picked = shades.strongest(explanation.local_exp[label], num_features)
     values = [w for _, w in picked]
@@ -202,7 +174,7 @@ def _bars(explanation: Explained, label: int, ax: Axes, num_features: int) -> No
         ax.text(0.5, 0.5, "no segment has a coefficient", transform=ax.transAxes, ha="center", va="center")
 
 
-def _panels(explanation: Explained, label: int, axes: Sequence[Axes], num_features: int) -> None:
+def _panels(explanation: ImageExplanation, label: int, axes: Sequence[Axes], num_features: int) -> None:
     """The four pictures of lime's tutorials."""
     from matplotlib.colors import ListedColormap
     from skimage.segmentation import mark_boundaries
@@ -212,14 +184,12 @@ def _panels(explanation: Explained, label: int, axes: Sequence[Axes], num_featur
     _, both = explanation.get_image_and_mask(label, positive_only=False, num_features=num_features)
     painted = picture.copy()
     painted[both > 0, 1] = painted[both < 0, 0] = picture.max()  # lime's green and red, on a gray image too
-    shown: Iterator[tuple[Array, dict[str, Any]]] = iter(
-        [
-            (np.where(positive[..., None] > 0, picture, 0).astype(np.uint8), {}),
-            (mark_boundaries(painted, both), {}),
-            (picture, {}),
-            (both, {"cmap": ListedColormap([shades.AGAINST, "#ededea", shades.FOR]), "vmin": -1, "vmax": 1}),
-        ]
-    )
+    shown: list[tuple[Array, dict[str, Any]]] = [
+        (np.where(positive[..., None] > 0, picture, 0).astype(np.uint8), {}),
+        (mark_boundaries(painted, both), {}),
+        (picture, {}),
+        (both, {"cmap": ListedColormap([shades.AGAINST, "#ededea", shades.FOR]), "vmin": -1, "vmax": 1}),
+    ]
     for ax, name, (array, how) in zip(axes, PANELS, shown, strict=True):
         ax.imshow(array, interpolation="nearest", **how)
         ax.set_title(name, fontsize="medium")
@@ -236,10 +206,10 @@ def _colours() -> Colormap:
     """Orange, transparent in the middle, blue."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
-    deep, clear = shades.DEEPEST, 0.0
-    against, none_against, none_for, towards = (
-        to_rgba(colour, alpha)
-        for colour, alpha in ((shades.AGAINST, deep), (shades.AGAINST, clear), (shades.FOR, clear), (shades.FOR, deep))
-    )
-    stops = [(0.0, against), (0.4999, none_against), (0.5001, none_for), (1.0, towards)]
+    stops = [
+        (0.0, to_rgba(shades.AGAINST, shades.DEEPEST)),
+        (0.4999, to_rgba(shades.AGAINST, 0)),
+        (0.5001, to_rgba(shades.FOR, 0)),
+        (1.0, to_rgba(shades.FOR, shades.DEEPEST)),
+    ]
     return LinearSegmentedColormap.from_list("gpulime", stops)

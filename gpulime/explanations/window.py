@@ -18,16 +18,7 @@ def stretched(pictures: Tensor) -> Tensor:
     """Give narrow pictures a window from their 2nd to their 98th percentile; the others stay as they are.
 
     A picture is narrow if these are less than `NARROW` apart and its values are not the levels of eight bits. On a GPU the host
-    waits for the pictures.
-
-    Parameters
-    ----------
-    pictures : (n, c, h, w) floats in [0, 1]
-
-    Returns
-    -------
-    Tensor
-        (n, c, h, w); ``pictures`` itself if none is narrow.
+    waits for the pictures, (n, c, h, w) floats in [0, 1]; they are returned themselves if none is narrow.
     """
     levels = pictures * EIGHT_BITS
     deep = ((levels - levels.round()).abs().flatten(1).amax(1) > ROUNDING).nonzero().flatten()

@@ -13,9 +13,8 @@ import torch
 
 from gpulime.errors import GpulimeError
 from gpulime.explanations import shades
-from gpulime.explanations.batch import Explanations, fetched
 from gpulime.explanations.image import ImageExplanation
-from gpulime.explanations.images import ExplainedImages
+from gpulime.explanations.images import ExplainedImages, Explanations
 
 N, L, K, C, H, W = 3, 2, 6, 3, 8, 7
 
@@ -303,58 +302,6 @@ def test_image_and_mask_of_other_channels(c):
     image, mask = one.get_image_and_mask(281, positive_only=False, num_features=K)
     assert image.shape == (H, W, c)
     assert set(np.unique(mask)) == {-1, 1}
-
-
-class Piece:
-    """Explanations that record when they are requested, when copying starts and when it ends."""
-
-    def __init__(self, name, events):
-        self.name, self.events = name, events
-
-    def fetching(self):
-        self.events.append(f"fetch {self.name}")
-        return lambda: self.events.append(f"wait {self.name}") or self.name
-
-
-def made(names, events):
-    for name in names:
-        events.append(f"make {name}")
-        yield Piece(name, events)
-
-
-@pytest.mark.parametrize(
-    ("ahead", "expected"),
-    [
-        (0, "make a, fetch a, wait a, have a, make b, fetch b, wait b, have b, make c, fetch c, wait c, have c"),
-        (1, "make a, fetch a, make b, fetch b, wait a, have a, make c, fetch c, wait b, have b, wait c, have c"),
-        (9, "make a, fetch a, make b, fetch b, make c, fetch c, wait a, have a, wait b, have b, wait c, have c"),
-    ],
-)
-def test_pieces_are_on_their_way_while_the_next_are_made(ahead, expected):
-    events = []
-    have = events.append
-    for name in fetched(made("abc", events), ahead):
-        have(f"have {name}")
-    assert ", ".join(events) == expected
-
-
-def test_fetched_are_all_and_in_order():
-    pieces = [explanations(seed=seed) for seed in range(3)]
-    for ahead in (0, 1):
-        for actual, expected in zip(fetched(iter(pieces), ahead), pieces, strict=True):
-            assert_equal(actual, expected)
-    assert list(fetched([], 1)) == []
-
-
-def test_an_error_loses_what_is_on_its_way():
-    def failing():
-        yield from made("ab", [])
-        raise RuntimeError("the model's own")
-
-    have = []
-    with pytest.raises(RuntimeError, match="the model's own"):
-        have.extend(fetched(failing(), 1))
-    assert have == ["a"]
 
 
 def test_repr_and_devices(device):

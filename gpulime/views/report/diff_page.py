@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from gpulime.explanations import shades
 from gpulime.runs import from_config
 from gpulime.runs.store import shards, store
 from gpulime.runs.store.row_index import Places
-from gpulime.views.diff import TOP, Diff, ImageDiff, LabelDiff
-from gpulime.views.diff_text import quantile_names
+from gpulime.views.diff import TOP, Diff, ImageDiff, quantile_names
 from gpulime.views.report import head
 from gpulime.views.report.card import said
 from gpulime.views.report.template import template
@@ -28,57 +26,8 @@ SIDES = (160, 320)  # of a picture, in pixels
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Spot:
-    """The place of a strong segment's id, in percent of the picture."""
-
-    id: int
-    across: float
-    down: float
-
-
-@dataclass(frozen=True)
-class Side:
-    """One run's explanation of an image for one label."""
-
-    label: str
-    probability: float
-    score: str
-    overlay: str
-    spots: list[Spot]
-    w: int
-    h: int
-
-
-@dataclass(frozen=True)
-class Card:
-    """One image in both runs; ``note`` names a difference of the sides, or the coefficient with the deepest colour."""
-
-    name: str
-    picture: str | None
-    a: Side
-    b: Side
-    top_a: str
-    top_b: str
-    changed: bool
-    note: str
-    labels: list[tuple[str, LabelDiff]]
-
-
 def write(diff: Diff, to: Path) -> Path:
-    """Write ``diff.html`` into a folder: one self-contained file without a script.
-
-    Parameters
-    ----------
-    diff : Diff
-    to : Path
-        The folder of the page; created if missing.
-
-    Returns
-    -------
-    Path
-        The page.
-    """
+    """Write ``diff.html`` into a folder, which is created if missing: one self-contained file without a script."""
     shown = diff.images[:MOST_CARDS]
     ids = [image.image_id for image in shown]
     rows = [_rows(run, ids) for run in (diff.a, diff.b)]
@@ -110,28 +59,29 @@ def _rows(run: Path, ids: Sequence[str]) -> dict[str, Row]:
     return {image_id: places.row(i) for image_id, i in zip(ids, numbers, strict=True)}
 
 
-def _card(diff: Diff, image: ImageDiff, a: Row, b: Row, pictures: Sequence[shades.Picture | None]) -> Card:
-    """The shared label that is most probable in A, for both sides; without one, each side's own."""
+def _card(diff: Diff, image: ImageDiff, a: Row, b: Row, pictures: Sequence[shades.Picture | None]) -> dict[str, Any]:
+    """One image in both runs: the shared label that is most probable in A, or else each side's own."""
     lead = image.leading
     label_a, label_b = (image.top_a[0], image.top_b[0]) if lead is None else (lead.label, lead.label)
     largest = [shades.scale(_weights(row, label)) for row, label in ((a, label_a), (b, label_b))]
     if lead is not None:
         largest = [max(largest)] * 2
     picture = next((one for one in pictures if one is not None), None)
-    return Card(
-        name=image.image_id,
-        picture=None if picture is None else shades.jpeg_uri(*shades.resized([picture], *SIDES)),
-        a=_side(a, label_a, pictures[0], largest[0], diff.names_a),
-        b=_side(b, label_b, pictures[1], largest[1], diff.names_b),
-        top_a=called(image.top_a[0], diff.names_a),
-        top_b=called(image.top_b[0], diff.names_b),
-        changed=image.changed,
-        note=_note(image, largest[0]),
-        labels=[(called(label.label, diff.names_a), label) for label in image.labels],
-    )
+    return {
+        "name": image.image_id,
+        "picture": None if picture is None else shades.uri(shades.resized([picture], *SIDES)[0]),
+        "a": _side(a, label_a, pictures[0], largest[0], diff.names_a),
+        "b": _side(b, label_b, pictures[1], largest[1], diff.names_b),
+        "top_a": called(image.top_a[0], diff.names_a),
+        "top_b": called(image.top_b[0], diff.names_b),
+        "changed": image.changed,
+        "note": _note(image, largest[0]),
+        "labels": [(called(label.label, diff.names_a), label) for label in image.labels],
+    }
 
 
 def _note(image: ImageDiff, largest: float) -> str:
+    """A difference of the sides, or the coefficient with the deepest colour."""
     if not image.same_size:
         return "the sizes differ"
     if not image.same_segments:
@@ -149,19 +99,19 @@ def _score(row: Row, j: int) -> str:
     return next((f"{name} {said(value)}" for name, value in found if value is not None), "")
 
 
-def _side(row: Row, label: int, picture: shades.Picture | None, largest: float, names: Sequence[str] | None) -> Side:
+def _side(row: Row, label: int, picture: shades.Picture | None, largest: float, names: Sequence[str] | None) -> dict[str, Any]:
     segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
     weights, j = _weights(row, label), row["labels"].index(label)
     fits = picture is not None and picture.shape[:2] == segments.shape
     ground = picture if picture is not None and fits else shades.blank(segments.shape)
     ground, small, heat = shades.resized([ground, segments, shades.heat(segments, weights)], *SIDES)
     places = [(segment, *shades.centre(segments, segment)) for segment, _ in shades.strongest(weights, TOP)]
-    return Side(
-        label=called(label, names),
-        probability=row["pred_probs"][j],
-        score=_score(row, j),
-        overlay=shades.jpeg_uri(shades.blend(ground, small, heat, largest)),
-        spots=[Spot(segment, 100 * (x + 0.5) / row["w"], 100 * (y + 0.5) / row["h"]) for segment, x, y in places],
-        w=small.shape[1],
-        h=small.shape[0],
-    )
+    return {
+        "label": called(label, names),
+        "probability": row["pred_probs"][j],
+        "score": _score(row, j),
+        "overlay": shades.uri(shades.blend(ground, small, heat, largest)),
+        "spots": [(segment, 100 * (x + 0.5) / row["w"], 100 * (y + 0.5) / row["h"]) for segment, x, y in places],  # in percent
+        "w": small.shape[1],
+        "h": small.shape[0],
+    }
