@@ -11,7 +11,7 @@ from benchmarks.rows import columns, judged, on_device, parser, save, seconds, w
 from benchmarks.rungs import RUNGS, Rung
 from benchmarks.setups import Setup
 from benchmarks.sides import BFLOAT16, RANDOM, Process, Run, Side, definition, difference, tolerance, wall
-from gpulime.bench.turns import order
+from gpulime.bench.clock import order
 
 NUMBERS = {rung.name: number for number, rung in enumerate(RUNGS, 1)}
 DEFAULTS = {

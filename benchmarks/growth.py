@@ -19,8 +19,8 @@ import gpulime
 from benchmarks.models import Pixels
 from benchmarks.rows import columns, on_device, parser, read, save, where, yes
 from benchmarks.sides import Process, apart
-from gpulime.bench import memory
 from gpulime.bench.clock import timed
+from gpulime.bench.machine import forget_peak, peak_memory
 
 SLACK = 0.25  # of a fitted exponent: clocks, constants at the small end, caches at the large one
 # Smaller costs are start-up or the allocator's pages, which do not grow.
@@ -86,9 +86,9 @@ def cost(point: Point, device: str, repeats: int) -> Cost:
     """Explain in a new process, after a small problem as warm-up for imports and compilers."""
     explained(replace(point, n=1, s=20, k=9, size=32, l=1), device)()
     explain, on = explained(point, device), torch.device(device)
-    before = memory.start(on)
+    before = forget_peak(on)
     seconds = statistics.median(timed(explain, on).wall for _ in range(repeats))
-    return Cost(seconds, ((memory.peak(on) or 0) - before) / 2**20)
+    return Cost(seconds, ((peak_memory(on) or 0) - before) / 2**20)
 
 
 def explained(point: Point, device: str) -> Callable[[], gpulime.Explanations]:

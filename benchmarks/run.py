@@ -15,7 +15,7 @@ from benchmarks.entries import ENTRIES, Bound, Entry
 from benchmarks.rows import columns, judged, parser, read, save, where, yes
 from benchmarks.setups import Setup
 from benchmarks.sides import Array, Run, Side, cpu, difference, wall
-from gpulime.bench.turns import in_turns
+from gpulime.bench.clock import in_turns
 
 REGRESSION = 1.05  # a ratio this much worse than an earlier one fails, even within its bound
 

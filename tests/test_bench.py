@@ -12,17 +12,13 @@ from PIL import Image
 from torch import nn
 
 from gpulime.bench import measure as measuring
-from gpulime.bench import result, rows, way
-from gpulime.bench.clock import Quantiles
-from gpulime.bench.compare import difference
-from gpulime.bench.measure import measure
-from gpulime.bench.piece import Piece, Size
+from gpulime.bench import result, variants
+from gpulime.bench.clock import TURNS, Quantiles, in_turns
+from gpulime.bench.measure import difference, measure
 from gpulime.bench.result import FAILED, FASTER, NOT_TRIED, NOTHING, SLOWER, UNCLEAR
 from gpulime.bench.side import Side
-from gpulime.bench.stages import STAGES
+from gpulime.bench.stages import STAGES, Piece, size_of
 from gpulime.bench.subject import RandomReader, Subject, of_config
-from gpulime.bench.text import text
-from gpulime.bench.turns import TURNS, in_turns
 from gpulime.cli import main
 from gpulime.config import Config, DataConfig, LimeConfig, ModelConfig
 from gpulime.engine.engine import FLIGHT_ROWS
@@ -152,7 +148,7 @@ def test_a_slow_segmenter_is_seen_and_workers_are_tried(monkeypatch):
     assert workers.verdict == FASTER
     assert 1.3 < workers.gain.median < 4
     assert workers.action == "--data.workers 3"
-    assert workers.action in text(found)
+    assert workers.action in str(found)
 
 
 @pytest.mark.long
@@ -224,7 +220,7 @@ def test_bigger_batches_are_found_where_a_call_costs():
 def test_auto_is_settled_before_anything_counts():
     found = measure(subject(Sleepy(a_call=0.01, a_row=0.0005), batch_size="auto", n_samples=64), 0.3, ())
     assert found.settings["rows"] > 10
-    assert "found by 'auto'" in text(found)
+    assert "found by 'auto'" in str(found)
 
 
 @pytest.mark.long
@@ -258,7 +254,7 @@ def test_a_precision_that_pays_comes_with_its_error():
     assert half.gain.median > 1.5
     assert 1e-4 < half.error < 0.3
     assert 0 < half.top5 <= 1
-    lines = text(found).splitlines()
+    lines = str(found).splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("  bfloat16"))
     assert lines[at].split()[1:3] == ["x", f"{half.gain.median:.2f}"]
     assert lines[at + 1].strip() == "--lime.precision bfloat16"
@@ -284,7 +280,7 @@ def test_a_model_that_fails_in_a_precision_gives_a_reason(model, reason):
     half = outcome(found, "precision")
     assert (half.verdict, half.gain) == (FAILED, None)
     assert reason in half.reason
-    assert "Failed" in text(found)
+    assert "Failed" in str(found)
 
 
 @torch.library.custom_op("bench_tests::opaque", mutates_args=())
@@ -311,7 +307,7 @@ def test_a_model_that_can_be_compiled_is(cnn, inductor):
     assert compiling.verdict in (FASTER, NOTHING, SLOWER, UNCLEAR)
     assert compiling.error < 1e-3
     assert compiling.once > 0
-    assert "at the start of a process" in text(found)
+    assert "at the start of a process" in str(found)
 
 
 class Crowded(Sleepy):
@@ -346,7 +342,7 @@ def test_half_the_threads_are_tried_with_their_error_and_put_back(threads):
     assert fewer.action == "OMP_NUM_THREADS=2 before the command"
     assert fewer.error < 1e-4
     assert fewer.top5 == 1
-    assert fewer.action in text(found)
+    assert fewer.action in str(found)
     assert found.machine["threads"] == torch.get_num_threads() == 4
 
 
@@ -360,13 +356,10 @@ def test_threads_are_put_back_where_a_model_fails_with_fewer(threads):
 
 def test_threads_that_cannot_be_changed_are_said(threads, monkeypatch):
     threads(1)
-    assert way.fewer_threads(torch.device("cpu")) == "PyTorch has one thread"
-    assert way.fewer_threads(torch.device("cuda")) == "the model works on a GPU"
+    assert variants.fewer_threads(torch.device("cpu")) == "PyTorch has one thread"
+    assert variants.fewer_threads(torch.device("cuda")) == "the model works on a GPU"
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    with (
-        pytest.raises(GpulimeError, match="PyTorch does not change its threads: 1, and not 2"),
-        way.Way("", 8, 0, threads=2).at_work(),
-    ):
+    with pytest.raises(GpulimeError, match="PyTorch does not change its threads: 1, and not 2"), variants.threads(2):
         pass
 
 
@@ -381,20 +374,20 @@ def test_results_are_fetched_as_in_a_run(ahead, order, monkeypatch):
 
     monkeypatch.setitem(AHEAD, "cpu", ahead)
     monkeypatch.setitem(FLIGHT_ROWS, "cpu", 24)
-    side = Side(subject(Sleepy(a_row=0.001)), way.Way("float32", 8, 0), 0.2)
+    side = Side(subject(Sleepy(a_row=0.001)), {}, 0.2)
     noted(Explainer, "solve", "solve")
     noted(Recorder, "row", "row")
-    assert side.run().images == side.size.images
+    assert side.run().images == side.images
     assert events[: len(order)] == order
-    assert events.count("row") == side.size.images >= 3
+    assert events.count("row") == side.images >= 3
 
 
 def test_memory_formats(cnn):
-    [last] = way.memory_formats(cnn)
+    [last] = variants.memory_formats(cnn)
     assert last.kind == "channels_last"
-    assert way.memory_formats(cnn.to(memory_format=torch.channels_last)) == "the weights are in channels_last already"
-    assert way.memory_formats(Sleepy()) == "the model has no convolutions of images"
-    assert "function" in way.memory_formats(lambda rows: rows)
+    assert variants.memory_formats(cnn.to(memory_format=torch.channels_last)) == "the weights are in channels_last already"
+    assert variants.memory_formats(Sleepy()) == "the model has no convolutions of images"
+    assert "function" in variants.memory_formats(lambda rows: rows)
 
 
 def test_channels_last_changes_a_copy(cnn):
@@ -452,7 +445,7 @@ def test_a_function_can_be_measured():
     found = measure(plain, 0.1, ("channels_last",))
     assert outcome(found, "channels_last").reason == "the model is a function, so its weights are unknown"
     assert found.whole_seconds is None
-    assert "1,000 images" in text(found)
+    assert "1,000 images" in str(found)
 
 
 def test_on_each_device(device, cnn):
@@ -469,26 +462,30 @@ def test_on_each_device(device, cnn):
 @pytest.mark.parametrize("s", [20, 100, 300, 1000])
 @pytest.mark.parametrize("b", [1, 7, 10, 64, 256])
 @pytest.mark.parametrize("seen", [3, 100, 999, 5000])
-def test_a_piece_s_batches_are_full(s, b, seen):
-    size = Size.of(s, b, seen, least=10)
-    assert 2 <= size.samples <= s
-    assert size.samples >= min(s, 10)
+def test_a_piece_has_whole_images_or_full_batches_of_one(s, b, seen):
+    images, samples = size_of(s, b, seen, least=10)
     if seen >= s:
-        assert size.samples >= s / 2
-        assert size.images * size.samples % b == 0
-        assert size.images * size.samples <= max(4 * seen, 4 * b * s)
+        assert samples == s
+        assert 0.5 * seen <= images * s <= 3 * seen
+        full = [n for n in range(round(seen / s), 2 * round(seen / s) + 1) if n * s % b == 0]
+        assert images * s % b == 0 or not full
     else:
-        assert size.images == 1
-        assert size.samples == s or (size.samples % b == 0 and size.samples < max(seen, 4 * b) + b + 10)
+        assert images == 1
+        assert min(s, 10) <= samples <= s
+        assert samples == s or (samples % b == 0 and samples < max(seen, 4 * b) + b + 10)
 
 
 def test_an_image_of_a_piece():
     stages = {"load": 1.0, "segment": 2.0, "prepare": 0.5, "rest": 0.5, "masking": 0.5, "model": 5.0, "fit": 0.5}
-    piece = Piece(images=2, forwards=100, seconds=10.0, stages=stages)
-    assert piece.an_image(50) == pytest.approx(5.0), "as it was"
-    assert piece.an_image(500) == pytest.approx((1 + 3) / 2 + 500 * 6 / 100)
-    assert sum(piece.stages_of_an_image(500).values()) == pytest.approx(piece.an_image(500))
-    assert Piece(2, 100, 10.0, stages, apart=False).an_image(500) == pytest.approx(50.0)
+
+    def an_image(s, **apart):
+        piece = Piece.of(s, images=2, forwards=100, seconds=10.0, stages=stages, **apart)
+        assert sum(piece.stages.values()) == pytest.approx((1 + 3) / 2 + s * 6 / 100)
+        return piece.an_image
+
+    assert an_image(50) == pytest.approx(5.0), "as it was"
+    assert an_image(500) == pytest.approx((1 + 3) / 2 + 500 * 6 / 100)
+    assert an_image(500, apart=False) == pytest.approx(50.0)
 
 
 def test_turns_hit_all_sides_alike():
@@ -531,8 +528,7 @@ def test_a_gain_within_the_noise_is_not_believed():
     assert measuring.judged(Quantiles(1.1, 1.2, 1.3), noise=1.25) == UNCLEAR
     assert measuring.judged(Quantiles(0.6, 0.7, 0.8), noise=1.5) == NOTHING
     times = (1.0, 2.0, 2.0, 1.0, 1.0, 0.25)
-    pieces = [Piece(1, 10, seconds, {**dict.fromkeys(STAGES, 0.0), "model": seconds}) for seconds in times]
-    assert measuring.noise_of(pieces, 10) == 2
+    assert measuring.noise_of([Piece(1, 10, seconds, seconds, {}) for seconds in times]) == 2
 
 
 def test_quantiles():
@@ -554,9 +550,11 @@ def test_difference(cnn, pictures):
         difference(ours, theirs)
 
 
-def test_the_best_batch_is_the_smallest_of_those_that_are_as_fast():
-    assert rows.best({5: 80.0, 10: 99.0, 20: 100.0, 40: 101.0}) == 10
-    assert rows.best({}) is None
+def test_the_best_batch_is_the_smallest_of_those_that_are_as_fast(monkeypatch):
+    rates = {5: 80.0, 10: 99.0, 20: 100.0, 40: 101.0}
+    for found, best in ((rates, 10), ({}, 8)):
+        monkeypatch.setattr(Side, "by_rows", lambda side, images, found=found: found)
+        assert measure(subject(), 0.1, ()).best_batch == best
 
 
 def tiny():

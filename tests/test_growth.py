@@ -11,7 +11,7 @@ import torch
 from benchmarks import growth, rows, table
 from benchmarks.growth import AXES, Axis, Cost, Point, Row, cost, power
 from benchmarks.sides import Process, apart
-from gpulime.bench import memory
+from gpulime.bench.machine import forget_peak, peak_memory
 
 # Masks are drawn and fitted in pieces of 2**21 entries, in float64; all of s x k would be 800 MB.
 MOST_MB = 250
@@ -44,15 +44,15 @@ def test_growth_above_the_bound_fails(seconds, megabytes, ok):
 def test_memory_is_the_peak_since_the_start():
     """Pages that are gone again are seen, once; they are not malloc's, which may have some left."""
     device, size = torch.device("cpu"), 2**27
-    before = memory.start(device)
+    before = forget_peak(device)
     if not before:
         pytest.skip("the system does not tell the memory of a process")
     with mmap.mmap(-1, size) as pages:
         for at in range(0, size, mmap.PAGESIZE):
             pages[at] = 1
-    assert 0.8 * size < memory.peak(device) - before < 1.5 * size
-    memory.start(device)
-    assert memory.peak(device) - before < 0.5 * size
+    assert 0.8 * size < peak_memory(device) - before < 1.5 * size
+    forget_peak(device)
+    assert peak_memory(device) - before < 0.5 * size
 
 
 @pytest.mark.gpu

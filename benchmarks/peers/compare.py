@@ -14,7 +14,7 @@ from benchmarks.peers.field import GPULIME, Comparison, Peer
 from benchmarks.rows import columns, seconds, yes
 from benchmarks.setups import Setup
 from benchmarks.sides import Array, Run, cpu, difference, tolerance, wall
-from gpulime.bench.turns import attempt, in_turns
+from gpulime.bench.clock import attempt, in_turns
 from gpulime.device import installed
 
 LEAST_AGREEMENT = 0.2  # a rank correlation below is no better than chance, and gets no time

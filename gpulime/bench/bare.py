@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +19,9 @@ TRIALS = 3
 class Bare:
     """The model alone, in the fastest of the layouts that a user could choose without changing the numbers.
 
-    Parameters
-    ----------
-    model : Module or callable
-    rows : Tensor (b, c, h, w), one model batch on the model's device
-    precision : torch.dtype, of autocast; float32 without
-    last : bool, True to try channels_last, for the rows and for the weights
-    compile : as for `gpulime.Explainer`
-
-    Attributes
-    ----------
-    layout : str, the fastest one
-    seconds : float, of one of its batches
+    ``rows`` (b, c, h, w) are one model batch on the model's device; ``precision`` is autocast's, float32 without. ``last``
+    tries channels_last, for the rows and for the weights; ``compile`` is as for `gpulime.Explainer`. ``seconds`` are those of a
+    batch.
     """
 
     def __init__(self, model: Model, rows: Tensor, precision: torch.dtype, last: bool, compile: bool | str = False) -> None:
@@ -47,26 +37,14 @@ class Bare:
             made = Compiled(model, compile)
             made.prepare(self.device)
             tries += [(f"compiled, {layout}", lambda rows: made(rows, len(rows)), ready) for layout, _, ready in tries[:2]]
-        self.seconds, self.layout, self.model, self.rows = min(
-            ((self._trial(model, rows), layout, model, rows) for layout, model, rows in tries), key=lambda found: found[0]
-        )
-
-    def _trial(self, model: Model, rows: Tensor) -> float:
-        """Seconds of a batch."""
-        with self._inference():
-            return min([timed(lambda: model(rows), self.device).wall for _ in range(1 + TRIALS)][1:])
+        trials = []
+        for _, self.model, self.rows in tries:
+            trials.append(min([self.forward(len(rows)).wall for _ in range(1 + TRIALS)][1:]))
+        self.seconds = min(trials)
+        self.layout, self.model, self.rows = tries[trials.index(self.seconds)]
 
     def forward(self, count: int) -> Seconds:
         """Time ``count`` rows, of which the last batch may be smaller."""
-        with self._inference():
-            return timed(lambda: self._batches(count), self.device)
-
-    def _batches(self, count: int) -> None:
-        for left in range(count, 0, -len(self.rows)):
-            self.model(self.rows[:left])
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
         reduced = self.precision != torch.float32
         with (
             warnings.catch_warnings(),
@@ -74,11 +52,15 @@ class Bare:
             torch.autocast(self.device.type, self.precision if reduced else None, enabled=reduced),
         ):
             warnings.simplefilter("ignore")
-            yield
+            return timed(lambda: self._batches(count), self.device)
+
+    def _batches(self, count: int) -> None:
+        for left in range(count, 0, -len(self.rows)):
+            self.model(self.rows[:left])
 
 
-def channels_last(model: Model) -> torch.nn.Module:
+def channels_last(model: Model) -> nn.Module:
     """Copy a model, with its weights in the memory format ``channels_last``."""
-    assert isinstance(model, torch.nn.Module)
-    copied: torch.nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    assert isinstance(model, nn.Module)
+    copied: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)
     return copied

@@ -1,14 +1,15 @@
-"""Seconds of each stage of a run, from an Explainer that times them."""
+"""Pieces of work that take a second or two, and an Explainer that times their stages."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gpulime import device as devices
@@ -22,48 +23,74 @@ from gpulime.images.batch import Batch
 # is the time of no stage: the queue, labels, rows of the store.
 STAGES = ("load", "segment", "prepare", "masking", "model", "fit", "rest")
 ONCE = ("load", "segment", "prepare", "rest")  # once per image, for any number of samples
-READING = ("load", "segment")
+LEAST_BATCHES = 4  # of the model, in a piece of an image
 
 
-class Stages:
-    """Seconds by stage.
+@dataclass(frozen=True)
+class Piece:
+    """Some images or a part of one, and the seconds they took; ``an_image`` are those of an image with all samples, s.
 
-    A GPU works asynchronously. To separate its stages the host must wait at the end of each, which costs some speed, so only
-    some pieces do so (``waits``).
+    ``stages`` are the seconds of an image by stage: only forwards and their stages are scaled to s samples. The stages of a GPU
+    overlap unless the host waits for each; then ``an_image`` is scaled from the whole.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.waits = device, False
-        self.seconds = dict.fromkeys(STAGES, 0.0)
+    images: float
+    forwards: int
+    seconds: float
+    an_image: float
+    stages: dict[str, float]
+
+    @classmethod
+    def of(cls, s: int, images: float, forwards: int, seconds: float, stages: dict[str, float], apart: bool = True) -> Piece:
+        """Scale the stages of a piece to an image."""
+        each = {stage: its / (images if stage in ONCE else forwards / s) for stage, its in stages.items()}
+        return cls(images, forwards, seconds, sum(each.values()) if apart else seconds / forwards * s, each)
+
+
+def size_of(s: int, b: int, rows: float, least: int) -> tuple[int, int]:
+    """Images and samples of a piece of about ``rows`` rows: whole images, or one with at least ``least`` of its s samples.
+
+    A run's batches are full, since they mix rows of several images; so are these, if possible.
+    """
+    if rows >= s:
+        n = max(1, round(rows / s))
+        return next((i for i in range(n, 2 * n + 1) if i * s % b == 0), n), s
+    return 1, min(s, math.ceil(max(rows, least, LEAST_BATCHES * b) / b) * b)
+
+
+class Staged(Explainer):
+    """An Explainer with a clock at its own stages; `Predictor.watch` times the model.
+
+    A GPU works asynchronously. To separate its stages the host must wait at the end of each (``waits``), which costs speed.
+    """
+
+    def __init__(self, model: Model, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        self.home, self.waits = self.device, False
+        self.clear()
 
     def clear(self) -> None:
-        """Set all to 0."""
+        """Set all clocks to 0."""
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.forwards, self.begun = 0, time.perf_counter()
+        self._model = self.predictor.watch.seconds
 
     @contextmanager
     def at(self, stage: str) -> Iterator[None]:
         """Time the work of one stage."""
         if self.waits:
-            devices.synchronize(self.device)
+            devices.synchronize(self.home)
         start = time.perf_counter()
         yield
         if self.waits:
-            devices.synchronize(self.device)
+            devices.synchronize(self.home)
         self.seconds[stage] += time.perf_counter() - start
-
-
-class Staged(Explainer):
-    """An Explainer with a clock at its own stages; `Predictor.watch` times the model."""
-
-    def __init__(self, stages: Stages, model: Model, **settings: Any) -> None:
-        super().__init__(model, **settings)
-        self.stages = stages
 
     def prepare(self, batch: Batch) -> Iterator[Flight]:
         """As an Explainer does, with flights whose rows are timed."""
         flights = super().prepare(batch)
         while True:
-            with self.stages.at("prepare"):
+            with self.at("prepare"):
                 flight = next(flights, None)
             if flight is None:
                 return
@@ -71,10 +98,22 @@ class Staged(Explainer):
             yield flight
 
     def _rows(self, rows: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor:
-        with self.stages.at("masking"):
+        with self.at("masking"):
             return rows(start, stop)
 
     def solve(self, flight: Flight) -> ExplainedImages:
         """As an Explainer does."""
-        with self.stages.at("fit"):
+        with self.at("fit"):
             return super().solve(flight)
+
+    def count(self, b: int) -> None:
+        """Count the rows of a model batch."""
+        self.forwards += b
+
+    def piece(self, s: int) -> Piece:
+        """The piece since the clocks were cleared."""
+        devices.synchronize(self.home)
+        seconds = time.perf_counter() - self.begun
+        stages = {**self.seconds, "model": self.predictor.watch.seconds - self._model}
+        stages["rest"] = seconds - sum(stages.values())
+        return Piece.of(s, self.forwards / self.n_samples, self.forwards, seconds, stages, self.waits)

@@ -10,11 +10,7 @@ from typing import Any
 import torch
 
 from gpulime import device as devices
-from gpulime.bench.bare import channels_last
-from gpulime.bench.stages import Staged, Stages
-from gpulime.bench.way import Way
 from gpulime.config import Config, DataConfig
-from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.model import Model
 from gpulime.errors import GpulimeError, check, whole
 from gpulime.labels import of_run
@@ -22,7 +18,6 @@ from gpulime.runs.reading import models
 from gpulime.runs.reading.images import find as find_images
 from gpulime.runs.reading.read import Read
 from gpulime.runs.reading.sources import Item
-from gpulime.runs.reading.transform import Transform
 
 RANDOM = "random"
 RANDOM_IMAGES = 64  # different images; more would not change the times
@@ -42,17 +37,10 @@ class RandomReader:
 
 @dataclass
 class Subject:
-    """A model, images, and the settings of their explanation.
+    """A model in eval mode on its device, images, and the settings of their explanation.
 
-    Attributes
-    ----------
-    model : Module or callable
-        In eval mode, on its device.
-    items, reader : the images, and the reader of one of them; pixels are uint8, or floats in [0, 1]
-    lime : arguments of `gpulime.Explainer`
-    data : DataConfig; only ``workers`` and ``batch_size`` are used
-    images : int or None, number of images of the whole set
-    about : descriptions of model and images
+    ``lime`` are arguments of `gpulime.Explainer`, ``images`` the number of the whole set, if known, ``about`` describes model
+    and images, and ``read`` counts the images taken so far. Pixels are uint8, or floats in [0, 1].
     """
 
     model: Model
@@ -62,62 +50,22 @@ class Subject:
     data: DataConfig = field(default_factory=DataConfig)
     images: int | None = None
     about: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._channels_last: Model | None = None
-        self._read = 0
+    read: int = 0
 
     @property
     def n_samples(self) -> int:
         """Samples per image, s."""
         return int(self.lime["n_samples"])
 
-    @property
-    def way(self) -> Way:
-        """The present settings."""
-        compile = self.lime.get("compile", False)
-        compile = compile if compile != "auto" else False  # "auto" depends on the length of a run
-        return Way(self.lime["precision"], self.lime["batch_size"], self.data.workers, compile)
-
     def next_items(self, n: int) -> list[Item]:
         """Take the next n images; the last is followed by the first, since an image read twice comes from memory."""
-        chosen = [self.items[i % len(self.items)] for i in range(self._read, self._read + n)]
-        self._read += n
+        chosen = [self.items[i % len(self.items)] for i in range(self.read, self.read + n)]
+        self.read += n
         return chosen
-
-    @property
-    def repeats(self) -> bool:
-        """True if an image has been read twice."""
-        return self._read > len(self.items)
-
-    def explainer(self, way: Way, stages: Stages, **changed: Any) -> Staged:
-        """Make an Explainer that runs the model in a given way."""
-        here = {"precision": way.precision, "batch_size": way.batch_size, "compile": way.compile}
-        explainer = Staged(stages, self._model(way), **{**self.lime, **here, **changed})
-        explainer.batch_size = BatchSize(way.batch_size)
-        return explainer
-
-    def _model(self, way: Way) -> Model:
-        """The model for a way; ways with channels_last share one copy."""
-        if not way.channels_last:
-            return self.model
-        if self._channels_last is None:
-            self._channels_last = channels_last(self.model)
-        return self._channels_last
-
-    def forget_models(self) -> None:
-        """Free the copy made for variants."""
-        self._channels_last = None
 
 
 def of_config(config: Config, images: str | None = None) -> Subject:
-    """Make the subject of a configuration.
-
-    Parameters
-    ----------
-    config : Config
-    images : str, optional
-        "random": noise of the model's input size; ``data.source`` is then ignored.
+    """Make the subject of a configuration; with ``images`` "random", noise of the model's input size replaces its source.
 
     Raises
     ------
@@ -132,21 +80,17 @@ def of_config(config: Config, images: str | None = None) -> Subject:
     wanted, most = of_run(lime.pop("labels"), loaded.class_names), config.lime.top_labels
     counts = {"top": most, "target": 1, "top+target": most + 1}
     lime["top_labels"] = counts[wanted] if isinstance(wanted, str) else len(wanted)
-    about = {"model": loaded.description}
+    lime["compile"] = lime["compile"] if lime["compile"] != "auto" else False  # "auto" depends on the length of a run
     model = loaded.model.eval().to(device)
     if images == RANDOM:
-        c, h, w = shape = _shape(loaded.transform)
-        about["images"] = f"random pixels, {c} x {h} x {w}"
+        side = whole("data.crop or data.resize", loaded.transform.crop or loaded.transform.resize, 1)
+        shape = (loaded.transform.channels or 3, side, side)
+        about = {"model": loaded.description, "images": "random pixels, {} x {} x {}".format(*shape)}
         items = [Item(str(i), str(i).encode()) for i in range(RANDOM_IMAGES)]
         return Subject(model, items, RandomReader(shape), lime, config.data, None, about)
     try:
         found = find_images(config.data, loaded.transform, loaded.class_names)
     except GpulimeError as error:
         raise GpulimeError(f"{error} (--images {RANDOM} measures without any)") from error
-    about["images"] = f"{len(found.items):,} of {found.name}"
+    about = {"model": loaded.description, "images": f"{len(found.items):,} of {found.name}"}
     return Subject(model, found.items, found.reader, lime, config.data, len(found.items), about)
-
-
-def _shape(transform: Transform) -> tuple[int, int, int]:
-    side = whole("data.crop or data.resize", transform.crop or transform.resize, 1)
-    return transform.channels or 3, side, side

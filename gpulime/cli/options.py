@@ -29,14 +29,115 @@ WORDS = {
     "None": ("null", "null"),
 }
 
-# Options that are not settings.
-OTHERS = (
-    *("config", "debug", "dry-run", "limit", "retry-failed", "shard"),
-    *("ids", "ids-file", "images", "inputs", "json", "rows", "seconds", "to", "variants"),
-)
+_RUN = ("run", {"nargs": "?", "metavar": "RUN", "help": "directory of the run"})
+_DEBUG = ("--debug", {"action": "store_true", "help": "show the traceback of an error, also of one in your model"})
+_DRY = "print what would be done, how many forwards and how long; write nothing"
+_SECONDS = "for the present settings and for each variant, in five pieces (default: 6)"
+_VARIANTS = "variants to try: precision, channels_last, compile, batch_size, threads, workers (default: all)"
+# Options of the commands that are not settings.
+OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "explain": [
+        ("--limit", {"metavar": "N", "type": int, "help": "the same as --data.limit"}),
+        ("--shard", {"metavar": "I/N", "type": str, "help": "the same as --data.shard"}),
+        ("--retry-failed", {"action": "store_true", "help": "retry images that failed in an earlier call"}),
+        ("--dry-run", {"action": "store_true", "help": _DRY}),
+        _DEBUG,
+    ],
+    "status": [_RUN, ("--json", {"action": "store_true", "help": "as JSON, for other programs"})],
+    "report": [_RUN],
+    "export": [
+        _RUN,
+        ("--to", {"metavar": "DIR", "type": str, "help": "folder for the files, empty or new"}),
+        ("--ids", {"metavar": "ID", "type": str, "nargs": "+", "action": "extend", "help": "images to write (default: all)"}),
+        ("--ids-file", {"metavar": "FILE", "type": str, "help": "text file of ids to write, one a line, in addition to --ids"}),
+    ],
+    "diff": [
+        ("run_a", {"nargs": "?", "metavar": "RUN_A", "help": "directory of the run before"}),
+        ("run_b", {"nargs": "?", "metavar": "RUN_B", "help": "directory of the run after"}),
+        ("--to", {"metavar": "DIR", "type": str, "help": "folder for diff.html (default: RUN_B)"}),
+    ],
+    "verify": [
+        _RUN,
+        ("--inputs", {"action": "store_true", "help": "also hash the images again, to find changed or missing ones"}),
+    ],
+    "compact": [
+        _RUN,
+        ("--rows", {"metavar": "N", "type": int, "default": 8192, "help": "the most rows of a merged shard (default: 8192)"}),
+    ],
+    "bench": [
+        ("--seconds", {"metavar": "X", "type": float, "help": _SECONDS}),
+        ("--variants", {"metavar": "NAME", "type": str, "nargs": "*", "help": _VARIANTS}),
+        _DEBUG,
+        ("--images", {"metavar": "random", "type": str, "help": "random pixels instead of data.source"}),
+        ("--out", {"dest": "to", "metavar": "FILE", "type": str, "help": "JSON file for all numbers"}),
+    ],
+    "doctor": [],
+}
+START = """
+Start from one of the files in configs/, then try it on images of your own:
+
+  gpulime explain --config configs/quickstart.yaml
+  gpulime explain --config configs/quickstart.yaml --data.source my_photos --out runs/mine
+"""
+
+VERDICTS = """
+Nothing is changed. Exit codes:
+
+  0   all files are intact, and every image is explained
+  3   all files are intact; some images have error rows, or no row yet
+  65  something differs: corrupt shards, damaged rows, rows of other settings, unknown files in results/, changed or missing
+      images
+"""
+
+COMPACTING = """
+The merged shard is written and read back before the old ones are deleted. Readers of gpulime may run meanwhile; another
+program that misses a file it has just listed must run again. Corrupt shards are left as they are.
+"""
+
+BENCHING = """
+It prints images per second with your settings, the time by stage, the time for the whole set, and faster settings, each
+measured. docs/measuring.md explains the lines. For a small model it takes a minute or two, plus compiling; after warming up
+it prints the time left. --seconds and --variants make it shorter.
+
+  gpulime bench --config configs/quickstart.yaml --out quickstart.json
+  gpulime bench --config configs/imagenet_val.yaml --images random --variants precision compile
+"""
+# Usage of the commands, and the text below their help.
+HELP = {
+    "explain": (
+        "[--config FILE] [--SETTING VALUE ...] [--limit N] [--shard I/N] [--retry-failed] [--dry-run] [--debug]",
+        START,
+    ),
+    "status": ("RUN [--json]", None),
+    "report": ("RUN", None),
+    "export": ("RUN --to DIR [--ids ID ...] [--ids-file FILE]", None),
+    "diff": ("RUN_A RUN_B [--to DIR]", None),
+    "verify": ("RUN [--inputs]", VERDICTS),
+    "compact": ("RUN [--rows N]", COMPACTING),
+    "bench": (
+        "[--config FILE] [--SETTING VALUE ...] [--seconds X] [--variants NAME ...] [--images random] [--out FILE] [--debug]",
+        BENCHING,
+    ),
+    "doctor": ("", None),
+}
+# Commands that take settings, and the group of their own options.
+GROUPS = {
+    "explain": ("this call", "These options affect this call only. They are not part of the settings."),
+    "bench": ("this measurement", "Nothing is written except the file of --out."),
+}
 
 
-def add(parser: ArgumentParser, hidden: Collection[str] = ()) -> None:
+def add(parser: ArgumentParser, command: str) -> None:
+    """Add the options of a command, and for some the settings; its own option replaces a setting of the same name."""
+    group: Any = parser
+    if command in GROUPS:
+        group = parser.add_argument_group(*GROUPS[command])
+        _add_settings(parser, hidden=[name.removeprefix("--") for name, _ in OPTIONS[command]])
+    for name, how in OPTIONS[command]:
+        group.add_argument(name, **how)
+
+
+def _add_settings(parser: ArgumentParser, hidden: Collection[str]) -> None:
     """Add --config and an option for each setting; ``hidden`` settings are read from files only."""
     parser.add_argument(
         "--config", action=_ConfigFile, metavar="FILE", help="YAML file of settings; an option after it overrides it"
@@ -59,23 +160,6 @@ def add(parser: ArgumentParser, hidden: Collection[str] = ()) -> None:
         if name in hidden:
             argument.help, argument.option_strings = SUPPRESS, [f"--settings.{name}"]
             del parser._option_string_actions[f"--{name}"]  # free for an option of the command's own
-
-
-def add_call(parser: ArgumentParser) -> None:
-    """Add the options of a single call, which do not change the settings."""
-    call = parser.add_argument_group("this call", "Options of one call; the settings stay as they are.")
-    call.add_argument("--limit", metavar="N", type=int, help="the same as --data.limit")
-    call.add_argument("--shard", metavar="I/N", type=str, help="the same as --data.shard")
-    call.add_argument("--retry-failed", action="store_true", help="try images with an error row again")
-    call.add_argument(
-        "--dry-run", action="store_true", help="print what would be done, how many forwards and how long; write nothing"
-    )
-    add_debug(call)
-
-
-def add_debug(group: Any) -> None:
-    """Add --debug to a group of options."""
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error, your model's included")
 
 
 class _ConfigFile(ActionConfigFile):
@@ -134,7 +218,8 @@ def plain(message: str, commands: Iterable[str]) -> str:
         return f"{option[1]} needs a value"
     if option := re.search(r"[Uu]nrecognized arguments: ([^\s=]+)", message):
         what = "option" if option[1].startswith("-") else "argument"
-        known = [f"--{name}" for name in [*fields, *OTHERS]]
+        own = [name for given in OPTIONS.values() for name, _ in given if name.startswith("-")]
+        known = [*(f"--{name}" for name in fields), "--config", *own]
         return f"unknown {what} {option[1]!r}{nearest(option[1], known)}"
     if choice := re.search(r"invalid choice: '(.*?)'", message):
         return str(unknown("the command", choice[1], commands))
