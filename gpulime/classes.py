@@ -26,13 +26,7 @@ def called(label: int, names: Names | None) -> str:
 
 
 def number_of(name: str, names: Names | None) -> int:
-    """The class with that name.
-
-    Raises
-    ------
-    GpulimeError
-        If the names are unknown, or not exactly one class has this name.
-    """
+    """The class with that name."""
     if names is None:
         raise GpulimeError(f"must be a class number, since the model's class names are unknown; got {name!r}")
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
@@ -44,13 +38,7 @@ def number_of(name: str, names: Names | None) -> int:
 
 
 def listed(names: Names) -> list[str]:
-    """Names as a list with one for each class; a mapping may have its numbers as text, as JSON has them.
-
-    Raises
-    ------
-    GpulimeError
-        If the keys of a mapping are not 0, 1, 2 ..., or ``names`` is text.
-    """
+    """Names as a list with one for each class; a mapping may have its numbers as text, as JSON has them."""
     if not isinstance(names, Mapping):
         check(not isinstance(names, str), f"class_names must be a list, or a mapping of numbers to names; got {names!r}")
         return [str(name) for name in names]

@@ -18,13 +18,7 @@ MODES = ("top", "target", "top+target")  # labels of a run, beside fixed classes
 
 
 def number(given: Any, names: Names | None = None) -> int:
-    """One class as a number: an int, a whole float, an array or tensor of one, or one of ``names``.
-
-    Raises
-    ------
-    GpulimeError
-        If it is not a class.
-    """
+    """One class as a number: an int, a whole float, an array or tensor of one, or one of ``names``."""
     value = _one(given)
     if isinstance(value, str):
         return number_of(value, names)
@@ -32,33 +26,16 @@ def number(given: Any, names: Names | None = None) -> int:
 
 
 def plain(given: Any) -> Any:
-    """The labels that `of_image` takes, as Python's own numbers, strings and lists, so that it is small and can be pickled.
-
-    Raises
-    ------
-    GpulimeError
-        If `of_image` refuses it for any names and number of classes.
-    """
+    """The labels that `of_image` takes, as Python's own numbers, strings and lists, so that it is small and can be pickled."""
     values = _vector(given)
     return _one(given) if values is None else values
 
 
 def of_image(given: Any, classes: int | None = None, names: Names | None = None) -> list[int]:
-    """The classes of one image, each once.
+    """The classes of one image, each once: from one class as `number` takes it, a list or vector, or a multi-hot vector.
 
-    Parameters
-    ----------
-    given : one class as `number` takes it, a list or vector of several, or a multi-hot vector
-        A vector of 0 and 1 is multi-hot if it holds floats or bools, has more than two entries, or has ``classes`` entries.
-    classes : int, optional
-        The number of classes of the model.
-    names : optional
-        Names of the classes.
-
-    Raises
-    ------
-    GpulimeError
-        If ``given`` is not a class, or a multi-hot vector does not have ``classes`` entries.
+    A vector of 0 and 1 is multi-hot if it holds floats or bools, has more than two entries, or has as many as the model has
+    ``classes``.
     """
     values = _vector(given)
     if values is None:
@@ -102,15 +79,8 @@ def _are_bits(values: Sequence[Any]) -> bool:
 def of_batch(given: Any, n: int, names: Names | None = None) -> Tensor:
     """The classes of n images, (n, l) int64; rows with fewer end in `NONE`.
 
-    Parameters
-    ----------
-    given : one class for all images, (n,) or (n, l) integers, or n entries as `of_image` takes them
-        (n, l) integers may end in `NONE` too.
-
-    Raises
-    ------
-    GpulimeError
-        If it is none of these.
+    Given are one class for all images, (n,) or (n, l) integers, which may end in `NONE` too, or n entries as `of_image` takes
+    them.
     """
     found = arrays.tensor(given)
     if isinstance(given, str) or (found is not None and found.ndim == 0):
@@ -147,13 +117,7 @@ def padded(rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def of_run(given: Any, names: Names | None = None) -> str | list[int]:
-    """The classes that a run explains: one of `MODES`, or fixed classes as `of_image` takes them.
-
-    Raises
-    ------
-    GpulimeError
-        If it is neither.
-    """
+    """The classes that a run explains: one of `MODES`, or fixed classes as `of_image` takes them."""
     if isinstance(given, str) and given in MODES:
         return given
     if isinstance(given, str) and names is None:

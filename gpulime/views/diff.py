@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from gpulime.classes import called
 from gpulime.errors import GpulimeError
 from gpulime.explanations import shades
+from gpulime.runs.progress.terminal import printable
 from gpulime.runs.store import row_index, store, validate
 from gpulime.runs.store.row import prediction
 from gpulime.runs.store.row_index import Places
@@ -21,6 +23,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Row = Mapping[str, Any]
 
 TOP = 5
+SHOWN = 10  # images in the text
+NAME_WIDTH = 36
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 CHUNK = 256  # rows of both runs in memory at once
 
@@ -29,13 +33,8 @@ CHUNK = 256  # rows of both runs in memory at once
 class LabelDiff:
     """One label that both runs explain for an image.
 
-    Attributes
-    ----------
-    probability_a, probability_b : float
-    correlation : float or None, Spearman's, of the segments' coefficients; None if the segments differ or a run's
-        coefficients are all equal
-    overlap : float or None, intersection over union of the `TOP` strongest segments of both runs, in [0, 1], also if the
-        segments differ; None if picture sizes differ or no segment has a coefficient
+    ``correlation`` is Spearman's, of the segments' coefficients; None if the segments differ or a run's coefficients are all
+    equal. ``overlap`` is `top_overlap`; None also if picture sizes differ.
     """
 
     label: int
@@ -79,10 +78,10 @@ class ImageDiff:
     @property
     def order(self) -> tuple[float, ...]:
         """Sort key: images without a comparison, other top labels, then overlap, correlation and change of probability."""
-        lead = self.leading
-        overlap, correlation = (1.0, 1.0) if lead is None else (_or_one(lead.overlap), _or_one(lead.correlation))
-        shift = abs(lead.probability_b - lead.probability_a) if lead is not None else 1.0
-        return self.comparable, not self.changed, overlap, correlation, -shift
+        if (lead := self.leading) is None:
+            return self.comparable, not self.changed, 1.0, 1.0, -1.0
+        overlap, correlation = (1.0 if measure is None else measure for measure in (lead.overlap, lead.correlation))
+        return self.comparable, not self.changed, overlap, correlation, -abs(lead.probability_b - lead.probability_a)
 
 
 @dataclass(frozen=True)
@@ -91,13 +90,10 @@ class Diff:
 
     Attributes
     ----------
-    a, b : Path, the run directories
     settings : (name, in A, in B) of each setting that differs
-    only_a, only_b : int, images with a row in only one run
-    failed : int, images in both of which at least one run has no explanation
-    damaged_a, damaged_b : int, images whose explanation is damaged, in each run
-    images : ImageDiff of images that both explain, the most changed first
-    names_a, names_b : class names, if known
+    only_a, only_b, failed : images with a row in only one run; images in both of which a run has no explanation
+    damaged_a, damaged_b : images whose explanation is damaged
+    images : images that both explain, the most changed first
     """
 
     a: Path
@@ -147,6 +143,30 @@ class Diff:
             (f"overlap of the top {TOP}", _quantiles([label.overlap for label in pairs])),
             ("change of probability", _quantiles([abs(label.probability_b - label.probability_a) for label in pairs])),
         ]
+
+    def __str__(self) -> str:
+        head = [("A", str(self.a)), ("B", str(self.b)), *((name, f"{a} -> {b}") for name, a, b in self.settings), *self.summary]
+        width = max(len(term) for term, _ in [*head, *self.spreads]) + 2
+        found = [f"{term:{width}}{printable(value)}" for term, value in head]
+        found += ["", f"{'over all labels':{width}}" + "".join(f"{name:>8}" for name in quantile_names())]
+        for term, values in self.spreads:
+            numbers = "not known" if values is None else "".join(f"{value:8.3f}" for value in values)
+            found.append(f"{term:{width}}{numbers}")
+        if self.images:
+            found += [
+                "",
+                f"{'most changed':{NAME_WIDTH}}  {'top label in A':30}  {'in B':30}  {'rank corr.':>10}  {f'top {TOP}':>5}",
+            ]
+        for image in self.images[:SHOWN]:
+            lead = image.leading
+            same = image.top_a[0] == image.top_b[0]
+            tops = (_called(*image.top_a, self.names_a), "same" if same else _called(*image.top_b, self.names_b))
+            correlation = "-" if lead is None or lead.correlation is None else f"{lead.correlation:.3f}"
+            overlap = "-" if lead is None or lead.overlap is None else f"{lead.overlap:.0%}"
+            name = printable(image.image_id)
+            name = name if len(name) <= NAME_WIDTH else f"...{name[3 - NAME_WIDTH :]}"
+            found.append(f"{name:{NAME_WIDTH}}  {tops[0]:30}  {tops[1]:30}  {correlation:>10}  {overlap:>5}")
+        return "\n".join(found)
 
 
 def compare(a: Path, b: Path) -> Diff:
@@ -214,11 +234,6 @@ def _top(row: Row) -> tuple[int, float]:
     return row["labels"][j], row["pred_probs"][j]
 
 
-def _or_one(measure: float | None) -> float:
-    """A measure of agreement, or full agreement if it is missing."""
-    return 1.0 if measure is None else measure
-
-
 def rank_correlation(x: Array, y: Array) -> float | None:
     """Spearman's rank correlation of coefficients (k,), equal ones sharing their mean rank; None if all are equal."""
     from scipy.stats import rankdata
@@ -230,17 +245,9 @@ def rank_correlation(x: Array, y: Array) -> float | None:
 
 
 def top_overlap(map_a: Array, x: Array, map_b: Array, y: Array, top: int = TOP) -> float | None:
-    """Intersection over union of the pixels in the ``top`` strongest segments of both.
+    """Intersection over union, in [0, 1], of the pixels in the ``top`` strongest segments of both; None if there are none.
 
-    Parameters
-    ----------
-    map_a, map_b : (h, w) segments from 0
-    x, y : (k,) their coefficients; lengths may differ. Segments with 0 are never among the strongest.
-
-    Returns
-    -------
-    float or None
-        In [0, 1]; None if no segment has a coefficient.
+    Maps are (h, w) segments from 0, ``x`` and ``y`` their coefficients (k,). Segments with 0 are never among the strongest.
     """
     area_a, area_b = _strongest_area(map_a, x, top), _strongest_area(map_b, y, top)
     either = np.count_nonzero(area_a | area_b)
@@ -248,10 +255,7 @@ def top_overlap(map_a: Array, x: Array, map_b: Array, y: Array, top: int = TOP) 
 
 
 def _strongest_area(segments: Array, coefficients: Array, top: int) -> Array:
-    strong = np.zeros(len(coefficients), bool)
-    strong[np.argsort(-np.abs(coefficients), kind="stable")[:top]] = True
-    picked: Array = (strong & (coefficients != 0))[segments]
-    return picked
+    return np.isin(segments, [i for i, _ in shades.strongest(list(enumerate(coefficients)), top)])
 
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -271,3 +275,12 @@ def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str
 def _quantiles(values: Sequence[float | None]) -> list[float] | None:
     known = [value for value in values if value is not None]
     return [float(value) for value in np.quantile(known, QUANTILES)] if known else None
+
+
+def quantile_names() -> list[str]:
+    """Names of the columns of `Diff.spreads`."""
+    return ["median" if quantile == 0.5 else f"{quantile:.0%}" for quantile in QUANTILES]
+
+
+def _called(label: int, probability: float, names: Sequence[str] | None) -> str:
+    return f"{printable(called(label, names)):.23} {probability:.3f}"

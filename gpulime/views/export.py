@@ -32,14 +32,7 @@ FORMULAS = ("=", "+", "-", "@", "\t", "\r", "'")  # the quote too: then removing
 
 @dataclass(frozen=True)
 class Exported:
-    """The result of an export.
-
-    Attributes
-    ----------
-    images : int, images that were written
-    damaged : image_id -> reason, for images that were skipped because of damaged rows
-    without_picture : int, written images without a picture, so with transparent overlays
-    """
+    """Number of written images, reasons for images skipped because of damaged rows, and images with transparent overlays."""
 
     images: int
     damaged: dict[str, str]
@@ -54,17 +47,9 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     begins with ``= + - @``, a tab, a carriage return or a quote has a quote before it, so that no spreadsheet
     runs it as a formula; remove one leading quote to get the text back.
 
-    Parameters
-    ----------
-    run : Path
-        The run directory.
-    ids : sequence of str, optional
-        Images to write; by default all explained ones. Images with a damaged row are skipped.
-    to : Path
-        An empty or new folder. For each image it gets an .npz with image_id, labels (l,), predictions (l,),
-        intercepts (l,), r2 (l,), r2_loo (l,), coefficients (l, k) float32, segments (h, w) int32 and
-        heatmaps (l, h, w) float32, and for each label a PNG of its overlay: on the gray picture if there is one, else
-        transparent.
+    By default all explained images are written; those with a damaged row are skipped. Each gets an .npz with image_id,
+    labels (l,), predictions (l,), intercepts (l,), r2 (l,), r2_loo (l,), coefficients (l, k) float32, segments (h, w) int32 and
+    heatmaps (l, h, w) float32, and for each label a PNG of its overlay: on the gray picture if there is one, else transparent.
 
     Raises
     ------

@@ -461,7 +461,7 @@ def test_a_report_of_a_python_run_is_not_spoilt(tmp_path):
     with pytest.raises(gpulime.GpulimeError, match=r"made from Python.*report\.html would lose its pictures"):
         from_config.report(tmp_path / "run")
     (tmp_path / "run" / "report.html").unlink()
-    assert "picture not at hand" in from_config.report(tmp_path / "run").read_text()
+    assert "no picture" in from_config.report(tmp_path / "run").read_text()
 
 
 def test_a_seed_that_the_store_cannot_hold_is_refused_first(tmp_path):

@@ -156,7 +156,6 @@ def test_the_head_sums_up_the_run(shown):
         "Explained": "3",
         "Failed": "6",
         "Samples per image": "1,000",
-        "Model": "efficientnet-lite0",
     }
 
 
@@ -250,7 +249,7 @@ def test_the_title_says_which_model_and_when(tmp_path, monkeypatch):
 def test_a_picture_that_cannot_be_had_leaves_a_plain_ground(tmp_path):
     shown = show(tmp_path, explained("gone", HALVES, [1, 0, 0]))
     assert shown.source.count("data:image/jpeg") == 0
-    assert "picture not at hand" in shown.all("article")[0]["text"]
+    assert "no picture" in shown.all("article")[0]["text"]
 
 
 def index(shown):

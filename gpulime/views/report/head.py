@@ -6,7 +6,6 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -30,60 +29,11 @@ TOP = pa.schema(
 SCORES = {"r2_loo": "R² left out", "r2": "R² fitted"}  # names of the scores on a page
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Values of an explained image for filters and sorting; ``right`` is None if unknown."""
-
-    name: str
-    label: int
-    prediction: float
-    r2: float | None
-    r2_loo: float | None
-    right: bool | None
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bin of the scores: its bounds in words, its images, its height in [0, 1]."""
-
-    bounds: str
-    count: int
-    height: float
-
-
-@dataclass(frozen=True)
-class Head:
-    """The head of a page.
-
-    ``score`` is the column in ``scores``; ``medians`` are the medians of all scores, in words.
-    """
-
-    facts: list[tuple[str, str]]
-    scores: list[Bar]
-    score: str
-    medians: list[str]
-    settings: list[tuple[str, str]]
-    versions: list[tuple[str, str]]
-
-
 def with_top(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
-    """Replace the columns `TOP_OF` by values of the most probable label; null if a row has none.
+    """Replace the columns `TOP_OF` by those of `TOP`: values of the most probable label; null if a row has none.
 
-    If the model's own class is not known (`row.prediction`), right and wrong are null.
-
-    Parameters
-    ----------
-    rows : pyarrow.Table
-        With the columns `TOP_OF`; labels null or empty in rows without a label. They become Python objects, so pass a few
-        hundred at a time.
-    manifest : mapping
-        ``run.json``.
-
-    Returns
-    -------
-    pyarrow.Table
-        With the columns of `TOP`: the label, its prediction, its R2 fitted and left out, and true if the model's own class is
-        the target.
+    ``right`` is true if the model's own class is the target, and null if that class is not known (`row.prediction`). Rows
+    become Python objects, so pass a few hundred at a time; ``manifest`` is ``run.json``.
     """
     tops = pa.Table.from_pylist([_top(row, manifest) for row in rows.select(TOP_OF).to_pylist()], TOP)
     return pa.table({name: rows[name] for name in rows.column_names if name not in TOP_OF} | {n: tops[n] for n in TOP.names})
@@ -97,12 +47,6 @@ def _top(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     right = None if row["target"] is None or found is None else found[0] == row["target"]
     scores = {name: score(row[name][top]) if row[name] else None for name in SCORES}
     return {"label": row["labels"][top], "prediction": row["pred_probs"][top], "right": right, **scores}
-
-
-def entries(images: pa.Table) -> list[Entry]:
-    """An entry per explained image, in the order of the rows of `with_top`."""
-    names = images["image_id"].to_pylist()
-    return [Entry(*facts) for facts in zip(names, *(images[name].to_pylist() for name in TOP.names), strict=True)]
 
 
 def known_right(images: pa.Table) -> list[bool]:
@@ -122,36 +66,29 @@ def leading_score(images: pa.Table) -> str:
     return next((name for name in SCORES if images[name].null_count < len(images)), "r2_loo")
 
 
-def head(rows: pa.Table, manifest: Mapping[str, Any], corrupt: int = 0) -> Head:
-    """Sum up a run.
+def head(rows: pa.Table, manifest: Mapping[str, Any], corrupt: int = 0) -> dict[str, Any]:
+    """Sum up a run, whose rows are those of `with_top`; ``corrupt`` result files are skipped.
 
-    Parameters
-    ----------
-    rows : pyarrow.Table
-        All of them, from `with_top`, with status, n_samples, segmenter and n_segments.
-    manifest : mapping
-        ``run.json``.
-    corrupt : int
-        Result files that are skipped.
+    ``score`` is the column in ``scores``, the bins of a histogram; ``medians`` are the medians of all scores, in words.
     """
     explained = rows.filter(pc.equal(rows["status"], "ok"))
     leading = leading_score(explained)
-    medians = {name: median(explained, column) for column, name in SCORES.items()}
-    return Head(
-        facts=_facts(rows, explained, manifest, corrupt),
-        scores=_histogram(explained[leading].drop_null().to_pylist()),
-        score=leading,
-        medians=[
-            said(value) if name == SCORES[leading] else f"{name} {said(value)}"
-            for name, value in medians.items()
+    medians = {column: median(explained, column) for column in SCORES}
+    return {
+        "facts": _facts(rows, explained, corrupt),
+        "scores": _histogram(explained[leading].drop_null().to_pylist()),
+        "score": leading,
+        "medians": [
+            said(value) if column == leading else f"{SCORES[column]} {said(value)}"
+            for column, value in medians.items()
             if value is not None
         ],
-        settings=[(name, _plain(value)) for name, value in manifest.get("fixed", {}).items()],
-        versions=[(name, str(value)) for name, value in manifest.get("versions", {}).items()],
-    )
+        "settings": [(name, _plain(value)) for name, value in manifest.get("fixed", {}).items()],
+        "versions": [(name, str(value)) for name, value in manifest.get("versions", {}).items()],
+    }
 
 
-def _facts(rows: pa.Table, explained: pa.Table, manifest: Mapping[str, Any], corrupt: int) -> list[tuple[str, str]]:
+def _facts(rows: pa.Table, explained: pa.Table, corrupt: int) -> list[tuple[str, str]]:
     known = known_right(explained)
     samples = sorted(rows["n_samples"].unique().to_pylist())
     segmenters = {name.partition("(")[0] for name in explained["segmenter"].unique().to_pylist() if name is not None}
@@ -165,18 +102,18 @@ def _facts(rows: pa.Table, explained: pa.Table, manifest: Mapping[str, Any], cor
         "Accuracy": f"{100 * sum(known) / len(known):.1f} % ({sum(known):,} of {len(known):,})" if known else "",
         "Samples per image": ", ".join(f"{count:,}" for count in samples),
         "Segments per image": f"{segments}, {', '.join(sorted(segmenters))}" if segments else "",
-        "Model": str(manifest.get("model", "")),
     }
     return [(term, value) for term, value in facts.items() if value]
 
 
-def _histogram(scores: Sequence[float]) -> list[Bar]:
+def _histogram(scores: Sequence[float]) -> list[dict[str, Any]]:
+    """The bins, from below 0: bounds in words, number of images, height in [0, 1]."""
     if not scores:
         return []
     counts = Counter(-1 if value < 0 else min(int(value * BINS), BINS - 1) for value in scores)
     highest = max(counts.values())
     words = {-1: "below 0", **{i: f"{i / BINS:.2f} to {(i + 1) / BINS:.2f}" for i in range(BINS)}}
-    return [Bar(bounds, counts[i], counts[i] / highest) for i, bounds in words.items()]
+    return [{"bounds": bounds, "count": counts[i], "height": counts[i] / highest} for i, bounds in words.items()]
 
 
 def _plain(value: Any) -> str:

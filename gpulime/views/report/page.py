@@ -22,7 +22,7 @@ from gpulime.runs.store import shards, store, validate
 from gpulime.runs.store.atomic import publish_pieces
 from gpulime.runs.store.row_index import Places
 from gpulime.views.report.card import card
-from gpulime.views.report.head import SCORES, TOP, TOP_OF, entries, head, with_top
+from gpulime.views.report.head import SCORES, TOP, TOP_OF, head, with_top
 from gpulime.views.report.template import template, visible
 
 PAGE = "report.html"
@@ -39,19 +39,8 @@ HERE = Path(__file__).parent
 def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_names: Sequence[str] | None) -> Path:
     """Write ``report.html`` of a run, and ``report-2.html`` ... beyond 500 images; all are self-contained.
 
-    Parameters
-    ----------
-    run : Path
-        The run directory.
-    picture : callable
-        row -> the model's input as a picture, or None if it is missing.
-    class_names : sequence of str, optional
-        The names of the model's classes; without them labels are shown as numbers.
-
-    Returns
-    -------
-    Path
-        The first page.
+    ``picture`` turns a row into the model's input as a picture, or None if it is missing. Without ``class_names`` labels are
+    shown as numbers. Returns the first page.
     """
 
     def named(label: int) -> str:
@@ -69,7 +58,7 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
         "subtitle": _subtitle(rows, manifest),
         "eager": MOST_EAGER,
         "head": summary,
-        "score": SCORES[summary.score],
+        "score": SCORES[summary["score"]],
         "failures": _failures(rows),
         "config_hash": manifest.get("config_hash"),
         "output": "Output" if manifest.get("fixed", {}).get("lime.activation", "softmax") is None else "Probability",
@@ -89,7 +78,7 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
                 card(row, picture(row), named, is_right) for row, is_right in zip(map(places.row, shown), right, strict=True)
             ),
             here=len(shown),
-            index=_index(images, summary.score, start, len(shown), named),
+            index=_index(images, summary["score"], start, len(shown), named),
             **shared,
         )
         publish_pieces(run, page_name(number), (piece.encode("utf-8", "backslashreplace") for piece in html))
@@ -134,8 +123,9 @@ def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[
     ``first`` and ``start`` are the positions in the run of the first listed and the first shown image.
     """
     whole = len(images) <= (MOST_INDEXED if start else MOST_INDEXED_FIRST)
-    known = entries(images if whole else images.slice(start, here))
-    labels = sorted({image.label for image in known})
+    listed = images if whole else images.slice(start, here)
+    columns = (listed[name].to_pylist() for name in ("image_id", "label", "prediction", score, "right"))
+    rows = list(zip(*columns, strict=True))
     return {
         "first": 0 if whole else start,
         "start": start,
@@ -143,17 +133,17 @@ def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[
         "total": len(images),
         "whole": whole,
         "first_page_is_whole": len(images) <= MOST_INDEXED_FIRST,
-        "classes": {label: visible(named(label)) for label in labels},
-        "targets": any(image.right is not None for image in known),
+        "classes": {label: visible(named(label)) for label in sorted({row[1] for row in rows})},
+        "targets": any(row[4] is not None for row in rows),
         "images": [
             [
-                visible(image.name),
-                image.label,
-                round(image.prediction, 4),
-                None if (r2 := getattr(image, score)) is None else round(r2, 3),
-                None if image.right is None else int(image.right),
+                visible(name),
+                label,
+                round(prediction, 4),
+                None if r2 is None else round(r2, 3),
+                None if right is None else int(right),
             ]
-            for image in known
+            for name, label, prediction, r2, right in rows
         ],
     }
 

@@ -103,7 +103,7 @@ def test_the_command_says_what_it_left_out_and_how_many_have_no_picture(tmp_path
     assert said.out == f"2 images: {tmp_path / 'to' / 'index.csv'}\n"
     first, second = said.err.splitlines()
     assert first.startswith("gpulime: image 'bad\\n' is left out, its row is damaged: seg must be a zlib stream")
-    assert second == "2 without a picture at hand: their overlays are transparent, to lay over any picture"
+    assert second == "2 images have no picture: their overlays are transparent, to lay over any picture"
 
 
 def test_whole_rows_stay_as_they_are(tmp_path, monkeypatch):
