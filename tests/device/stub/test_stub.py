@@ -1,0 +1,63 @@
+"""Launches, waits and allocations of flights under the real CUDA build of PyTorch, over a CUDA that does nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.device.stub import library
+
+pytestmark = pytest.mark.pretend
+
+# The most launches for 16 images with 1000 samples, in model batches of 500: to prepare them, in a flight from its first model
+# batch to its solved fit, and for a further batch. Copies and calls of CUDA's libraries count as launches; this model has none.
+MOST = {
+    ("grid", None): {"prepare": 72, "flight": 340, "batch": 4},
+    ("grid", 10): {"prepare": 72, "flight": 401, "batch": 4},
+    ("slic", None): {"prepare": 98, "flight": 340, "batch": 4},
+    ("slic", 10): {"prepare": 98, "flight": 401, "batch": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """Counts of each case; all of them are made in one process."""
+    if (reason := library.missing()) is not None:
+        pytest.skip(reason)
+    folder = library.build(tmp_path_factory.mktemp("stub"))
+    asked = [{"ask": "calls", "segments": segments, "num_features": few} for segments, few in MOST]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.device.stub.flights"],
+        cwd=folder,
+        env=library.environment(folder, library.ROOT),
+        input="".join(json.dumps(one) + "\n" for one in asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(MOST, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.fixture(params=MOST, ids=str)
+def case(request):
+    return request.param
+
+
+def test_the_host_waits_for_nothing_from_the_first_model_batch_to_the_solved_fit(case, counted):
+    assert counted[case]["waits"] == {}
+    assert counted[case]["waits of fetching"]  # so a wait would have been seen
+
+
+def test_only_the_first_flight_makes_memory(case, counted):
+    assert counted[case]["allocations"] == {}
+    assert {"cudaMalloc", "cudaHostAlloc"} <= set(counted[("grid", None)]["allocations of the first"])
+
+
+def test_a_flight_and_a_further_batch_take_few_launches(case, counted):
+    found = {part: counted[case][part] for part in MOST[case]}
+    above = {part: (count, MOST[case][part]) for part, count in found.items() if not 0 < count <= MOST[case][part]}
+    assert not above, f"launches, and the most that are recorded: {above}"
