@@ -172,8 +172,9 @@ def test_strided_images(host):
     assert torch.equal(slic(images, n_segments=20), slic_reference(images.contiguous(), n_segments=20))
 
 
-@pytest.mark.parametrize("c", [4, 26, 27, 31, 70])
+@pytest.mark.parametrize("c", [4, 27, 70])
 def test_many_channels(c, host):
+    """The last that are held in registers, the first with few centres in shared memory, and sums in three rounds of a warp."""
     images = image("blocks", 20, 30, c)
     assert torch.equal(slic(images, n_segments=50), scikit(images, n_segments=50))
 

@@ -97,6 +97,10 @@ def ahead(request, monkeypatch):
     return request.param
 
 
+# Tests of what does not depend on it.
+at_once = pytest.mark.parametrize("ahead", [0], ids=["at once"], indirect=True)
+
+
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     """The run of a model that does not fail."""
@@ -150,6 +154,7 @@ def test_a_model_that_writes_into_its_rows_is_given_fewer_too(tmp_path):
     assert rows_of(tmp_path).keys() == {str(i) for i in range(12)}
 
 
+@at_once
 @pytest.mark.filterwarnings("ignore:out of memory")
 def test_no_memory_for_any_image_ends_the_run_after_a_hundred(tmp_path):
     with pytest.raises(
@@ -175,6 +180,7 @@ def test_failures_of_every_kind_count_until_an_image_is_explained(most, rows, tm
     assert len(rows_of(tmp_path)) == rows
 
 
+@at_once
 @pytest.mark.parametrize("most", [0, 2.5])
 def test_a_run_cannot_end_after_no_failures(most, tmp_path):
     with pytest.raises(gpulime.GpulimeError, match="max_failures_in_a_row must be"):
@@ -204,7 +210,7 @@ def leaves(picture):
     return sys.exit(0) if round(float(picture[0, 0, 2]) / SIXTEENTH) == 4 else np.indices(picture.shape[:2]).sum(0) // 8
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("workers", "ahead"), [(0, 0), (0, 1), (1, 0)], indirect=["ahead"])
 @pytest.mark.parametrize(
     ("model", "dataset", "settings", "kind"),
     [
@@ -316,6 +322,7 @@ LOST = [
 ]
 
 
+@at_once
 @pytest.mark.parametrize("error", LOST, ids=lambda error: str(error).partition("\n")[0])
 def test_each_error_of_a_lost_device_ends_the_run(error, tmp_path):
     model = Model((5,), error)
@@ -368,8 +375,7 @@ def test_the_model_has_the_next_images_before_the_last_ones_are_fetched(ahead, t
     assert seen == (overlapping if ahead else ["forward", "fetch"] * 4)
 
 
-@pytest.mark.parametrize("rows", [20, 60, 120], ids="flights of {} rows".format)
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("workers", "rows"), [(0, 20), (0, 60), (0, 120), (1, 60)])
 def test_a_stop_loses_nothing_that_is_finished(workers, rows, ahead, tmp_path, monkeypatch):
     monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", rows)
     model = Model()
@@ -438,23 +444,23 @@ def test_what_was_in_hand_when_a_device_was_lost_comes_last_and_by_itself(tmp_pa
 
 
 class TwoMarked(Marked):
-    """Only numbers 3 and 55 have the mark of 14."""
+    """Only numbers 3 and 25 have the mark of 14."""
 
     def __getitem__(self, i):
         image = super().__getitem__(i)
-        image[2] = 15 * SIXTEENTH if i in (3, 55) else SIXTEENTH
+        image[2] = 15 * SIXTEENTH if i in (3, 25) else SIXTEENTH
         return image
 
 
 def test_images_far_apart_that_cost_the_device_are_found_one_after_the_other(tmp_path):
     calls = 0
-    while len(store.done(tmp_path)) < 60:
+    while len(store.done(tmp_path)) < 30:
         calls += 1
         assert calls < 10
         with suppress(DeviceLostError):
-            explain(Model((14,), LOST[1]), tmp_path, TwoMarked(60), n_samples=80, batch_size=20)
+            explain(Model((14,), LOST[1]), tmp_path, TwoMarked(30), n_samples=80, batch_size=20)
     errors = {name: row["error_type"] for name, row in rows_of(tmp_path).items() if row["status"] == "error"}
-    assert errors == {"3": "device", "55": "device"}
+    assert errors == {"3": "device", "25": "device"}
     assert calls <= 5, "two for each, and one for the rest"
 
 
