@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["GPULIME_CACHE"] = "off"  # for code that runs before a test begins
 
 import functools
+import gc
 import itertools
 
 import probes
@@ -50,6 +51,13 @@ def _sources_read_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(code, "_source", functools.cache(code._source))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_garbage_of_others():
+    """Collect once a file: all that is imported takes a second to search, which clocks and forks would spend each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 
 import pytest
@@ -15,14 +14,6 @@ from benchmarks.setups import Setup
 SETUP = Setup("28x28 CNN", n=1, s=80, b=40)
 SAVED = ["--tiny", "--save", "--repeats", "1", "--model", "28x28 CNN"]
 HERE = [rung for rung in RUNGS if rung.on in ("", "cpu") and rung.name != "compile"]
-
-
-@pytest.fixture(autouse=True)
-def _no_garbage_of_others():
-    """The clock collects garbage before each run, and other tests leave much to search."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def climb(*ladder, repeats=1):

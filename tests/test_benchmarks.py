@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 from dataclasses import replace
@@ -33,14 +32,6 @@ ENTRY = Entry(
     ours=Side("gpulime", engine),
     repeats=2,
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_garbage_of_others():
-    """The clock collects garbage before each run, and other tests leave much to search."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 
 import numpy as np
@@ -20,14 +19,6 @@ from benchmarks.sides import Side, definition, engine, segment_means
 
 SETUP = Setup("few pixels", n=2, s=200, b=50, sampler="lime")
 PACKAGES = {"lime": "lime", "captum Lime": "captum", "captum KernelShap": "captum", "shap Partition": "shap"}
-
-
-@pytest.fixture(autouse=True)
-def _no_garbage_of_others():
-    """The clock collects garbage before each run, and other tests leave much to search."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def here(peer):
