@@ -122,6 +122,16 @@ def memory_format(images: torch.Tensor) -> torch.memory_format:
     return torch.contiguous_format if plain else torch.channels_last
 
 
+def filled(rows: torch.Tensor, b: int) -> torch.Tensor:
+    """Pad rows to b by repeating the first, in the memory format of ``rows``."""
+    if len(rows) == b:
+        return rows
+    full = torch.empty((b, *rows.shape[1:]), dtype=rows.dtype, device=rows.device, memory_format=memory_format(rows))
+    full[: len(rows)] = rows
+    full[len(rows) :] = rows[:1]
+    return full
+
+
 def read_here(kept: torch.Tensor) -> torch.Tensor:
     """Prepare a tensor made on another stream for reading on torch's current one.
 

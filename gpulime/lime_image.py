@@ -21,6 +21,7 @@ from gpulime import labels as classes
 from gpulime.device import exact
 from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.flight import Flight
+from gpulime.engine.masked import Wanted
 from gpulime.engine.selection import SELECTIONS
 from gpulime.engine.settings import Settings
 from gpulime.engine.surrogate import Moments, solved
@@ -233,10 +234,9 @@ class LimeImageExplainer:
                 BatchSize(batch_size),
                 prepare=lambda i: self._prepare(np.asarray(images[i]), call),
                 flight=lambda i, one: Flight(
-                    lime_rows.masked(i, one.image, one.segments, hide_color, predictor),
+                    lime_rows.masked(i, one.image, one.segments, hide_color, predictor, _Labels(prepared=one, call=call)),
                     num_samples,
-                    one.draw,
-                    choose_labels=lambda outputs: _choose_labels(one, outputs, call),
+                    torch.from_numpy(one.masks.astype(bool))[None].to(predictor.device(torch.empty(0))),
                     ahead_bytes=AHEAD_BYTES,
                 ),
                 solve=lambda one, flight: self._solve(one, flight, call),
@@ -284,7 +284,7 @@ class LimeImageExplainer:
         check(weights.shape == distances.shape, f"kernel must return weights (s,) = {distances.shape}; got {weights.shape}")
         sound = bool(np.isfinite(weights).all() and (weights >= 0).all() and weights.any())
         check(sound, "kernel must return finite weights of 0 or more, not all 0")
-        outputs = flight.outputs
+        outputs = flight.outputs()
         bad = int((~outputs.isfinite()).any(-1).sum())
         check(bad == 0, f"classifier_fn's output was NaN or infinite for {bad} of {call.num_samples} samples")
         masks = torch.from_numpy(one.masks.astype(bool))[None].to(outputs.device)
@@ -352,11 +352,19 @@ def _quickshift(image: Array) -> Array:
     return Quickshift()(image.repeat(3, axis=2) if image.shape[2] == 1 else image)
 
 
-def _choose_labels(one: Prepared, outputs: Tensor, call: _Call) -> Tensor:
-    """Choose the labels (1, l): the most probable classes, in NumPy's order as in lime, or the given labels."""
-    first = outputs[0].detach().cpu().numpy()
-    classes = len(first)
-    one.labels = np.argsort(first)[-call.top_labels :][::-1].tolist() if call.top_labels else list(call.labels)
-    beyond = [label for label in one.labels if not -classes <= label < classes]
-    check(not beyond, f"labels must be below the number of classes, {classes}; got {beyond}")
-    return torch.tensor([[label % classes for label in one.labels]], device=outputs.device)
+@dataclass(frozen=True, kw_only=True)
+class _Labels(Wanted):
+    """The labels of one image: the most probable classes, in NumPy's order as in lime, or the given ones."""
+
+    prepared: Prepared
+    call: _Call
+
+    def choose(self, outputs: Tensor, top_labels: int, one: str = "image") -> Tensor:
+        """Choose the labels (1, l) from the outputs (1, classes) for the whole image, and note them in lime's own form."""
+        first = outputs[0].detach().cpu().numpy()
+        classes, top = len(first), self.call.top_labels
+        labels = np.argsort(first)[-top:][::-1].tolist() if top else list(self.call.labels)
+        beyond = [label for label in labels if not -classes <= label < classes]
+        check(not beyond, f"labels must be below the number of classes, {classes}; got {beyond}")
+        self.prepared.labels = labels
+        return torch.tensor([[label % classes for label in labels]], device=outputs.device)

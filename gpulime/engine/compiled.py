@@ -1,7 +1,7 @@
 """Compile the model by torch.compile, for few batch sizes; fall back to the model itself if it cannot be compiled.
 
 Only the model is compiled, not the op that writes its rows (`gpulime.ops.masked_images`). A batch that spans two flights calls
-the op several times, and the number of segments, so the shape of the masks, changes from flight to flight. Each would need its
+the op several times, and the number of parts, so the shape of the masks, changes from flight to flight. Each would need its
 own graph, or one with dynamic sizes, which CUDA graphs do not support. The op's kernel is a single launch. Even with all sizes
 fixed, one graph of both takes longer on a CPU (``benchmarks.run --only op_compiled_bfloat16``).
 """
@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpulime.device import memory_format as memory_format_of
-from gpulime.device import out_of_memory
+from gpulime.device import filled, out_of_memory
 from gpulime.engine import freezing
 from gpulime.engine.outputs import read
 from gpulime.errors import GpulimeError, unknown
@@ -128,7 +127,7 @@ class Compiled:
             self.limit = reached[0]
             warnings.warn(
                 "the model is compiled for no more shapes of its rows, or models of its class, and runs uncompiled for others, "
-                f"since torch._dynamo.{self.limit}: bring the images to fewer sizes, or raise that limit first",
+                f"since torch._dynamo.{self.limit}: bring the inputs to fewer sizes, or raise that limit first",
                 stacklevel=3,
             )
 
@@ -153,14 +152,3 @@ def _limits() -> Iterator[list[str]]:
         yield reached
     finally:
         log.removeFilter(listen)
-
-
-def filled(rows: Tensor, b: int) -> Tensor:
-    """Pad rows to b by repeating the first, in the memory format of ``rows``."""
-    if len(rows) == b:
-        return rows
-    shape, memory_format = (b, *rows.shape[1:]), memory_format_of(rows)
-    full = torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=memory_format)
-    full[: len(rows)] = rows
-    full[len(rows) :] = rows[:1]
-    return full

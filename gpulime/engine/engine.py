@@ -1,32 +1,34 @@
-"""Engine: explains inputs of any kind, in flights that pass through one queue."""
+"""Engine: explains inputs of any kind, in flights that pass through one queue, and fits each flight's surrogates."""
 
 from __future__ import annotations
 
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from gpulime.engine import fit
+from gpulime import device as devices
 from gpulime.engine.batch_size import BatchSize
-from gpulime.engine.flight import Flight
+from gpulime.engine.flight import MASK_ENTRIES, Flight
 from gpulime.engine.masked import Masked, Masker
 from gpulime.engine.masks import Sampler
 from gpulime.engine.model import Predictor
 from gpulime.engine.proximity import proximity
 from gpulime.engine.queue import Queue
 from gpulime.engine.settings import Settings
-from gpulime.engine.surrogate import check_memory
-from gpulime.errors import check
+from gpulime.engine.surrogate import Moments, Samples, check_memory, solved
+from gpulime.errors import check, stage
 from gpulime.explanations.batch import Explanations
 
 E = TypeVar("E", bound=Explanations)  # the explanations of one kind of inputs
 # Rows of a flight, about; its inputs finish together. Few on a CPU, so that the first results come early.
 FLIGHT_ROWS = defaultdict(lambda: 2**14, cpu=2**10)
+FIT_ENTRIES = 2**24  # entries of Gram matrices, and of outputs, of the inputs that are fitted at once, to bound memory
+LARGEST = 1e30  # larger outputs count as infinite: results are kept in float32, and a fit sums squares of outputs
+FITTED = ("coefficients", "intercepts", "scores", "scores_loo", "spreads", "local_predictions")
 
 
 class Engine(Generic[E]):
@@ -64,9 +66,7 @@ class Engine(Generic[E]):
         for inputs in self.masker.masked(batch):
             self._check(inputs)
             for piece in _pieces(inputs, self.n_samples):
-                draw = partial(piece.draw, self.sampler)
-                choose = partial(piece.wanted.choose, top_labels=self.top_labels, one=piece.one)
-                yield Flight(piece, self.n_samples, draw, choose)
+                yield Flight(piece, self.n_samples, self.sampler, self.top_labels)
 
     def queue(self, progress: Callable[[int], object] | None = None) -> Queue[E]:
         """Make an empty queue; ``put`` the flights from `prepare`, and ``finish`` it after the last."""
@@ -74,16 +74,15 @@ class Engine(Generic[E]):
 
     def solve(self, flight: Flight) -> E:
         """Fit the surrogates of a flight with complete outputs."""
-        return cast(E, flight.inputs.explained(fit.solve(flight, self.settings)))
+        return cast(E, flight.inputs.explained(solve(flight, self.settings)))
 
     def explained(self, batch: Any) -> Iterator[E]:
         """Explain a single batch, without waiting for another to fill its last rows; ``len(batch)`` is its number of inputs."""
         queue = self.queue()
-        flights = self.prepare(batch)
-        last = next(flights, None)  # raises if the inputs are invalid, before any row is announced
+        flights = self._announced(batch)
+        last = next(flights, None)
         if last is None:
             return
-        self.predictor.announce(len(batch) * self.n_samples)
         for flight in flights:
             yield from queue.put(last)
             last = flight
@@ -96,7 +95,7 @@ class Engine(Generic[E]):
         ----------
         batches : iterable of batches, as for `prepare`
         progress : callable, optional
-            Called with the number of rows after each model batch.
+            Called with the number of rows after each model batch, while the model is in eval mode.
 
         Yields
         ------
@@ -105,23 +104,31 @@ class Engine(Generic[E]):
         """
         queue = self.queue(progress)
         for batch in batches:
-            for flight in self.prepare(batch):
+            for flight in self._announced(batch):
                 yield from queue.put(flight)
         yield from queue.finish()
 
     def predicted(self, batch: Any, masks: Tensor) -> Iterator[Tensor]:
         """Outputs (n, s, l) of a batch for its labels and given masks (n, s, k) bool, without a fit; a few inputs at a time."""
-        queue = Queue(self.predictor, self.batch_size, lambda flight: flight.outputs)
+        queue = Queue(self.predictor, self.batch_size, Flight.outputs)
+        self.predictor.announce(len(masks) * masks.shape[1])
         done = 0
         for inputs in self.masker.masked(batch):
             fits = f"masks must be (n, s, k) with k of {inputs.most} {inputs.parts} or more; got {tuple(masks.shape)}"
             check(masks.shape[2] >= inputs.most, fits)
             for piece in _pieces(inputs, masks.shape[1]):
                 given = _widened(masks[done : done + len(piece)].to(piece.keys.device), piece.k)
-                choose = partial(piece.wanted.choose, top_labels=self.top_labels, one=piece.one)
-                yield from queue.put(Flight(piece, masks.shape[1], partial(_picked, given), choose))
+                yield from queue.put(Flight(piece, masks.shape[1], given, self.top_labels))
                 done += len(piece)
         yield from queue.finish()
+
+    def _announced(self, batch: Any) -> Iterator[Flight]:
+        """Flights of a batch; once the first one is there, and so the inputs are valid, the batch's rows are announced."""
+        for i, flight in enumerate(self.prepare(batch)):
+            if i == 0:
+                alone = 1 if flight.inputs.shared else len(batch)
+                self.predictor.announce(len(batch) + alone * (self.n_samples - 1))
+            yield flight
 
     def _check(self, inputs: Masked) -> None:
         """Fail before any forward if a fit is impossible; warn once if only the penalty makes it possible."""
@@ -136,7 +143,7 @@ class Engine(Generic[E]):
                 self._warned = True
                 more = f"not above k = {k} {inputs.parts}: coefficients depend on the ridge penalty alpha"
                 warnings.warn(f"{few} is {more}; take at least 2 k = {2 * k} samples", stacklevel=2)
-        check_memory(k, inputs.keys.device)
+        check_memory(k, inputs.keys.device, inputs.one, inputs.parts)
         if not self._tried and (callable(self.settings.kernel) or callable(self.settings.distance)):
             self._tried = True  # test the user's kernel and distance with two masks
             proximity(torch.ones(1, 2, k, dtype=torch.bool), torch.tensor([k]), self.settings)
@@ -152,10 +159,53 @@ def _pieces(inputs: Masked, n_samples: int) -> Iterator[Masked]:
         yield inputs.part(slice(start, start + size))
 
 
-def _picked(masks: Tensor, index: Tensor, samples: Tensor) -> Tensor:
-    return masks[index, samples]
-
-
 def _widened(masks: Tensor, k: int) -> Tensor:
     """Pad or cut masks to (n, s, k); columns beyond an input's parts have no meaning."""
     return masks[..., :k] if masks.shape[-1] >= k else torch.nn.functional.pad(masks, (0, k - masks.shape[-1]))
+
+
+@stage("surrogate")
+def solve(flight: Flight, settings: Settings) -> dict[str, Tensor]:
+    """Fit the surrogates of a flight with complete outputs, a few inputs at a time.
+
+    Returns
+    -------
+    The tensors of `gpulime.explanations.batch.Explanations` by name; NaN for an input with a non-finite output.
+    """
+    counts, k = flight.inputs.counts, flight.inputs.k
+    l = flight.labels.shape[1]
+    together = max(1, min(FIT_ENTRIES // (k * k * l), FIT_ENTRIES // (flight.n_samples * l)))
+    inputs, drawn = torch.arange(len(counts), device=counts.device).split(together), flight.masks
+    with devices.exact(counts.device):
+        pieces = [_fit(flight, settings, drawn, index) for index in inputs]
+    found = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return found | {
+        "labels": flight.labels,
+        "predictions": flight.first.clone(),
+        "predicted": flight.predicted,
+        "predicted_probs": flight.predicted_probs,
+        "counts": counts,
+    }
+
+
+def _fit(flight: Flight, settings: Settings, drawn: Tensor | None, index: Tensor) -> dict[str, Tensor]:
+    """Fit the inputs (m,) int64 of a flight; masks that were not ``drawn`` before, (n, s, k), are drawn again."""
+    inputs, outputs = flight.inputs, flight.outputs(index)
+    counts, k = inputs.counts[index], inputs.k
+    x0 = None if inputs.origin is None else inputs.origin[index]
+    finite = outputs.abs() <= LARGEST  # not NaN
+    outputs = outputs.masked_fill(~finite, 0.0)
+
+    def samples(rows: Tensor) -> Samples:
+        masks = flight.draw(index[:, None], rows) if drawn is None else drawn[index[:, None], rows]
+        regressors = inputs.regressors(index[:, None], rows, masks)
+        return regressors, outputs[:, rows], proximity(regressors, counts, settings, x0)
+
+    pieces = torch.arange(flight.n_samples, device=index.device).split(max(1, MASK_ENTRIES // (k * len(index))))
+    fitted = solved(Moments(counts, k, outputs[:, 0], x0), pieces, samples, settings)
+    non_finite = (~finite.all(-1)).sum(1)
+
+    def known(values: Tensor) -> Tensor:
+        return values.masked_fill((non_finite > 0).view(-1, *[1] * (values.ndim - 1)), torch.nan)
+
+    return {name: known(getattr(fitted, name)) for name in FITTED} | {"non_finite": non_finite}

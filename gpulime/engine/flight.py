@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from gpulime.engine.batch_size import Kind
 from gpulime.engine.masked import Masked
+from gpulime.engine.masks import Sampler
 from gpulime.errors import check, stage
 
 MASK_ENTRIES = 2**21  # masks drawn at once, in entries
@@ -51,8 +51,8 @@ class Flight:
     ----------
     inputs : Masked, n of them
     n_samples : int, s
-    draw : callable (index, samples), int64 tensors that broadcast to (...) -> masks (..., k) bool
-    choose_labels : callable, outputs (n, classes) for sample 0 -> labels (n, l)
+    sampler : Sampler that draws the masks, or given masks (n, s, k) bool
+    top_labels : int, classes explained per input if no labels are given
     ahead_bytes : int, bytes of rows composed ahead: composing a batch of few small rows is mostly overhead
     taken : int, places passed to the model so far
     classes : int, columns of the model's output for sample 0
@@ -60,24 +60,26 @@ class Flight:
     predicted, predicted_probs : (n,), set with ``labels``: the class with the highest output for sample 0, and that output;
         the class is -1 if the model has one output
     composed : (place, rows (b, ...)) or None, rows composed ahead, from that place on
-    kept : (places, l) float32, outputs by place; only these 4 bytes per sample and label grow with s. With a shared
-        neighbourhood, (places, n * l): every input has its own labels
+    first : (n, l), outputs for sample 0 of every input
+    rest : (n * (s - 1), l), outputs of the other places; only these 4 bytes per sample and label grow with s. With a shared
+        neighbourhood (s - 1, classes), since every input has its own labels
     """
 
     inputs: Masked
     n_samples: int
-    draw: Callable[[Tensor, Tensor], Tensor]
-    choose_labels: Callable[[Tensor], Tensor]
+    sampler: Sampler | Tensor
+    top_labels: int = 1
     ahead_bytes: int = 0
     taken: int = 0
-    first: list[Tensor] = field(default_factory=list)
+    wholes: list[Tensor] = field(default_factory=list)  # outputs for sample 0 so far
     drawn: Drawn = field(default_factory=Drawn)
     composed: tuple[int, Tensor] | None = None
     classes: int = field(init=False)
     labels: Tensor = field(init=False)
     predicted: Tensor = field(init=False)
     predicted_probs: Tensor = field(init=False)
-    kept: Tensor = field(init=False)
+    first: Tensor = field(init=False)
+    rest: Tensor = field(init=False)
 
     @property
     def n(self) -> int:
@@ -126,6 +128,13 @@ class Flight:
         others = max(1, self.n_samples - 1)
         return place.where(rest < 0, rest // others), (1 + rest % others).where(rest >= 0, 0)
 
+    @stage("masks")
+    def draw(self, index: Tensor, samples: Tensor) -> Tensor:
+        """Masks (..., k) bool of inputs and samples, int64 tensors that broadcast to (...)."""
+        if isinstance(self.sampler, Tensor):
+            return self.sampler[index, samples]
+        return self.inputs.draw(self.sampler, index, samples)
+
     def window(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         """Input, sample (stop - start,) and mask (stop - start, k) of the places; masks are drawn for many places at a time."""
         if not self.drawn.holds(start, stop):
@@ -140,18 +149,18 @@ class Flight:
         stop = start + len(outputs)
         whole = outputs[: max(0, self.n - start)]
         if len(whole):
-            self.first.append(whole.clone())  # the model may reuse this memory for its next output
+            self.wholes.append(whole.clone())  # the model may reuse this memory for its next output
             if stop >= self.n:
-                self._begin(torch.cat(self.first))
-                self.first = []
+                self._begin(torch.cat(self.wholes))
+                self.wholes = []
         if stop > self.n:
             begin = max(start, self.n)
-            rest, out = outputs[begin - start :], self.kept[begin:stop]
+            rest, out = outputs[begin - start :], self.rest[begin - self.n : stop - self.n]
             with stage("model"):
                 same = rest.shape[1] == self.classes
                 check(same, f"the model must return (b, {self.classes}) for each batch, as at first; got {tuple(rest.shape)}")
             if self.inputs.shared:
-                out.copy_(rest[:, self.labels.flatten()])
+                out.copy_(rest)
                 return
             drawn = self.drawn.holds(begin, stop)  # False if memory ran out and the masks were drawn in halves
             index = (self.drawn.part(begin, stop) if drawn else self.pairs(begin, stop))[0]
@@ -160,32 +169,28 @@ class Flight:
     def _begin(self, first: Tensor) -> None:
         """Choose the labels from the outputs (n, classes) for sample 0 of every input."""
         self.classes = first.shape[1]
-        self.labels = self.choose_labels(first)
-        best = self.labels[:, :1] if self.inputs.wanted.top else first.argmax(1, keepdim=True)
+        wanted = self.inputs.wanted
+        self.labels = wanted.choose(first, self.top_labels, self.inputs.one)
+        best = self.labels[:, :1] if wanted.top else first.argmax(1, keepdim=True)
         self.predicted, self.predicted_probs = best[:, 0], first.gather(1, best)[:, 0]
         if first.shape[1] == 1:  # a score or a regression: there is no predicted class
             self.predicted = torch.full_like(self.predicted, -1)
-        wide = self.n if self.inputs.shared else 1
-        self.kept = first.new_empty(self.size, wide * self.labels.shape[1])
-        self.kept[: self.n, : self.labels.shape[1]] = first.gather(1, self.labels)
+        self.first = first.gather(1, self.labels)
+        self.rest = first.new_empty(self.size - self.n, self.classes if self.inputs.shared else self.labels.shape[1])
 
-    @property
-    def outputs(self) -> Tensor:
-        """Outputs (n, s, l) of a complete flight."""
-        if not self.inputs.shared:
-            return self._by_input(self.kept)
-        l = self.labels.shape[1]
-        rest = self.kept[self.n :].view(self.n_samples - 1, self.n, l)
-        return torch.cat([self.kept[: self.n, None, :l], rest.transpose(0, 1)], dim=1)
+    def outputs(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """Outputs (m, s, l) of inputs (m,) int64, by default of all, once the flight is complete."""
+        if self.inputs.shared:
+            rest = self.rest[:, self.labels[index]].transpose(0, 1)
+        else:
+            rest = self.rest.view(self.n, self.n_samples - 1, -1)[index]
+        return torch.cat([self.first[index, None], rest], dim=1)
 
     @property
     def masks(self) -> Tensor | None:
         """Masks (n, s, k) bool; None unless all of them were drawn at once."""
         if self.inputs.shared or not self.drawn.holds(0, self.size):
             return None
-        return self._by_input(self.drawn.masks)
-
-    def _by_input(self, values: Tensor) -> Tensor:
-        """Values of the places, (n * s, ...), as (n, s, ...)."""
-        others = values[self.n :].view(self.n, self.n_samples - 1, values.shape[-1])
-        return torch.cat([values[: self.n, None], others], dim=1)
+        masks = self.drawn.masks
+        others = masks[self.n :].view(self.n, self.n_samples - 1, masks.shape[-1])
+        return torch.cat([masks[: self.n, None], others], dim=1)

@@ -1,7 +1,7 @@
-"""Masks: the segments that each sample of an image shows, as a function of (seed, key, row, k).
+"""Masks: the parts that each sample of an input shows, as a function of (seed, key, row, k).
 
-Masks are a pure function without state: an image gets the same masks alone, in any batch and order, on any device and after a
-resume. Row 0 of every image shows everything.
+Masks are a pure function without state: an input gets the same masks alone, in any batch and order, on any device and after a
+resume. Row 0 of every input shows everything.
 
 References
 ----------
@@ -52,19 +52,19 @@ class Sampler(Protocol):
         Parameters
         ----------
         keys, rows, counts : int64 tensors that broadcast to (...)
-            Key of the image, number of the sample (0 shows everything) and number of segments.
+            Key of the input, number of the sample (0 shows everything) and number of parts.
         k : int
-            Columns of the masks, at least the largest count; values beyond an image's count have no meaning.
+            Columns of the masks, at least the largest count; values beyond an input's count have no meaning.
 
         Returns
         -------
-        (..., k) bool tensor, True if a segment is shown
+        (..., k) bool tensor, True if a part is shown
         """
         ...
 
 
 class Bernoulli:
-    """Shows every segment with probability 1/2, independently: LIME's distribution (`gpulime.ops.bernoulli`)."""
+    """Shows every part with probability 1/2, independently: LIME's distribution (`gpulime.ops.bernoulli`)."""
 
     name = "bernoulli"
 

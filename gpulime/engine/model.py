@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gpulime import device as devices
 from gpulime.engine import outputs as model_outputs
-from gpulime.engine.compiled import Compiled, filled
+from gpulime.engine.compiled import Compiled
 from gpulime.engine.stopwatch import Stopwatch
 from gpulime.errors import GpulimeError, check, stage, unknown
 
@@ -66,7 +66,7 @@ class Predictor:
         model_outputs.refuse_other_frameworks(model)
         check(
             callable(model),
-            f"model must be an nn.Module or a callable (b,c,h,w) -> (b,classes); got {type(model).__name__}",
+            f"model must be an nn.Module or a callable (b, ...) -> (b, classes); got {type(model).__name__}",
         )
         if not isinstance(precision, str) or precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
@@ -104,8 +104,8 @@ class Predictor:
         return None if self._compiled is None else self._compiled.seconds
 
     @stage("model")
-    def device(self, images: Tensor) -> torch.device:
-        """Device of the work: the one asked for, else the model's, else that of the images."""
+    def device(self, inputs: Tensor) -> torch.device:
+        """Device of the work: the one asked for, else the model's, else that of the inputs."""
         lazy = any(isinstance(t, nn.UninitializedParameter | nn.UninitializedBuffer) for t in self._weights())
         check(not lazy, "the model has lazy layers without weights: call it once, or load its weights first")
         home = next((t.device for t in self._weights()), None)
@@ -116,17 +116,17 @@ class Predictor:
                 same,
                 f"the model is on {home} and device={str(wanted)!r} was asked for; move it with model.to({str(wanted)!r})",
             )
-        device = home or wanted or images.device
+        device = home or wanted or inputs.device
         check(device.type in ("cpu", "cuda"), f"gpulime works on 'cpu' and 'cuda'; got {str(device)!r}: move it there with .to")
         return device
 
     @stage("model")
-    def dtype(self, images: Tensor, extra: Inputs = ()) -> torch.dtype:
+    def dtype(self, inputs: Tensor, extra: Inputs = ()) -> torch.dtype:
         """Dtype of the model's input: the reduced precision, or the dtype of its weights; of several, the first that works.
 
         Parameters
         ----------
-        images, extra : (n, c, h, w), (n, ...)
+        inputs, extra : (n, ...)
             The first of each is passed to the model if its weights do not settle the dtype.
         """
         if self.precision != torch.float32:
@@ -136,7 +136,7 @@ class Predictor:
             return (*of_weights, torch.float32)[0]
         if of_weights not in self._dtypes:
             self._dtypes[of_weights] = self._first_taken(
-                [images[:1], *(tensor[:1] for tensor in extra)], of_weights or FLOATING
+                [inputs[:1], *(tensor[:1] for tensor in extra)], of_weights or FLOATING
             )
         return self._dtypes[of_weights]
 
@@ -179,13 +179,13 @@ class Predictor:
 
     @stage("model")
     def __call__(self, rows: Tensor, full: int | None = None, extra: Inputs = ()) -> Tensor:
-        """Activated outputs of the model for (b, c, h, w) rows: (b, classes) float32, or float64 if the model's are.
+        """Activated outputs of the model for rows (b, ...): (b, classes) float32, or float64 if the model's are.
 
         If memory runs out, the rows are passed in halves, down to one: same rows, same outputs.
 
         Parameters
         ----------
-        rows : (b, c, h, w)
+        rows : (b, ...)
         full : int, optional
             Rows of a full batch, the size to compile the model for; without it the model is not compiled in this call.
         extra : tuple of tensors (b, ...)
@@ -219,12 +219,12 @@ class Predictor:
         ----------
         outputs : (b, classes)
             Outputs of the first batch.
-        ends : (2, c, h, w), (2, ...), ...
+        ends : tensors (2, ...)
             First and last row of that batch and of its extra inputs; a single row if the batch has one.
         """
         if not self._is_steady(ends):
             warnings.warn(
-                "the model gives different outputs for the same image: is dropout or BatchNorm in train mode? "
+                "the model gives different outputs for the same input: is dropout or BatchNorm in train mode? "
                 "Call model.eval() if you pass a function around a model; otherwise explanations are noise",
                 stacklevel=2,
             )
@@ -279,7 +279,7 @@ class Predictor:
         else:
             check(
                 self.activation != "softmax" or outputs.shape[1] > 1,
-                "the model returns one column, and softmax makes it 1 for every image; use activation='sigmoid'",
+                "the model returns one column, and softmax makes it 1 for every input; use activation='sigmoid'",
             )
             return outputs
         # Outside the handler, so that the failed call's tensors are gone.
@@ -320,7 +320,7 @@ class Predictor:
         b = self._exact or len(rows)
         if full is not None and self._compiled is not None and self._compiled.due and self._compiled.reason is None:
             return self._compiled(rows, self._exact or min(full, self.most), extra)
-        return model_outputs.read(self._run(*(filled(tensor, b) for tensor in (rows, *extra))), b)[: len(rows)]
+        return model_outputs.read(self._run(*(devices.filled(tensor, b) for tensor in (rows, *extra))), b)[: len(rows)]
 
     def _run(self, rows: Tensor, *extra: Tensor) -> Any:
         try:

@@ -1,15 +1,27 @@
-"""Batched weighted ridge, solved from the scatter of parts and outputs."""
+"""Batched weighted ridge, solved from the scatter of parts and outputs, and its leave-one-out errors in closed form.
+
+References
+----------
+Allen, "The relationship between variable selection and data augmentation and a method for prediction", Technometrics 1974
+(PRESS, and the closed form).
+Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a good ridge parameter", Technometrics 1979
+(the closed form with a ridge penalty).
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+# If 1 - leverage is below this, the sample determines a coefficient alone and the other samples cannot predict it.
+LEAST_FREE = 1e-10
 SURELY_REGULAR = 1e-6  # from this alpha on no system is singular, and the check is skipped
 
 
 def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Solve ``(G + alpha I) beta = c`` on the chosen segments of each label.
+    """Solve ``(G + alpha I) beta = c`` on the chosen parts of each label.
 
     Parameters
     ----------
@@ -17,16 +29,16 @@ def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> tuple[Te
 
     Returns
     -------
-    beta : (n, l, k), exactly 0 for segments that are not chosen
-    root : (n, l, k, k), or (n, 1, k, k) if all labels have the same segments: ``root' root`` is the inverse of ``G + alpha I``,
-        0 for segments that are not chosen
+    beta : (n, l, k), exactly 0 for parts that are not chosen
+    root : (n, l, k, k), or (n, 1, k, k) if all labels have the same parts: ``root' root`` is the inverse of ``G + alpha I``,
+        0 for parts that are not chosen
     """
     _, l, k = cross.shape
-    alike = l == 1 or chosen.stride(1) == 0  # expanded: all labels use the same segments and share one factorisation
+    alike = l == 1 or chosen.stride(1) == 0  # expanded: all labels use the same parts and share one factorisation
     groups = chosen[:, :1] if alike else chosen
     both = groups[..., None] & groups[..., None, :]
     eye = torch.eye(k, dtype=gram.dtype, device=gram.device)
-    # A segment that is not chosen becomes an equation of its own, 1 * beta = 0.
+    # A part that is not chosen becomes an equation of its own, 1 * beta = 0.
     system = gram[:, None] * both + eye * gram.new_tensor(1.0).where(~groups, alpha)[..., None]
     right = cross * chosen
     right = right.mT[:, None] if alike else right[..., None]
@@ -50,3 +62,42 @@ def _pinv_root(systems: Tensor) -> Tensor:
     kept = values > 1e-12 * values.amax(-1, keepdim=True)
     root: Tensor = (vectors * torch.where(kept, values, torch.inf).rsqrt()[..., None, :]).mT
     return root
+
+
+@dataclass
+class LeaveOneOut:
+    """Sum of squared leave-one-out errors (PRESS) of fitted models, summed over pieces of the samples.
+
+    The error of the model fitted without sample i is ``e_i / (1 - h_i)``: e_i is the residual of the model fitted to all
+    samples, h_i the leverage ``w_i / sum(w) + w_i d_i' (X'WX + alpha I)^-1 d_i`` of the centred mask d_i. The weights, the
+    penalty and the selected parts are kept fixed.
+
+    Attributes
+    ----------
+    weight : (n, 1, 1), sum of the samples' weights
+    mean : (n, 1, k), weighted mean of the masks
+    root : (n, l or 1, k, k), ``root' root`` is the inverse of each label's system; 1 if all labels share it
+    beta : (n, l, k), coefficients
+    intercepts : (n, l)
+    press : (n, l), weighted; NaN if a sample's leverage is 1
+    """
+
+    weight: Tensor
+    mean: Tensor
+    root: Tensor
+    beta: Tensor
+    intercepts: Tensor
+    press: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.press = torch.zeros_like(self.intercepts)
+
+    def add(self, masks: Tensor, outputs: Tensor, weights: Tensor) -> None:
+        """Add samples: masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64."""
+        x, w = masks.double(), weights[..., None]
+        residual = outputs.double() - torch.baddbmm(self.intercepts[:, None], x, self.beta.mT)
+        # One label at a time, to bound memory. Centring happens inside baddbmm, so no centred copy of the masks is made.
+        norms = [torch.baddbmm(-self.mean @ root.mT, x, root.mT).norm(dim=-1) for root in self.root.unbind(1)]
+        free = 1 - w * (torch.stack(norms, -1).square() + 1 / self.weight)
+        error = residual / free.where(free > LEAST_FREE, torch.nan)
+        self.press += (w * error.square()).sum(1)

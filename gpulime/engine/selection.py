@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from gpulime.engine.ridge import ridge
 
 if TYPE_CHECKING:
     from gpulime.engine.settings import Settings
-import torch
-from torch import Tensor
 
 SELECTIONS = ("none", "auto", "forward_selection", "highest_weights", "lasso_path")
 
 
-def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: Settings) -> Tensor:
-    """Choose the segments that each label's model may use, by lime's rules.
+def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: Settings, x0: Tensor) -> Tensor:
+    """Choose the parts that each label's model may use, by lime's rules.
+
+    ``x0`` (n or 1, k) are the regressors of sample 0: "highest_weights" compares the coefficients times these.
 
     Returns
     -------
@@ -27,11 +30,11 @@ def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: 
     method, wanted = settings.feature_selection, settings.num_features
     if method == "auto":
         method = "forward_selection" if wanted is not None and wanted <= 6 else "highest_weights"
-    if method == "none" or (wanted is None and method != "lasso_path"):  # only the lasso may still drop segments
+    if method == "none" or (wanted is None and method != "lasso_path"):  # only the lasso may still drop parts
         return column.expand(n, 1, k).masked_fill(~valid[:, :1], -1).expand(n, l, k)
     wanted = k if wanted is None else min(wanted, k)
     if method == "highest_weights":
-        size = ridge(gram, cross, valid, 0.01)[0].abs().masked_fill(~valid, -1)
+        size = (ridge(gram, cross, valid, 0.01)[0] * x0[:, None]).abs().masked_fill(~valid, -1)
         order = size.argsort(dim=-1, descending=True, stable=True)
     elif method == "forward_selection":
         order = forward_selection(gram, cross, valid, wanted)
@@ -43,13 +46,13 @@ def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: 
 
 
 def forward_selection(gram: Tensor, cross: Tensor, valid: Tensor, wanted: int) -> Tensor:
-    """Add, greedily, the segment that raises the weighted R2 of an unpenalised fit most; the first of equals wins.
+    """Add, greedily, the part that raises the weighted R2 of an unpenalised fit most; the first of equals wins.
 
     Each choice is swept out of the moments, so a step costs one rank-one update instead of k fits.
 
     Returns
     -------
-    (n, l, wanted) int64, segments in the order of choice, padded with invalid ones if an image has fewer
+    (n, l, wanted) int64, parts in the order of choice, padded with invalid ones if an input has fewer
     """
     n, l, k = cross.shape
     rest = gram[:, None].repeat(1, l, 1, 1)
@@ -73,7 +76,7 @@ def forward_selection(gram: Tensor, cross: Tensor, valid: Tensor, wanted: int) -
 
 
 def lasso_path(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, wanted: int) -> Tensor:
-    """Last point of the lasso's path with at most ``wanted`` segments; scikit-learn computes the path on the CPU."""
+    """Last point of the lasso's path with at most ``wanted`` parts; scikit-learn computes the path on the CPU."""
     from sklearn.linear_model import lars_path_gram
 
     chosen = torch.zeros(cross.shape, dtype=torch.bool)

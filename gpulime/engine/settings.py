@@ -1,4 +1,4 @@
-"""Settings of the surrogate: weights of samples, selection of segments and ridge penalty."""
+"""Settings of the surrogate: weights of samples, selection of parts and ridge penalty."""
 
 from __future__ import annotations
 

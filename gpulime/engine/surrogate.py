@@ -1,4 +1,4 @@
-"""Surrogate: the linear model that explains, by proximity weights, selection of segments and a batched weighted ridge.
+"""Surrogate: the linear model that explains, by proximity weights, selection of parts and a batched weighted ridge.
 
 Fits use weighted moments, which are summed over pieces of the samples, so memory does not grow with s. Everything runs in
 float64, so the user's TF32 setting has no effect.
@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from gpulime import device as devices
-from gpulime.engine.leave_one_out import LeaveOneOut
 from gpulime.engine.proximity import proximity
-from gpulime.engine.ridge import ridge
+from gpulime.engine.ridge import LeaveOneOut, ridge
 from gpulime.engine.selection import select
 from gpulime.engine.settings import Settings
 from gpulime.errors import check, stage
@@ -32,7 +31,7 @@ Samples = tuple[Tensor, Tensor, Tensor]  # regressors (n, s, k), outputs (n, s, 
 
 # An output is constant if its weighted spread is below this many roundings of its dtype.
 CONSTANT = 4
-MATRICES = 5  # k x k matrices in memory at once during the fit of an image, at least
+MATRICES = 5  # k x k matrices in memory at once during the fit of an input, at least
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,14 @@ class Surrogate:
 
     Attributes
     ----------
-    coefficients : (n, l, k), 0 for segments that were not selected and beyond an image's count
+    coefficients : (n, l, k), 0 for parts that were not selected and beyond an input's count
     intercepts : (n, l)
     scores : (n, l) weighted R2; NaN, since undefined, if the output is constant
     scores_loo : (n, l) weighted leave-one-out R2: each sample is predicted by the model fitted to all other samples; NaN if
         ``scores`` is NaN, or if a single sample determines a coefficient
     spreads : (n, l) weighted standard deviation of the output over the masked samples; NaN if all of these have weight 0
-    local_predictions : (n, l), the linear model's prediction for the whole image
-    ranks : (n, l, k) int64, the order in which the segments were selected, from 0; -1 if not selected
+    local_predictions : (n, l), the linear model's prediction for sample 0
+    ranks : (n, l, k) int64, the order in which the parts were selected, from 0; -1 if not selected
     """
 
     coefficients: Tensor
@@ -61,20 +60,20 @@ class Surrogate:
 
 
 @stage("surrogate")
-def check_memory(k: int, device: torch.device) -> None:
+def check_memory(k: int, device: torch.device, one: str, parts: str) -> None:
     """Fail early if the k x k matrices of a fit cannot fit in memory.
 
     Raises
     ------
     GpulimeError
-        If ``device`` has less memory than the matrices of one image.
+        If ``device`` has less memory than the matrices of one input; ``one`` and ``parts`` are its names in the message.
     """
     needed, there = MATRICES * 8.0 * k * k, devices.memory(device)
     check(
         needed <= there,
         lambda: (
-            f"k = {k:,} segments need {needed / 1e9:,.1f} GB for the fit of an image, whose matrices are k x k; "
-            f"{device} has {there / 1e9:,.1f} GB: take fewer, larger segments"
+            f"k = {k:,} {parts} need {needed / 1e9:,.1f} GB for the fit of one {one}, whose matrices are k x k; "
+            f"{device} has {there / 1e9:,.1f} GB: take fewer, larger {parts}"
         ),
     )
 
@@ -126,7 +125,7 @@ class Moments:
         self.yy += (yw * y.mT).sum(-1, keepdim=True)
 
     def centre(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Weighted scatter of segments (n, k, k), of segments with outputs (n, l, k), and of outputs (n, l)."""
+        """Weighted scatter of parts (n, k, k), of parts with outputs (n, l, k), and of outputs (n, l)."""
         valid = torch.arange(self.k, device=self.counts.device) < self.counts[:, None]
         gram = (self.xx - self.x @ self.x.mT / self.weight) * (valid[:, None] & valid[:, :, None])
         cross = ((self.xy - self.x @ self.y.mT / self.weight) * valid[..., None]).mT
@@ -134,10 +133,10 @@ class Moments:
         return gram, cross, spread
 
     def solve(self, settings: Settings) -> tuple[Surrogate, LeaveOneOut, Tensor]:
-        """Fit the weighted ridge with an unpenalised intercept, after selecting segments.
+        """Fit the weighted ridge with an unpenalised intercept, after selecting parts.
 
         The optimum is ``beta = (X'WX + alpha I)^-1 X'Wy`` of centred data. If the system is singular, as with ``alpha=0`` and
-        fewer samples than segments, the solution of least norm is taken.
+        fewer samples than parts, the solution of least norm is taken.
 
         Returns
         -------
@@ -147,7 +146,7 @@ class Moments:
         if callable(settings.kernel):
             check(bool((self.weight > 0).all()), "kernel must return a weight above 0 for some samples; got 0 for all")
         gram, cross, spread = self.centre()
-        ranks = select(gram, cross, self.counts, self.samples, settings)
+        ranks = select(gram, cross, self.counts, self.samples, settings, self.x0)
         chosen = (ranks[:, :1] >= 0).expand_as(ranks) if ranks.stride(1) == 0 else ranks >= 0
         beta, root = ridge(gram, cross, chosen, settings.alpha)
         mean, mean_y = (self.x / self.weight + self.x0[..., None]).mT, (self.y / self.weight).squeeze(-1)
@@ -195,7 +194,7 @@ def fit(masks: Tensor, outputs: Tensor, counts: Tensor | None = None, settings: 
     masks : (n, s, k) bool, row 0 all True
     outputs : (n, s, l)
     counts : (n,), optional
-        Segments of each image; by default k. Columns beyond have no meaning.
+        Parts of each input; by default k. Columns beyond have no meaning.
     settings : Settings, optional
 
     Returns

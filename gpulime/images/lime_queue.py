@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.flight import Flight
@@ -59,11 +58,6 @@ class Prepared:
     segments: Array
     masks: Array
     labels: list[int] = field(default_factory=list)
-
-    def draw(self, index: Tensor, samples: Tensor) -> Tensor:
-        """Select the image's masks (..., k) bool, for `gpulime.engine.flight.Flight`."""
-        del index
-        return torch.from_numpy(self.masks[samples.cpu().numpy()].astype(bool)).to(samples.device)
 
 
 @dataclass

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gpulime import device as devices
+from gpulime.engine.masked import Wanted
 from gpulime.engine.model import Inputs, Predictor
 from gpulime.engine.outputs import found
-from gpulime.engine.wanted import Wanted
 from gpulime.errors import GpulimeError, check
 from gpulime.images.masked_images import MaskedImages
 from gpulime.images.segments import from_labels
@@ -70,7 +70,7 @@ def _array(outputs: Any) -> Array:
     return np.asarray(outputs)
 
 
-def masked(key: int, image: Array, segments: Array, hide_color: Any, called: Predictor) -> MaskedImages:
+def masked(key: int, image: Array, segments: Array, hide_color: Any, called: Predictor, labels: Wanted) -> MaskedImages:
     """Prepare an image for the engine, in its own dtype for a function and in the module's dtype for a module."""
     parts = from_labels(torch.from_numpy(np.unique(segments, return_inverse=True)[1].reshape(1, *segments.shape)))
     fill = hidden(image, parts.labels[0].numpy(), hide_color)
@@ -82,7 +82,7 @@ def masked(key: int, image: Array, segments: Array, hide_color: Any, called: Pre
     if called.module is not None:
         dtype = called.dtype(images.to(device))
         images, fills = (t.to(device, dtype).contiguous(memory_format=called.memory_format) for t in (images, fills))
-    return MaskedImages(images, fills, parts.to(device), images, torch.tensor([key], device=device), Wanted())
+    return MaskedImages(images, fills, parts.to(device), images, torch.tensor([key], device=device), labels)
 
 
 def _white(image: Array) -> int:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from gpulime.classes import Names
 from gpulime.engine.batch_size import Kind
-from gpulime.engine.masked import Masked
-from gpulime.engine.wanted import Wanted
+from gpulime.engine.masked import Masked, Wanted
 from gpulime.explanations.images import ExplainedImages
 from gpulime.images.segments import Segments
 from gpulime.ops.masked_images import masked_images

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gpulime import device as devices
 from gpulime.classes import Names
+from gpulime.engine.masked import Wanted
 from gpulime.engine.model import Predictor
-from gpulime.engine.wanted import Wanted
 from gpulime.explanations.window import stretched
 from gpulime.images import fills, pretrained
 from gpulime.images.batch import Batch, channels_behind, outside_unit

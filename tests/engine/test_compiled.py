@@ -343,7 +343,7 @@ def test_beyond_pytorch_s_limit_of_shapes_the_model_is_called_as_it_is_after_one
         actual = [compiled.explain(some).coefficients for some in images]
     for some, found in zip(images, actual, strict=True):
         assert_near(found, plain.explain(some).coefficients)
-    assert [f"torch._dynamo.config.{limit} is 2: bring the images to fewer sizes" in str(one.message) for one in said] == [True]
+    assert [f"torch._dynamo.config.{limit} is 2: bring the inputs to fewer sizes" in str(one.message) for one in said] == [True]
     assert graphs() == 2
     assert compiled.predictor.not_compiled is None
     assert pickle.loads(pickle.dumps(compiled)).predictor._compiled.limit is None  # another process begins anew
@@ -486,14 +486,26 @@ def test_auto_compiles_for_the_images_that_are_left(little_work, quick, cnn, pic
     assert len([record for record in caplog.records if record.name == "gpulime"]) == 1
 
 
-def test_auto_compiles_neither_for_a_few_images_nor_for_a_stream_without_end(quick, cnn, pictures, monkeypatch):
+def test_auto_does_not_compile_for_a_few_images(quick, cnn, pictures):
     auto = explainer(cnn, compile="auto")
     auto.explain(pictures(5))
-    monkeypatch.setattr("gpulime.engine.compiled.SECONDS", 1e-6)
     for _ in auto.stream(Batch(pictures()) for _ in range(3)):
         pass
     assert graphs() == 0
     assert auto.predictor.compile_seconds is None
+
+
+def test_auto_compiles_for_a_batch_of_a_stream(little_work, quick, cnn, pictures):
+    auto = explainer(cnn, compile="auto")
+    for _ in auto.stream(Batch(pictures(5)) for _ in range(2)):
+        pass
+    assert graphs() == 1
+
+
+def test_auto_compiles_for_outputs_of_given_masks(little_work, quick, cnn, pictures):
+    auto = explainer(cnn, compile="auto")
+    auto.outputs(pictures(5), torch.ones(5, 20, 9, dtype=torch.bool), labels=0, segments=None)
+    assert graphs() == 1
 
 
 def test_a_run_says_that_it_compiles(little_work, quick, cnn, pictures, tmp_path, capsys):

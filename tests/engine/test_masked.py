@@ -17,11 +17,10 @@ from sklearn.pipeline import make_pipeline
 from gpulime import Explanations, key
 from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.engine import Engine
-from gpulime.engine.masked import Masked
+from gpulime.engine.masked import Masked, Wanted
 from gpulime.engine.masks import resolve
 from gpulime.engine.model import Predictor
 from gpulime.engine.settings import Settings
-from gpulime.engine.wanted import Wanted
 from gpulime.errors import GpulimeError
 
 S, MOST_WORDS = 60, 12
@@ -223,9 +222,20 @@ def test_a_shared_neighbourhood_is_predicted_once(iris):
 
 def test_pieces_of_a_shared_neighbourhood_change_nothing(iris, monkeypatch):
     expected = tabular(iris, 1, False)[0]
-    monkeypatch.setattr("gpulime.engine.fit.MASK_ENTRIES", 50)
+    monkeypatch.setattr("gpulime.engine.engine.MASK_ENTRIES", 50)
+    monkeypatch.setattr("gpulime.engine.engine.FIT_ENTRIES", 1)  # one input at a time
     actual = tabular(iris, 1, False)[0]
     torch.testing.assert_close(actual.coefficients, expected.coefficients, rtol=0, atol=1e-12)
+
+
+def test_a_shared_neighbourhood_is_kept_once(iris):
+    values, _ = iris
+    inputs = Rows(neighbourhood(values, 1), values[:20], None, (values.mean(0), values.std(0)))
+    made = engine(lambda rows: rows.float())
+    [flight] = made.prepare(inputs)
+    list(made.queue().put(flight, is_last=True))
+    assert flight.rest.shape == (S - 1, values.shape[1])
+    assert flight.outputs(slice(3, 5)).shape == (2, S, 2)
 
 
 def test_a_distance_of_masks_alone_is_refused_for_numbers(iris):

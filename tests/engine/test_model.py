@@ -473,7 +473,7 @@ def test_no_memory_to_draw_masks_is_survived_too(monkeypatch, cnn, pictures):
 
     monkeypatch.setattr(MaskedImages, "draw", starved)
     monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 1000})
-    monkeypatch.setattr("gpulime.engine.fit.MASK_ENTRIES", 2**9)
+    monkeypatch.setattr("gpulime.engine.engine.MASK_ENTRIES", 2**9)
     with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer"):
         actual = explain(cnn, pictures(10), n_samples=100)
     assert_near(actual.coefficients, expected.coefficients)
@@ -618,7 +618,7 @@ CHANCE = {
 def test_train_mode_that_a_function_hides_is_told_once(kind, n, pictures):
     model = copy.deepcopy(CHANCE[kind])
     explainer = Explainer(lambda x: model(x), n_samples=20, segments=Grid(3, 3), batch_size=16)
-    with pytest.warns(UserWarning, match=r"different outputs for the same image: .*Call model.eval\(\)") as said:
+    with pytest.warns(UserWarning, match=r"different outputs for the same input: .*Call model.eval\(\)") as said:
         explainer.explain(pictures(n))
     explainer.explain(pictures(n))
     assert len(said) == 1
@@ -630,14 +630,14 @@ def test_train_mode_that_a_function_hides_is_told_once(kind, n, pictures):
 
 def test_one_row_at_a_time_shows_dropout(pictures):
     model = CHANCE["dropout"]
-    with pytest.warns(UserWarning, match="different outputs for the same image"):
+    with pytest.warns(UserWarning, match="different outputs for the same input"):
         explain(lambda x: model(x), pictures(), batch_size=1)
 
 
 @pytest.mark.parametrize("b", [1, 3])
 def test_dropout_that_was_exported_is_told(b, pictures):
     model = exported(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(1440, 5)), b)
-    with pytest.warns(UserWarning, match="different outputs for the same image"):
+    with pytest.warns(UserWarning, match="different outputs for the same input"):
         explain(model, pictures())
 
 

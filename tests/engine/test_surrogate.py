@@ -130,6 +130,17 @@ def test_a_linear_model_is_recovered(method, alpha):
     assert_near(fitted.scores, torch.ones(3, 1, dtype=torch.float64), 1e-10)
 
 
+def test_the_highest_weights_of_numbers_are_coefficients_times_the_input():
+    """As in lime: of a table's row x0, the column with the largest part of the prediction is chosen."""
+    x0, slopes = torch.tensor([[0.01, 2.0]], dtype=torch.float64), torch.tensor([10.0, 1.0], dtype=torch.float64)
+    x = torch.cat([x0, torch.randn(200, 2, dtype=torch.float64)])[None]
+    outputs = (x @ slopes)[..., None]
+    empty = Moments(torch.tensor([2]), 2, outputs[:, 0], x0)
+    everything = x, outputs, torch.ones(1, 201, dtype=torch.float64)
+    settings = Settings(feature_selection="highest_weights", num_features=1)
+    assert solved(empty, [...], lambda _: everything, settings).ranks.tolist() == [[[-1, 0]]]
+
+
 @pytest.mark.parametrize("value", [0.0, 0.25, -3e6, 1e-30])
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 @pytest.mark.parametrize("method", SELECTIONS)
