@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -28,8 +29,8 @@ _LOST = re.compile(
 
 _CUDA = re.compile("CUDA error|CUDA_ERROR|cudaError|CUDA driver error")  # names it in an error
 
-# What torch's CPU allocator and CUDA's libraries say where memory runs out; others have an error of their own for it.
-_NO_MEMORY = "can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"
+# Messages of torch's CPU allocator, CUDA, Triton, CuPy and CUDA's libraries if memory runs out.
+_NO_MEMORY = re.compile("can't allocate memory|out of memory|(CUBLAS|CUDNN|CUSOLVER)_STATUS_ALLOC_FAILED")
 
 _BFLOAT16 = "avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"  # of x86 and ARM, as PyTorch and Linux call them
 
@@ -95,6 +96,8 @@ def _cupy_missing(extra: str) -> str | None:
     change = f"pip uninstall -y {' '.join(wheels)} && {install}"
     if name in ("cupy-cuda12x", "cupy-cuda13x") and name != wanted:
         return f"{name} is installed and PyTorch is for CUDA {torch.version.cuda}: {change}"
+    if (reason := _unwritable()) is not None:  # before the import, which makes the folder
+        return reason
     try:
         import cupy
 
@@ -109,6 +112,19 @@ def _cupy_missing(extra: str) -> str | None:
     if not hasattr(cupy.cuda.Stream, "from_external"):
         return f'CuPy {found} is too old: pip install --upgrade "{name}>=14"'
     return None
+
+
+def _unwritable() -> str | None:
+    """The reason why CuPy cannot keep what it compiles, with the remedy; None if it can."""
+    if os.environ.get("CUPY_CACHE_IN_MEMORY") == "1":
+        return None
+    folder = Path(os.environ.get("CUPY_CACHE_DIR") or "~/.cupy/kernel_cache").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return f"CuPy cannot write to {folder} ({error.strerror}): set CUPY_CACHE_DIR to a folder that can be written"
 
 
 def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -185,6 +201,8 @@ def named(name: torch.device | str) -> torch.device:
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``tensor`` on ``device``; for a GPU the copy is asynchronous."""
     if device.type == "cuda" and tensor.device.type == "cpu" and tensor.nbytes <= PINNED:
+        if 0 in tensor.stride():  # PyTorch pins no expanded tensor
+            tensor = tensor.contiguous()
         return tensor.pin_memory().to(device, non_blocking=True)  # PyTorch keeps the pinned memory until it has been read
     return tensor.to(device)
 
@@ -284,4 +302,6 @@ def lost(error: BaseException, device: torch.device) -> bool:
 
 def out_of_memory(error: BaseException) -> bool:
     """True if memory ran out; CuPy raises a MemoryError, torch's CPU allocator and CUDA's libraries a RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -239,7 +239,7 @@ class LimeImageExplainer:
                     torch.from_numpy(one.masks.astype(bool))[None].to(predictor.device(torch.empty(0))),
                     ahead_bytes=AHEAD_BYTES,
                 ),
-                solve=lambda one, flight: self._solve(one, flight, call),
+                solve=self._solve,
                 progress=bar.update,
             )
             try:
@@ -276,8 +276,10 @@ class LimeImageExplainer:
         masks[0] = 1
         return Prepared(image, segments, masks)
 
-    def _solve(self, one: Prepared, flight: Flight, call: _Call) -> ImageExplanation:
+    def _solve(self, flight: Flight) -> ImageExplanation:
         """Fit a linear model to each label, as lime does, and fill lime's fields."""
+        wanted = cast(_Labels, flight.inputs.wanted)
+        one, call = wanted.prepared, wanted.call
         distances = pairwise_distances(one.masks, one.masks[:1], metric=call.distance_metric).ravel()
         width = self.kernel_width if self.kernel_width is not None else 0.75 * one.masks.shape[1] ** 0.5
         weights = np.asarray(self.kernel(distances, kernel_width=width), dtype=np.float64)

@@ -17,7 +17,7 @@ CUDA = torch.device("cuda")
 
 
 @pytest.fixture
-def machine(monkeypatch):
+def machine(monkeypatch, tmp_path):
     """A machine with a GPU, its driver and CuPy for CUDA 13; arguments change that."""
 
     def make(
@@ -45,6 +45,7 @@ def machine(monkeypatch):
 
     for cached in (device.kernels_missing, source._warn_once):
         cached.cache_clear()
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "cupy"))
     yield make
     for cached in (device.kernels_missing, source._warn_once):
         cached.cache_clear()
@@ -102,6 +103,18 @@ def test_one_warning_says_what_is_missing_and_the_command(fault, said, machine):
         assert [source.available(CUDA) for _ in range(3)] == [False] * 3
     assert len(warned) == 1
     assert said in str(warned[0].message)
+
+
+def test_a_cache_that_cannot_be_written_is_named(machine, tmp_path, monkeypatch):
+    machine()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    said = "CuPy cannot write to .*file.cache .*: set CUPY_CACHE_DIR to a folder that can be written"
+    with pytest.warns(UserWarning, match=said):
+        assert not source.available(CUDA)
+    device.kernels_missing.cache_clear()
+    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "1")
+    assert source.available(CUDA)
 
 
 @pytest.mark.parametrize("wheels", [{"cupy-cuda13x": "14.2.0"}, {"cupy": "14.2.0"}])
@@ -216,3 +229,20 @@ def test_doctor_without_a_gpu(cuda, advice, machine):
 def test_only_a_gpu_is_lost(said, on_cpu):
     assert device.lost(RuntimeError(said), torch.device("cpu")) is on_cpu
     assert device.lost(RuntimeError(said), torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("error", "ran_out"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
+        (RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), True),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_memory_that_ran_out_is_recognised(error, ran_out):
+    assert device.out_of_memory(error) is ran_out

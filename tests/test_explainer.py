@@ -298,7 +298,7 @@ def test_memory_does_not_grow_with_the_samples(monkeypatch, counted):
     assert max(rows) == 256
     rows.clear()
     drawn.clear()
-    monkeypatch.setattr("gpulime.engine.engine.MASK_ENTRIES", entries)
+    monkeypatch.setattr("gpulime.engine.engine.MASK_ENTRIES", {"cpu": entries})
     monkeypatch.setattr("gpulime.engine.flight.AHEAD_ENTRIES", defaultdict(lambda: entries))
     actual = run()
     assert max(rows) == 256

@@ -48,7 +48,7 @@ class BatchSize:
             return min(self.setting, most)
         if kind not in self._best and kind not in self._trial:
             if kind[2].type == "cpu":
-                self._best[kind] = min(MOST_ON_CPU, max(LEAST_ON_CPU, CPU_BYTES // _bytes(kind)))
+                self._best[kind] = min(MOST_ON_CPU, max(LEAST_ON_CPU, CPU_BYTES // row_bytes(kind)))
             else:
                 self._trial[kind] = _Trial(kind)
         trial = self._trial.get(kind)
@@ -85,7 +85,8 @@ class BatchSize:
                 self._best[kind] = self._trial.pop(kind).best
 
 
-def _bytes(kind: Kind) -> int:
+def row_bytes(kind: Kind) -> int:
+    """Bytes of one row."""
     shape, dtype, _ = kind
     return math.prod(shape) * dtype.itemsize
 
@@ -94,12 +95,12 @@ class _Trial:
     """Search for the best size, for one shape, dtype and device."""
 
     FIRST, GAIN, PATIENCE = 32, 1.03, 2  # the search ends after two sizes in a row that are less than 3 % faster
-    BYTES = 2**28  # of input rows: the largest batch that is tried
+    BYTES = 2**30  # of input rows: the largest batch that is tried
 
     def __init__(self, kind: Kind) -> None:
         self.b = self.best = self.FIRST
         self.rate, self.worse, self.done = 0.0, 0, False
-        self.most = max(self.b, self.BYTES // _bytes(kind))
+        self.most = max(self.b, self.BYTES // row_bytes(kind))
         self.times: list[float] = []
         self.missed = 0  # batches of other sizes since the last of this size
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpulime import device as devices
-from gpulime.engine.batch_size import BatchSize
+from gpulime.engine.batch_size import BatchSize, row_bytes
 from gpulime.engine.flight import MASK_ENTRIES, Flight
 from gpulime.engine.masked import Masked, Masker
 from gpulime.engine.masks import Sampler
@@ -24,8 +24,10 @@ from gpulime.errors import check, stage
 from gpulime.explanations.batch import Explanations
 
 E = TypeVar("E", bound=Explanations)  # the explanations of one kind of inputs
-# Rows of a flight, about; its inputs finish together. Few on a CPU, so that the first results come early.
+# Rows of a flight, about; its inputs finish together. Few on a CPU, so that the first results come early. Small inputs fill a
+# flight on a GPU up to some bytes of inputs and masks, since the launches of a flight take longer than their forwards.
 FLIGHT_ROWS = defaultdict(lambda: 2**14, cpu=2**10)
+FLIGHT_BYTES = defaultdict(int, cuda=20 * 2**20)
 FIT_ENTRIES = 2**24  # entries of Gram matrices, and of outputs, of the inputs that are fitted at once, to bound memory
 LARGEST = 1e30  # larger outputs count as infinite: results are kept in float32, and a fit sums squares of outputs
 FITTED = ("coefficients", "intercepts", "scores", "scores_loo", "spreads", "local_predictions")
@@ -151,7 +153,8 @@ class Engine(Generic[E]):
 
 def _pieces(inputs: Masked, n_samples: int) -> Iterator[Masked]:
     """Inputs by flights; those that share their neighbourhood fly together."""
-    size = max(1, FLIGHT_ROWS[inputs.keys.device.type] // n_samples)
+    device, each = inputs.keys.device.type, 2 * row_bytes(inputs.kind) + n_samples * inputs.k  # input, fill and masks
+    size = max(1, FLIGHT_ROWS[device] // n_samples, FLIGHT_BYTES[device] // each)
     if inputs.shared or size >= len(inputs):
         yield inputs
         return
@@ -178,7 +181,7 @@ def solve(flight: Flight, settings: Settings) -> dict[str, Tensor]:
     inputs, drawn = torch.arange(len(counts), device=counts.device).split(together), flight.masks
     with devices.exact(counts.device):
         pieces = [_fit(flight, settings, drawn, index) for index in inputs]
-    found = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    found = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]} if len(pieces) > 1 else pieces[0]
     return found | {
         "labels": flight.labels,
         "predictions": flight.first.clone(),
@@ -201,11 +204,14 @@ def _fit(flight: Flight, settings: Settings, drawn: Tensor | None, index: Tensor
         regressors = inputs.regressors(index[:, None], rows, masks)
         return regressors, outputs[:, rows], proximity(regressors, counts, settings, x0)
 
-    pieces = torch.arange(flight.n_samples, device=index.device).split(max(1, MASK_ENTRIES // (k * len(index))))
+    pieces = torch.arange(flight.n_samples, device=index.device).split(
+        max(1, MASK_ENTRIES[index.device.type] // (k * len(index)))
+    )
     fitted = solved(Moments(counts, k, outputs[:, 0], x0), pieces, samples, settings)
     non_finite = (~finite.all(-1)).sum(1)
+    unknown = (non_finite > 0)[:, None]
 
     def known(values: Tensor) -> Tensor:
-        return values.masked_fill((non_finite > 0).view(-1, *[1] * (values.ndim - 1)), torch.nan)
+        return values.masked_fill(unknown if values.ndim == 2 else unknown[..., None], torch.nan)
 
     return {name: known(getattr(fitted, name)) for name in FITTED} | {"non_finite": non_finite}

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from gpulime.engine.batch_size import Kind
+from gpulime.engine.batch_size import Kind, row_bytes
 from gpulime.engine.masked import Masked
 from gpulime.engine.masks import Sampler
 from gpulime.errors import check, stage
 
-MASK_ENTRIES = 2**21  # masks drawn at once, in entries
-# Masks drawn ahead of the queue, in entries. On a GPU a whole flight's: without the kernel, a draw is about 130 launches.
-AHEAD_ENTRIES = defaultdict(lambda: MASK_ENTRIES, cpu=MASK_ENTRIES // 16)
+# Masks of a fit at once, in entries: each takes some 30 bytes there.
+MASK_ENTRIES = defaultdict(lambda: 2**23, cpu=2**21)
+# Masks drawn ahead of the queue. On a GPU a whole flight's: without the kernel, a draw is about 130 launches.
+AHEAD_ENTRIES = defaultdict(lambda: 2**23, cpu=2**17)
 AHEAD_BATCHES = 128  # the most model batches to draw ahead: if a batch is halved for lack of memory, so are its masks
 
 
@@ -105,8 +105,7 @@ class Flight:
         if not self.ahead_bytes:
             return self._composed(start, stop)
         if self.composed is None or not self.composed[0] <= start <= stop <= self.composed[0] + len(self.composed[1]):
-            shape, dtype, _ = self.kind
-            ahead = start + self.ahead_bytes // (math.prod(shape) * dtype.itemsize)
+            ahead = start + self.ahead_bytes // row_bytes(self.kind)
             self.composed = start, self._composed(start, max(stop, min(self.size, ahead)))
         first, rows = self.composed
         return rows[start - first : stop - first]
@@ -183,7 +182,7 @@ class Flight:
         if self.inputs.shared:
             rest = self.rest[:, self.labels[index]].transpose(0, 1)
         else:
-            rest = self.rest.view(self.n, self.n_samples - 1, -1)[index]
+            rest = self.rest.view(self.n, self.n_samples - 1, self.labels.shape[1])[index]
         return torch.cat([self.first[index, None], rest], dim=1)
 
     @property

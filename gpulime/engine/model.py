@@ -3,7 +3,7 @@
 The model runs in eval mode without gradients; its flags, the random state and autocast are restored afterwards. Reduced
 precision is autocast, which casts the weights for each piece of the queue and keeps no copy. The weights of a compiled model
 (`gpulime.engine.compiled`) are compared before each piece, so new weights take effect at once. TF32 in the model is the user's
-choice (``torch.backends.cuda.matmul.allow_tf32``).
+choice (``torch.backends.cuda.matmul.allow_tf32``, and ``torch.backends.cudnn.allow_tf32`` for convolutions).
 """
 
 from __future__ import annotations

@@ -39,11 +39,12 @@ def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> tuple[Te
     both = groups[..., None] & groups[..., None, :]
     eye = torch.eye(k, dtype=gram.dtype, device=gram.device)
     # A part that is not chosen becomes an equation of its own, 1 * beta = 0.
-    system = gram[:, None] * both + eye * gram.new_tensor(1.0).where(~groups, alpha)[..., None]
+    system = gram[:, None] * both + eye * gram.new_full((), 1.0).where(~groups, alpha)[..., None]
     right = cross * chosen
     right = right.mT[:, None] if alike else right[..., None]
     factor, info = torch.linalg.cholesky_ex(system)
-    beta = torch.cholesky_solve(right, factor)
+    # Two triangular solves, since torch.cholesky_solve makes the host wait for a GPU.
+    beta = torch.linalg.solve_triangular(factor.mT, torch.linalg.solve_triangular(factor, right, upper=False), upper=True)
     root = torch.linalg.solve_triangular(factor, eye, upper=False)
     if alpha < SURELY_REGULAR:
         singular = (info > 0) | (

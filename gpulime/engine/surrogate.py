@@ -127,8 +127,9 @@ class Moments:
     def centre(self) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted scatter of parts (n, k, k), of parts with outputs (n, l, k), and of outputs (n, l)."""
         valid = torch.arange(self.k, device=self.counts.device) < self.counts[:, None]
-        gram = (self.xx - self.x @ self.x.mT / self.weight) * (valid[:, None] & valid[:, :, None])
-        cross = ((self.xy - self.x @ self.y.mT / self.weight) * valid[..., None]).mT
+        # Products by broadcasting: a matrix product over one column may need a C compiler on a GPU (PyTorch 2.14).
+        gram = (self.xx - self.x * self.x.mT / self.weight) * (valid[:, None] & valid[:, :, None])
+        cross = ((self.xy - self.x * self.y.mT / self.weight) * valid[..., None]).mT
         spread = (self.yy - self.y**2 / self.weight).squeeze(-1).clamp(min=0)
         return gram, cross, spread
 

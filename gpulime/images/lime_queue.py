@@ -70,7 +70,7 @@ class LimeQueue:
         As for `gpulime.engine.queue.Queue`.
     prepare : callable number -> Prepared
     flight : callable (number, Prepared) -> Flight
-    solve : callable (Prepared, Flight) -> ImageExplanation
+    solve : callable Flight -> ImageExplanation
     progress : callable
         Called with the number of rows after each model batch, except for retried rows.
     explanations, failures : dict
@@ -81,7 +81,7 @@ class LimeQueue:
     batch_size: BatchSize
     prepare: Callable[[int], Prepared]
     flight: Callable[[int, Prepared], Flight]
-    solve: Callable[[Prepared, Flight], ImageExplanation]
+    solve: Callable[[Flight], ImageExplanation]
     progress: Callable[[int], object]
     explanations: dict[int, ImageExplanation] = field(default_factory=dict)
     failures: dict[int, BaseException] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class LimeQueue:
         return Isolate(
             self.predictor,
             self.predictor.device(torch.empty(0)),
-            queue=lambda alone: Queue(self.predictor, self.batch_size, self._solved, None if alone else self.progress),
+            queue=lambda alone: Queue(self.predictor, self.batch_size, self.solve, None if alone else self.progress),
             flights=lambda number: iter([self.flight(number, self._prepared[number])]),
             size=lambda _: 1,
             once=True,
@@ -136,6 +136,3 @@ class LimeQueue:
             self.failures |= dict.fromkeys(self._prepared, error.__cause__ or error)
             self._prepared.clear()
             self._isolate = self._isolated()
-
-    def _solved(self, flight: Flight) -> ImageExplanation:
-        return self.solve(self._prepared[int(flight.inputs.keys)], flight)

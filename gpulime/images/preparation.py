@@ -21,8 +21,8 @@ from gpulime.images.normalisation import Normalisation
 from gpulime.images.segments import Segments, from_labels, kept_ids, segment
 from gpulime.segments import Segmenter
 
-# The most images, and bytes of images, prepared at once, to bound memory.
-AT_ONCE_IMAGES, AT_ONCE_BYTES = 64, 2**28
+# The most images, and bytes of images, prepared at once, to bound memory; on a GPU more of them if they are small.
+AT_ONCE_IMAGES, AT_ONCE_BYTES, SMALL_BYTES = 64, 2**28, {"cpu": 0, "cuda": 2**25}
 
 
 @dataclass(eq=False)
@@ -71,7 +71,8 @@ class Preparation:
                 self._warn_once("normalisation", pretrained.lacking(self.predictor.model))
             self._warn_once("fill", fills.outside(self.fill, unit))
         self._warn_once("layout", channels_behind(batch.images))
-        size = max(1, min(AT_ONCE_IMAGES, AT_ONCE_BYTES // (4 * batch.images[0].numel())))
+        each = 4 * batch.images[0].numel()
+        size = max(1, min(AT_ONCE_IMAGES, AT_ONCE_BYTES // each), SMALL_BYTES[device.type] // each)
         for start in range(0, len(batch.images), size):
             where = slice(start, start + size)
             part, fill = batch.part(where), self._fill_of(where)

@@ -102,6 +102,8 @@ def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0, keep: Seque
     Segments, on the device of ``pictures``
     """
     n = len(pictures)
+    if isinstance(segmenter, Grid) and not keep:
+        return _grid(segmenter, pictures)
     if (labels_of := on_device(segmenter, pictures.device)) is not None:
         with about(f"segments {describe(segmenter, pictures.device)}"):
             return from_labels(labels_of(pictures.float()), keep, number)
@@ -116,6 +118,14 @@ def segment(segmenter: Segmenter, pictures: Tensor, number: int = 0, keep: Seque
     else:  # a user's callable may not be thread-safe
         labels = [one(i) for i in range(n)]
     return from_labels(torch.from_numpy(np.stack(labels)), keep, number).to(pictures.device)
+
+
+def _grid(segmenter: Grid, pictures: Tensor) -> Segments:
+    """Segments of a grid, whose numbers are known, so that the host does not wait for a GPU to count them."""
+    (n, _, h, w), device = pictures.shape, pictures.device
+    k = min(segmenter.rows, h) * min(segmenter.columns, w)
+    ids = torch.arange(k, device=device).expand(n, k).contiguous()
+    return Segments(segmenter.labels(n, h, w, device), torch.full((n,), k, device=device), ids)
 
 
 @stage("segments")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpulime import Batch, Explainer, Explanations
 from gpulime import device as devices
-from gpulime.engine.flight import MASK_ENTRIES
+from gpulime.engine.engine import FLIGHT_BYTES
+from gpulime.engine.flight import AHEAD_ENTRIES, MASK_ENTRIES
 from gpulime.ops.bernoulli import bernoulli_reference
 from gpulime.segments import Grid, Slic
 
@@ -30,8 +32,10 @@ SETTINGS = {
 @contextlib.contextmanager
 def watched():
     """Fail at any synchronization that PyTorch detects inside the context."""
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*prototype feature")
+            torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -87,10 +91,20 @@ class Launched(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_flight_takes_few_launches(monkeypatch):
-    """16 images with 1000 samples each, in batches of 1000, as CHANGELOG.md has it; their masks come of one launch."""
-    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 2**14})
-    monkeypatch.setattr("gpulime.engine.flight.AHEAD_ENTRIES", {"cpu": MASK_ENTRIES})  # as on a GPU
+@pytest.mark.parametrize(
+    ("n", "side", "b", "most"),
+    [
+        (16, 14, 1000, 250),
+        (256, 7, 2**14, 400),  # small images share a flight, since launches take longer than their forwards
+    ],
+)
+def test_a_flight_takes_few_launches(n, side, b, most, monkeypatch):
+    """Images with 1000 samples each; the masks of many come of one launch."""
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 2**14})  # all as on a GPU
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_BYTES", {"cpu": FLIGHT_BYTES["cuda"]})
+    monkeypatch.setattr("gpulime.engine.engine.MASK_ENTRIES", {"cpu": MASK_ENTRIES["cuda"]})
+    monkeypatch.setattr("gpulime.engine.flight.AHEAD_ENTRIES", {"cpu": AHEAD_ENTRIES["cuda"]})
+    monkeypatch.setattr("gpulime.images.preparation.SMALL_BYTES", {"cpu": 2**25})
 
     def bernoulli(keys, rows, k, seed):
         keys, rows = (tensor.contiguous() for tensor in torch.broadcast_tensors(keys, rows))
@@ -107,14 +121,14 @@ def test_a_flight_takes_few_launches(monkeypatch):
 
     monkeypatch.setattr("gpulime.engine.masks.bernoulli", bernoulli)
     launched = Launched()
-    explainer, images = Explainer(model, 1000, Grid(7, 7), batch_size=1000), torch.rand(16, 3, 14, 14)
+    explainer, images = Explainer(model, 1000, Grid(7, 7), batch_size=b), torch.rand(n, 3, side, side)
     explainer.explain(images[:1])  # it looks once whether the outputs are probabilities
     queue, [flight] = explainer.queue(), explainer.prepare(Batch(images))
     launched.count = 0
     with launched:
         [explanations] = [*queue.put(flight), *queue.finish()]
-    assert len(explanations) == 16
-    assert 2 * 16 < launched.count <= 250
+    assert len(explanations) == n
+    assert 2 * (n * 1000 // b) < launched.count <= most
 
 
 def test_outputs_that_are_not_finite_are_no_reason_to_wait(monkeypatch, unread, pictures):
@@ -140,6 +154,7 @@ def test_outputs_that_are_not_finite_are_no_reason_to_wait(monkeypatch, unread, 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_host_waits_for_no_cuda_device(name, monkeypatch, cnn, pictures):
     monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cuda": 80})
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_BYTES", {"cuda": 0})
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16, **SETTINGS[name])
     pieces = explained(explainer, Batch(pictures(5)), watched())
     expected = explainer.explain(pictures(5))

@@ -79,6 +79,10 @@ def test_grid_rectangles_run_row_by_row(h, w, count, device):
     check(found, 2, h, w)
     assert found.labels.device.type == device.type
     assert found.counts.tolist() == [count, count]
+    counted = from_labels(found.labels)
+    assert torch.equal(found.ids, counted.ids)
+    assert torch.equal(found.labels, counted.labels)
+    assert found.counts.dtype == counted.counts.dtype == found.ids.dtype
     assert torch.equal(found.labels[0], found.labels[0].sort(1).values)
     assert torch.equal(found.labels[0, :, 0], found.labels[0, :, 0].sort().values)
     sizes = found.labels[0].flatten().bincount()
