@@ -1,6 +1,6 @@
 """Compare the host's time of two versions of gpulime for flights on a GPU, measured in turns on the stub of CUDA.
 
-    python -m tests.device.stub.host_time BEFORE [AFTER] [--turns 15] [--profile]
+    python -m tests.device.stub.host_time BEFORE [AFTER] [--turns 7] [--profile]
 
 BEFORE and AFTER are folders or revisions of git; AFTER is this checkout by default. The GPU's own time is left out, and its
 memory is the host's, so only ratios have a meaning.
@@ -60,13 +60,13 @@ def tree(name: str, place: Path) -> Path:
 
 def compare(versions: list[Version], turns: int) -> None:
     """Print a line for each case and part."""
-    print("milliseconds of the host; ratio of medians; in brackets, the median of back-to-back pairs")
+    print("milliseconds of the host, the least; their ratio; in brackets, the median ratio of back-to-back pairs")
     print(f"{'':24}{'before':>9}{'after':>9}{'ratio':>7}")
     for case in CASES:
         seen = [[version.ask("times", case) for version in versions] for _ in range(turns)]
         for part in seen[0][0]:
             before, after = ([turn[i][part] for turn in seen] for i in range(2))
-            first, later = median(before), median(after)
+            first, later = min(before), min(after)
             pairs = median(two / one for one, two in zip(before, after, strict=True))
             name = f"{case['segments']}, {case['num_features'] or 'all'}: {part}"
             print(f"{name:24}{first:9.3f}{later:9.3f}{later / first:7.2f}  ({pairs:.2f})")
@@ -77,7 +77,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before")
     parser.add_argument("after", nargs="?", default=str(library.ROOT))
-    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--profile", action="store_true", help="print in which functions the first case spends its time")
     args = parser.parse_args()
     if (reason := library.missing()) is not None:
