@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -111,14 +111,11 @@ class Explanations:
 
     def _tensors(self) -> dict[str, Tensor]:
         """The fields that are tensors (n, ...)."""
-        return {name: value for name, value in self._fields().items() if isinstance(value, Tensor)}
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def _lists(self) -> dict[str, list[Any]]:
         """The fields that are lists of n, such as the words of each text."""
-        return {name: value for name, value in self._fields().items() if isinstance(value, list) and name != "class_names"}
-
-    def _fields(self) -> dict[str, Any]:
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in vars(self).items() if isinstance(value, list) and name != "class_names"}
 
 
 def _widen(tensor: Tensor, k: int, value: float) -> Tensor:

@@ -61,18 +61,14 @@ def median(images: pa.Table, name: str) -> float | None:
     return statistics.median(found) if found else None
 
 
-def leading_score(images: pa.Table) -> str:
-    """The score that a page shows first: the leave-one-out R2, or the fitted one for runs of earlier versions."""
-    return next((name for name in SCORES if images[name].null_count < len(images)), "r2_loo")
-
-
 def head(rows: pa.Table, manifest: Mapping[str, Any], corrupt: int = 0) -> dict[str, Any]:
     """Sum up a run, whose rows are those of `with_top`; ``corrupt`` result files are skipped.
 
     ``score`` is the column in ``scores``, the bins of a histogram; ``medians`` are the medians of all scores, in words.
     """
     explained = rows.filter(pc.equal(rows["status"], "ok"))
-    leading = leading_score(explained)
+    # Runs of earlier versions have no leave-one-out R2.
+    leading = next((name for name in SCORES if explained[name].null_count < len(explained)), "r2_loo")
     medians = {column: median(explained, column) for column in SCORES}
     return {
         "facts": _facts(rows, explained, corrupt),
