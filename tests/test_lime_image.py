@@ -76,7 +76,7 @@ class Classifier:
 def explain(module, image=IMAGE, *, explainer=(), **call):
     """One explanation by lime or by us, with what the classifier was shown."""
     classifier = Classifier()
-    call = {"num_samples": 100, "segmentation_fn": superpixels, "top_labels": 2, **call}
+    call = {"num_samples": 60, "segmentation_fn": superpixels, "top_labels": 2, **call}
     with contextlib.redirect_stderr(io.StringIO()):
         made = module.LimeImageExplainer(**{"random_state": 7, **dict(explainer)})
         return made.explain_instance(image, classifier, **call), classifier.shown
@@ -506,7 +506,7 @@ def test_a_module_runs_on_its_device_and_is_left_as_it_was(device):
     module = Module().to(device).train()
     function, _ = explain(ours, image)
     made = ours.LimeImageExplainer(random_state=7)
-    call = {"num_samples": 100, "segmentation_fn": superpixels, "top_labels": 2, "progress_bar": False}
+    call = {"num_samples": 60, "segmentation_fn": superpixels, "top_labels": 2, "progress_bar": False}
     assert_same_explanation(made.explain_instance(image, module, **call), function)
     assert module.training
 
