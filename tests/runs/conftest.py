@@ -1,9 +1,21 @@
 """Fixtures of whole runs."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from gpulime.runs.store import manifest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _versions_read_once():
+    """Each run notes the packages' versions, for which it parses their long descriptions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "version", functools.cache(manifest.version))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -42,9 +42,9 @@ class Pictures:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     """Check workers often, and wait only briefly for workers that do not end."""
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.05)
     for module in (workers, receiver):
-        monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
 
 
 def dies():
