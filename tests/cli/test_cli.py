@@ -267,7 +267,7 @@ def test_doctor_prints_all_facts(capsys):
 
 def test_a_warning_is_a_line_as_an_error_is(monkeypatch, capsys, recwarn):
     def run(chosen, **call):
-        warnings.warn_explicit("the weights are old", UserWarning, main.__file__, 1)
+        warnings.warn_explicit("the weights are old", UserWarning, from_config.__file__, 1)
         warnings.warn_explicit("is deprecated", UserWarning, "/elsewhere/torch/nn.py", 7)
         return 0
 
