@@ -60,16 +60,15 @@ def tree(name: str, place: Path) -> Path:
 
 def compare(versions: list[Version], turns: int) -> None:
     """Print a line for each case and part."""
-    print("milliseconds of the host, the least; their ratio; in brackets, the median ratio of back-to-back pairs")
+    print("milliseconds of the host, median; the ratio is the median of back-to-back pairs")
     print(f"{'':24}{'before':>9}{'after':>9}{'ratio':>7}")
     for case in CASES:
         seen = [[version.ask("times", case) for version in versions] for _ in range(turns)]
         for part in seen[0][0]:
             before, after = ([turn[i][part] for turn in seen] for i in range(2))
-            first, later = min(before), min(after)
-            pairs = median(two / one for one, two in zip(before, after, strict=True))
+            ratio = median(later / first for first, later in zip(before, after, strict=True))
             name = f"{case['segments']}, {case['num_features'] or 'all'}: {part}"
-            print(f"{name:24}{first:9.3f}{later:9.3f}{later / first:7.2f}  ({pairs:.2f})")
+            print(f"{name:24}{median(before):9.3f}{median(after):9.3f}{ratio:7.2f}")
 
 
 def main() -> int:
