@@ -1,7 +1,10 @@
-"""``python -m benchmarks.gpu``: measurements that need a GPU, in stages of less than 8 minutes, kept in results/gpu/.
+"""``python -m benchmarks.gpu --minutes 8 --save``: the measurements that need a GPU, the most telling first.
 
-Needs torch, numpy and CuPy. A step with other requirements (pytest, compute-sanitizer, torchvision, scikit-image, lime, captum)
-is skipped with a note if they are missing. The error of coefficients needs scikit-learn.
+It ends by itself when the minutes are over; each row is kept as it comes. ``--resume`` goes on with the steps that are not done
+by the rows of this GPU in results/gpu/, also on a new machine. ``--only`` runs the named steps.
+
+Needs torch, numpy and CuPy, and installs nothing. A step with other requirements (pytest, compute-sanitizer, torchvision,
+scikit-image, lime, captum) is left out with a note if they are missing. The error of coefficients needs scikit-learn.
 """
 
 from __future__ import annotations
@@ -16,23 +19,43 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 
-from benchmarks import gpu_engine, gpu_kernels
+from benchmarks import gpu_engine, gpu_kernels, table
 from benchmarks.gpu_rows import Bench, Row
-from benchmarks.rows import HERE, on_device, parser, save
+from benchmarks.rows import HERE, file_of, on_device, parser, read, save, write
+from gpulime import doctor
 
-TESTS_S, SANITIZER_S, COMMAND_S, STAGE_S = 200, 90, 460, 475
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+TESTS_S, SANITIZER_S, COMMAND_S = 200, 90, 460
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors")
+# Waits, answers, kernels, drawing and compiling: what a GPU has never shown yet.
+TELLING = [
+    f"tests/{name}.py"
+    for name in ("engine/test_waits", "test_explainer", "ops/test_masked_images_kernel", "ops/test_bernoulli")
+]
+TELLING += ["tests/engine/test_compiled.py"]
+DONE = "done"  # the entry of the rows that name finished steps
 
 Step = Callable[[Bench], Iterator[Row]]
 
 
-def pytest(bench: Bench, entry: str, what: str, *options: str, seconds: int = TESTS_S) -> Iterator[Row]:
-    """The tests that need a GPU, of a folder or a file."""
+class LateError(Exception):
+    """The minutes are over."""
+
+
+def machine(bench: Bench) -> Iterator[Row]:
+    """Versions, and the path that runs."""
+    facts = doctor.describe()
+    print("\n".join(f"{name:12} {fact}" for name, fact in facts.items()), flush=True)
+    yield Row("machine", str(facts["path"]), **bench.place)
+
+
+def pytest(bench: Bench, what: Sequence[str], marker: str, seconds: int = TESTS_S) -> Iterator[Row]:
+    """The tests that need a GPU, of folders and files."""
     _needs("pytest")
-    yield bench.verdict(entry, f"pytest {what}", run([*PYTEST, what, "-m", *options], seconds))
+    yield bench.verdict("tests", f"pytest {' '.join(what)} -m '{marker}'", run([*PYTEST, *what, "-m", marker], seconds))
 
 
 def gpulime_bench(bench: Bench) -> Iterator[Row]:
@@ -47,7 +70,7 @@ def sanitizer(bench: Bench, tool: str) -> Iterator[Row]:
     program = shutil.which("compute-sanitizer")
     if program is None:
         raise ModuleNotFoundError("compute-sanitizer is not installed")
-    checks = [sys.executable, "-m", "benchmarks.gpu", "--stage", "checks", "--tiny"]
+    checks = [sys.executable, "-m", "benchmarks.gpu", "--only", "checks", "--tiny"]
     error = run([program, "--tool", tool, "--error-exitcode", "9", *checks], SANITIZER_S)
     if "not supported" in error:
         raise ModuleNotFoundError(f"compute-sanitizer {tool} does not work here")
@@ -61,75 +84,93 @@ def command(bench: Bench, name: str) -> Iterator[Row]:
     yield bench.verdict(name, f"benchmarks.{name}", run(argv, COMMAND_S))
 
 
-STAGES: dict[str, tuple[Step, ...]] = {
-    "checks": (gpu_kernels.checks,),
-    "kernels": (
-        gpu_kernels.checks,
-        gpu_kernels.masked_images,
-        gpu_kernels.bernoulli,
-        gpu_kernels.slic,
-        gpu_kernels.quickshift,
-        gpu_engine.share_of_model,
-        lambda bench: pytest(bench, "tests", "tests/ops", "gpu and not long"),
-        partial(sanitizer, tool="memcheck"),
-        partial(sanitizer, tool="racecheck"),
-    ),
-    # A file that lacks a package fails; the other files run.
-    "tests": (lambda bench: pytest(bench, "tests", "tests", "gpu", "--continue-on-collection-errors", seconds=COMMAND_S),),
-    "efficiency": tuple(partial(gpu_engine.efficiency, subject=subject) for subject in (gpu_engine.RESNET50, gpu_engine.CNN28)),
-    "transformer": (partial(gpu_engine.efficiency, subject=gpu_engine.VIT),),
-    "extrapolation": (gpu_engine.extrapolation,),
-    "peers": (partial(command, name="peers"),),
-    "ablation": (partial(command, name="ablation"),),
-    "growth": (partial(command, name="growth"),),
-    "compiled": (gpu_engine.compiled,),
-    "bench": (lambda bench: pytest(bench, "bench", "tests/test_bench.py", "gpu and not long"), gpulime_bench),
+STEPS: dict[str, Step] = {
+    "machine": machine,
+    "checks": gpu_kernels.checks,
+    "telling_tests": partial(pytest, what=TELLING, marker="gpu and not long"),
+    "profile": gpu_engine.profile,
+    "efficiency_resnet_50": partial(gpu_engine.efficiency, subject=gpu_engine.RESNET50),
+    "extrapolation": gpu_engine.extrapolation,
+    "masked_images": gpu_kernels.masked_images,
+    "bernoulli": gpu_kernels.bernoulli,
+    "slic": gpu_kernels.slic,
+    "quickshift": gpu_kernels.quickshift,
+    "share_of_model": gpu_engine.share_of_model,
+    "efficiency_28x28_cnn": partial(gpu_engine.efficiency, subject=gpu_engine.CNN28),
+    "compiled": gpu_engine.compiled,
+    "tests": partial(pytest, what=["tests"], marker="gpu", seconds=COMMAND_S),
+    "efficiency_vit_b16": partial(gpu_engine.efficiency, subject=gpu_engine.VIT),
+    "bench": gpulime_bench,
+    "memcheck": partial(sanitizer, tool="memcheck"),
+    "racecheck": partial(sanitizer, tool="racecheck"),
+    "ablation": partial(command, name="ablation"),
+    "peers": partial(command, name="peers"),
+    "growth": partial(command, name="growth"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 1 if a check fails or a bound is missed."""
-    made = parser("gpu", __doc__)
-    made.add_argument("--stage", choices=STAGES, required=True, help="checks are the first step of kernels")
+    """Print the table of docs/gpu.md; return 1 if a check fails or a bound is missed."""
+    made = parser("gpu", __doc__, STEPS)
+    made.add_argument("--minutes", type=float, default=float("inf"), help="end after these; by default run all steps")
+    made.add_argument("--resume", action="store_true", help="leave out the steps that the kept rows of this GPU call done")
     options = on_device(made, argv, default="cuda")
-    bench, rows = Bench(torch.device(options.device), options.tiny, options.save), []
-    with _limited(STAGE_S) as late:
-        for step in STAGES[options.stage]:
-            for row in _rows(step, bench, late):
-                rows.append(row)
-                print(row, flush=True)
-                if options.save:
-                    save([row], options.tiny)
-    return int(bool(late) or any(row.ok == "no" for row in rows))
-
-
-def _rows(step: Step, bench: Bench, late: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a step, and one more if it fails, so that the next steps still run."""
-    name = getattr(getattr(step, "func", step), "__name__", "step")
+    bench = Bench(torch.device(options.device), options.tiny, options.save)
+    done = _done(bench, options)
+    steps = [name for name in options.only or STEPS if name not in done]
+    found: list[Row] = []
     try:
-        if late:
-            raise ModuleNotFoundError(late[0])
-        yield from step(bench)
+        with _limited(60 * options.minutes):
+            while steps:
+                for row in _rows(steps[0], bench):
+                    found.append(row)
+                    if row.entry != DONE:
+                        print(row, flush=True)
+                    if options.save:
+                        save([row], options.tiny)
+                steps.pop(0)
+    except LateError:
+        print(f"\nthe {options.minutes:g} minutes are over; left for --resume: {', '.join(steps)}")
+    print(f"\n{table.of_gpu(found)}")
+    return int(any(row.ok == "no" for row in found))
+
+
+def _done(bench: Bench, options: Any) -> set[str]:
+    """Steps that are done by the kept rows; without ``--resume`` these are forgotten."""
+    path = file_of(bench.place["device"], Row.FOLDER, options.tiny)
+    rows = read(path, Row)
+    if options.resume:
+        return {row.side for row in rows if row.entry == DONE}
+    if options.save and rows and not options.only:
+        write(path, [row for row in rows if row.entry != DONE], Row)
+    return set()
+
+
+def _rows(name: str, bench: Bench) -> Iterator[Row]:
+    """Rows of a step; at its end one that calls it done, also if it failed, so that the next steps still run."""
+    try:
+        yield from STEPS[name](bench)
     except ModuleNotFoundError as missing:
         print(f"{name}: left out, {missing}", flush=True)
+    except LateError:
+        raise
     except Exception as error:
         traceback.print_exc()
         yield bench.verdict(name, "step", f"{type(error).__name__}: {error}".splitlines()[0])
+    yield Row(DONE, name, **bench.place)
 
 
 @contextmanager
-def _limited(seconds: float) -> Iterator[list[str]]:
-    """Raise `TimeoutError` inside after that many seconds, and note it in the list that is given."""
-    late: list[str] = []
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise `LateError` inside after that many seconds."""
 
     def end(*_: object) -> None:
-        late.append(f"the stage is not done after {seconds:g} s")
-        raise TimeoutError(late[0])
+        raise LateError
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0 if seconds == float("inf") else seconds)
     try:
-        yield late
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -153,7 +194,7 @@ def run(argv: Sequence[str], seconds: int) -> str:
         os.killpg(running.pid, signal.SIGKILL)  # and its children
         printed, _ = running.communicate()
         printed += f"not done after {seconds} s"
-    except BaseException:  # the stage's end, or an interrupt
+    except BaseException:  # the minutes are over, or an interrupt
         os.killpg(running.pid, signal.SIGKILL)
         running.communicate()
         raise

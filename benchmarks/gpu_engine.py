@@ -18,6 +18,7 @@ import gpulime
 from benchmarks.gpu_kernels import QUICKSHIFT, SLIC, problem
 from benchmarks.gpu_rows import Bench, Row
 from benchmarks.models import MEAN, MODELS, STD, model, synthetic
+from gpulime import device as devices
 from gpulime.bench.bare import Bare
 from gpulime.images.batch import Batch
 from gpulime.ops import masked_images, quickshift, slic
@@ -135,6 +136,47 @@ def steady(explainer: gpulime.Explainer, images: Tensor, warm: float, least: flo
         elif now - begun >= warm:
             since = now
     raise AssertionError("the queue has ended")
+
+
+def profile(bench: Bench) -> Iterator[Row]:
+    """The GPU's idle share, waits of the host and SLIC's time, while images of the host are explained in a queue.
+
+    Four batches of 16 uint8 images, segmented by SLIC, after four to warm up.
+    """
+    made = Made(bench, RESNET50)
+    images = (made.images * 255).round().to(torch.uint8).cpu()
+    explainer = made.explainer(gpulime.segments.Slic(n_segments=50))
+
+    def explain() -> None:
+        for _ in fetched(explainer.stream([Batch(images)] * 4), ahead=int(bench.device.type == "cuda")):
+            pass
+
+    explain()
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities[: 1 + (bench.device.type == "cuda")]) as profiled:
+        explain()
+        devices.synchronize(bench.device)
+    events = list(profiled.events())
+    kernels = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    if not kernels:
+        raise ModuleNotFoundError("PyTorch's profiler sees no kernels here")
+    spans = sorted((kernel.time_range.start, kernel.time_range.end) for kernel in kernels)
+    idle = idle_share(spans)
+    holds = None if bench.tiny else idle <= 0.05
+    yield Row("profile", "idle share of the GPU", **bench.place).kept(idle, "at most 0.05", holds)
+    waits = sum(event.name.startswith("cuda") and event.name.endswith("Synchronize") for event in events)
+    yield Row("profile", "waits of the host, an image", **bench.place).kept(waits / (4 * len(images)), "")
+    connecting = sum(kernel.time_range.elapsed_us() for kernel in kernels if "slic_connect" in kernel.name)
+    yield Row("profile", "slic_connect of the GPU's time", **bench.place).kept(connecting / (spans[-1][1] - spans[0][0]), "")
+
+
+def idle_share(spans: list[tuple[float, float]]) -> float:
+    """Share of the time from the first start to the last end in which no span, sorted by start, runs."""
+    idle, busy_until = 0.0, spans[0][0]
+    for start, end in spans:
+        idle += max(0.0, start - busy_until)
+        busy_until = max(busy_until, end)
+    return idle / (busy_until - spans[0][0])
 
 
 def share_of_model(bench: Bench) -> Iterator[Row]:

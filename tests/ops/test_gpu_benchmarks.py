@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_engine, gpu_kernels, rows, table
+from benchmarks import gpu, gpu_engine, rows, table
 from benchmarks.gpu_rows import Bench, Row
 from gpulime import segments
 from gpulime.images.segments import OPS
@@ -25,20 +25,20 @@ TESTS = Path(__file__).parents[1]
 def kept(host, monkeypatch, tmp_path):
     """Keep rows outside the repository and mask with the kernel; return the function that reads the rows."""
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.setattr("gpulime.images.masked_images.masked_images", masking.by_kernel)
     monkeypatch.setattr(masking, "masked_images", masking.by_kernel)
-    return lambda: {(row.entry, row.side): row for row in rows.read(tmp_path / "tiny" / "gpu" / "none.csv", Row)}
+    found = lambda: rows.read(tmp_path / "tiny" / "gpu" / "none.csv", Row)  # noqa: E731
+    return lambda: {(row.entry, row.side): row for row in found() if row.entry != gpu.DONE}
 
 
-def run(stage, *steps, monkeypatch=None):
-    if steps:
-        monkeypatch.setitem(gpu.STAGES, stage, steps)
-    return gpu.main(["--stage", stage, "--device", "cpu", "--tiny", "--save"])
+def run(*names, options=()):
+    return gpu.main(["--device", "cpu", "--tiny", "--save", *options, *(["--only", *names] if names else [])])
 
 
 @pytest.mark.long
-def test_kernels_are_compared_and_timed(kept, monkeypatch):
+def test_kernels_are_compared_and_timed(kept):
     """The exit code does not count: under the shim no bound holds."""
-    run("kernels", *(step for step in gpu.STAGES["kernels"] if step.__module__ != "functools"), monkeypatch=monkeypatch)
+    run("checks", "masked_images", "bernoulli", "slic", "quickshift", "share_of_model")
     found = kept()
     for name in ("bernoulli", "masked_images", "quickshift", "slic"):
         assert found[name, "kernel beside its reference"].ok == "yes"
@@ -59,20 +59,20 @@ def test_kernels_are_compared_and_timed(kept, monkeypatch):
 @pytest.mark.long
 def test_a_wrong_kernel_fails_and_gets_no_time(kept, monkeypatch):
     monkeypatch.setattr(masking, "masked_images", lambda images, fills, *others: masking.by_kernel(fills, images, *others))
-    assert run("kernels", gpu_kernels.checks, gpu_kernels.masked_images, monkeypatch=monkeypatch) == 1
+    assert run("checks", "masked_images") == 1
     wrong = [row for (entry, _), row in kept().items() if entry == "masked_images"]
     assert [(row.ok, row.ms) for row in wrong] == [("no", "")] * 2
 
 
 def test_a_segmenter_with_other_ids_gets_no_time(kept, monkeypatch):
     monkeypatch.setitem(OPS, segments.Quickshift, lambda images, **options: quickshift(images, **options) + 1)
-    assert run("kernels", gpu_kernels.quickshift, monkeypatch=monkeypatch) == 1
+    assert run("quickshift") == 1
     row = kept()["quickshift", "kernel"]
     assert (row.ok, row.ms, row.reason) == ("no", "", "0.00000 of the ids at 13x15")
 
 
 def test_the_engine_is_timed_beside_the_bare_model(kept):
-    assert run("transformer") == 0
+    assert run("efficiency_vit_b16") == 0
     share = kept()["efficiency", "ViT-B/16, explained"]
     (bare,) = [row for (_, side), row in kept().items() if ", bare forwards, b = " in side]
     assert float(share.ratio) == pytest.approx(float(share.rate) / float(bare.rate), rel=1e-2)
@@ -93,8 +93,7 @@ def test_a_night_is_extrapolated_from_a_while_of_the_queue(kept):
 def test_an_engine_with_other_coefficients_gets_no_time(kept, monkeypatch):
     error = Bench.error
     monkeypatch.setattr(Bench, "error", lambda self, *given: (float("nan"), error(self, *given)[1]))
-    steps = (*gpu.STAGES["transformer"], gpu_engine.extrapolation)
-    assert run("kernels", *steps, monkeypatch=monkeypatch) == 1
+    assert run("efficiency_vit_b16", "extrapolation") == 1
     wrong = [row for (_, side), row in kept().items() if "bare forwards" not in side]
     assert len(wrong) == 2
     for row in wrong:
@@ -124,9 +123,8 @@ def commands(monkeypatch):
 
 
 def test_steps_that_are_commands_keep_their_verdicts(commands, kept):
-    for stage in ("peers", "ablation", "growth", "tests", "bench"):
-        assert run(stage) == 1
-    assert set(kept()) >= {("peers", "benchmarks.peers"), ("tests", "pytest tests"), ("bench", "gpulime bench")}
+    assert run("peers", "ablation", "growth", "tests", "bench") == 1
+    assert set(kept()) >= {("peers", "benchmarks.peers"), ("tests", "pytest tests -m 'gpu'"), ("bench", "gpulime bench")}
     assert {(row.ok, row.reason) for row in kept().values()} == {("no", "exit code 1: a reason")}
 
 
@@ -135,20 +133,20 @@ def test_commands_of_steps_are_understood(commands):
     """Each is run as far as its help, pytest as far as the collection: all files with tests for a GPU are found."""
     bench = Bench(CPU, tiny=True, saves=True)
     marked = {path.name for path in TESTS.rglob("test_*.py") if "@pytest.mark.gpu" in path.read_text(encoding="utf-8")}
-    for step in (*gpu.STAGES["tests"], *gpu.STAGES["growth"], *gpu.STAGES["kernels"][-1:]):
-        list(step(bench))
+    for name in ("tests", "telling_tests", "growth", "racecheck"):
+        list(gpu.STEPS[name](bench))
     for command in commands:
         last = "--collect-only" if "pytest" in command else "--help"
         done = subprocess.run(
             [*command[command.index(sys.executable) :], last], cwd=TESTS.parent, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        if "pytest" in command:
+        if "tests" in command:
             assert {Path(line.partition("::")[0]).name for line in done.stdout.splitlines() if "::" in line} >= marked
 
 
 def test_tests_that_need_a_gpu_are_marked():
-    """With a condition of its own a test would be missing in the stage ``tests``."""
+    """With a condition of its own a test would be missing in the step ``tests``."""
     condition = "skipif(not torch." + "cuda.is_available()"
     assert [path.name for path in TESTS.rglob("*.py") if condition in path.read_text(encoding="utf-8")] == []
 
@@ -176,33 +174,51 @@ def test_the_table_shows_rows_with_a_time_or_a_bound():
     ]
 
 
-def test_a_stage_ends_in_time_with_its_rows_and_ends_its_commands(kept, monkeypatch, capsys):
-    begun = []
+def test_it_ends_in_time_with_its_rows_ends_its_commands_and_goes_on(kept, monkeypatch, capsys):
+    begun, runs = [], []
+    popen = subprocess.Popen
+    monkeypatch.setattr(gpu.subprocess, "Popen", lambda *args, **how: begun.append(popen(*args, **how)) or begun[-1])
 
     def first(bench):
         yield bench.verdict("a", "b")
-        popen = subprocess.Popen
-        monkeypatch.setattr(gpu.subprocess, "Popen", lambda *args, **how: begun.append(popen(*args, **how)) or begun[-1])
-        yield bench.verdict("c", "d", gpu.run([sys.executable, "-c", "import time; time.sleep(60)"], 60))
 
     def second(bench):
-        yield bench.verdict("e", "f")
+        runs.append("second")
+        if len(runs) == 1:
+            yield bench.verdict("c", "d", gpu.run([sys.executable, "-c", "import time; time.sleep(60)"], 60))
+        yield bench.verdict("c", "e")
 
-    assert gpu.STAGE_S < 480
-    monkeypatch.setattr(gpu, "STAGE_S", 1)
-    assert run("checks", first, second, monkeypatch=monkeypatch) == 1
-    late = "the stage is not done after 1 s"
-    found = [(row.entry, row.side, row.ok, row.reason) for row in kept().values()]
-    assert found == [("a", "b", "yes", ""), ("first", "step", "no", f"TimeoutError: {late}")]
-    assert f"second: left out, {late}" in capsys.readouterr().out
+    monkeypatch.setattr(gpu, "STEPS", {"first": first, "second": second, "third": first})
+    assert run(options=["--minutes", "0.02"]) == 0
+    assert "the 0.02 minutes are over; left for --resume: second, third" in capsys.readouterr().out
+    assert set(kept()) == {("a", "b")}
     assert [process.returncode for process in begun] == [-signal.SIGKILL]
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert run(options=["--resume"]) == 0
+    assert set(kept()) == {("a", "b"), ("c", "e")}
+    assert run(options=["--resume"]) == 0
+    assert runs == ["second", "second"]
+    assert run() == 0  # from the beginning
+    assert runs == ["second"] * 3
+
+
+def test_a_step_that_fails_is_a_row_and_the_next_ones_run(kept, monkeypatch):
+    def fails(bench):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(gpu, "STEPS", {"fails": fails, "next": lambda bench: iter([bench.verdict("a", "b")])})
+    assert run() == 1
+    assert {key: row.reason for key, row in kept().items()} == {("fails", "step"): "RuntimeError: no", ("a", "b"): ""}
+
+
+def test_the_idle_share_counts_gaps_once():
+    assert gpu_engine.idle_share([(0.0, 2.0), (1.0, 3.0), (1.0, 2.0), (5.0, 10.0)]) == 0.2
 
 
 def test_a_missing_program_is_left_out_and_said(kept, monkeypatch, capsys):
     monkeypatch.setattr(gpu.shutil, "which", lambda program: None)
-    assert run("kernels", gpu.STAGES["kernels"][-1], monkeypatch=monkeypatch) == 0
-    assert "sanitizer: left out, compute-sanitizer is not installed" in capsys.readouterr().out
+    assert run("racecheck") == 0
+    assert "racecheck: left out, compute-sanitizer is not installed" in capsys.readouterr().out
     assert kept() == {}
 
 
@@ -210,16 +226,16 @@ def test_a_missing_program_is_left_out_and_said(kept, monkeypatch, capsys):
 def test_torch_numpy_and_cupy_are_enough():
     missing = "skimage sklearn scipy PIL torchvision pyarrow matplotlib lime captum ray yaml pytest jinja2"
     program = f"import sys; sys.modules.update(dict.fromkeys('{missing}'.split())); from benchmarks import gpu; "
-    program += "sys.exit(gpu.main(['--stage', 'checks', '--device', 'cpu', '--tiny']))"
+    program += "sys.exit(gpu.main(['--only', 'checks', '--device', 'cpu', '--tiny']))"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, encoding="utf-8", check=False)
-    assert done.stdout == "kernels, CuPy: FAILED kernels cannot run here: gpulime doctor says why\n", done.stderr
+    assert done.stdout.startswith("kernels, CuPy: FAILED kernels cannot run here: gpulime doctor says why\n"), done.stderr
 
 
 def test_a_machine_without_a_gpu_is_told(capsys):
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(SystemExit) as stopped:
-        gpu.main(["--stage", "kernels"])
+        gpu.main([])
     assert stopped.value.code == 2
     assert "PyTorch sees no GPU" in capsys.readouterr().err
