@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -117,17 +117,9 @@ def extrapolation(bench: Bench, subject: Subject = RESNET50) -> Iterator[Row]:
 
 
 def steady(explainer: gpulime.Explainer, images: Tensor, warm: float, least: float) -> float:
-    """Images per second of an endless queue after ``warm`` seconds, over ``least`` seconds or more.
-
-    As in a run, results are copied to the CPU while a GPU works on the next images.
-    """
-    begun, since, done, ahead = time.perf_counter(), 0.0, 0, int(explainer.device.type == "cuda")
-    coming: deque[Callable[[], gpulime.Explanations]] = deque()
-    for piece in explainer.stream(repeat(Batch(images))):
-        coming.append(piece.fetching())
-        if len(coming) <= ahead:
-            continue
-        explanations = coming.popleft()()
+    """Images per second of an endless queue after ``warm`` seconds, over ``least`` seconds or more."""
+    begun, since, done = time.perf_counter(), 0.0, 0
+    for explanations in _fetched(explainer, repeat(Batch(images))):
         now = time.perf_counter()
         if since:
             done += len(explanations)
@@ -136,6 +128,16 @@ def steady(explainer: gpulime.Explainer, images: Tensor, warm: float, least: flo
         elif now - begun >= warm:
             since = now
     raise AssertionError("the queue has ended")
+
+
+def _fetched(explainer: gpulime.Explainer, batches: Iterable[Batch]) -> Iterator[gpulime.Explanations]:
+    """Explanations on the CPU; as in a run, they are copied there while a GPU works on the next ones."""
+    ahead, coming = int(explainer.device.type == "cuda"), deque[Callable[[], gpulime.Explanations]]()
+    for explanations in explainer.stream(batches):
+        coming.append(explanations.fetching())
+        if len(coming) > ahead:
+            yield coming.popleft()()
+    yield from (fetched() for fetched in coming)
 
 
 def profile(bench: Bench) -> Iterator[Row]:
@@ -148,7 +150,7 @@ def profile(bench: Bench) -> Iterator[Row]:
     explainer = made.explainer(gpulime.segments.Slic(n_segments=50))
 
     def explain() -> None:
-        for _ in fetched(explainer.stream([Batch(images)] * 4), ahead=int(bench.device.type == "cuda")):
+        for _ in _fetched(explainer, [Batch(images)] * 4):
             pass
 
     explain()
