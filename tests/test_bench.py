@@ -24,10 +24,9 @@ from gpulime.config import Config, DataConfig, LimeConfig, ModelConfig
 from gpulime.engine.engine import FLIGHT_ROWS
 from gpulime.errors import GpulimeError
 from gpulime.explainer import Explainer
-from gpulime.runs.isolation import AHEAD
+from gpulime.runs.isolation import AHEAD, Recorder
 from gpulime.runs.reading.read import Read
 from gpulime.runs.reading.sources import Item
-from gpulime.runs.store.recorder import Recorder
 from gpulime.segments import Grid
 
 pytestmark = pytest.mark.timed

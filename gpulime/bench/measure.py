@@ -27,7 +27,7 @@ from gpulime.errors import GpulimeError, check, line_of
 from gpulime.explanations.batch import Explanations
 from gpulime.images.segments import on_device
 from gpulime.runs.progress.exits import ModelFailsError
-from gpulime.runs.progress.status import duration
+from gpulime.runs.progress.terminal import duration
 
 SECONDS = 6.0  # for each variant
 UNSTEADY = 1.1  # noise above this is reported; a possible gain above this is unclear rather than none

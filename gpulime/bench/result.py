@@ -12,7 +12,7 @@ from typing import Any
 
 from gpulime.bench.clock import Quantiles
 from gpulime.bench.stages import Piece
-from gpulime.runs.progress.status import duration
+from gpulime.runs.progress.terminal import duration
 
 FASTER, UNCLEAR, SLOWER, NOTHING, FAILED, NOT_TRIED = "faster", "unclear", "slower", "nothing", "failed", "not tried"
 HEADINGS = {

@@ -19,15 +19,16 @@ from gpulime.bench.clock import timed
 from gpulime.bench.stages import Piece, Staged, size_of
 from gpulime.bench.subject import Subject
 from gpulime.bench.variants import threads
+from gpulime.engine.isolate import Explained
 from gpulime.errors import GpulimeError
 from gpulime.explanations.images import ExplainedImages
 from gpulime.images.batch import Batch
 from gpulime.images.segments import describe, segment
-from gpulime.runs.isolation import Finished, Isolation
-from gpulime.runs.reading.read import Read, batches
+from gpulime.runs.isolation import Isolation, Recorder
+from gpulime.runs.reading.batches import batches
+from gpulime.runs.reading.read import Read
 from gpulime.runs.reading.sources import Item
 from gpulime.runs.reading.workers import read_all
-from gpulime.runs.store.recorder import Recorder
 
 SETTLED = 4  # model batches of one size in a row that show the end of the search for it, which takes three of each size
 MOST_TICKS = 100  # the most model batches of a warm-up: each of many image sizes has its own search
@@ -134,7 +135,7 @@ class Side:
         recorder = Recorder(explainer.n_samples, explainer.seed, "", segmenter, activation)
         isolation = Isolation(explainer, _alone, explainer.count, proven=False)
         for outcome in isolation.explain(feed()):
-            if not isinstance(outcome, Finished):
+            if not isinstance(outcome, Explained):
                 raise GpulimeError(str(outcome.error))
             recorder.row(outcome)
         isolation.end()

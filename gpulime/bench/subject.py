@@ -14,8 +14,8 @@ from gpulime.config import Config, DataConfig
 from gpulime.engine.model import Model
 from gpulime.errors import GpulimeError, check, whole
 from gpulime.labels import of_run
+from gpulime.runs import from_config
 from gpulime.runs.reading import models
-from gpulime.runs.reading.images import find as find_images
 from gpulime.runs.reading.read import Read
 from gpulime.runs.reading.sources import Item
 
@@ -89,8 +89,8 @@ def of_config(config: Config, images: str | None = None) -> Subject:
         items = [Item(str(i), str(i).encode()) for i in range(RANDOM_IMAGES)]
         return Subject(model, items, RandomReader(shape), lime, config.data, None, about)
     try:
-        found = find_images(config.data, loaded.transform, loaded.class_names)
+        found, reader = from_config.images(config.data, loaded.transform, loaded.class_names)
     except GpulimeError as error:
         raise GpulimeError(f"{error} (--images {RANDOM} measures without any)") from error
-    about = {"model": loaded.description, "images": f"{len(found.items):,} of {found.name}"}
-    return Subject(model, found.items, found.reader, lime, config.data, len(found.items), about)
+    about = {"model": loaded.description, "images": f"{len(found.items):,} of {config.data.factory or config.data.source}"}
+    return Subject(model, found.items, reader, lime, config.data, len(found.items), about)

@@ -9,7 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -23,27 +23,32 @@ Piece = TypeVar("Piece")  # a result of the queue, for one item or several
 
 
 class DeviceError(Exception):
-    """The device is unusable in this process; the cause is the device's own error."""
+    """The device is unusable in this process; the cause is the device's own error, ``items`` have no explanation."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        super().__init__()
+        self.items = items
 
 
 @dataclass(frozen=True)
 class Explained(Generic[Item, Piece]):
-    """Explained items, and the piece with their explanations in the same order."""
+    """An explained item: number ``i`` of a piece of explanations."""
 
-    items: list[Item]
+    item: Item
     piece: Piece
+    i: int
 
 
 @dataclass(frozen=True)
 class Failed(Generic[Item]):
-    """An item that failed alone, and its error."""
+    """An item that failed alone, or before it came, and its error."""
 
     item: Item
     error: BaseException
 
 
 class Isolate(Generic[Item, Piece]):
-    """Explains items in one queue and isolates failing items.
+    """Explains items in one queue and isolates failing items; each item has one outcome, in order.
 
     If the queue fails, any item in flight may be the reason, since a model batch holds rows of several items. Each of them is
     then explained alone.
@@ -76,14 +81,16 @@ class Isolate(Generic[Item, Piece]):
         self.predictor, self.device, self.passes, self.once = predictor, device, passes, once
         self._new_queue, self._flights, self._size, self._fetching = queue, flights, size, fetching
         self._queue = queue(False)
-        self._waiting: deque[Item] = deque()  # items without explanations yet, in order
+        self._waiting: deque[Item | Failed[Item]] = deque()  # items without an outcome yet, in order
         self._coming: deque[tuple[Callable[[], Piece], list[Item]]] = deque()  # on their way to the host
         self._most = predictor.most  # its value when an item was last explained
 
     def put(
-        self, items: Sequence[Item], flights: Iterable[Flight], ahead: int = 0
+        self, items: Sequence[Item | Failed[Item]], flights: Iterable[Flight], ahead: int = 0
     ) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
         """Add items and pass full model batches; yield all but the last ``ahead`` pieces.
+
+        Items that have failed already have no rows in ``flights``; they are yielded in their turn.
 
         Raises
         ------
@@ -108,14 +115,14 @@ class Isolate(Generic[Item, Piece]):
             return
         if self.once and len(self._waiting) == 1 and self.predictor.most == most:
             self._queue = self._new_queue(False)
-            yield Failed(self._waiting.popleft(), error)
+            yield self._failed(error)
             return
         del error, pieces  # frees the failed batch's memory on the device
         if (yield from self._attempt(iter(()))) is not None:  # pieces that were passed before the failure
             self._coming.clear()  # their items are still waiting, and are explained alone
         self._queue = self._new_queue(False)
-        while self._waiting:
-            yield from self._alone(self._waiting[0])
+        while items := self._unexplained():
+            yield from self._alone(items[0])
 
     def _alone(self, item: Item) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
         most = self.predictor.most
@@ -125,7 +132,8 @@ class Isolate(Generic[Item, Piece]):
             most = self.predictor.most
             error = yield from self._attempt(self._passed(item))
         if error is not None:
-            yield Failed(self._waiting.popleft(), error)
+            yield self._failed(error)
+            yield from self._already_failed()
 
     def _passed(self, item: Item) -> Iterator[Piece]:
         queue = self._new_queue(True)
@@ -135,12 +143,12 @@ class Isolate(Generic[Item, Piece]):
 
     def _attempt(
         self, pieces: Iterator[Piece], ahead: int = 0
-    ) -> Generator[Explained[Item, Piece], None, BaseException | None]:
+    ) -> Generator[Explained[Item, Piece] | Failed[Item], None, BaseException | None]:
         """Yield all but the last ``ahead`` pieces; return the error that ended them, or None."""
         try:
             for piece in pieces:
                 before = sum(len(items) for _, items in self._coming)
-                items = [self._waiting[before + i] for i in range(self._size(piece))]
+                items = self._unexplained()[before : before + self._size(piece)]
                 self._coming.append((self._fetching(piece), items))
                 yield from self._arrived(ahead)
             yield from self._arrived(ahead)
@@ -149,19 +157,36 @@ class Isolate(Generic[Item, Piece]):
                 raise
             if devices.lost(error, self.device):
                 self._coming.clear()
-                raise DeviceError from error
+                raise DeviceError(self._unexplained()) from error
             if devices.out_of_memory(error):  # another item may need less memory
                 self.predictor.most = self._most
             traceback.clear_frames(error.__traceback__)
             return error
         return None
 
-    def _arrived(self, ahead: int) -> Iterator[Explained[Item, Piece]]:
+    def _arrived(self, ahead: int) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
         while len(self._coming) > ahead:
             fetched, items = self._coming[0]
             piece = fetched()
             self._coming.popleft()
             self._most = self.predictor.most
-            for _ in items:
-                self._waiting.popleft()
-            yield Explained(items, piece)
+            for i, item in enumerate(items):
+                while (head := self._waiting.popleft()) is not item:
+                    if isinstance(head, Failed):  # else a signal handler raised between two items
+                        yield head
+                yield Explained(item, piece, i)
+        yield from self._already_failed()
+
+    def _already_failed(self) -> Iterator[Failed[Item]]:
+        while self._waiting and isinstance(head := self._waiting[0], Failed):
+            self._waiting.popleft()
+            yield head
+
+    def _failed(self, error: BaseException) -> Failed[Item]:
+        """The failure of the first item, which is none of those that had failed already."""
+        item = self._waiting.popleft()
+        assert not isinstance(item, Failed)
+        return Failed(item, error)
+
+    def _unexplained(self) -> list[Item]:
+        return [item for item in self._waiting if not isinstance(item, Failed)]

@@ -123,16 +123,14 @@ class LimeQueue:
     def _take(self, outcomes: Iterator[Explained[int, ImageExplanation] | Failed[int]]) -> None:
         try:
             for outcome in outcomes:
-                if isinstance(outcome, Failed):
-                    self.failures[outcome.item] = outcome.error
-                    del self._prepared[outcome.item]
-                    if self.hopeless:
-                        return
-                else:
-                    [number] = outcome.items
-                    self.explanations[number] = outcome.piece
-                    del self._prepared[number]
+                del self._prepared[outcome.item]
+                if isinstance(outcome, Explained):
+                    self.explanations[outcome.item] = outcome.piece
+                    continue
+                self.failures[outcome.item] = outcome.error
+                if self.hopeless:
+                    return
         except DeviceError as error:
-            self.failures |= dict.fromkeys(self._prepared, error.__cause__ or error)
+            self.failures |= dict.fromkeys(error.items, error.__cause__ or error)
             self._prepared.clear()
             self._isolate = self._isolated()

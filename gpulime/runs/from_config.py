@@ -17,19 +17,17 @@ from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
 from gpulime.images.segments import describe, kept_ids
 from gpulime.labels import of_run
-from gpulime.runs import from_dataset
 from gpulime.runs.progress import exits
 from gpulime.runs.progress.partition import Share
-from gpulime.runs.progress.terminal import say
-from gpulime.runs.reading import code, images, models
+from gpulime.runs.progress.terminal import note, say
+from gpulime.runs.reading import code, examples, factories, models, sources
 from gpulime.runs.reading.label_maps import SEGMENTER, MaskFolder
-from gpulime.runs.reading.read import DatasetReader, FileReader
-from gpulime.runs.reading.shown import Shown, shown
-from gpulime.runs.reading.sources import Item
+from gpulime.runs.reading.read import DatasetReader, FileReader, Picture, pictures_of
+from gpulime.runs.reading.sources import Found
 from gpulime.runs.reading.transform import Transform
-from gpulime.runs.run import Job, Picture, perform, plan
+from gpulime.runs.run import Job, perform, plan
 from gpulime.runs.store import store
-from gpulime.runs.store.manifest import TARGETS, Terms
+from gpulime.runs.store.manifest import MANIFEST, TARGETS, Terms
 from gpulime.views.report import page
 
 LOSS = f"{page.PAGE} would lose its pictures"
@@ -62,7 +60,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     check(bool(config.out), f"out must name a directory; got {config.out!r}")
     share = Share.of(config.data.shard)
     loaded = models.load(config.model, config.data, config.lime)
-    found = images.find(config.data, loaded.transform, loaded.class_names)
+    found, reader = images(config.data, loaded.transform, loaded.class_names)
     masks = None if config.data.masks is None else MaskFolder.of(config.data.masks, config.data)
     if masks is not None:
         masks.check([item.image_id for item in found.items])
@@ -72,7 +70,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     explainer = Explainer(loaded.model.to(devices.named(lime["device"])), **lime)
     job = Job(
         items=found.items,
-        reader=dataclasses.replace(found.reader, masks=masks),
+        reader=dataclasses.replace(reader, masks=masks),
         explainer=explainer,
         labels=wanted,
         terms=Terms(
@@ -94,7 +92,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
                 "class_names": loaded.class_names,
             },
         ),
-        picture=_picture_of(found.reader, config.data.bands),
+        picture=pictures_of(reader, config.data.bands),
         images=found.count,
         data=config.data,
         store=config.store,
@@ -138,17 +136,53 @@ def report(run: Path) -> Path:
             f"the images of {run} come from data.factory, code that you have not run in this folder: {LOSS}. "
             f"The gpulime explain that made the run writes it with them. {REMEDY}"
         )
-    return page.write(run, _picture_of(reader, _bands(about)), about.get("class_names"))
+    return page.write(run, pictures_of(reader, _bands(about)), about.get("class_names"))
 
 
 def pictures(run: Path) -> Picture:
     """Make a function from a row to its picture as the model saw it, or to None if the image cannot be read."""
     about = store.manifest(run)
-    return _picture_of(_reader(about), _bands(about))
+    return pictures_of(_reader(about), _bands(about))
+
+
+def images(
+    data: configs.DataConfig, transform: Transform, class_names: Sequence[str] | None
+) -> tuple[Found, FileReader | DatasetReader]:
+    """Find the images of a configuration: files, or the dataset of ``data.factory``; and their reader.
+
+    Raises
+    ------
+    GpulimeError
+        If there are none, two have the same id, ``data.keep`` has no masks, or ``data.factory`` cannot be called or makes no
+        dataset.
+    """
+    if data.factory is not None:
+        return _of_factory(data, transform)
+    masked = data.keep is None or data.masks is not None  # segments of a segmenter have other ids in each image
+    check(masked, "data.keep names segments of masks: set data.masks too, or data.factory for a dataset that brings them")
+    found = sources.find(data, class_names)
+    if found.ignored:
+        listed = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(found.ignored.items()))
+        note(f"{len(found.items)} images in {data.source}; left aside: {listed}")
+    return found, FileReader(data, transform)
+
+
+def _of_factory(data: configs.DataConfig, transform: Transform) -> tuple[Found, DatasetReader]:
+    unused = [name for name in ("source", "resize", "crop") if getattr(data, name) != getattr(configs.DataConfig, name)]
+    if unused:
+        note(f"data.factory makes the images; not used: {', '.join(f'data.{name}' for name in unused)}")
+    made = models.made_dataset(data)
+    items = examples.items(made)
+    factories.keep(data)
+    return Found(items[: data.limit], len(items), {}, {}), DatasetReader(made, transform.channels, in_unit=True)
 
 
 def _reader(about: Mapping[str, Any]) -> FileReader | DatasetReader | None:
-    """Reader of a run's images; None for a run from Python, or if its code may be another person's."""
+    """Reader of a run's images; None for a run from Python.
+
+    Also None for a ``data.factory`` that this user has not run in this folder: a run.json may come from another person, and
+    its factory could run any code.
+    """
     if "config" not in about:
         return None
     try:
@@ -157,25 +191,11 @@ def _reader(about: Mapping[str, Any]) -> FileReader | DatasetReader | None:
         for side in (transform.resize, transform.crop):
             check(side is None or 0 < int(side) == side < MOST_SIDE, f"a side of {side!r:.80} pixels")
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise GpulimeError(f"{store.MANIFEST} is damaged, it does not say how images were read: {error}") from error
-    return images.again(data, transform)
+        raise GpulimeError(f"{MANIFEST} is damaged, it does not say how images were read: {error}") from error
+    if data.factory is None:
+        return FileReader(data, transform)
+    return DatasetReader(models.made_dataset(data), transform.channels, in_unit=True) if factories.has_run(data) else None
 
 
 def _bands(about: Mapping[str, Any]) -> list[int] | None:
     return configs.from_dict(about["config"]).data.bands if "config" in about else None
-
-
-def _picture_of(reader: FileReader | DatasetReader | None, bands: Sequence[int] | None) -> Picture:
-    if reader is None:
-        return lambda row: None
-    if isinstance(reader, DatasetReader):
-        return from_dataset.picture_in(reader, bands)
-
-    def picture(row: Mapping[str, Any]) -> Shown | None:
-        if row.get("image_sha256") is None:  # a foreign row, which may name any file of this machine
-            return None
-        read = reader(Item(row["image_id"], row["path"]))
-        same = read.sha256 == row["image_sha256"]  # else its segments would lie on another picture
-        return shown(read.pixels, bands) if read.pixels is not None and same else None
-
-    return picture

@@ -5,32 +5,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, default_collate, default_convert
 
 from gpulime import classes
 from gpulime import config as configs
 from gpulime.classes import Names
-from gpulime.errors import check, whole
+from gpulime.errors import whole
 from gpulime.explainer import Explainer
-from gpulime.images.normalisation import Normalisation
 from gpulime.images.pretrained import bare, channels_of
 from gpulime.images.segments import describe, kept_ids
 from gpulime.labels import of_run
 from gpulime.runs.progress.partition import Share
-from gpulime.runs.reading import code, weights
+from gpulime.runs.reading import code, examples
 from gpulime.runs.reading.label_maps import SEGMENTER, MaskFolder, Masks
-from gpulime.runs.reading.read import DatasetReader
-from gpulime.runs.reading.shown import Shown, shown
-from gpulime.runs.reading.sources import Item, check_ids
-from gpulime.runs.run import Job, Outcome, Picture, perform
+from gpulime.runs.reading.read import DatasetReader, pictures_of
+from gpulime.runs.run import Job, Outcome, perform
 from gpulime.runs.store.manifest import Terms
 
 
@@ -117,14 +111,14 @@ def explain(
     gpulime.runs.progress.exits.EndOfRunError
         If the device is lost, rows cannot be written or too many images fail in a row; finished rows are kept.
     """
-    dataset = map_style(dataset)
+    dataset = examples.map_style(dataset)
     names = classes.of_model(bare(model)) if class_names is None else classes.listed(class_names)
     wanted = of_run(labels, names)
     configs.check_out(str(out))
     data = configs.DataConfig(workers=workers, timeout_seconds=timeout_seconds, bands=None if bands is None else list(bands))
     if max_failures_in_a_row is not None:
         max_failures_in_a_row = whole("max_failures_in_a_row", max_failures_in_a_row, 1)
-    explainer, kept, listed = Explainer(model, **lime), kept_ids(keep), items(dataset)
+    explainer, kept, listed = Explainer(model, **lime), kept_ids(keep), examples.items(dataset)
     if isinstance(masks, str | Path):
         masks = MaskFolder.of(str(masks), configs.DataConfig())
         masks.check([item.image_id for item in listed])
@@ -136,7 +130,7 @@ def explain(
             explainer=explainer,
             labels=wanted,
             terms=_terms(explainer, model, model_id, wanted, names, lime, masks, kept),
-            picture=picture_in(reader, bands, explainer.normalisation),
+            picture=pictures_of(reader, bands, explainer.normalisation),
             images=len(dataset),
             data=data,
             store=configs.StoreConfig(),
@@ -182,7 +176,7 @@ def _terms(
             "segmenter": SEGMENTER if masks else describe(explainer.segmenter, explainer.device),
             "model_id": model_id,
             **({} if model_id or "model" in functions else {"model_code": code.described(model)}),
-            "weights_sha256": weights.sha256(model) if isinstance(model, nn.Module) else None,
+            "weights_sha256": code.sha256(model) if isinstance(model, nn.Module) else None,
         },
         about={
             "model": model_id or type(model).__name__,
@@ -198,65 +192,10 @@ def _own_normalisation(explainer: Explainer) -> dict[str, list[float]]:
     return {"lime.mean": used.mean.tolist(), "lime.std": used.std.tolist()} if used.source == "model" else {}
 
 
-def map_style(dataset: Any) -> Any:
-    """Return the dataset, or the dataset of a DataLoader that returns its examples unchanged.
-
-    Raises
-    ------
-    GpulimeError
-        If the dataset has no examples, or cannot be indexed. A DataLoader must have the default sampler and ``collate_fn``,
-        since the effect of any others would be lost.
-    """
-    if isinstance(dataset, DataLoader):
-        in_order = type(dataset.sampler) is SequentialSampler and type(dataset.batch_sampler) in (BatchSampler, type(None))
-        plain = in_order and dataset.collate_fn in (default_collate, default_convert)
-        check(plain, "a DataLoader must have shuffle=False and no sampler or collate_fn of its own; pass its dataset instead")
-        dataset = dataset.dataset
-    fits = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
-    check(fits, f"dataset must have a length above 0 and give its images by number; got {code.named(type(dataset))}")
-    return dataset
-
-
-def items(dataset: Any) -> list[Item]:
-    """List the examples of a dataset by index; their ids are paths if the dataset has them."""
-    samples = getattr(dataset, "samples", None) or getattr(dataset, "imgs", None)
-    if isinstance(samples, list) and len(samples) == len(dataset) and all(_has_path(sample) for sample in samples):
-        root = getattr(dataset, "root", ".")
-        ids = [os.path.relpath(os.fsdecode(sample[0]), root) for sample in samples]
-    else:
-        ids = [str(i) for i in range(len(dataset))]
-    found = [Item(name.encode("utf-8", "backslashreplace").decode(), str(i).encode()) for i, name in enumerate(ids)]
-    check_ids(found)
-    return found
-
-
-def _has_path(sample: Any) -> bool:
-    return isinstance(sample, tuple | list) and len(sample) > 0 and isinstance(sample[0], str | bytes | os.PathLike)
-
-
 def _comparable(value: Any) -> bool:
     """Tell if another process can recognise it: options, weights, or a function that can be imported by name."""
     named = inspect.isfunction(value) and "<" not in value.__qualname__
     return named or isinstance(value, nn.Module) or dataclasses.is_dataclass(value)
-
-
-def picture_in(
-    reader: DatasetReader, bands: Sequence[int] | None = None, normalisation: Normalisation | None = None
-) -> Picture:
-    """Find the picture of a row in a dataset; None if the image is missing or has changed."""
-    numbers = {item.image_id: item for item in items(reader.dataset)}
-
-    def picture(row: Mapping[str, Any]) -> Shown | None:
-        if row["image_id"] not in numbers:
-            return None
-        read = reader(numbers[row["image_id"]])
-        same = read.sha256 == row.get("image_sha256")  # else its segments would lie on another picture
-        if read.pixels is None or not same:
-            return None
-        unit = read.pixels / 255 if read.pixels.dtype == torch.uint8 else read.pixels
-        return shown(unit if normalisation is None else normalisation.pictures(unit), bands)
-
-    return picture
 
 
 def _plain(value: Any, model_id: str | None) -> Any:

@@ -1,22 +1,31 @@
-"""Isolation in a run: outcomes in order, and errors of the model or the device that end the run."""
+"""Outcomes of images in order, and their rows; errors of the model or the device that end the run."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import Tensor
 
 from gpulime import device as devices
 from gpulime.engine.isolate import DeviceError, Explained, Failed, Isolate
+from gpulime.engine.model import Activation
 from gpulime.errors import GpulimeError, line_of
 from gpulime.explainer import Explainer
 from gpulime.explanations.images import ExplainedImages
 from gpulime.images.batch import Batch
 from gpulime.runs.progress.exits import DeviceLostError, EndOfRunError, ModelFailsError
 from gpulime.runs.progress.signals import Stopped
-from gpulime.runs.reading.read import Group, Read
-from gpulime.runs.store.store import DEVICE
+from gpulime.runs.reading.batches import Group
+from gpulime.runs.reading.read import Read
+from gpulime.runs.store import row
+from gpulime.runs.store.row import DEVICE
 
 # Pieces of explanations in flight to the CPU while the device works on the next ones.
 AHEAD = defaultdict(int, cuda=1)
@@ -25,16 +34,8 @@ MESSAGE_LENGTH = 1000
 ELSEWHERE = "explainer"
 
 
-@dataclass(frozen=True)
-class Finished:
-    """An explained image: number ``i`` of explanations on the CPU."""
-
-    read: Read
-    explanations: ExplainedImages
-    i: int
-
-
-Outcome = Finished | Read  # a `Read` with its error
+Row = dict[str, Any]
+Outcome = Explained[Read, ExplainedImages] | Read  # a `Read` with its error
 
 
 class Isolation:
@@ -72,7 +73,6 @@ class Isolation:
             fetching=lambda explanations: explanations.fetching(),
             passes=(EndOfRunError,),
         )
-        self._waiting: deque[Read] = deque()  # images without an outcome yet, in order, including unreadable ones
         self._held: list[Read] = []  # failures held back until the model has explained an image
         self._first: BaseException | None = None
 
@@ -90,11 +90,9 @@ class Isolation:
         ahead = AHEAD[self.explainer.device.type]
         try:
             for reads, batch in groups:  # an error of reading is not the model's
-                self._waiting.extend(reads)
-                if batch is not None:
-                    good = [read for read in reads if read.error is None]
-                    yield from self._outcomes(self._isolate.put(good, self.explainer.prepare(batch), ahead))
-                yield from self._unread()
+                items = [read if read.error is None else Failed(read, GpulimeError(read.error)) for read in reads]
+                flights = () if batch is None else self.explainer.prepare(batch)
+                yield from self._outcomes(self._isolate.put(items, flights, ahead))
             yield from self._outcomes(self._isolate.finish())
         except (Exception, Stopped):  # outside the queue, so the pieces in flight belong to the first waiting images
             yield from self._outcomes(self._isolate.arrive())
@@ -110,29 +108,21 @@ class Isolation:
     def _outcomes(self, found: Iterator[Explained[Read, ExplainedImages] | Failed[Read]]) -> Iterator[Outcome]:
         try:
             for one in found:
-                yield from self._failed(one) if isinstance(one, Failed) else self._finished(one)
-                yield from self._unread()
+                yield from self._failed(one) if isinstance(one, Failed) else self._explained(one)
         except DeviceError as error:
-            yield from self._lost(error.__cause__ or error)
+            yield from self._lost(error.__cause__ or error, error.items)
 
-    def _unread(self) -> Iterator[Read]:
-        """Yield the unreadable images at the head of the queue."""
-        while self._waiting and self._waiting[0].error is not None:
-            yield self._waiting.popleft()
-
-    def _finished(self, one: Explained[Read, ExplainedImages]) -> Iterator[Outcome]:
+    def _explained(self, one: Explained[Read, ExplainedImages]) -> Iterator[Outcome]:
         self.proven, self._first = True, None
         yield from self._held
         self._held = []
-        for i, read in enumerate(one.items):
-            while (head := self._waiting.popleft()) is not read:  # a signal handler raised between two images
-                if head.error is not None:
-                    yield head
-            yield Finished(read, one.piece, i)
-            yield from self._unread()
+        yield one
 
-    def _failed(self, one: Failed[Read]) -> Iterator[Outcome]:
-        failure = dataclasses.replace(self._waiting.popleft(), error=_reason(one.error)[:MESSAGE_LENGTH], kind=kind(one.error))
+    def _failed(self, one: Failed[Read]) -> Iterator[Read]:
+        if one.item.error is not None:  # it could not be read
+            yield one.item
+            return
+        failure = dataclasses.replace(one.item, error=_reason(one.error)[:MESSAGE_LENGTH], kind=kind(one.error))
         if self.proven or devices.out_of_memory(one.error):
             yield failure
             return
@@ -141,14 +131,13 @@ class Isolation:
         if len(self._held) == UNPROVEN_IMAGES:
             self.end()
 
-    def _lost(self, error: BaseException) -> Iterator[Read]:
+    def _lost(self, error: BaseException, in_hand: Sequence[Read]) -> Iterator[Read]:
         """End this process's part; a suspect that was alone when the device was lost again becomes a failure."""
         reason = str(error).partition("\n")[0]
-        in_hand = [read for read in self._waiting if read.error is None]
         if self.proven and len(in_hand) == 1 and in_hand[0].item.image_id in self.suspects:
-            culprit = in_hand.pop()
             why = f"the device is lost whenever it is explained, also alone: {reason}"
-            yield dataclasses.replace(culprit, error=why[:MESSAGE_LENGTH], kind=DEVICE)
+            yield dataclasses.replace(in_hand[0], error=why[:MESSAGE_LENGTH], kind=DEVICE)
+            in_hand = ()
         end = "finished rows are kept, and a new process resumes"
         raise DeviceLostError(f"the device is lost: {reason}; {end}", [read.item.image_id for read in in_hand]) from error
 
@@ -163,3 +152,96 @@ def kind(error: BaseException) -> str:
     if devices.out_of_memory(error):
         return "out_of_memory"
     return getattr(error, "stage", ELSEWHERE)
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Make the rows of one run.
+
+    They share ``n_samples``, ``seed``, ``config_hash``, ``activation`` and, except for given masks, ``segmenter``.
+    """
+
+    n_samples: int
+    seed: int
+    config_hash: str
+    segmenter: str
+    activation: Activation
+
+    def row(self, outcome: Outcome) -> Row:
+        """The row of an explained or a failed image; an image with a non-finite output has failed."""
+        if not isinstance(outcome, Explained):
+            return self._error(outcome)
+        bad = int(outcome.piece.non_finite[outcome.i])
+        if bad:
+            message = f"the model's output was NaN or infinite for {bad} of {self.n_samples} samples"
+            return self._error(dataclasses.replace(outcome.item, error=message, kind="non_finite"))
+        explained = self._explained(outcome)
+        try:
+            row.check_numbers(explained)
+        except GpulimeError as error:
+            message = f"numbers beyond 3.4e38, which a row cannot hold: {error}"
+            return self._error(dataclasses.replace(outcome.item, error=message, kind="non_finite"))
+        return explained
+
+    def _explained(self, outcome: Explained[Read, ExplainedImages]) -> Row:
+        batch, i = outcome.piece, outcome.i
+        count, labels = int(batch.segments[i].max()) + 1, batch.labels[i].tolist()  # kept pixels are a segment, too
+        once = [labels.index(label) for label in dict.fromkeys(labels)]  # a target may be among the top labels
+        raster, dtype = row.encode_segments(batch.segments[i].numpy())
+
+        def of(values: Tensor) -> list[Any]:
+            each = values[i].tolist()
+            return [each[j] for j in once]
+
+        def known(values: Tensor) -> list[Any]:
+            return [None if math.isnan(value) else value for value in of(values)]
+
+        scores, spreads, predictions = known(batch.scores), of(batch.spreads), of(batch.predictions.float())
+        is_probability = self.activation in ("softmax", "sigmoid")
+        constant = [str(labels[j]) for j, score in zip(once, scores, strict=True) if score is None]
+        unweighted = math.isnan(spreads[0])
+        why = "the kernel gives every mask a weight of 0" if unweighted else "their output is the same for all samples"
+        return {
+            **self._common(outcome.item),
+            "status": "ok",
+            "h": batch.segments.shape[1],
+            "w": batch.segments.shape[2],
+            "n_segments": count,
+            "seg": raster,
+            "seg_dtype": dtype,
+            "segmenter": outcome.item.segmenter or self.segmenter,
+            **_prediction(int(batch.predicted[i]), float(batch.predicted_probs[i].float())),
+            "labels": of(batch.labels),
+            "pred_probs": predictions,
+            "coef": of(batch.coefficients[..., :count].float()),  # as it is stored
+            "intercept": of(batch.intercepts),
+            "r2": scores,
+            "r2_loo": known(batch.scores_loo),
+            "spread": known(batch.spreads),
+            "note": [row.note(*one, is_probability) for one in zip(spreads, predictions, strict=True)],
+            "error": f"no r2 for classes {', '.join(constant)}: {why}" if constant else None,
+        }
+
+    def _error(self, read: Read) -> Row:
+        return {**self._common(read), "status": "error", "error_type": read.kind, "error": read.error}
+
+    def _common(self, read: Read) -> Row:
+        return {
+            "image_id": read.item.image_id,
+            "path": os.path.abspath(read.item.path) if read.item.path else b"",
+            "target": read.item.target,
+            "attempt": read.item.attempt,
+            "written_at": datetime.now(UTC),
+            "n_samples": self.n_samples,
+            "seed": self.seed,
+            "config_hash": self.config_hash,
+            "image_sha256": read.sha256,
+        }
+
+
+def _prediction(label: int, prob: float) -> Row:
+    """The class with the highest output.
+
+    Null if the model has one output, or if the highest is NaN or infinite.
+    """
+    return {"prediction": label, "predicted_prob": prob} if label >= 0 and math.isfinite(prob) else {}

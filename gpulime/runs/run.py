@@ -19,30 +19,23 @@ from gpulime import device as devices
 from gpulime.errors import check
 from gpulime.explainer import Explainer
 from gpulime.images.batch import Batch
-from gpulime.runs.isolation import Isolation
+from gpulime.runs.isolation import Isolation, Recorder, Row
 from gpulime.runs.progress import estimate, heartbeat, summary
 from gpulime.runs.progress.bar import Progress
 from gpulime.runs.progress.estimate import Plan
 from gpulime.runs.progress.exits import FailuresInARowError, WrongSettingError
 from gpulime.runs.progress.heartbeat import Beat, Effort, Heartbeat
-from gpulime.runs.progress.partition import ALL, Share
-from gpulime.runs.progress.pending import Todo
+from gpulime.runs.progress.partition import ALL, Share, Todo
 from gpulime.runs.progress.signals import Stop
 from gpulime.runs.progress.terminal import note, say
-from gpulime.runs.reading.hints import Hints
-from gpulime.runs.reading.pixels import ChannelsError
-from gpulime.runs.reading.read import DatasetReader, FileReader, Group, Read, batches
-from gpulime.runs.reading.shown import Shown
+from gpulime.runs.reading.batches import Checks, Group, batches, read_target
+from gpulime.runs.reading.read import DatasetReader, FileReader, Picture, Read
 from gpulime.runs.reading.sources import Item
-from gpulime.runs.reading.targets import read_target
 from gpulime.runs.reading.workers import read_all
-from gpulime.runs.store import atomic, lock, store
+from gpulime.runs.store import atomic, store
 from gpulime.runs.store.manifest import Terms
-from gpulime.runs.store.recorder import Recorder, Row
-from gpulime.runs.store.writer import Writer
+from gpulime.runs.store.store import Writer
 from gpulime.views.report import page
-
-Picture = Callable[[Mapping[str, Any]], Shown | None]
 
 
 @dataclass(frozen=True)
@@ -57,37 +50,23 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Job:
-    """Inputs and settings of a run.
-
-    Attributes
-    ----------
-    items, reader : the images, and the reader of one of them
-    explainer : Explainer
-    labels : "top", "target" or "top+target", or the classes to explain for each image
-    terms : settings that all rows share, and the contents of run.json
-    picture : row -> the picture of an image as the model saw it, for the report
-    images : number of images of the run; ``items`` may be the first few of them
-    share : the part of this process
-    retry_failed : True if images with an error row are retried
-    max_failures_in_a_row : failed images in a row that end the run; None for no limit
-    keep : ids of segments that are never hidden
-    """
+    """Inputs and settings of a run."""
 
     items: Sequence[Item]
     reader: FileReader | DatasetReader
     explainer: Explainer
-    labels: str | Sequence[int]
+    labels: str | Sequence[int]  # "top", "target" or "top+target", or the classes to explain for each image
     terms: Terms
-    picture: Picture
-    images: int
+    picture: Picture  # for the report
+    images: int  # of the run; ``items`` may be the first few of them
     data: configs.DataConfig
     store: configs.StoreConfig
     report: bool
     out: Path
-    share: Share = ALL
+    share: Share = ALL  # the part of this process
     retry_failed: bool = False
     max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row
-    keep: Sequence[int] = ()
+    keep: Sequence[int] = ()  # ids of segments that are never hidden
 
     @property
     def class_names(self) -> Sequence[str] | None:
@@ -114,17 +93,15 @@ def perform(job: Job) -> Outcome:
     shown = job.share.rank == 0
     predictor.announce(len(left.items) * n_samples, note)
     progress = Progress(len(left.items), n_samples, job.class_names, lambda: predictor.watch.seconds, shown)
-    heart = Heartbeat(out, job.share, lambda state: _beat(job, left, progress, state))
     rows = store.Store(out, rank=job.share.number, config_hash=job.terms.config_hash, **dataclasses.asdict(job.store))
     with ExitStack() as stack:
         stop = stack.enter_context(Stop())  # outermost: the last shard is written under it too
-        with lock.one_at_a_time(out):  # the next process finds this one running, and its run.json in force
+        with atomic.one_at_a_time(out):  # the next process finds this one running, and its run.json in force
             job.terms.accept(out)
             if left.items:
                 atomic.try_out(out)
-            rows.claim()
-            stack.callback(rows.release)
-            stack.enter_context(heart)  # writes the final state, once the last row is written or lost
+            # Writes the final state, once the last row is written or lost.
+            heart = stack.enter_context(Heartbeat(out, job.share, lambda state: _beat(job, left, progress, state)))
         if left.done:
             note(f"{len(left.done):,} of {len(job.items):,} images are done already")
             _look_again(job)
@@ -240,14 +217,11 @@ def _rows(
     job: Job, left: Todo, after_model_batch: Callable[[int], None], heed: Callable[[], None]
 ) -> Generator[Row, None, None]:
     """Rows of the store, in the order of the images; ``heed`` is called while they are read."""
-    read_any = False
-    masked = False  # True once an image has come with a mask: the note is printed once
     # If the run has explained images before, the model works, and new failures are the images'.
     proven = "ok" in store.read(job.out, ["status"])["status"].to_pylist()
-    hints = Hints()
+    checks = Checks(proven)
 
     def feed(items: Sequence[Item]) -> Generator[Group, None, None]:
-        nonlocal masked, read_any
         explainer, data = job.explainer, job.data
         for reads in read_all(
             items,
@@ -260,15 +234,7 @@ def _rows(
             waiting=heed,
         ):
             heed()
-            hints.look(reads)
-            if not proven:
-                _check_channels(reads)
-            if not masked and any(read.segmenter for read in reads):
-                masked = True
-                note("the masks that come with the images are used as their segments; lime.segments is not")
-            if not (proven or read_any) and reads[0].is_misfit:
-                raise WrongSettingError(f"image {reads[0].item.image_id!r}: {reads[0].error}")
-            read_any = True
+            checks.look(reads)
             aimed = [read_target(read, job.labels, job.class_names, count) for read in reads]
             yield from batches(aimed, job.labels, job.reader.in_unit, job.keep)
 
@@ -304,13 +270,6 @@ def _count_classes(job: Job, images: Tensor) -> int | None:
         with suppress(Exception, SystemExit):  # the error comes up again in the image's row
             job.explainer.count_classes(images)
     return job.explainer.predictor.classes
-
-
-def _check_channels(reads: Sequence[Read]) -> None:
-    """End the run if none of the images read together is usable and channels do not fit the model."""
-    misfits = [read for read in reads if read.kind == ChannelsError.kind]
-    if misfits and all(read.pixels is None for read in reads):
-        raise WrongSettingError(f"image {misfits[0].item.image_id!r} {misfits[0].error}")
 
 
 def _check_names(names: Sequence[str] | None, classes: int | None) -> None:

@@ -15,8 +15,8 @@ from gpulime.classes import called
 from gpulime.errors import GpulimeError
 from gpulime.explanations import shades
 from gpulime.runs.progress.terminal import printable
-from gpulime.runs.store import row_index, store, validate
-from gpulime.runs.store.row import prediction
+from gpulime.runs.store import row_index, store
+from gpulime.runs.store.row import DAMAGED, prediction
 from gpulime.runs.store.row_index import Places
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -199,8 +199,8 @@ def compare(a: Path, b: Path) -> Diff:
         only_a=len(ids_a) - len(pairs),
         only_b=len(ids_b) - len(pairs),
         failed=len(pairs) - len(images),
-        damaged_a=places_a.rows["error_type"].to_pylist().count(validate.KIND),
-        damaged_b=places_b.rows["error_type"].to_pylist().count(validate.KIND),
+        damaged_a=places_a.rows["error_type"].to_pylist().count(DAMAGED),
+        damaged_b=places_b.rows["error_type"].to_pylist().count(DAMAGED),
         images=images,
         names_a=about_a.get("class_names"),
         names_b=about_b.get("class_names"),

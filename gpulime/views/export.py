@@ -20,7 +20,8 @@ from gpulime.classes import name_of
 from gpulime.errors import GpulimeError, check, nearest
 from gpulime.explanations import shades
 from gpulime.runs import from_config
-from gpulime.runs.store import row_index, store, validate
+from gpulime.runs.store import row_index, store
+from gpulime.runs.store.row import DAMAGED
 
 INDEX = "index.csv"
 COLUMNS = ("image_id", "arrays", "label", "name", "prediction", "r2", "r2_loo", "overlay")
@@ -86,7 +87,7 @@ def _choose(run: Path, rows: pa.Table, ids: Sequence[str] | None) -> tuple[list[
     """The ids to write, each once, and the reasons for skipped ids with damaged rows."""
     facts = rows.select(["image_id", "status", "error_type", "error"]).to_pylist()
     known = {row.pop("image_id"): row for row in facts}
-    damaged = {image_id: row["error"] for image_id, row in known.items() if row["error_type"] == validate.KIND}
+    damaged = {image_id: row["error"] for image_id, row in known.items() if row["error_type"] == DAMAGED}
     if ids is None:
         ids = [image_id for image_id, row in known.items() if row["status"] == "ok" or image_id in damaged]
         check(bool(ids), f"{run} holds no explanation: {len(known)} rows, none of them ok")

@@ -366,10 +366,10 @@ def test_an_image_that_costs_the_device_each_time_costs_two_processes_and_itself
 
 def test_the_model_has_the_next_images_before_the_last_ones_are_fetched(ahead, tmp_path, monkeypatch):
     monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 20)
-    seen, finished = [], isolation.Isolation._finished
+    seen, finished = [], isolation.Isolation._explained
     model = Model()
     model.register_forward_hook(lambda *_: seen.append("forward"))
-    monkeypatch.setattr(isolation.Isolation, "_finished", lambda *given: seen.append("fetch") or finished(*given))
+    monkeypatch.setattr(isolation.Isolation, "_explained", lambda *given: seen.append("fetch") or finished(*given))
     explain(model, tmp_path, Marked(4), batch_size=20)
     overlapping = ["forward", *["forward", "fetch"] * 3, "fetch"]
     assert seen == (overlapping if ahead else ["forward", "fetch"] * 4)
@@ -408,15 +408,15 @@ class Struck(Exception):
 def test_what_strikes_between_two_images_mixes_none_up(at, error, clean, tmp_path, monkeypatch):
     """Each row belongs to its image, also with others in flight."""
     monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 60)
-    unread, calls = isolation.Isolation._unread, []
+    explained, calls = isolation.Isolation._explained, []
 
-    def strikes(self):
+    def strikes(self, one):
         calls.append(None)
         if len(calls) == at:
             raise error
-        return unread(self)
+        return explained(self, one)
 
-    monkeypatch.setattr(isolation.Isolation, "_unread", strikes)
+    monkeypatch.setattr(isolation.Isolation, "_explained", strikes)
     with suppress(KeyboardInterrupt, Struck):
         explain(Model(), tmp_path, batch_size=20)
     rows = rows_of(tmp_path)

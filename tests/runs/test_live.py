@@ -21,7 +21,7 @@ from gpulime.engine import engine
 from gpulime.runs import from_config
 from gpulime.runs.progress import exits, heartbeat
 from gpulime.runs.progress.status import status
-from gpulime.runs.store import lock, store
+from gpulime.runs.store import atomic, store
 
 
 class Watched(Tiny):
@@ -101,8 +101,6 @@ def test_other_settings_are_kept_out_of_a_directory_at_work_before_its_first_row
         assert first.poll() is None, first.communicate()
         time.sleep(0.02)
     assert not store.shards(tmp_path / "run")
-    [beat] = (tmp_path / "run" / "heartbeats").iterdir()
-    beat.unlink()  # as where it could not be written, or is old
     second = start(tmp_path, "--lime.n_samples", "70")
     _, errors = second.communicate(timeout=60)
     assert second.returncode == exits.BAD_USAGE
@@ -154,20 +152,20 @@ def test_shards_from_python_are_disjoint_and_complete(tmp_path, monkeypatch):
 
 
 def test_who_comes_next_finds_a_run_at_work_as_soon_as_it_may_come_in(tmp_path, monkeypatch):
-    enter = lock.one_at_a_time
+    enter = atomic.one_at_a_time
 
     @contextlib.contextmanager
     def watched(run):
         with enter(run):
             yield
-            found.append((store.manifest(run)["model"], [beat.state for beat in heartbeat.at_work(run)], lock.any_writer(run)))
+            found.append((store.manifest(run)["model"], [beat.state for beat in heartbeat.at_work(run)]))
 
     found = []
-    monkeypatch.setattr(lock, "one_at_a_time", watched)
+    monkeypatch.setattr(atomic, "one_at_a_time", watched)
     gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12)], tmp_path, **SMALL)
-    assert found == [("Tiny", ["running"], True)]
-    assert not lock.any_writer(tmp_path)
+    assert found == [("Tiny", ["running"])]
     assert heartbeat.at_work(tmp_path) == []
+    assert not list((tmp_path / "_staging").iterdir())
 
 
 def test_images_that_have_gone_since_do_not_make_a_run_more_than_whole(photographs, tmp_path):
@@ -186,7 +184,7 @@ def test_an_error_before_the_first_image_is_told_to_others(tmp_path, monkeypatch
         gpulime.runs.explain(Tiny(), images, tmp_path, **SMALL)
     assert [beat.state for beat in heartbeat.read(tmp_path)] == ["failed"]
     monkeypatch.undo()
-    gpulime.runs.explain(Tiny(), images, tmp_path, **SMALL)  # a lock that is still held would warn
+    gpulime.runs.explain(Tiny(), images, tmp_path, **SMALL)
 
 
 def test_nothing_changes_the_code_once_it_is_known(monkeypatch):

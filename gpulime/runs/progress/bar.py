@@ -22,20 +22,8 @@ SHOWN_SEGMENTS = 3
 class Progress:
     """Counts forwards and images; prints explanations as they come.
 
-    Parameters
-    ----------
-    images, n_samples : int
-        The work: forwards are the product.
-    class_names : sequence of str, optional
-    model_seconds : callable, optional
-        Seconds that the model has taken so far.
-    shown : bool
-        Print; False prints nothing.
-
-    Attributes
-    ----------
-    ok, failed : int
-        Explained and failed images since the start.
+    The work is ``images`` times ``n_samples`` forwards; ``model_seconds`` returns the time in the model so far. ``ok`` and
+    ``failed`` count images since the start.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from gpulime.runs.progress.exits import EndOfRunError
 from gpulime.runs.progress.partition import Share
-from gpulime.runs.progress.status import duration
+from gpulime.runs.progress.terminal import duration
 
 SECONDS = 15.0  # of a trial, or longer until it has seen a few model batches
 BATCHES = 6
@@ -19,47 +19,28 @@ WARM = 0.4  # of warm-up at its start: kernels are compiled, the batch size is s
 
 @dataclass(frozen=True)
 class Plan:
-    """The work of a run that has not started.
+    """The work of a run that has not started."""
 
-    Attributes
-    ----------
-    images : of the run; ``done`` have rows already, ``todo`` are left for this process
-    again : images of ``todo`` with an error row, which are retried
-    n_samples : forwards per image
-    rate : forwards per second, including reading, segmentation and fit; None if no image could be tried
-    b : rows of a model batch at the end of the trial
-    """
-
-    images: int
-    done: int
-    todo: int
-    again: int
+    images: int  # of the run
+    done: int  # have rows already
+    todo: int  # are left for this process
+    again: int  # of ``todo`` have an error row, and are retried
     n_samples: int
     share: Share
-    rate: float | None
-    b: int
-
-    @property
-    def forwards(self) -> int:
-        """The forwards of the model."""
-        return self.todo * self.n_samples
-
-    @property
-    def seconds(self) -> float | None:
-        """The time at the trial's rate."""
-        return None if self.rate is None else self.forwards / self.rate
+    rate: float | None  # forwards per second, including reading, segmentation and fit; None if no image could be tried
+    b: int  # rows of a model batch at the end of the trial
 
     def __str__(self) -> str:
+        forwards = self.todo * self.n_samples
         part = "" if self.share.is_all else f", {self.share}"
         again = f" ({self.again:,} of them failed before)" if self.again else ""
         lines = [
             f"{self.images:,} images{part}; {self.done:,} done already; {self.todo:,} to do{again}",
-            f"{self.forwards:,} forwards: {self.todo:,} images x {self.n_samples:,} samples",
+            f"{forwards:,} forwards: {self.todo:,} images x {self.n_samples:,} samples",
         ]
-        if self.seconds is not None:
-            lines.append(
-                f"about {duration(self.seconds)}, at {self.rate:,.0f} forwards/s in a trial with model batches of {self.b}"
-            )
+        if self.rate is not None:
+            time_ = duration(forwards / self.rate)
+            lines.append(f"about {time_}, at {self.rate:,.0f} forwards/s in a trial with model batches of {self.b}")
         elif self.todo:
             lines.append("no time can be told: none of the images that were tried could be explained")
         return "\n".join([*lines, "nothing has been written"])
@@ -70,12 +51,8 @@ def rate(
 ) -> tuple[float | None, int]:
     """Forwards per second of a short trial, and the rows of its last model batch.
 
-    Parameters
-    ----------
-    explain : callable (after each model batch of b rows) -> results of the images
-        Explains images as a run does; it is stopped at the end of the trial.
-    synchronize : callable
-        Waits until the device has finished.
+    ``explain`` explains images as a run does, calls its argument after each model batch of b rows, and is stopped at the end;
+    ``synchronize`` waits for the device.
     """
     ticks = [(time.perf_counter(), 0)]  # time at which this many rows had been seen
 

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 
 from gpulime.runs.progress.exits import DeviceLostError
 from gpulime.runs.progress.partition import Share
+from gpulime.runs.progress.terminal import printable
 from gpulime.runs.store.atomic import staged
 
 FOLDER = "heartbeats"
 SECONDS = 5.0  # between two of them
 SILENCE = 60.0  # until a process counts as silent: longer than nearly any model batch
+BUSY = 3600.0  # until a silent process of this machine counts as gone, since its number may be another's now
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 LONGEST = 1e12  # seconds
@@ -28,18 +31,11 @@ LONGEST = 1e12  # seconds
 
 @dataclass(frozen=True)
 class Effort:
-    """Time and forwards spent.
+    """Time and forwards spent."""
 
-    Attributes
-    ----------
-    seconds : of processes
-    forwards : rows passed to the model
-    model_seconds : the part of ``seconds`` in the model
-    """
-
-    seconds: float = 0.0
-    forwards: int = 0
-    model_seconds: float = 0.0
+    seconds: float = 0.0  # of processes
+    forwards: int = 0  # rows passed to the model
+    model_seconds: float = 0.0  # the part of ``seconds`` in the model
 
     @property
     def in_model(self) -> float:
@@ -52,45 +48,27 @@ class Effort:
 
 @dataclass(frozen=True)
 class Beat:
-    """The state of a process.
-
-    Attributes
-    ----------
-    config_hash : of the run's settings
-    images : of the whole run; ``own`` are this process's, of which ``before`` were finished before it started
-    ok, failed : images explained and failed since
-    effort : since it started
-    earlier : effort of earlier processes with this share
-    suspects : images that a process of this share had in flight when it lost its device
-    left : estimated seconds left, None if unknown
-    time : of writing, in seconds since 1970
-    """
+    """The state of a process."""
 
     share: Share
     host: str
     pid: int
     state: str
-    config_hash: str | None
-    images: int
-    own: int
-    before: int
-    ok: int
+    config_hash: str | None  # of the run's settings
+    images: int  # of the whole run
+    own: int  # images of this process
+    before: int  # of which were finished before it started
+    ok: int  # images explained and failed since
     failed: int
-    effort: Effort
-    left: float | None
-    time: float
-    earlier: Effort = Effort()
-    suspects: Sequence[str] = ()
+    effort: Effort  # since it started
+    left: float | None  # estimated seconds left, None if unknown
+    time: float  # of writing, in seconds since 1970
+    earlier: Effort = Effort()  # of earlier processes with this share
+    suspects: Sequence[str] = ()  # images that a process of this share had in flight when it lost its device
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Beat:
-        """Read the JSON of a file.
-
-        Raises
-        ------
-        TypeError, KeyError, ValueError
-            If another program wrote it, or it is damaged.
-        """
+        """Read the JSON of a file; raises TypeError, KeyError or ValueError if it is damaged or another program's."""
         efforts = {name: Effort(**facts[name]) for name in ("effort", "earlier")}
         beat = cls(**{**facts, **efforts, "share": Share(**facts["share"]), "suspects": tuple(facts["suspects"])})
         counts = [beat.images, beat.own, beat.before, beat.ok, beat.failed, *dataclasses.astuple(beat.share)[:4]]
@@ -117,15 +95,18 @@ class Beat:
             return False
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # it belongs to another user
-            return False
+        except OSError as error:  # also PermissionError: it belongs to another user
+            return isinstance(error, ProcessLookupError)
         return False
 
     def is_silent(self, now: float) -> bool:
         """True if its last beat is old."""
         return abs(now - self.time) > SILENCE  # or from a clock that is far ahead
+
+    def may_write(self, now: float) -> bool:
+        """True if it is running, or silent and on this machine, where it may be busy: compiling a model takes minutes."""
+        other = self.host == socket.gethostname() and self.pid != os.getpid()
+        return self.state == RUNNING and not self.is_gone and abs(now - self.time) <= (BUSY if other else SILENCE)
 
     def is_at_work(self, now: float) -> bool:
         """True if it is running, as far as is known."""
@@ -133,27 +114,13 @@ class Beat:
 
 
 class Heartbeat:
-    """Write the beats of one process.
-
-    Parameters
-    ----------
-    run : Path
-        The run directory.
-    share : Share
-        The part of this process.
-    describe : callable (state) -> Beat
-        Returns the current state.
-
-    Attributes
-    ----------
-    last : Beat or None, the last one written
-    """
+    """Write the beats of one process, which ``describe`` makes; ``last`` is the last one written."""
 
     def __init__(self, run: Path, share: Share, describe: Callable[[str], Beat]) -> None:
         self.path = run / FOLDER / f"{share.shard + 1}-of-{share.shards}-rank-{share.rank}.json"
         self.describe = describe
         self.last: Beat | None = None
-        self._next = 0.0
+        self._next, self._warned = 0.0, False
         self._before = _read(self.path)
         self._suspects: Sequence[str] = () if self._before is None else self._before.suspects
 
@@ -176,6 +143,8 @@ class Heartbeat:
         """Write a beat; a disk that refuses it does not end the run."""
         self._next = time.monotonic() + SECONDS
         now, before = self.describe(state), self._before
+        if state == RUNNING:
+            self._warn_of_another(now)
         goes_on = before is not None and before.config_hash == now.config_hash
         earlier = before.earlier + before.effort if before is not None and goes_on else Effort()
         self.last = dataclasses.replace(now, earlier=earlier, suspects=self._suspects)
@@ -185,6 +154,15 @@ class Heartbeat:
         with contextlib.suppress(OSError), staged(self.path.parents[1], self.path) as path:
             path.write_text(text, encoding="utf-8")
             os.replace(path, self.path)
+
+    def _warn_of_another(self, now: Beat) -> None:
+        """Warn, once, if the last beat of this share is another process's that is at work."""
+        last = _read(self.path)
+        if self._warned or last is None or (last.host, last.pid) == (now.host, now.pid) or not last.may_write(now.time):
+            return
+        self._warned = True
+        who = f"another process ({last.pid} on {printable(last.host)}) writes to {self.path.parents[1]}"
+        warnings.warn(f"{who}: two runs explain the same images twice. No row is lost by it", stacklevel=2)
 
 
 def read(run: Path) -> list[Beat]:
@@ -206,6 +184,12 @@ def at_work(run: Path) -> list[Beat]:
     """The last beat of each running process."""
     now = time.time()
     return [beat for beat in read(run) if beat.is_at_work(now)]
+
+
+def may_write(run: Path) -> bool:
+    """True if a process writes to a run, or is busy and may write to it later."""
+    now = time.time()
+    return any(beat.may_write(now) for beat in read(run))
 
 
 def spent(run: Path, config_hash: str | None) -> Effort:

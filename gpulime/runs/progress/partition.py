@@ -6,40 +6,31 @@ different number of processes. Nothing is coordinated: an owner skips finished i
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import gpulime
 from gpulime.errors import GpulimeError, check
+from gpulime.runs.reading.sources import Item
+from gpulime.runs.store.row_index import Done
 
 
 @dataclass(frozen=True)
 class Share:
-    """One of ``shards`` parts, divided among ``world`` ranks; shard and rank count from 0.
-
-    Attributes
-    ----------
-    device : int or None
-        The index of the rank's GPU on its machine; None if there is one process.
-    """
+    """One of ``shards`` parts, divided among ``world`` ranks; shard and rank count from 0."""
 
     shard: int = 0
     shards: int = 1
     rank: int = 0
     world: int = 1
-    device: int | None = None
+    device: int | None = None  # index of the rank's GPU on its machine; None if there is one process
 
     @classmethod
     def of(cls, shard: str | None, environment: Mapping[str, str] = os.environ) -> Share:
-        """Parse ``--shard``, such as "2/8", and torchrun's environment variables.
-
-        Raises
-        ------
-        GpulimeError
-            If a shard or rank is out of range.
-        """
+        """Parse ``--shard``, such as "2/8", and torchrun's environment variables."""
         given = re.fullmatch(r"(\d+)/(\d+)", shard or "1/1")
         if given is None or not 1 <= int(given[1]) <= int(given[2]):
             raise GpulimeError(
@@ -74,6 +65,46 @@ class Share:
 
 
 ALL = Share()
+
+
+@dataclass(frozen=True)
+class Todo:
+    """Remaining and finished images of a run, for one process."""
+
+    items: Sequence[Item]  # to be explained now
+    done: Sequence[Item]  # images of the run that have a row, of any process
+    own: int  # number of images of this process, finished or not
+    again: int  # number of ``items`` that failed before
+    suspects: int = 0  # number of ``items``, at their end, that were in flight when a process lost its device
+
+    @property
+    def passes(self) -> list[Sequence[Item]]:
+        """Groups to explain together: images that may crash the device come last and alone."""
+        last = len(self.items) - self.suspects
+        return [self.items[:last], *([item] for item in self.items[last:])]
+
+    @classmethod
+    def of(
+        cls,
+        items: Sequence[Item],
+        share: Share,
+        done: Mapping[str, Done],
+        retry_failed: bool,
+        suspects: Sequence[str] = (),
+    ) -> Todo:
+        """Select ``items`` of this share without a row and, on demand, with an error row.
+
+        Images that crash the device each time are skipped; a launcher that restarts the call would crash forever.
+        """
+        own = [item for item in items if share.owns(item.image_id)]
+        new = [item for item in own if item.image_id not in done]
+        failed = [item for item in own if retry_failed and item.image_id in done and done[item.image_id].may_be_tried_again]
+        failed.sort(key=lambda item: done[item.image_id].attempt)  # so that repeated short runs reach all of them
+        again = [dataclasses.replace(item, attempt=done[item.image_id].attempt + 1) for item in failed]
+        place = {image_id: i for i, image_id in enumerate(suspects)}
+        left = sorted([*new, *again], key=lambda item: place.get(item.image_id, -1))
+        count = sum(item.image_id in place for item in left)
+        return cls(left, [item for item in items if item.image_id in done], len(own), len(again), count)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

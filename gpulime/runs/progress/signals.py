@@ -77,13 +77,7 @@ class Stop:
         _restore({number: signal.SIG_DFL if before is _end else before for number, before in others.items()})
 
     def check(self) -> None:
-        """Raise if a signal has come; called at points where the run can stop.
-
-        Raises
-        ------
-        Stopped
-            Once a signal has come.
-        """
+        """Raise `Stopped` if a signal has come; called at points where the run can stop."""
         if self.signal is not None:
             raise Stopped(f"stopped by {signal.Signals(self.signal).name}; finished rows are kept: repeat the call to resume")
 
@@ -105,15 +99,15 @@ def _restore(before: Mapping[int, Any]) -> None:
         signal.signal(number, handler)
 
 
-def leave_to_parent(parent: int) -> None:
-    """Ignore signals to the process group in a worker: its parent handles them and ends workers by SIGTERM.
+def leave_to_parent() -> None:
+    """Ignore signals to the process group in a worker: its parent handles them and kills workers.
 
     If the parent is killed, workers end at once.
     """
     os.setpgid(0, 0)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), name="gpulime parent watch", daemon=True).start()
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="gpulime parent watch", daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

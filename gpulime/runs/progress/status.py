@@ -11,28 +11,20 @@ from typing import Any
 
 from gpulime.runs.progress import heartbeat
 from gpulime.runs.progress.heartbeat import Beat
-from gpulime.runs.progress.terminal import printable
+from gpulime.runs.progress.terminal import duration, printable
 from gpulime.runs.store import store
 
 
 @dataclass(frozen=True)
 class Status:
-    """The progress of a run.
-
-    Attributes
-    ----------
-    images : of the whole run, before shares and limits; None if no process has reported yet
-    ok, failed : images in the shards that are explained, and that failed by kind
-    processes : the last beat of each, without earlier shard counts or world sizes
-    now : time of this query, in seconds since 1970
-    """
+    """The progress of a run."""
 
     run: str
-    images: int | None
-    ok: int
-    failed: dict[str, int]
-    processes: list[Beat]
-    now: float
+    images: int | None  # of the whole run, before shares and limits; None if no process has reported yet
+    ok: int  # images in the shards that are explained
+    failed: dict[str, int]  # and that failed, by kind
+    processes: list[Beat]  # the last beat of each, without earlier shard counts or world sizes
+    now: float  # time of this query, in seconds since 1970
 
     @property
     def running(self) -> list[Beat]:
@@ -90,13 +82,7 @@ class Status:
 
 
 def status(run: Path) -> Status:
-    """Look up the progress of a run.
-
-    Raises
-    ------
-    GpulimeError
-        If the directory holds no run.
-    """
+    """Look up the progress of a run; raises `GpulimeError` if the directory holds none."""
     manifest = store.manifest(run)
     rows = store.read(run, ["status", "error_type"])
     beats, now = heartbeat.read(run), time.time()
@@ -111,13 +97,3 @@ def status(run: Path) -> Status:
         processes=heartbeat.current(beats, now),
         now=now,
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the two largest units: "45 s", "12 min 3 s", "7 h 40 min", "2 d 3 h"."""
-    whole = round(seconds)
-    for long, short, many in (("d", "h", 86_400), ("h", "min", 3_600), ("min", "s", 60)):
-        if whole >= many:
-            below = {"h": 3_600, "min": 60, "s": 1}[short]
-            return f"{whole // many} {long}" + (f" {rest} {short}" if (rest := whole % many // below) else "")
-    return f"{whole} s"

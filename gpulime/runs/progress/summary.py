@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 
 from gpulime.runs.progress import heartbeat
 from gpulime.runs.progress.heartbeat import Effort
-from gpulime.runs.progress.status import duration
-from gpulime.runs.progress.terminal import printable
+from gpulime.runs.progress.terminal import duration, printable
 from gpulime.runs.store import shards, store
 from gpulime.runs.store.row_index import Places
 from gpulime.views.report import head
@@ -26,30 +25,18 @@ COLUMNS = (*shards.DECIDING, "error_type", *head.TOP_OF)
 
 @dataclass(frozen=True)
 class Summary:
-    """Results and cost of all images of a run.
-
-    Attributes
-    ----------
-    ok, failed : explained images, and failed ones by kind
-    median_r2, median_r2_loo : of the top labels' surrogates, on the samples they were fitted to and leave-one-out; None if
-        there is none
-    top1_accuracy : share of the images with a known target whose most probable class it is; None if none is known
-    targets : number of images with a known target
-    first, last : times of the first and the last row, as ISO 8601
-    call : effort of this call of this process
-    spent : effort of all processes in all calls
-    """
+    """Results and cost of all images of a run."""
 
     ok: int
-    failed: dict[str, int]
-    median_r2: float | None
-    median_r2_loo: float | None
-    top1_accuracy: float | None
-    targets: int
-    first: str | None
+    failed: dict[str, int]  # by kind
+    median_r2: float | None  # of the top labels' surrogates, on the samples that they were fitted to
+    median_r2_loo: float | None  # the same, leave-one-out
+    top1_accuracy: float | None  # share of the images with a known target whose most probable class it is
+    targets: int  # number of images with a known target
+    first: str | None  # times of the first and the last row, as ISO 8601
     last: str | None
-    call: Effort
-    spent: Effort
+    call: Effort  # of this call of this process
+    spent: Effort  # of all processes in all calls
 
     @property
     def errors(self) -> int:

@@ -21,6 +21,16 @@ def lines_of(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units: "45 s", "12 min 3 s", "7 h 40 min", "2 d 3 h"."""
+    whole = round(seconds)
+    for long, short, many in (("d", "h", 86_400), ("h", "min", 3_600), ("min", "s", 60)):
+        if whole >= many:
+            below = {"h": 3_600, "min": 60, "s": 1}[short]
+            return f"{whole // many} {long}" + (f" {rest} {short}" if (rest := whole % many // below) else "")
+    return f"{whole} s"
+
+
 def say(text: str) -> None:
     """Print lines on stdout, without control characters."""
     _write(sys.stdout, f"{lines_of(text)}\n")

@@ -1,4 +1,4 @@
-"""Digests of the code of models and functions, so that rows of two different ones are never mixed in one run."""
+"""Digests of weights and of the code of models and functions, so that rows of different ones are never mixed in one run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import re
 import textwrap
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from gpulime.errors import GpulimeError, line_of
 
 LIBRARIES = ("torch", "torchvision", "timm", "gpulime", "builtins")  # identified by name, with settings from a module's repr
 INSTALLED = ("site-packages", "dist-packages")
@@ -49,3 +52,28 @@ def _source(code: Any) -> str:
         return ast.unparse(ast.parse(text))
     except SyntaxError:  # a lambda in the middle of its line
         return text
+
+
+def sha256(model: nn.Module) -> str:
+    """Digest of all parameters and buffers: their names in order, dtypes, shapes and bytes.
+
+    Raises
+    ------
+    GpulimeError
+        If one of them has no values yet, as in lazy modules and on the device "meta".
+    """
+    found = hashlib.sha256()
+    for name, value in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
+        if isinstance(value, Tensor):
+            content = _bytes(name, value)
+            found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            found.update(content)
+    return found.hexdigest()
+
+
+def _bytes(name: str, value: Tensor) -> memoryview:
+    try:
+        dense = value.detach().cpu().to_dense()
+        return dense.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    except Exception as error:
+        raise GpulimeError(f"the values of the model's {name!r} cannot be read: {line_of(error)}") from error

@@ -30,20 +30,12 @@ _header = threading.Lock()
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as the file holds it, and the file's digest.
+    """A picture as the file holds it, and the file's digest."""
 
-    Attributes
-    ----------
-    picture : PIL image of any mode, or array (h, w) or (h, w, c) of a .npy file
-    sha256 : of the file, as hex digits
-    turned : the picture has a rotation tag, which was ignored
-    cut : its colours have 16 bits, of which Pillow reads 8
-    """
-
-    picture: Image.Image | Array
-    sha256: str
-    turned: bool = False
-    cut: bool = False
+    picture: Image.Image | Array  # of any mode, or (h, w) or (h, w, c) of a .npy file
+    sha256: str  # of the file, as hex digits
+    turned: bool = False  # it has a rotation tag, which was ignored
+    cut: bool = False  # its colours have 16 bits, of which Pillow reads 8
 
     @property
     def size(self) -> tuple[int, int]:
@@ -54,17 +46,8 @@ class Decoded:
 def decode(path: bytes, *, max_megapixels: float, max_megabytes: float, exif: str) -> Decoded:
     """Read one file: its header, then its digest, then its pixels. Of an animation the first frame is taken.
 
-    Parameters
-    ----------
-    path : bytes
-        An image that Pillow reads as one of `FORMATS`, or a .npy file with an array (h, w) or (h, w, c) of uint8, uint16, or
-        floats in 0..1.
-    max_megapixels : float
-        The limit for the size in the header.
-    max_megabytes : float
-        The limit for the size of the file.
-    exif : {"ignore", "apply"}
-        Apply the camera's rotation tag or, as torchvision's ImageFolder, ignore it.
+    It is an image that Pillow reads as one of `FORMATS`, or a .npy file with an array (h, w) or (h, w, c) of uint8, uint16, or
+    floats in 0..1. The limits and ``exif`` are those of `DataConfig`.
 
     Raises
     ------

@@ -1,7 +1,8 @@
-"""Find the image, the target and the mask in an example of a dataset."""
+"""Datasets: their examples by id, and the image, the target and the mask in an example."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, default_collate, default_convert
 
 from gpulime import arrays, labels
-from gpulime.errors import GpulimeError
+from gpulime.errors import GpulimeError, check
 from gpulime.runs.reading import pixels
 from gpulime.runs.reading.label_maps import KEYS as MASK_KEYS
 from gpulime.runs.reading.label_maps import label_map
 from gpulime.runs.reading.pixels import DecodeError
+from gpulime.runs.reading.sources import Item, check_ids
 
 IMAGE_KEYS = ("image", "pixel_values", "img", "x")
 TARGET_KEYS = ("label", "labels", "target", "targets", "class", "y")
@@ -38,16 +41,49 @@ class Example:
     mask_name: str = ""
 
 
+def map_style(dataset: Any) -> Any:
+    """Return the dataset, or the dataset of a DataLoader that returns its examples unchanged.
+
+    Raises
+    ------
+    GpulimeError
+        If the dataset has no examples, or cannot be indexed. A DataLoader must have the default sampler and ``collate_fn``,
+        since the effect of any others would be lost.
+    """
+    if isinstance(dataset, DataLoader):
+        in_order = type(dataset.sampler) is SequentialSampler and type(dataset.batch_sampler) in (BatchSampler, type(None))
+        plain = in_order and dataset.collate_fn in (default_collate, default_convert)
+        check(plain, "a DataLoader must have shuffle=False and no sampler or collate_fn of its own; pass its dataset instead")
+        dataset = dataset.dataset
+    fits = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset) > 0
+    kind = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
+    check(fits, f"dataset must have a length above 0 and give its images by number; got {kind}")
+    return dataset
+
+
+def items(dataset: Any) -> list[Item]:
+    """List the examples of a dataset by index; their ids are paths if the dataset has them."""
+    samples = getattr(dataset, "samples", None) or getattr(dataset, "imgs", None)
+    if isinstance(samples, list) and len(samples) == len(dataset) and all(_has_path(sample) for sample in samples):
+        root = getattr(dataset, "root", ".")
+        ids = [os.path.relpath(os.fsdecode(sample[0]), root) for sample in samples]
+    else:
+        ids = [str(i) for i in range(len(dataset))]
+    found = [Item(name.encode("utf-8", "backslashreplace").decode(), str(i).encode()) for i, name in enumerate(ids)]
+    check_ids(found)
+    return found
+
+
+def _has_path(sample: Any) -> bool:
+    return isinstance(sample, tuple | list) and len(sample) > 0 and isinstance(sample[0], str | bytes | os.PathLike)
+
+
 def parts(example: Any) -> Example:
     """Find the image, the target and the mask of an example.
 
-    Parameters
-    ----------
-    example
-        An image, a tuple or list of an image and more, or a mapping or named tuple with one of `IMAGE_KEYS`, and perhaps one
-        of `TARGET_KEYS` and of `MASK_KEYS`.
-        In a tuple the image may follow an index, and the target other facts: (index, image, label), (image, facts, label).
-        A mask is a further item that holds integers (h, w).
+    It is an image, a tuple or list of an image and more, or a mapping or named tuple with one of `IMAGE_KEYS`, and perhaps one
+    of `TARGET_KEYS` and of `MASK_KEYS`. In a tuple the image may follow an index, and the target other facts: (index, image,
+    label), (image, facts, label). A mask is a further item that holds integers (h, w).
 
     Raises
     ------

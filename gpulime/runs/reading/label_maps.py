@@ -48,19 +48,7 @@ def label_map(value: Any) -> LabelMap | None:
 
 
 def checked(value: Any, name: str, size: tuple[int, int]) -> LabelMap:
-    """``value`` as the label map of an image.
-
-    Parameters
-    ----------
-    value : anything
-    name : str, its name in messages
-    size : (h, w) of the image
-
-    Raises
-    ------
-    LabelMapError
-        Unless it is a map of integers of that size.
-    """
+    """``value`` as the label map of an image of ``size`` (h, w); raises `LabelMapError` if it is none."""
     labels = label_map(value)
     if labels is None:
         raise LabelMapError(f"{name} must be integers (h, w) = {size}: a tensor, an array or a PIL image; got {_kind(value)}")
@@ -71,28 +59,15 @@ def checked(value: Any, name: str, size: tuple[int, int]) -> LabelMap:
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Mask images by the ids of their images: the same path with a lossless extension.
-
-    Attributes
-    ----------
-    folder : str
-    files : image id without extension -> candidate mask files
-    limits : max_megapixels and max_megabytes, as for images
-    """
+    """Mask images by the ids of their images: the same path with a lossless extension."""
 
     folder: str
-    files: Mapping[str, Sequence[bytes]]
-    limits: Mapping[str, float]
+    files: Mapping[str, Sequence[bytes]]  # image id without extension -> candidate mask files
+    limits: Mapping[str, float]  # max_megapixels and max_megabytes, as for images
 
     @classmethod
     def of(cls, folder: str, data: DataConfig) -> MaskFolder:
-        """The masks in a folder and its subfolders.
-
-        Raises
-        ------
-        GpulimeError
-            If there is no such folder, or no mask in it, or a folder there cannot be read.
-        """
+        """The masks in a folder and its subfolders; raises `GpulimeError` if there are none, or a folder cannot be read."""
         files: dict[str, list[bytes]] = {}
         with about(f"data.masks {folder!r}"):
             check(os.path.isdir(os.path.expanduser(folder)), "there is no such folder")
@@ -114,13 +89,7 @@ class MaskFolder:
         check(there, f"data.masks {self.folder!r}: no image has a mask there; {first!r} needs {_stem(first)}.png, found {mask}")
 
     def __call__(self, image_id: str) -> Image.Image | npt.NDArray[Any]:
-        """The mask of an image.
-
-        Raises
-        ------
-        LabelMapError
-            If there is none, or more than one, or it cannot be read.
-        """
+        """The mask of an image; raises `LabelMapError` unless there is one that can be read."""
         found = self.files.get(_stem(image_id), ())
         if len(found) != 1:
             names = ", ".join(os.fsdecode(os.path.basename(path)) for path in found) or "none"
@@ -140,13 +109,7 @@ def _stem(image_id: str) -> str:
 
 
 def called(masks: Masks, image_id: str) -> tuple[Any, str]:
-    """The label map of an image from ``masks``, and its name in messages.
-
-    Raises
-    ------
-    LabelMapError
-        If there is none.
-    """
+    """The label map of an image from ``masks``, and its name in messages; raises `LabelMapError` if there is none."""
     name = "the mask" if isinstance(masks, MaskFolder) else f"masks({image_id!r})"
     try:
         value = masks(image_id)

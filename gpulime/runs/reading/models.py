@@ -18,8 +18,7 @@ from torch import nn
 from gpulime import classes
 from gpulime.config import DataConfig, LimeConfig, ModelConfig, expanded
 from gpulime.errors import GpulimeError, about, check, line_of, nearest, unknown
-from gpulime.runs import from_dataset
-from gpulime.runs.reading import transform, weights
+from gpulime.runs.reading import code, examples, transform, weights
 from gpulime.runs.reading.transform import Transform
 
 INSTALL = {
@@ -30,27 +29,13 @@ INSTALL = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with the facts that a run needs.
+    """A model with the facts that a run needs."""
 
-    Parameters
-    ----------
-    model : Module
-        On the CPU, as the factory and the checkpoint made it.
-    transform : Transform
-        From a decoded picture to the model's input, with the model's normalisation.
-    class_names : list of str or None
-        One per output of the model; None if unknown.
-    weights_sha256 : str
-        Digest of all parameters and buffers.
-    description : str
-        The factory and its arguments.
-    """
-
-    model: nn.Module
-    transform: Transform
-    class_names: list[str] | None
-    weights_sha256: str
-    description: str
+    model: nn.Module  # on the CPU, as the factory and the checkpoint made it
+    transform: Transform  # from a decoded picture to the model's input, with the model's normalisation
+    class_names: list[str] | None  # one per output of the model; None if unknown
+    weights_sha256: str  # of all parameters and buffers
+    description: str  # the factory and its arguments
 
 
 def load(config: ModelConfig, data: DataConfig, lime: LimeConfig) -> Loaded:
@@ -80,7 +65,7 @@ def load(config: ModelConfig, data: DataConfig, lime: LimeConfig) -> Loaded:
         model=model,
         transform=transform.choose(model, pretrained, data, lime),
         class_names=_class_names(config.class_names, pretrained, model),
-        weights_sha256=weights.sha256(model),
+        weights_sha256=code.sha256(model),
         description=f"{config.factory}({', '.join(f'{name}={value!r}' for name, value in config.kwargs.items())})",
     )
 
@@ -115,17 +100,10 @@ def _module(name: str) -> ModuleType:
 
 
 def made_dataset(config: DataConfig) -> Any:
-    """The map-style dataset that ``config.factory`` makes.
-
-    Raises
-    ------
-    GpulimeError
-        If it cannot be imported or called, or returns something else.
-    """
+    """The map-style dataset that ``config.factory`` makes; raises `GpulimeError` if it cannot, or makes something else."""
     with about(f"data.factory {config.factory!r}"):
         made = _made(imported(str(config.factory)), config.kwargs, "the dataset")
-        made = from_dataset.map_style(made)
-    return made
+        return examples.map_style(made)
 
 
 def _made(factory: Any, kwargs: Mapping[str, Any], what: str) -> Any:

@@ -1,10 +1,12 @@
-"""Decode pixels: pictures of Pillow and arrays of any depth become as many channels as the model takes.
+"""Pixels: pictures and arrays of any depth become as many channels as the model takes, and a picture for reports.
 
 Eight bits stay as they are. Deeper values are scaled to 0..1 as float32: 16 bits by 65535, never clipped, never cut to 8 bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from gpulime.errors import GpulimeError
+from gpulime.explanations.window import MOST_PLAIN, bounds, stretched, windowed
 
 DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 DEPTHS = (np.uint8, np.uint16, np.float16, np.float32, np.float64)  # of arrays
@@ -50,13 +53,7 @@ class NonFiniteError(DecodeError):
 
 
 def tensor(image: Image.Image | Array, channels: int | None = None) -> Tensor:
-    """The pixels (c, h, w) of a picture or an array (h, w) or (h, w, c): uint8, or float32 if they are deeper.
-
-    Raises
-    ------
-    DecodeError
-        As `bands`.
-    """
+    """The pixels (c, h, w) of a picture or an array (h, w) or (h, w, c), as `bands`: uint8, or float32 if they are deeper."""
     return torch.from_numpy(stacked(bands(image, channels))).permute(2, 0, 1)
 
 
@@ -68,13 +65,9 @@ def stacked(pictures: list[Image.Image]) -> Array:
 def bands(image: Image.Image | Array, channels: int | None = None) -> list[Image.Image]:
     """Split the image into pictures that Pillow resizes without loss: one RGB, or an L or F for each channel.
 
-    Parameters
-    ----------
-    image : PIL image of any mode, or array (h, w) or (h, w, c)
-        An array is uint8, uint16 or float; a PIL image of mode F lies in 0..1.
-    channels : int, optional
-        Channels of the result. RGB becomes gray for 1, gray becomes RGB for 3, and alpha is kept for 4, else dropped without
-        blending. By default 1 for a gray picture, 3 for any other, and all channels of an array.
+    An array (h, w) or (h, w, c) is uint8, uint16 or float; a PIL image of mode F lies in 0..1. RGB becomes gray for one of
+    ``channels``, gray becomes RGB for 3, and alpha is kept for 4, else dropped without blending. By default a gray picture has
+    1, any other 3, and an array keeps all channels.
 
     Raises
     ------
@@ -161,3 +154,47 @@ def _channels(count: int) -> str:
 
 def _taken(count: int) -> str:
     return f"the model takes {count} (data.channels, or channels= in Python, if it takes another number)"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture (h, w, 3) uint8; ``how`` is empty if it shows the image's values as they are."""
+
+    pixels: npt.NDArray[np.uint8]
+    how: str = ""
+
+
+def shown(pixels: Tensor, bands: Sequence[int] | None = None) -> Shown:
+    """Make a picture of an image (c, h, w), uint8 or floats in 0..1.
+
+    Up to four channels are shown as a photograph, gray or RGB, with a window if they are deep and use little of their range
+    (`gpulime.explanations.window`). Of more channels three are shown, each from its 2nd to its 98th percentile: the ``bands``,
+    numbers from 1, for red, green and blue, or the first three. Missing bands are ignored.
+    """
+    c = len(pixels)
+    if bands is not None and max(bands) > c:
+        bands = None
+    if c > MOST_PLAIN or bands is not None:
+        bands = bands or (1, 2, 3)
+        chosen = _unit(pixels[[band - 1 for band in bands]])
+        how = f"bands {', '.join(map(str, bands))} of {c}, each from its 2nd to its 98th percentile"
+        return Shown(_bytes(windowed(chosen, *bounds(chosen))), how)
+    plain = pixels[:1].expand(3, -1, -1) if c < 3 else pixels[:3]
+    if pixels.dtype == torch.uint8:
+        return Shown(plain.permute(1, 2, 0).numpy())
+    unit = plain.clamp(0, 1)[None].float()
+    window = stretched(unit)
+    if window is unit:
+        return Shown(_bytes(unit[0]))
+    low, high = (float(bound) for bound in bounds(unit))
+    return Shown(_bytes(window[0]), f"values from {low:.3g} to {high:.3g} of 1, the 2nd to the 98th percentile")
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+
+
+def _bytes(unit: Tensor) -> npt.NDArray[np.uint8]:
+    """(c, h, w) in [0, 1] as (h, w, c) uint8."""
+    found: npt.NDArray[np.uint8] = (unit.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return found

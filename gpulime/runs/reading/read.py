@@ -1,10 +1,9 @@
-"""Readers of single images, and batches of their results."""
+"""Readers of single images: files, and the examples of a dataset."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -14,62 +13,61 @@ import torch
 from torch import Tensor
 
 from gpulime import labels
+from gpulime.config import DataConfig
 from gpulime.device import out_of_memory
-from gpulime.engine.masks import key
-from gpulime.errors import GpulimeError, check
-from gpulime.images import batch
+from gpulime.errors import GpulimeError
+from gpulime.images.normalisation import Normalisation
 from gpulime.runs.reading import examples
-from gpulime.runs.reading.decode import Decoded
+from gpulime.runs.reading.decode import Decoded, decode
 from gpulime.runs.reading.examples import FormError
 from gpulime.runs.reading.label_maps import SEGMENTER, Masks, called, checked
-from gpulime.runs.reading.pixels import DecodeError, TooLargeError
-from gpulime.runs.reading.sources import Item, Source
+from gpulime.runs.reading.pixels import DecodeError, Shown, TooLargeError, shown
+from gpulime.runs.reading.sources import PHOTOGRAPHS, Item
 from gpulime.runs.reading.transform import Transform
 
 MOST_TARGET = 2**31 - 1  # of the column ``target``
-TURNED, CROPPED, CUT = "turned", "cropped", "cut"  # hints
-KEPT = 0.25  # of a picture's area
+# Hints: a rotation tag is ignored, the crop keeps less than `KEPT` of the picture's area, 8 of 16 bits were read.
+TURNED, CROPPED, CUT = "turned", "cropped", "cut"
+KEPT = 0.25
+
+Picture = Callable[[Mapping[str, Any]], Shown | None]  # of a row, as the model saw it
 
 
 @dataclass(frozen=True)
 class Read:
-    """One image, or the reason for its failure.
-
-    Attributes
-    ----------
-    item : Item
-    pixels : (c, h, w) tensor, uint8 or float; None if there is an ``error``
-    sha256 : hex digest of the file, or of the pixels if there is no file
-    segments : (h, w) int64 array; None if the explainer segments
-    segmenter : "masks" if the segments came with the image
-    target : as in the dataset, for `gpulime.labels.of_image`; for a file, the item's
-    no_target : reason if the dataset's value is not a target
-    classes : of the target, once the number of classes is known
-    error, kind : the message and its kind ('decode', 'too_large', ...)
-    is_misfit : true if the dataset's examples have an unknown form
-    hints : `TURNED` for an ignored rotation tag, `CROPPED` if the crop keeps less than `KEPT` of the picture, `CUT` for colours
-        of 16 bits, of which 8 were read
-    """
+    """One image, or the reason for its failure."""
 
     item: Item
-    pixels: Tensor | None = None
-    sha256: str | None = None
-    segments: npt.NDArray[np.int64] | None = None
-    segmenter: str | None = None
-    target: Any = None
-    no_target: str | None = None
-    classes: Sequence[int] = ()
+    pixels: Tensor | None = None  # (c, h, w), uint8 or float; None if there is an ``error``
+    sha256: str | None = None  # of the file, or of the pixels if there is no file
+    segments: npt.NDArray[np.int64] | None = None  # (h, w); None if the explainer segments
+    segmenter: str | None = None  # "masks" if the segments came with the image
+    target: Any = None  # as in the dataset, for `gpulime.labels.of_image`; for a file, the item's
+    no_target: str | None = None  # reason if the dataset's value is not a target
+    classes: Sequence[int] = ()  # of the target, once the number of classes is known
     error: str | None = None
-    kind: str | None = None
-    is_misfit: bool = False
+    kind: str | None = None  # of the error: 'decode', 'too_large' ...
+    is_misfit: bool = False  # true if the dataset's examples have an unknown form
     hints: tuple[str, ...] = ()
+
+
+def load(item: Item, data: DataConfig) -> Decoded:
+    """Read one image; raises `DecodeError`, whose ``kind`` is 'decode' or 'too_large'."""
+    if item.path:
+        return decode(item.path, max_megapixels=data.max_megapixels, max_megabytes=data.max_megabytes, exif=data.exif)
+    if item.image_id not in PHOTOGRAPHS:  # the id of a foreign row
+        raise DecodeError(f"is none of scikit-image's photographs {', '.join(PHOTOGRAPHS)}")
+    import skimage.data
+
+    array = getattr(skimage.data, item.image_id)()
+    return Decoded(array, hashlib.sha256(array.tobytes()).hexdigest())
 
 
 @dataclass(frozen=True)
 class FileReader:
-    """Read items of a source through the model's transform; pixels and fill are in [0, 1]."""
+    """Read files within the limits of ``data``, through the model's transform; pixels and fill are in [0, 1]."""
 
-    source: Source
+    data: DataConfig
     transform: Transform
     masks: Masks | None = None
     in_unit: ClassVar[bool] = True
@@ -77,7 +75,7 @@ class FileReader:
     def __call__(self, item: Item) -> Read:
         """Read one item; a file that is not an image becomes a `Read` with its error."""
         try:
-            decoded = self.source.load(item)
+            decoded = load(item, self.data)
             self._check_enlarged(decoded.size)
             found = torch.from_numpy(self.transform(decoded.picture)).permute(2, 0, 1)
             read = Read(item, found, decoded.sha256, hints=self._hints(decoded))
@@ -99,10 +97,10 @@ class FileReader:
     def _check_enlarged(self, size: tuple[int, int]) -> None:
         """Fail if a thin picture would become too large when its shorter side is resized."""
         enlarged = ((self.transform.resize or min(size)) / min(size)) ** 2 * size[0] * size[1] / 1e6
-        if enlarged > self.source.max_megapixels:
+        if enlarged > self.data.max_megapixels:
             raise TooLargeError(
                 f"has {size[0]} x {size[1]} pixels and {enlarged:.0f} megapixels when its shorter side is resized to "
-                f"{self.transform.resize}; data.max_megapixels allows {self.source.max_megapixels:g}"
+                f"{self.transform.resize}; data.max_megapixels allows {self.data.max_megapixels:g}"
             )
 
 
@@ -160,53 +158,31 @@ def with_target(read: Read, target: Any) -> Read:
 
 
 def with_mask(read: Read, value: Any, name: str) -> Read:
-    """Add the mask as segments.
-
-    Raises
-    ------
-    LabelMapError
-        Unless ``value`` is a map of integers of the image's size.
-    """
+    """Add the mask as segments; raises `LabelMapError` unless it is a map of integers of the image's size."""
     assert read.pixels is not None
     h, w = read.pixels.shape[1:]
     return replace(read, segments=checked(value, name, (h, w)), segmenter=SEGMENTER)
 
 
-Group = tuple[list[Read], batch.Batch | None]
+def pictures_of(
+    reader: FileReader | DatasetReader | None, bands: Sequence[int] | None = None, normalisation: Normalisation | None = None
+) -> Picture:
+    """Make a function from a row to its picture as the model saw it; None if the image is missing or has changed."""
+    if reader is None:
+        return lambda row: None
+    listed = examples.items(reader.dataset) if isinstance(reader, DatasetReader) else None
+    numbers = None if listed is None else {item.image_id: item for item in listed}
 
+    def picture(row: Mapping[str, Any]) -> Shown | None:
+        item = Item(row["image_id"], row["path"]) if numbers is None else numbers.get(row["image_id"])
+        if item is None or row.get("image_sha256") is None:  # a foreign row, which may name any file of this machine
+            return None
+        read = reader(item)
+        if read.pixels is None or read.sha256 != row["image_sha256"]:  # its segments would lie on another picture
+            return None
+        if numbers is None:
+            return shown(read.pixels, bands)
+        unit = read.pixels / 255 if read.pixels.dtype == torch.uint8 else read.pixels
+        return shown(unit if normalisation is None else normalisation.pictures(unit), bands)
 
-def batches(reads: Sequence[Read], wanted: str | Sequence[int], in_unit: bool, keep: Sequence[int] = ()) -> Iterator[Group]:
-    """Group ``reads`` in order: reads of one shape and dtype get a batch, failed reads get none.
-
-    Parameters
-    ----------
-    reads : sequence of Read
-    wanted : str or sequence of int
-        "top", "target" or "top+target", or the same classes for each image.
-    in_unit : bool
-        Scale uint8 images to [0, 1] here, so that a fill is in [0, 1], too.
-    keep : sequence of int
-        Ids of segments that are never hidden.
-    """
-    for kind, group in itertools.groupby(reads, _kind):
-        run = list(group)
-        yield run, None if kind is None else _batch(run, wanted, in_unit, keep)
-
-
-def _kind(read: Read) -> Any:
-    return None if read.pixels is None else (read.pixels.shape, read.pixels.dtype, read.segments is None)
-
-
-def _batch(reads: list[Read], wanted: str | Sequence[int], in_unit: bool, keep: Sequence[int]) -> batch.Batch:
-    images = torch.stack([read.pixels for read in reads if read.pixels is not None])
-    classes = [read.classes if isinstance(wanted, str) else wanted for read in reads]
-    maps = [read.segments for read in reads if read.segments is not None]
-    check(len(maps) in (0, len(reads)), f"{len(maps)} of {len(reads)} images have label maps; all must have one, or none")
-    return batch.Batch(
-        images=images / 255 if in_unit and images.dtype == torch.uint8 else images,
-        labels=None if wanted == "top" else labels.padded(classes),
-        segments=torch.from_numpy(np.stack(maps)) if maps else None,
-        keys=torch.tensor([key(read.item.image_id) for read in reads]),
-        top=wanted in ("top", "top+target"),
-        keep=keep,
-    )
+    return picture

@@ -1,26 +1,22 @@
-"""The images of a run, in a fixed order with an id each, and their reader."""
+"""The images of a run, in a fixed order with an id each."""
 
 from __future__ import annotations
 
 import csv
 import errno
-import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from gpulime.config import DataConfig
 from gpulime.errors import GpulimeError, about, check
-from gpulime.runs.reading.decode import Decoded, decode
-from gpulime.runs.reading.pixels import DecodeError
 
 # torchvision's ImageFolder reads all except the last two.
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".npy")
 PATH_COLUMNS = ("path", "file", "filename")
 TARGET_COLUMNS = ("target", "class_index", "label")
 SKIMAGE = "skimage"
-__all__ = ["DecodeError", "Decoded", "Item", "Source", "find"]
 PHOTOGRAPHS = ("chelsea", "coffee", "astronaut", "rocket")
 RUN_JSON = "run.json"
 RUN_FOLDERS = ("results", "_staging", "heartbeats")  # files and folders of a run directory
@@ -29,96 +25,33 @@ SHOWN_IDS = 5
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a run.
+    """One image of a run."""
 
-    Parameters
-    ----------
-    image_id : str
-        Its path relative to the source, with '/'; bytes that are not UTF-8 are backslash-escaped.
-    path : bytes
-        Its location; empty for a photograph of scikit-image.
-    target : int or None
-        Index of its true class, if known.
-    attempt : int
-        1, plus 1 for each retry.
-    """
-
-    image_id: str
-    path: bytes
-    target: int | None = None
-    attempt: int = 1
+    image_id: str  # its path relative to the source, with '/'; bytes that are not UTF-8 are backslash-escaped
+    path: bytes  # its location; empty for a photograph of scikit-image
+    target: int | None = None  # index of its true class, if known
+    attempt: int = 1  # plus 1 for each retry
 
 
 @dataclass(frozen=True)
-class Source:
-    """The images found, and their reader.
-
-    Parameters
-    ----------
-    items : list of Item
-        In a reproducible order.
-    ignored : dict of str to int
-        Extensions of other files among the images, with their counts.
-    max_megapixels, max_megabytes, exif
-        As in `DataConfig`.
-    images : int
-        Number of images, including those beyond the limit.
-    targets : dict of str to int
-        The class folders, and the target of the images in each.
-    """
+class Found:
+    """The images of a source in a reproducible order, up to the limit."""
 
     items: list[Item]
-    ignored: dict[str, int] = field(default_factory=dict)
-    max_megapixels: float = DataConfig.max_megapixels
-    max_megabytes: float = DataConfig.max_megabytes
-    exif: str = DataConfig.exif
-    images: int = 0
-    targets: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def reading(
-        cls,
-        config: DataConfig,
-        items: Sequence[Item] = (),
-        ignored: Mapping[str, int] | None = None,
-        targets: Mapping[str, int] | None = None,
-    ) -> Source:
-        """The first ``config.limit`` of ``items``, and the limits of ``config`` for reading."""
-        return cls(
-            items=list(items[: config.limit]),
-            ignored=dict(ignored or {}),
-            max_megapixels=config.max_megapixels,
-            max_megabytes=config.max_megabytes,
-            exif=config.exif,
-            images=len(items),
-            targets=dict(targets or {}),
-        )
-
-    def load(self, item: Item) -> Decoded:
-        """Read one image; raises `DecodeError`, whose ``kind`` is 'decode' or 'too_large'."""
-        if item.path:
-            return decode(item.path, max_megapixels=self.max_megapixels, max_megabytes=self.max_megabytes, exif=self.exif)
-        if item.image_id not in PHOTOGRAPHS:  # the id of a foreign row
-            raise DecodeError(f"is none of scikit-image's photographs {', '.join(PHOTOGRAPHS)}")
-        import skimage.data
-
-        array = getattr(skimage.data, item.image_id)()
-        return Decoded(array, hashlib.sha256(array.tobytes()).hexdigest())
+    count: int  # including images beyond the limit
+    targets: dict[str, int]  # the class folders, and the target of the images in each
+    ignored: dict[str, int]  # extensions of other files among the images, with their counts
 
 
-def find(config: DataConfig, class_names: Sequence[str] | None = None) -> Source:
+def find(config: DataConfig, class_names: Sequence[str] | None = None) -> Found:
     """The first ``config.limit`` images of ``config.source``.
 
-    Parameters
-    ----------
-    config : DataConfig
-        ``source`` is a folder (its images, and those of its subfolders, one a class as for torchvision's ImageFolder), a
-        .txt file with a path a line, a .csv file with a column of `PATH_COLUMNS` and perhaps one of `TARGET_COLUMNS`,
-        one image, or 'skimage'. Paths in a list are relative to the list's own folder.
-    class_names : sequence of str or None
-        Names of the model's classes. If each folder has one of these names, its images get that class as target; else,
-        if there are as many folders as classes, the folder's position in sorted order; else none. In a list a target
-        may be such a name.
+    It is a folder (its images, and those of its subfolders, one a class as for torchvision's ImageFolder), a .txt file with a
+    path a line, a .csv file with a column of `PATH_COLUMNS` and perhaps one of `TARGET_COLUMNS`, one image, or 'skimage'. Paths
+    in a list are relative to the list's own folder.
+
+    If each folder has one of the model's ``class_names``, its images get that class as target; else, if there are as many
+    folders as classes, the folder's position in sorted order; else none. In a list a target may be such a name.
 
     Raises
     ------
@@ -135,7 +68,7 @@ def find(config: DataConfig, class_names: Sequence[str] | None = None) -> Source
         others = ", ".join(f"{ending or 'no ending'} ({count})" for ending, count in ignored.items())
         check(bool(items), f"holds no image ({', '.join(ENDINGS)})" + (f"; other files there: {others}" if others else ""))
         check_ids(items)
-    return Source.reading(config, items, ignored, targets)
+    return Found(items[: config.limit], len(items), targets, ignored)
 
 
 def _items(source: str, class_names: Sequence[str] | None, ignored: Counter[str], targets: dict[str, int]) -> Iterator[Item]:

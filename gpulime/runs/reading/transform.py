@@ -23,37 +23,17 @@ from gpulime.runs.reading.pixels import Array, bands, stacked
 
 @dataclass(frozen=True)
 class Transform:
-    """Geometry in pixels, and the normalisation that the Explainer applies later.
+    """Geometry in pixels, and the normalisation that the Explainer applies later."""
 
-    Parameters
-    ----------
-    resize : int or None
-        Length of the shorter side after resizing; None leaves the size.
-    crop : int or None
-        Side of the square cut out of the centre, padded with black if the picture is smaller; None does not crop.
-    interpolation : str
-        A value of torchvision's InterpolationMode.
-    mean, std : tuple of float or None
-        Per channel, for pixels in 0..1; None without normalisation.
-    channels : int or None
-        As many as the model takes; None makes a picture RGB and leaves an array as it is.
-    """
-
-    resize: int | None = None
-    crop: int | None = None
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] | None = None
+    resize: int | None = None  # the shorter side after resizing; None leaves the size
+    crop: int | None = None  # side of the square cut out of the centre, padded with black; None does not crop
+    interpolation: str = "bilinear"  # a value of torchvision's InterpolationMode
+    mean: tuple[float, ...] | None = None  # per channel, for pixels in 0..1; None without normalisation
     std: tuple[float, ...] | None = None
-    channels: int | None = None
+    channels: int | None = None  # as many as the model takes; None makes a picture RGB and leaves an array as it is
 
     def __call__(self, picture: Image.Image | Array) -> Array:
-        """The pixels (h, w, c), uint8 or float32 in 0..1, of a ``picture`` of any mode or an array, resized and cropped.
-
-        Raises
-        ------
-        DecodeError
-            As `gpulime.runs.reading.pixels.bands`.
-        """
+        """The pixels (h, w, c), uint8 or float32 in 0..1, of a ``picture`` of any mode or an array, resized and cropped."""
         channels = 3 if self.channels is None and isinstance(picture, Image.Image) else self.channels
         pixels = stacked([self._moved(band) for band in bands(picture, channels)])
         # Bicubic interpolation overshoots; eight bits are clipped to 0 and 255 anyway.
@@ -85,14 +65,7 @@ class Transform:
 def choose(model: nn.Module, weights: Any, data: DataConfig, lime: LimeConfig) -> Transform:
     """The transform of a run: from the settings, and from the model for the rest.
 
-    Parameters
-    ----------
-    model : Module
-        A model of timm brings its own transform.
-    weights : WeightsEnum or None
-        Weights of torchvision bring their own.
-    data, lime : DataConfig, LimeConfig
-        ``data.resize``, ``data.crop``, ``data.interpolation``, ``lime.mean`` and ``lime.std``, if set.
+    A ``model`` of timm and ``weights`` of torchvision bring their own.
 
     Raises
     ------

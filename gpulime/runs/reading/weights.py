@@ -1,8 +1,7 @@
-"""Weights of a model: read from a file without running code from it, load into the model, and hash."""
+"""Weights of a model: read from a file without running code from it, and load into the model."""
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
@@ -24,11 +23,8 @@ SHOWN_NAMES = 5
 def read(path: str) -> dict[str, Tensor]:
     """The weights in a checkpoint, by name; no code in the file is run.
 
-    Parameters
-    ----------
-    path : str
-        A .safetensors file, a file that torch.load reads with weights_only=True (the weights at its top, or under one
-        of `NESTED_UNDER`), or package://PACKAGE/FILE for such a file inside an installed package.
+    It is a .safetensors file, a file that torch.load reads with weights_only=True (the weights at its top, or under one of
+    `NESTED_UNDER`), or package://PACKAGE/FILE for such a file inside an installed package.
 
     Raises
     ------
@@ -70,31 +66,6 @@ def put(weights: Mapping[str, Tensor], model: nn.Module) -> None:
         if names
     ]
     check(not faults, f"does not fit the model; weights {', '.join(faults)}")
-
-
-def sha256(model: nn.Module) -> str:
-    """Digest of all parameters and buffers: their names in order, dtypes, shapes and bytes.
-
-    Raises
-    ------
-    GpulimeError
-        If one of them has no values yet, as in lazy modules and on the device "meta".
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
-        if isinstance(value, Tensor):
-            content = _bytes(name, value)
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(content)
-    return digest.hexdigest()
-
-
-def _bytes(name: str, value: Tensor) -> memoryview:
-    try:
-        dense = value.detach().cpu().to_dense()
-        return dense.contiguous().reshape(-1).view(torch.uint8).numpy().data
-    except Exception as error:
-        raise GpulimeError(f"the values of the model's {name!r} cannot be read: {line_of(error)}") from error
 
 
 def _located(path: str) -> Path:

@@ -5,20 +5,16 @@ Without workers an image that hangs also hangs the run.
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
+import multiprocessing
+import pickle
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data._utils import signal_handling
 
 from gpulime.config import DataConfig
 from gpulime.device import out_of_memory
@@ -26,17 +22,17 @@ from gpulime.errors import GpulimeError
 from gpulime.images.segments import on_device, segment_one
 from gpulime.runs.progress import signals
 from gpulime.runs.progress.terminal import note
-from gpulime.runs.reading.pack import apart
 from gpulime.runs.reading.read import Read
-from gpulime.runs.reading.receiver import POLL_SECONDS, Receiver
 from gpulime.runs.reading.sources import Item
 from gpulime.segments import Segmenter
 
 KIND = "worker"  # of an error row: the image crashes or blocks its worker
 REBUILDS = 3  # of workers for the same images, before reading these one by one
 MOST_PATIENCE = 8  # times data.timeout_seconds, for images that fail together but not alone
-SILENT_POLLS = 4  # after a worker's end, for the rest of its last message
-DIED = "a worker process was killed or died"
+POLL_SECONDS = 0.5
+LAST_SECONDS = 5.0  # for a worker to end after its last images
+HEADER = 8  # bytes of a message's length
+CHUNK = 1 << 20
 
 Reader = Callable[[Item], Read]
 
@@ -46,16 +42,13 @@ class LostWorkerError(Exception):
 
 
 @dataclass(frozen=True)
-class _Reads(Dataset[Read]):
-    items: Sequence[Item]
+class _One:
+    """Read and segment one item; without memory for it, it becomes an error."""
+
     reader: Reader
     segmenter: Segmenter | None
 
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Read:
-        item = self.items[index]
+    def __call__(self, item: Item) -> Read:
         try:
             read = self.reader(item)
             item = read.item
@@ -63,7 +56,7 @@ class _Reads(Dataset[Read]):
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            return Read(item, error=f"no memory to read it: {error}", kind="out_of_memory")
+            return _no_memory(item, error)
 
     def _segmented(self, read: Read) -> Read:
         if self.segmenter is None or read.segments is not None:
@@ -78,6 +71,83 @@ class _Reads(Dataset[Read]):
             return Read(read.item, error=str(error), kind=kind)
 
 
+def _no_memory(item: Item, error: BaseException) -> Read:
+    return Read(item, error=f"no memory to read it: {error}", kind="out_of_memory")
+
+
+class _Worker:
+    """A process that reads groups of items in order, one group ahead of `receive`: then its socket is full."""
+
+    def __init__(self, read: _One, groups: Sequence[Sequence[Item]]) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._bytes = bytearray()
+        self._process = multiprocessing.Process(target=_work, args=(read, groups, theirs), daemon=True)
+        try:
+            self._process.start()
+        except BaseException:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()  # here, so that the worker's end is seen
+
+    def receive(self, seconds: float) -> list[Read] | None:
+        """The reads of the next group, or None after ``seconds``, also in the middle of a message.
+
+        Raises
+        ------
+        LostWorkerError
+            If the worker has ended.
+        """
+        end = time.monotonic() + seconds
+        while len(self._bytes) < (size := self._size):
+            if (left := end - time.monotonic()) <= 0:
+                return None
+            self._socket.settimeout(left)
+            try:
+                chunk = self._socket.recv(CHUNK)
+            except TimeoutError:
+                return None
+            except ConnectionError:
+                chunk = b""
+            if not chunk:
+                raise LostWorkerError("a worker process was killed or died")
+            self._bytes += chunk
+        found = pickle.loads(self._bytes[HEADER:size])
+        del self._bytes[:size]
+        if isinstance(found, Exception):
+            raise found
+        reads: list[Read] = found
+        return reads
+
+    @property
+    def _size(self) -> int:
+        """Bytes of the message that is arriving; of its header until that is there."""
+        return HEADER + (int.from_bytes(self._bytes[:HEADER], "big") if len(self._bytes) >= HEADER else 0)
+
+    def end(self, at_once: bool) -> None:
+        """End the process; unless ``at_once`` it may end by itself first."""
+        if not at_once:
+            self._process.join(LAST_SECONDS)
+        self._process.kill()  # a stopped process ignores SIGTERM
+        self._process.join(LAST_SECONDS)  # a process that waits for a dead network path does not end
+        self._socket.close()
+
+
+def _work(read: _One, groups: Sequence[Sequence[Item]], receiver: socket.socket) -> None:
+    signals.leave_to_parent()
+    torch.set_num_threads(1)  # there is a process for each core, and threads do not survive a fork
+    for items in groups:
+        try:
+            message = pickle.dumps([read(item) for item in items])
+        except MemoryError as error:
+            message = pickle.dumps([_no_memory(item, error) for item in items])
+        except Exception as error:  # for the run
+            message = pickle.dumps(error)
+        with suppress(ConnectionError):  # the run has ended
+            receiver.sendall(len(message).to_bytes(HEADER, "big"))
+            receiver.sendall(message)
+
+
 @dataclass(frozen=True)
 class Workers:
     """Settings for reading items.
@@ -87,14 +157,10 @@ class Workers:
     reader : callable Item -> Read
     segmenter : Segmenter or None
         Segments each image in the worker, so that a failed segmentation is one error; None if the explainer segments.
-    batch_size : int
-        Items per message.
-    count : int
-        Number of processes; 0 reads in the main one.
-    timeout_seconds : float
-        A worker without output for this long counts as hanging.
-    waiting : callable
-        Called every `POLL_SECONDS` while waiting for a worker; its errors are passed on.
+    batch_size : items per message
+    count : number of processes; 0 reads in the main one
+    timeout_seconds : a worker without output for this long counts as hanging
+    waiting : called every `POLL_SECONDS` while waiting for a worker; its errors are passed on
     """
 
     reader: Reader
@@ -107,7 +173,8 @@ class Workers:
     def read(self, items: Sequence[Item]) -> Iterator[list[Read]]:
         """All items in order, ``batch_size`` at a time; an item that crashes its worker becomes an error."""
         if not self.count:
-            yield from self._loader(items, self.batch_size, 0)
+            read = _One(self.reader, self.segmenter)
+            yield from ([read(item) for item in group] for group in _groups(items, self.batch_size))
             return
         start, losses, seconds = 0, 0, self.timeout_seconds
         while start < len(items):
@@ -124,9 +191,8 @@ class Workers:
                 if all(read.kind != KIND for read in alone):
                     seconds = min(2 * seconds, MOST_PATIENCE * self.timeout_seconds)
                     note(
-                        "gpulime: one by one they were read without trouble. Together they may need more time than "
-                        f"data.timeout_seconds ({seconds:g} s from here on), more shared memory (/dev/shm) or larger files "
-                        "(ulimit -f) than there are"
+                        "gpulime: one by one they were read without trouble. Together they may need more memory than there "
+                        f"is, or more time than data.timeout_seconds ({seconds:g} s from here on)"
                     )
                 start, losses = start + len(alone), 0
                 yield alone
@@ -140,51 +206,30 @@ class Workers:
 
     def _passed(self, items: Sequence[Item], batch_size: int, count: int, seconds: float) -> Iterator[list[Read]]:
         """Read items in ``count`` new processes; raises `LostWorkerError` for the first lost one."""
-        with _children_unheard():
-            receiver, over = Receiver(self._loader(items, batch_size, count)), False
-            try:
-                for _ in range(0, len(items), batch_size):
-                    reads = self._next(receiver, seconds)
-                    if isinstance(reads, str):
-                        raise LostWorkerError(reads)
-                    yield reads
-                over = True
-            finally:
-                receiver.close(at_once=not over)  # while its workers are silent
+        read, groups = _One(self.reader, self.segmenter), _groups(items, batch_size)
+        workers: list[_Worker] = []
+        over = False
+        try:
+            workers.extend(_Worker(read, groups[i::count]) for i in range(min(count, len(groups))))
+            for i in range(len(groups)):
+                yield self._next(workers[i % count], seconds)
+            over = True
+        finally:
+            for worker in workers:
+                worker.end(at_once=not over)
 
-    def _next(self, receiver: Receiver, seconds: float) -> list[Read] | str:
-        """The next result, or the reason for its absence."""
-        end, silent = time.monotonic() + seconds, 0
-        receiver.ask()
-        while True:
-            try:
-                handed = receiver.take(POLL_SECONDS)
-                if handed is not None:
-                    reads: list[Read] = handed.together()
-                    return reads
-            except (ConnectionError, EOFError, FileNotFoundError):  # it ended while sending pixels
-                return DIED
-            except RuntimeError as error:
-                if str(error).startswith("DataLoader worker"):  # the loader's message
-                    return DIED
-                raise
-            silent = silent + 1 if receiver.bereft else 0
-            if silent == SILENT_POLLS:
-                return DIED
+    def _next(self, worker: _Worker, seconds: float) -> list[Read]:
+        end = time.monotonic() + seconds
+        while (reads := worker.receive(POLL_SECONDS)) is None:
             if time.monotonic() > end:
-                return f"a worker process gave nothing for {seconds:g} s (data.timeout_seconds is {self.timeout_seconds:g})"
+                limit = f"data.timeout_seconds is {self.timeout_seconds:g}"
+                raise LostWorkerError(f"a worker process gave nothing for {seconds:g} s ({limit})")
             self.waiting()
+        return reads
 
-    def _loader(self, items: Sequence[Item], batch_size: int, count: int) -> Any:
-        return DataLoader(
-            _Reads(items, self.reader, self.segmenter),
-            batch_size=batch_size,
-            num_workers=count,
-            collate_fn=apart if count else list,
-            generator=torch.Generator(),  # its own, since the global random state belongs to the user
-            worker_init_fn=partial(_start_worker, os.getpid()),
-            timeout=POLL_SECONDS if count else 0,  # to check the workers; `_next` has the timeout
-        )
+
+def _groups(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def read_all(
@@ -203,26 +248,3 @@ def read_all(
     """
     on_the_way = None if on_device(segmenter, device) else segmenter
     return Workers(reader, on_the_way, batch_size, workers, timeout_seconds, waiting).read(items)
-
-
-def _start_worker(parent: int, number: int) -> None:
-    signals.leave_to_parent(parent)
-
-
-@contextmanager
-def _children_unheard() -> Iterator[None]:
-    """Inside, torch does not raise in the main thread when a worker dies.
-
-    If a loader of the caller has set torch's handler of SIGCHLD, it would raise anywhere, such as in the middle of the model.
-    Any other handler stays.
-    """
-    handler: Any = signal.getsignal(signal.SIGCHLD)
-    main = threading.current_thread() is threading.main_thread()
-    if not main or getattr(handler, "__module__", None) != signal_handling.__name__:
-        yield
-        return
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, handler)

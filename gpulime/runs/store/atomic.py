@@ -5,21 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 STAGING = "_staging"
+PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.02
 
 
 @contextlib.contextmanager
 def staged(run: Path, target: Path) -> Iterator[Path]:
-    """A staging path for ``target``, removed at the end unless `settle` has renamed it.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses, with ``target``'s name.
-    """
+    """A staging path for ``target``, removed at the end unless `settle` has renamed it; an `OSError` has ``target``'s name."""
     path = run / STAGING / f"{secrets.token_hex(4)}-{target.name}"
     try:
         for folder in (path.parent, target.parent):
@@ -48,24 +44,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def publish(run: Path, name: str, data: bytes) -> None:
-    """Write ``data`` to ``run/name`` atomically, also under a power cut.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses; nothing is left behind.
-    """
+    """Write ``data`` to ``run/name`` atomically, also under a power cut; nothing is left behind if the disk refuses."""
     publish_pieces(run, name, [data])
 
 
 def publish_pieces(run: Path, name: str, pieces: Iterable[bytes]) -> None:
-    """Write data piece by piece, atomically, without holding all of it.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses; nothing is left behind.
-    """
+    """Write data piece by piece, atomically, without holding all of it."""
     target = run / name
     with staged(run, target) as path:
         with path.open("xb") as file:
@@ -75,13 +59,28 @@ def publish_pieces(run: Path, name: str, pieces: Iterable[bytes]) -> None:
         settle(path, target)
 
 
-def try_out(run: Path) -> None:
-    """Fail early if files cannot be created in a run.
+@contextlib.contextmanager
+def one_at_a_time(run: Path) -> Iterator[None]:
+    """Exclude other processes and threads for a check followed by a write, by a folder that one of them can make."""
+    door = run / STAGING / "entering"
+    end = time.monotonic() + PATIENCE_SECONDS  # a process that takes longer has been killed, or hangs
+    while time.monotonic() < end:
+        try:
+            door.mkdir(parents=True)
+        except FileExistsError:
+            time.sleep(POLL_SECONDS)
+        except OSError:  # nothing can be written here, as the caller finds out
+            break
+        else:
+            break
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            door.rmdir()
 
-    Raises
-    ------
-    OSError
-        If they cannot, with the folder's name.
-    """
+
+def try_out(run: Path) -> None:
+    """Raise `OSError` early if files cannot be created in a run."""
     with staged(run, run / STAGING) as path:
         path.touch()

@@ -20,10 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gpulime.errors import check
-from gpulime.runs.store import shards, store
+from gpulime.errors import GpulimeError, check
+from gpulime.runs.progress import heartbeat
+from gpulime.runs.store import manifest, shards
 from gpulime.runs.store.atomic import settle, staged, sync_folder
-from gpulime.runs.store.lock import Lock
 from gpulime.runs.store.row import schema
 from gpulime.runs.store.shards import CorruptError
 
@@ -36,21 +36,12 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Compacted:
-    """The result of compact.
-
-    Attributes
-    ----------
-    before, after : int, sound shards
-    spent : int, shards deleted since bigger ones held all their rows
-    corrupt : CorruptError of each shard that was left alone
-    rows : int, in the sound shards afterwards
-    """
+    """The result of compact: numbers of sound shards and of their rows, and the corrupt shards that were left alone."""
 
     before: int
     after: int
-    spent: int
-    corrupt: list[CorruptError]
     rows: int
+    corrupt: list[CorruptError]
 
 
 @dataclass(frozen=True)
@@ -63,14 +54,7 @@ class _Sound:
 
 
 def compact(run: Path, rows: int = ROWS) -> Compacted:
-    """Merge neighbouring shards of a run that hold less than half of ``rows`` each.
-
-    Parameters
-    ----------
-    run : Path
-        The run directory.
-    rows : int
-        The most rows of a merged shard, 1 or more.
+    """Merge neighbouring shards of a run that hold less than half of ``rows`` each, to at most ``rows``.
 
     Raises
     ------
@@ -80,20 +64,20 @@ def compact(run: Path, rows: int = ROWS) -> Compacted:
         If the disk refuses; existing shards are intact.
     """
     check(rows >= 1, f"rows of a merged shard must be 1 or more, got {rows}")
-    store.manifest(run)
-    lock = Lock(run)
+    manifest.manifest(run)
+    check(not heartbeat.may_write(run), f"a process is writing to {run}: compact it when that has ended")
     try:
-        check(not lock.taken, f"a process is writing to {run}: compact it when that has ended")
         return _compact(run, rows)
-    finally:
-        lock.release()
+    except FileNotFoundError as error:
+        gone = f"{error.filename} is gone: does another process compact {run}?"
+        raise GpulimeError(f"{gone} No row is lost; repeat the call") from error
 
 
 def _compact(run: Path, rows: int) -> Compacted:
-    read: list[tuple[Path, pa.Table] | CorruptError] = shards.each(run, _keys, lambda error: error)
-    sound = _apart([one for one in read if not isinstance(one, CorruptError)])
+    read, corrupt = shards.each(run, _keys)
+    sound = _apart(read)
     spent = [one.path for one in sound if not one.fresh.any()]
-    groups = list(_groups(sound, [one.path for one in read if isinstance(one, CorruptError)], rows))
+    groups = list(_groups(sound, [error.path for error in corrupt], rows))
     _delete(run, spent)
     for group in groups:
         _merge(run, group)
@@ -101,9 +85,8 @@ def _compact(run: Path, rows: int) -> Compacted:
     return Compacted(
         before=len(sound),
         after=len(sound) - len(spent) - sum(len(group) - 1 for group in groups),
-        spent=len(spent),
-        corrupt=[one for one in read if isinstance(one, CorruptError)],
         rows=sum(int(one.fresh.sum()) for one in sound),
+        corrupt=corrupt,
     )
 
 
@@ -146,7 +129,7 @@ def _merge(run: Path, group: Sequence[_Sound]) -> None:
     first = group[0].path
     with staged(run, first) as path:
         with path.open("xb") as file:
-            with pq.ParquetWriter(file, schema(), **store.COMPRESSION) as writer:
+            with pq.ParquetWriter(file, schema(), **shards.COMPRESSION) as writer:
                 for table in _row_groups(group):
                     writer.write_table(table, row_group_size=GROUP)
             file.flush()

@@ -16,8 +16,17 @@ from typing import Any
 import gpulime
 from gpulime.errors import GpulimeError, check
 from gpulime.runs.progress import heartbeat
-from gpulime.runs.store import lock, store
+from gpulime.runs.store.atomic import publish
+from gpulime.runs.store.row import SCHEMA_VERSION
+from gpulime.runs.store.shards import rows, shards
 
+MANIFEST = "run.json"
+# The entries that readers use, and their types.
+FACTS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("fixed", "config", "transform", "versions"), dict),
+    **dict.fromkeys(("config_hash", "model"), (str, type(None))),
+    "class_names": (list, type(None)),
+}
 TARGETS = "targets"  # of the class folders; a new folder shifts the targets of others
 SHOWN = 8
 VERSIONS = ("torch", "torchvision", "numpy", "scikit-image", "pyarrow", "pillow")
@@ -25,18 +34,11 @@ VERSIONS = ("torch", "torchvision", "numpy", "scikit-image", "pyarrow", "pillow"
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms that all calls of a run must share.
+    """The terms that all calls of a run must share."""
 
-    Attributes
-    ----------
-    fixed : all settings that change a row
-    about : further entries of run.json: the model, the transform, the class names
-    unnamed : functions among the settings without a name that identifies them
-    """
-
-    fixed: Mapping[str, Any]
-    about: Mapping[str, Any]
-    unnamed: Sequence[str] = ()
+    fixed: Mapping[str, Any]  # all settings that change a row
+    about: Mapping[str, Any]  # further entries of run.json: the model, the transform, the class names
+    unnamed: Sequence[str] = ()  # functions among the settings without a name that identifies them
 
     @property
     def config_hash(self) -> str:
@@ -50,16 +52,10 @@ class Terms:
         return self.about.get("class_names")
 
     def accept(self, run: Path) -> None:
-        """Resume the run in a directory, or create one with these terms.
-
-        Raises
-        ------
-        GpulimeError
-            As `fit`.
-        """
+        """Resume the run in a directory, or create one with these terms; raises as `fit`."""
         if not self.fit(run):
             about = {**self.about, "fixed": self.fixed, "config_hash": self.config_hash, "versions": _versions()}
-            store.write_manifest(run, _plain(about))
+            write_manifest(run, _plain(about))
 
     def fit(self, run: Path) -> bool:
         """True if a directory holds a run of these terms; False if it holds none yet.
@@ -71,12 +67,12 @@ class Terms:
         GpulimeError
             If it holds a run of other terms, with the difference as far as it is known.
         """
-        manifest, results = store.read_manifest(run), bool(store.shards(run))
+        manifest, results = read_manifest(run), bool(shards(run))
         if manifest is None:
-            others = store.config_hashes(run) - {self.config_hash} if results else set()
+            others = {*rows(run, ["config_hash"])["config_hash"].to_pylist()} - {self.config_hash}
             check(not others, f"{run} holds results of other settings, and no run.json that tells which. Choose another out")
             return False
-        if not (results or lock.any_writer(run) or heartbeat.at_work(run)):
+        if not (results or heartbeat.may_write(run)):
             return False
         if manifest.get("config_hash") == self.config_hash:
             doubt = f"functions cannot be compared with the ones that made them ({', '.join(self.unnamed)})"
@@ -90,7 +86,7 @@ class Terms:
         ]
         changed[SHOWN:] = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
         there, remedy = ("holds results of", ", or delete it") if results else ("is being filled by a process with", "")
-        older = ", of an earlier gpulime" if manifest["schema_version"] < store.SCHEMA_VERSION else ""
+        older = ", of an earlier gpulime" if manifest["schema_version"] < SCHEMA_VERSION else ""
         raise GpulimeError(f"{run} {there} other settings{older}: {'; '.join(changed)}. Choose another out{remedy}")
 
 
@@ -120,3 +116,46 @@ def _versions() -> dict[str, str]:
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **{name: version(name) for name in VERSIONS},
     }
+
+
+def write_manifest(run: Path, manifest: Mapping[str, Any]) -> None:
+    """Write ``run.json``: ``manifest``, which must be plain JSON, and the schema version of this code."""
+    text = json.dumps({**manifest, "schema_version": SCHEMA_VERSION}, indent=2)
+    publish(run, MANIFEST, text.encode())
+
+
+def read_manifest(run: Path) -> dict[str, Any] | None:
+    """Read what `write_manifest` wrote; None if there is no ``run.json``.
+
+    Raises
+    ------
+    GpulimeError
+        If it is not JSON, is damaged, or was written by a newer gpulime with another schema.
+    """
+    path = run / MANIFEST
+    check(path.is_file() or not path.exists(), f"{path} must be a file")  # a pipe would block
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise GpulimeError(f"{path} must be JSON: {error}") from error
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int):
+        raise GpulimeError(f"{path} must state an integer schema_version, got {version!r}")
+    readable = f"this gpulime reads up to {SCHEMA_VERSION}; a newer one is needed"
+    check(version <= SCHEMA_VERSION, f"{path} has schema_version {version}, {readable}")
+    for name, kinds in FACTS.items():
+        if name in manifest and not isinstance(manifest[name], kinds):
+            raise GpulimeError(f"{path} is damaged: {name} must not be {manifest[name]!r:.80}")
+    names = manifest.get("class_names") or ()
+    check(all(isinstance(name, str) for name in names), f"{path} is damaged: class_names must be names, got {names!r:.80}")
+    return dict(manifest)
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    """Read the ``run.json`` of a run; raises `GpulimeError` if there is none."""
+    found = read_manifest(run)
+    if found is None:
+        raise GpulimeError(f"{run} holds no run: there is no run.json in it")
+    return found

@@ -15,7 +15,8 @@ from gpulime.errors import GpulimeError, about, check, nearest
 from gpulime.explanations.image import ImageExplanation
 from gpulime.explanations.images import ExplainedImages
 from gpulime.runs import from_config
-from gpulime.runs.store import shards, store, validate
+from gpulime.runs.store import shards, store
+from gpulime.runs.store.row import check_whole
 from gpulime.runs.store.row_index import Places
 
 GRAY = 128  # of a missing picture
@@ -92,7 +93,7 @@ class Run(Mapping[str, ImageExplanation]):
     def _one(self, image_id: str) -> ExplainedImages:
         row = self.row(image_id)
         with about(f"image {image_id!r}"):
-            validate.check_whole(row)
+            check_whole(row)
         picture = self._picture(row)
         return _explanations(row, None if picture is None else picture.pixels, self.manifest.get("class_names"))
 

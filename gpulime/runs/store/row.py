@@ -1,8 +1,9 @@
-"""The row of one image: schema, packed label map and validation."""
+"""The row of one image: schema, packed label map, notes, and the check of a stored explanation."""
 
 from __future__ import annotations
 
 import functools
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gpulime.errors import GpulimeError, check, unknown
 
@@ -20,6 +22,13 @@ ADDED = {"prediction": 2, "predicted_prob": 2, "r2_loo": 2, "spread": 2, "note":
 STATUSES = ("ok", "error")
 MOST_PIXELS = 2**31  # of a label map
 SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # the most segments of each
+DEVICE = "device"  # the error_type of an image that crashes the device
+DAMAGED = "damaged"  # the error_type of rows with status "ok" and a damaged explanation
+PER_LABEL = ("pred_probs", "coef", "intercept", "r2")
+NEEDED = ("h", "w", "n_segments", "seg", "seg_dtype", "labels", *PER_LABEL)
+LATER = ("r2_loo", "spread", "note")  # per label, too, but null in the rows of earlier versions
+PREDICTED = ("prediction", "predicted_prob")  # the same, for an image
+HARDLY = 1e-4  # of a probability, or relative to the prediction for other outputs; a smaller spread gets a note
 
 
 @functools.cache
@@ -68,13 +77,6 @@ def prediction(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[int
     """The class with the highest output for the whole image, and that output; None if it is not known.
 
     Rows of version 1 lack it. Then it is their most probable label, unless the run explained only targets.
-
-    Parameters
-    ----------
-    row : mapping
-        With labels, pred_probs, prediction, predicted_prob and r2_loo.
-    manifest : mapping
-        ``run.json``.
     """
     if row["prediction"] is not None:
         return row["prediction"], row["predicted_prob"]
@@ -86,18 +88,7 @@ def prediction(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[int
 
 
 def record(row: Mapping[str, Any]) -> pa.RecordBatch:
-    """Check and convert one row alone, so that a bad row does not cost a whole shard.
-
-    Parameters
-    ----------
-    row : mapping
-        A value per column of `schema`: Python values or numpy scalars and 1-D arrays. Nullable columns may be omitted.
-
-    Raises
-    ------
-    GpulimeError
-        For an unknown or missing column and for a value of the wrong kind.
-    """
+    """Check and convert one row alone, so that a bad row does not cost a whole shard; nullable columns may be omitted."""
     columns, struct = _columns()
     for name in row:
         if name not in columns:
@@ -122,17 +113,9 @@ def _columns() -> tuple[dict[str, bool], pa.StructType]:
 
 
 def encode_segments(labels: npt.NDArray[Any]) -> tuple[bytes, str]:
-    """Pack a label map for the columns ``seg`` and ``seg_dtype``.
+    """Pack a label map, (h, w) integers in [0, 65536), for the columns ``seg`` and ``seg_dtype``.
 
-    Parameters
-    ----------
-    labels : ndarray
-        (h, w) integers in [0, 65536).
-
-    Returns
-    -------
-    tuple of bytes and str
-        The zlib stream of the raster, row by row, and its dtype: ``"u1"`` up to 256 segments, else ``"<u2"``.
+    These are a zlib stream of the raster, row by row, and ``"u1"`` up to 256 segments, else ``"<u2"``.
     """
     low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
     for dtype, limit in SEGMENT_DTYPES.items():
@@ -142,18 +125,7 @@ def encode_segments(labels: npt.NDArray[Any]) -> tuple[bytes, str]:
 
 
 def decode_segments(data: bytes, dtype: str, h: int, w: int) -> npt.NDArray[np.int32]:
-    """Unpack what `encode_segments` packed; never inflates more than h x w labels.
-
-    Returns
-    -------
-    ndarray
-        (h, w) int32
-
-    Raises
-    ------
-    GpulimeError
-        If ``data`` is damaged or does not hold h x w labels.
-    """
+    """Unpack a label map of `encode_segments` to (h, w) int32; never inflates more than h x w labels."""
     if dtype not in SEGMENT_DTYPES:
         raise unknown("seg_dtype", dtype, SEGMENT_DTYPES)
     check(h * w < MOST_PIXELS, f"h x w must be below {MOST_PIXELS}, got {h} x {w}")
@@ -166,3 +138,88 @@ def decode_segments(data: bytes, dtype: str, h: int, w: int) -> npt.NDArray[np.i
     found = f"more than {size}" if len(raster) > size else str(len(raster))
     check(len(raster) == size, f"seg must inflate to {size} bytes ({h} x {w} labels of dtype {dtype}), got {found}")
     return np.frombuffer(raster, dtype).reshape(h, w).astype(np.int32)
+
+
+def note(spread: float, prediction: float, is_probability: bool) -> str | None:
+    """A warning about the explanation of one label; None if there is none.
+
+    ``spread`` is the weighted standard deviation of the output over the masked samples, NaN if all of these have weight 0;
+    ``prediction`` is the output for the whole image.
+    """
+    if math.isnan(spread):
+        return "the kernel gives every mask a weight of 0, so nothing is explained: use a larger kernel_width"
+    if spread >= (HARDLY if is_probability else HARDLY * abs(prediction)) and spread > 0:
+        return None
+    said = f"this output hardly moves: its standard deviation over the samples is {spread:.1g}, its prediction {prediction:.3f}"
+    return f"{said}; explain logits with activation: null" if is_probability else said
+
+
+def few_samples(n_samples: int, k: int) -> str | None:
+    """A warning about an explanation with fewer samples than twice its segments; None if there are enough."""
+    if n_samples >= 2 * k:
+        return None
+    few = f"n_samples ({n_samples:,}) is below twice the number of segments (2 x {k:,})"
+    return f"{few}: coefficients depend on the ridge penalty"
+
+
+def judged(rows: pa.Table) -> pa.Table:
+    """Add a column ``damaged``: the damage of an explanation; null if it is whole, and for error rows.
+
+    The columns become Python objects, so pass a few hundred rows at a time, as `shards.kept` does.
+    """
+    looked_at = rows.select(["status", *NEEDED, *LATER, *PREDICTED]).to_pylist()
+    reasons = [_reason(row) if row["status"] == "ok" else None for row in looked_at]
+    return rows.append_column("damaged", pa.array(reasons, pa.string()))
+
+
+def marked(rows: pa.Table) -> pa.Table:
+    """Turn rows with a damaged explanation into error rows with the reason; drops the column that `judged` added.
+
+    All readers of explanations use this function: damaged ones count as failures, and the rest is valid.
+    """
+    reason = rows["damaged"]
+    for name, value in (("status", "error"), ("error_type", DAMAGED), ("error", reason)):
+        changed = pc.if_else(reason.is_valid(), value, rows[name])
+        rows = rows.set_column(rows.schema.get_field_index(name), schema().field(name), changed)
+    return rows.drop_columns(["damaged"])
+
+
+def _reason(row: Mapping[str, Any]) -> str | None:
+    try:
+        check_whole(row)
+    except GpulimeError as error:
+        return str(error)
+    except MemoryError:
+        return f"no memory for a label map of {row['h']} x {row['w']}"
+    return None
+
+
+def check_whole(row: Mapping[str, Any]) -> None:
+    """Raise `GpulimeError` if the explanation of a row is damaged."""
+    missing = [name for name in NEEDED if row[name] is None]
+    check(not missing, f"an explanation must have {', '.join(missing)}")
+    h, w, k, l = row["h"], row["w"], row["n_segments"], len(row["labels"])
+    check(min(h, w, k, l) > 0, f"h, w, n_segments and labels must be 1 or more, got {h}, {w}, {k}, {l}")
+    sizes = np.bincount(decode_segments(row["seg"], row["seg_dtype"], h, w).ravel())
+    check(len(sizes) == k and bool(sizes.all()), f"seg must show the segments 0 ... {k - 1}, got {_spans(sizes)}")
+    for name in (*PER_LABEL, *(name for name in LATER if row[name] is not None)):
+        check(len(row[name]) == l, f"{name} must have an entry for each of {l} labels, got {len(row[name])}")
+    lengths = {len(coefficients or ()) for coefficients in row["coef"]}
+    check(lengths == {k}, f"coef must have {k} coefficients for each label, got {sorted(lengths)}")
+    check_numbers(row)
+
+
+def check_numbers(row: Mapping[str, Any]) -> None:
+    """Raise `GpulimeError` for numbers that no reader can use; rows to be stored must pass, too."""
+    for name in ("labels", "pred_probs", "coef", "intercept"):
+        check(bool(np.isfinite(np.asarray(row[name], float)).all()), f"{name} must be finite, got {row[name]!r:.80}")
+    label, prob = map(row.get, PREDICTED)
+    known = label is not None and label >= 0 and prob is not None and bool(np.isfinite(prob))
+    check(known or (label, prob) == (None, None), f"prediction must be a class with a finite output, got {label} and {prob}")
+    labels = row["labels"]
+    check(min(labels) >= 0 and len(set(labels)) == len(labels), f"labels must be distinct, and 0 or more, got {labels!r:.80}")
+
+
+def _spans(sizes: np.ndarray[Any, np.dtype[Any]]) -> str:
+    found = np.flatnonzero(sizes)
+    return f"{len(found)} from {found[0]} to {found[-1]}"

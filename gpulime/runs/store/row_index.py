@@ -1,44 +1,75 @@
-"""Index of the rows of a run that count: some columns of all rows in memory, whole rows read on demand."""
+"""The rows of a run that count, one per image: some columns of all of them, or whole rows on demand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from gpulime.errors import GpulimeError
-from gpulime.runs.store import shards, validate
-from gpulime.runs.store.row import schema
+from gpulime.errors import GpulimeError, unknown
+from gpulime.runs.store import row, shards
+from gpulime.runs.store.row import DEVICE, schema
 
 Keep = Callable[[pa.Table], pa.Table]
+
+
+def read(run: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read columns of a run, or all, one row per image as `shards.winners` selects it, in the order of writing.
+
+    A corrupt shard is skipped, with a warning that names it.
+
+    Raises
+    ------
+    GpulimeError
+        For an unknown column, and for a shard that a newer gpulime wrote or the system denies reading, by its name.
+    """
+    known = schema().names
+    for column in columns or ():
+        if column not in known:
+            raise unknown("column", column, known)
+    wanted = known if columns is None else columns
+    table = shards.rows(run, [*dict.fromkeys([*wanted, *shards.DECIDING])])
+    return table.filter(shards.winners(table)).select(wanted)
+
+
+class Done(NamedTuple):
+    """The state of an image: explained or not, the last attempt, and if it crashed the device."""
+
+    is_ok: bool
+    attempt: int
+    cost_device: bool = False
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        """True if it failed without ending a process."""
+        return not (self.is_ok or self.cost_device)
+
+
+def done(run: Path) -> dict[str, Done]:
+    """Images with a row, an explanation or an error, by their ids; rows of corrupt shards do not count."""
+    table = shards.rows(run, ["image_id", "status", "error_type", "attempt"])
+    facts = (
+        pc.equal(table["status"], "ok"),
+        table["attempt"],
+        pc.fill_null(pc.equal(table["error_type"], DEVICE), False),
+    )
+    ids, attempts = table["image_id"].to_pylist(), list(map(Done, *(fact.to_pylist() for fact in facts)))
+    found = dict(zip(ids, attempts, strict=True))
+    if len(found) < len(ids):  # some were tried again
+        for image_id, attempt in zip(ids, attempts, strict=True):
+            found[image_id] = Done(*map(max, found[image_id], attempt))
+    return found
 
 
 class Places:
     """One row per image, in the order of writing; a row's number never changes, even if shards are merged meanwhile.
 
-    Parameters
-    ----------
-    run : Path
-        The run directory.
-    columns : sequence of str
-        Columns passed to ``keep``; `shards.DECIDING` must be among them.
-    keep : callable
-        A few hundred rows -> the same rows with the columns to hold in memory, `shards.DECIDING` among them.
-
-    Attributes
-    ----------
-    rows : pyarrow.Table, the result of ``keep``
-    corrupt : CorruptError of each skipped shard; a warning names it
-
-    Raises
-    ------
-    GpulimeError
-        As `shards.each`.
+    ``keep`` gets ``columns`` of a few hundred rows at a time, and returns the columns to hold in memory; `shards.DECIDING`
+    must be among both. ``rows`` are all rows that it returned; of the shards in ``corrupt`` a warning is given.
     """
 
     def __init__(self, run: Path, columns: Sequence[str], keep: Keep) -> None:
@@ -51,13 +82,7 @@ class Places:
             shards.warn(error, run)
 
     def row(self, i: int) -> dict[str, Any]:
-        """The whole stored row ``i`` of ``rows``.
-
-        Raises
-        ------
-        GpulimeError
-            If its shard was damaged or removed since.
-        """
+        """The whole stored row ``i`` of ``rows``; raises `GpulimeError` if its shard was damaged or removed since."""
         while True:
             path, number = self._paths[self._shard[i]], int(self._number[i])
             try:
@@ -99,23 +124,17 @@ class Places:
 def judged(run: Path) -> Places:
     """The rows of a run with ``status``, ``error_type`` and ``error``; rows with a damaged explanation become error rows."""
     light = [*shards.DECIDING, "error_type", "error", "damaged"]
-    places = Places(run, schema().names, lambda rows: validate.judged(rows).select(light))
-    places.rows = validate.marked(places.rows)
+    places = Places(run, schema().names, lambda rows: row.judged(rows).select(light))
+    places.rows = row.marked(places.rows)
     return places
 
 
 def _placed(run: Path, columns: Sequence[str], keep: Keep) -> tuple[list[Path], pa.Table, list[shards.CorruptError]]:
     """The sound shards, the kept columns of rows that count with ``shard`` and ``number``, and the corrupt shards."""
-
-    def read(path: Path, shard: pq.ParquetFile) -> tuple[Path, pa.Table] | shards.CorruptError:
-        return path, shards.kept(shard, columns, keep)
-
-    found = shards.each(run, read, lambda error: error)
-    sound = [one for one in found if not isinstance(one, shards.CorruptError)]
+    sound, corrupt = shards.each(run, lambda path, shard: (path, shards.kept(shard, columns, keep)))
     tables = [_numbered(keep(shards.nothing(columns)), 0)]
     tables += [_numbered(table, place) for place, (_, table) in enumerate(sound)]
     rows = pa.concat_tables(tables)
-    corrupt = [one for one in found if isinstance(one, shards.CorruptError)]
     return [path for path, _ in sound], rows.filter(shards.winners(rows)), corrupt
 
 

@@ -33,6 +33,7 @@ NAME = re.compile(r"part-(\d+)-(\d+)-([0-9a-f]{8})\.parquet")
 CHUNK = 2**20  # bytes in memory while hashing a file
 BATCH = 256  # rows in memory at once when all columns of a shard are read
 MOST_MICROSECONDS = 253_402_300_800_000_000  # the year 10000, of which Python has no time
+COMPRESSION = {"compression": "zstd", "write_page_checksum": True}
 DECIDING = ("image_id", "status", "written_at", "attempt")  # the columns that decide which row of an image counts
 
 _warned: set[Path] = set()
@@ -142,8 +143,8 @@ def _check_columns(path: Path, shard: pq.ParquetFile, version: bytes) -> None:
         raise CorruptError(path, f"it lacks columns of the store, or has them with other types: {', '.join(wrong)}")
 
 
-def each(run: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable[[CorruptError], T]) -> list[T]:
-    """Apply ``read`` to every shard, given its path and open file, oldest first; for a corrupt one ``instead`` gets the error.
+def each(run: Path, read: Callable[[Path, pq.ParquetFile], T]) -> tuple[list[T], list[CorruptError]]:
+    """Apply ``read`` to every shard, given its path and open file, oldest first; and the errors of corrupt shards.
 
     Shards may appear or be merged meanwhile: the result is a consistent snapshot.
 
@@ -153,53 +154,40 @@ def each(run: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable
         If a newer gpulime wrote a shard, or the system denies reading it.
     """
     found: dict[Path, T] = {}
+    corrupt: dict[Path, CorruptError] = {}
     listed = shards(run)
     while True:
         try:
             for path in listed:
-                if path not in found:
-                    found[path] = _read(path, read, instead)
-            return [found[path] for path in listed]
+                if path not in found and path not in corrupt:
+                    try:
+                        with opened(path) as shard:
+                            found[path] = read(path, shard)
+                    except CorruptError as error:
+                        corrupt[path] = error
+            return [found[path] for path in listed if path in found], [corrupt[path] for path in listed if path in corrupt]
         except FileNotFoundError as error:  # merged into another meanwhile; list again
             before, listed = listed, shards(run)
             if listed == before:
                 raise GpulimeError(f"{error.filename} is listed and not there: is it a link to nowhere?") from error
 
 
-def _read(path: Path, read: Callable[[Path, pq.ParquetFile], T], instead: Callable[[CorruptError], T]) -> T:
-    try:
-        with opened(path) as shard:
-            return read(path, shard)
-    except CorruptError as error:
-        return instead(error)
-
-
 def rows(run: Path, columns: Sequence[str]) -> pa.Table:
     """The rows of all sound shards, an image's repeats included, in the order of writing.
 
     A corrupt shard is skipped with one warning that names it.
-
-    Raises
-    ------
-    GpulimeError
-        As `each`.
     """
-    wanted, empty = list(columns), schema().empty_table().select(columns)
-
-    def leave_out(error: CorruptError) -> pa.Table:
+    wanted = list(columns)
+    tables, corrupt = each(run, lambda _, shard: filled(shard.read(wanted), wanted))
+    for error in corrupt:
         warn(error, run)
-        return empty
-
-    return pa.concat_tables([empty, *each(run, lambda _, shard: filled(shard.read(wanted), wanted), leave_out)])
+    return pa.concat_tables([schema().empty_table().select(wanted), *tables])
 
 
 def filled(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Columns of a shard, in this order; columns missing in earlier versions are null.
 
-    Raises
-    ------
-    pyarrow.ArrowInvalid
-        For values that no reader can use; `opened` makes a `CorruptError` of it.
+    Raises `pyarrow.ArrowInvalid` for values that no reader can use; `opened` makes a `CorruptError` of it.
     """
     _check_values(rows)
     for name in columns:
@@ -245,12 +233,9 @@ def warn(error: CorruptError, run: Path) -> None:
 
 
 def winners(rows: pa.Table) -> pa.Array:
-    """A mask over ``rows`` that keeps one row per image: ok wins over error, then the newest, then the last attempt.
+    """A mask over ``rows``, in the order of writing, that keeps one per image.
 
-    Parameters
-    ----------
-    rows : pyarrow.Table
-        With the columns `DECIDING`, in the order of writing.
+    Of several rows ok wins over error, then the newest, then the last attempt.
     """
     ids = rows["image_id"].to_pylist()
     counts = Counter(ids)

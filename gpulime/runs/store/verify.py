@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from gpulime.config import DataConfig
 from gpulime.errors import check
 from gpulime.runs.progress import exits, heartbeat
 from gpulime.runs.reading.decode import digest
-from gpulime.runs.reading.sources import Item, Source
-from gpulime.runs.store import shards, store, validate
+from gpulime.runs.reading.read import load
+from gpulime.runs.reading.sources import Item
+from gpulime.runs.store import row, shards, store
 from gpulime.runs.store.atomic import STAGING
-from gpulime.runs.store.lock import LOCKS
 from gpulime.runs.store.row import schema
 from gpulime.runs.store.shards import CorruptError
 
@@ -32,55 +33,32 @@ READERS = 8  # files hashed at once, since network paths are slow to answer
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of a run, hashed again.
+    """The files of a run, hashed again."""
 
-    Attributes
-    ----------
-    same : int, files that are unchanged since they were explained
-    changed, missing : image ids
-    unknown : int, images without a stored hash: unreadable then, or not files
-    """
-
-    same: int
-    changed: list[str]
+    same: int  # files that are unchanged since they were explained
+    changed: list[str]  # image ids
     missing: list[str]
-    unknown: int
+    unknown: int  # images without a stored hash: unreadable then, or not files
 
 
 @dataclass(frozen=True)
 class Verified:
-    """Contents and damage of a run.
-
-    Attributes
-    ----------
-    run : Path
-    shards : int, sound ones
-    corrupt : CorruptError of each damaged shard
-    rows, images, ok : int, images by the readers' rule: one row each
-    wanted : int or None, images of the run, from its heartbeats; None if unknown
-    errors : error_type -> images
-    damaged : image_id -> reason, of rows with status ok and a damaged explanation
-    config_hash : of run.json
-    other_settings : config_hash -> rows, of hashes other than the run's
-    strangers : names in results/ that are not shards
-    leftovers : names in _staging/
-    inputs : Inputs, or None if not requested
-    """
+    """Contents and damage of a run."""
 
     run: Path
-    shards: int
+    shards: int  # sound ones
     corrupt: list[CorruptError]
     rows: int
-    images: int
-    wanted: int | None
+    images: int  # by the readers' rule: one row each
+    wanted: int | None  # images of the run, from its heartbeats; None if unknown
     ok: int
-    errors: dict[str, int]
-    damaged: dict[str, str]
-    config_hash: str | None
-    other_settings: dict[str, int]
-    strangers: list[str]
-    leftovers: list[str]
-    inputs: Inputs | None
+    errors: dict[str, int]  # error_type -> images
+    damaged: dict[str, str]  # image_id -> reason, of rows with status ok and a damaged explanation
+    config_hash: str | None  # of run.json
+    other_settings: dict[str, int]  # config_hash -> rows, of hashes other than the run's
+    strangers: list[str]  # names in results/ that are not shards
+    leftovers: list[str]  # names in _staging/
+    inputs: Inputs | None  # None if not requested
 
     @property
     def as_written(self) -> bool:
@@ -102,14 +80,7 @@ class Verified:
 
 
 def verify(run: Path, inputs: bool = False) -> Verified:
-    """Read a whole run, a few hundred rows at a time, and report all damage; nothing is changed.
-
-    Parameters
-    ----------
-    run : Path
-        The run directory.
-    inputs : bool
-        Also hash the images again.
+    """Read a whole run, a few hundred rows at a time, and report all damage; with ``inputs`` hash the images again, too.
 
     Raises
     ------
@@ -123,10 +94,9 @@ def verify(run: Path, inputs: bool = False) -> Verified:
             bar.update()
             return shards.kept(shard, schema().names, _light)
 
-        found = shards.each(run, facts, lambda error: error)
-    corrupt = [one for one in found if isinstance(one, CorruptError)]
-    check(bool(found), f"{run} holds no results yet: there is no shard in {run / shards.RESULTS}")
-    rows = pa.concat_tables([_light(shards.nothing(schema().names)), *(one for one in found if isinstance(one, pa.Table))])
+        found, corrupt = shards.each(run, facts)
+    check(bool(found or corrupt), f"{run} holds no results yet: there is no shard in {run / shards.RESULTS}")
+    rows = pa.concat_tables([_light(shards.nothing(schema().names)), *found])
     images = rows.filter(shards.winners(rows))
     whole = images.filter(images["damaged"].is_null())
     broken = images.filter(images["damaged"].is_valid())
@@ -134,7 +104,7 @@ def verify(run: Path, inputs: bool = False) -> Verified:
     config_hash = manifest.get("config_hash")
     return Verified(
         run=run,
-        shards=len(found) - len(corrupt),
+        shards=len(found),
         corrupt=corrupt,
         rows=len(rows),
         images=len(images),
@@ -145,14 +115,14 @@ def verify(run: Path, inputs: bool = False) -> Verified:
         config_hash=config_hash,
         other_settings=_others(rows, config_hash),
         strangers=_names(run / shards.RESULTS, shards.NAME.fullmatch),
-        leftovers=_names(run / STAGING, lambda name: name == Path(LOCKS).name),
+        leftovers=_names(run / STAGING, lambda name: name == "writers.lock"),  # of earlier versions
         inputs=_inputs(manifest, images) if inputs else None,
     )
 
 
 def _light(rows: pa.Table) -> pa.Table:
     """The deciding columns of each row, and its damage."""
-    return validate.judged(rows).select([*FACTS, "damaged"])
+    return row.judged(rows).select([*FACTS, "damaged"])
 
 
 def _others(rows: pa.Table, config_hash: str | None) -> dict[str, int]:
@@ -187,7 +157,7 @@ def _sha256(row: Mapping[str, Any], over: threading.Event) -> str | None:
     """The current hash of an image; None if it cannot be read."""
     try:
         if not row["path"]:  # a photograph of scikit-image
-            return Source([]).load(Item(row["image_id"], b"")).sha256
+            return load(Item(row["image_id"], b""), DataConfig()).sha256
         if not os.path.isfile(row["path"]):  # a pipe would block
             return None
         with open(row["path"], "rb") as file:

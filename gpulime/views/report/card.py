@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gpulime.explanations import shades
-from gpulime.runs.reading.shown import Shown
-from gpulime.runs.store import notes, store
+from gpulime.runs.reading.pixels import Shown
+from gpulime.runs.store import store
+from gpulime.runs.store.row import few_samples
 from gpulime.views.report import overlay
 
 STRONGEST = 5
@@ -48,7 +49,7 @@ def card(row: Mapping[str, Any], picture: Shown | None, named: Callable[[int], s
         "ids": "" if len(ids) == coefficients.shape[1] else " ".join(map(str, ids)),
         # Places of each label's strongest segments: id, across and down in thousandths of the picture.
         "spots": " ".join(f"{i} {1000 * across:.0f} {1000 * down:.0f}" for i, (across, down) in places.items()),
-        "few_samples": notes.few_samples(row["n_samples"], row["n_segments"]),
+        "few_samples": few_samples(row["n_samples"], row["n_segments"]),
         "scale": f"{largest:.{decimals[top]}f}",
         "labels": [_label(row, j, named, coefficients[j, ids], decimals[j]) for j in order],
         "strongest": [_segment(i, coefficients[top, i], largest, decimals[top], *places[i]) for i in strongest[top]],

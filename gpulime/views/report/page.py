@@ -17,9 +17,10 @@ from markupsafe import Markup
 
 from gpulime.classes import called
 from gpulime.explanations import shades
-from gpulime.runs.reading.shown import Shown
-from gpulime.runs.store import shards, store, validate
+from gpulime.runs.reading.pixels import Shown
+from gpulime.runs.store import shards, store
 from gpulime.runs.store.atomic import publish_pieces
+from gpulime.runs.store.row import judged, marked
 from gpulime.runs.store.row_index import Places
 from gpulime.views.report.card import card
 from gpulime.views.report.head import SCORES, TOP, TOP_OF, head, with_top
@@ -48,7 +49,7 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
 
     manifest = store.read_manifest(run) or {}
     places = Places(run, store.schema().names, lambda rows: _light(rows, manifest))
-    rows = validate.marked(places.rows)
+    rows = marked(places.rows)
     explained = np.flatnonzero(pc.equal(rows["status"], "ok"))
     images = rows.take(explained).select(["image_id", *TOP.names])
     pages = max(1, -(-len(images) // MOST_CARDS))
@@ -100,7 +101,7 @@ def _subtitle(rows: pa.Table, manifest: Mapping[str, Any]) -> str:
 
 def _light(rows: pa.Table, manifest: Mapping[str, Any]) -> pa.Table:
     """The table of all rows, reduced: paths of failures only, and the top label of explanations."""
-    rows = validate.judged(rows)
+    rows = judged(rows)
     sound = pc.and_(pc.equal(rows["status"], "ok"), rows["damaged"].is_null())
     for name, value in (("path", pc.if_else(sound, b"", rows["path"])), ("labels", pc.if_else(sound, rows["labels"], None))):
         rows = rows.set_column(rows.schema.get_field_index(name), name, value)

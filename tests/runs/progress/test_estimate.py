@@ -13,8 +13,7 @@ import gpulime
 from gpulime.cli import main
 from gpulime.runs import from_config
 from gpulime.runs.progress import estimate, exits
-from gpulime.runs.progress.partition import ALL
-from gpulime.runs.progress.pending import Todo
+from gpulime.runs.progress.partition import ALL, Todo
 from gpulime.runs.reading.sources import Item
 from gpulime.runs.store import store
 

@@ -20,7 +20,7 @@ from gpulime.cli import main
 from gpulime.errors import GpulimeError
 from gpulime.runs.progress import exits
 from gpulime.runs.progress.signals import Stopped
-from gpulime.runs.reading import sources
+from gpulime.runs.reading import read
 from gpulime.runs.store import store
 
 RED = 5  # number of the red picture, at which the model shows the fault
@@ -118,15 +118,14 @@ def test_error_rows(folder):
     "does", [lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: time.sleep(1000)], ids=["dies", "hangs"]
 )
 def test_a_file_that_is_the_end_of_its_worker(does, folder, monkeypatch):
-    decode = sources.decode
+    decode = read.decode
 
     def decoded(path, **settings):
         if path.endswith(b"5.png"):
             does()
         return decode(path, **settings)
 
-    monkeypatch.setattr(sources, "decode", decoded)  # the workers are forked with it
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    monkeypatch.setattr(read, "decode", decoded)  # the workers are forked with it
     assert main.main(settings(folder, data={"workers": 2, "timeout_seconds": 1})) == 3
     rows = rows_of(folder)
     assert kept(folder) == "01234567"
@@ -296,9 +295,9 @@ def test_names_and_pictures_of_every_kind_are_rows(folder):
     assert rows["../pictures/pixel.png"]["status"] == "ok"
     assert b"<img src=x onerror" not in (folder / "run" / "report.html").read_bytes()
     files = {path.relative_to(folder / "run").parts[0] for path in (folder / "run").rglob("*") if path.is_file()}
-    assert files == {"run.json", "results", "report.html", "summary.json", "heartbeats", "_staging"}
+    assert files == {"run.json", "results", "report.html", "summary.json", "heartbeats"}
     left = [path.name for path in (folder / "run" / "_staging").iterdir()]
-    assert left == ["writers.lock"]
+    assert left == []
 
 
 def test_a_constant_answer_has_rows_without_a_score_and_the_reason(folder):

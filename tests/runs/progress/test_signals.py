@@ -53,14 +53,14 @@ page.write = write
 HANGING_WORKER = (
     SLOW.replace("0.02", "0")
     + """
-from gpulime.runs.reading import sources
-decode = sources.decode
+from gpulime.runs.reading import read
+decode = read.decode
 
 def decoded(path, **settings):
     time.sleep(600 if path.endswith(b"05.png") else 0)
     return decode(path, **settings)
 
-sources.decode = decoded
+read.decode = decoded
 """
 )
 
@@ -244,9 +244,8 @@ ORPHAN = """
 import os, time
 from gpulime.runs.progress import signals as stop
 
-parent = os.getpid()
 if os.fork() == 0:
-    stop.leave_to_parent(parent)
+    stop.leave_to_parent()
     print("working", flush=True)
 time.sleep(600)
 """

@@ -14,7 +14,8 @@ from gpulime.errors import GpulimeError
 from gpulime.runs.progress import exits, heartbeat
 from gpulime.runs.progress.heartbeat import Effort, Heartbeat
 from gpulime.runs.progress.partition import Share
-from gpulime.runs.progress.status import duration, status
+from gpulime.runs.progress.status import status
+from gpulime.runs.progress.terminal import duration
 from gpulime.runs.store.atomic import STAGING
 
 BEAT = beat_of(Share())

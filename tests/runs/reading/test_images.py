@@ -15,7 +15,6 @@ import gpulime
 from gpulime import config as configs
 from gpulime.runs import from_config
 from gpulime.runs.progress import exits
-from gpulime.runs.reading import images
 from gpulime.runs.reading.transform import Transform
 from gpulime.runs.store import store
 
@@ -92,10 +91,10 @@ def test_the_code_that_a_run_names_is_not_called_unless_this_user_has_run_it(tmp
     (tmp_path / "run" / "report.html").unlink()
     from_config.report(tmp_path / "run")
     assert not (tmp_path / "ran").exists()
-    data = config(tmp_path / "run").data
-    assert images.again(data, Transform()) is not None
+    chosen = config(tmp_path / "run")
+    assert from_config._reader({**about, "config": dataclasses.asdict(chosen)}) is not None
     monkeypatch.chdir(tmp_path)  # where the name may lead to other code
-    assert images.again(data, Transform()) is None
+    assert from_config._reader({**about, "config": dataclasses.asdict(chosen)}) is None
 
 
 def hostile(path):
@@ -123,7 +122,7 @@ def test_a_factory_that_makes_no_dataset_is_refused(factory, message, tmp_path):
 
 
 def test_settings_that_are_for_files_are_said_not_to_be_used(tmp_path, capsys):
-    assert images.find(config(tmp_path, resize=8, crop=8).data, Transform(), None).count == 3
+    assert from_config.images(config(tmp_path, resize=8, crop=8).data, Transform(), None)[0].count == 3
     assert capsys.readouterr().err == "data.factory makes the images; not used: data.resize, data.crop\n"
 
 
@@ -164,12 +163,12 @@ def test_channels_of_a_dataset(tmp_path):
 
 def test_settings_reach_the_reader(tmp_path):
     data = dataclasses.replace(config(tmp_path).data, factory=None, source="a", max_megabytes=7.0, exif="apply")
-    reader = images.again(data, Transform())
-    assert (reader.source.max_megabytes, reader.source.exif) == (7.0, "apply")
+    reader = from_config._reader({"config": {"data": dataclasses.asdict(data)}, "transform": {}})
+    assert (reader.data.max_megabytes, reader.data.exif) == (7.0, "apply")
 
 
 def test_keep_without_masks_is_refused(tmp_path):
     """A segmenter's ids have no meaning across pictures: an arbitrary segment would be kept in silence."""
     data = configs.DataConfig(source=str(tmp_path), keep=0)
     with pytest.raises(gpulime.GpulimeError, match=r"^data\.keep names segments of masks: set data\.masks too"):
-        images.find(data, Transform(), None)
+        from_config.images(data, Transform(), None)

@@ -239,7 +239,7 @@ def test_masks_of_files_take_the_way_of_their_images(name, labels, mode, geometr
     masks = MaskFolder.of(str(tmp_path / "masks"), configs.DataConfig())
     way = Transform(**geometry)
     path = photograph / "ant" / "1.jpg"
-    read = FileReader(sources.Source([]), way, masks)(Item("ant/1.jpg", bytes(path)))
+    read = FileReader(configs.DataConfig(), way, masks)(Item("ant/1.jpg", bytes(path)))
     assert (read.error, read.segmenter) == (None, "masks")
     assert read.segments.shape == tuple(read.pixels.shape[1:])
     picture = Image.fromarray(np.dstack([LABELS * 40] * 3).astype(np.uint8))  # as an image it goes the same way
@@ -292,7 +292,7 @@ def test_a_damaged_mask_is_an_error_of_its_image(content, message, photograph, t
     (tmp_path / "masks" / "ant").mkdir(parents=True)
     (tmp_path / "masks" / "ant" / "1.png").write_bytes(content)
     masks = MaskFolder.of(str(tmp_path / "masks"), configs.DataConfig())
-    read = FileReader(sources.Source([]), Transform(crop=32), masks)(Item("ant/1.jpg", bytes(photograph / "ant" / "1.jpg")))
+    read = FileReader(configs.DataConfig(), Transform(crop=32), masks)(Item("ant/1.jpg", bytes(photograph / "ant" / "1.jpg")))
     assert (read.pixels, read.kind) == (None, "segments")
     assert "its mask" in read.error
     assert message in read.error

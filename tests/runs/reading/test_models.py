@@ -20,7 +20,7 @@ from torchvision.models._api import WeightsEnum
 
 from gpulime.config import DataConfig, LimeConfig, ModelConfig
 from gpulime.errors import GpulimeError
-from gpulime.runs.reading import models, weights
+from gpulime.runs.reading import code, models, weights
 from gpulime.runs.reading.transform import Transform, channels_of, of_torchvision
 
 LINEAR = ModelConfig(factory="torch.nn.Linear", kwargs={"in_features": 2, "out_features": 3})
@@ -106,7 +106,7 @@ def test_weights_are_read_wherever_training_code_puts_them(tmp_path, nested, pre
     torch.save({nested: state, "epoch": 3} if nested else state, path)
     loaded = load(checkpoint=str(path))
     assert torch.equal(loaded.model.weight, state[f"{prefix}weight"])
-    assert loaded.weights_sha256 == weights.sha256(loaded.model) != load().weights_sha256
+    assert loaded.weights_sha256 == code.sha256(loaded.model) != load().weights_sha256
 
 
 def test_safetensors(tmp_path):
@@ -169,12 +169,12 @@ def with_buffer(value):
 @pytest.mark.parametrize("model", [lambda: nn.LazyLinear(3), lambda: nn.Linear(2, 3, device="meta")], ids=["lazy", "meta"])
 def test_a_model_without_values_has_no_digest(model):
     with pytest.raises(GpulimeError, match=r"^the values of the model's 'bias' cannot be read: "):
-        weights.sha256(model())
+        code.sha256(model())
 
 
 def test_sparse_weights_have_the_digest_of_their_values():
     dense = torch.eye(3)
-    assert weights.sha256(with_buffer(dense.to_sparse())) == weights.sha256(with_buffer(dense))
+    assert code.sha256(with_buffer(dense.to_sparse())) == code.sha256(with_buffer(dense))
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
@@ -212,7 +212,7 @@ def test_the_digest_tells_names_shapes_dtypes_and_values_apart():
         module = nn.Module()
         for name, value in tensors.items():
             module.register_buffer(name, value)
-        return weights.sha256(module)
+        return code.sha256(module)
 
     zeros = torch.zeros(2, 3)
     others = [

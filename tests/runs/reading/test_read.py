@@ -1,6 +1,5 @@
 """Readers and batches: the result for each image, and the grouping of images."""
 
-import dataclasses
 import hashlib
 import warnings
 from collections import UserDict
@@ -11,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from gpulime.config import DataConfig
 from gpulime.engine.masks import key
-from gpulime.runs.reading.hints import Hints
-from gpulime.runs.reading.read import DatasetReader, FileReader, Read, batches
-from gpulime.runs.reading.sources import Item, Source
+from gpulime.runs.reading.batches import Checks, batches
+from gpulime.runs.reading.read import DatasetReader, FileReader, Read
+from gpulime.runs.reading.sources import Item
 from gpulime.runs.reading.transform import Transform
 from gpulime.runs.reading.workers import read_all
 from gpulime.segments import CPU, Slic
@@ -203,11 +203,11 @@ def test_bytes_become_unit_floats_only_where_a_fill_counts_in_those(in_unit, dty
 
 def test_a_thin_picture_that_resizing_would_blow_up_is_refused(tmp_path):
     Image.new("RGB", (4000, 1)).save(tmp_path / "thin.png")
-    source = Source([], max_megapixels=1.0)
-    read = FileReader(source, Transform(resize=256, crop=224))(Item("thin.png", bytes(tmp_path / "thin.png")))
+    data = DataConfig(max_megapixels=1.0)
+    read = FileReader(data, Transform(resize=256, crop=224))(Item("thin.png", bytes(tmp_path / "thin.png")))
     assert (read.pixels, read.kind) == (None, "too_large")
     assert "262 megapixels" in read.error
-    assert FileReader(source, Transform(crop=224))(Item("thin.png", bytes(tmp_path / "thin.png"))).error is None
+    assert FileReader(data, Transform(crop=224))(Item("thin.png", bytes(tmp_path / "thin.png"))).error is None
 
 
 def test_reading_leaves_the_random_state_alone():
@@ -235,22 +235,22 @@ def test_hints_are_said_once_with_how_many_and_which_first(tmp_path, capsys):
     exif[0x0112] = 6
     for i in range(4):
         Image.new("RGB", (40, 20)).save(tmp_path / f"{i}.jpg", **({"exif": exif} if i % 2 else {}))
-    source, hints = Source([]), Hints()
+    checks = Checks(proven=True)
 
     def read(transform, **settings):
-        reader = FileReader(dataclasses.replace(source, **settings), transform)
+        reader = FileReader(DataConfig(**settings), transform)
         return [reader(Item(f"{i}.jpg", bytes(tmp_path / f"{i}.jpg"))) for i in range(4)]
 
-    hints.look(read(Transform(resize=20, crop=15)))
+    checks.look(read(Transform(resize=20, crop=15)))
     shown = capsys.readouterr().err
     assert shown.startswith("2 of 4 images read together, the first '1.jpg', have a camera's rotation tag, which is ignored")
     assert "data.exif: apply" in shown
-    hints.look(read(Transform(crop=14)))
+    checks.look(read(Transform(crop=14)))
     shown = capsys.readouterr().err
     assert shown.startswith("4 of 4 images read together, the first '0.jpg', have less than a quarter of the picture left")
     assert "rotation" not in shown
-    hints.look(read(Transform(crop=14)))
-    Hints().look(read(Transform(crop=15), exif="apply"))
+    checks.look(read(Transform(crop=14)))
+    Checks(proven=True).look(read(Transform(crop=15), exif="apply"))
     assert capsys.readouterr().err == ""
 
 
@@ -273,7 +273,7 @@ def test_whatever_goes_wrong_with_a_file_is_its_own_error(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((0, 0, 3), np.uint8))
 
     np.save(tmp_path / "b.npy", np.zeros((4, 4, 3), np.uint8))
-    read = FileReader(Source([]), Transform(resize=8))(Item("a", bytes(tmp_path / "a.npy")))
+    read = FileReader(DataConfig(), Transform(resize=8))(Item("a", bytes(tmp_path / "a.npy")))
     assert (read.pixels, read.kind) == (None, "decode")
-    reader = FileReader(Source([]), type("Broken", (Transform,), {"__call__": lambda self, picture: 1 / 0})())
+    reader = FileReader(DataConfig(), type("Broken", (Transform,), {"__call__": lambda self, picture: 1 / 0})())
     assert reader(Item("b", bytes(tmp_path / "b.npy"))).error == "ZeroDivisionError: division by zero"

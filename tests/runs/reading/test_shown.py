@@ -13,7 +13,7 @@ import gpulime
 from gpulime.config import DataConfig
 from gpulime.errors import GpulimeError
 from gpulime.runs import from_config
-from gpulime.runs.reading.shown import shown
+from gpulime.runs.reading.pixels import shown
 
 
 def random():

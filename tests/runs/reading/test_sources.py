@@ -12,7 +12,11 @@ from torchvision.datasets import ImageFolder
 from gpulime.config import DataConfig
 from gpulime.errors import GpulimeError
 from gpulime.runs.reading.decode import FORMATS
-from gpulime.runs.reading.sources import ENDINGS, DecodeError, Item, find
+from gpulime.runs.reading.pixels import DecodeError
+from gpulime.runs.reading.read import load
+from gpulime.runs.reading.sources import ENDINGS, Item, find
+
+CONFIG = DataConfig()
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def test_a_flat_folder(folder):
     source = find(DataConfig(source=str(path)))
     assert source.items == [Item(name, os.fsencode(path / name)) for name in ("a.JPG", "b.png", "c.npy")]
     assert source.ignored == {".md": 2, "": 1}
-    assert all(source.load(item).size == (3, 2) for item in source.items)
+    assert all(load(item, CONFIG).size == (3, 2) for item in source.items)
 
 
 def test_a_folder_a_class_is_read_as_imagefolder_reads_it(folder):
@@ -95,7 +99,7 @@ def test_hostile_names_keep_their_bytes(folder):
         b"<script>.png": "<script>.png",
         b"back\\slash.png": "back\\slash.png",
     }
-    assert all(found.load(item).size == (3, 2) for item in found.items)
+    assert all(load(item, CONFIG).size == (3, 2) for item in found.items)
 
 
 def test_names_with_equal_ids_are_refused(folder):
@@ -108,9 +112,9 @@ def test_a_text_list_is_relative_to_its_own_folder(folder):
     (path / "list.txt").write_bytes(b"\xef\xbb\xbfsub/a.png\r\n\n./b.png\n../gone.png\n" + os.fsencode(path / "b.png"))
     source = find(DataConfig(source=str(path / "list.txt")))
     assert [item.image_id for item in source.items] == ["sub/a.png", "b.png", "../gone.png", str(path / "b.png")]
-    assert [source.load(source.items[i]).size for i in (0, 1, 3)] == [(3, 2)] * 3
+    assert [load(source.items[i], CONFIG).size for i in (0, 1, 3)] == [(3, 2)] * 3
     with pytest.raises(DecodeError, match="there is no such file"):
-        source.load(source.items[2])
+        load(source.items[2], CONFIG)
 
 
 def test_a_text_list_may_hold_any_bytes(folder):
@@ -118,7 +122,7 @@ def test_a_text_list_may_hold_any_bytes(folder):
     (path / "list.txt").write_bytes(b"\xff.png\n")
     source = find(DataConfig(source=str(path / "list.txt")))
     assert source.items[0].image_id == "\\xff.png"
-    assert source.load(source.items[0]).size == (3, 2)
+    assert load(source.items[0], CONFIG).size == (3, 2)
 
 
 def test_repeats_in_a_list_are_refused_and_the_first_five_named(tmp_path):
@@ -183,7 +187,7 @@ def test_one_image(folder):
 def test_the_photographs_of_scikit_image():
     source = find(DataConfig())
     assert source.items == [Item(name, b"") for name in ("chelsea", "coffee", "astronaut", "rocket")]
-    decoded = source.load(source.items[0])
+    decoded = load(source.items[0], CONFIG)
     assert (decoded.picture.shape, decoded.size) == ((300, 451, 3), (451, 300))
     assert len(decoded.sha256) == 64
 
@@ -198,9 +202,9 @@ def test_what_is_no_source_is_refused(folder, tmp_path):
 
 
 def test_settings_reach_the_decoder(folder):
-    source = find(DataConfig(source=str(folder("a.png")), max_megapixels=1e-6))
+    config = DataConfig(source=str(folder("a.png")), max_megapixels=1e-6)
     with pytest.raises(DecodeError) as caught:
-        source.load(source.items[0])
+        load(find(config).items[0], config)
     assert caught.value.kind == "too_large"
 
 

@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_all_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(compact, "settle", full)
     assert main.main(["compact", str(tmp_path)]) == exits.NOT_WRITABLE
     assert store.shards(tmp_path) == before
-    assert os.listdir(tmp_path / "_staging") == ["writers.lock"]
+    assert os.listdir(tmp_path / "_staging") == []
 
 
 def test_a_merged_shard_that_reads_back_otherwise_costs_nothing(tmp_path, monkeypatch):
@@ -179,8 +179,7 @@ def test_shards_that_appear_meanwhile_are_left_alone(tmp_path, monkeypatch):
     real = compact._merge
 
     def meanwhile(folder, group):
-        with pytest.warns(UserWarning, match="as rank 0, or compacts it"):
-            run(tmp_path, explained("new"))
+        run(tmp_path, explained("new"))
         real(folder, group)
 
     monkeypatch.setattr(compact, "_merge", meanwhile)
@@ -189,22 +188,20 @@ def test_shards_that_appear_meanwhile_are_left_alone(tmp_path, monkeypatch):
     assert len(seen(tmp_path)) == 4
 
 
-def write(pipe, folder):
-    """Write a row, and end once the test says so."""
-    with store.Store(folder) as writing:
-        writing.append(explained("d"))
-        pipe.send("writing")
-        pipe.recv()
+def test_of_two_at_once_one_goes_on(tmp_path, monkeypatch):
+    """The second finds shards gone, says so, and has lost nothing."""
+    run(tmp_path, *map(explained, "abcd"))
+    before, real = seen(tmp_path), compact._merge
 
+    def overtaken(folder, group):
+        monkeypatch.setattr(compact, "_merge", real)
+        assert merge(tmp_path).after == 1
+        real(folder, group)
 
-def test_it_waits_for_no_writer_but_says_so(tmp_path):
-    run(tmp_path, *map(explained, "abc"))
-    writer = Other(write, tmp_path)
-    assert writer.hear() == "writing"
-    with pytest.raises(GpulimeError, match=rf"a process is writing to {tmp_path}: compact it when that has ended"):
+    monkeypatch.setattr(compact, "_merge", overtaken)
+    with pytest.raises(GpulimeError, match=r"is gone: does another process compact .*\? No row is lost; repeat the call"):
         merge(tmp_path)
-    writer.go()
-    assert writer.end() == []
+    assert seen(tmp_path) == before
     assert merge(tmp_path).after == 1
 
 

@@ -1,7 +1,10 @@
 """The terms of a run: a directory holds rows of one set of settings, and only rows block other settings."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import socket
 import time
 
 import pytest
@@ -11,7 +14,7 @@ from rows import beat_of, explained
 from gpulime.errors import GpulimeError
 from gpulime.runs.progress.heartbeat import Heartbeat
 from gpulime.runs.progress.partition import Share
-from gpulime.runs.store import lock, store
+from gpulime.runs.store import atomic, store
 from gpulime.runs.store.manifest import Terms
 
 ONE = Terms({"lime.n_samples": 40, "segmenter": "grid"}, {"class_names": ["a", "b"]})
@@ -96,24 +99,13 @@ def test_a_process_that_has_written_no_row_yet_binds(tmp_path):
     assert ONE.fit(tmp_path)
 
 
-def claim(pipe, run):
-    """Hold the lock of a rank until the test says so."""
-    rows = store.Store(run, rank=3)
-    rows.claim()
-    pipe.send("claimed")
-    pipe.recv()
-
-
-def test_a_process_that_has_been_silent_for_long_binds_by_its_lock(tmp_path):
+@pytest.mark.parametrize(("host", "seconds", "binds"), [(None, 900, True), (None, 4000, False), ("elsewhere", 900, False)])
+def test_a_silent_process_of_this_machine_binds_as_long_as_it_may_be_busy(tmp_path, host, seconds, binds):
+    """A model that is compiled keeps a process silent for minutes."""
     ONE.accept(tmp_path)
-    other = Other(claim, tmp_path)
-    assert other.hear() == "claimed"
-    worked_on(tmp_path, time=time.time() - 900)
-    with pytest.raises(GpulimeError, match=AT_WORK):
+    worked_on(tmp_path, pid=os.getppid(), host=host or socket.gethostname(), time=time.time() - seconds)
+    with pytest.raises(GpulimeError, match=AT_WORK) if binds else contextlib.nullcontext():
         OTHER.accept(tmp_path)
-    other.go()
-    other.end()
-    OTHER.accept(tmp_path)
 
 
 def test_rows_without_a_run_json_bind_too(tmp_path):
@@ -144,7 +136,7 @@ def agree(pipe, run, number):
     pipe.send("ready")
     pipe.recv()
     try:
-        with lock.one_at_a_time(run):
+        with atomic.one_at_a_time(run):
             Terms({"number": number}, {}).accept(run)
             time.sleep(0.05)
             heart.beat("running")

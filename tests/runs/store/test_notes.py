@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gpulime
-from gpulime.runs.store import notes, store
+from gpulime.runs.store import row, store
 
 STILL = "this output hardly moves: its standard deviation over the samples is"
 
@@ -27,13 +27,13 @@ UNWEIGHTED = "the kernel gives every mask a weight of 0"
     ],
 )
 def test_an_output_that_hardly_moves_is_noted(facts, expected):
-    assert notes.note(*facts) == expected
+    assert row.note(*facts) == expected
 
 
 def test_fewer_samples_than_twice_the_segments_are_noted():
     few = "n_samples (40) is below twice the number of segments (2 x 55): coefficients depend on the ridge penalty"
-    assert notes.few_samples(40, 55) == few
-    assert notes.few_samples(110, 55) is None
+    assert row.few_samples(40, 55) == few
+    assert row.few_samples(110, 55) is None
 
 
 def explained(tmp_path, model, **settings):
@@ -50,13 +50,13 @@ def test_a_run_notes_outputs_that_hardly_move(tmp_path):
         light = rows.mean((1, 2, 3))
         return torch.stack([20 + light, -light], 1)
 
-    for row in explained(tmp_path / "probabilities", model):
-        assert max(row["spread"]) < 1e-8
-        assert [one.startswith(STILL) for one in row["note"]] == [True, True]
-    for row in explained(tmp_path / "logits", model, activation=None):
-        assert min(row["spread"]) > 1e-3
-        assert row["note"] == [None, None]
-        assert all(0.9 < one <= fitted for one, fitted in zip(row["r2_loo"], row["r2"], strict=True))
+    for found in explained(tmp_path / "probabilities", model):
+        assert max(found["spread"]) < 1e-8
+        assert [one.startswith(STILL) for one in found["note"]] == [True, True]
+    for found in explained(tmp_path / "logits", model, activation=None):
+        assert min(found["spread"]) > 1e-3
+        assert found["note"] == [None, None]
+        assert all(0.9 < one <= fitted for one, fitted in zip(found["r2_loo"], found["r2"], strict=True))
 
 
 def test_a_kernel_without_weight_is_named_as_the_reason(tmp_path):
@@ -65,7 +65,7 @@ def test_a_kernel_without_weight_is_named_as_the_reason(tmp_path):
     def model(rows):
         return rows.mean((2, 3))
 
-    for row in explained(tmp_path, model, kernel_width=0.001, activation=None):
-        assert row["error"] == f"no r2 for classes {', '.join(map(str, row['labels']))}: {UNWEIGHTED}"
-        assert row["r2"] == row["r2_loo"] == row["spread"] == [None, None]
-        assert all("use a larger kernel_width" in one for one in row["note"])
+    for found in explained(tmp_path, model, kernel_width=0.001, activation=None):
+        assert found["error"] == f"no r2 for classes {', '.join(map(str, found['labels']))}: {UNWEIGHTED}"
+        assert found["r2"] == found["r2_loo"] == found["spread"] == [None, None]
+        assert all("use a larger kernel_width" in one for one in found["note"])

@@ -152,7 +152,7 @@ def test_results_hold_shards_and_nothing_else(tmp_path):
     names = [path.name for path in (tmp_path / "results").iterdir()]
     assert len(names) == 3
     assert all(shards.NAME.fullmatch(name) and name.startswith("part-4-") for name in names)
-    assert os.listdir(tmp_path / "_staging") == ["writers.lock"]
+    assert os.listdir(tmp_path / "_staging") == []
 
 
 def test_any_parquet_reader_takes_the_folder(tmp_path):
@@ -194,8 +194,8 @@ def test_flush_by_rows(tmp_path):
         rows.append(explained(f"{i}"))
         written.append(len(store.shards(tmp_path)))
     assert written == [0, 1, 1, 2, 2]
-    rows.close()
-    rows.close()
+    rows.flush()
+    rows.flush()
     assert len(store.shards(tmp_path)) == 3
     with pytest.raises(GpulimeError, match="flush_rows must be 1 or more, got 0"):
         Store(tmp_path, flush_rows=0)
@@ -233,7 +233,7 @@ def test_a_full_disk_keeps_the_rows_and_leaves_nothing_behind(tmp_path, monkeypa
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match=r"No space left on device: '.*/results/part-0-.*\.parquet'"):
             rows.flush()
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["writers.lock"]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
     rows.flush()
     assert set(store.done(tmp_path)) == {"a.jpg"}
 

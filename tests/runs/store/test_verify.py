@@ -12,10 +12,12 @@ from PIL import Image
 from rows import explained, failed
 
 from gpulime.cli import main
+from gpulime.config import DataConfig
 from gpulime.errors import GpulimeError
 from gpulime.runs.progress import exits
-from gpulime.runs.reading import sources
-from gpulime.runs.store import shards, store, verify
+from gpulime.runs.reading.read import load
+from gpulime.runs.reading.sources import Item
+from gpulime.runs.store import row, shards, store, verify
 from gpulime.views import verify_text
 
 
@@ -119,7 +121,7 @@ def photographs(tmp_path):
     for i in range(4):
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(folder / f"{i}.bmp")
         path = os.fsencode(folder / f"{i}.bmp")
-        sha256 = sources.Source([]).load(sources.Item(f"{i}", path)).sha256
+        sha256 = load(Item(f"{i}", path), DataConfig()).sha256
         results.append(explained(f"{i}", path=path, image_sha256=sha256))
     results += [failed(name, path=os.fsencode(folder / name)) for name in ("empty.png", "html.png")]
     return run(tmp_path / "run", *results), folder
@@ -151,7 +153,7 @@ def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path):
 
 
 def test_the_photographs_of_scikit_image_are_inputs_too(tmp_path):
-    sha256 = sources.Source([]).load(sources.Item("chelsea", b"")).sha256
+    sha256 = load(Item("chelsea", b""), DataConfig()).sha256
     results = explained("chelsea", image_sha256=sha256), explained("coffee", image_sha256="00" * 32)
     assert verify.verify(run(tmp_path, *results), inputs=True).inputs == verify.Inputs(1, ["coffee"], [], 0)
 
@@ -200,9 +202,9 @@ def test_shards_of_a_newer_gpulime_are_refused(tmp_path, capsys):
 def test_memory_is_that_of_some_hundred_rows(tmp_path, monkeypatch):
     """All columns of no more than a batch of a shard are held at once."""
     held = []
-    judged = verify.validate.judged
+    judged = row.judged
     monkeypatch.setattr(shards, "BATCH", 10)
-    monkeypatch.setattr(verify.validate, "judged", lambda table: held.append(len(table)) or judged(table))
+    monkeypatch.setattr(row, "judged", lambda table: held.append(len(table)) or judged(table))
     verify.verify(run(tmp_path, *(explained(f"{i}") for i in range(25))))
     assert [rows for rows in held if rows] == [10, 10, 5]
 

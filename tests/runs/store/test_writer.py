@@ -11,8 +11,7 @@ from gpulime.errors import GpulimeError
 from gpulime.runs.progress.exits import NotWritableError
 from gpulime.runs.progress.signals import Stopped
 from gpulime.runs.store import store
-from gpulime.runs.store.store import Store
-from gpulime.runs.store.writer import Writer
+from gpulime.runs.store.store import Store, Writer
 
 MOST_SECONDS = 20.0  # that a test waits for what must come
 
