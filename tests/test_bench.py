@@ -247,7 +247,7 @@ class Halves(Sleepy):
 
 
 def test_a_precision_that_pays_comes_with_its_error():
-    found = measure(subject(Halves()), 0.4, ("precision",))
+    found = measure(subject(Halves()), 0.2, ("precision",))
     half = outcome(found, "precision")
     assert (half.name, half.verdict) == ("bfloat16", FASTER)
     assert half.gain.median > 1.5
@@ -448,7 +448,7 @@ def test_a_function_can_be_measured():
 
 
 def test_on_each_device(device, cnn):
-    found = measure(subject(cnn, device=device), 0.2, ("precision", "channels_last"))
+    found = measure(subject(cnn, device=device), 0.1, ("precision", "channels_last"))
     assert sum(found.stages.values()) == pytest.approx(found.an_image)
     assert all(seconds >= 0 for seconds in found.stages.values())
     assert found.machine["kind"] == device.type

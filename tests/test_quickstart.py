@@ -91,7 +91,7 @@ def half(name, left):
 def test_the_cats_explanation_lies_on_the_cat_and_the_coffees_on_the_coffee(efficientnet):
     """Both are in one picture, the cat on the left: each class must find its own half."""
     both = torch.from_numpy(np.concatenate([half("chelsea", 145), half("coffee", 150)], axis=1).copy())
-    explainer = gpulime.Explainer(efficientnet, 400, mean=MEAN, std=STD)
+    explainer = gpulime.Explainer(efficientnet, 200, mean=MEAN, std=STD)
     labels = torch.tensor([[282, ESPRESSO]])
     explanations = explainer.explain(both.permute(2, 0, 1)[None], labels=labels)
     on_cat, on_coffee = explanations.heatmaps()[0].clamp(min=0)
