@@ -81,6 +81,7 @@ def test_the_engine_is_timed_beside_the_bare_model(kept):
     assert (share.bound, share.ok) == ("at least 0.98 of the bare model's forwards/s", "")  # nothing is required of a trial
 
 
+@pytest.mark.long
 def test_a_night_is_extrapolated_from_a_while_of_the_queue(kept):
     assert run("extrapolation") == 0
     whole, minutes = kept().values()
@@ -101,6 +102,7 @@ def test_an_engine_with_other_coefficients_gets_no_time(kept, monkeypatch):
         assert row.reason.startswith("its coefficients are wrong by nan, and may be by ")
 
 
+@pytest.mark.long
 def test_compiled_models_are_timed_beside_the_same_without_and_wrong_ones_are_not(kept, monkeypatch):
     wrong = "reduce-overhead"
     compiled = lambda model, **how: model if how["mode"] != wrong else lambda rows: model(rows).flip(1) * 2  # noqa: E731
