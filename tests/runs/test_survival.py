@@ -60,7 +60,9 @@ def kill_and_go_on(run, ids, kills, how):
     return handed
 
 
-@pytest.mark.parametrize(("kills", "how"), [(2, "fork"), pytest.param(50, "spawn", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("kills", "how"), [(2, "fork"), *(pytest.param(*more, marks=pytest.mark.long) for more in ((50, "fork"), (2, "spawn")))]
+)
 def test_kill_9_costs_one_flush_interval_at_most(tmp_path, kills, how):
     ids = kills * IDS_PER_KILL
     handed = kill_and_go_on(tmp_path, ids, kills, how)
