@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from gpulime.engine.masks import key
     from gpulime.errors import GpulimeError
     from gpulime.explainer import Explainer
+    from gpulime.explanations.batch import Explanations
     from gpulime.explanations.image import ImageExplanation
-    from gpulime.explanations.images import Explanations
     from gpulime.images import fills
     from gpulime.images.batch import Batch
 
@@ -39,7 +39,7 @@ except PackageNotFoundError:  # a checkout that was never installed
 _HOME = {
     "Batch": "gpulime.images.batch",
     "Explainer": "gpulime.explainer",
-    "Explanations": "gpulime.explanations.images",
+    "Explanations": "gpulime.explanations.batch",
     "ImageExplanation": "gpulime.explanations.image",
     "GpulimeError": "gpulime.errors",
     "key": "gpulime.engine.masks",

@@ -158,8 +158,7 @@ def _pieces(inputs: Masked, n_samples: int) -> Iterator[Masked]:
     if inputs.shared or size >= len(inputs):
         yield inputs
         return
-    for start in range(0, len(inputs), size):
-        yield inputs.part(slice(start, start + size))
+    yield from map(inputs.part, _slices(len(inputs), size))
 
 
 def _widened(masks: Tensor, k: int) -> Tensor:
@@ -178,9 +177,9 @@ def solve(flight: Flight, settings: Settings) -> dict[str, Tensor]:
     counts, k = flight.inputs.counts, flight.inputs.k
     l = flight.labels.shape[1]
     together = max(1, min(FIT_ENTRIES // (k * k * l), FIT_ENTRIES // (flight.n_samples * l)))
-    inputs, drawn = torch.arange(len(counts), device=counts.device).split(together), flight.masks
+    masks = flight.masks
     with devices.exact(counts.device):
-        pieces = [_fit(flight, settings, drawn, index) for index in inputs]
+        pieces = [_fit(flight, settings, masks, where) for where in _slices(len(counts), together)]
     found = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]} if len(pieces) > 1 else pieces[0]
     return found | {
         "labels": flight.labels,
@@ -191,22 +190,22 @@ def solve(flight: Flight, settings: Settings) -> dict[str, Tensor]:
     }
 
 
-def _fit(flight: Flight, settings: Settings, drawn: Tensor | None, index: Tensor) -> dict[str, Tensor]:
-    """Fit the inputs (m,) int64 of a flight; masks that were not ``drawn`` before, (n, s, k), are drawn again."""
-    inputs, outputs = flight.inputs, flight.outputs(index)
-    counts, k = inputs.counts[index], inputs.k
-    x0 = None if inputs.origin is None else inputs.origin[index]
+def _fit(flight: Flight, settings: Settings, drawn: Tensor | None, where: slice) -> dict[str, Tensor]:
+    """Fit some inputs of a flight; masks that were not ``drawn`` before, (n, s, k), are drawn again."""
+    inputs, outputs = flight.inputs, flight.outputs(where)
+    counts, k = inputs.counts[where], inputs.k
+    x0 = None if inputs.origin is None else inputs.origin[where]
+    index, numbers = (torch.arange(size, device=counts.device) for size in (flight.n, flight.n_samples))
+    index = index[where, None]
     finite = outputs.abs() <= LARGEST  # not NaN
     outputs = outputs.masked_fill(~finite, 0.0)
 
-    def samples(rows: Tensor) -> Samples:
-        masks = flight.draw(index[:, None], rows) if drawn is None else drawn[index[:, None], rows]
-        regressors = inputs.regressors(index[:, None], rows, masks)
+    def samples(rows: slice) -> Samples:
+        masks = flight.draw(index, numbers[rows]) if drawn is None else drawn[where, rows]
+        regressors = inputs.regressors(index, numbers[rows], masks)
         return regressors, outputs[:, rows], proximity(regressors, counts, settings, x0)
 
-    pieces = torch.arange(flight.n_samples, device=index.device).split(
-        max(1, MASK_ENTRIES[index.device.type] // (k * len(index)))
-    )
+    pieces = list(_slices(flight.n_samples, max(1, MASK_ENTRIES[counts.device.type] // (k * len(counts)))))
     fitted = solved(Moments(counts, k, outputs[:, 0], x0), pieces, samples, settings)
     non_finite = (~finite.all(-1)).sum(1)
     unknown = (non_finite > 0)[:, None]
@@ -215,3 +214,7 @@ def _fit(flight: Flight, settings: Settings, drawn: Tensor | None, index: Tensor
         return values.masked_fill(unknown if values.ndim == 2 else unknown[..., None], torch.nan)
 
     return {name: known(getattr(fitted, name)) for name in FITTED} | {"non_finite": non_finite}
+
+
+def _slices(n: int, together: int) -> Iterator[slice]:
+    return (slice(start, start + together) for start in range(0, n, together))

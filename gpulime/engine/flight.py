@@ -156,8 +156,8 @@ class Flight:
             begin = max(start, self.n)
             rest, out = outputs[begin - start :], self.rest[begin - self.n : stop - self.n]
             with stage("model"):
-                same = rest.shape[1] == self.classes
-                check(same, f"the model must return (b, {self.classes}) for each batch, as at first; got {tuple(rest.shape)}")
+                right = f"the model must return (b, {self.classes}) for each batch, as at first"
+                check(rest.shape[1] == self.classes, lambda: f"{right}; got {tuple(rest.shape)}")
             if self.inputs.shared:
                 out.copy_(rest)
                 return
@@ -177,13 +177,13 @@ class Flight:
         self.first = first.gather(1, self.labels)
         self.rest = first.new_empty(self.size - self.n, self.classes if self.inputs.shared else self.labels.shape[1])
 
-    def outputs(self, index: Tensor | slice = slice(None)) -> Tensor:
-        """Outputs (m, s, l) of inputs (m,) int64, by default of all, once the flight is complete."""
+    def outputs(self, where: slice = slice(None)) -> Tensor:
+        """Outputs (m, s, l) of some inputs, by default of all, once the flight is complete."""
         if self.inputs.shared:
-            rest = self.rest[:, self.labels[index]].transpose(0, 1)
+            rest = self.rest[:, self.labels[where]].transpose(0, 1)
         else:
-            rest = self.rest.view(self.n, self.n_samples - 1, self.labels.shape[1])[index]
-        return torch.cat([self.first[index, None], rest], dim=1)
+            rest = self.rest.view(self.n, self.n_samples - 1, self.labels.shape[1])[where]
+        return torch.cat([self.first[where, None], rest], dim=1)
 
     @property
     def masks(self) -> Tensor | None:

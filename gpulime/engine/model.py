@@ -350,7 +350,8 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
                 _in_eval[module] = users - 1, modes
             else:
                 for part, training in modes:
-                    part.training = training
+                    if part.training != training:  # a module takes 2 us to set an attribute
+                        part.training = training
 
 
 def _versions(rows: Tensor, extra: Inputs) -> list[int]:

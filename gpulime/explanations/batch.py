@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -83,6 +85,19 @@ class Explanations:
         """Explanations of some of the inputs."""
         parts: dict[str, Any] = {**self._tensors(), **self._lists()}
         return self._with({name: values[where] for name, values in parts.items()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Explanations:
+        """Read explanations that ``save`` wrote: of images.
+
+        Raises
+        ------
+        GpulimeError
+            If the file holds something else, or was written by a newer version.
+        """
+        images = import_module("gpulime.explanations.images")  # by name: the engine imports this file, and no pixels
+        loaded: Explanations = images.ExplainedImages.load(path)
+        return loaded
 
     @classmethod
     def cat(cls, parts: list[Self]) -> Self:

@@ -25,7 +25,7 @@ INTEGERS = (torch.uint8, torch.int32, torch.int64)
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ExplainedImages(Shown, batch.Explanations):
-    """The explanations of n images, ``gpulime.Explanations``: the attributes of every kind of explanations, and these.
+    """The explanations of n images: the attributes of `gpulime.Explanations`, and these.
 
     Attributes
     ----------
@@ -143,6 +143,3 @@ def _named(plain: list[str] | dict[str, str] | None) -> Names | None:
     if isinstance(plain, dict):
         return {int(label): str(name) for label, name in plain.items()}
     return None if plain is None else [str(name) for name in plain]
-
-
-Explanations = ExplainedImages  # its public name

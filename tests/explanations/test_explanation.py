@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from gpulime import Explanations
 from gpulime.errors import GpulimeError
 from gpulime.explanations import shades
 from gpulime.explanations.image import ImageExplanation
-from gpulime.explanations.images import ExplainedImages, Explanations
+from gpulime.explanations.images import ExplainedImages
 
 N, L, K, C, H, W = 3, 2, 6, 3, 8, 7
 
