@@ -187,7 +187,7 @@ class Recorder:
         batch, i = outcome.piece, outcome.i
         count, labels = int(batch.segments[i].max()) + 1, batch.labels[i].tolist()  # kept pixels are a segment, too
         once = [labels.index(label) for label in dict.fromkeys(labels)]  # a target may be among the top labels
-        raster, dtype = row.encode_segments(batch.segments[i].numpy())
+        raster, dtype = row.raster(batch.segments[i].numpy())
 
         def of(values: Tensor) -> list[Any]:
             each = values[i].tolist()

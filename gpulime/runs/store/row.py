@@ -88,8 +88,13 @@ def prediction(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> tuple[int
 
 
 def record(row: Mapping[str, Any]) -> pa.RecordBatch:
-    """Check and convert one row alone, so that a bad row does not cost a whole shard; nullable columns may be omitted."""
+    """Check and convert one row alone, so that a bad row does not cost a whole shard; nullable columns may be omitted.
+
+    ``seg`` may be a `raster`, which is packed here, in the writer's thread.
+    """
     columns, struct = _columns()
+    if isinstance(seg := row.get("seg"), np.ndarray):
+        row = {**row, "seg": zlib.compress(seg.tobytes(), 6)}
     for name in row:
         if name not in columns:
             raise unknown("column", name, columns)
@@ -112,16 +117,19 @@ def _columns() -> tuple[dict[str, bool], pa.StructType]:
     return {field.name: field.nullable for field in schema()}, pa.struct(list(schema()))
 
 
-def encode_segments(labels: npt.NDArray[Any]) -> tuple[bytes, str]:
-    """Pack a label map, (h, w) integers in [0, 65536), for the columns ``seg`` and ``seg_dtype``.
-
-    These are a zlib stream of the raster, row by row, and ``"u1"`` up to 256 segments, else ``"<u2"``.
-    """
+def raster(labels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], str]:
+    """A label map, (h, w) integers in [0, 65536), and its ``seg_dtype``: ``"u1"`` up to 256 segments, else ``"<u2"``."""
     low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
     for dtype, limit in SEGMENT_DTYPES.items():
         if low >= 0 and high < limit:
-            return zlib.compress(labels.astype(dtype).tobytes(), 6), dtype
+            return labels.astype(dtype), dtype
     raise GpulimeError(f"segment labels must lie in 0 ... 65535, got {low} ... {high}")
+
+
+def encode_segments(labels: npt.NDArray[Any]) -> tuple[bytes, str]:
+    """Pack a label map for the columns ``seg``, a zlib stream of the raster row by row, and ``seg_dtype``."""
+    values, dtype = raster(labels)
+    return zlib.compress(values.tobytes(), 6), dtype
 
 
 def decode_segments(data: bytes, dtype: str, h: int, w: int) -> npt.NDArray[np.int32]:

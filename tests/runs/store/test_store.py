@@ -17,6 +17,7 @@ from skimage import data, segmentation
 
 from gpulime.errors import GpulimeError
 from gpulime.runs.store import shards, store
+from gpulime.runs.store.row import raster
 from gpulime.runs.store.store import Store
 
 NOON = datetime.datetime(2026, 1, 2, 12, tzinfo=datetime.UTC)
@@ -306,6 +307,17 @@ def test_a_bomb_is_not_inflated():
         assert tracemalloc.get_traced_memory()[1] < 10**6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("k", "dtype"), [(256, "u1"), (257, "<u2")])
+def test_a_raster_is_packed_as_its_row_is_written(k, dtype, tmp_path):
+    labels = np.arange(32 * 32).reshape(32, 32) % k
+    seg, seg_dtype = raster(labels)
+    sizes = {"h": 32, "w": 32, "n_segments": k, "seg_dtype": seg_dtype, "coef": [[0.0] * k] * 2}
+    write(tmp_path, explained("a", seg=seg, **sizes))
+    (kept,) = pyarrow.dataset.dataset(tmp_path / "results").to_table().to_pylist()
+    assert (kept["seg"], kept["seg_dtype"]) == store.encode_segments(labels)
+    assert kept["seg_dtype"] == dtype
 
 
 def test_bytes_per_image(tmp_path):
