@@ -21,11 +21,7 @@ def pytest_collection_modifyitems(items):
 
 def poisoned(*shape, dtype, device):
     """As `gpulime.device.empty`, filled with NaN, or with a value that no result has."""
-    if dtype.is_floating_point:
-        value = float("nan")
-    else:
-        value = True if dtype == torch.bool else torch.iinfo(dtype).max - 1 if dtype != torch.uint8 else 255
-    return torch.full(shape, value, dtype=dtype, device=device)
+    return torch.full(shape, shim.poison(dtype), dtype=dtype, device=device)
 
 
 @pytest.fixture

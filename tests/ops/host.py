@@ -12,6 +12,7 @@ import re
 import struct
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -58,7 +59,11 @@ class Library:
 
     def run(self, name, grid, block, args, shared):
         check_shared(self, name, shared)
-        kinds, values = zip(*map(passed, args), strict=True) if args else ("", ())
+        self.call(name, grid, block, list(map(passed, args)), shared)
+
+    def call(self, name, grid, block, arguments, shared):
+        """Launch with arguments as `passed` gives them."""
+        kinds, values = zip(*arguments, strict=True) if arguments else ("", ())
         addresses = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(value) for value in values))
         function = getattr(self.library, f"host_launch_{name}")
         function.restype = ctypes.c_char_p
@@ -142,6 +147,13 @@ def passed(arg):
     return "l", ctypes.c_longlong(int(arg))
 
 
+def poison(dtype):
+    """A value for memory that nothing has been written to: NaN, or a number that no result has."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return float("nan")
+    return True if dtype == torch.bool else 255 if dtype == torch.uint8 else torch.iinfo(dtype).max - 1
+
+
 def text(source):
     """C++ of a source: `extern __shared__` made a pointer, and a function ``host_launch_NAME`` for each kernel."""
     kernels = source.text
@@ -159,13 +171,33 @@ def text(source):
 
 @cache
 def folder():
-    """The folder of compiled libraries, until the process ends."""
+    """A folder of this process, until it ends."""
     place = tempfile.TemporaryDirectory(prefix="gpulime-kernels-")
     _kept.append(place)
     return Path(place.name)
 
 
 _kept = []
+_UNUSED = 30 * 86400  # seconds
+
+
+@cache
+def cached():
+    """The folder of compiled sources, kept between processes; those that have not been used for a month are deleted."""
+    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpulime-tests")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for made in place.iterdir():
+            if made.stat().st_mtime < time.time() - _UNUSED:
+                made.unlink(missing_ok=True)
+    except OSError:
+        return folder()
+    return place
+
+
+@cache
+def _compiler():
+    return subprocess.run(["g++", "--version"], capture_output=True, encoding="utf-8", check=True).stdout
 
 
 def built(source, flags, suffix):
@@ -182,11 +214,15 @@ def loaded(path):
 
 @cache
 def _built(code, header, flags):
-    name = hashlib.sha256(repr((code, header, flags)).encode()).hexdigest()[:20]
-    written, made = folder() / f"{name}.cpp", folder() / f"{name}.bin"
+    name = hashlib.sha256(repr((code, header, flags, FLAGS, _compiler())).encode()).hexdigest()[:20]
+    made = cached() / f"{name}.bin"
+    if made.exists():
+        made.touch()
+        return made
+    written, part = folder() / f"{name}.cpp", cached() / f"{name}.{os.getpid()}"
     written.write_text(code)
-    _compile(*flags, "-I", _headers(flags), written, "-o", made)
-    return made
+    _compile(*flags, "-I", _headers(flags), written, "-o", part)
+    return part.replace(made)
 
 
 @cache
