@@ -8,9 +8,11 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["GPULIME_CACHE"] = "off"  # for code that runs before a test begins
 
+import contextlib
 import functools
 import gc
 import itertools
+import warnings
 
 import probes
 import pytest
@@ -165,3 +167,20 @@ class Unread(TorchDispatchMode):
 def unread():
     """Fail if the host reads a tensor's values inside the context."""
     return Unread()
+
+
+@pytest.fixture
+def watched():
+    """Fail at any wait for a GPU that PyTorch detects inside the context."""
+    return _watched()
+
+
+@contextlib.contextmanager
+def _watched():
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*prototype feature")
+            torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

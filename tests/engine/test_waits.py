@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,18 +24,6 @@ SETTINGS = {
     "logits": {"activation": None, "kernel_width": None},
     "a fill": {"fill": (0.1, 0.2, 0.3), "alpha": 0.1},
 }
-
-
-@contextlib.contextmanager
-def watched():
-    """Fail at any synchronization that PyTorch detects inside the context."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*prototype feature")
-            torch.cuda.set_sync_debug_mode("error")
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def explained(explainer, batch, guard):
@@ -152,22 +137,22 @@ def test_outputs_that_are_not_finite_are_no_reason_to_wait(monkeypatch, unread, 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_host_waits_for_no_cuda_device(name, monkeypatch, cnn, pictures):
+def test_the_host_waits_for_no_cuda_device(name, monkeypatch, watched, cnn, pictures):
     monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cuda": 80})
     monkeypatch.setattr("gpulime.engine.engine.FLIGHT_BYTES", {"cuda": 0})
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16, **SETTINGS[name])
-    pieces = explained(explainer, Batch(pictures(5)), watched())
+    pieces = explained(explainer, Batch(pictures(5)), watched)
     expected = explainer.explain(pictures(5))
     assert_near(pieces, expected, 0.1 if "precision" in SETTINGS[name] else 1e-3)
 
 
 @pytest.mark.gpu
-def test_images_are_sent_to_cuda_without_waiting(cnn, pictures):
+def test_images_are_sent_to_cuda_without_waiting(watched, cnn, pictures):
     """For images on the CPU, only the number of segments is read."""
     explainer = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16, mean=0.4, std=0.2)
     explainer.explain(pictures(2))
     batch = Batch(pictures(4), torch.tensor([0, 1, 2, 3]), keys=torch.arange(4)).as_tensors()
-    with watched():
+    with watched:
         batch.bounds(), batch.highest_label()
         there = batch.on(torch.device("cuda"))
         ready = explainer.normalisation.ready(there.images)

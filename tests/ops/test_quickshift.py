@@ -171,15 +171,12 @@ class TestOnAGpu:
         assert_same(quickshift(images.cuda()), quickshift_reference(images))
 
     @pytest.mark.parametrize("options", OPTIONS, ids=str)
-    def test_with_every_option_and_without_waiting(self, options):
+    def test_with_every_option_and_without_waiting(self, options, watched):
         images = problem(n=2)
         shown = images.cuda()
         quickshift(shown, **options)  # compiles, and copies the noise
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with watched:
             found = quickshift(shown, **options)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         assert_same(found, quickshift_reference(images, **options))
 
 

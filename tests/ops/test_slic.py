@@ -213,15 +213,12 @@ class TestOnAGpu:
     @pytest.mark.parametrize("options", OPTIONS, ids=str)
     @pytest.mark.parametrize("c", [1, 3, 4, 5, 27])
     @pytest.mark.parametrize("kind", ["noise", "blocks"])
-    def test_with_every_option_and_without_waiting(self, kind, c, options):
+    def test_with_every_option_and_without_waiting(self, kind, c, options, watched):
         images = torch.cat([image(kind, c=c), image("one colour", c=c)])
         shown = images.cuda()
         slic(shown, **options)  # compiles, and copies where centres start
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with watched:
             labels = slic(shown, **options)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         assert torch.equal(labels.cpu(), slic_reference(images, **options))
 
     @pytest.mark.parametrize("n_segments", [60, 256])
