@@ -5,12 +5,14 @@ Outside the run itself, while a model is loaded or a report is written, the firs
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -107,10 +109,14 @@ def leave_to_parent() -> None:
     os.setpgid(0, 0)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), name="gpulime parent watch", daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), name="gpulime parent watch", daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:  # a process whose parent has died gets another
+def _end_with(parent: BaseProcess) -> None:
+    served = multiprocessing.get_start_method() == "forkserver"  # whose worker has the server for its parent
+    # A process whose parent has died gets another. Forked siblings keep what `is_alive` looks at.
+    while parent.is_alive() and (served or os.getppid() == parent.pid):
         time.sleep(POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)

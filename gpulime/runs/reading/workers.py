@@ -31,6 +31,7 @@ REBUILDS = 3  # of workers for the same images, before reading these one by one
 MOST_PATIENCE = 8  # times data.timeout_seconds, for images that fail together but not alone
 POLL_SECONDS = 0.5
 LAST_SECONDS = 5.0  # for a worker to end after its last images
+READY = b"."  # of a worker that has started
 HEADER = 8  # bytes of a message's length
 CHUNK = 1 << 20
 
@@ -39,6 +40,10 @@ Reader = Callable[[Item], Read]
 
 class LostWorkerError(Exception):
     """A worker died or hangs; the message says which."""
+
+
+class NotStartedError(LostWorkerError):
+    """A worker died before it read anything."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +85,21 @@ class _Worker:
 
     def __init__(self, read: _One, groups: Sequence[Sequence[Item]]) -> None:
         self._socket, theirs = socket.socketpair()
-        self._bytes = bytearray()
+        self._bytes, self._started = bytearray(), False
         self._process = multiprocessing.Process(target=_work, args=(read, groups, theirs), daemon=True)
         try:
             self._process.start()
+        except (pickle.PicklingError, AttributeError, TypeError) as error:  # the last two before Python 3.14
+            self._socket.close()
+            raise GpulimeError(f"the dataset cannot be sent to a worker process: {error}. {_remedy()}") from error
         except BaseException:
             self._socket.close()
             raise
         finally:
             theirs.close()  # here, so that the worker's end is seen
 
-    def receive(self, seconds: float) -> list[Read] | None:
-        """The reads of the next group, or None after ``seconds``, also in the middle of a message.
+    def receive(self, seconds: float) -> Read | None:
+        """The next read, or None after ``seconds``, also in the middle of a message.
 
         Raises
         ------
@@ -110,14 +118,15 @@ class _Worker:
             except ConnectionError:
                 chunk = b""
             if not chunk:
-                raise LostWorkerError("a worker process was killed or died")
-            self._bytes += chunk
+                raise (LostWorkerError if self._started else NotStartedError)("a worker process was killed or died")
+            self._bytes += chunk if self._started else chunk.removeprefix(READY)
+            self._started = True
         found = pickle.loads(self._bytes[HEADER:size])
         del self._bytes[:size]
         if isinstance(found, Exception):
             raise found
-        reads: list[Read] = found
-        return reads
+        read: Read = found
+        return read
 
     @property
     def _size(self) -> int:
@@ -136,16 +145,27 @@ class _Worker:
 def _work(read: _One, groups: Sequence[Sequence[Item]], receiver: socket.socket) -> None:
     signals.leave_to_parent()
     torch.set_num_threads(1)  # there is a process for each core, and threads do not survive a fork
-    for items in groups:
-        try:
-            message = pickle.dumps([read(item) for item in items])
-        except MemoryError as error:
-            message = pickle.dumps([_no_memory(item, error) for item in items])
-        except Exception as error:  # for the run
-            message = pickle.dumps(error)
-        with suppress(ConnectionError):  # the run has ended
-            receiver.sendall(len(message).to_bytes(HEADER, "big"))
-            receiver.sendall(message)
+    with suppress(ConnectionError):  # the run has ended
+        receiver.sendall(READY)
+        for items in groups:
+            for message in [_message(read, item) for item in items]:
+                receiver.sendall(len(message).to_bytes(HEADER, "big"))
+                receiver.sendall(message)
+
+
+def _message(read: _One, item: Item) -> bytes:
+    try:
+        return pickle.dumps(read(item))
+    except MemoryError as error:
+        return pickle.dumps(_no_memory(item, error))
+    except Exception as error:  # for the run
+        return pickle.dumps(error)
+
+
+def _remedy() -> str:
+    how = f"Python starts processes by {multiprocessing.get_start_method()!r} here"
+    needed = "define the dataset in a module, and begin a script with if __name__ == '__main__'"
+    return f"{how}: unless that is 'fork', {needed}. Or read without worker processes"
 
 
 @dataclass(frozen=True)
@@ -184,6 +204,8 @@ class Workers:
                     yield reads
             except LostWorkerError as lost:
                 losses += 1
+                if losses > REBUILDS and isinstance(lost, NotStartedError):  # no image is at fault
+                    raise GpulimeError(f"no worker process starts, in {losses} tries. {_remedy()}") from lost
                 again = f"in new ones, try {losses} of {REBUILDS}" if losses <= REBUILDS else "one by one"
                 note(f"gpulime: {lost}; images are read again, {again}")
             if losses > REBUILDS:
@@ -212,15 +234,19 @@ class Workers:
         try:
             workers.extend(_Worker(read, groups[i::count]) for i in range(min(count, len(groups))))
             for i in range(len(groups)):
-                yield self._next(workers[i % count], seconds)
+                yield self._next(workers[i % count], len(groups[i]), seconds)
             over = True
         finally:
             for worker in workers:
                 worker.end(at_once=not over)
 
-    def _next(self, worker: _Worker, seconds: float) -> list[Read]:
-        end = time.monotonic() + seconds
-        while (reads := worker.receive(POLL_SECONDS)) is None:
+    def _next(self, worker: _Worker, n: int, seconds: float) -> list[Read]:
+        """The next n reads of a worker."""
+        end, reads = time.monotonic() + seconds, list[Read]()
+        while len(reads) < n:
+            if (read := worker.receive(POLL_SECONDS)) is not None:
+                reads.append(read)
+                continue
             if time.monotonic() > end:
                 limit = f"data.timeout_seconds is {self.timeout_seconds:g}"
                 raise LostWorkerError(f"a worker process gave nothing for {seconds:g} s ({limit})")

@@ -241,23 +241,40 @@ def test_under_nohup_a_hangup_stays_ignored(hangup):
 
 
 ORPHAN = """
-import os, time
-from gpulime.runs.progress import signals as stop
+import multiprocessing, sys, time
+from gpulime.runs.progress import signals
 
-if os.fork() == 0:
-    stop.leave_to_parent()
+def work():
+    signals.leave_to_parent()
     print("working", flush=True)
-time.sleep(600)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    multiprocessing.Process(target=work).start()
+    print("started", flush=True)
+    time.sleep(600)
 """
 
 
-def test_a_worker_ends_with_its_parent_whatever_it_is_at():
-    """Both hold the pipe, which closes after the last of them has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("fork", "working"),
+        pytest.param("forkserver", "working", marks=pytest.mark.long),
+        pytest.param("spawn", "started", marks=pytest.mark.long),  # its worker is not there yet
+    ],
+)
+def test_a_worker_ends_with_its_parent_whatever_it_is_at(method, said, tmp_path):
+    """All processes hold the pipe, which closes after the last of them has ended."""
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    process = subprocess.Popen([sys.executable, str(script), method], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == "working\n"
+    while process.stdout.readline() != f"{said}\n":
+        assert process.poll() is None
     process.kill()
-    assert process.communicate(timeout=60)[0] == ""
+    assert "started" not in process.communicate(timeout=60)[0]
 
 
 def test_handlers_of_the_callers_own_stay(monkeypatch):

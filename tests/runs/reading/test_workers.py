@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import gpulime
+from gpulime.errors import GpulimeError
 from gpulime.runs.progress.signals import Stopped
 from gpulime.runs.reading import workers
 from gpulime.runs.reading.read import DatasetReader, Read
@@ -129,17 +132,17 @@ def test_what_a_reader_raises_comes_to_the_run(tmp_path):
         list(read_all(items(3), broken, Grid(), CPU, 2, 1))
 
 
-def test_no_memory_for_a_message_is_an_error_of_its_images(tmp_path, monkeypatch):
+def test_no_memory_for_a_message_is_an_error_of_its_image(tmp_path, monkeypatch):
     dumps = workers.pickle.dumps
 
-    def no_memory(found):
-        if isinstance(found, list) and any(read.pixels is not None and read.item.image_id == "1" for read in found):
+    def no_memory(read):
+        if read.pixels is not None and read.item.image_id == "1":
             raise MemoryError("9 GB")
-        return dumps(found)
+        return dumps(read)
 
     monkeypatch.setattr(workers, "pickle", SimpleNamespace(dumps=no_memory, loads=workers.pickle.loads))
     found = [read for batch in reads(Pictures(tmp_path, 4), 1) for read in batch]
-    assert [read.kind for read in found] == ["out_of_memory", "out_of_memory", None, None]
+    assert [read.kind for read in found] == [None, "out_of_memory", None, None]
 
 
 @pytest.mark.long
@@ -210,6 +213,38 @@ def test_workers_that_cannot_be_started_say_why(tmp_path, monkeypatch):
     monkeypatch.setattr("multiprocessing.context.Process.start", refuse)
     with pytest.raises(BlockingIOError, match="no more processes"):
         reads(Pictures(tmp_path))
+
+
+@pytest.mark.long
+def test_a_dataset_that_no_worker_can_load_is_not_the_fault_of_its_images(tmp_path):
+    """As in a notebook with Python 3.14: a worker there does not fork, and has to import the dataset's class."""
+    script = tmp_path / "script.py"
+    script.write_text(UNKNOWN)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert "GpulimeError: no worker process starts, in 4 tries. Python starts processes by 'spawn' here" in done.stderr
+    assert not list(tmp_path.glob("run/results/*"))
+
+
+UNKNOWN = """
+import multiprocessing, pathlib
+import torch
+import gpulime
+
+if __name__ == "__main__":
+    class Unknown(list):
+        pass
+
+    multiprocessing.set_start_method("spawn")
+    data = Unknown([torch.zeros(3, 8, 8)])
+    out = pathlib.Path(__file__).parent / "run"
+    gpulime.runs.explain(torch.nn.Flatten(), data, out, workers=1, n_samples=20, segments="grid")
+"""
+
+
+def test_a_dataset_that_cannot_be_sent_to_a_worker_is_refused(monkeypatch):
+    monkeypatch.setattr(workers, "multiprocessing", multiprocessing.get_context("spawn"))
+    with pytest.raises(GpulimeError, match=r"the dataset cannot be sent to a worker process: .*lambda.* by 'spawn' here"):
+        list(read_all(items(1), lambda item: None, Grid(), CPU, 1, 1))
 
 
 def test_workers_serve_a_thread_too(tmp_path):
