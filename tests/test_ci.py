@@ -57,6 +57,14 @@ def test_the_tests_that_are_named_exist():
     assert [name for name in named if not (FOLDER.parent / name).exists()] == []
 
 
+def test_the_tree_of_contributing_names_every_module_and_no_other():
+    text = (FOLDER.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tree = text.partition("    gpulime/\n")[2].partition("    kernels/")[0]
+    named = {name for line in re.findall(r"^ {6}(\S.*)", tree, re.MULTILINE) for name in line.split("   ")[0].split()}
+    there = {one.name + "/" * one.is_dir() for one in (FOLDER.parent / "gpulime").iterdir()}
+    assert named == there - {"__pycache__/", "py.typed", "kernels/"}
+
+
 def test_every_line_of_the_record_is_read_and_every_environment_runs():
     environments = {line.split()[0] for line in (FOLDER / "skips.txt").read_text().splitlines() if not line.startswith("#")}
     script = (FOLDER / "run").read_text()
