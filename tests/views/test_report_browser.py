@@ -503,6 +503,16 @@ def test_two_runs_side_by_side_are_legible_at_every_width(chromium, tmp_path, wi
     assert heads == [3, 3]
 
 
+def test_a_number_at_the_edge_of_a_picture_stays_on_one_line(chromium, tmp_path):
+    columns = np.arange(96).reshape(1, 96).repeat(96, axis=0)  # the strongest, 95, is the last
+    for folder in ("a", "b"):
+        show(tmp_path / folder, explained("x", columns, []) | {"coef": [[0.1, *[0.0] * 94, 0.5]] * 2})
+    chromium.size(1280, 1000)
+    chromium.open(diff_page.write(diff.compare(tmp_path / "a", tmp_path / "b"), tmp_path).as_uri())
+    heights = chromium.js("[...document.querySelectorAll('.spot')].map((spot) => spot.offsetHeight)")
+    assert len(set(heights)) == 1
+
+
 @pytest.mark.parametrize("width", [400, 1280])
 def test_numbers_of_segments_do_not_lie_on_those_of_stronger_ones(chromium, tmp_path, width):
     crowd = np.arange(225).reshape(15, 15).repeat(8, axis=0).repeat(8, axis=1)
