@@ -85,6 +85,11 @@ class Isolate(Generic[Item, Piece]):
         self._coming: deque[tuple[Callable[[], Piece], list[Item]]] = deque()  # on their way to the host
         self._most = predictor.most  # its value when an item was last explained
 
+    @property
+    def behind(self) -> int:
+        """Items that have failed already, and wait for the outcome of an earlier item."""
+        return len(self._waiting) - len(self._unexplained())
+
     def put(
         self, items: Sequence[Item | Failed[Item]], flights: Iterable[Flight], ahead: int = 0
     ) -> Iterator[Explained[Item, Piece] | Failed[Item]]:

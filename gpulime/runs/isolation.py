@@ -30,6 +30,7 @@ from gpulime.runs.store.row import DEVICE
 # Pieces of explanations in flight to the CPU while the device works on the next ones.
 AHEAD = defaultdict(int, cuda=1)
 UNPROVEN_IMAGES = 8  # if this many images fail before any is explained, the model is at fault
+MOST_BEHIND = 64  # unreadable images that wait for an earlier image, until this is explained in a smaller model batch
 MESSAGE_LENGTH = 1000
 ELSEWHERE = "explainer"
 
@@ -93,6 +94,8 @@ class Isolation:
                 items = [read if read.error is None else Failed(read, GpulimeError(read.error)) for read in reads]
                 flights = () if batch is None else self.explainer.prepare(batch)
                 yield from self._outcomes(self._isolate.put(items, flights, ahead))
+                if self._isolate.behind >= MOST_BEHIND:  # the row of each is due, and the end of too many in a row
+                    yield from self._outcomes(self._isolate.finish())
             yield from self._outcomes(self._isolate.finish())
         except (Exception, Stopped):  # outside the queue, so the pieces in flight belong to the first waiting images
             yield from self._outcomes(self._isolate.arrive())

@@ -180,6 +180,21 @@ def test_failures_of_every_kind_count_until_an_image_is_explained(most, rows, tm
     assert len(rows_of(tmp_path)) == rows
 
 
+def test_failures_count_behind_an_image_that_waits_for_others(tmp_path):
+    """Its rows do not fill a model batch, and all images after it are unreadable: the network is down."""
+    seen = []
+
+    class Down(Unreadable):
+        def __getitem__(self, i):
+            seen.append(i)
+            return super().__getitem__(i)
+
+    with pytest.raises(FailuresInARowError, match="the last, '103'"):
+        explain(Model(), tmp_path, Down(1000), batch_size=512)
+    assert len(rows_of(tmp_path)) == 104
+    assert len(seen) < 200
+
+
 @at_once
 @pytest.mark.parametrize("most", [0, 2.5])
 def test_a_run_cannot_end_after_no_failures(most, tmp_path):
