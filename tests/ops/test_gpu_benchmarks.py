@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from benchmarks import gpu, gpu_engine, rows, table
 from benchmarks.gpu_rows import Bench, Row
-from gpulime import segments
+from gpulime import Explainer, segments
 from gpulime.images.segments import OPS
 from gpulime.ops import masked_images as masking
 from gpulime.ops.quickshift import quickshift
@@ -202,6 +203,19 @@ def test_it_ends_in_time_with_its_rows_ends_its_commands_and_goes_on(kept, monke
     assert runs == ["second", "second"]
     assert run() == 0  # from the beginning
     assert runs == ["second"] * 3
+
+
+def test_it_ends_in_time_while_a_model_is_compiled(kept, monkeypatch, capsys):
+    def compiling(bench):
+        explainer = Explainer(lambda rows: rows.mean((2, 3)), 10, segments.Grid(2, 2), compile=True)
+        explainer.explain(torch.rand(1, 3, 8, 8))
+        yield bench.verdict("a", "b")
+
+    monkeypatch.setattr(torch, "compile", lambda model, **how: lambda rows: time.sleep(60))
+    monkeypatch.setattr(gpu, "STEPS", {"compiling": compiling})
+    assert run(options=["--minutes", "0.02"]) == 0
+    assert "left for --resume: compiling" in capsys.readouterr().out
+    assert kept() == {}
 
 
 def test_a_step_that_fails_is_a_row_and_the_next_ones_run(kept, monkeypatch):
