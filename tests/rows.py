@@ -6,7 +6,6 @@ import datetime
 import hashlib
 import json
 import os
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gpulime.config import Config
-from gpulime.runs.progress.heartbeat import Beat, Effort
+from gpulime.runs.progress.heartbeat import Beat, Effort, machine
 from gpulime.runs.store import shards, store
 from gpulime.runs.store.row import ADDED, VERSION_KEY
 
@@ -81,7 +80,7 @@ def at(path):
 def beat_of(share, **changes):
     """A heartbeat of this process, as if it were in the middle of a run."""
     facts = {
-        "host": socket.gethostname(),
+        "host": machine(),
         "pid": os.getpid(),
         "state": "running",
         "config_hash": None,

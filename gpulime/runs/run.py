@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import socket
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -165,7 +164,7 @@ def _todo(job: Job) -> Todo:
 def _beat(job: Job, left: Todo, progress: Progress, state: str) -> Beat:
     return Beat(
         share=job.share,
-        host=socket.gethostname(),
+        host=heartbeat.machine(),
         pid=os.getpid(),
         state=state,
         config_hash=job.terms.config_hash,

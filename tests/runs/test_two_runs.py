@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -102,6 +103,20 @@ def test_a_process_of_another_machine_counts_while_it_is_heard(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         beating(tmp_path).beat("running")
+
+
+def test_a_process_of_another_container_is_not_looked_for_among_this_ones(tmp_path, monkeypatch):
+    """Containers may share the name of their machine; process numbers of one are unknown, or others', in the other."""
+    assert heartbeat.machine()
+    monkeypatch.setattr(heartbeat.os, "readlink", lambda path: "pid:[4026532001]")
+    beating(tmp_path, pid=2**31 - 1).beat("running")
+    assert not heartbeat.may_write(tmp_path)  # no such process
+    monkeypatch.setattr(heartbeat.os, "readlink", lambda path: "pid:[4026532002]")
+    assert heartbeat.may_write(tmp_path)
+    with pytest.warns(UserWarning, match=rf"another process \({2**31 - 1} on .* pid:\[4026532001\]\) writes"):
+        beating(tmp_path).beat("running")
+    monkeypatch.setattr(heartbeat.os, "readlink", lambda path: heartbeat.OWN_NUMBERS)
+    assert heartbeat.machine() == socket.gethostname()
 
 
 def test_compact_leaves_a_run_at_work_alone(tmp_path):

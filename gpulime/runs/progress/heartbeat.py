@@ -27,6 +27,8 @@ BUSY = 3600.0  # until a silent process of this machine counts as gone, since it
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 LONGEST = 1e12  # seconds
+NUMBERS = "/proc/self/ns/pid"  # links to the namespace of process numbers, on Linux
+OWN_NUMBERS = "pid:[4026531836]"  # of a machine itself, rather than of a container
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,21 @@ class Effort:
         return Effort(self.seconds + other.seconds, self.forwards + other.forwards, self.model_seconds + other.model_seconds)
 
 
+def machine() -> str:
+    """The name within which process numbers are unique: containers may share their machine's name, but not its numbers."""
+    name = socket.gethostname()
+    with contextlib.suppress(OSError):
+        space = os.readlink(NUMBERS)
+        return name if space == OWN_NUMBERS else f"{name} {space}"
+    return name
+
+
 @dataclass(frozen=True)
 class Beat:
     """The state of a process."""
 
     share: Share
-    host: str
+    host: str  # as `machine` names it
     pid: int
     state: str
     config_hash: str | None  # of the run's settings
@@ -91,7 +102,7 @@ class Beat:
     @property
     def is_gone(self) -> bool:
         """True if it claims to run on this machine and its process is gone."""
-        if self.state != RUNNING or self.host != socket.gethostname():
+        if self.state != RUNNING or self.host != machine():
             return False
         try:
             os.kill(self.pid, 0)
@@ -105,7 +116,7 @@ class Beat:
 
     def may_write(self, now: float) -> bool:
         """True if it is running, or silent and on this machine, where it may be busy: compiling a model takes minutes."""
-        other = self.host == socket.gethostname() and self.pid != os.getpid()
+        other = self.host == machine() and self.pid != os.getpid()
         return self.state == RUNNING and not self.is_gone and abs(now - self.time) <= (BUSY if other else SILENCE)
 
     def is_at_work(self, now: float) -> bool:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import socket
 import time
 
 import pytest
@@ -12,7 +11,7 @@ from processes import Other
 from rows import beat_of, explained
 
 from gpulime.errors import GpulimeError
-from gpulime.runs.progress.heartbeat import Heartbeat
+from gpulime.runs.progress.heartbeat import Heartbeat, machine
 from gpulime.runs.progress.partition import Share
 from gpulime.runs.store import atomic, store
 from gpulime.runs.store.manifest import Terms
@@ -103,7 +102,7 @@ def test_a_process_that_has_written_no_row_yet_binds(tmp_path):
 def test_a_silent_process_of_this_machine_binds_as_long_as_it_may_be_busy(tmp_path, host, seconds, binds):
     """A model that is compiled keeps a process silent for minutes."""
     ONE.accept(tmp_path)
-    worked_on(tmp_path, pid=os.getppid(), host=host or socket.gethostname(), time=time.time() - seconds)
+    worked_on(tmp_path, pid=os.getppid(), host=host or machine(), time=time.time() - seconds)
     with pytest.raises(GpulimeError, match=AT_WORK) if binds else contextlib.nullcontext():
         OTHER.accept(tmp_path)
 
