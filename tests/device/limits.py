@@ -14,13 +14,13 @@ COMPILED = "the pretend device is none that torch.compile knows"
 STUB = "counts calls of PyTorch as it is: without this plug-in"
 LOST = "the pretend device is in no other process, and never lost"
 
-TESTS = {
+TESTS = {  # by file and name
     r"^tests/device/stub/": STUB,
     r"test_compiled\.py::test_cuda_graphs": GRAPHS,
-    r"::test_a_graph_replays": GRAPHS,
+    r"test_masked_images_kernel\.py::.*test_a_graph_replays": GRAPHS,
     r"test_ablation\.py::.*(graph|compile)": COMPILED,
     r"test_masked_images\.py::test_(is_a_proper_custom_op|compiles_)": COMPILED,
-    r"::test_a_gpu_that_is_lost_ends_the_run": LOST,
+    r"test_isolation\.py::test_a_gpu_that_is_lost_ends_the_run": LOST,
 }
 
 

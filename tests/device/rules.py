@@ -73,8 +73,13 @@ class Call:
 
     def written(self):
         """The arguments that the operation writes into, in the order of its results."""
-        written = (one for one in self.function._schema.arguments if one.alias_info is not None and one.alias_info.is_write)
-        return [self.given(one.name) for one in written]
+        return [self.given(name) for name in _written(self.function)]
+
+
+@cache
+def _written(function):
+    arguments = function._schema.arguments
+    return [one.name for one in arguments if one.alias_info is not None and one.alias_info.is_write]
 
 
 @cache

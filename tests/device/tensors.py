@@ -86,9 +86,16 @@ class Everywhere(TorchDispatchMode):
     """Sees operations on no tensor of the device: they make some, send some, or pin memory."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if not types and not kwargs and function not in _OF_PINNED:  # most of what a CPU does, without delay
-            return function(*args)
-        return dispatched(function, args, kwargs or {})
+        kwargs = kwargs or {}
+        device, pins = kwargs.get("device"), kwargs.get("pin_memory") or function in _OF_PINNED
+        if not types and not pins and (device is None or device.type == "cpu"):  # most of what a CPU does, without delay
+            return function(*args, **kwargs)
+        return dispatched(function, args, kwargs)
+
+    @classmethod
+    def _should_skip_dynamo(cls):
+        """False: without torch.compile, to guard each call against it is lost time."""
+        return False
 
 
 _OF_PINNED = (torch.ops.aten.is_pinned.default, torch.ops.aten._pin_memory.default)
