@@ -155,11 +155,13 @@ def _work(read: _One, groups: Sequence[Sequence[Item]], receiver: socket.socket)
 
 def _message(read: _One, item: Item) -> bytes:
     try:
-        return pickle.dumps(read(item))
-    except MemoryError as error:
-        return pickle.dumps(_no_memory(item, error))
+        found = read(item)
     except Exception as error:  # for the run
         return pickle.dumps(error)
+    try:
+        return pickle.dumps(found)
+    except Exception as error:  # torch's own may hide a MemoryError, such as a closed file's
+        return pickle.dumps(_no_memory(item, error))
 
 
 def _remedy() -> str:

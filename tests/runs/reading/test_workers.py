@@ -132,12 +132,14 @@ def test_what_a_reader_raises_comes_to_the_run(tmp_path):
         list(read_all(items(3), broken, Grid(), CPU, 2, 1))
 
 
-def test_no_memory_for_a_message_is_an_error_of_its_image(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [MemoryError("9 GB"), ValueError("I/O operation on closed file")], ids=repr)
+def test_no_memory_for_a_message_is_an_error_of_its_image(error, tmp_path, monkeypatch):
+    """Torch hides the first error behind the second: the file in memory cannot be completed."""
     dumps = workers.pickle.dumps
 
     def no_memory(read):
         if read.pixels is not None and read.item.image_id == "1":
-            raise MemoryError("9 GB")
+            raise error
         return dumps(read)
 
     monkeypatch.setattr(workers, "pickle", SimpleNamespace(dumps=no_memory, loads=workers.pickle.loads))
