@@ -35,7 +35,7 @@ class Bound:
 
     def __str__(self) -> str:
         if not self.limit:
-            return "whatever it is"
+            return "anything"
         return f"at {'most' if self.cost else 'least'} {self.limit:g}"
 
 
