@@ -137,6 +137,7 @@ class Isolate(Generic[Item, Piece]):
             most = self.predictor.most
             error = yield from self._attempt(self._passed(item))
         if error is not None:
+            yield from self._already_failed()  # if an earlier piece came and a later one did not
             yield self._failed(error)
             yield from self._already_failed()
 
