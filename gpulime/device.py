@@ -148,6 +148,11 @@ def filled(rows: torch.Tensor, b: int) -> torch.Tensor:
     return full
 
 
+def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Batches of matrix products; over one column by broadcasting, for which PyTorch 2.14 would need a C compiler on a GPU."""
+    return left * right if left.shape[-1] == 1 else left @ right
+
+
 def read_here(kept: torch.Tensor) -> torch.Tensor:
     """Prepare a tensor made on another stream for reading on torch's current one.
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
+
 # If 1 - leverage is below this, the sample determines a coefficient alone and the other samples cannot predict it.
 LEAST_FREE = 1e-10
 SURELY_REGULAR = 1e-6  # from this alpha on no system is singular, and the check is skipped
@@ -51,7 +53,7 @@ def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> tuple[Te
             factor.diagonal(dim1=-2, dim2=-1).amin(-1) ** 2 < 1e-12 * gram.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None]
         )
         if bool(singular.any()):
-            beta[singular] = torch.linalg.pinv(system[singular], hermitian=True, rtol=1e-12) @ right[singular]
+            beta[singular] = devices.product(torch.linalg.pinv(system[singular], hermitian=True, rtol=1e-12), right[singular])
             root[singular] = _pinv_root(system[singular])
     beta = beta[:, 0].mT if alike else beta[..., 0]
     return beta * chosen, root * groups[..., None, :]
@@ -98,7 +100,7 @@ class LeaveOneOut:
         x, w = masks.double(), weights[..., None]
         residual = outputs.double() - torch.baddbmm(self.intercepts[:, None], x, self.beta.mT)
         # One label at a time, to bound memory. Centring happens inside baddbmm, so no centred copy of the masks is made.
-        norms = [torch.baddbmm(-self.mean @ root.mT, x, root.mT).norm(dim=-1) for root in self.root.unbind(1)]
+        norms = [torch.baddbmm(devices.product(-self.mean, root.mT), x, root.mT).norm(dim=-1) for root in self.root.unbind(1)]
         free = 1 - w * (torch.stack(norms, -1).square() + 1 / self.weight)
         error = residual / free.where(free > LEAST_FREE, torch.nan)
         self.press += (w * error.square()).sum(1)

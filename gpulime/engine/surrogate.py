@@ -127,9 +127,8 @@ class Moments:
     def centre(self) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted scatter of parts (n, k, k), of parts with outputs (n, l, k), and of outputs (n, l)."""
         valid = torch.arange(self.k, device=self.counts.device) < self.counts[:, None]
-        # Products by broadcasting: a matrix product over one column may need a C compiler on a GPU (PyTorch 2.14).
-        gram = (self.xx - self.x * self.x.mT / self.weight) * (valid[:, None] & valid[:, :, None])
-        cross = ((self.xy - self.x * self.y.mT / self.weight) * valid[..., None]).mT
+        gram = (self.xx - devices.product(self.x, self.x.mT) / self.weight) * (valid[:, None] & valid[:, :, None])
+        cross = ((self.xy - devices.product(self.x, self.y.mT) / self.weight) * valid[..., None]).mT
         spread = (self.yy - self.y**2 / self.weight).squeeze(-1).clamp(min=0)
         return gram, cross, spread
 
@@ -152,7 +151,7 @@ class Moments:
         beta, root = ridge(gram, cross, chosen, settings.alpha)
         mean, mean_y = (self.x / self.weight + self.x0[..., None]).mT, (self.y / self.weight).squeeze(-1)
         intercepts = self.y0 + mean_y - (beta * mean).sum(-1)
-        residual = spread - 2 * (beta * cross).sum(-1) + ((beta @ gram) * beta).sum(-1)
+        residual = spread - 2 * (beta * cross).sum(-1) + (devices.product(beta, gram) * beta).sum(-1)
         constant = spread <= self.others * (CONSTANT * self.rounding * self.y0).square()
         total = spread.masked_fill(constant, torch.nan)
         fitted = Surrogate(

@@ -120,9 +120,8 @@ def blur(images: Tensor) -> Tensor:
     down, across = (_blurring(side, sigma, images.device) for side in (h, w))
     planes = images.reshape(n * c, h, w).double()  # TF32 does not apply to float64
     # One product per plane, so that an image's result is the same in any batch.
-    return (
-        torch.bmm(down.expand(n * c, h, h), torch.bmm(planes, across.T.expand(n * c, w, w))).view(n, c, h, w).to(images.dtype)
-    )
+    blurred = devices.product(down.expand(n * c, h, h), devices.product(planes, across.T.expand(n * c, w, w)))
+    return blurred.view(n, c, h, w).to(images.dtype)
 
 
 def _blurring(side: int, sigma: float, device: torch.device) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gpulime import Explainer
+from gpulime.images import fills
 from gpulime.segments import Felzenszwalb, Grid, Quickshift, Slic
 
 pytestmark = pytest.mark.pretend
@@ -51,6 +52,7 @@ ARGUMENTS = {
     "an array": lambda images: {"images": images.numpy()},
     "with gradients": lambda images: {"images": images.clone().requires_grad_()},
     "label maps": lambda images: {"images": images, "segments": MAPS.expand(N, -1, -1)},
+    "one segment": lambda images: {"images": images, "segments": torch.zeros(N, H, W, dtype=torch.int64)},
     "kept segments": lambda images: {"images": images, "segments": MAPS.expand(N, -1, -1), "keep": 0},
     "labels": lambda images: {"images": images, "labels": torch.tensor([1, 2, 3, 4])},
     "expanded labels": lambda images: {"images": images, "labels": torch.tensor([3]).expand(N)},
@@ -99,3 +101,9 @@ def test_a_fill_on_the_device(cnn, pictures):
     expected = Explainer(cnn, 60, Grid(3, 3), fill=fill).explain(images)
     found = Explainer(model, 60, Grid(3, 3), fill=fill.cuda()).explain(images)
     torch.testing.assert_close(found.cpu().coefficients, expected.coefficients)
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 20), (20, 1)])
+def test_blur_of_a_line(h, w):
+    images = torch.rand(2, 3, h, w)
+    assert torch.equal(fills.blur(images.cuda()).cpu(), fills.blur(images))
