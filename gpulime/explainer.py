@@ -188,7 +188,7 @@ class Explainer(Engine[ExplainedImages]):
 
         Returns
         -------
-        Explanations, on the device of the work
+        ExplainedImages, on the device of the work
 
         Raises
         ------

@@ -182,6 +182,7 @@ def test_a_run_with_workers():
     found = measure(subject(Sleepy(a_row=0.0005), SleepyGrid(0.02), workers=1), 1.0, ())
     assert 0.018 < found.an_image < 0.032
     assert found.settings["workers"] == 1
+    assert ", 1 worker\n" in str(found)
 
 
 @pytest.mark.long

@@ -111,7 +111,7 @@ class Result:
         yield f"images    {self.subject['images']}"
         yield (
             f"settings  {settings['n_samples']:,} samples an image, {settings['precision']}, "
-            f"model batches of {settings['rows']} rows{found}, {settings['workers']} workers"
+            f"model batches of {settings['rows']} rows{found}, {settings['workers']} worker{'s' * (settings['workers'] != 1)}"
         )
         yield f"machine   {machine['device']}{threads}, torch {machine['torch']}"
 

@@ -197,7 +197,7 @@ class ImageExplanation:
 
 
 class Shown:
-    """Plots and HTML of several explanations; `gpulime.Explanations` and the lists of `gpulime.lime_image` have them."""
+    """Plots and HTML of several explanations; `ExplainedImages` and the lists of `gpulime.lime_image` have them."""
 
     def _repr_html_(self: Any) -> str:
         """HTML for a notebook: the first images with the overlay of their first label."""

@@ -61,7 +61,7 @@ def many(
     num_features: int,
     class_names: Names | None,
 ) -> Figure:
-    """Draw several explanations, one behind the other; parameters and errors are those of `gpulime.Explanations.plot`."""
+    """Draw several explanations, one behind the other; parameters and errors are those of `ExplainedImages.plot`."""
     each, n = _axes_each(kind), len(explanations)
     check(n > 0, "there are no explanations to plot")
     num_features = whole("num_features", num_features, 0)
