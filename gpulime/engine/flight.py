@@ -46,39 +46,26 @@ class Flight:
 
     The places of a flight are (input, sample) pairs: sample 0 of every input, then the rest, input by input. Inputs with a
     shared neighbourhood share the places of samples 1 to s - 1.
-
-    Attributes
-    ----------
-    inputs : Masked, n of them
-    n_samples : int, s
-    sampler : Sampler that draws the masks, or given masks (n, s, k) bool
-    top_labels : int, classes explained per input if no labels are given
-    ahead_bytes : int, bytes of rows composed ahead: composing a batch of few small rows is mostly overhead
-    taken : int, places passed to the model so far
-    classes : int, columns of the model's output for sample 0
-    labels : (n, l) int64, set once sample 0 of every input has been passed
-    predicted, predicted_probs : (n,), set with ``labels``: the class with the highest output for sample 0, and that output;
-        the class is -1 if the model has one output
-    composed : (place, rows (b, ...)) or None, rows composed ahead, from that place on
-    first : (n, l), outputs for sample 0 of every input
-    rest : (n * (s - 1), l), outputs of the other places; only these 4 bytes per sample and label grow with s. With a shared
-        neighbourhood (s - 1, classes), since every input has its own labels
     """
 
-    inputs: Masked
-    n_samples: int
-    sampler: Sampler | Tensor
-    top_labels: int = 1
-    ahead_bytes: int = 0
-    taken: int = 0
+    inputs: Masked  # n of them
+    n_samples: int  # s
+    sampler: Sampler | Tensor  # draws the masks; or given masks (n, s, k) bool
+    top_labels: int = 1  # classes explained per input if no labels are given
+    ahead_bytes: int = 0  # of rows composed ahead: composing a batch of few small rows is mostly overhead
+    taken: int = 0  # places passed to the model so far
     wholes: list[Tensor] = field(default_factory=list)  # outputs for sample 0 so far
     drawn: Drawn = field(default_factory=Drawn)
-    composed: tuple[int, Tensor] | None = None
+    composed: tuple[int, Tensor] | None = None  # rows composed ahead, from that place on
+    # Set once sample 0 of every input has been passed: columns of the output; labels (n, l) int64; the class (n,) with the
+    # highest output, or -1 if there is one column, and that output (n,); outputs (n, l) of the labels for sample 0.
     classes: int = field(init=False)
     labels: Tensor = field(init=False)
     predicted: Tensor = field(init=False)
     predicted_probs: Tensor = field(init=False)
     first: Tensor = field(init=False)
+    # Outputs (n * (s - 1), l) of the other places; only these 4 bytes per sample and label grow with s. With a shared
+    # neighbourhood (s - 1, classes), since every input has its own labels.
     rest: Tensor = field(init=False)
 
     @property

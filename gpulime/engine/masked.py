@@ -17,21 +17,11 @@ from gpulime.explanations.batch import Explanations
 
 @dataclass(frozen=True)
 class Wanted:
-    """The labels to explain for n inputs.
+    """The labels to explain for n inputs."""
 
-    Attributes
-    ----------
-    labels : (n, l) int64 or None
-        Labels asked for; -1 pads shorter rows, and the input's first label is explained again in its place.
-    top : bool
-        If True, the classes with the highest output are explained too, before ``labels``.
-    highest : (input, label) or None
-        The highest label in the whole batch, with its input.
-    """
-
-    labels: Tensor | None = None
-    top: bool = True
-    highest: tuple[int, int] | None = None
+    labels: Tensor | None = None  # (n, l) int64; -1 pads shorter rows, in which the input's first label is explained again
+    top: bool = True  # explain the classes with the highest output, too, before ``labels``
+    highest: tuple[int, int] | None = None  # the input with the highest label in the whole batch, and that label
 
     def part(self, where: slice) -> Wanted:
         """Select the labels of some inputs."""

@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from gpulime.engine.settings import Settings
 
 Distance = str | Callable[[Tensor], Any]
-
-
 Kernel = str | Callable[[Tensor, float], Any]
-
 
 # Distances between a binary row with `on` of k ones and the row of all ones.
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -30,7 +27,6 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "jaccard": lambda on, k: 1 - on / k,
     "dice": lambda on, k: (k - on) / (k + on),
 }
-
 
 # Distances between rows (n, s, k) of any numbers and the row (n, 1, k) of sample 0.
 DISTANCES_OF_NUMBERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -15,8 +15,6 @@ from gpulime.engine.flight import Flight
 from gpulime.engine.model import Predictor
 
 T = TypeVar("T")  # the result of a solved flight
-
-
 Piece = tuple[Flight, int, int]  # places start to stop of a flight
 
 

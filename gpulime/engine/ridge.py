@@ -74,23 +74,14 @@ class LeaveOneOut:
     The error of the model fitted without sample i is ``e_i / (1 - h_i)``: e_i is the residual of the model fitted to all
     samples, h_i the leverage ``w_i / sum(w) + w_i d_i' (X'WX + alpha I)^-1 d_i`` of the centred mask d_i. The weights, the
     penalty and the selected parts are kept fixed.
-
-    Attributes
-    ----------
-    weight : (n, 1, 1), sum of the samples' weights
-    mean : (n, 1, k), weighted mean of the masks
-    root : (n, l or 1, k, k), ``root' root`` is the inverse of each label's system; 1 if all labels share it
-    beta : (n, l, k), coefficients
-    intercepts : (n, l)
-    press : (n, l), weighted; NaN if a sample's leverage is 1
     """
 
-    weight: Tensor
-    mean: Tensor
-    root: Tensor
-    beta: Tensor
-    intercepts: Tensor
-    press: Tensor = field(init=False)
+    weight: Tensor  # (n, 1, 1), sum of the samples' weights
+    mean: Tensor  # (n, 1, k), weighted mean of the masks
+    root: Tensor  # (n, l or 1, k, k): ``root' root`` is the inverse of each label's system, which all may share
+    beta: Tensor  # (n, l, k)
+    intercepts: Tensor  # (n, l)
+    press: Tensor = field(init=False)  # (n, l), weighted; NaN if a sample's leverage is 1
 
     def __post_init__(self) -> None:
         self.press = torch.zeros_like(self.intercepts)

@@ -88,7 +88,7 @@ class Explanations:
 
     @classmethod
     def load(cls, path: str | Path) -> Explanations:
-        """Read explanations that ``save`` wrote: of images.
+        """Read what ``save`` wrote, such as explanations of images.
 
         Raises
         ------

@@ -62,27 +62,14 @@ class Prepared:
 
 @dataclass
 class LimeQueue:
-    """Images in one queue.
-
-    Attributes
-    ----------
-    predictor, batch_size
-        As for `gpulime.engine.queue.Queue`.
-    prepare : callable number -> Prepared
-    flight : callable (number, Prepared) -> Flight
-    solve : callable Flight -> ImageExplanation
-    progress : callable
-        Called with the number of rows after each model batch, except for retried rows.
-    explanations, failures : dict
-        Explanations and errors by the image's number.
-    """
+    """Images in one queue, by their numbers."""
 
     predictor: Predictor
     batch_size: BatchSize
     prepare: Callable[[int], Prepared]
     flight: Callable[[int, Prepared], Flight]
     solve: Callable[[Flight], ImageExplanation]
-    progress: Callable[[int], object]
+    progress: Callable[[int], object]  # called with the number of rows after each model batch, except for retried rows
     explanations: dict[int, ImageExplanation] = field(default_factory=dict)
     failures: dict[int, BaseException] = field(default_factory=dict)
 

@@ -18,22 +18,12 @@ from gpulime.ops.masked_images import masked_images
 
 @dataclass(eq=False)
 class MaskedImages(Masked):
-    """Images ready for the model, with their segments and fill.
+    """Images ready for the model, with their segments and fill."""
 
-    Attributes
-    ----------
-    images, fill : (n, c, h, w), normalised, in the model's dtype
-    segments : Segments
-    pictures : (n, c, h, w) uint8, for showing
-    keys, wanted, extra
-        As for `gpulime.engine.masked.Masked`.
-    class_names : names of the model's classes, or None
-    """
-
-    images: Tensor
-    fill: Tensor
+    images: Tensor  # (n, c, h, w), normalised, in the model's dtype
+    fill: Tensor  # the same
     segments: Segments
-    pictures: Tensor
+    pictures: Tensor  # (n, c, h, w) uint8, for showing
     keys: Tensor
     wanted: Wanted
     extra: tuple[Tensor, ...] = ()

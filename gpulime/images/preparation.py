@@ -27,20 +27,14 @@ AT_ONCE_IMAGES, AT_ONCE_BYTES, SMALL_BYTES = 64, 2**28, {"cpu": 0, "cuda": 2**25
 
 @dataclass(eq=False)
 class Preparation:
-    """Checks, segments, fills and normalises images by the settings of an `Explainer`.
-
-    Attributes
-    ----------
-    class_names : names of the model's classes, which labels may use, or None
-    warned : kinds of warnings given so far; each is given once
-    """
+    """Checks, segments, fills and normalises images by the settings of an `Explainer`."""
 
     predictor: Predictor
     normalisation: Normalisation
     segmenter: Segmenter
     fill: str | Tensor
-    class_names: Names | None = None
-    warned: set[str] = field(default_factory=set)
+    class_names: Names | None = None  # labels may use them
+    warned: set[str] = field(default_factory=set)  # kinds of warnings given so far; each is given once
 
     def masked(self, batch: Batch) -> Iterator[MaskedImages]:
         """Prepare the batch's images, a few at a time.

@@ -25,20 +25,12 @@ _TABLE = 4096  # ids below this are renumbered by a table; if any id is outside,
 
 @dataclass(frozen=True)
 class Segments:
-    """Segments of n images.
+    """Segments of n images."""
 
-    Attributes
-    ----------
-    labels : (n, h, w) int32, from 0 without gaps in each image; pixels that are never hidden have the image's count
-    counts : (n,) int64, number of segments of each image
-    ids : (n, k) int64, the segmenter's id of each segment; -1 beyond an image's count
-    keeps : bool, True if some pixels may never be hidden; then k is one more than the largest count
-    """
-
-    labels: Tensor
-    counts: Tensor
-    ids: Tensor
-    keeps: bool = False
+    labels: Tensor  # (n, h, w) int32, from 0 without gaps in each image; its count for pixels that are never hidden
+    counts: Tensor  # (n,) int64, number of segments of each image
+    ids: Tensor  # (n, k) int64, the segmenter's id of each segment; -1 beyond an image's count
+    keeps: bool = False  # True if some pixels may never be hidden; then k is one more than the largest count
 
     @property
     def most(self) -> int:
