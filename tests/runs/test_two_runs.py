@@ -129,7 +129,12 @@ def test_compact_leaves_a_run_at_work_alone(tmp_path):
     assert compact.compact(tmp_path).after == 1
 
 
-def test_threads_come_in_one_at_a_time(tmp_path):
+@pytest.mark.parametrize("stale", [False, True])
+def test_threads_come_in_one_at_a_time(stale, tmp_path, monkeypatch):
+    """Also after a process has been killed on its way in."""
+    monkeypatch.setattr(atomic, "PATIENCE_SECONDS", 0.2)
+    if stale:
+        (tmp_path / "_staging" / "entering").mkdir(parents=True)
     inside, most = [], []
 
     def enter():
@@ -155,7 +160,7 @@ def test_nobody_waits_for_ever(tmp_path, monkeypatch):
     for _ in range(2):
         with atomic.one_at_a_time(tmp_path):
             pass
-    assert 0.1 <= time.monotonic() - started < 0.2
+    assert 0.1 <= time.monotonic() - started < 0.5
 
 
 def test_a_folder_that_takes_no_files_keeps_nobody_waiting(tmp_path, monkeypatch):

@@ -62,22 +62,26 @@ def publish_pieces(run: Path, name: str, pieces: Iterable[bytes]) -> None:
 @contextlib.contextmanager
 def one_at_a_time(run: Path) -> Iterator[None]:
     """Exclude other processes and threads for a check followed by a write, by a folder that one of them can make."""
-    door = run / STAGING / "entering"
-    end = time.monotonic() + PATIENCE_SECONDS  # a process that takes longer has been killed, or hangs
-    while time.monotonic() < end:
+    door, seen, since, mine = run / STAGING / "entering", 0, time.monotonic(), False
+    while not mine:
         try:
             door.mkdir(parents=True)
+            mine = True
         except FileExistsError:
+            with contextlib.suppress(OSError):  # it is gone already
+                if (made := door.stat().st_mtime_ns) != seen:
+                    seen, since = made, time.monotonic()
+                elif time.monotonic() - since > PATIENCE_SECONDS:  # its process has been killed, or hangs
+                    door.rmdir()
             time.sleep(POLL_SECONDS)
         except OSError:  # nothing can be written here, as the caller finds out
-            break
-        else:
             break
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            door.rmdir()
+        if mine:
+            with contextlib.suppress(OSError):
+                door.rmdir()
 
 
 def try_out(run: Path) -> None:
