@@ -174,7 +174,7 @@ PEERS = (
         "times as fast as lime as its tutorials call it, float32",
         PEER,
         LIME_TUTORIAL,
-        2,
+        1.5,
         GPULIME_NEW,
         7,
     ),
