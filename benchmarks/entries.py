@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.peers import captum, lime
 from benchmarks.rungs import op_inside, op_outside
 from benchmarks.setups import Setup
-from benchmarks.sides import BFLOAT16, FLOAT32, RANDOM, Process, Side, bare, definition, engine
+from benchmarks.sides import BFLOAT16, FLOAT32, RANDOM, Process, Side, bare, compiled, definition, engine
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ NEW_BEST = Process("new, keeps memory", keeps_memory=True, fresh=True)
 
 GPULIME = Side("gpulime", engine, OURS)
 GPULIME_NEW = Side("gpulime", engine, NEW)
+COMPILED = Side("gpulime, compiled", compiled, OURS)
 DEFINITION = Side("definition", definition, BEST)
 
 
@@ -164,6 +165,7 @@ def peer(name: str, about: str, setup: Setup, theirs: tuple[Side, ...], least: f
     return Entry(name, about, setup, theirs, Bound(least), tolerance, LIME, ours, repeats)
 
 
+COMPILE = "with `compile=True` (compiled before the clock starts)"
 LIKE_LIME = "the same, bfloat16 beside lime's float32"
 KEPT = "the same, captum's process keeping its memory as gpulime's does"
 PEERS = (
@@ -182,6 +184,10 @@ PEERS = (
     peer("captum_float32", "times as fast as captum's Lime at its best batch, float32", PEER, CAPTUM_BEST, 1, GPULIME_NEW, 5),
     peer("captum_bfloat16", "the same, bfloat16 beside captum's float32", bfloat16(PEER), CAPTUM_BEST, 3, GPULIME_NEW, 5),
     peer("captum_kept_bfloat16", KEPT, bfloat16(PEER), CAPTUM_KEPT, 1.8, GPULIME_NEW, 5),
+    peer("lime_compiled_float32", f"times as fast as lime at its best, {COMPILE}, float32", PEER, LIME_BEST, 0, COMPILED, 7),
+    peer("lime_compiled_bfloat16", LIKE_LIME, bfloat16(PEER), LIME_BEST, 0, COMPILED, 7),
+    peer("captum_compiled_float32", f"times as fast as captum's Lime, {COMPILE}, float32", PEER, CAPTUM_BEST, 0, COMPILED, 5),
+    peer("captum_compiled_bfloat16", "the same, bfloat16 beside captum's float32", bfloat16(PEER), CAPTUM_BEST, 0, COMPILED, 5),
     peer("drop_in_tutorial", "`gpulime.lime_image` in lime's place, as tutorials call it", PEER, LIME_TUTORIAL, 1, DROP_IN, 5),
     peer("drop_in_module", "the same, given the model as it is", PEER, LIME_TUTORIAL, 1, DROP_IN_MODULE, 5),
     peer(
