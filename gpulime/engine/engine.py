@@ -38,14 +38,11 @@ class Engine(Generic[E]):
 
     Attributes
     ----------
-    predictor, batch_size
-        The model's caller, and its rows per call.
-    masker : Masker
-        Turns a batch into masked inputs.
+    predictor, batch_size : the model's caller, and its rows per call
+    masker : Masker, turns a batch into masked inputs
     sampler : Sampler
     n_samples : int, s
-    top_labels : int
-        Classes explained per input if no labels are given.
+    top_labels : int, classes explained per input if no labels are given
     settings : Settings of the fit
     """
 

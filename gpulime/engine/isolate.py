@@ -55,8 +55,6 @@ class Isolate(Generic[Item, Piece]):
 
     Parameters
     ----------
-    predictor : Predictor
-    device : torch.device
     queue : callable, alone -> an empty queue, for one item if ``alone`` is true
     flights : callable, item -> its flights, to be explained alone
     size : callable, piece -> the number of its items

@@ -36,8 +36,6 @@ class Queue(Generic[T]):
 
     Parameters
     ----------
-    predictor, batch_size
-        The model's caller, and its rows per call.
     solve : callable flight -> T
         Called with each flight whose outputs are complete.
     progress : callable, optional

@@ -86,15 +86,9 @@ class Moments:
     """
 
     def __init__(self, counts: Tensor, k: int, y0: Tensor, x0: Tensor | None = None) -> None:
-        """Start with empty sums.
+        """Start with empty sums, for inputs with ``counts`` (n,) parts and k columns.
 
-        Parameters
-        ----------
-        counts : (n,) parts of each input
-        k : int, columns of the regressors to come
-        y0 : (n, l) outputs of row 0
-        x0 : (n, k), optional
-            Regressors of row 0; by default ones, a mask that shows everything.
+        ``y0`` (n, l) and ``x0`` (n, k) are outputs and regressors of row 0; by default ones, a mask that shows everything.
         """
         (n, l), device = y0.shape, y0.device
         self.counts, self.k, self.y0 = counts, k, y0.double()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 STAGING = "_staging"
-PATIENCE_SECONDS, POLL_SECONDS = 10.0, 0.02
+PATIENCE_SECONDS, POLL_SECONDS, MOST_PATIENCE = 10.0, 0.02, 6
 
 
 @contextlib.contextmanager
@@ -62,8 +62,9 @@ def publish_pieces(run: Path, name: str, pieces: Iterable[bytes]) -> None:
 @contextlib.contextmanager
 def one_at_a_time(run: Path) -> Iterator[None]:
     """Exclude other processes and threads for a check followed by a write, by a folder that one of them can make."""
-    door, seen, since, mine = run / STAGING / "entering", 0, time.monotonic(), False
-    while not mine:
+    door, seen, mine = run / STAGING / "entering", 0, False
+    since = begun = time.monotonic()
+    while not mine and time.monotonic() < begun + MOST_PATIENCE * PATIENCE_SECONDS:
         try:
             door.mkdir(parents=True)
             mine = True
@@ -72,7 +73,7 @@ def one_at_a_time(run: Path) -> Iterator[None]:
                 if (made := door.stat().st_mtime_ns) != seen:
                     seen, since = made, time.monotonic()
                 elif time.monotonic() - since > PATIENCE_SECONDS:  # its process has been killed, or hangs
-                    door.rmdir()
+                    _remove(door, seen)
             time.sleep(POLL_SECONDS)
         except OSError:  # nothing can be written here, as the caller finds out
             break
@@ -82,6 +83,17 @@ def one_at_a_time(run: Path) -> Iterator[None]:
         if mine:
             with contextlib.suppress(OSError):
                 door.rmdir()
+
+
+def _remove(door: Path, made: int) -> None:
+    """Remove a folder unless another has been made in its place: one process at a time looks and removes."""
+    removing = door.with_name("removing")
+    removing.mkdir()
+    try:
+        if door.stat().st_mtime_ns == made:
+            door.rmdir()
+    finally:
+        removing.rmdir()
 
 
 def try_out(run: Path) -> None:
