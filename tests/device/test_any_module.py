@@ -21,7 +21,7 @@ with torch.cuda.stream(torch.cuda.Stream()):
 
 
 def run(*module, **environment):
-    command = [sys.executable, "-m", "tests.device.run", *module]
+    command = [sys.executable, "-m", "tests.device.module", *module]
     return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 

@@ -1,4 +1,4 @@
-"""Run a module on the pretend device, and name its findings: python -m tests.device.run MODULE [ARGUMENT ...]."""
+"""Run a module on the pretend device, and name its findings: python -m tests.device.module MODULE [ARGUMENT ...]."""
 
 from __future__ import annotations
 
