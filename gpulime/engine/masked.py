@@ -87,7 +87,6 @@ class Masked:
     def __len__(self) -> int:
         return len(self.counts)
 
-    @stage("masks")
     def draw(self, sampler: Sampler, index: Tensor, samples: Tensor) -> Tensor:
         """Draw masks.
 

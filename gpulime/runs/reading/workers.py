@@ -179,7 +179,7 @@ class Workers:
     reader : callable Item -> Read
     segmenter : Segmenter or None
         Segments each image in the worker, so that a failed segmentation is one error; None if the explainer segments.
-    batch_size : items per message
+    batch_size : items read together, as one group
     count : number of processes; 0 reads in the main one
     timeout_seconds : a worker without output for this long counts as hanging
     waiting : called every `POLL_SECONDS` while waiting for a worker; its errors are passed on
