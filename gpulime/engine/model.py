@@ -13,16 +13,17 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from gpulime import device as devices
+from gpulime.engine import first_batch
 from gpulime.engine import outputs as model_outputs
 from gpulime.engine.compiled import Compiled
+from gpulime.engine.eval_mode import evaluating
+from gpulime.engine.home import home
 from gpulime.engine.stopwatch import Stopwatch
 from gpulime.errors import GpulimeError, check, stage, unknown
 
@@ -106,19 +107,7 @@ class Predictor:
     @stage("model")
     def device(self, inputs: Tensor) -> torch.device:
         """Device of the work: the one asked for, else the model's, else that of the inputs."""
-        lazy = any(isinstance(t, nn.UninitializedParameter | nn.UninitializedBuffer) for t in self._weights())
-        check(not lazy, "the model has lazy layers without weights: call it once, or load its weights first")
-        home = next((t.device for t in self._weights()), None)
-        wanted = self._wanted_device
-        if home is not None and wanted is not None:
-            same = home.type == wanted.type and wanted.index in (None, home.index)
-            check(
-                same,
-                f"the model is on {home} and device={str(wanted)!r} was asked for; move it with model.to({str(wanted)!r})",
-            )
-        device = home or wanted or inputs.device
-        check(device.type in ("cpu", "cuda"), f"gpulime works on 'cpu' and 'cuda'; got {str(device)!r}: move it there with .to")
-        return device
+        return home(self._weights(), self._wanted_device, inputs)
 
     @stage("model")
     def dtype(self, inputs: Tensor, extra: Inputs = ()) -> torch.dtype:
@@ -170,7 +159,7 @@ class Predictor:
             stack.callback(torch.clear_autocast_cache)
             stack.enter_context(torch.autocast(device.type, self.precision if reduced else None, enabled=reduced))
             if self.module is not None:
-                stack.enter_context(_evaluating(self.module))
+                stack.enter_context(evaluating(self.module))
             if self._compiled is not None:
                 if (why := self._compiled.weigh(self.watch.seconds, self.forwards, self._until - self.forwards)) is not None:
                     self._tell(why)
@@ -222,24 +211,7 @@ class Predictor:
         ends : tensors (2, ...)
             First and last row of that batch and of its extra inputs; a single row if the batch has one.
         """
-        if not self._is_steady(ends):
-            warnings.warn(
-                "the model gives different outputs for the same input: is dropout or BatchNorm in train mode? "
-                "Call model.eval() if you pass a function around a model; otherwise explanations are noise",
-                stacklevel=2,
-            )
-        if self.precision == torch.bfloat16 and outputs.device.type == "cpu" and devices.cpu_bfloat16() is False:
-            warnings.warn(
-                "this CPU has no instructions for bfloat16: precision='float32' is likely as fast; gpulime bench measures it",
-                stacklevel=2,
-            )
-        near = max(1e-3, 2 * torch.finfo(outputs.dtype).eps)
-        if self.activation == "softmax" and bool(((outputs >= 0).all(1) & ((outputs.float().sum(1) - 1).abs() < near)).all()):
-            warnings.warn(
-                "the model's outputs already sum to one, so activation='softmax' would apply softmax twice: "
-                "pass activation=None",
-                stacklevel=2,
-            )
+        first_batch.warn(outputs, self.activation, self.precision, is_steady=self._is_steady(ends))
 
     def _is_steady(self, ends: Inputs) -> bool:
         """Compare the first row's outputs in two batches, to find dropout and statistics of the batch.
@@ -329,47 +301,6 @@ class Predictor:
             raise GpulimeError(f"the model called sys.exit({error.code!r})") from error
 
 
-_in_eval: WeakKeyDictionary[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
-_in_eval_lock = Lock()
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Set eval mode; the last thread that leaves restores the modes of all submodules."""
-    with _in_eval_lock:
-        users, modes = _in_eval.get(module) or (0, _modes(module))
-        if any(training for _, training in modes):
-            _eval(module)
-        _in_eval[module] = users + 1, modes
-    try:
-        yield
-    finally:
-        with _in_eval_lock:
-            users, modes = _in_eval.pop(module)
-            if users > 1:
-                _in_eval[module] = users - 1, modes
-            else:
-                for part, training in modes:
-                    if part.training != training:  # a module takes 2 us to set an attribute
-                        part.training = training
-
-
 def _versions(rows: Tensor, extra: Inputs) -> list[int]:
     """Version counters of the inputs, which change if the model writes into them."""
     return [tensor._version for tensor in (rows, *extra)]
-
-
-def _modes(module: nn.Module) -> list[tuple[nn.Module, bool]]:
-    """Submodules with their train/eval mode; frozen TorchScript has none."""
-    parts = ((part, getattr(part, "training", None)) for part in module.modules())
-    return [(part, training) for part, training in parts if training is not None]
-
-
-def _eval(module: nn.Module) -> None:
-    """Set eval mode in all submodules that can be switched; an exported program cannot."""
-    try:
-        module.eval()
-    except (NotImplementedError, AttributeError, RuntimeError):
-        for part in module.children():
-            _eval(part)
-        module.training = False  # read by the module's own forward, if it has a mode
