@@ -866,8 +866,8 @@ def test_no_progress_bar_is_quiet(capfd):
 
 def test_rows_of_small_images_are_composed_for_many_batches(monkeypatch):
     """A function may write into its batch: the others have their own memory."""
-    composed, op = [], masked_images.masked_images
-    monkeypatch.setattr(masked_images, "masked_images", lambda *given: composed.append(len(given[4])) or op(*given))
+    composed, rows = [], masked_images.MaskedImages.rows
+    monkeypatch.setattr(masked_images.MaskedImages, "rows", lambda *given: composed.append(len(given[3])) or rows(*given))
     image = np.random.default_rng(0).random((8, 8, 3))
 
     def explained(classifier):

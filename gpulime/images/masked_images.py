@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from gpulime.engine.batch_size import Kind
 from gpulime.engine.masked import Masked, Wanted
 from gpulime.explanations.images import ExplainedImages
 from gpulime.images.segments import Segments
-from gpulime.ops.masked_images import masked_images
+from gpulime.ops.masked_images import composer
 
 
 @dataclass(eq=False)
@@ -39,7 +41,11 @@ class MaskedImages(Masked):
         """Compose rows (b, c, h, w)."""
         if self.segments.keeps:  # pixels that are never hidden have the label of the first column beyond the segments
             masks = masks | (torch.arange(masks.shape[1], device=masks.device) >= self.counts[index, None])
-        return masked_images(self.images, self.fill, self.segments.labels, index, masks)
+        return self._compose(index, masks)
+
+    @cached_property
+    def _compose(self) -> Callable[[Tensor, Tensor], Tensor]:
+        return composer(self.images, self.fill, self.segments.labels)
 
     def part(self, where: slice) -> MaskedImages:
         """Select images by a slice."""

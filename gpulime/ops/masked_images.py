@@ -11,6 +11,8 @@ It is a torch.library op with a fake, so that torch.compile and CUDA graphs see 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -63,6 +65,20 @@ def masked_images(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, 
     GpulimeError
         If shapes, dtypes or devices do not fit together, or there are no rows.
     """
+    _check_images(images, fills, labels)
+    _check_rows(images, index, masks)
+    rows: Tensor = torch.ops.gpulime.masked_images(images, fills, labels, index, masks)
+    return rows
+
+
+def composer(images: Tensor, fills: Tensor, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """`masked_images` as a function of index and masks, for many calls: with the kernel, all else is done only once."""
+    if not (images.is_cuda and source.available(images.device)):
+        return partial(masked_images, images, fills, labels)
+    return launcher(images, fills, labels)
+
+
+def _check_images(images: Tensor, fills: Tensor, labels: Tensor) -> None:
     check(
         images.ndim == 4 and images.numel() > 0,
         lambda: f"images must be (n, c, h, w), none of them 0; got {tuple(images.shape)}",
@@ -73,6 +89,10 @@ def masked_images(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, 
     check(fills.dtype == images.dtype, lambda: f"fills must be {images.dtype} like images; got {fills.dtype}")
     check(labels.shape == (n, h, w), lambda: f"labels must be (n, h, w) = {(n, h, w)}; got {tuple(labels.shape)}")
     check(labels.dtype in LABELS, lambda: f"labels must be uint8, uint16 or int32; got {labels.dtype}")
+    _check_devices(images, fills=fills, labels=labels)
+
+
+def _check_rows(images: Tensor, index: Tensor, masks: Tensor) -> None:
     check(
         index.ndim == 1 and index.dtype == torch.int64,
         lambda: f"index must be (b,) int64; got {tuple(index.shape)} {index.dtype}",
@@ -84,12 +104,13 @@ def masked_images(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, 
         masks.ndim == 2 and masks.shape[0] == b and 0 < masks.shape[1] <= MOST_SEGMENTS,
         lambda: f"masks must be (b, k) with b = {b} and k from 1 to {MOST_SEGMENTS:,}; got {tuple(masks.shape)}",
     )
-    tensors = {"fills": fills, "labels": labels, "index": index, "masks": masks}
+    _check_devices(images, index=index, masks=masks)
+
+
+def _check_devices(images: Tensor, **tensors: Tensor) -> None:
     for name, given in tensors.items():
         if given.device != images.device:
             raise GpulimeError(f"{name} must be on {images.device} like images; got {given.device}")
-    rows: Tensor = torch.ops.gpulime.masked_images(images, fills, labels, index, masks)
-    return rows
 
 
 def masked_images_reference(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
@@ -101,28 +122,35 @@ def masked_images_reference(images: Tensor, fills: Tensor, labels: Tensor, index
 
 def by_kernel(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
     """`masked_images_reference` by its kernel; index and masks are not read on the host, so a CUDA graph replays."""
+    return launcher(images, fills, labels)(index, masks)
+
+
+def launcher(images: Tensor, fills: Tensor, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """`by_kernel` as a function of index and masks; all that stays the same is checked and made here, once."""
+    _check_images(images, fills, labels)
     memory_format = device.memory_format(images)
     images, fills = (tensor.contiguous(memory_format=memory_format) for tensor in (images, fills))
-    labels, index, masks = labels.contiguous(), index.contiguous(), masks.contiguous()
-    (b, k), (_, c, h, w) = masks.shape, images.shape
-    rows = _empty(b, images)
-    item = images.element_size()
-    wide = c * h * w * item % _BYTES == 0 and all(tensor.data_ptr() % _BYTES == 0 for tensor in (images, fills, rows))
+    labels = labels.contiguous()
+    (_, c, h, w), item = images.shape, images.element_size()
+    aligned = c * h * w * item % _BYTES == 0 and all(tensor.data_ptr() % _BYTES == 0 for tensor in (images, fills))
     tiles = -(-c * h * w * item // (_THREADS * _BYTES))
-    group = next((size for size in _GROUPS if tiles * -(-b // size) >= _BLOCKS), _GROUPS[-1])
-    table = 4 * k if 4 * k <= _TABLE else 0
-    flags = memory_format is torch.channels_last, wide, table > 0
-    source.launch(
-        "masked_images.cu",
-        "masked_images",
-        (tiles * -(-b // group),),
-        (_THREADS,),
-        (images, fills, labels, index, masks, rows, b, k, c, h * w, group, *map(np.int32, flags)),
-        defines={"BITS": _WORDS[item], "LABEL": LABELS[labels.dtype]},
-        shared=table,
-        device=images.device,
-    )
-    return rows
+    module = source.module("masked_images.cu", {"BITS": _WORDS[item], "LABEL": LABELS[labels.dtype]}, images.device)
+    is_last, yes, no = map(np.int32, (memory_format is torch.channels_last, True, False))
+
+    def by_kernel(index: Tensor, masks: Tensor) -> Tensor:
+        _check_rows(images, index, masks)
+        index, masks = index.contiguous(), masks.contiguous()
+        b, k = masks.shape
+        rows = _empty(b, c, h, w, images, memory_format)
+        wide = aligned and rows.data_ptr() % _BYTES == 0
+        group = next((size for size in _GROUPS if tiles * -(-b // size) >= _BLOCKS), _GROUPS[-1])
+        table = 4 * k if 4 * k <= _TABLE else 0
+        flags = is_last, yes if wide else no, yes if table else no
+        args = images, fills, labels, index, masks, rows, b, k, c, h * w, group, *flags
+        module.run("masked_images", (tiles * -(-b // group), 1, 1), (_THREADS, 1, 1), args, table)
+        return rows
+
+    return by_kernel
 
 
 def _on_cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks: Tensor) -> Tensor:
@@ -132,9 +160,10 @@ def _on_cpu(images: Tensor, fills: Tensor, labels: Tensor, index: Tensor, masks:
     of a look-up for each row and torch.where, and rows of one image share reads. Exact for every dtype, NaN included.
     """
     b, (n, c, h, w) = index.numel(), images.shape
-    channels_last = device.memory_format(images) is torch.channels_last
+    memory_format = device.memory_format(images)
+    channels_last = memory_format is torch.channels_last
     number, bits = _NUMBERS[images.element_size()], 8 * images.element_size()
-    rows = _empty(b, images)
+    rows = _empty(b, c, h, w, images, memory_format)
 
     def numbers(values: Tensor) -> Tensor:
         """One number a pixel serves the c planes of a plain image; in channels_last a pixel's values lie together."""
@@ -173,9 +202,8 @@ torch.library.impl("gpulime::masked_images", "cuda")(_on_cuda)
 torch.library.register_fake("gpulime::masked_images")(_fake)
 
 
-def _empty(count: int, images: Tensor) -> Tensor:
-    """Memory for that many rows like ``images``, in their memory format."""
-    c, h, w = images.shape[1:]
-    if device.memory_format(images) is torch.channels_last:
-        return device.empty(count, h, w, c, dtype=images.dtype, device=images.device).permute(0, 3, 1, 2)
-    return device.empty(count, c, h, w, dtype=images.dtype, device=images.device)
+def _empty(b: int, c: int, h: int, w: int, images: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Memory for rows (b, c, h, w) like ``images``."""
+    if memory_format is torch.channels_last:
+        return device.empty(b, h, w, c, dtype=images.dtype, device=images.device).permute(0, 3, 1, 2)
+    return device.empty(b, c, h, w, dtype=images.dtype, device=images.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -86,17 +87,22 @@ def launch(
     GpulimeError
         If the source does not compile (with its file and line), a tensor is elsewhere, or a grid or block cannot be launched.
     """
+    home = torch.device("cuda", _index(device)) if device.type == "cuda" else device
     for place, arg in enumerate(args):
-        if isinstance(arg, Tensor) and (arg.device.type, arg.device.index or 0) != (device.type, _index(device)):
+        if isinstance(arg, Tensor) and arg.device != home:
             raise GpulimeError(f"{name}: argument {place} is on {arg.device} and the launch on {device}")
     blocks, threads = _three(grid), _three(block)
-    fit = all(1 <= size <= most for size, most in zip(blocks, _MOST_BLOCKS, strict=True))
+    fit = min(blocks + threads) >= 1 and all(map(operator.le, blocks, _MOST_BLOCKS))
     check(
-        fit and min(threads) >= 1 and math.prod(threads) <= _MOST_THREADS,
+        fit and math.prod(threads) <= _MOST_THREADS,
         lambda: f"{name}: a grid of {tuple(grid)} blocks of {tuple(block)} threads cannot be launched",
     )
-    module = compiled(Source(file, tuple(sorted((defines or {}).items()))), device)
-    module.run(name, blocks, threads, args, shared)
+    module(file, defines or {}, device).run(name, blocks, threads, args, shared)
+
+
+def module(file: str, defines: Mapping[str, str], device: torch.device) -> Module:
+    """A file of ``kernels/``, compiled with its macros for a device. Its ``run`` checks nothing; `launch` does."""
+    return compiled(Source(file, tuple(sorted(defines.items()))), device)
 
 
 def available(device: torch.device) -> bool:

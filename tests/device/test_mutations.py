@@ -108,7 +108,7 @@ def test_without_a_check_of_devices():
     *others, masks = arguments()
     with pytest.raises(gpulime.GpulimeError, match="masks must be on cuda:0 like images; got cpu"):
         masked_images.masked_images(*others, masks.cpu())
-    with pytest.raises(gpulime.GpulimeError, match="masked_images: argument 4 is on cpu"):
+    with pytest.raises(gpulime.GpulimeError, match="masks must be on cuda:0 like images; got cpu"):
         torch.ops.gpulime.masked_images(*others, masks.cpu())
 
 

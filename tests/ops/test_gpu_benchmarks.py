@@ -26,7 +26,7 @@ TESTS = Path(__file__).parents[1]
 def kept(host, monkeypatch, tmp_path):
     """Keep rows outside the repository and mask with the kernel; return the function that reads the rows."""
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
-    monkeypatch.setattr("gpulime.images.masked_images.masked_images", masking.by_kernel)
+    monkeypatch.setattr("gpulime.images.masked_images.composer", masking.launcher)
     monkeypatch.setattr(masking, "masked_images", masking.by_kernel)
     found = lambda: rows.read(tmp_path / "tiny" / "gpu" / "none.csv", Row)  # noqa: E731
     return lambda: {(row.entry, row.side): row for row in found() if row.entry != gpu.DONE}

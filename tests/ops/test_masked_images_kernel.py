@@ -50,6 +50,18 @@ def test_equals_the_reference(shape, dtype, label, memory_format, groups, host):
     assert rows.is_contiguous(memory_format=memory_format)
 
 
+def test_a_launcher_serves_many_batches_and_checks_each(host):
+    images, fills, labels, index, masks = arguments_of((3, 3, 9, 8, 5, 7))
+    rows = op.launcher(images, fills, labels)
+    for where in (slice(0, 7), slice(2, 3)):
+        expected = op.masked_images_reference(images, fills, labels, index[where], masks[where])
+        assert_same_bits(rows(index[where], masks[where]), expected)
+    with pytest.raises(GpulimeError, match=r"masks must be \(b, k\) with b = 7 and .*; got \(6, 5\)"):
+        rows(index, masks[:6])
+    with pytest.raises(GpulimeError, match=r"fills must be torch\.bfloat16 like images; got torch\.float32"):
+        op.launcher(images, fills.float(), labels)
+
+
 def test_the_host_reads_neither_index_nor_masks(host, unread):
     """So a CUDA graph of it, or of the reference, replays with new rows."""
     arguments = arguments_of((3, 3, 9, 8, 5, 7))
