@@ -140,7 +140,7 @@ def memory_format(images: torch.Tensor) -> torch.memory_format:
 
 def filled(rows: torch.Tensor, b: int) -> torch.Tensor:
     """Pad rows to b by repeating the first, in the memory format of ``rows``."""
-    if len(rows) == b:
+    if rows.shape[0] == b:
         return rows
     full = torch.empty((b, *rows.shape[1:]), dtype=rows.dtype, device=rows.device, memory_format=memory_format(rows))
     full[: len(rows)] = rows

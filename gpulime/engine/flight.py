@@ -57,6 +57,8 @@ class Flight:
     wholes: list[Tensor] = field(default_factory=list)  # outputs for sample 0 so far
     drawn: Drawn = field(default_factory=Drawn)
     composed: tuple[int, Tensor] | None = None  # rows composed ahead, from that place on
+    n: int = field(init=False)
+    size: int = field(init=False)  # the number of places
     # Set once sample 0 of every input has been passed: columns of the output; labels (n, l) int64; the class (n,) with the
     # highest output, or -1 if there is one column, and that output (n,); outputs (n, l) of the labels for sample 0.
     classes: int = field(init=False)
@@ -64,18 +66,14 @@ class Flight:
     predicted: Tensor = field(init=False)
     predicted_probs: Tensor = field(init=False)
     first: Tensor = field(init=False)
-    # Outputs (n * (s - 1), l) of the other places; only these 4 bytes per sample and label grow with s. With a shared
-    # neighbourhood (s - 1, classes), since every input has its own labels.
+    # Labels and outputs (n * (s - 1), l) of the other places; only these 12 bytes per sample and label grow with s. With a
+    # shared neighbourhood outputs are (s - 1, classes), since every input has its own labels.
+    columns: Tensor = field(init=False)
     rest: Tensor = field(init=False)
 
-    @property
-    def n(self) -> int:
-        return len(self.inputs)
-
-    @property
-    def size(self) -> int:
-        """The number of places."""
-        return self.n + (1 if self.inputs.shared else self.n) * (self.n_samples - 1)
+    def __post_init__(self) -> None:
+        self.n = len(self.inputs)
+        self.size = self.n + (1 if self.inputs.shared else self.n) * (self.n_samples - 1)
 
     @property
     def kind(self) -> Kind:
@@ -132,25 +130,22 @@ class Flight:
 
     def receive(self, start: int, outputs: Tensor) -> None:
         """Keep the outputs (b, classes) of the places from ``start`` on, for the labels that are explained."""
-        stop = start + len(outputs)
-        whole = outputs[: max(0, self.n - start)]
-        if len(whole):
-            self.wholes.append(whole.clone())  # the model may reuse this memory for its next output
+        stop = start + outputs.shape[0]
+        if start < self.n:
+            self.wholes.append(outputs[: self.n - start].clone())  # the model may reuse this memory for its next output
             if stop >= self.n:
                 self._begin(torch.cat(self.wholes))
                 self.wholes = []
         if stop > self.n:
             begin = max(start, self.n)
-            rest, out = outputs[begin - start :], self.rest[begin - self.n : stop - self.n]
+            rest, where = outputs[begin - start :], slice(begin - self.n, stop - self.n)
             with stage("model"):
                 right = f"the model must return (b, {self.classes}) for each batch, as at first"
                 check(rest.shape[1] == self.classes, lambda: f"{right}; got {tuple(rest.shape)}")
             if self.inputs.shared:
-                out.copy_(rest)
-                return
-            drawn = self.drawn.holds(begin, stop)  # False if memory ran out and the masks were drawn in halves
-            index = (self.drawn.part(begin, stop) if drawn else self.pairs(begin, stop))[0]
-            torch.gather(rest, 1, self.labels[index], out=out)
+                self.rest[where] = rest
+            else:
+                torch.gather(rest, 1, self.columns[where], out=self.rest[where])
 
     def _begin(self, first: Tensor) -> None:
         """Choose the labels from the outputs (n, classes) for sample 0 of every input."""
@@ -162,7 +157,10 @@ class Flight:
         if first.shape[1] == 1:  # a score or a regression: there is no predicted class
             self.predicted = torch.full_like(self.predicted, -1)
         self.first = first.gather(1, self.labels)
-        self.rest = first.new_empty(self.size - self.n, self.classes if self.inputs.shared else self.labels.shape[1])
+        l = self.classes if self.inputs.shared else self.labels.shape[1]
+        self.rest = first.new_empty(self.size - self.n, l)
+        if not self.inputs.shared:
+            self.columns = self.labels[:, None].expand(-1, self.n_samples - 1, -1).reshape(-1, l)
 
     def outputs(self, where: slice = slice(None)) -> Tensor:
         """Outputs (m, s, l) of some inputs, by default of all, once the flight is complete."""

@@ -194,10 +194,11 @@ class Predictor:
         if is_first:
             outputs = outputs.clone()  # the model may reuse this memory for its next output
             self._look(outputs, ends)
-        activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
-        if activate is not None:
-            outputs = model_outputs.read(activate(outputs), rows.shape[0], "activation")
+        if isinstance(self.activation, str):
+            outputs = ACTIVATIONS[self.activation](outputs)
+        elif self.activation is not None:
+            outputs = model_outputs.read(self.activation(outputs), rows.shape[0], "activation")
         self.classes = outputs.shape[1]
         return outputs
 
@@ -289,10 +290,12 @@ class Predictor:
 
     def _call(self, rows: Tensor, full: int | None, extra: Inputs) -> Tensor:
         """Outputs (b, classes) of the model, compiled if it is due and ``full`` is given."""
-        b = self._exact or len(rows)
+        n = rows.shape[0]
+        b = self._exact or n
         if full is not None and self._compiled is not None and self._compiled.due and self._compiled.reason is None:
             return self._compiled(rows, self._exact or min(full, self.most), extra)
-        return model_outputs.read(self._run(*(devices.filled(tensor, b) for tensor in (rows, *extra))), b)[: len(rows)]
+        outputs = model_outputs.read(self._run(*(devices.filled(tensor, b) for tensor in (rows, *extra))), b)
+        return outputs if b == n else outputs[:n]
 
     def _run(self, rows: Tensor, *extra: Tensor) -> Any:
         try:

@@ -101,8 +101,8 @@ class Queue(Generic[T]):
         full = self.batch_size.get(kind, self.predictor.most) if self.batch_size.is_found(kind) else None
         with self.batch_size.timed(b, kind):
             outputs = self._outputs(pieces, full)
-        sizes = [stop - start for _, start, stop in pieces]
-        for (flight, start, _), part in zip(pieces, outputs.split(sizes), strict=True):
+        parts = [outputs] if len(pieces) == 1 else outputs.split([stop - start for _, start, stop in pieces])
+        for (flight, start, _), part in zip(pieces, parts, strict=True):
             flight.receive(start, part)
 
     def _outputs(self, pieces: list[Piece], full: int | None) -> Tensor:
