@@ -79,8 +79,9 @@ class Explainer(Engine[ExplainedImages]):
         queue and keeps the fastest size; sizes are tried before a model is compiled.
     compile : bool or str
         True compiles the model by torch.compile; on a CPU this fuses BatchNorm and ReLU into convolutions. "auto" compiles if
-        the remaining forwards take ten times as long as compiling, and reports it in the log "gpulime" at level INFO. A string
-        is a mode of torch.compile: "reduce-overhead" (with CUDA graphs, for models bound by launch overhead), "max-autotune" or
+        the remaining forwards take ten times as long as compiling, and reports it in the log "gpulime" at level INFO; on a GPU
+        in the mode "reduce-overhead" if launches bind the model, measured on one batch. A string is a mode of torch.compile:
+        "reduce-overhead" (with CUDA graphs, for models bound by launch overhead), "max-autotune" or
         "max-autotune-no-cudagraphs". Compiling takes seconds to minutes for each batch shape, so batches are padded to b rows.
         New weights take effect: the first change recompiles the model once, later ones cost nothing. If the model cannot be
         compiled, a warning is given and it runs uncompiled. So do further image shapes beyond PyTorch's limit, 8 by default.

@@ -11,6 +11,7 @@ import torch
 
 from gpulime import device as devices
 from gpulime.config import Config, DataConfig
+from gpulime.engine import ownership
 from gpulime.engine.model import Model
 from gpulime.errors import GpulimeError, check, whole
 from gpulime.labels import of_run
@@ -81,7 +82,7 @@ def of_config(config: Config, images: str | None = None) -> Subject:
     counts = {"top": most, "target": 1, "top+target": most + 1}
     lime["top_labels"] = counts[wanted] if isinstance(wanted, str) else len(wanted)
     lime["compile"] = lime["compile"] if lime["compile"] != "auto" else False  # "auto" depends on the length of a run
-    model = loaded.model.eval().to(device)
+    model = ownership.own(loaded.model.eval(), device)
     if images == RANDOM:
         side = whole("data.crop or data.resize", loaded.transform.crop or loaded.transform.resize, 1)
         shape = (loaded.transform.channels or 3, side, side)

@@ -24,9 +24,11 @@ from torch import Tensor, nn
 from gpulime.device import filled, out_of_memory
 from gpulime.engine import freezing
 from gpulime.engine.outputs import read
+from gpulime.engine.ownership import is_owned
 from gpulime.errors import GpulimeError, unknown
 
-MODES = ("reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own words
+GRAPHS = "reduce-overhead"  # the mode with CUDA graphs
+MODES = (GRAPHS, "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's own words
 SECONDS, TIMES = 40.0, 10  # "auto" assumes that compiling takes 40 s, and compiles if 10 times that of forwards are left
 MOST_REASON = 300  # characters: a compiler may give its whole command line
 
@@ -37,9 +39,10 @@ _LOG, _LIMIT = "torch._dynamo.convert_frame", re.compile(r"torch\._dynamo hit (c
 class Compiled:
     """A compiled model.
 
-    Each batch size is compiled separately, which takes seconds to minutes, so smaller batches are padded. On a CPU the weights
-    of a module in eval mode are constants of the compiled graph (`gpulime.engine.freezing`). After their first change the
-    model is compiled once more, with its weights as arguments: later changes take effect without compiling.
+    Each batch size is compiled separately, which takes seconds to minutes, so smaller batches are padded. The weights of a
+    module in eval mode are constants of the compiled graph (`gpulime.engine.freezing`) on a CPU, and on a GPU if the model is
+    owned (`gpulime.engine.ownership`). After their first change the model is compiled once more, with its weights as arguments:
+    later changes take effect without compiling.
 
     Attributes
     ----------
@@ -60,10 +63,10 @@ class Compiled:
         self.seconds: float | None = None
         self._compiled: Callable[..., Any] | None = None
         # The module if its weights may become constants, and the backend that makes them so.
-        self._module = model if self.mode is None and isinstance(model, nn.Module) else None
+        self._module = model if self.mode in (None, GRAPHS) and isinstance(model, nn.Module) else None
         self._frozen: freezing.Freezing | None = None
 
-    def weigh(self, seconds: float, rows: int, left: int) -> str | None:
+    def weigh(self, seconds: float, rows: int, left: int, launches_bind: bool = False) -> str | None:
         """Decide if compiling is worth its time: the reason, once, if it is; None otherwise.
 
         Parameters
@@ -72,19 +75,26 @@ class Compiled:
             Time the model took, and for how many rows. The first seconds are ignored: they include warm-up.
         left : int
             Rows to come.
+        launches_bind : bool
+            True if a call of the model takes as long as its launches: it is then compiled with CUDA graphs.
         """
         if self.due or seconds < SECONDS / TIMES or seconds / rows * left < SECONDS * TIMES:
             return None
         self.due = True
-        return f"compiling the model: about {seconds / rows * left / 60:,.0f} min of forwards are left"
+        how = ""
+        if launches_bind:
+            self.mode, how = GRAPHS, " with CUDA graphs, since its launches take longer than its work"
+        return f"compiling the model{how}: about {seconds / rows * left / 60:,.0f} min of forwards are left"
 
     def prepare(self, device: torch.device) -> None:
         """Check for changed weights; call it before each piece of the queue, in the mode in which the model will run."""
         if self._module is not None and self.due and self.reason is None:
             in_eval = not any(getattr(part, "training", False) for part in self._module.modules())
-            freezes = device.type == "cpu" and in_eval and freezing.unchanged(self._module)
+            may = device.type == "cpu" or is_owned(self._module)
+            freezes = may and in_eval and freezing.unchanged(self._module)
             if freezes != (self._frozen is not None):
-                self._frozen, self._compiled = freezing.Freezing(weakref.ref(self._module)) if freezes else None, None
+                backend = freezing.Freezing(weakref.ref(self._module), self.mode == GRAPHS)
+                self._frozen, self._compiled = backend if freezes else None, None
 
     def __call__(self, rows: Tensor, b: int, extra: Sequence[Tensor] = ()) -> Tensor:
         """Outputs (len(rows), classes) of ``model(rows, *extra)``; the compiled model is called with b rows, padded if need be.
@@ -98,8 +108,8 @@ class Compiled:
         versions, start = [tensor._version for tensor in given], time.perf_counter()
         try:
             if self._compiled is None:  # made at first use, since its imports take more than a second
-                how: dict[str, Any] = {"backend": self._frozen} if self._frozen else {}
-                self._compiled = torch.compile(self.model, mode=self.mode, dynamic=False, **how)
+                how: dict[str, Any] = {"backend": self._frozen} if self._frozen else {"mode": self.mode}
+                self._compiled = torch.compile(self.model, dynamic=False, **how)
             with _limits() as reached:
                 outputs = self._compiled(*(filled(tensor, b) for tensor in given))
             self.seconds = self.seconds or time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Freeze weights into the compiled graph, so that PyTorch's compiler fuses BatchNorm and ReLU into convolutions on a CPU.
+"""Freeze weights into the compiled graph, so that PyTorch's compiler fuses BatchNorm and ReLU into convolutions.
 
 torch.compile passes weights as arguments, so its option ``freezing`` alone finds nothing to freeze. This backend first makes a
 model's registered parameters and buffers, which `unchanged` compares, constants of the graph; nothing else. PyTorch keeps
@@ -19,15 +19,21 @@ from zlib import crc32
 import torch
 from torch import Tensor, fx, nn
 
+from gpulime.engine.ownership import is_owned
+
 # Digest of each model's weights at first sight; None after their first change.
 _seen: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Freezing:
-    """Backend of torch.compile for one model. Backends of the same model are equal, so nothing is compiled twice."""
+    """Backend of torch.compile for one model, with CUDA graphs or without.
+
+    Backends of the same model are equal, so nothing is compiled twice.
+    """
 
     model: ref[nn.Module]
+    graphs: bool = False
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         """Compile a graph with weights among its inputs; the compiled function takes all inputs and ignores the weights."""
@@ -46,15 +52,18 @@ class Freezing:
             else:
                 kept.append(i)
         frozen = fx.GraphModule(constants, graph)
-        compiled = torch._inductor.compile(frozen, [inputs[i] for i in kept], options={"freezing": True})
+        options = {"freezing": True} | ({"triton.cudagraphs": True} if self.graphs else {})
+        compiled = torch._inductor.compile(frozen, [inputs[i] for i in kept], options=options)
         return lambda *given: compiled(*[given[i] for i in kept])
 
 
 def unchanged(model: nn.Module) -> bool:
     """Tell if the weights have never changed since the first call for this model.
 
-    Their content is compared, since a write through ``.data`` leaves no other trace. After the first change the answer stays
-    False: a model in training changes before each explanation, and compiling takes longer than explaining a batch.
+    On a CPU their content is compared, since a write through ``.data`` leaves no other trace. On a GPU their addresses and
+    versions are, if the model is owned (`gpulime.engine.ownership`), so that the host need not wait; others count as changed.
+    After the first change the answer stays False: a model in training changes before each explanation, and compiling takes
+    longer than explaining a batch.
     """
     if _seen.get(model, 0) is not None:
         digest = _digest(model)
@@ -69,14 +78,20 @@ def give_up(model: nn.Module) -> None:
 
 
 def _digest(model: nn.Module) -> int | None:
-    """Checksum of all weights with their names, dtypes and shapes, 1 ms for 2 MB; None for subclasses, sparse or GPU ones."""
-    found = 0
+    """Checksum of all weights with their names, dtypes and shapes, 1 ms for 2 MB on a CPU.
+
+    None for subclasses, sparse ones, and on a GPU for a model that is not owned.
+    """
+    found, traced = 0, is_owned(model)
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if type(tensor) not in (Tensor, nn.Parameter):
             return None
         found = crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
         try:
-            found = crc32(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
-        except (RuntimeError, TypeError):  # sparse, on another device
+            if traced and tensor.device.type != "cpu":
+                found = crc32(f"{tensor.data_ptr()} {tensor._version}".encode(), found)
+            else:
+                found = crc32(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+        except (RuntimeError, TypeError):  # sparse, on another device, without versions
             return None
     return found

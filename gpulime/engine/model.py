@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gpulime import device as devices
-from gpulime.engine import first_batch
+from gpulime.engine import first_batch, ownership
 from gpulime.engine import outputs as model_outputs
 from gpulime.engine.compiled import Compiled
 from gpulime.engine.eval_mode import evaluating
@@ -86,6 +86,7 @@ class Predictor:
         self._exact: int | None = None  # the only number of rows that the model takes
         self._dtypes: dict[tuple[torch.dtype, ...], torch.dtype] = {}  # of its weights -> of its input, found by trying
         self._compiled = Compiled(model, compile) if compile is not False else None
+        self._full_batches = 0
         self._until = 0  # the value of `forwards` once all announced rows have been passed
         self._tell: Callable[[str], object] = LOG.info
         self._proven = not has_conv  # True if the model is known to take the memory format
@@ -161,7 +162,8 @@ class Predictor:
             if self.module is not None:
                 stack.enter_context(evaluating(self.module))
             if self._compiled is not None:
-                if (why := self._compiled.weigh(self.watch.seconds, self.forwards, self._until - self.forwards)) is not None:
+                seconds, left = self.watch.seconds, self._until - self.forwards
+                if (why := self._compiled.weigh(seconds, self.forwards, left, self.watch.launches_bind)) is not None:
                     self._tell(why)
                 self._compiled.prepare(device)
             yield
@@ -188,7 +190,10 @@ class Predictor:
         is_first = self.classes is None
         # Copied, since the model may write into its input.
         ends = [torch.cat([tensor[:1], tensor[1:][-1:]]) for tensor in (rows, *extra)] if is_first else []
-        with self.watch.running(rows.device):
+        self._full_batches += rows.shape[0] == full
+        # The first one warms up, so the second shows if launches bind; that matters only if the model may be compiled later.
+        alone = rows.shape[0] == full and self._full_batches == 2 and self._compiled is not None and not self._compiled.due
+        with self.watch.running(rows.device, alone):
             outputs = self._forward(rows, full, extra)
         self.forwards += rows.shape[0]
         if is_first:
@@ -282,6 +287,8 @@ class Predictor:
                 if devices.out_of_memory(error) or not re.search("view|stride|contiguous|memory.?format", str(error)):
                     raise
                 self.memory_format = torch.contiguous_format
+                if self.module is not None:
+                    ownership.convert(self.module, self.memory_format)  # its outputs would be in channels_last, too
                 self._proven = True
                 return self._call(rows.contiguous(), full, extra)
             self._proven = True

@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode
 
 from gpulime import config as configs
 from gpulime import device as devices
+from gpulime.engine import ownership
 from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
 from gpulime.images.segments import describe, kept_ids
@@ -67,7 +68,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
     wanted = of_run(lime.pop("labels"), loaded.class_names)
     lime["device"] = _device(lime["device"], share)
-    explainer = Explainer(loaded.model.to(devices.named(lime["device"])), **lime)
+    explainer = Explainer(ownership.own(loaded.model, devices.named(lime["device"])), **lime)
     job = Job(
         items=found.items,
         reader=dataclasses.replace(reader, masks=masks),

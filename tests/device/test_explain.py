@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gpulime.cli import main
+from gpulime.engine import ownership
 from gpulime.runs.store import store
 from tests.device import launches
 
@@ -16,11 +20,14 @@ MODEL = """
 import torch
 from torch import nn
 
+made = []
+
 def make():
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()
     model = nn.Sequential(*layers, nn.Linear(54, 7))
     model[-1].weight.data *= 20
+    made.append(model)
     return model
 """
 CONFIG = """
@@ -56,6 +63,11 @@ def test_explain(folder, capsys):
     assert set(launches.LAUNCHED - before) >= {"bernoulli", "masked_images", "rgb2lab", "slic_assign", "slic_connect"}
     expected = explained(folder, "here", "--lime.device", "cpu")
     assert len(found) == 5
+    there, here = importlib.import_module("tiny_model").made
+    assert there[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not here[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert ownership.is_owned(there)
+    assert ownership.is_owned(here)
     for name, row in expected.items():
         for column in ("labels", "n_segments", "seg"):
             assert found[name][column] == row[column]

@@ -22,6 +22,7 @@ from torch._dynamo.utils import counters
 
 import gpulime
 from gpulime import Explainer
+from gpulime.engine import ownership
 from gpulime.engine.compiled import Compiled
 from gpulime.engine.freezing import Freezing
 from gpulime.engine.model import Predictor
@@ -72,12 +73,13 @@ def sizes_seen(model):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("mode", [True, "reduce-overhead"])
 @pytest.mark.filterwarnings("ignore")  # of PyTorch's compiler
-def test_a_compiled_model_gives_the_same_answers(cnn, pictures, device, inductor):
+def test_a_compiled_model_gives_the_same_answers(mode, cnn, pictures, device, inductor):
     """By PyTorch's own compiler, with the rounding of fused layers."""
     counters.clear()  # drop the fixture's own trial
     model, tolerance = cnn.to(device), 1e-5 if device.type == "cpu" else 1e-3  # convolutions in TF32
-    compiled = explainer(model)
+    compiled = explainer(model, compile=mode)
     for frozen_ones in (True, False):
         expected = explainer(model, compile=False).explain(pictures(5))
         for _ in range(2):  # the first rows find out the memory format
@@ -92,19 +94,23 @@ def test_a_compiled_model_gives_the_same_answers(cnn, pictures, device, inductor
 
 
 @pytest.mark.gpu  # CUDA graphs
+@pytest.mark.parametrize("owned", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.filterwarnings("ignore")
-def test_cuda_graphs_give_the_same_answers(precision, cnn, pictures):
+def test_cuda_graphs_give_the_same_answers(precision, owned, cnn, pictures):
     model, tolerance = cnn.cuda(), 1e-3 if precision == "float32" else 0.1
+    if owned:
+        ownership.own(model, torch.device("cuda"))
     settings = {"precision": precision, "activation": None}  # the outputs themselves, in the graph's own memory
-    compiled = explainer(model, **settings, compile="reduce-overhead")
+    compiled, version = explainer(model, **settings, compile="reduce-overhead"), model[-1].weight._version
     for _ in range(2):
         expected = explainer(model, **settings, compile=False).explain(pictures(5))
         for _ in range(3):  # warmed up, recorded, replayed
             assert_near(compiled.explain(pictures(5)).coefficients, expected.coefficients, tolerance)
+        assert frozen(compiled) == (owned and model[-1].weight._version == version)
         with torch.no_grad():
             model[-1].weight.neg_()
-    assert graphs() == 1
+    assert graphs() == (2 if owned else 1)
     assert compiled.predictor.not_compiled is None
 
 
@@ -450,8 +456,12 @@ def test_modes_are_torchs_own(mode, monkeypatch, cnn, pictures):
     given = []
     monkeypatch.setattr(torch, "compile", lambda model, **settings: given.append(settings) or model)
     explainer(cnn, compile=mode).explain(pictures())
-    backend = {"backend": Freezing(weakref.ref(cnn))} if mode is True else {}
-    assert given == [{"mode": None if mode is True else mode, "dynamic": False, **backend}]
+    how = (
+        {"backend": Freezing(weakref.ref(cnn), mode == "reduce-overhead")}
+        if mode in (True, "reduce-overhead")
+        else {"mode": mode}
+    )
+    assert given == [{"dynamic": False, **how}]
 
 
 @pytest.mark.parametrize(
@@ -470,11 +480,38 @@ def test_auto_compiles_for_ten_times_as_much_work(seconds, rows, left, said, cnn
     assert compiled.weigh(seconds, rows, left) is None or said is None  # it is said once
 
 
+@pytest.mark.parametrize("bind", [False, True])
+@pytest.mark.parametrize("owned", [False, True])
+def test_auto_takes_cuda_graphs_if_launches_bind(owned, bind, monkeypatch, cnn):
+    """On a GPU, where the weights are constants only if nobody else can change them."""
+    given = []
+    monkeypatch.setattr(torch, "compile", lambda model, **settings: given.append(settings) or model)
+    if owned:
+        ownership.own(cnn, CPU)
+    compiled = Compiled(cnn, "auto")
+    said = compiled.weigh(5.0, 100, 8000, bind)
+    assert ("with CUDA graphs, since its launches take longer than its work" in said) == bind
+    compiled.prepare(torch.device("cuda"))
+    compiled(torch.rand(2, 3, 24, 20), 2)
+    unfrozen = {"mode": "reduce-overhead" if bind else None}
+    assert given == [{"dynamic": False, **({"backend": Freezing(weakref.ref(cnn), bind)} if owned else unfrozen)}]
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_options_of_a_frozen_graph_are_pytorch_s_own(graphs, monkeypatch, cnn):
+    given = []
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: given.append(options) or graph)
+    with torch.no_grad():
+        torch.compile(cnn, backend=Freezing(weakref.ref(cnn), graphs), dynamic=False)(torch.rand(2, 3, 24, 20))
+    assert given == [{"freezing": True} | ({"triton.cudagraphs": True} if graphs else {})]
+    assert set(given[0]) <= set(torch._inductor.list_options())
+
+
 @pytest.fixture
 def little_work(monkeypatch):
     """Make compiling so cheap that it is worth it for a few images."""
     monkeypatch.setattr("gpulime.engine.compiled.SECONDS", 1e-6)
-    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 20})
+    monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 20, "cuda": 20})
 
 
 def test_auto_compiles_for_the_images_that_are_left(little_work, quick, cnn, pictures, caplog):
@@ -484,6 +521,19 @@ def test_auto_compiles_for_the_images_that_are_left(little_work, quick, cnn, pic
             assert_near(auto.explain(pictures(5)).coefficients, expected.coefficients)
     assert graphs() == 1
     assert len([record for record in caplog.records if record.name == "gpulime"]) == 1
+
+
+@pytest.mark.gpu
+def test_auto_takes_cuda_graphs_for_a_small_model(little_work, monkeypatch, cnn, pictures, caplog):
+    """A batch of it is over as soon as it is launched."""
+    given = []
+    monkeypatch.setattr(torch, "compile", lambda model, **settings: given.append(settings) or model)
+    auto = explainer(cnn.cuda(), compile="auto")
+    with caplog.at_level("INFO", "gpulime"):
+        for _ in range(3):
+            auto.explain(pictures(5)).cpu()
+    assert given == [{"dynamic": False, "mode": "reduce-overhead"}]
+    assert "compiling the model with CUDA graphs" in caplog.text
 
 
 def test_auto_does_not_compile_for_a_few_images(quick, cnn, pictures):
