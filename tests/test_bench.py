@@ -1,5 +1,6 @@
 """`gpulime bench`: its numbers add up, and slow models, images and segmenters are found."""
 
+import contextlib
 import json
 import math
 import sys
@@ -21,6 +22,7 @@ from gpulime.bench.stages import STAGES, Piece, size_of
 from gpulime.bench.subject import RandomReader, Subject, of_config
 from gpulime.cli import main
 from gpulime.config import Config, DataConfig, LimeConfig, ModelConfig
+from gpulime.engine import ownership
 from gpulime.engine.engine import FLIGHT_ROWS
 from gpulime.errors import GpulimeError
 from gpulime.explainer import Explainer
@@ -448,8 +450,62 @@ def test_a_function_can_be_measured():
     assert "1,000 images" in str(found)
 
 
+@pytest.fixture
+def benchmark():
+    """Sets torch.backends.cudnn.benchmark, which is put back."""
+    before = torch.backends.cudnn.benchmark
+    yield lambda wanted: setattr(torch.backends.cudnn, "benchmark", wanted)
+    torch.backends.cudnn.benchmark = before
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_cudnn_tries_its_convolutions_inside_the_context_alone(before, benchmark):
+    benchmark(before)
+    for wanted in (False, True):
+        with contextlib.suppress(ZeroDivisionError), variants.benchmarking(wanted):
+            assert torch.backends.cudnn.benchmark == (wanted or before)
+            raise ZeroDivisionError
+        assert torch.backends.cudnn.benchmark == before
+
+
+def test_a_side_lets_cudnn_try_its_convolutions(benchmark):
+    benchmark(False)
+
+    class Seeing(Sleepy):
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.benchmark)
+            return super().forward(x)
+
+    for changes, expected in (({}, False), ({"cudnn_benchmark": True}, True)):
+        seen = []
+        side = Side(subject(Seeing()), changes, 0.05)
+        side.run()
+        side.explain(side.some(1), 24)
+        assert set(seen) == {expected}
+        assert not torch.backends.cudnn.benchmark
+
+
+def test_variants_of_a_gpu(cnn, benchmark):
+    benchmark(False)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    there, here = (variants.offers(subject(cnn), device, 8, 8) for device in (cuda, cpu))
+    assert [(one.action, one.changes) for one in there["compile"]] == [
+        ("--lime.compile true", {"compile": True, "batch_size": 8}),
+        ("--lime.compile reduce-overhead", {"compile": "reduce-overhead", "batch_size": 8}),
+    ]
+    assert here["compile"] == there["compile"][:1]
+    [trying] = there["cudnn_benchmark"]
+    assert trying.action == "torch.backends.cudnn.benchmark = True in the function that makes your model"
+    assert here["cudnn_benchmark"] == "the model works on a CPU"
+    assert set(there) == set(here) == set(variants.KINDS) - {"workers"}
+    assert variants.cudnn_benchmark(Sleepy(), cuda) == "the model has no convolutions of images"
+    assert variants.cudnn_benchmark(lambda rows: rows, cuda) == [trying], "a function may have some"
+    benchmark(True)
+    assert variants.cudnn_benchmark(cnn, cuda) == "torch.backends.cudnn.benchmark is on already"
+
+
 def test_on_each_device(device, cnn):
-    found = measure(subject(cnn, device=device), 0.1, ("precision", "channels_last"))
+    found = measure(subject(cnn, device=device), 0.1, ("precision", "channels_last", "cudnn_benchmark"))
     assert sum(found.stages.values()) == pytest.approx(found.an_image)
     assert all(seconds >= 0 for seconds in found.stages.values())
     assert found.machine["kind"] == device.type
@@ -457,6 +513,8 @@ def test_on_each_device(device, cnn):
     if device.type == "cuda":
         assert 0 < found.memory < 2**30
         assert {one.name for one in found.outcomes if one.kind == "precision"} == {"bfloat16", "float16"}
+        assert outcome(found, "cudnn_benchmark").gain is not None
+        assert not torch.backends.cudnn.benchmark
 
 
 @pytest.mark.parametrize("s", [20, 100, 300, 1000])
@@ -616,6 +674,12 @@ def test_a_mistake_is_one_line(arguments, more, message, capsys):
     shown = capsys.readouterr()
     assert shown.err.splitlines()[-1].startswith(f"gpulime: {message}")
     assert not shown.out
+
+
+def test_only_the_model_of_a_configuration_is_owned():
+    found = of_config(Config(ModelConfig(factory="torch.nn.Identity"), DataConfig(crop=16)), "random")
+    assert ownership.is_owned(found.model)
+    assert not ownership.is_owned(subject().model)
 
 
 def test_a_configuration_s_labels_are_as_many_as_a_run_s():

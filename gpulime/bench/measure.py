@@ -33,7 +33,8 @@ SECONDS = 6.0  # for each variant
 UNSTEADY = 1.1  # noise above this is reported; a possible gain above this is unclear rather than none
 CHECKED = 16  # the most images for comparing coefficients
 STRONGEST = 5  # segments whose agreement is compared
-NAMES = {"compile": "torch.compile", "batch_size": "batch size"}  # of kinds that are not tried
+# of kinds that are not tried
+NAMES = {"compile": "torch.compile", "cudnn_benchmark": "cudnn.benchmark", "batch_size": "batch size"}
 PRESENT, BARE, APART = "present settings", "bare model", "present settings, stages apart"
 
 

@@ -18,7 +18,7 @@ from gpulime.bench.bare import channels_last
 from gpulime.bench.clock import timed
 from gpulime.bench.stages import Piece, Staged, size_of
 from gpulime.bench.subject import Subject
-from gpulime.bench.variants import threads
+from gpulime.bench.variants import benchmarking, threads
 from gpulime.engine.isolate import Explained
 from gpulime.errors import GpulimeError
 from gpulime.explanations.images import ExplainedImages
@@ -53,9 +53,10 @@ class Side:
 
     def __init__(self, subject: Subject, changes: Mapping[str, Any], seconds: float) -> None:
         self.subject, self.seconds = subject, seconds
-        apart = ("workers", "threads", "channels_last")
+        apart = ("workers", "threads", "channels_last", "cudnn_benchmark")
         self.lime = {**subject.lime, **{name: value for name, value in changes.items() if name not in apart}}
         self.workers, self.threads = changes.get("workers", subject.data.workers), changes.get("threads")
+        self.benchmarks = "cudnn_benchmark" in changes
         self.model = channels_last(subject.model) if changes.get("channels_last") else subject.model
         self.unreadable: dict[str, str] = {}
         self._read_well, self._in_a_row, self._k, self._load_share = 0, 0, 1, 0.0
@@ -82,7 +83,7 @@ class Side:
 
     @contextmanager
     def _at_work(self, quiet: bool = True) -> Iterator[None]:
-        with threads(self.threads), warnings.catch_warnings():
+        with threads(self.threads), benchmarking(self.benchmarks), warnings.catch_warnings():
             if quiet:  # the first Explainer has given its warnings
                 warnings.simplefilter("ignore")
             yield

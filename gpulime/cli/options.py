@@ -33,7 +33,7 @@ _RUN = ("run", {"nargs": "?", "metavar": "RUN", "help": "directory of the run"})
 _DEBUG = ("--debug", {"action": "store_true", "help": "show the traceback of an error, also of one in your model"})
 _DRY = "print what would be done, how many forwards and how long; write nothing"
 _SECONDS = "for the present settings and for each variant, in five pieces (default: 6)"
-_VARIANTS = "variants to try: precision, channels_last, compile, batch_size, threads, workers (default: all)"
+_VARIANTS = "variants to try: precision, channels_last, cudnn_benchmark, compile, batch_size, threads, workers (default: all)"
 # Options of the commands that are not settings.
 OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "explain": [
