@@ -1,0 +1,1 @@
+"""Convergence: the error of explanations by forwards, for every sampler and estimator."""

@@ -1,0 +1,89 @@
+"""``python -m benchmarks.convergence``: the error of explanations by forwards, for every sampler and estimator.
+
+``python -m benchmarks.convergence targets`` computes the targets that are missing; it goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.convergence import fashion, photographs, summary, synthetic, targets, texts
+from benchmarks.convergence.games import Case
+from benchmarks.convergence.measure import Memory, of_game
+from benchmarks.rows import parser, read, write
+
+CASES = {case.name: case for case in (fashion.CASE, photographs.CASE, synthetic.CASE, texts.CASE)}
+SIZES = (128, 256, 384, 512, 1000)
+REPEATS = {"fashion": 1, "photographs": 1, "synthetic": 20, "texts": 4}
+QUICK = 8  # games
+
+
+def run(case: Case, repeats: int, most: int | None = None, kept: Path | None = None) -> list[summary.Row]:
+    """Measure the first games of a case, of those that have a target."""
+    known, games = targets.stored(case), {}
+    for game in islice(case.games(), most):
+        target, error, *of = (game.truth, 0.0) if game.truth is not None else known.get(game.name, (None, 0.0))
+        if target is None or (of and of[:2] != [game.label, game.parts]):
+            print(f"{case.name}: {game.name} has no target; python -m benchmarks.convergence targets --only {case.name}")
+            continue
+        model = Memory(game, kept and kept / case.name)
+        sizes = {*SIZES, *([4 * game.k] if game.truth is not None and 4 * game.k > SIZES[-1] else [])}
+        games[game.name] = error, of_game(game, model, sorted(sizes), repeats, target, error)
+        model.save()
+        print(f"{case.name}: {game.name}, k = {game.k}", flush=True)
+    if case.n_masks or not games:
+        return list(summary.rows(case.name, games, repeats))
+    return [row for name, one in games.items() for row in summary.rows(case.name, {name: one}, repeats, name)]
+
+
+def report(rows: Sequence[summary.Row]) -> None:
+    """Print a line for each pair: design rows that reach lime's error at 1000, and the error at each size."""
+    for (games, pair), of_pair in groupby(rows, key=lambda row: (row.games, row.pair)):
+        found = list(of_pair)
+        ratios = ", ".join(
+            f"{row.s}: {row.ratio or '-'} ({row.to_lime or '-'}, {row.top5}, {row.covered or '-'})" for row in found
+        )
+        print(f"{found[0].case} {games} {pair}: {summary.enough(found):.0f} rows reach lime's error; {ratios}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, or compute targets."""
+    made = parser("convergence", __doc__, CASES)
+    made.add_argument("what", nargs="?", choices=["run", "targets", "plot"], default="run")
+    made.add_argument("--quick", action="store_true", help=f"{QUICK} games of each case, two repeats at most")
+    made.add_argument("--kept", type=Path, help="folder for outputs of models, so that no forward is done twice")
+    made.add_argument("--masks", type=int, default=0, help="of each target, instead of the case's own number")
+    given = made.parse_args(argv)
+    if given.what == "plot":
+        given.only = []
+    for case in CASES.values() if given.only is None else (CASES[name] for name in given.only):
+        try:
+            if given.what == "targets":
+                if case.n_masks:
+                    targets.compute(case, kept=given.kept and given.kept / case.name, n_masks=given.masks)
+                continue
+            repeats = given.repeats or (min(2, REPEATS[case.name]) if given.quick else REPEATS[case.name])
+            rows = run(case, repeats, QUICK if given.quick else None, given.kept)
+        except (FileNotFoundError, ModuleNotFoundError) as missing:
+            print(f"{case.name}: skipped, {missing}", flush=True)
+            continue
+        report(rows)
+        if given.save and rows:
+            write(summary.path(case.name), rows, summary.Row)
+    if given.save or given.what == "plot":
+        from benchmarks.convergence.plot import plot
+
+        plot({name: read(summary.path(name), summary.Row) for name in CASES}, summary.FOLDER / "convergence.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message=".*not above k")  # k > s is one of the games
+    with np.errstate(invalid="ignore"):
+        sys.exit(main())

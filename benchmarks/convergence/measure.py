@@ -1,0 +1,172 @@
+"""Explain games by every sampler and estimator, and compare with their targets.
+
+A pair's forwards are remembered, so estimators that share a sampler share its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.convergence.games import Array, Game
+from benchmarks.convergence.targets import slopes, written
+from gpulime import Explanations, key
+from gpulime.engine import masks as samplers
+from gpulime.engine.batch_size import BatchSize
+from gpulime.engine.engine import Engine
+from gpulime.engine.flight import Flight
+from gpulime.engine.masked import Masked, Wanted
+from gpulime.engine.model import Predictor
+from gpulime.engine.settings import Settings
+from gpulime.errors import GpulimeError
+
+SAMPLERS = ("bernoulli", "lime", "antithetic", "blocks", "exhaustive")
+ESTIMATORS = (("ridge", ""), ("wls", ""), ("gp", "identity"), ("gp", "logit"), ("gp", "auto"))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sampler and an estimator; ``numpy`` is this benchmark's own least squares, which errors are divided by."""
+
+    sampler: str
+    estimator: str
+    link: str = ""
+
+    def __str__(self) -> str:
+        return " / ".join(part for part in (self.sampler, self.estimator, self.link) if part)
+
+
+INDEPENDENT, LIME = Pair("bernoulli", "numpy"), Pair("lime", "ridge")
+PAIRS = (INDEPENDENT, *(Pair(sampler, *estimator) for sampler in SAMPLERS for estimator in ESTIMATORS))
+
+
+@dataclass
+class Found:
+    """One pair on one game with s design rows, the means over repeats."""
+
+    pair: Pair
+    s: int
+    squared: float  # mean squared error over parts, less that of the target
+    top5: float  # share of the five strongest parts that the target has, too
+    covered: float  # share of targets in the 95 % intervals; NaN without standard errors
+    seconds: float  # of the estimate alone
+
+
+class OneGame(Masked):
+    """A game as the engine sees it; a row of its model is a mask."""
+
+    def __init__(self, game: Game) -> None:
+        self.k = self.most = game.k
+        self.counts, self.keys = torch.tensor([game.k]), torch.tensor([key(game.name)])
+        self.kind = (game.k,), torch.float32, torch.device("cpu")
+        self.wanted = Wanted(torch.tensor([[game.label]]), top=False)
+
+    def rows(self, index: Tensor, samples: Tensor, masks: Tensor) -> Tensor:
+        return masks.float()
+
+    def masked(self, batch: object) -> Iterator[Masked]:
+        """Be the engine's masker, too: every batch is this game."""
+        yield self
+
+
+@dataclass
+class Memory:
+    """A game's model that remembers its outputs, in a file if a folder is given."""
+
+    game: Game
+    folder: Path | None = None
+    known: dict[bytes, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.path = self.folder and self.folder / f"{self.game.name}.npz"
+        if self.path and self.path.exists():
+            with np.load(self.path) as file:
+                self.known = dict(zip(map(bytes, file["masks"]), file["outputs"], strict=True))
+        self.size = len(self.known)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(b, k) -> (b, classes)."""
+        masks = rows.numpy() > 0.5
+        names = list(map(bytes, np.packbits(masks, axis=1)))
+        fresh = {name: i for i, name in enumerate(names) if name not in self.known}
+        if fresh:
+            self.known.update(zip(fresh, self.game.predict(masks[list(fresh.values())]), strict=True))
+        return torch.from_numpy(np.stack([self.known[name] for name in names]))
+
+    def save(self) -> None:
+        """Write the file if there is more to remember."""
+        if self.path and len(self.known) > self.size:
+            table = {
+                "masks": np.array([list(name) for name in self.known], np.uint8),
+                "outputs": np.stack(list(self.known.values())),
+            }
+            written(self.path, lambda file: np.savez(file, **table))
+
+
+class Timed(Engine[Explanations]):
+    """Engine that times its estimates."""
+
+    seconds = 0.0
+
+    def solve(self, flight: Flight) -> Explanations:
+        """Fit the surrogates of a flight."""
+        start = perf_counter()
+        explained = super().solve(flight)
+        self.seconds += perf_counter() - start
+        return explained
+
+
+def explained(pair: Pair, game: Game, model: Memory, s: int, seed: int) -> tuple[Array, Array | None, float]:
+    """Coefficients (k,), their standard errors if there are any, and seconds of the estimate."""
+    n_samples = s if pair == LIME else s + 1  # row 0, the whole input, is no row of a design
+    sampler, one = samplers.resolve(pair.sampler, seed, n_samples), OneGame(game)
+    if pair == INDEPENDENT:
+        masks = one.draw(sampler, torch.zeros(1, dtype=torch.int64), torch.arange(1, n_samples))
+        start = perf_counter()
+        found = slopes(masks.numpy(), model(masks.float())[:, game.label].numpy().astype(float))
+        return found[0], None, perf_counter() - start
+    if (pair.estimator, pair.link) != ("ridge", "") and "estimator" not in {field.name for field in fields(Settings)}:
+        raise GpulimeError("there is one estimator")
+    chosen = {"estimator": pair.estimator} if pair.estimator != "ridge" else {}
+    chosen |= {"link": pair.link} if pair.link else {}
+    settings = Settings(feature_selection="none", **chosen)
+    engine = Timed(Predictor(model, None, "float32", None), BatchSize(1024), one, sampler, n_samples, 1, settings)
+    [explanations] = engine.explained([game])
+    errors = getattr(explanations, "standard_errors", None)
+    known = errors is not None and pair.estimator != "ridge"  # of ridge, they belong to its own, penalised limit
+    return explanations.coefficients[0, 0].double().numpy(), errors[0, 0].numpy() if known else None, engine.seconds
+
+
+def measured(pair: Pair, game: Game, model: Memory, s: int, seeds: Sequence[int], target: Array, error: float) -> Found:
+    """Compare a pair with a target (k,) that has the mean squared error ``error`` itself."""
+    squared, top5, covered, seconds = [], [], [], []
+    best = set(np.argsort(-abs(target))[:5])
+    for seed in seeds:
+        found, errors, time = explained(pair, game, model, s, seed)
+        squared.append(((found - target) ** 2).mean() - error)
+        top5.append(len(best & set(np.argsort(-abs(found))[:5])) / len(best))
+        inside = np.nan if errors is None else (abs(found - target) <= 1.96 * np.sqrt(errors**2 + error)).mean()
+        covered.append(inside)
+        seconds.append(time)
+    return Found(pair, s, *(float(np.mean(values)) for values in (squared, top5, covered)), float(np.median(seconds)))
+
+
+def of_game(game: Game, model: Memory, sizes: Sequence[int], repeats: int, target: Array, error: float) -> list[Found]:
+    """All pairs that exist, the largest size first, since smaller ones take a part of its rows."""
+    found, impossible = [], set()
+    for s in sorted(sizes, reverse=True):
+        for pair in PAIRS:
+            if pair in impossible:
+                continue
+            try:
+                found.append(measured(pair, game, model, s, range(repeats), target, error))
+            except GpulimeError:  # no such sampler, estimator or link, or not for this game
+                if s == max(sizes):
+                    impossible.add(pair)
+    return found
