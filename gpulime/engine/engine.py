@@ -195,12 +195,13 @@ def _fit(flight: Flight, settings: Settings, drawn: Tensor | None, where: slice)
     index, numbers = (torch.arange(size, device=counts.device) for size in (flight.n, flight.n_samples))
     index = index[where, None]
     finite = outputs.abs() <= LARGEST  # not NaN
-    outputs = outputs.masked_fill(~finite, 0.0)
+    outputs = outputs.where(finite, 0.0)
 
     def samples(rows: slice) -> Samples:
         masks = flight.draw(index, numbers[rows]) if drawn is None else drawn[where, rows]
         regressors = inputs.regressors(index, numbers[rows], masks)
-        return regressors, outputs[:, rows], proximity(regressors, counts, settings, x0)
+        weights = proximity(regressors, counts, settings, x0)
+        return regressors.double(), outputs[:, rows].double(), weights
 
     pieces = list(_slices(flight.n_samples, max(1, MASK_ENTRIES[counts.device.type] // (k * len(counts)))))
     fitted = solved(Moments(counts, k, outputs[:, 0], x0), pieces, samples, settings)
@@ -208,7 +209,7 @@ def _fit(flight: Flight, settings: Settings, drawn: Tensor | None, where: slice)
     unknown = (non_finite > 0)[:, None]
 
     def known(values: Tensor) -> Tensor:
-        return values.masked_fill(unknown if values.ndim == 2 else unknown[..., None], torch.nan)
+        return values.masked_fill_(unknown if values.ndim == 2 else unknown[..., None], torch.nan)
 
     return {name: known(getattr(fitted, name)) for name in FITTED} | {"non_finite": non_finite}
 

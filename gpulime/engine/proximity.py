@@ -37,7 +37,7 @@ DISTANCES_OF_NUMBERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "chebyshev": lambda x, x0: (x - x0).abs().amax(-1),
 }
 KERNELS: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
-    "exponential": lambda d, width: (-(d**2) / (2 * width**2)).exp(),
+    "exponential": lambda d, width: (d**2 / (-2 * width**2)).exp(),
     "uniform": lambda d, width: torch.ones_like(d),
 }
 
@@ -69,7 +69,7 @@ def proximity(regressors: Tensor, counts: Tensor, settings: Settings, x0: Tensor
         pieces = [settings.distance(regressors[i, :, :count].double()) for i, count in enumerate(counts.tolist())]
         distances = torch.stack([_checked("distance", piece, (s,), device) for piece in pieces])
     elif x0 is None:
-        distances = DISTANCES[settings.distance](regressors.sum(-1).double(), k)
+        distances = DISTANCES[settings.distance](regressors.sum(-1, dtype=torch.float64), k)
     elif settings.distance in DISTANCES_OF_NUMBERS:
         distances = DISTANCES_OF_NUMBERS[settings.distance](regressors.double(), x0[:, None].double())
     else:

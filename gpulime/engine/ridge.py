@@ -10,7 +10,7 @@ Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> tuple[Te
     both = groups[..., None] & groups[..., None, :]
     eye = torch.eye(k, dtype=gram.dtype, device=gram.device)
     # A part that is not chosen becomes an equation of its own, 1 * beta = 0.
-    system = gram[:, None] * both + eye * gram.new_full((), 1.0).where(~groups, alpha)[..., None]
+    system = gram[:, None] * both + torch.where(groups[..., None], alpha * eye, eye)
     right = cross * chosen
     right = right.mT[:, None] if alike else right[..., None]
     factor, info = torch.linalg.cholesky_ex(system)
@@ -67,9 +67,9 @@ def _pinv_root(systems: Tensor) -> Tensor:
     return root
 
 
-@dataclass
+@dataclass(frozen=True)
 class LeaveOneOut:
-    """Sum of squared leave-one-out errors (PRESS) of fitted models, summed over pieces of the samples.
+    """Leave-one-out errors of fitted models.
 
     The error of the model fitted without sample i is ``e_i / (1 - h_i)``: e_i is the residual of the model fitted to all
     samples, h_i the leverage ``w_i / sum(w) + w_i d_i' (X'WX + alpha I)^-1 d_i`` of the centred mask d_i. The weights, the
@@ -81,17 +81,21 @@ class LeaveOneOut:
     root: Tensor  # (n, l or 1, k, k): ``root' root`` is the inverse of each label's system, which all may share
     beta: Tensor  # (n, l, k)
     intercepts: Tensor  # (n, l)
-    press: Tensor = field(init=False)  # (n, l), weighted; NaN if a sample's leverage is 1
 
-    def __post_init__(self) -> None:
-        self.press = torch.zeros_like(self.intercepts)
+    def press(self, regressors: Tensor, outputs: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sum of squared errors (n, l) over samples; NaN if the leverage of one is 1.
 
-    def add(self, masks: Tensor, outputs: Tensor, weights: Tensor) -> None:
-        """Add samples: masks (n, s, k) bool, outputs (n, s, l), weights (n, s) float64."""
-        x, w = masks.double(), weights[..., None]
+        Regressors (n, s, k), outputs (n, s, l) and weights (n, s) are as for `Moments.add`.
+        """
+        x, w = regressors.double(), weights[..., None]
         residual = outputs.double() - torch.baddbmm(self.intercepts[:, None], x, self.beta.mT)
+        roots = self.root.mT
+        shifts = devices.product(-self.mean[:, None], roots)
         # One label at a time, to bound memory. Centring happens inside baddbmm, so no centred copy of the masks is made.
-        norms = [torch.baddbmm(devices.product(-self.mean, root.mT), x, root.mT).norm(dim=-1) for root in self.root.unbind(1)]
+        norms = [
+            torch.linalg.vector_norm(torch.baddbmm(shift, x, root), dim=-1)
+            for shift, root in zip(shifts.unbind(1), roots.unbind(1), strict=True)
+        ]
         free = 1 - w * (torch.stack(norms, -1).square() + 1 / self.weight)
         error = residual / free.where(free > LEAST_FREE, torch.nan)
-        self.press += (w * error.square()).sum(1)
+        return (w * error.square()).sum(1)

@@ -31,10 +31,10 @@ def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: 
     if method == "auto":
         method = "forward_selection" if wanted is not None and wanted <= 6 else "highest_weights"
     if method == "none" or (wanted is None and method != "lasso_path"):  # only the lasso may still drop parts
-        return column.expand(n, 1, k).masked_fill(~valid[:, :1], -1).expand(n, l, k)
+        return column.where(valid[:, :1], -1).expand(n, l, k)
     wanted = k if wanted is None else min(wanted, k)
     if method == "highest_weights":
-        size = (ridge(gram, cross, valid, 0.01)[0] * x0[:, None]).abs().masked_fill(~valid, -1)
+        size = (ridge(gram, cross, valid, 0.01)[0] * x0[:, None]).abs().where(valid, -1)
         order = size.argsort(dim=-1, descending=True, stable=True)
     elif method == "forward_selection":
         order = forward_selection(gram, cross, valid, wanted)
@@ -42,7 +42,7 @@ def select(gram: Tensor, cross: Tensor, counts: Tensor, samples: int, settings: 
         chosen = lasso_path(gram, cross, counts, samples, wanted)
         return (chosen.cumsum(-1) - 1).masked_fill(~chosen, -1)
     ranks = torch.full((n, l, k), -1, device=gram.device)
-    return ranks.scatter(-1, order[..., :wanted], column[:wanted].expand(n, l, -1)).masked_fill(~valid, -1)
+    return ranks.scatter(-1, order[..., :wanted], column[:wanted].expand(n, l, -1)).where(valid, -1)
 
 
 def forward_selection(gram: Tensor, cross: Tensor, valid: Tensor, wanted: int) -> Tensor:

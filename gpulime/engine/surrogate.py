@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -78,6 +78,18 @@ def check_memory(k: int, device: torch.device, one: str, parts: str) -> None:
     )
 
 
+class Sums(NamedTuple):
+    """Weighted sums over samples, of regressors x and outputs y relative to those of row 0."""
+
+    weight: Tensor  # (n, 1, 1)
+    others: Tensor  # (n, 1), weight without row 0; tiny for a narrow kernel
+    x: Tensor  # (n, k, 1)
+    y: Tensor  # (n, l, 1)
+    xx: Tensor  # (n, k, k)
+    xy: Tensor  # (n, k, l)
+    yy: Tensor  # (n, l, 1)
+
+
 class Moments:
     """Weighted sums over samples, sufficient for every fit; `add` pieces of any size, then `solve`; `solved` does both.
 
@@ -86,22 +98,15 @@ class Moments:
     """
 
     def __init__(self, counts: Tensor, k: int, y0: Tensor, x0: Tensor | None = None) -> None:
-        """Start with empty sums, for inputs with ``counts`` (n,) parts and k columns.
+        """Start without samples, for inputs with ``counts`` (n,) parts and k columns.
 
         ``y0`` (n, l) and ``x0`` (n, k) are outputs and regressors of row 0; by default ones, a mask that shows everything.
         """
-        (n, l), device = y0.shape, y0.device
         self.counts, self.k, self.y0 = counts, k, y0.double()
-        self.x0 = torch.ones(1, k, dtype=torch.float64, device=device) if x0 is None else x0.double()
+        self.x0 = torch.ones(1, k, dtype=torch.float64, device=y0.device) if x0 is None else x0.double()
         self.rounding = torch.finfo(y0.dtype).eps
         self.samples = 0
-        self.weight = torch.zeros(n, 1, 1, dtype=torch.float64, device=device)
-        self.others = torch.zeros(n, 1, dtype=torch.float64, device=device)  # weight without row 0; tiny for a narrow kernel
-        self.x = torch.zeros(n, k, 1, dtype=torch.float64, device=device)
-        self.y = torch.zeros(n, l, 1, dtype=torch.float64, device=device)
-        self.xx = torch.zeros(n, k, k, dtype=torch.float64, device=device)
-        self.xy = torch.zeros(n, k, l, dtype=torch.float64, device=device)
-        self.yy = torch.zeros(n, l, 1, dtype=torch.float64, device=device)
+        self.sums: Sums
 
     def add(self, regressors: Tensor, outputs: Tensor, weights: Tensor) -> None:
         """Add samples, row 0 first: regressors (n, s, k), outputs (n, s, l), weights (n, s) float64."""
@@ -109,21 +114,25 @@ class Moments:
         y = outputs.double() - self.y0[:, None]
         w = weights[..., None]
         xw, yw = (x * w).mT, (y * w).mT
-        self.others += w[:, 0 if self.samples else 1 :].sum(1)
+        sums = Sums(
+            weight=w.sum(1, keepdim=True),
+            others=w[:, 0 if self.samples else 1 :].sum(1),
+            x=xw.sum(-1, keepdim=True),
+            y=yw.sum(-1, keepdim=True),
+            xx=xw @ x,
+            xy=xw @ y,
+            yy=(yw * y.mT).sum(-1, keepdim=True),
+        )
+        self.sums = Sums(*map(torch.add, self.sums, sums)) if self.samples else sums
         self.samples += regressors.shape[1]
-        self.weight += w.sum(1, keepdim=True)
-        self.x += xw.sum(-1, keepdim=True)
-        self.y += yw.sum(-1, keepdim=True)
-        self.xx += xw @ x
-        self.xy += xw @ y
-        self.yy += (yw * y.mT).sum(-1, keepdim=True)
 
     def centre(self) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted scatter of parts (n, k, k), of parts with outputs (n, l, k), and of outputs (n, l)."""
+        weight, _, x, y, xx, xy, yy = self.sums
         valid = torch.arange(self.k, device=self.counts.device) < self.counts[:, None]
-        gram = (self.xx - devices.product(self.x, self.x.mT) / self.weight) * (valid[:, None] & valid[:, :, None])
-        cross = ((self.xy - devices.product(self.x, self.y.mT) / self.weight) * valid[..., None]).mT
-        spread = (self.yy - self.y**2 / self.weight).squeeze(-1).clamp(min=0)
+        gram = (xx - devices.product(x, x.mT) / weight) * (valid[:, None] & valid[:, :, None])
+        cross = ((xy - devices.product(x, y.mT) / weight) * valid[..., None]).mT
+        spread = (yy - y**2 / weight).squeeze(-1).clamp(min=0)
         return gram, cross, spread
 
     def solve(self, settings: Settings) -> tuple[Surrogate, LeaveOneOut, Tensor]:
@@ -134,30 +143,31 @@ class Moments:
 
         Returns
         -------
-        The models, with ``scores_loo`` still NaN; their leave-one-out errors, to which the samples must be added again; and
+        The models, with ``scores_loo`` still NaN; their leave-one-out errors, for which the samples are needed again; and
         the weighted total sum of squares (n, l) for both scores, NaN if the output is constant.
         """
+        weight, others = self.sums.weight, self.sums.others
         if callable(settings.kernel):
-            check(bool((self.weight > 0).all()), "kernel must return a weight above 0 for some samples; got 0 for all")
+            check(bool((weight > 0).all()), "kernel must return a weight above 0 for some samples; got 0 for all")
         gram, cross, spread = self.centre()
         ranks = select(gram, cross, self.counts, self.samples, settings, self.x0)
         chosen = (ranks[:, :1] >= 0).expand_as(ranks) if ranks.stride(1) == 0 else ranks >= 0
         beta, root = ridge(gram, cross, chosen, settings.alpha)
-        mean, mean_y = (self.x / self.weight + self.x0[..., None]).mT, (self.y / self.weight).squeeze(-1)
+        mean, mean_y = (self.sums.x / weight + self.x0[..., None]).mT, (self.sums.y / weight).squeeze(-1)
         intercepts = self.y0 + mean_y - (beta * mean).sum(-1)
         residual = spread - 2 * (beta * cross).sum(-1) + (devices.product(beta, gram) * beta).sum(-1)
-        constant = spread <= self.others * (CONSTANT * self.rounding * self.y0).square()
-        total = spread.masked_fill(constant, torch.nan)
+        constant = spread <= others * (CONSTANT * self.rounding * self.y0).square()
+        total = torch.where(constant, torch.nan, spread)
         fitted = Surrogate(
             coefficients=beta,
             intercepts=intercepts,
             scores=1 - residual / total,
             scores_loo=torch.full_like(total, torch.nan),
-            spreads=(spread / self.others).sqrt(),
+            spreads=(spread / others).sqrt(),
             local_predictions=intercepts + (beta * self.x0[:, None]).sum(-1),
             ranks=ranks,
         )
-        return fitted, LeaveOneOut(self.weight, mean, root, beta, intercepts), total
+        return fitted, LeaveOneOut(weight, mean, root, beta, intercepts), total
 
 
 def solved(moments: Moments, rows: Sequence[T], samples: Callable[[T], Samples], settings: Settings) -> Surrogate:
@@ -174,10 +184,10 @@ def solved(moments: Moments, rows: Sequence[T], samples: Callable[[T], Samples],
         last = samples(some)
         moments.add(*last)
     fitted, left_out, total = moments.solve(settings)
-    left_out.add(*last)
+    press = left_out.press(*last)
     for some in rows[:-1]:
-        left_out.add(*samples(some))
-    return replace(fitted, scores_loo=1 - left_out.press / total)
+        press += left_out.press(*samples(some))
+    return replace(fitted, scores_loo=1 - press / total)
 
 
 def fit(masks: Tensor, outputs: Tensor, counts: Tensor | None = None, settings: Settings | None = None) -> Surrogate:
