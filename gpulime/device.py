@@ -213,7 +213,10 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def fetching(tensors: Sequence[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
-    """Begin to copy tensors to the CPU; the returned function waits for the copy, but not for later work of the GPU."""
+    """Begin to copy tensors to the CPU; the returned function waits for the copy, but not for later work of the GPU.
+
+    Tensors of a GPU arrive in pinned memory: clone those that are kept, since PyTorch never gives such memory back.
+    """
     gpus = {tensor.device for tensor in tensors if tensor.is_cuda}
     if not gpus or sum(tensor.nbytes for tensor in tensors) > PINNED:
         return lambda: [tensor.cpu() for tensor in tensors]
@@ -223,7 +226,7 @@ def fetching(tensors: Sequence[torch.Tensor]) -> Callable[[], list[torch.Tensor]
     def fetched() -> list[torch.Tensor]:
         for event in copied:
             event.synchronize()
-        return [tensor.clone() if tensor.is_pinned() else tensor for tensor in here]  # so that kept tensors pin no memory
+        return here
 
     return fetched
 

@@ -73,10 +73,14 @@ class Explanations:
 
     def cpu(self) -> Self:
         """The same on the CPU."""
-        return self.fetching()()
+        here = self.fetching()()
+        return here._with({name: tensor.clone() for name, tensor in here._tensors().items() if tensor.is_pinned()})
 
     def fetching(self) -> Callable[[], Self]:
-        """Begin to copy to the CPU; the returned function waits for the copy alone and returns it."""
+        """Begin to copy to the CPU; the returned function waits for the copy alone and returns it.
+
+        Tensors of a GPU arrive in pinned memory, which is scarce: use them soon, or keep those of `cpu`.
+        """
         tensors = self._tensors()
         arrived = devices.fetching(list(tensors.values()))
         return lambda: self._with(dict(zip(tensors, arrived(), strict=True)))

@@ -170,7 +170,15 @@ def test_what_is_sent_to_cuda_and_fetched_is_what_it_was():
         back = devices.fetching([*there, given[0]])()
     for tensor, expected in zip(back, [*(tensor * 2 for tensor in given), given[0]], strict=True):
         assert torch.equal(tensor, expected)
-        assert not tensor.is_pinned()
+
+
+@pytest.mark.gpu
+def test_explanations_on_the_cpu_pin_no_memory(cnn, pictures):
+    there = Explainer(cnn.cuda(), 40, Grid(3, 4), batch_size=16).explain(pictures(2))
+    assert there.fetching()().coefficients.is_pinned()
+    here = there.cpu()
+    assert not any(tensor.is_pinned() for tensor in here._tensors().values())
+    assert torch.equal(here.coefficients, there.coefficients.cpu())
 
 
 def test_on_a_cpu_nothing_is_copied(cnn, pictures):

@@ -79,7 +79,7 @@ class Case:
         queue = self.explainer.queue()
         results = [one for flight in flights for one in queue.put(flight)] + list(queue.finish())
         fitted = look()
-        [fetched] = [one.cpu() for one in results]
+        [fetched] = [one.fetching()() for one in results]  # as in a run
         assert fetched.coefficients.shape == (N, 5, ROWS * COLUMNS)
         return Seen(first, prepared, self.model.seen, fitted, look())
 
