@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean, geometric_mean
 from typing import Any
 
 from benchmarks import ablation, gpu_rows, growth, run
 from benchmarks import rows as store
+from benchmarks.convergence import summary
 from benchmarks.entries import ENTRIES
 from benchmarks.peers import compare
 from benchmarks.peers.field import COMPARISONS
@@ -102,6 +105,23 @@ def of_growth(rows: Sequence[growth.Row]) -> str:
     return f"![Time and memory over {', '.join(growth.NAMES.values())}]({plotted})\n\n{lines(columns, shown)}"
 
 
+def of_convergence(rows: Sequence[summary.Row]) -> str:
+    """A case's pairs, the fewest forwards first; several games of a case are synthetic."""
+    shown = []
+    for pair, points in summary.curves(rows).items():
+        at = [row for row in rows if row.pair == pair and row.s == "256" and row.ratio]
+        each = [float(row.ratio) for row in at]
+        top5, covered = ([float(value) for row in at if (value := getattr(row, name))] for name in ("top5", "covered"))
+        ratio = f"{geometric_mean(each):.3f}" + (f" ({min(each):.3f} to {max(each):.3f})" if len(each) > 1 else "")
+        needed = summary.enough(points)
+        inside = f"{fmean(covered):.3f}" if covered else ""
+        shown.append(
+            (needed, str(pair), f"{needed:.0f}" if needed < math.inf else "", ratio, f"{fmean(top5):.3f}", inside, at[0].ms)
+        )
+    columns = "{} | forwards to lime's error | error ratio at 256 | top 5 at 256 | covered at 256 | ms at 256"
+    return lines(columns.format(rows[0].case), [cells for _, *cells in sorted(shown)])
+
+
 def of_gpu(rows: Sequence[gpu_rows.Row]) -> str:
     """Rows with a time or a bound, or with the reason for having no time."""
     shown = [
@@ -145,6 +165,7 @@ PAGES: Mapping[Path, Blocks] = {
         "peers": peers,
         "ablation": partial(devices, ablation.Row, of_ablation),
         "growth": partial(devices, growth.Row, of_growth),
+        "convergence": partial(devices, summary.Row, of_convergence),
     },
     ROOT / "docs" / "gpu.md": {"gpu": partial(devices, gpu_rows.Row, of_gpu)},
 }

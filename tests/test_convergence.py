@@ -15,6 +15,7 @@ from benchmarks.convergence.games import Case, Game
 from benchmarks.convergence.measure import INDEPENDENT, LIME, Found, Memory
 from benchmarks.convergence.plot import apart, plot
 from benchmarks.rows import read, write
+from benchmarks.table import of_convergence
 
 K = 6
 
@@ -147,9 +148,15 @@ def test_ratios_are_of_games_and_of_means():
     assert float(found[good, 500].ratio_of_means) == pytest.approx(52 / 404, rel=1e-2)
     assert float(found[good, 500].to_lime) == pytest.approx(1.0)  # 2 and 1/2
     assert (found[LIME, 1000].forwards, found[good, 500].forwards) == ("1000", "501")
-    assert summary.enough([row for row in found.values() if row.pair == good]) == pytest.approx(500)
-    assert summary.enough([row for row in found.values() if row.pair == INDEPENDENT]) == np.inf
+    curves = summary.curves(list(found.values()))
+    assert summary.enough(curves[good]) == pytest.approx(501)
+    assert summary.enough(curves[INDEPENDENT]) == np.inf
     assert all(row.covered == "" for row in found.values())
+
+
+def test_lime_s_error_is_reached_between_sizes():
+    assert summary.enough([(100, 4.0), (400, 0.25)]) == pytest.approx(200)
+    assert summary.enough([(100, 1.0), (400, 0.25)]) == 100
 
 
 def test_errors_below_the_targets_own_count_as_a_tenth_of_it():
@@ -162,19 +169,21 @@ def test_the_command(game, tmp_path, monkeypatch, capsys):
     case = Case("small", lambda: iter([game, replace(game, name="unknown")]), n_masks=2000)
     monkeypatch.setattr(targets, "FOLDER", tmp_path)
     targets.compute(replace(case, games=lambda: iter([game])), tmp_path)
-    monkeypatch.setattr(command, "SIZES", (64, 1000))
+    monkeypatch.setattr(command, "SIZES", (256, 1000))
     monkeypatch.setattr(measure, "PAIRS", (INDEPENDENT, LIME))
     monkeypatch.setattr(targets.stored, "__defaults__", (tmp_path,))
     rows = command.run(case, repeats=2)
     assert "unknown has no target" in capsys.readouterr().out
     assert [(row.games, row.sampler, row.s) for row in rows] == [
-        *(("1", "bernoulli", s) for s in ("64", "1000")),
-        *(("1", "lime", s) for s in ("64", "1000")),
+        *(("1", "bernoulli", s) for s in ("256", "1000")),
+        *(("1", "lime", s) for s in ("256", "1000")),
     ]
     assert [row.to_lime for row in rows if row.pair == LIME][-1] == "1"
     assert [row.ratio for row in rows if row.pair == INDEPENDENT] == ["1", "1"]
     command.report(rows)
-    assert "small 1 lime / ridge: 1000 rows reach lime's error" in capsys.readouterr().out
+    assert "1, lime / ridge: 1000 forwards" in capsys.readouterr().out
+    shown = of_convergence(rows)
+    assert "| lime / ridge | 1000 |" in shown
     write(tmp_path / "small.csv", rows, summary.Row)
     assert read(tmp_path / "small.csv", summary.Row) == rows
     plot({"small": rows, "nothing": []}, tmp_path / "plot.svg")

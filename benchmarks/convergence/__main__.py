@@ -43,13 +43,12 @@ def run(case: Case, repeats: int, most: int | None = None, kept: Path | None = N
 
 
 def report(rows: Sequence[summary.Row]) -> None:
-    """Print a line for each pair: design rows that reach lime's error at 1000, and the error at each size."""
-    for (games, pair), of_pair in groupby(rows, key=lambda row: (row.games, row.pair)):
-        found = list(of_pair)
-        ratios = ", ".join(
-            f"{row.s}: {row.ratio or '-'} ({row.to_lime or '-'}, {row.top5}, {row.covered or '-'})" for row in found
-        )
-        print(f"{found[0].case} {games} {pair}: {summary.enough(found):.0f} rows reach lime's error; {ratios}")
+    """Print a line for each pair: forwards that reach lime's error, and ratios at each size."""
+    for (games, pair), found in groupby(rows, key=lambda row: (row.games, row.pair)):
+        of_pair = list(found)
+        needed = summary.enough(summary.curves(of_pair).get(pair, []))
+        cells = [f"{row.s}: {row.ratio or '-'} {row.to_lime or '-'} {row.top5} {row.covered or '-'}" for row in of_pair]
+        print(f"{games}, {pair}: {needed:.0f} forwards | ratio, to lime, top 5, covered at {' | '.join(cells)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.save or given.what == "plot":
         from benchmarks.convergence.plot import plot
 
-        plot({name: read(summary.path(name), summary.Row) for name in CASES}, summary.FOLDER / "convergence.svg")
+        plot({name: read(summary.path(name), summary.Row) for name in CASES}, summary.path("convergence").with_suffix(".svg"))
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.convergence.measure import INDEPENDENT, LIME, Pair
-from benchmarks.convergence.summary import Row
+from benchmarks.convergence.summary import Row, curves
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart; the line style tells them apart in grey, too.
 STYLES = {
@@ -22,18 +22,6 @@ STYLES = {
     Pair("blocks", "gp", "auto"): ("blocks, GP, either", "#D55E00", "-"),
 }
 APART = 0.055  # least distance of labels, as a share of the panel
-
-
-def curves(rows: Sequence[Row]) -> dict[Pair, list[tuple[int, float]]]:
-    """Forwards and squared error over that of lime at 1000, for each pair; the geometric mean if a case has several games."""
-    found: dict[Pair, dict[int, list[float]]] = {}
-    for row in rows:
-        if row.to_lime and int(row.s) <= 1000:
-            found.setdefault(row.pair, {}).setdefault(int(row.forwards), []).append(float(row.to_lime))
-    return {
-        pair: sorted((forwards, float(np.exp(np.log(values).mean()))) for forwards, values in points.items())
-        for pair, points in found.items()
-    }
 
 
 def plot(cases: Mapping[str, Sequence[Row]], path: Path) -> None:

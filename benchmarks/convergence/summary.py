@@ -15,7 +15,6 @@ import numpy as np
 from benchmarks.convergence.measure import INDEPENDENT, LIME, Found, Pair
 from benchmarks.rows import RESULTS, columns, where
 
-FOLDER = RESULTS / "convergence"
 LIME_S = 1000  # lime's own default
 LEAST = 1e-20  # squared errors below are rounding
 
@@ -28,6 +27,8 @@ class Row(
     )
 ):
     """One pair and number of design rows; ``games`` is their number, or the name of a synthetic one."""
+
+    FOLDER = "convergence"
 
     @property
     def pair(self) -> Pair:
@@ -64,9 +65,20 @@ def ratios(games: Games, found: dict[str, Found], base: dict[str, Found]) -> tup
     return float(np.exp(np.log(np.maximum(over, LEAST) / under).mean())), float(over.mean() / under.mean())
 
 
-def enough(found: Sequence[Row]) -> float:
-    """Design rows of one pair that reach lime's error at 1000, between sizes on logarithmic scales; infinite if none do."""
-    points = sorted((int(row.s), float(row.to_lime)) for row in found if row.to_lime)
+def curves(rows: Sequence[Row]) -> dict[Pair, list[tuple[int, float]]]:
+    """Forwards and squared error over lime's at 1000 of each pair; the geometric mean if a case has several games."""
+    found: dict[Pair, dict[int, list[float]]] = {}
+    for row in rows:
+        if row.to_lime and int(row.s) <= LIME_S:
+            found.setdefault(row.pair, {}).setdefault(int(row.forwards), []).append(float(row.to_lime))
+    return {
+        pair: sorted((forwards, float(np.exp(np.log(values).mean()))) for forwards, values in points.items())
+        for pair, points in found.items()
+    }
+
+
+def enough(points: Sequence[tuple[int, float]]) -> float:
+    """Forwards of a curve that reach lime's error at 1000, between sizes on logarithmic scales; infinite if none do."""
     if not points or points[-1][1] > 1:
         return np.inf
     above = [i for i, (_, ratio) in enumerate(points) if ratio > 1]
@@ -78,4 +90,4 @@ def enough(found: Sequence[Row]) -> float:
 
 def path(case: str) -> Path:
     """File of a case's rows."""
-    return FOLDER / f"{case}.csv"
+    return RESULTS / Row.FOLDER / f"{case}.csv"
