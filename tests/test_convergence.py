@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, Ridge
 
 from benchmarks.convergence import __main__ as command
 from benchmarks.convergence import measure, photographs, summary, synthetic, targets
@@ -44,6 +44,13 @@ def limit():
 
 def test_slopes_of_all_masks_are_the_limit():
     np.testing.assert_allclose(synthetic.enumerated(K, outputs), limit(), atol=1e-12)
+
+
+def test_the_limit_of_ridge():
+    masks = synthetic.everything(K)
+    weights = targets.weights(masks) * 50 / len(masks)
+    fitted = Ridge(alpha=1).fit(masks, outputs(masks)[:, 0], weights).coef_
+    np.testing.assert_allclose(targets.penalised(limit(), 50), fitted, atol=1e-12)
 
 
 def test_the_error_of_a_target_is_what_it_says(game):
@@ -105,8 +112,6 @@ def test_forwards_are_done_once(game, tmp_path):
 
 def test_a_pair_is_what_an_explainer_computes(game):
     """The error of lime's pair is that of scikit-learn's Ridge on lime's masks; a wrong target has a larger one."""
-    from sklearn.linear_model import Ridge
-
     masks = np.random.RandomState(3).randint(0, 2, 200 * K).reshape(200, K).astype(bool)
     masks[0] = True
     fitted = Ridge(alpha=1).fit(masks, outputs(masks)[:, 0], targets.weights(masks)).coef_
@@ -121,7 +126,9 @@ def test_intervals_count_the_targets_inside(game, monkeypatch):
         return limit() + np.array([0.0, 1.9, 2.1, -1.9, -2.1, 0.0]), np.ones(K), 0.0
 
     monkeypatch.setattr(measure, "explained", explained)
-    assert measure.measured(LIME, game, None, 100, [0], limit(), 0.0).covered == pytest.approx(4 / 6)
+    pair = measure.Pair("blocks", "wls")
+    assert measure.measured(pair, game, None, 100, [0], limit(), 0.0).covered == pytest.approx(4 / 6)
+    assert measure.measured(pair, game, None, 100, [0], limit(), 1.0).covered == 1
 
 
 def of_sizes(pair, errors):

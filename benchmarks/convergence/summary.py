@@ -17,6 +17,7 @@ from benchmarks.rows import RESULTS, columns, where
 
 LIME_S = 1000  # lime's own default
 LEAST = 1e-20  # squared errors below are rounding
+LEAST_RATIO = 1e-4  # ratios below count as this, since exhaustive masks leave no error
 
 Games = dict[str, tuple[float, list[Found]]]  # by name: the target's mean squared error, and what was found
 
@@ -62,7 +63,7 @@ def ratios(games: Games, found: dict[str, Found], base: dict[str, Found]) -> tup
     if (pairs[:, 1] < LEAST).any():
         return np.nan, np.nan
     over, under = pairs.T
-    return float(np.exp(np.log(np.maximum(over, LEAST) / under).mean())), float(over.mean() / under.mean())
+    return float(np.exp(np.log(np.maximum(over / under, LEAST_RATIO)).mean())), float(over.mean() / under.mean())
 
 
 def curves(rows: Sequence[Row]) -> dict[Pair, list[tuple[int, float]]]:

@@ -10,40 +10,25 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
-from scipy.stats import binom, hypergeom
 
 from benchmarks.convergence.games import Array, Case, Game
-from benchmarks.convergence.targets import slopes, weights
+from benchmarks.convergence.targets import moments, slopes
 
 Term = tuple[float, Array]  # a factor, and the parts whose +-1 are multiplied
 
 
 def closed_form(k: int, terms: Sequence[Term]) -> Array:
-    """Target (k,) of a sum of products, from the normal equations in the limit.
-
-    lime's weight depends only on the number of parts shown. So its mean, times the product over parts S, depends only on |S|.
-    """
-    largest = max((len(parts) for _, parts in terms), default=0)
-    shown = np.arange(k + 1)
-    mass = binom.pmf(shown, k, 0.5) * weights(shown[:, None] > np.arange(k))
-    omega = [mass @ mean_product(k, size, shown) for size in range(max(2, largest + 1) + 1)]
+    """Target (k,) of a sum of products, from the normal equations in the limit."""
+    omega = moments(k, max(len(parts) for _, parts in terms) + 1)
     gram = np.full((k + 1, k + 1), omega[2])
     np.fill_diagonal(gram, omega[0])
     gram[0, 1:] = gram[1:, 0] = omega[1]
-    moments = np.zeros(k + 1)
+    right = np.zeros(k + 1)
     for factor, parts in terms:
         each = np.full(k + 1, omega[len(parts) + 1])
         each[0], each[1 + parts] = omega[len(parts)], omega[len(parts) - 1]
-        moments += factor * each
-    return 2 * np.linalg.solve(gram, moments)[1:]  # a step from hidden to shown is 2
-
-
-def mean_product(k: int, size: int, shown: Array) -> Array:
-    """Mean of a product of ``size`` parts over all masks that show as many of the k parts."""
-    if size > k:
-        return np.zeros(len(shown))
-    inside = np.arange(size + 1)
-    return hypergeom.pmf(inside[:, None], k, size, shown).T @ (-1.0) ** (size - inside)
+        right += factor * each
+    return 2 * np.linalg.solve(gram, right)[1:]  # a step from hidden to shown is 2
 
 
 def everything(k: int) -> Array:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import binom, hypergeom
 
 from benchmarks.convergence.games import Array, Case, Game
 from benchmarks.rows import HERE
@@ -33,6 +34,31 @@ def slopes(masks: Array, outputs: Array) -> tuple[Array, float]:
     fitted = inverse @ (rows.T @ (w * outputs))
     scores = (w * (outputs - rows @ fitted))[:, None] * rows @ inverse
     return fitted[1:], float((scores[:, 1:] ** 2).sum(0).mean())
+
+
+def moments(k: int, largest: int) -> list[float]:
+    """Means of lime's weight times the product of +-1 (shown, hidden) of 0, 1, ..., ``largest`` parts over all masks.
+
+    The weight depends only on the number of parts shown, so a mean depends only on the number of factors.
+    """
+    shown = np.arange(k + 1)
+    mass = binom.pmf(shown, k, 0.5) * weights(shown[:, None] > np.arange(k))
+    return [float(mass @ mean_product(k, size, shown)) for size in range(max(2, largest) + 1)]
+
+
+def mean_product(k: int, size: int, shown: Array) -> Array:
+    """Mean of a product of ``size`` parts over all masks that show as many of the k parts."""
+    if size > k:
+        return np.zeros(len(shown))
+    inside = np.arange(size + 1)
+    return hypergeom.pmf(inside[:, None], k, size, shown).T @ (-1.0) ** (size - inside)
+
+
+def penalised(target: Array, s: int) -> Array:
+    """Limit (k,) of ridge with penalty 1 and s samples, whose target without penalty is given."""
+    o0, o1, o2 = moments(len(target), 2)
+    gram = s / 4 * ((o0 - o2) * np.eye(len(target)) + o2 - o1**2 / o0)  # centred
+    return np.linalg.solve(gram + np.eye(len(target)), gram @ target)
 
 
 def drawn(game: Game, n_masks: int) -> Iterator[Array]:
