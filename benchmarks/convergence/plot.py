@@ -28,16 +28,17 @@ def plot(cases: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Write the plot of the cases that have rows."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     drawn = {name: curves(rows) for name, rows in cases.items() if rows}
-    figure = Figure(figsize=(5.4 * len(drawn), 4.6), layout="constrained")
-    for panel, (name, found) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
+    lines_of_panels = -(-len(drawn) // 2)
+    figure = Figure(figsize=(11, 4.4 * lines_of_panels), layout="constrained")
+    for panel, (name, found) in zip(figure.subplots(lines_of_panels, 2, squeeze=False).flat, drawn.items(), strict=False):
         lines = [(label, colour, style, found[pair]) for pair, (label, colour, style) in STYLES.items() if pair in found]
         for _, colour, style, points in lines:
             panel.loglog(*zip(*points, strict=True), color=colour, linestyle=style, marker="o", markersize=3, linewidth=1.6)
         panel.axhline(1, color="0.8", linewidth=1, zorder=0)
-        panel.annotate("lime at 1000", (128, 1), xytext=(0, 3), textcoords="offset points", fontsize="x-small", color="0.4")
+        panel.annotate("lime at 1000", (128, 1), xytext=(-12, 2), textcoords="offset points", fontsize="x-small", color="0.4")
         heights = [y for *_, points in lines for _, y in points]
         low, high = min(heights) / 1.5, max(heights) * 1.5
         panel.set_ylim(low, high)
@@ -47,12 +48,14 @@ def plot(cases: Mapping[str, Sequence[Row]], path: Path) -> None:
             panel.annotate(label, (1080, y), xycoords=("data", "axes fraction"), color=colour, fontsize="small", va="center")
         panel.xaxis.set_major_locator(FixedLocator([128, 256, 512, 1000]))
         panel.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
-        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.spines[["top", "right"]].set_visible(False)
         games = {row.games for row in cases[name]}  # a number, or the names of games
         panel.set_title(f"{name}, {len(games) if len(games) > 1 else games.pop()} games")
         panel.set_xlabel("forwards")
         panel.set_ylabel("squared error, as a share of lime's at 1000")
+    for panel in figure.axes[len(drawn) :]:
+        panel.set_visible(False)
     with rc_context({"svg.hashsalt": "gpulime"}):  # the same picture is the same file
         figure.savefig(path, metadata={"Date": None})
 
