@@ -173,20 +173,19 @@ def test_errors_below_the_targets_own_count_as_a_tenth_of_it():
 
 
 def test_the_command(game, tmp_path, monkeypatch, capsys):
-    case = Case("small", lambda: iter([game, replace(game, name="unknown")]), n_masks=2000)
+    case = Case("small", lambda: iter([game, replace(game, name="unknown")]), n_masks=2000, sizes=(256,))
     monkeypatch.setattr(targets, "FOLDER", tmp_path)
     targets.compute(replace(case, games=lambda: iter([game])), tmp_path)
-    monkeypatch.setattr(command, "SIZES", (256, 1000))
     monkeypatch.setattr(measure, "PAIRS", (INDEPENDENT, LIME))
     monkeypatch.setattr(targets.stored, "__defaults__", (tmp_path,))
     rows = command.run(case, repeats=2)
     assert "unknown has no target" in capsys.readouterr().out
     assert [(row.games, row.sampler, row.s) for row in rows] == [
-        *(("1", "bernoulli", s) for s in ("256", "1000")),
+        ("1", "bernoulli", "256"),
         *(("1", "lime", s) for s in ("256", "1000")),
     ]
     assert [row.to_lime for row in rows if row.pair == LIME][-1] == "1"
-    assert [row.ratio for row in rows if row.pair == INDEPENDENT] == ["1", "1"]
+    assert [row.ratio for row in rows if row.pair == INDEPENDENT] == ["1"]
     command.report(rows)
     assert "1, lime / ridge: 1000 forwards" in capsys.readouterr().out
     shown = of_convergence(rows)

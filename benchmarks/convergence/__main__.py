@@ -19,8 +19,6 @@ from benchmarks.convergence.measure import Memory, of_game
 from benchmarks.rows import parser, read, write
 
 CASES = {case.name: case for case in (fashion.CASE, photographs.CASE, synthetic.CASE, texts.CASE)}
-SIZES = (128, 256, 384, 512, 1000)
-REPEATS = {"fashion": 1, "photographs": 1, "synthetic": 20, "texts": 4}
 QUICK = 8  # games
 
 
@@ -33,8 +31,8 @@ def run(case: Case, repeats: int, most: int | None = None, kept: Path | None = N
             print(f"{case.name}: {game.name} has no target; python -m benchmarks.convergence targets --only {case.name}")
             continue
         model = Memory(game, kept and kept / case.name)
-        sizes = {*SIZES, *([4 * game.k] if game.truth is not None and 4 * game.k > SIZES[-1] else [])}
-        games[game.name] = error, of_game(game, model, sorted(sizes), repeats, target, error)
+        sizes = case.sizes if game.truth is None or 4 * game.k <= case.sizes[-1] else (*case.sizes, 4 * game.k)
+        games[game.name] = error, of_game(game, model, sizes, repeats, target, error)
         model.save()
         print(f"{case.name}: {game.name}, k = {game.k}", flush=True)
     if case.n_masks or not games:
@@ -67,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if case.n_masks:
                     targets.compute(case, kept=given.kept and given.kept / case.name, n_masks=given.masks)
                 continue
-            repeats = given.repeats or (min(2, REPEATS[case.name]) if given.quick else REPEATS[case.name])
+            repeats = given.repeats or min(2 if given.quick else case.repeats, case.repeats)
             rows = run(case, repeats, QUICK if given.quick else None, given.kept)
         except (FileNotFoundError, ModuleNotFoundError) as missing:
             print(f"{case.name}: skipped, {missing}", flush=True)

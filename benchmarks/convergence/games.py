@@ -51,3 +51,5 @@ class Case:
     name: str
     games: Callable[[], Iterator[Game]]
     n_masks: int = 0  # of the targets; 0 if every game knows its target
+    sizes: tuple[int, ...] = (128, 256, 384, 512, 1000)  # design rows
+    repeats: int = 1

@@ -42,6 +42,7 @@ class Pair:
         return " / ".join(part for part in (self.sampler, self.estimator, self.link) if part)
 
 
+LIME_S = 1000  # lime's own default
 INDEPENDENT, LIME = Pair("bernoulli", "numpy"), Pair("lime", "ridge")
 PAIRS = (INDEPENDENT, *(Pair(sampler, *estimator) for sampler in SAMPLERS for estimator in ESTIMATORS))
 
@@ -160,9 +161,9 @@ def measured(pair: Pair, game: Game, model: Memory, s: int, seeds: Sequence[int]
 def of_game(game: Game, model: Memory, sizes: Sequence[int], repeats: int, target: Array, error: float) -> list[Found]:
     """All pairs that exist, the largest size first, since smaller ones take a part of its rows."""
     found, impossible = [], set()
-    for s in sorted(sizes, reverse=True):
+    for s in sorted({*sizes, LIME_S}, reverse=True):
         for pair in PAIRS:
-            if pair in impossible:
+            if pair in impossible or not (s in sizes or pair == LIME):
                 continue
             try:
                 found.append(measured(pair, game, model, s, range(repeats), target, error))

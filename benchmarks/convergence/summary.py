@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.convergence.measure import INDEPENDENT, LIME, Found, Pair
+from benchmarks.convergence.measure import INDEPENDENT, LIME, LIME_S, Found, Pair
 from benchmarks.rows import RESULTS, columns, where
 
-LIME_S = 1000  # lime's own default
 LEAST = 1e-20  # squared errors below are rounding
 LEAST_RATIO = 1e-4  # ratios below count as this, since exhaustive masks leave no error
 
@@ -47,7 +46,8 @@ def rows(case: str, games: Games, repeats: int, name: str = "") -> Iterator[Row]
         if len(found) < len(games):
             continue
         values = {"mse": np.mean([one.squared for one in found.values()])}
-        values["ratio"], values["ratio_of_means"] = ratios(games, found, by_pair[INDEPENDENT, s])
+        independent = by_pair.get((INDEPENDENT, s))
+        values["ratio"], values["ratio_of_means"] = ratios(games, found, independent) if independent else (np.nan, np.nan)
         values["to_lime"], values["to_lime_of_means"] = ratios(games, found, by_pair[LIME, LIME_S])
         values |= {column: np.mean([getattr(one, column) for one in found.values()]) for column in ("top5", "covered")}
         values["ms"] = 1e3 * np.median([one.seconds for one in found.values()])

@@ -97,4 +97,4 @@ def games() -> Iterator[Game]:
     yield Game("constant, 50", 50, 0, constant, truth=np.zeros(50))
 
 
-CASE = Case("synthetic", games)
+CASE = Case("synthetic", games, repeats=20)

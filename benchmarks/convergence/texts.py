@@ -52,4 +52,4 @@ def games() -> Iterator[Game]:
         yield Game(f"{i:03}", len(words), best, partial(predict, words=words, pipeline=pipeline), parts)
 
 
-CASE = Case("texts", games, n_masks=20_000)
+CASE = Case("texts", games, n_masks=20_000, repeats=4)
