@@ -7,8 +7,8 @@ import re
 from collections import Counter
 from functools import cache
 
-# Kernels, copies, and functions of libraries that compute.
-_LAUNCH = re.compile(r"_*cu(da)?Launch\w*Kernel\w*|cu(da)?Mem(cpy|set)\w*")
+# Kernels, graphs, copies, and functions of libraries that compute.
+_LAUNCH = re.compile(r"_*cu(da)?Launch\w*Kernel\w*|cu(da)?GraphLaunch|cu(da)?Mem(cpy|set)\w*")
 _LIBRARY = re.compile(r"(cublas|cusolver|cusparse|cufft|cudnn)\w*")
 _NO_WORK = re.compile(r"\w*(Create|Destroy|Set[A-Z]|Get[A-Z]|Init|bufferSize)\w*")
 # The host waits, or may wait: memory is freed only after its last use.

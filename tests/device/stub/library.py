@@ -47,6 +47,7 @@ def build(folder: Path) -> Path:
     done = subprocess.run([*command, "-lpthread", "-ldl"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
+    (folder / LIBRARY.removesuffix(".1")).symlink_to(LIBRARY)  # Triton of PyTorch 2.6 links with it
     shutil.copy(HERE / "cupy_stub.py", folder / "cupy.py")
     about = folder / f"cupy_cuda{major}x-{CUPY}.dist-info"
     about.mkdir()

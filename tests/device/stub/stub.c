@@ -195,13 +195,27 @@ int cudaStreamGetFlags(void *stream, unsigned *flags) { *flags = 0; return cudaS
 int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) { *least = 0, *greatest = -5; return cudaSuccess; }
 int cudaEventElapsedTime(float *milliseconds, void *from, void *to) { *milliseconds = 1; return cudaSuccess; }
 int cudaEventElapsedTime_v2(float *milliseconds, void *from, void *to) { *milliseconds = 1; return cudaSuccess; }
-int cudaStreamIsCapturing(void *stream, int *status) { *status = cudaStreamCaptureStatusNone; return cudaSuccess; }
+
+/* Graphs: one stream is captured at a time. */
+
+static void *captured;
+
+int cudaStreamBeginCapture(void *stream, int mode) { COUNT(); captured = stream; return cudaSuccess; }
+int cudaStreamEndCapture(void *stream, void **graph) { COUNT(); captured = NULL; return handle(graph); }
+int cudaGraphInstantiateWithFlags(void **made, void *graph, u64 flags) { COUNT(); return handle(made); }
+int cudaGraphGetNodes(void *graph, void **nodes, size_t *count) { *count = 1; return cudaSuccess; }
+
+int cudaStreamIsCapturing(void *stream, int *status)
+{
+    *status = captured && stream == captured ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
 
 int cudaStreamGetCaptureInfo(void *stream, int *status, u64 *id)
 {
-    *status = cudaStreamCaptureStatusNone;
+    cudaStreamIsCapturing(stream, status);
     if (id)
-        *id = 0;
+        *id = 1;
     return cudaSuccess;
 }
 
