@@ -60,8 +60,8 @@ static int take(struct room *room, void **found, size_t bytes)
     if (!room->start)
         room->start = mmap(NULL, ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     *found = room->start + room->used;
-    room->used += (bytes + 511) / 512 * 512;
-    int failed = room->start == MAP_FAILED || room->used > ROOM;
+    int failed = room->start == MAP_FAILED || bytes > ROOM - room->used;
+    room->used += failed ? 0 : (bytes + 511) / 512 * 512;
     pthread_mutex_unlock(&lock);
     return failed ? cudaErrorMemoryAllocation : cudaSuccess;
 }
