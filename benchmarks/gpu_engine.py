@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import repeat
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +159,11 @@ def profile(bench: Bench) -> Iterator[Row]:
     with torch.profiler.profile(activities=activities[: 1 + (bench.device.type == "cuda")]) as profiled:
         explain()
         devices.synchronize(bench.device)
-    events = list(profiled.events())
+    yield from seen(bench, list(profiled.events()), 4 * len(images))
+
+
+def seen(bench: Bench, events: Sequence[Any], images: int) -> Iterator[Row]:
+    """Rows of a profiler's events while that many images are explained."""
     kernels = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
     if not kernels:
         raise ModuleNotFoundError("PyTorch's profiler sees no kernels here")
@@ -167,7 +172,7 @@ def profile(bench: Bench) -> Iterator[Row]:
     holds = None if bench.tiny else idle <= 0.05
     yield Row("profile", "idle share of the GPU", **bench.place).kept(idle, "at most 0.05", holds)
     waits = sum(event.name.startswith("cuda") and event.name.endswith("Synchronize") for event in events)
-    yield Row("profile", "waits of the host, an image", **bench.place).kept(waits / (4 * len(images)), "")
+    yield Row("profile", "waits of the host, an image", **bench.place).kept(waits / images, "")
     connecting = sum(kernel.time_range.elapsed_us() for kernel in kernels if "slic_connect" in kernel.name)
     yield Row("profile", "slic_connect of the GPU's time", **bench.place).kept(connecting / (spans[-1][1] - spans[0][0]), "")
 
@@ -183,7 +188,7 @@ def idle_share(spans: list[tuple[float, float]]) -> float:
 
 def share_of_model(bench: Bench) -> Iterator[Row]:
     """Time of an image's masks and segmentation, relative to its 1000 forwards in ResNet-50."""
-    bare, images, rows = _bfloat16(bench, "ResNet-50", 16)
+    bare, images, rows = _bfloat16(bench, "ResNet-50", 2 if bench.tiny else 16)
     s, b = bench.samples, len(rows)
     forwards = median(bench.times(lambda: _forward(bare, rows))) * s / b
     side_length = 24 if bench.tiny else 224

@@ -34,6 +34,7 @@ def install():
     torch._C._ensureCUDADeviceGuardSet()
     _replace(torch.cuda, _cuda())
     _replace(torch, {"tensor": _maker(torch.tensor), "as_tensor": _maker(torch.as_tensor)})
+    _replace(torch.profiler, {"profile": _profile(torch.profiler.profile)})
     _replace(torch.Tensor, {"is_pinned": lambda tensor, device=None: pinned.is_pinned(tensor), "pin_memory": _pin_memory})
     torch.backends.cudnn.enabled = False  # its operations are not the CPU's
     torch.__future__.set_overwrite_module_params_on_conversion(True)
@@ -119,6 +120,12 @@ def _maker(made):
         return tensor.to(device) if there else tensor
 
     return make
+
+
+def _profile(made):
+    """torch.profiler.profile: of the CPU alone, since CUDA's own profiler fails without a driver."""
+    cuda = torch.profiler.ProfilerActivity.CUDA
+    return lambda *, activities, **settings: made(activities=[one for one in activities if one != cuda], **settings)
 
 
 def _pin_memory(tensor, device=None):

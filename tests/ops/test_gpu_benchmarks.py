@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd.profiler_util import Interval
 
 from benchmarks import gpu, gpu_engine, rows, table
 from benchmarks.gpu_rows import Bench, Row
@@ -120,7 +122,7 @@ def test_compiled_models_are_timed_beside_the_same_without_and_wrong_ones_are_no
 def commands(monkeypatch):
     """The commands of steps, which are not run."""
     seen = []
-    monkeypatch.setattr(gpu, "run", lambda argv, seconds: seen.append(list(argv)) or "exit code 1: a reason")
+    monkeypatch.setattr(gpu, "run", lambda argv, *how, **more: seen.append(list(argv)) or "exit code 1: a reason")
     monkeypatch.setattr(gpu.shutil, "which", lambda program: program)
     return seen
 
@@ -225,6 +227,29 @@ def test_a_step_that_fails_is_a_row_and_the_next_ones_run(kept, monkeypatch):
     monkeypatch.setattr(gpu, "STEPS", {"fails": fails, "next": lambda bench: iter([bench.verdict("a", "b")])})
     assert run() == 1
     assert {key: row.reason for key, row in kept().items()} == {("fails", "step"): "RuntimeError: no", ("a", "b"): ""}
+
+
+def test_what_a_profiler_has_seen():
+    def event(name, start, end, device):
+        return SimpleNamespace(name=name, device_type=device, time_range=Interval(start, end))
+
+    gpu_, cpu = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
+    events = [
+        event("cudaStreamSynchronize", 0, 9, cpu),
+        event("aten::add", 0, 1, cpu),
+        event("slic_connect", 6, 10, gpu_),
+        event("gemm", 0, 4, gpu_),
+    ]
+    idle, waits, connecting = gpu_engine.seen(Bench(CPU), events, 4)
+    assert (idle.ratio, idle.ok, waits.ratio, connecting.ratio) == ("0.2", "no", "0.25", "0.4")
+    with pytest.raises(ModuleNotFoundError, match="sees no kernels here"):
+        list(gpu_engine.seen(Bench(CPU), events[:2], 4))
+
+
+def test_tests_that_are_all_skipped_prove_nothing(kept, monkeypatch):
+    monkeypatch.setattr(gpu, "PYTEST", (sys.executable, "-c", "print('3 skipped in 0.1s')"))
+    assert run("tests") == 1
+    assert [row.reason for row in kept().values()] == ["exit code 0: 3 skipped in 0.1s"]
 
 
 def test_the_idle_share_counts_gaps_once():
