@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 
@@ -158,6 +159,12 @@ def measured(pair: Pair, game: Game, model: Memory, s: int, seeds: Sequence[int]
     return Found(pair, s, *(float(np.mean(values)) for values in (squared, top5, covered)), float(np.median(seconds)))
 
 
+@cache
+def say(text: str) -> None:
+    """Print a text once."""
+    print(text, flush=True)
+
+
 def of_game(game: Game, model: Memory, sizes: Sequence[int], repeats: int, target: Array, error: float) -> list[Found]:
     """All pairs that exist, the largest size first, since smaller ones take a part of its rows."""
     found, impossible = [], set()
@@ -169,5 +176,5 @@ def of_game(game: Game, model: Memory, sizes: Sequence[int], repeats: int, targe
                 found.append(measured(pair, game, model, s, range(repeats), target, error))
             except GpulimeError as refused:  # no such sampler, estimator or link, or not for this game
                 impossible.add(pair)
-                print(f"{game.name}, k = {game.k}: {pair} with {s} rows is left out: {refused}", flush=True)
+                say(f"{pair} is left out: {refused}")
     return found
