@@ -69,11 +69,11 @@ def _pinv_root(systems: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Leave-one-out errors of fitted models.
+    """Errors of fitted models, from the residual of each sample in the fit to all other samples.
 
-    The error of the model fitted without sample i is ``e_i / (1 - h_i)``: e_i is the residual of the model fitted to all
-    samples, h_i the leverage ``w_i / sum(w) + w_i d_i' (X'WX + alpha I)^-1 d_i`` of the centred mask d_i. The weights, the
-    penalty and the selected parts are kept fixed.
+    The residual of sample i in the model fitted without it is ``e_i / (1 - h_i)``: e_i is its residual in the model fitted to
+    all samples, h_i its leverage ``w_i / sum(w) + w_i d_i' (X'WX + alpha I)^-1 d_i`` with the centred mask d_i. The weights,
+    the penalty and the selected parts are kept fixed.
     """
 
     weight: Tensor  # (n, 1, 1), sum of the samples' weights
@@ -82,20 +82,48 @@ class LeaveOneOut:
     beta: Tensor  # (n, l, k)
     intercepts: Tensor  # (n, l)
 
-    def press(self, regressors: Tensor, outputs: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of squared errors (n, l) over samples; NaN if the leverage of one is 1.
+    def errors(self, regressors: Tensor, outputs: Tensor, weights: Tensor, partner: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sum the errors over samples: regressors (n, s, k), outputs (n, s, l) and weights (n, s) are as for `Moments.add`.
 
-        Regressors (n, s, k), outputs (n, s, l) and weights (n, s) are as for `Moments.add`.
+        Parameters
+        ----------
+        partner : (s,) int64 or None
+            Place, among these samples, of the other one of a pair; a sample's own if it is alone.
+
+        Returns
+        -------
+        press : (n, l), weighted sum of squared residuals; NaN if the leverage of a sample is 1
+        variances : (n, l, k) of the coefficients, valid if the noise differs from sample to sample (HC3). Samples of a pair
+            leave the fit together, and their terms are added before they are squared (CR3).
         """
         x, w = regressors.double(), weights[..., None]
         residual = outputs.double() - torch.baddbmm(self.intercepts[:, None], x, self.beta.mT)
         roots = self.root.mT
         shifts = devices.product(-self.mean[:, None], roots)
+        groups = residual.split(1, -1) if roots.shape[1] > 1 else [residual]
         # One label at a time, to bound memory. Centring happens inside baddbmm, so no centred copy of the masks is made.
-        norms = [
-            torch.linalg.vector_norm(torch.baddbmm(shift, x, root), dim=-1)
-            for shift, root in zip(shifts.unbind(1), roots.unbind(1), strict=True)
+        found = [
+            self._errors(torch.baddbmm(shift, x, root), root, of_labels, w, partner)
+            for shift, root, of_labels in zip(shifts.unbind(1), roots.unbind(1), groups, strict=True)
         ]
-        free = 1 - w * (torch.stack(norms, -1).square() + 1 / self.weight)
+        press, variances = zip(*found, strict=True)
+        return torch.cat(press, 1), torch.cat(variances, 1)
+
+    def _errors(self, d: Tensor, root: Tensor, residual: Tensor, w: Tensor, partner: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Errors for labels with the same parts; ``d`` (n, s, k) are the centred masks times ``root``."""
+        free = 1 - w * (torch.linalg.vector_norm(d, dim=-1, keepdim=True).square() + 1 / self.weight)
         error = residual / free.where(free > LEAST_FREE, torch.nan)
-        return (w * error.square()).sum(1)
+        press = (w * error.square()).sum(1)
+        influence = devices.product(d, root.mT)
+        if partner is None:
+            return press, devices.product((w * error).square().mT, influence.square())
+        # The residuals of both samples in the fit without them: (1 - H)^-1 of the 2 x 2 block of the pair.
+        scale = w.sqrt()
+        alone = (partner == torch.arange(len(partner), device=partner.device))[:, None]
+        h = scale * scale[:, partner] * ((d * d[:, partner]).sum(-1, keepdim=True) + 1 / self.weight)
+        h = h.masked_fill(alone, 0.0)
+        one = scale * residual
+        both = scale * (free[:, partner] * one + h * one[:, partner]) / (free * free[:, partner] - h.square())
+        crossed = (both * both[:, partner]).masked_fill(alone, 0.0)
+        variances = both.square().mT @ influence.square() + crossed.mT @ (influence * influence[:, partner])
+        return press, variances

@@ -11,6 +11,11 @@ from gpulime.engine.selection import SELECTIONS
 from gpulime.errors import check, unknown, whole
 
 
+ESTIMATORS = ("ridge", "wls", "gp")
+LINKS = ("identity", "logit", "auto")
+REGULAR = 1e-6  # penalty of "wls", so that no system is singular
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings for weighting samples and fitting; `gpulime.Explainer` documents each."""
@@ -21,12 +26,18 @@ class Settings:
     distance: Distance = "cosine"
     feature_selection: str = "auto"
     num_features: int | None = None
+    estimator: str = "ridge"
+    link: str = "identity"
 
     def __post_init__(self) -> None:
         if not callable(self.kernel) and not (isinstance(self.kernel, str) and self.kernel in KERNELS):
             raise unknown("kernel", self.kernel, KERNELS)
         if not callable(self.distance) and not (isinstance(self.distance, str) and self.distance in DISTANCES):
             raise unknown("distance", self.distance, DISTANCES)
+        if not (isinstance(self.estimator, str) and self.estimator in ESTIMATORS):
+            raise unknown("estimator", self.estimator, ESTIMATORS)
+        if not (isinstance(self.link, str) and self.link in LINKS):
+            raise unknown("link", self.link, LINKS)
         if self.feature_selection not in SELECTIONS:
             raise unknown("feature_selection", self.feature_selection, SELECTIONS)
         fits = isinstance(self.alpha, Real) and not isinstance(self.alpha, bool) and 0 <= self.alpha < math.inf
@@ -36,3 +47,8 @@ class Settings:
         check(fits, f"kernel_width must be a positive number, or None for 0.75 * sqrt(k); got {width!r}")
         if self.num_features is not None:
             whole("num_features", self.num_features, 1, ", or None for all")
+
+    @property
+    def penalty(self) -> float:
+        """Ridge penalty of the fit."""
+        return self.alpha if self.estimator == "ridge" else REGULAR

@@ -27,7 +27,8 @@ from gpulime.errors import check, stage
 
 T = TypeVar("T")
 
-Samples = tuple[Tensor, Tensor, Tensor]  # regressors (n, s, k), outputs (n, s, l), weights (n, s) float64
+# Regressors (n, s, k), outputs (n, s, l), weights (n, s) float64, and of each sample the place of its partner (s,), or None.
+Samples = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 # An output is constant if its weighted spread is below this many roundings of its dtype.
 CONSTANT = 4
@@ -41,6 +42,7 @@ class Surrogate:
     Attributes
     ----------
     coefficients : (n, l, k), 0 for parts that were not selected and beyond an input's count
+    standard_errors : (n, l, k), of the coefficients; 0 where these are
     intercepts : (n, l)
     scores : (n, l) weighted R2; NaN, since undefined, if the output is constant
     scores_loo : (n, l) weighted leave-one-out R2: each sample is predicted by the model fitted to all other samples; NaN if
@@ -51,6 +53,7 @@ class Surrogate:
     """
 
     coefficients: Tensor
+    standard_errors: Tensor
     intercepts: Tensor
     scores: Tensor
     scores_loo: Tensor
@@ -143,7 +146,7 @@ class Moments:
 
         Returns
         -------
-        The models, with ``scores_loo`` still NaN; their leave-one-out errors, for which the samples are needed again; and
+        The models, with ``scores_loo`` and ``standard_errors`` still NaN; their leave-one-out errors, for which the samples are needed again; and
         the weighted total sum of squares (n, l) for both scores, NaN if the output is constant.
         """
         weight, others = self.sums.weight, self.sums.others
@@ -152,7 +155,7 @@ class Moments:
         gram, cross, spread = self.centre()
         ranks = select(gram, cross, self.counts, self.samples, settings, self.x0)
         chosen = (ranks[:, :1] >= 0).expand_as(ranks) if ranks.stride(1) == 0 else ranks >= 0
-        beta, root = ridge(gram, cross, chosen, settings.alpha)
+        beta, root = ridge(gram, cross, chosen, settings.penalty)
         mean, mean_y = (self.sums.x / weight + self.x0[..., None]).mT, (self.sums.y / weight).squeeze(-1)
         intercepts = self.y0 + mean_y - (beta * mean).sum(-1)
         residual = spread - 2 * (beta * cross).sum(-1) + (devices.product(beta, gram) * beta).sum(-1)
@@ -160,6 +163,7 @@ class Moments:
         total = torch.where(constant, torch.nan, spread)
         fitted = Surrogate(
             coefficients=beta,
+            standard_errors=torch.full_like(beta, torch.nan),
             intercepts=intercepts,
             scores=1 - residual / total,
             scores_loo=torch.full_like(total, torch.nan),
@@ -182,12 +186,13 @@ def solved(moments: Moments, rows: Sequence[T], samples: Callable[[T], Samples],
     """
     for some in rows:
         last = samples(some)
-        moments.add(*last)
+        moments.add(*last[:3])
     fitted, left_out, total = moments.solve(settings)
-    press = left_out.press(*last)
+    press, variances = left_out.errors(*last)
     for some in rows[:-1]:
-        press += left_out.press(*samples(some))
-    return replace(fitted, scores_loo=1 - press / total)
+        more = left_out.errors(*samples(some))
+        press, variances = press + more[0], variances + more[1]
+    return replace(fitted, scores_loo=1 - press / total, standard_errors=variances.sqrt())
 
 
 def fit(masks: Tensor, outputs: Tensor, counts: Tensor | None = None, settings: Settings | None = None) -> Surrogate:
@@ -214,4 +219,4 @@ def fit(masks: Tensor, outputs: Tensor, counts: Tensor | None = None, settings: 
     counts = torch.full((n,), k, device=masks.device) if counts is None else counts
     masks = masks & (torch.arange(k, device=masks.device) < counts[:, None])[:, None]
     weights = proximity(masks, counts, settings)
-    return solved(Moments(counts, k, outputs[:, 0]), [...], lambda _: (masks, outputs, weights), settings)
+    return solved(Moments(counts, k, outputs[:, 0]), [...], lambda _: (masks, outputs, weights, None), settings)

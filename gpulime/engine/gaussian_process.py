@@ -1,0 +1,224 @@
+"""Gaussian process over masks: estimates the slopes of lime's limit from complement pairs of masks, with their errors.
+
+A pair of rows x and -x splits the output into its odd part ``(f(x) - f(-x)) / 2``, a sum of products of 1, 3, ... parts, and its
+even part ``(f(x) + f(-x)) / 2``. Each has a process of its own, whose covariance mixes kernels of these orders
+(`gpulime.engine.walsh`) and noise for all others. Parts that matter alone have larger scales, so they may interact more. The
+shares of the orders are averaged over a small grid by marginal likelihood. Slopes are linear in the process, so their posterior
+mean and variance are closed forms.
+
+References
+----------
+Rasmussen and Williams, "Gaussian processes for machine learning", 2006 (2.25, 5.8, 5.12).
+O'Hagan, "Bayes-Hermite quadrature", 1991 (the posterior of a linear functional).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpulime.engine import walsh
+from gpulime.engine.walsh import Slopes
+
+# Shares of the orders' kernels and of the noise, each row 1 in sum.
+ODD = [
+    (a, (1 - a) * b, (1 - a) * (1 - b)) for a in (0.02, 0.2, 0.4, 0.6, 0.8, 0.9, 0.96, 0.99, 0.9999) for b in (0, 0.3, 0.6, 0.9)
+]
+EVEN = [(a, 1 - a) for a in (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97)]
+KEPT = 4  # points of the grid that are averaged
+JITTER = 1e-6
+FLAT = 10.0  # prior variance of the even part's mean, in variances of the output
+LEAST_SCALE = 0.02  # of a part that does not matter alone, relative to the mean
+
+
+@dataclass(frozen=True)
+class Process:
+    """Posterior of the odd or the even part: its slopes, and what predicts it.
+
+    Attributes
+    ----------
+    slopes, variances : (n, l, k)
+    left_out : (n, m, l), error of the prediction of each pair from all others
+    influence : (n, m, l, k), the slopes less those without this pair
+    smoothers : (n, m, m) for each order of the part: the function is the sum of kernels of order d times these times the values
+    values : (n, m, l)
+    constant : (n, l)
+    """
+
+    slopes: Tensor
+    variances: Tensor
+    left_out: Tensor
+    influence: Tensor
+    smoothers: dict[int, Tensor]
+    values: Tensor
+    constant: Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Slopes of lime's limit.
+
+    Attributes
+    ----------
+    slopes, variances : (n, l, k) float64
+    influence : (n, m, l, k), the slopes less those without each pair
+    left_out : (n, m, l), error of the odd part of each pair, predicted from all other pairs
+    """
+
+    slopes: Tensor
+    variances: Tensor
+    influence: Tensor
+    left_out: Tensor
+
+
+@dataclass(frozen=True)
+class Posterior(Estimate):
+    """Posterior of functions of masks.
+
+    Attributes
+    ----------
+    odd, even : Process
+    mean : (n, l), mean of the even parts
+    rows, scales : (n, m, k) and (n, k), the masks that were seen and the scales of the parts
+    """
+
+    odd: Process
+    even: Process
+    mean: Tensor
+    rows: Tensor
+    scales: Tensor
+
+    @property
+    def errors(self) -> Tensor:
+        """Errors (n, 2 m, l) of the predictions for the rows of each pair from all other pairs."""
+        odd, even = self.odd.left_out, self.even.left_out
+        return torch.stack([even + odd, even - odd], 2).flatten(1, 2)
+
+    def predict(self, rows: Tensor) -> Tensor:
+        """Mean (n, r, l) at rows (n, r, k) of -1 and 1."""
+        kernels = walsh.kernels(rows, self.rows, self.scales)
+        parts = [kernels[d - 1] @ (s @ part.values) for part in (self.odd, self.even) for d, s in part.smoothers.items()]
+        return (self.mean + self.odd.constant + self.even.constant)[:, None] + torch.stack(parts).sum(0)
+
+    def smoothed(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Effect (n, r, m) of each pair's odd and even part on the mean at rows (n, r, k)."""
+        kernels = walsh.kernels(rows, self.rows, self.scales)
+        odd, even = (
+            torch.stack([kernels[d - 1] @ s for d, s in part.smoothers.items()]).sum(0) for part in (self.odd, self.even)
+        )
+        return odd, even
+
+
+def posterior(rows: Tensor, first: Tensor, second: Tensor, scales_: Tensor, limit: Slopes) -> Posterior:
+    """Posterior from pairs.
+
+    Parameters
+    ----------
+    rows : (n, m, k) float64, first mask of each pair as -1 and 1; 0 beyond an input's count
+    first, second : (n, m, l) float64, outputs for the masks and for their complements
+    scales_ : (n, k), from `scales`
+    limit : Slopes
+    """
+    kernels = walsh.kernels(rows, rows, scales_)
+    sections = walsh.sections(rows, scales_, limit)
+    priors = walsh.variances(scales_, limit)
+    even = (first + second) / 2
+    mean = even.mean(1)
+    problem = (kernels, sections, priors)
+    odd_ = _process((first - second) / 2, (1, 3), ODD, problem, 0.0)
+    even_ = _process(even - mean[:, None], (2,), EVEN, problem, FLAT)
+    return Posterior(
+        slopes=odd_.slopes + even_.slopes,
+        variances=odd_.variances + even_.variances,
+        influence=odd_.influence + even_.influence,
+        left_out=odd_.left_out,
+        odd=odd_,
+        even=even_,
+        mean=mean,
+        rows=rows,
+        scales=scales_,
+    )
+
+
+def scales(rows: Tensor, odd: Tensor, counts: Tensor) -> Tensor:
+    """Scale p_j of each part (n, k), ``counts`` in sum: posterior second moment of its coefficient in a linear fit.
+
+    ``odd`` (n, m, l) are the odd parts. Empirical Bayes in closed form: all coefficients have one prior variance.
+    """
+    m, k = rows.shape[1:]
+    valid = torch.arange(k, device=rows.device) < counts[:, None]
+    share = (counts / m)[:, None].double()  # of coefficients to pairs
+    eye = 0.5 * torch.eye(k, dtype=rows.dtype, device=rows.device)
+    factor, _ = torch.linalg.cholesky_ex(rows.mT @ rows + eye)
+    right = torch.linalg.solve_triangular(factor, rows.mT @ odd, upper=False)
+    b = torch.linalg.solve_triangular(factor.mT, right, upper=True)
+    power, total = b.square().sum(1), odd.square().mean(1)
+    noise = ((total - power) / (1 - share).clamp(min=0.1)).maximum(0.02 * total)
+    shrunk = (1 - share * noise / power.clamp(min=1e-300)).clamp(min=0.05)
+    moments = (shrunk[:, None] * b).square() + (shrunk * noise / m)[:, None]
+    moments = (moments / total.clamp(min=1e-300)[:, None]).mean(2).masked_fill(~valid, 0.0)
+    mean = moments.sum(1, keepdim=True) / counts[:, None]
+    found = (moments / mean.where(mean > 0, 1.0) + LEAST_SCALE).masked_fill(~valid, 0.0)
+    return found * (counts[:, None] / found.sum(1, keepdim=True))
+
+
+Problem = tuple[list[Tensor], list[Tensor], list[Tensor]]  # kernels (n, m, m), sections (n, m, k), variances (n, k), by order
+
+
+def _process(values: Tensor, orders: tuple[int, ...], grid: list[tuple[float, ...]], problem: Problem, flat: float) -> Process:
+    """Posterior of a part with ``values`` (n, m, l), averaged over the best points of the grid."""
+    kernels, sections, priors = ([of_order[d - 1] for d in orders] for of_order in problem)
+    n, m, l = values.shape
+    size = values.square().mean(1).sqrt()
+    known = size > 1e-12
+    scaled = values / size.where(known, 1.0)[:, None]
+    shares = torch.tensor(grid, dtype=values.dtype, device=values.device)
+    eye = torch.eye(m, dtype=values.dtype, device=values.device)
+
+    def covariance(some: Tensor) -> Tensor:
+        """(n, g, m, m) for shares (n or 1, g, orders + 1)."""
+        parts = [some[..., i, None, None] * kernel[:, None] for i, kernel in enumerate(kernels)]
+        return torch.stack(parts).sum(0) + (some[..., -1, None, None] + JITTER) * eye + flat
+
+    likelihoods = torch.cat([_likelihood(covariance(some[None]), scaled, known) for some in shares.split(8)], 1)
+    best, chosen = likelihoods.topk(min(KEPT, len(grid)), dim=1)
+    mix = (best - best[:, :1]).exp()
+    mix = (mix / mix.sum(1, keepdim=True))[..., None, None]  # (n, g, 1, 1)
+    some = shares[chosen]
+    factor, _ = torch.linalg.cholesky_ex(covariance(some))
+    root = torch.linalg.solve_triangular(factor, eye, upper=False)
+    inverse = root.mT @ root
+    solved = inverse @ scaled[:, None]  # (n, g, m, l)
+    q = ((scaled[:, None] * solved).sum(2) / m).clamp(min=1e-300)  # (n, g, l), variance of each label
+    section = torch.stack([some[..., i, None, None] * one[:, None] for i, one in enumerate(sections)]).sum(0)
+    prior = torch.stack([some[..., i, None] * one[:, None] for i, one in enumerate(priors)]).sum(0)
+    slopes = solved.mT @ section  # (n, g, l, k)
+    half = root @ section
+    left = (prior - half.square().sum(2)).clamp(min=0)
+    mean = (mix * slopes).sum(1)
+    variance = (mix * (q[..., None] * left[:, :, None] + slopes.square())).sum(1) - mean.square()
+    errors = solved / inverse.diagonal(dim1=-2, dim2=-1)[..., None]
+    unit = size.where(known, 0.0)
+    smoothers = {d: (mix * some[..., i, None, None] * inverse).sum(1) for i, d in enumerate(orders)}
+    return Process(
+        slopes=mean * unit[..., None],
+        variances=variance.clamp(min=0) * unit[..., None].square(),
+        left_out=(mix * errors).sum(1) * unit[:, None],
+        influence=torch.einsum("ngml,ngmk->nmlk", mix * errors, inverse @ section) * unit[:, None, :, None],
+        smoothers=smoothers,
+        values=values,
+        constant=flat * (mix * solved).sum((1, 2)) * unit,
+    )
+
+
+def _likelihood(covariance: Tensor, scaled: Tensor, known: Tensor) -> Tensor:
+    """Log marginal likelihood (n, g), each label's variance at its best value, summed over the labels that vary."""
+    factor, _ = torch.linalg.cholesky_ex(covariance)
+    half = torch.linalg.solve_triangular(factor, scaled[:, None].expand(-1, factor.shape[1], -1, -1), upper=False)
+    m = scaled.shape[1]
+    q = (half.square().sum(2) / m).clamp(min=1e-300)
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    each = -0.5 * m * q.log() - log_det[..., None]
+    return each.masked_fill(~known[:, None], 0.0).sum(-1)

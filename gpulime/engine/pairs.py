@@ -1,0 +1,94 @@
+"""Surrogate from complement pairs of masks: slopes of lime's limit by a Gaussian process, and the linear model with them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gpulime.engine import gaussian_process, logit, walsh
+from gpulime.engine.gaussian_process import Estimate
+from gpulime.engine.proximity import proximity
+from gpulime.engine.settings import Settings
+from gpulime.engine.surrogate import CONSTANT, Surrogate
+from gpulime.errors import stage
+
+
+@stage("surrogate")
+def solved(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings) -> Surrogate:
+    """Estimate the surrogates' slopes from pairs: rows 1 and 2, 3 and 4, ...; a last row without a partner is ignored.
+
+    Parameters
+    ----------
+    masks : (n, s, k) bool, row 0 all True; False beyond an input's count
+    outputs : (n, s, classes)
+    labels : (n, l), classes to explain
+    counts : (n,) parts of each input
+    """
+    s, k = masks.shape[1:]
+    pairs = slice(1, s - (s - 1) % 2)
+    valid = torch.arange(k, device=counts.device) < counts[:, None]
+    z, all_y = masks[:, pairs].double(), outputs[:, pairs].double()
+    y = all_y.gather(2, labels[:, None].expand(-1, all_y.shape[1], -1))
+    rows = (2 * z[:, ::2] - 1) * valid[:, None]
+    limit = walsh.limit(counts, k, settings)
+    scales = gaussian_process.scales(rows, (y[:, ::2] - y[:, 1::2]) / 2, counts)
+    found = gaussian_process.posterior(rows, y[:, ::2], y[:, 1::2], scales, limit)
+    if settings.link != "identity":
+        other = logit.posterior(rows, all_y, labels, scales, counts, limit, settings)
+        found = _better(found, other) if settings.link == "auto" else other
+    whole = outputs[:, 0].gather(1, labels)
+    return _linear(z, y, proximity(masks[:, pairs], counts, settings), found, whole)
+
+
+def _better(one: Estimate, other: Estimate) -> Estimate:
+    """Average two estimates by how well each predicts the odd part of a left-out pair, pooled over an input's labels."""
+    m = one.left_out.shape[1]
+    each = torch.stack([-0.5 * m * found.left_out.square().mean(1).clamp(min=1e-300).log().sum(1) for found in (one, other)])
+    share = each.softmax(0)
+
+    def mixed(name: str) -> Tensor:
+        values = torch.stack([getattr(found, name) for found in (one, other)])
+        return (share.view(2, -1, *[1] * (values.ndim - 2)) * values).sum(0)
+
+    slopes = mixed("slopes")
+    between = sum(
+        weight[:, None, None] * (found.slopes - slopes).square() for weight, found in zip(share, (one, other), strict=True)
+    )
+    return Estimate(slopes, mixed("variances") + between, mixed("influence"), mixed("left_out"))
+
+
+def _linear(z: Tensor, y: Tensor, w: Tensor, found: Estimate, whole: Tensor) -> Surrogate:
+    """Linear models with the slopes found: intercepts, and scores on the rows of the pairs.
+
+    Parameters
+    ----------
+    z, y, w : (n, 2 m, k), (n, 2 m, l), (n, 2 m), masks, outputs and weights of the pairs
+    whole : (n, l), outputs of row 0
+    """
+    slopes = found.slopes
+    total = w.sum(1)[:, None]
+    mean_y, mean_z = (w[:, None] @ y)[:, 0] / total, (w[:, None] @ z)[:, 0] / total
+    residual = (y - mean_y[:, None]) - (z - mean_z[:, None]) @ slopes.mT
+    spread = (w[..., None] * (y - mean_y[:, None]).square()).sum(1)
+    rounding = torch.finfo(whole.dtype).eps
+    power = spread.masked_fill(spread <= total * (CONSTANT * rounding * whole.double()).square(), torch.nan)
+    # Without a pair its weights leave the means, and its influence leaves the slopes.
+    of_pair = w.unflatten(1, (-1, 2))
+    left = total - of_pair.sum(2)
+    pulled_y = (of_pair[..., None] * (y - mean_y[:, None]).unflatten(1, (-1, 2))).sum(2) / left[..., None]
+    pulled_z = (of_pair[..., None] * (z - mean_z[:, None]).unflatten(1, (-1, 2))).sum(2) / left[..., None]
+    without = slopes[:, None] - found.influence
+    centred = (z - mean_z[:, None]).unflatten(1, (-1, 2)) + pulled_z[:, :, None]
+    errors = (y - mean_y[:, None]).unflatten(1, (-1, 2)) + pulled_y[:, :, None] - centred @ without.mT
+    press = (of_pair[..., None] * errors.square()).sum((1, 2))
+    intercepts = mean_y - (slopes @ mean_z[..., None])[..., 0]
+    return Surrogate(
+        coefficients=slopes,
+        standard_errors=found.variances.sqrt(),
+        intercepts=intercepts,
+        scores=1 - (w[..., None] * residual.square()).sum(1) / power,
+        scores_loo=1 - press / power,
+        spreads=(spread / total).sqrt(),
+        local_predictions=intercepts + slopes.sum(-1),
+        ranks=torch.arange(z.shape[-1], device=z.device).expand_as(slopes),
+    )

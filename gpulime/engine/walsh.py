@@ -1,0 +1,133 @@
+"""LIME's limit in closed form: slopes of the weighted linear fit to all 2^k masks, for products of mask entries.
+
+With x = 2 z - 1 in {-1, 1}^k, every function of a mask is a sum of products ``chi_S(x) = prod_{j in S} x_j`` (Walsh functions).
+The weight of a mask depends only on how many parts it shows, so the slope of part j in the fit to chi_S depends only on
+d = |S| and on whether j is in S: `Slopes` holds these numbers. They follow from ``omega_d = E[w chi_S]`` and the normal
+equations of the fit on (1, x):
+
+    [[o_0, o_1 1'], [o_1 1, (o_0 - o_2) I + o_2 1 1']] (b_0, b) = E[w (1, x) chi_S]
+
+A kernel of order d, ``e_d(p_1 a_1 b_1, ..., p_k a_k b_k)`` with the elementary symmetric polynomial e_d, is a sum of products of
+order d, so its slopes are closed forms, too (`sections`).
+
+References
+----------
+O'Donnell, "Analysis of Boolean functions", 2014 (Walsh functions; Krawtchouk polynomials).
+Garreau and Mardaoui, "What does LIME really see in images?", ICML 2021 (the limit for images).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gpulime.engine.proximity import proximity
+
+if TYPE_CHECKING:
+    from gpulime.engine.settings import Settings
+
+ORDERS = 3  # kernels go up to this order; with lime's kernel, higher ones have slopes below 1e-4 of the first
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Slopes, per unit of z, of a product of order d: (n, ORDERS + 1) float64 each, d in the last dimension."""
+
+    inside: Tensor  # of a part that is in the product
+    outside: Tensor  # of any other part
+
+
+def limit(counts: Tensor, k: int, settings: Settings) -> Slopes:
+    """Slopes of products of each order for inputs with ``counts`` (n,) parts, at most k."""
+    shown = torch.arange(k + 1, device=counts.device)
+    by_shown = (torch.arange(k, device=counts.device) < shown[:, None]).expand(len(counts), k + 1, k)  # 0 to k parts
+    return _slopes(proximity(by_shown & (shown[:-1] < counts[:, None])[:, None], counts, settings), counts)
+
+
+def _slopes(weights: Tensor, counts: Tensor) -> Slopes:
+    """The same from the weights (n, k + 1) of masks that show 0 to k parts; entries beyond a count are ignored."""
+    k = counts[:, None].double()
+    shown = torch.arange(weights.shape[1], dtype=torch.float64, device=weights.device)
+    log_share = torch.lgamma(k + 1) - torch.lgamma(shown + 1) - torch.lgamma((k - shown).clamp(min=0) + 1) - k * math.log(2)
+    mass = weights * log_share.exp().masked_fill(shown > k, 0.0)
+    # The mean of chi_S over |S| = d, at a mask that shows `shown` parts: normalised Krawtchouk polynomials, by recursion.
+    mean = [torch.ones_like(mass), (2 * shown - k) / k]
+    for d in range(1, ORDERS + 1):
+        mean.append(((2 * shown - k) * mean[d] - d * mean[d - 1]) / (k - d).clamp(min=1))
+    o = torch.stack([(mass * one).sum(-1) for one in mean], -1)  # omega_0 to omega_{ORDERS + 1}; orders above k are not used
+    d = torch.arange(ORDERS + 1, dtype=torch.float64, device=o.device)
+    middle, up, down = o[:, :-1], o[:, 1:], torch.cat([o[:, :1], o[:, :-2]], -1)
+    o0, o1, o2 = o[:, :1], o[:, 1:2], o[:, 2:3]
+    total = (d * down + (k - d) * up - k * o1 * middle / o0) / (o0 + (k - 1) * o2 - k * o1**2 / o0)
+    base = o2 * total + o1 * (middle - o1 * total) / o0
+    spread = (o0 - o2).where(k > 1, o0)
+    inside, outside = (2 * (side - base) / spread for side in (down, up))
+    exists = d <= k
+    return Slopes(inside.masked_fill(~exists, 0.0), outside.masked_fill(~(exists & (d < k)), 0.0))
+
+
+def symmetric(u: Tensor) -> list[Tensor]:
+    """Elementary symmetric polynomials e_0 to e_ORDERS of the last dimension, by Newton's identities."""
+    return _newton([(u**m).sum(-1) for m in range(1, ORDERS + 1)])
+
+
+def _newton(powers: list[Tensor]) -> list[Tensor]:
+    """Elementary symmetric polynomials of numbers with the power sums P_1, P_2, ..."""
+    e = [torch.ones_like(powers[0])]
+    for d in range(1, len(powers) + 1):
+        terms = [(-1) ** (m - 1) * e[d - m] * powers[m - 1] for m in range(1, d + 1)]
+        e.append(torch.stack(terms).sum(0) / d)
+    return e
+
+
+def _without(u: Tensor) -> list[Tensor]:
+    """The same polynomials without entry j, for every j: (..., k) each."""
+    e = symmetric(u)
+    left = [torch.ones_like(u)]
+    for d in range(1, ORDERS + 1):
+        left.append(e[d][..., None] - u * left[d - 1])
+    return left
+
+
+def norms(scales: Tensor) -> list[Tensor]:
+    """e_1(p) to e_ORDERS(p) of scales (n, k), (n,) each; 1 for orders above the number of parts, whose kernels are 0."""
+    tiny = 1e-12 * scales.sum(-1)
+    return [e.where(e > tiny**d, 1.0) for d, e in enumerate(symmetric(scales)[1:], 1)]
+
+
+def kernels(a: Tensor, b: Tensor, scales: Tensor) -> list[Tensor]:
+    """Kernels of the orders 1 to ORDERS between rows a (n, r, k) and b (n, m, k) of -1 and 1.
+
+    ``scales`` (n, k) are the p_j, 0 beyond an input's count. Kernel d, (n, r, m), is ``e_d(p a b) / e_d(p)``: 1 for equal rows.
+    """
+    first = (a * scales[:, None]) @ b.mT
+    powers = [first]
+    for m in range(2, ORDERS + 1):  # the square of a product of entries is 1
+        of_scales = (scales**m).sum(-1)[:, None, None].expand_as(first)
+        powers.append((a * scales[:, None] ** m) @ b.mT if m % 2 else of_scales)
+    return [e / norm[:, None, None] for e, norm in zip(_newton(powers)[1:], norms(scales), strict=True)]
+
+
+def sections(rows: Tensor, scales: Tensor, limit: Slopes) -> list[Tensor]:
+    """Slopes in the limit of each kernel's section ``x -> kernel_d(x, row)``, for rows (n, m, k): (n, m, k) for each order."""
+    u = rows * scales[:, None]
+    left = _without(u)
+    inside, outside = limit.inside[:, None, :, None], limit.outside[:, None, :, None]
+    return [
+        (inside[:, :, d] * u * left[d - 1] + outside[:, :, d] * left[d]) / norm[:, None, None]
+        for d, norm in enumerate(norms(scales), 1)
+    ]
+
+
+def variances(scales: Tensor, limit: Slopes) -> list[Tensor]:
+    """Variance of the slopes (n, k) of a random function whose covariance is the kernel of each order."""
+    left = _without(scales)
+    inside, outside = limit.inside[..., None].square(), limit.outside[..., None].square()
+    return [
+        (inside[:, d] * scales * left[d - 1] + outside[:, d] * left[d]) / norm[:, None]
+        for d, norm in enumerate(norms(scales), 1)
+    ]

@@ -1,0 +1,60 @@
+"""LIME's limit in closed form, against the fit to all 2^k masks."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import pytest
+import torch
+
+from gpulime.engine import walsh
+from gpulime.engine.proximity import proximity
+from gpulime.engine.settings import Settings
+
+
+def all_masks(k):
+    """All masks (2^k, k) and their entries as -1 and 1."""
+    masks = torch.tensor(list(product([False, True], repeat=k)))
+    return masks, 2.0 * masks.double() - 1
+
+
+def slopes_of(values, k):
+    """Slopes (m, k) of the weighted linear fit to values (2^k, m) at all masks, by the normal equations."""
+    masks, _ = all_masks(k)
+    weights = proximity(masks[None], torch.tensor([k]), Settings())[0]
+    regressors = torch.cat([torch.ones(len(masks), 1, dtype=torch.float64), masks.double()], 1)
+    weighted = regressors * weights[:, None]
+    return torch.linalg.solve(weighted.mT @ regressors, weighted.mT @ values)[1:].mT
+
+
+def limit_of(*counts):
+    return walsh.limit(torch.tensor(counts), max(counts), Settings())
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 9])
+def test_slopes_of_products_are_those_of_the_fit_to_all_masks(k):
+    limit = limit_of(12, k)  # beside an input with more parts
+    _, x = all_masks(k)
+    for d in range(min(k, walsh.ORDERS) + 1):
+        for parts in list(combinations(range(k), d))[:5]:
+            expected = slopes_of(x[:, list(parts)].prod(1, keepdim=True), k)[0]
+            found = limit.outside[1, d].repeat(k)
+            found[list(parts)] = limit.inside[1, d]
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 8])
+def test_slopes_and_variances_of_kernels(k):
+    generator = torch.Generator().manual_seed(k)
+    scales = torch.zeros(1, 10, dtype=torch.float64)
+    scales[0, :k] = torch.rand(k, generator=generator, dtype=torch.float64) + 0.1
+    _, x = all_masks(k)
+    x = torch.nn.functional.pad(x, (0, 10 - k))[None]  # parts beyond the count
+    limit = walsh.limit(torch.tensor([k]), 10, Settings())
+    kernels = walsh.kernels(x, x, scales)
+    sections = walsh.sections(x, scales, limit)
+    for kernel, section, variance in zip(kernels, sections, walsh.variances(scales, limit), strict=True):
+        torch.testing.assert_close(section[0, :, :k], slopes_of(kernel[0], k), rtol=0, atol=1e-11)
+        expected = slopes_of(slopes_of(kernel[0], k), k).diagonal()  # of the slopes of both arguments
+        torch.testing.assert_close(variance[0, :k], expected, rtol=0, atol=1e-11)
+        assert kernel.abs().max() < 1e-9 or (kernel[0].diagonal() - 1).abs().max() < 1e-12
