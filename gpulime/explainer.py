@@ -107,6 +107,8 @@ class Explainer(Engine[ExplainedImages]):
         segments: str | Mapping[str, Any] | Segmenter = "slic",
         fill: fills.Fill = "mean",
         sampler: str = "bernoulli",
+        estimator: str = "ridge",
+        link: str = "identity",
         top_labels: int = 5,
         kernel_width: float | None = 0.25,
         alpha: float = 1.0,
@@ -133,7 +135,9 @@ class Explainer(Engine[ExplainedImages]):
             LOG.info("images are normalised as the model's pretrained_cfg says: %s", used)
         self.segmenter = resolve_segments(segments)
         sampler_ = masks.resolve(sampler, seed, n_samples)
-        settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
+        settings = Settings(
+            alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features, estimator, link
+        )
         predictor = Predictor(model, activation, precision, device, compile)
         self.class_names = classes.of_model(pretrained.bare(model))
         self.preparation = Preparation(predictor, self.normalisation, self.segmenter, fills.resolve(fill), self.class_names)

@@ -292,7 +292,7 @@ class LimeImageExplainer:
         masks = torch.from_numpy(one.masks.astype(bool))[None].to(outputs.device)
         with exact(outputs.device):
             moments = Moments(flight.inputs.counts, masks.shape[2], outputs[:, 0])
-            samples = masks, outputs, torch.from_numpy(weights)[None].to(outputs.device)
+            samples = masks, outputs, torch.from_numpy(weights)[None].to(outputs.device), None
             fitted = solved(moments, [...], lambda _: samples, call.settings)
 
         explanation = ImageExplanation(one.image, one.segments)

@@ -101,7 +101,7 @@ class Staged(Explainer):
         with self.at("masking"):
             return rows(start, stop)
 
-    def solve(self, flight: Flight) -> ExplainedImages:
+    def solve(self, flight: Flight) -> ExplainedImages | None:
         """As an Explainer does."""
         with self.at("fit"):
             return super().solve(flight)

@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 
 from gpulime import device as devices
+from gpulime.engine import rounds
 from gpulime.engine.batch_size import BatchSize, row_bytes
+from gpulime.engine.designs import Antithetic, Blocks
 from gpulime.engine.flight import MASK_ENTRIES, Flight
 from gpulime.engine.masked import Masked, Masker
 from gpulime.engine.masks import Sampler
 from gpulime.engine.model import Predictor
 from gpulime.engine.proximity import proximity
 from gpulime.engine.queue import Queue
+from gpulime.engine.rounds import PlannedFlight, Stopping
 from gpulime.engine.settings import Settings
-from gpulime.engine.surrogate import Moments, Samples, check_memory, solved
+from gpulime.engine.surrogate import FITTED, LARGEST, Moments, Samples, check_memory, solved
 from gpulime.errors import check, stage
 from gpulime.explanations.batch import Explanations
 
@@ -29,8 +32,6 @@ E = TypeVar("E", bound=Explanations)  # the explanations of one kind of inputs
 FLIGHT_ROWS = defaultdict(lambda: 2**14, cpu=2**10)
 FLIGHT_BYTES = defaultdict(int, cuda=20 * 2**20)
 FIT_ENTRIES = 2**24  # entries of Gram matrices, and of outputs, of the inputs that are fitted at once, to bound memory
-LARGEST = 1e30  # larger outputs count as infinite: results are kept in float32, and a fit sums squares of outputs
-FITTED = ("coefficients", "intercepts", "scores", "scores_loo", "spreads", "local_predictions")
 
 
 class Engine(Generic[E]):
@@ -40,10 +41,11 @@ class Engine(Generic[E]):
     ----------
     predictor, batch_size : the model's caller, and its rows per call
     masker : Masker, turns a batch into masked inputs
-    sampler : Sampler
-    n_samples : int, s
+    sampler : Sampler or Design
+    n_samples : int, s; with a stopping rule, what an input is expected to take
     top_labels : int, classes explained per input if no labels are given
     settings : Settings of the fit
+    stopping : Stopping or None, the rule that ends the samples of an input
     """
 
     def __init__(
@@ -51,29 +53,37 @@ class Engine(Generic[E]):
         predictor: Predictor,
         batch_size: BatchSize,
         masker: Masker,
-        sampler: Sampler,
+        sampler: Sampler | Antithetic | Blocks,
         n_samples: int,
         top_labels: int,
         settings: Settings,
+        stopping: Stopping | None = None,
     ) -> None:
         self.predictor, self.batch_size, self.masker = predictor, batch_size, masker
         self.sampler, self.n_samples, self.top_labels, self.settings = sampler, n_samples, top_labels, settings
-        self._warned = self._tried = False
+        self.stopping, self._warned, self._tried = stopping, False, False
 
     def prepare(self, batch: Any) -> Iterator[Flight]:
         """Turn a batch into flights of a few inputs each, for `queue`; every transfer from a GPU to the host happens here."""
         for inputs in self.masker.masked(batch):
             self._check(inputs)
             for piece in _pieces(inputs, self.n_samples):
-                yield Flight(piece, self.n_samples, self.sampler, self.top_labels)
+                yield self._flight(piece)
+
+    def _flight(self, inputs: Masked) -> Flight:
+        if not isinstance(self.sampler, Antithetic | Blocks):
+            return Flight(inputs, self.n_samples, self.sampler, self.top_labels)
+        n_samples = None if self.stopping else self.n_samples
+        return PlannedFlight.of(inputs, n_samples, self.sampler, self.top_labels, self.stopping)
 
     def queue(self, progress: Callable[[int], object] | None = None) -> Queue[E]:
         """Make an empty queue; ``put`` the flights from `prepare`, and ``finish`` it after the last."""
         return Queue(self.predictor, self.batch_size, self.solve, progress)
 
-    def solve(self, flight: Flight) -> E:
-        """Fit the surrogates of a flight with complete outputs."""
-        return cast(E, flight.inputs.explained(solve(flight, self.settings)))
+    def solve(self, flight: Flight) -> E | None:
+        """Fit the surrogates of a flight with complete outputs; None if it goes on for another round."""
+        found = rounds.solve(flight, self.settings) if isinstance(flight, PlannedFlight) else _solve(flight, self.settings)
+        return None if found is None else cast(E, flight.inputs.explained(found | _common(flight)))
 
     def explained(self, batch: Any) -> Iterator[E]:
         """Explain a single batch, without waiting for another to fill its last rows; ``len(batch)`` is its number of inputs."""
@@ -164,7 +174,7 @@ def _widened(masks: Tensor, k: int) -> Tensor:
 
 
 @stage("surrogate")
-def solve(flight: Flight, settings: Settings) -> dict[str, Tensor]:
+def _solve(flight: Flight, settings: Settings) -> dict[str, Tensor]:
     """Fit the surrogates of a flight with complete outputs, a few inputs at a time.
 
     Returns
@@ -178,12 +188,17 @@ def solve(flight: Flight, settings: Settings) -> dict[str, Tensor]:
     with devices.exact(counts.device):
         pieces = [_fit(flight, settings, masks, where) for where in _slices(len(counts), together)]
     found = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]} if len(pieces) > 1 else pieces[0]
-    return found | {
+    return found | {"samples": torch.full_like(counts, flight.n_samples)}
+
+
+def _common(flight: Flight) -> dict[str, Tensor]:
+    """Tensors of `gpulime.explanations.batch.Explanations` that need no fit."""
+    return {
         "labels": flight.labels,
         "predictions": flight.first.clone(),
         "predicted": flight.predicted,
         "predicted_probs": flight.predicted_probs,
-        "counts": counts,
+        "counts": flight.inputs.counts,
     }
 
 
@@ -201,7 +216,7 @@ def _fit(flight: Flight, settings: Settings, drawn: Tensor | None, where: slice)
         masks = flight.draw(index, numbers[rows]) if drawn is None else drawn[where, rows]
         regressors = inputs.regressors(index, numbers[rows], masks)
         weights = proximity(regressors, counts, settings, x0)
-        return regressors.double(), outputs[:, rows].double(), weights
+        return regressors.double(), outputs[:, rows].double(), weights, None
 
     pieces = list(_slices(flight.n_samples, max(1, MASK_ENTRIES[counts.device.type] // (k * len(counts)))))
     fitted = solved(Moments(counts, k, outputs[:, 0], x0), pieces, samples, settings)

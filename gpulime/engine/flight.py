@@ -58,6 +58,7 @@ class Flight:
     drawn: Drawn = field(default_factory=Drawn)
     composed: tuple[int, Tensor] | None = None  # rows composed ahead, from that place on
     n: int = field(init=False)
+    all_classes: bool = field(init=False)  # keep the outputs for all classes, not only those for the labels
     size: int = field(init=False)  # the number of places
     # Set once sample 0 of every input has been passed: columns of the output; labels (n, l) int64; the class (n,) with the
     # highest output, or -1 if there is one column, and that output (n,); outputs (n, l) of the labels for sample 0.
@@ -67,12 +68,12 @@ class Flight:
     predicted_probs: Tensor = field(init=False)
     first: Tensor = field(init=False)
     # Labels and outputs (n * (s - 1), l) of the other places; only these 12 bytes per sample and label grow with s. With a
-    # shared neighbourhood outputs are (s - 1, classes), since every input has its own labels.
+    # shared neighbourhood outputs are (s - 1, classes), since every input has its own labels; with a plan (places, classes).
     columns: Tensor = field(init=False)
     rest: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.n = len(self.inputs)
+        self.n, self.all_classes = len(self.inputs), self.inputs.shared
         self.size = self.n + (1 if self.inputs.shared else self.n) * (self.n_samples - 1)
 
     @property
@@ -142,13 +143,13 @@ class Flight:
             with stage("model"):
                 right = f"the model must return (b, {self.classes}) for each batch, as at first"
                 check(rest.shape[1] == self.classes, lambda: f"{right}; got {tuple(rest.shape)}")
-            if self.inputs.shared:
+            if self.all_classes:
                 self.rest[where] = rest
             else:
                 torch.gather(rest, 1, self.columns[where], out=self.rest[where])
 
     def _begin(self, first: Tensor) -> None:
-        """Choose the labels from the outputs (n, classes) for sample 0 of every input."""
+        """Choose the labels from the outputs (n, classes) for sample 0 of every input, and make room for the other outputs."""
         self.classes = first.shape[1]
         wanted = self.inputs.wanted
         self.labels = wanted.choose(first, self.top_labels, self.inputs.one)
@@ -157,9 +158,9 @@ class Flight:
         if first.shape[1] == 1:  # a score or a regression: there is no predicted class
             self.predicted = torch.full_like(self.predicted, -1)
         self.first = first.gather(1, self.labels)
-        l = self.classes if self.inputs.shared else self.labels.shape[1]
+        l = self.classes if self.all_classes else self.labels.shape[1]
         self.rest = first.new_empty(self.size - self.n, l)
-        if not self.inputs.shared:
+        if not self.all_classes:
             self.columns = self.labels[:, None].expand(-1, self.n_samples - 1, -1).reshape(-1, l)
 
     def outputs(self, where: slice = slice(None)) -> Tensor:

@@ -1,7 +1,7 @@
 """Gaussian process over masks: estimates the slopes of lime's limit from complement pairs of masks, with their errors.
 
-A pair of rows x and -x splits the output into its odd part ``(f(x) - f(-x)) / 2``, a sum of products of 1, 3, ... parts, and its
-even part ``(f(x) + f(-x)) / 2``. Each has a process of its own, whose covariance mixes kernels of these orders
+A pair of rows x and -x splits the output into its odd part ``(f(x) - f(-x)) / 2``, a sum of products of 1, 3, ... parts, and
+its even part ``(f(x) + f(-x)) / 2``. Each has a process of its own, whose covariance mixes kernels of these orders
 (`gpulime.engine.walsh`) and noise for all others. Parts that matter alone have larger scales, so they may interact more. The
 shares of the orders are averaged over a small grid by marginal likelihood. Slopes are linear in the process, so their posterior
 mean and variance are closed forms.
@@ -14,6 +14,7 @@ O'Hagan, "Bayes-Hermite quadrature", 1991 (the posterior of a linear functional)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,7 @@ ODD = [
 ]
 EVEN = [(a, 1 - a) for a in (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97)]
 KEPT = 4  # points of the grid that are averaged
+SEARCHED = 128  # pairs that choose them; the cost of the search is cubic in these
 JITTER = 1e-6
 FLAT = 10.0  # prior variance of the even part's mean, in variances of the output
 LEAST_SCALE = 0.02  # of a part that does not matter alone, relative to the mean
@@ -160,29 +162,33 @@ def scales(rows: Tensor, odd: Tensor, counts: Tensor) -> Tensor:
     moments = (shrunk[:, None] * b).square() + (shrunk * noise / m)[:, None]
     moments = (moments / total.clamp(min=1e-300)[:, None]).mean(2).masked_fill(~valid, 0.0)
     mean = moments.sum(1, keepdim=True) / counts[:, None]
-    found = (moments / mean.where(mean > 0, 1.0) + LEAST_SCALE).masked_fill(~valid, 0.0)
+    found: Tensor = (moments / mean.where(mean > 0, 1.0) + LEAST_SCALE).masked_fill(~valid, 0.0)
     return found * (counts[:, None] / found.sum(1, keepdim=True))
 
 
 Problem = tuple[list[Tensor], list[Tensor], list[Tensor]]  # kernels (n, m, m), sections (n, m, k), variances (n, k), by order
 
 
-def _process(values: Tensor, orders: tuple[int, ...], grid: list[tuple[float, ...]], problem: Problem, flat: float) -> Process:
+def _process(
+    values: Tensor, orders: tuple[int, ...], grid: Sequence[tuple[float, ...]], problem: Problem, flat: float
+) -> Process:
     """Posterior of a part with ``values`` (n, m, l), averaged over the best points of the grid."""
     kernels, sections, priors = ([of_order[d - 1] for d in orders] for of_order in problem)
-    n, m, l = values.shape
+    m = values.shape[1]
     size = values.square().mean(1).sqrt()
     known = size > 1e-12
     scaled = values / size.where(known, 1.0)[:, None]
     shares = torch.tensor(grid, dtype=values.dtype, device=values.device)
     eye = torch.eye(m, dtype=values.dtype, device=values.device)
 
-    def covariance(some: Tensor) -> Tensor:
-        """(n, g, m, m) for shares (n or 1, g, orders + 1)."""
-        parts = [some[..., i, None, None] * kernel[:, None] for i, kernel in enumerate(kernels)]
-        return torch.stack(parts).sum(0) + (some[..., -1, None, None] + JITTER) * eye + flat
+    def covariance(some: Tensor, few: slice = slice(None)) -> Tensor:
+        """(n, g, m, m) for shares (n or 1, g, orders + 1), of some pairs."""
+        parts = [some[..., i, None, None] * kernel[:, None, few, few] for i, kernel in enumerate(kernels)]
+        return torch.stack(parts).sum(0) + (some[..., -1, None, None] + JITTER) * eye[few, few] + flat
 
-    likelihoods = torch.cat([_likelihood(covariance(some[None]), scaled, known) for some in shares.split(8)], 1)
+    few = slice(SEARCHED)
+    each = [_likelihood(covariance(some[None], few), scaled[:, few], known) for some in shares.split(8)]
+    likelihoods = torch.cat(each, 1)
     best, chosen = likelihoods.topk(min(KEPT, len(grid)), dim=1)
     mix = (best - best[:, :1]).exp()
     mix = (mix / mix.sum(1, keepdim=True))[..., None, None]  # (n, g, 1, 1)
@@ -220,5 +226,5 @@ def _likelihood(covariance: Tensor, scaled: Tensor, known: Tensor) -> Tensor:
     m = scaled.shape[1]
     q = (half.square().sum(2) / m).clamp(min=1e-300)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    each = -0.5 * m * q.log() - log_det[..., None]
+    each: Tensor = -0.5 * m * q.log() - log_det[..., None]
     return each.masked_fill(~known[:, None], 0.0).sum(-1)

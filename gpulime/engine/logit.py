@@ -1,4 +1,4 @@
-"""Logit link: a model of the log-probabilities, whose softmax predicts what a linear model cannot, where a class is nearly sure.
+"""Logit link: a model of the log-probabilities; its softmax predicts saturation, which no model of the outputs does.
 
 The model is a Gaussian process in the centred log-probabilities. Its probabilities are projected on lime's linear model with
 rows that no classifier sees. The process of `gpulime.engine.gaussian_process` then estimates the slopes of the rest: the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpulime.engine import gaussian_process, walsh
+from gpulime.engine import gaussian_process
 from gpulime.engine.designs import Blocks
 from gpulime.engine.gaussian_process import Estimate, Posterior
 from gpulime.engine.proximity import proximity
@@ -51,7 +51,7 @@ def posterior(
 
 
 def log_probabilities(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Centred log-probabilities (n, s, l + more) of the labels, then of the most probable other classes, and of all the rest."""
+    """Centred log-probabilities (n, s, l + more): the labels, the most probable other classes, and all the rest as one."""
     l, classes = labels.shape[1], outputs.shape[2]
     size = outputs.mean(1).scatter(1, labels, 2.0)
     others = size.topk(min(classes, max(CLASSES, l)), dim=1).indices[:, l:]
@@ -64,8 +64,13 @@ def log_probabilities(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def _projected(model: Posterior, l: int, counts: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
-    """Slopes (n, l, k) of the model's first l probabilities in lime's linear model, the variance that the choice of rows adds,
-    and each pair's influence (n, m, l, k)."""
+    """Slopes of the model's first l probabilities in lime's linear model.
+
+    Returns
+    -------
+    slopes, variances : (n, l, k); the variances are those that the choice of rows adds
+    influence : (n, m, l, k), first-order change of the slopes without each pair
+    """
     n, m, k = model.rows.shape
     masks = Blocks(1, ROWS).draw(torch.zeros_like(counts), counts, k, 1, ROWS + 1)
     valid = torch.arange(k, device=counts.device) < counts[:, None]

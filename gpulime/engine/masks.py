@@ -12,6 +12,7 @@ Ribeiro, Singh and Guestrin, "Why should I trust you?", KDD 2016 (LIME).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import lru_cache
 from numbers import Integral
 from typing import Protocol
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpulime.engine.designs import DESIGNS, Antithetic, Blocks
 from gpulime.errors import check, unknown
 from gpulime.ops.bernoulli import bernoulli
 
@@ -107,11 +109,11 @@ def _lime_table(seed: int, s: int, k: int) -> Tensor:
     return shown
 
 
-SAMPLERS: dict[str, type[Bernoulli] | type[Lime]] = {"bernoulli": Bernoulli, "lime": Lime}
+SAMPLERS: dict[str, Callable[[int, int], Sampler | Antithetic | Blocks]] = {"bernoulli": Bernoulli, "lime": Lime, **DESIGNS}
 
 
-def resolve(name: str, seed: int, n_samples: int) -> Sampler:
-    """Make the sampler of a given name.
+def resolve(name: str, seed: int, n_samples: int) -> Sampler | Antithetic | Blocks:
+    """Make the sampler or the design of a given name.
 
     Raises
     ------

@@ -32,7 +32,7 @@ def solved(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, setti
     rows = (2 * z[:, ::2] - 1) * valid[:, None]
     limit = walsh.limit(counts, k, settings)
     scales = gaussian_process.scales(rows, (y[:, ::2] - y[:, 1::2]) / 2, counts)
-    found = gaussian_process.posterior(rows, y[:, ::2], y[:, 1::2], scales, limit)
+    found: Estimate = gaussian_process.posterior(rows, y[:, ::2], y[:, 1::2], scales, limit)
     if settings.link != "identity":
         other = logit.posterior(rows, all_y, labels, scales, counts, limit, settings)
         found = _better(found, other) if settings.link == "auto" else other

@@ -36,8 +36,8 @@ class Queue(Generic[T]):
 
     Parameters
     ----------
-    solve : callable flight -> T
-        Called with each flight whose outputs are complete.
+    solve : callable flight -> T or None
+        Called with each flight whose outputs are complete; None if it has got more places.
     progress : callable, optional
         Called with the number of rows after each model batch.
     """
@@ -46,7 +46,7 @@ class Queue(Generic[T]):
         self,
         predictor: Predictor,
         batch_size: BatchSize,
-        solve: Callable[[Flight], T],
+        solve: Callable[[Flight], T | None],
         progress: Callable[[int], object] | None = None,
     ) -> None:
         self.predictor, self.batch_size = predictor, batch_size
@@ -82,7 +82,11 @@ class Queue(Generic[T]):
             self._pass(b, kind)
             done: list[T] = []
             while self.flights and self.flights[0].taken == self.flights[0].size:
-                done.append(self.solve(self.flights.popleft()))
+                flight = self.flights.popleft()
+                if (result := self.solve(flight)) is None:
+                    self.flights.appendleft(flight)  # it has more places now, which go first
+                else:
+                    done.append(result)
             if done:
                 return done, b
             self.progress(b)

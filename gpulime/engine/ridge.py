@@ -82,7 +82,9 @@ class LeaveOneOut:
     beta: Tensor  # (n, l, k)
     intercepts: Tensor  # (n, l)
 
-    def errors(self, regressors: Tensor, outputs: Tensor, weights: Tensor, partner: Tensor | None) -> tuple[Tensor, Tensor]:
+    def errors(
+        self, regressors: Tensor, outputs: Tensor, weights: Tensor, partner: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Sum the errors over samples: regressors (n, s, k), outputs (n, s, l) and weights (n, s) are as for `Moments.add`.
 
         Parameters

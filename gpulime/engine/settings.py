@@ -10,7 +10,6 @@ from gpulime.engine.proximity import DISTANCES, KERNELS, Distance, Kernel
 from gpulime.engine.selection import SELECTIONS
 from gpulime.errors import check, unknown, whole
 
-
 ESTIMATORS = ("ridge", "wls", "gp")
 LINKS = ("identity", "logit", "auto")
 REGULAR = 1e-6  # penalty of "wls", so that no system is singular

@@ -32,6 +32,8 @@ Samples = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 # An output is constant if its weighted spread is below this many roundings of its dtype.
 CONSTANT = 4
+LARGEST = 1e30  # larger outputs count as infinite: results are kept in float32, and a fit sums squares of outputs
+FITTED = ("coefficients", "standard_errors", "intercepts", "scores", "scores_loo", "spreads", "local_predictions")
 MATRICES = 5  # k x k matrices in memory at once during the fit of an input, at least
 
 
@@ -60,6 +62,10 @@ class Surrogate:
     spreads: Tensor
     local_predictions: Tensor
     ranks: Tensor
+
+    def exact(self) -> Surrogate:
+        """The same, if all masks have been seen: without sampling errors."""
+        return replace(self, standard_errors=torch.zeros_like(self.coefficients))
 
 
 @stage("surrogate")
@@ -146,8 +152,8 @@ class Moments:
 
         Returns
         -------
-        The models, with ``scores_loo`` and ``standard_errors`` still NaN; their leave-one-out errors, for which the samples are needed again; and
-        the weighted total sum of squares (n, l) for both scores, NaN if the output is constant.
+        The models, with ``scores_loo`` and ``standard_errors`` still NaN; their leave-one-out errors, for which the samples are
+        needed again; and the weighted total sum of squares (n, l) for both scores, NaN if the output is constant.
         """
         weight, others = self.sums.weight, self.sums.others
         if callable(settings.kernel):

@@ -7,8 +7,8 @@ equations of the fit on (1, x):
 
     [[o_0, o_1 1'], [o_1 1, (o_0 - o_2) I + o_2 1 1']] (b_0, b) = E[w (1, x) chi_S]
 
-A kernel of order d, ``e_d(p_1 a_1 b_1, ..., p_k a_k b_k)`` with the elementary symmetric polynomial e_d, is a sum of products of
-order d, so its slopes are closed forms, too (`sections`).
+A kernel of order d, ``e_d(p_1 a_1 b_1, ..., p_k a_k b_k)`` with the elementary symmetric polynomial e_d, is a sum of products
+of order d, so its slopes are closed forms, too (`sections`).
 
 References
 ----------
@@ -59,15 +59,15 @@ def _slopes(weights: Tensor, counts: Tensor) -> Slopes:
     for d in range(1, ORDERS + 1):
         mean.append(((2 * shown - k) * mean[d] - d * mean[d - 1]) / (k - d).clamp(min=1))
     o = torch.stack([(mass * one).sum(-1) for one in mean], -1)  # omega_0 to omega_{ORDERS + 1}; orders above k are not used
-    d = torch.arange(ORDERS + 1, dtype=torch.float64, device=o.device)
+    order = torch.arange(ORDERS + 1, dtype=torch.float64, device=o.device)
     middle, up, down = o[:, :-1], o[:, 1:], torch.cat([o[:, :1], o[:, :-2]], -1)
     o0, o1, o2 = o[:, :1], o[:, 1:2], o[:, 2:3]
-    total = (d * down + (k - d) * up - k * o1 * middle / o0) / (o0 + (k - 1) * o2 - k * o1**2 / o0)
+    total = (order * down + (k - order) * up - k * o1 * middle / o0) / (o0 + (k - 1) * o2 - k * o1**2 / o0)
     base = o2 * total + o1 * (middle - o1 * total) / o0
     spread = (o0 - o2).where(k > 1, o0)
     inside, outside = (2 * (side - base) / spread for side in (down, up))
-    exists = d <= k
-    return Slopes(inside.masked_fill(~exists, 0.0), outside.masked_fill(~(exists & (d < k)), 0.0))
+    exists = order <= k
+    return Slopes(inside.masked_fill(~exists, 0.0), outside.masked_fill(~(exists & (order < k)), 0.0))
 
 
 def symmetric(u: Tensor) -> list[Tensor]:
@@ -115,7 +115,7 @@ def kernels(a: Tensor, b: Tensor, scales: Tensor) -> list[Tensor]:
 def sections(rows: Tensor, scales: Tensor, limit: Slopes) -> list[Tensor]:
     """Slopes in the limit of each kernel's section ``x -> kernel_d(x, row)``, for rows (n, m, k): (n, m, k) for each order."""
     u = rows * scales[:, None]
-    left = _without(u)
+    left = [one * (scales > 0)[:, None] for one in _without(u)]  # 0 beyond an input's count
     inside, outside = limit.inside[:, None, :, None], limit.outside[:, None, :, None]
     return [
         (inside[:, :, d] * u * left[d - 1] + outside[:, :, d] * left[d]) / norm[:, None, None]
@@ -125,7 +125,7 @@ def sections(rows: Tensor, scales: Tensor, limit: Slopes) -> list[Tensor]:
 
 def variances(scales: Tensor, limit: Slopes) -> list[Tensor]:
     """Variance of the slopes (n, k) of a random function whose covariance is the kernel of each order."""
-    left = _without(scales)
+    left = [one * (scales > 0) for one in _without(scales)]
     inside, outside = limit.inside[..., None].square(), limit.outside[..., None].square()
     return [
         (inside[:, d] * scales * left[d - 1] + outside[:, d] * left[d]) / norm[:, None]

@@ -25,6 +25,8 @@ class Explanations:
     Attributes
     ----------
     coefficients : (n, l, k) float64, how much each part adds to each label; 0 beyond an input's count
+    standard_errors : (n, l, k) float64, of the coefficients, from the sampling of masks: the coefficients of ever more samples
+        are within 1.96 of these with a probability of about 95 %. 0 if an input's masks are all that exist; NaN if not known
     labels : (n, l) int64, classes; an input with fewer labels than another repeats its first one
     predictions : (n, l) float32, the model's (activated) output for sample 0, the input as it is
     predicted : (n,) int64, the class with the highest output for sample 0, the input as it is, also if it is not explained;
@@ -40,11 +42,14 @@ class Explanations:
         narrow that sample 0 has all the weight
     spreads : (n, l) float64, weighted standard deviation of the output over samples 1 to s - 1; NaN if none has any weight
     counts : (n,) int64, parts of each input
+    samples : (n,) int64, masks that the fit used, with the one that shows everything; ``2**counts`` if these are all; 0 if not
+        known
     non_finite : (n,) int64, samples whose output was NaN, infinite or beyond 1e30; then coefficients are NaN
     class_names : sequence of str or mapping of int to str, or None if they are not known
     """
 
     coefficients: Tensor
+    standard_errors: Tensor
     labels: Tensor
     predictions: Tensor
     predicted: Tensor
@@ -55,10 +60,14 @@ class Explanations:
     scores_loo: Tensor
     spreads: Tensor
     counts: Tensor
+    samples: Tensor
     non_finite: Tensor
     class_names: Names | None = None
 
-    PADDED: ClassVar[dict[str, float]] = {"coefficients": 0.0}  # tensors (n, ..., k), and their value beyond an input's count
+    PADDED: ClassVar[dict[str, float]] = {
+        "coefficients": 0.0,
+        "standard_errors": 0.0,
+    }  # tensors (n, ..., k), and their value beyond an input's count
 
     def __len__(self) -> int:
         return self.labels.shape[0]

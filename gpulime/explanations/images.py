@@ -18,8 +18,15 @@ from gpulime.explanations import batch
 from gpulime.explanations.image import ImageExplanation, Shown
 
 FORMAT = 1
-LATER = ("predicted", "predicted_probs", "scores_loo", "spreads")  # fields that files of earlier versions lack
-WHOLE = ("labels", "predicted", "segments", "counts", "segment_ids", "non_finite", "images")  # the rest are floats
+LATER = (
+    "predicted",
+    "predicted_probs",
+    "scores_loo",
+    "spreads",
+    "standard_errors",
+    "samples",
+)  # fields that files of earlier versions lack
+WHOLE = ("labels", "predicted", "segments", "counts", "samples", "segment_ids", "non_finite", "images")  # the rest are floats
 INTEGERS = (torch.uint8, torch.int32, torch.int64)
 
 
@@ -103,7 +110,7 @@ class ExplainedImages(Shown, batch.Explanations):
         check(not missing, f"{path} lacks {missing}")
         apart = f"{path} holds arrays whose shapes, types or values do not belong together"
         check(tensors["labels"].ndim == 2, apart)
-        loaded = cls(**_unknown(tensors["labels"]) | tensors, class_names=class_names)
+        loaded = cls(**_unknown(tensors["labels"], tensors["coefficients"]) | tensors, class_names=class_names)
         check(loaded._fits(), apart)
         return loaded
 
@@ -111,8 +118,15 @@ class ExplainedImages(Shown, batch.Explanations):
         if self.coefficients.ndim != 3 or self.segments.ndim != 3 or self.images.ndim != 4:
             return False
         (n, l, k), (h, w) = self.coefficients.shape, self.segments.shape[1:]
-        shapes = {"coefficients": (n, l, k), "segments": (n, h, w), "counts": (n,), "segment_ids": (n, k), "non_finite": (n,)}
-        shapes |= {"predicted": (n,), "predicted_probs": (n,)}
+        shapes = {
+            "coefficients": (n, l, k),
+            "standard_errors": (n, l, k),
+            "segments": (n, h, w),
+            "counts": (n,),
+            "segment_ids": (n, k),
+            "non_finite": (n,),
+        }
+        shapes |= {"predicted": (n,), "predicted_probs": (n,), "samples": (n,)}
         shapes |= {"images": (n, *self.images.shape[1:2], h, w)}
         fit = all(tensor.shape == shapes.get(name, (n, l)) for name, tensor in self._tensors().items())
         types = {name: tensor.dtype for name, tensor in self._tensors().items()}
@@ -125,10 +139,11 @@ class ExplainedImages(Shown, batch.Explanations):
         return bool(parts and (self.labels >= 0).all())
 
 
-def _unknown(labels: Tensor) -> dict[str, Tensor]:
-    """The fields `LATER` of labels (n, l) from a file that lacks them."""
+def _unknown(labels: Tensor, coefficients: Tensor) -> dict[str, Tensor]:
+    """The fields `LATER` of labels (n, l) and coefficients (n, l, k) from a file that lacks them."""
     n, nan = len(labels), torch.full(labels.shape, torch.nan, dtype=torch.float64)
     of_images = {"predicted": torch.full((n,), -1), "predicted_probs": torch.full((n,), torch.nan)}
+    of_images |= {"samples": torch.zeros(n, dtype=torch.int64), "standard_errors": torch.full_like(coefficients, torch.nan)}
     return of_images | {"scores_loo": nan, "spreads": nan.clone()}
 
 

@@ -14,6 +14,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances, r2_score
 
 from gpulime.engine.proximity import DISTANCES, KERNELS, proximity
+from gpulime.engine.rounds import partners
 from gpulime.engine.selection import SELECTIONS
 from gpulime.engine.surrogate import Moments, Settings, fit, solved
 from gpulime.errors import GpulimeError
@@ -208,6 +209,28 @@ def test_pieces_of_any_size_give_the_same_fit(size):
     assert_same_fit(moments(masks, outputs, weights, counts, pieces), fit(masks, outputs, counts))
 
 
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("num_features", [None, 4])
+def test_variances_are_those_of_fits_without_a_sample_or_a_pair(paired, num_features):
+    """The sum of squared changes of the coefficients, with the selected parts kept."""
+    masks, outputs, counts = samples([6], s=41)
+    masks[:, 2::2] = ~masks[:, 1::2]
+    settings = Settings(feature_selection="none" if num_features is None else "highest_weights", num_features=num_features)
+    weights = proximity(masks, counts, settings)
+    pieces = masks.double(), outputs, weights, partners(41, masks.device) if paired else None
+    fitted = solved(Moments(counts, 6, outputs[:, 0]), [...], lambda _: pieces, settings)
+    groups = [[0], *([i, i + 1] for i in range(1, 41, 2))] if paired else [[i] for i in range(41)]
+    for i, j, x, y, w in each(masks, outputs, counts):
+        chosen = fitted.ranks[i, j].numpy() >= 0
+        expected = 0
+        for group in groups:
+            kept = np.setdiff1d(np.arange(41), group)
+            refit = Ridge(1.0).fit(x[kept][:, chosen], y[kept], sample_weight=w[kept])
+            expected = expected + (fitted.coefficients[i, j].numpy()[chosen] - refit.coef_) ** 2
+        np.testing.assert_allclose(fitted.standard_errors[i, j].numpy()[chosen] ** 2, expected, rtol=1e-9)
+        assert not fitted.standard_errors[i, j].numpy()[~chosen].any()
+
+
 def test_a_duplicated_sample_equals_a_doubled_weight():
     masks, outputs, counts = samples()
     weights = proximity(masks, counts, Settings())
@@ -216,7 +239,9 @@ def test_a_duplicated_sample_equals_a_doubled_weight():
     doubled[:, twice] *= 2
     duplicated = moments(masks, outputs, weights, counts, [everything, twice])
     expected = moments(masks, outputs, doubled, counts, [everything])
-    assert_same_fit(replace(duplicated, scores_loo=expected.scores_loo), expected)  # one of two stays when it is left out
+    # One of two stays when the other is left out.
+    left_out = {"scores_loo": expected.scores_loo, "standard_errors": expected.standard_errors}
+    assert_same_fit(replace(duplicated, **left_out), expected)
     assert (duplicated.scores_loo > expected.scores_loo).all()
     assert not torch.allclose(duplicated.coefficients, fit(masks, outputs, counts).coefficients, rtol=1e-4)
 

@@ -151,6 +151,7 @@ def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[st
     k = row["n_segments"]
     return ExplainedImages(
         coefficients=coefficients[None],
+        standard_errors=torch.full_like(coefficients, np.nan)[None],
         labels=torch.tensor(row["labels"])[None],
         predictions=torch.tensor(row["pred_probs"])[None],
         predicted=torch.tensor([-1 if row["prediction"] is None else row["prediction"]]),
@@ -162,6 +163,7 @@ def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[st
         spreads=_numbers(row, "spread"),
         segments=torch.from_numpy(segments)[None],
         counts=torch.tensor([k]),
+        samples=torch.tensor([row["n_samples"]]),
         segment_ids=torch.arange(k)[None],
         non_finite=torch.zeros(1, dtype=torch.int64),
         images=torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None],

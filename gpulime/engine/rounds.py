@@ -1,0 +1,204 @@
+"""Rounds: estimate the inputs of a planned flight; with a stopping rule, draw more samples for those that are not settled."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from gpulime.engine import pairs, surrogate
+from gpulime.engine.designs import Design, exhaustive
+from gpulime.engine.flight import Drawn, Flight
+from gpulime.engine.masked import Masked
+from gpulime.engine.plan import Plan
+from gpulime.engine.proximity import proximity
+from gpulime.engine.settings import Settings
+from gpulime.engine.surrogate import FITTED, LARGEST, Moments, Surrogate
+from gpulime.errors import stage
+
+TOP = 5  # parts of a label that must be settled
+ENTRIES = 2**21  # entries of covariances of the inputs that are estimated at once
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """Rule that ends the samples of an input; `gpulime.Explainer` documents its settings."""
+
+    tolerance: float | None = None
+    confidence: float = 0.95
+    max_samples: int = 4096
+
+    def settled(self, coefficients: Tensor, errors: Tensor, counts: Tensor, look: int) -> Tensor:
+        """Tell for each input if its samples suffice, (n,) bool.
+
+        With ``tolerance``, the root mean square of an input's standard errors must be at most that. Without, the parts with the
+        `TOP` largest coefficients of each label, and their signs, must be the true ones with ``confidence``. The look number i
+        from 1 may be wrong with probability ``(1 - confidence) / (i (i + 1))``, so all looks together with 1 - confidence.
+
+        Parameters
+        ----------
+        coefficients, errors : (n, l, k)
+        counts : (n,)
+        look : int, looks so far, this one included
+        """
+        valid = (torch.arange(errors.shape[2], device=errors.device) < counts[:, None])[:, None]
+        if self.tolerance is not None:
+            square = (errors.square() * valid).sum((1, 2)) / (counts * errors.shape[1])
+            return ~(square > self.tolerance**2)  # NaN is settled: more samples would not mend it
+        z = NormalDist().inv_cdf(1 - (1 - self.confidence) / (2 * look * (look + 1)))
+        size, order = coefficients.abs().masked_fill(~valid, 0.0).sort(-1, descending=True)
+        error = z * errors.masked_fill(~valid, 0.0).gather(-1, order)
+        top, rest = slice(None, TOP), slice(TOP, None)
+        unsure = (size < error)[..., top].any(-1)
+        if size.shape[-1] > TOP:
+            unsure |= (size - error)[..., top].amin(-1) < (size + error)[..., rest].amax(-1)
+        return ~unsure.any(-1)
+
+
+@dataclass
+class PlannedFlight(Flight):
+    """Inputs in the queue with planned masks; some may go on for further rounds.
+
+    Its places are those of the plan.
+    """
+
+    plan: Plan = field(kw_only=True)
+    design: Design = field(kw_only=True)
+    stopping: Stopping | None = field(kw_only=True, default=None)
+    looks: int = field(init=False, default=0)
+    going: list[int] = field(init=False)  # inputs that are not settled
+    found: dict[str, Tensor] = field(init=False, default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, inputs: Masked, n_samples: int | None, design: Design, top_labels: int, stopping: Stopping | None
+    ) -> PlannedFlight:
+        """Plan ``n_samples``; None stands for a block, after which the stopping rule is asked.
+
+        Inputs with few parts get all of their masks if these are no more.
+        """
+        counts, k = inputs.counts, inputs.k
+        sizes, blocks = counts.tolist(), (1 + design.steps(counts)).tolist()
+        most = n_samples if stopping is None else stopping.max_samples
+        whole = [count < 31 and 2**count <= (most or 0) for count in sizes]
+        used = [2**count if all_ else n_samples or block for count, block, all_ in zip(sizes, blocks, whole, strict=True)]
+        s = max(used)
+        masks = design.draw(inputs.keys, counts, k, 0, s)
+        if any(whole):
+            masks = torch.where(torch.tensor(whole, device=counts.device)[:, None, None], exhaustive(counts, k, s), masks)
+        return cls(inputs, s, masks, top_labels, plan=Plan(masks, counts, used, whole), design=design, stopping=stopping)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.all_classes, self.size, self.going = True, len(self.plan.index), list(range(self.n))
+
+    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Input and sample of the places ``start`` to ``stop``."""
+        return self.plan.index[start:stop], self.plan.samples[start:stop]
+
+    def draw(self, index: Tensor, samples: Tensor) -> Tensor:
+        """Masks (..., k) bool of inputs and samples."""
+        return self.plan.masks[index, samples]
+
+    def _begin(self, first: Tensor) -> None:
+        super()._begin(first)
+        self.whole = first
+
+    def planned(self, where: Tensor, s: int) -> tuple[Tensor, Tensor]:
+        """Masks (m, s, k) and outputs (m, s, classes) of the first s samples of the inputs ``where`` (m,)."""
+        outputs = torch.cat([self.whole, self.rest])
+        return self.plan.masks[where, :s], outputs[self.plan.source[where, :s]]
+
+    def go_on(self, going: list[int]) -> None:
+        """Plan another block for some inputs."""
+        steps = self.design.steps(self.inputs.counts).tolist()
+        used = [self.plan.used[i] + (steps[i] if i in going else 0) for i in range(self.n)]
+        start = self.plan.masks.shape[1]
+        inputs, stop = self.inputs, max(start, *used)
+        self.plan.extend(self.design.draw(inputs.keys, inputs.counts, inputs.k, start, stop), used)
+        self.going, self.size = going, len(self.plan.index)
+        self.rest = torch.cat([self.rest, self.rest.new_empty(self.size - self.n - len(self.rest), self.classes)])
+        self.drawn, self.composed = Drawn(), None
+
+
+@stage("surrogate")
+def solve(flight: PlannedFlight, settings: Settings) -> dict[str, Tensor] | None:
+    """Estimate the inputs of a round; None if some of them go on for another one.
+
+    Returns
+    -------
+    The tensors of `gpulime.explanations.batch.Explanations` by name; NaN for an input with a non-finite output.
+    """
+    plan, device = flight.plan, flight.labels.device
+    groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    for i in flight.going:
+        groups[plan.used[i], plan.exhaustive[i]].append(i)
+    for (s, whole), members in groups.items():
+        for some in _batched(members, max(1, ENTRIES // (s * s))):
+            where = torch.tensor(some, device=device)
+            found = _estimated(flight, where, s, whole, settings)
+            if not flight.found:
+                flight.found = {name: value.new_empty(flight.n, *value.shape[1:]) for name, value in found.items()}
+            for name, value in found.items():
+                flight.found[name][where] = value
+    flight.looks += 1
+    if flight.stopping is not None and (going := _unsettled(flight, flight.stopping)):
+        flight.go_on(going)
+        return None
+    return flight.found | {"samples": torch.tensor(plan.used, device=device)}
+
+
+def _unsettled(flight: PlannedFlight, stopping: Stopping) -> list[int]:
+    found, counts, plan = flight.found, flight.inputs.counts, flight.plan
+    settled = stopping.settled(found["coefficients"], found["standard_errors"], counts, flight.looks).tolist()
+    steps = flight.design.steps(counts).tolist()
+    return [
+        i for i in flight.going if not (settled[i] or plan.exhaustive[i]) and plan.used[i] + steps[i] <= stopping.max_samples
+    ]
+
+
+def _estimated(flight: PlannedFlight, where: Tensor, s: int, whole: bool, settings: Settings) -> dict[str, Tensor]:
+    masks, outputs = flight.planned(where, s)
+    finite = (outputs.abs() <= LARGEST).all(-1)  # not NaN
+    outputs = outputs.where(finite[..., None], 0.0)
+    found = estimate(masks, outputs, flight.labels[where], flight.inputs.counts[where], settings, whole)
+    non_finite = (~finite).sum(1)
+    values = {name: getattr(found, name) for name in FITTED}
+    bad = non_finite > 0
+    known = {name: value.masked_fill(bad.view(-1, *[1] * (value.ndim - 1)), torch.nan) for name, value in values.items()}
+    return known | {"non_finite": non_finite}
+
+
+def estimate(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, whole: bool) -> Surrogate:
+    """Estimate the surrogates of inputs with s samples each.
+
+    Parameters
+    ----------
+    masks : (n, s, k) bool; outputs : (n, s, classes); labels : (n, l); counts : (n,)
+    whole : bool, True if the masks are all that exist; else they are pairs
+    """
+    if settings.estimator == "gp" and not whole:
+        return pairs.solved(masks, outputs, labels, counts, settings)
+    s = masks.shape[1]
+    y = outputs.gather(2, labels[:, None].expand(-1, s, -1))
+    weights = proximity(masks, counts, settings)
+    if settings.estimator != "ridge" and not whole:
+        weights = weights * (torch.arange(s, device=weights.device) > 0)  # the limit does not know row 0
+    samples = (masks.double(), y.double(), weights, None if whole else partners(s, masks.device))
+    found = surrogate.solved(Moments(counts, masks.shape[2], y[:, 0]), [...], lambda _: samples, settings)
+    return found.exact() if whole else found
+
+
+def partners(s: int, device: torch.device) -> Tensor:
+    """Place of each row's complement, (s,): 1 and 2, 3 and 4, ...; its own for row 0 and for a last row that is alone."""
+    rows = torch.arange(s, device=device)
+    other = torch.where(rows % 2 == 1, rows + 1, rows - 1)
+    return torch.where((rows == 0) | (other >= s), rows, other)
+
+
+def _batched(members: list[int], size: int) -> Iterator[list[int]]:
+    return (members[start : start + size] for start in range(0, len(members), size))

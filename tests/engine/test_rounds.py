@@ -1,0 +1,176 @@
+"""Planned flights: all masks of a few parts, equal masks predicted once, standard errors, rounds until inputs are settled."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_masked import Given
+from test_walsh import all_masks, slopes_of
+
+from gpulime.engine.batch_size import BatchSize
+from gpulime.engine.engine import Engine
+from gpulime.engine.masked import Masked, Wanted
+from gpulime.engine.masks import resolve
+from gpulime.engine.model import Predictor
+from gpulime.engine.rounds import Stopping
+from gpulime.engine.settings import Settings
+
+K = 30  # columns of a mask
+LOOK = 4  # rows by which the engine sees that a model is steady
+
+
+class Games(Masked):
+    """Inputs whose outputs are a function of the mask: a row is the input's number and its mask."""
+
+    def __init__(self, counts, numbers, keys):
+        self.counts, self.numbers, self.keys = counts, numbers, keys
+        self.most, self.k = int(counts.max()), K
+        self.kind, self.wanted = ((K + 1,), torch.float64, torch.device("cpu")), Wanted()
+
+    def rows(self, index, samples, masks):
+        return torch.cat([self.numbers[index][:, None], masks], 1).double()
+
+    def part(self, where):
+        return Games(self.counts[where], self.numbers[where], self.keys[where])
+
+
+class Model:
+    """Two outputs of each row; counts the rows."""
+
+    def __init__(self, noise=0.0, step=False):
+        self.rows, self.noise, self.step = 0, noise, step
+
+    def __call__(self, rows):
+        self.rows += len(rows)
+        number, z = rows[:, 0], rows[:, 1:]
+        x = 2 * z - 1
+        slopes = torch.logspace(0, -2, x.shape[1], dtype=torch.float64)
+        if self.step:
+            slopes = torch.where(torch.arange(x.shape[1]) < 5, -1.0, 0.1).double()
+        linear = (x * slopes).sum(1) * (1 + number / 7)
+        mixed = x[:, 0] * x[:, 1] * 0.4 + self.noise * torch.sin(1e4 * (x * slopes.flip(0)).sum(1))
+        first = torch.sigmoid(linear + mixed)
+        return torch.stack([first, 1 - first], 1)
+
+
+def explain(model, counts, numbers=None, keys=None, sampler="blocks", n_samples=129, stopping=None, batch_size=37, **settings):
+    everything = torch.arange(len(counts))
+    games = Games(
+        torch.tensor(counts),
+        everything if numbers is None else torch.tensor(numbers),
+        everything + 5 if keys is None else torch.tensor(keys),
+    )
+    predictor = Predictor(model, None, "float32", None)
+    sampler, sizes = resolve(sampler, 0, n_samples), BatchSize(batch_size)
+    engine = Engine(predictor, sizes, Given(), sampler, n_samples, 1, Settings(**settings), stopping)
+    pieces = list(engine.stream([games]))
+    return type(pieces[0]).cat(pieces)
+
+
+@pytest.mark.parametrize("estimator", ["wls", "gp"])
+@pytest.mark.parametrize("sampler", ["antithetic", "blocks"])
+def test_few_parts_get_all_masks_and_exact_coefficients(sampler, estimator):
+    model = Model()
+    found = explain(model, [5, 30, 3], sampler=sampler, estimator=estimator)
+    assert found.samples.tolist() == [32, 129, 8]
+    assert model.rows == 32 + 129 + 8 + LOOK
+    for i, k in ((0, 5), (2, 3)):
+        masks, _ = all_masks(k)
+        rows = torch.cat([torch.full((2**k, 1), i), torch.nn.functional.pad(masks, (0, K - k))], 1).double()
+        expected = slopes_of(Model()(rows), k)[found.labels[i, 0]]
+        torch.testing.assert_close(found.coefficients[i, 0, :k], expected, rtol=0, atol=1e-6)
+    assert not found.standard_errors[[0, 2]].any()
+    assert (found.standard_errors[1, 0] > 0).all()
+
+
+def test_lime_draws_its_samples_for_few_parts_too():
+    assert explain(Model(), [3], sampler="bernoulli").samples.tolist() == [129]
+
+
+def test_equal_masks_are_predicted_once():
+    model = Model()
+    found = explain(model, [9], sampler="antithetic", n_samples=401, estimator="wls")
+    assert found.samples.tolist() == [401]
+    assert model.rows < 330  # 400 draws of 512 masks hit about 280
+
+
+PAIRS = [("bernoulli", "ridge"), ("antithetic", "wls"), ("antithetic", "ridge"), ("blocks", "wls"), ("blocks", "gp")]
+
+
+@pytest.mark.parametrize(("sampler", "estimator"), PAIRS)
+def test_standard_errors_are_the_spread_over_seeds(sampler, estimator):
+    seeds = 120
+    found = explain(
+        Model(noise=0.3), [24] * seeds, [0] * seeds, range(seeds), sampler, 257, batch_size=1000, estimator=estimator
+    )
+    spread = found.coefficients[:, 0, :24].std(0).square().mean()
+    said = found.standard_errors[:, 0, :24].square().mean()
+    most = (
+        3.0 if (sampler, estimator) == ("blocks", "wls") else 1.6
+    )  # pairs do not know that the columns of a block are orthogonal
+    assert 0.7 < float(said / spread) < most
+
+
+def test_an_input_is_explained_alike_alone_and_beside_others():
+    stopping = Stopping(tolerance=0.02, max_samples=400)
+    settings = {"sampler": "blocks", "stopping": stopping, "estimator": "gp"}
+    together = explain(Model(noise=0.2), [30, 12, 4, 30, 20], batch_size=50, **settings)
+    assert together.samples.tolist()[2] == 16
+    assert len(set(together.samples.tolist())) > 2
+    for i, k in enumerate([30, 12, 4, 30, 20]):
+        alone = explain(Model(noise=0.2), [k], [i], [5 + i], batch_size=11, **settings)
+        assert int(alone.samples) == int(together.samples[i])
+        torch.testing.assert_close(alone.coefficients[0], together.coefficients[i], rtol=0, atol=1e-9)
+
+
+def test_rounds_end_at_the_tolerance():
+    model = Model(noise=0.3)
+    stopping = Stopping(tolerance=0.02, max_samples=5000)
+    found = explain(model, [24] * 4, keys=range(4), stopping=stopping, estimator="wls", batch_size=64)
+    errors = found.standard_errors[:, 0, :24].square().mean(1).sqrt()
+    assert (errors <= 0.02).all()
+    assert (found.samples % 64 == 1).all()
+    assert model.rows == int(found.samples.sum()) + LOOK
+    fewer = int(found.samples.max()) - 64
+    before = explain(Model(noise=0.3), [24] * 4, keys=range(4), n_samples=fewer, estimator="wls")
+    assert (before.standard_errors[:, 0, :24].square().mean(1).sqrt() > 0.02).any()
+
+
+def test_rounds_end_at_the_most_samples():
+    stopping = Stopping(tolerance=1e-9, max_samples=300)
+    assert explain(Model(noise=0.3), [24], stopping=stopping, estimator="wls").samples.tolist() == [257]
+
+
+def test_settled_parts_are_the_true_ones():
+    """With confidence 0.95, the five largest coefficients and their signs are wrong for at most about 5 % of the inputs."""
+    seeds, k = 40, 24
+    stopping = Stopping(max_samples=1100)
+    found = explain(
+        Model(noise=0.2, step=True), [k] * seeds, [0] * seeds, range(seeds), stopping=stopping, estimator="gp", batch_size=500
+    )
+    coefficients = found.coefficients[:, 0, :k]
+    right = (coefficients.abs().topk(5).indices.sort().values == torch.arange(5)).all(1) & (coefficients[:, :5] > 0).all(1)
+    assert (found.samples < 1000).all()
+    assert right.sum() >= 0.9 * seeds
+
+
+def test_a_wrong_look_is_less_likely_at_later_looks():
+    coefficients = torch.tensor([[[1.0, 0.5]]])
+    errors = torch.tensor([[[0.2, 0.2]]])
+    rule = Stopping(confidence=0.9)
+    settled = [bool(rule.settled(coefficients, errors, torch.tensor([2]), look)) for look in range(1, 9)]
+    assert settled == sorted(settled, reverse=True)
+    assert settled[0]
+    assert not settled[-1]
+
+
+def test_non_finite_outputs_end_the_rounds():
+    def model(rows):
+        outputs = Model()(rows)
+        return outputs.where((rows[:, :1] != 1) | (rows[:, 1:2] == 1), torch.nan)
+
+    found = explain(model, [30, 30], stopping=Stopping(max_samples=500), estimator="gp")
+    assert found.non_finite.tolist()[0] == 0
+    assert int(found.non_finite[1]) > 0
+    assert found.coefficients[1].isnan().any()
+    assert int(found.samples[1]) == 65
