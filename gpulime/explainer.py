@@ -16,6 +16,8 @@ from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.engine import Engine
 from gpulime.engine.model import Activation, Model, Predictor
 from gpulime.engine.proximity import Distance, Kernel
+from gpulime.engine.quality import sampling
+from gpulime.engine.rounds import Stopping
 from gpulime.engine.settings import Settings
 from gpulime.errors import GpulimeError, check, whole
 from gpulime.explanations.images import ExplainedImages
@@ -38,8 +40,9 @@ class Explainer(Engine[ExplainedImages]):
     model : nn.Module or callable
         (b, c, h, w) tensor -> (b, classes) tensor; pass further inputs with ``explain(images, extra=(meta,))``. A module is
         never modified and may be in train mode. A function is called as it is, so a model inside it must be in eval mode.
-    n_samples : int
-        s, the masks, and so the forwards, per image, including the whole image.
+    n_samples : int or "auto"
+        s, the masks, and so the forwards, per image, including the whole image; 1000 by default. "auto" draws blocks of masks
+        until an image is settled; it needs the sampler "blocks" or "antithetic".
     segments : str, mapping, dataclass or callable
         "slic", "quickshift", "felzenszwalb", "grid"; ``{"slic": {"n_segments": 60}}``; ``segments.Slic(n_segments=60)``;
         or a callable (h, w, c) array in [0, 1] -> (h, w) integer labels.
@@ -47,7 +50,26 @@ class Explainer(Engine[ExplainedImages]):
         Pixels of hidden segments: "mean" of the segment, "blur", a number, a colour (c,), or images (n, c, h, w). Numbers are
         in the units of the images: 0..255 for uint8, normalised with ``normalized=True``, else 0..1.
     sampler : str
-        "bernoulli": each segment is shown with probability 1/2; "lime": the same, drawn from numpy's RandomState(seed).
+        "bernoulli", the default: each segment is shown with probability 1/2; "lime": the same, drawn from numpy's
+        RandomState(seed). "antithetic": each mask is followed by its complement. "blocks": the same, with masks from randomised
+        Hadamard matrices, whose segments are uncorrelated; it needs the fewest samples, best 1 + a multiple of a block (128 for
+        32 to 63 segments, 256 for 64 to 127). With these two, an image of k segments gets all 2^k masks if they are no more
+        than ``n_samples``, and its coefficients are exact.
+    estimator : str
+        "ridge", the default, is lime's. "wls": weighted least squares without a penalty. "gp": a Gaussian process over masks,
+        for "antithetic" and "blocks": it needs the fewest samples.
+    link : str
+        For "gp": "identity", "logit" (a model of the log-probabilities, for classifiers that are nearly sure), or "auto", which
+        takes the one that predicts left-out samples better.
+    quality : str, optional
+        "fast", "lime" or "high" sets ``n_samples``, ``sampler``, ``estimator`` and ``link``; an argument given beside it wins.
+    tolerance : float, optional
+        For ``n_samples="auto"``: the samples of an image end once the root mean square of its standard errors is at most this,
+        in units of the output. By default they end once each label's five largest coefficients and their signs are known.
+    confidence : float
+        For ``n_samples="auto"`` without a tolerance: the probability that they are the right ones.
+    max_samples : int
+        For ``n_samples="auto"``: the most samples of an image.
     top_labels : int
         l, the classes explained per image if ``explain`` gets no labels: the ones with the highest output, at most all.
     kernel_width : float or None
@@ -103,12 +125,16 @@ class Explainer(Engine[ExplainedImages]):
     def __init__(
         self,
         model: Model,
-        n_samples: int = 1000,
+        n_samples: int | str | None = None,
         segments: str | Mapping[str, Any] | Segmenter = "slic",
         fill: fills.Fill = "mean",
-        sampler: str = "bernoulli",
-        estimator: str = "ridge",
-        link: str = "identity",
+        sampler: str | None = None,
+        estimator: str | None = None,
+        link: str | None = None,
+        quality: str | None = None,
+        tolerance: float | None = None,
+        confidence: float = 0.95,
+        max_samples: int = 4096,
         top_labels: int = 5,
         kernel_width: float | None = 0.25,
         alpha: float = 1.0,
@@ -126,7 +152,8 @@ class Explainer(Engine[ExplainedImages]):
         device: torch.device | str | None = None,
         seed: int = 0,
     ) -> None:
-        n_samples = whole("n_samples", n_samples, 2, ", the whole image and one mask")
+        self.sampling = sampling(quality, n_samples=n_samples, sampler=sampler, estimator=estimator, link=link)
+        stopping = Stopping(tolerance, confidence, max_samples) if self.sampling.n_samples == "auto" else None
         top_labels = whole("top_labels", top_labels, 1)
         self.seed = seed
         self.normalisation = Normalisation.of(mean, std, normalized, pretrained.normalisation(model))
@@ -134,20 +161,27 @@ class Explainer(Engine[ExplainedImages]):
             used = ", ".join(f"{name}={getattr(self.normalisation, name).tolist()}" for name in ("mean", "std"))
             LOG.info("images are normalised as the model's pretrained_cfg says: %s", used)
         self.segmenter = resolve_segments(segments)
-        sampler_ = masks.resolve(sampler, seed, n_samples)
+        draw, expected = masks.resolve(self.sampling.sampler, seed, self.sampling.expected), self.sampling.expected
         settings = Settings(
-            alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features, estimator, link
+            alpha,
+            kernel or "exponential",
+            kernel_width,
+            distance,
+            feature_selection,
+            num_features,
+            self.sampling.estimator,
+            self.sampling.link,
         )
         predictor = Predictor(model, activation, precision, device, compile)
         self.class_names = classes.of_model(pretrained.bare(model))
         self.preparation = Preparation(predictor, self.normalisation, self.segmenter, fills.resolve(fill), self.class_names)
         sizes = BatchSize(batch_size)
-        super().__init__(predictor, sizes, self.preparation, sampler_, n_samples, top_labels, settings)
+        super().__init__(predictor, sizes, self.preparation, draw, expected, top_labels, settings, stopping)
 
     def __repr__(self) -> str:
         model, fill = self.predictor.model, self.preparation.fill
         facts = {
-            "n_samples": self.n_samples,
+            "n_samples": self.sampling.n_samples,
             "segments": describe(self.segmenter, self.device),
             "fill": fill if isinstance(fill, str) else fill.tolist() if fill.ndim < 2 else f"images {tuple(fill.shape)}",
             "normalisation": self.normalisation,
@@ -205,7 +239,7 @@ class Explainer(Engine[ExplainedImages]):
         for i in explanations.non_finite.nonzero().flatten().tolist():
             count = int(explanations.non_finite[i])
             warnings.warn(
-                f"image {i}: the model's output was NaN or infinite for {count} of {self.n_samples} samples; "
+                f"image {i}: the model's output was NaN or infinite for {count} of {int(explanations.samples[i])} samples; "
                 "its coefficients are NaN",
                 stacklevel=2,
             )

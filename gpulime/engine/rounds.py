@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Real
 from statistics import NormalDist
 
 import torch
@@ -18,7 +19,8 @@ from gpulime.engine.plan import Plan
 from gpulime.engine.proximity import proximity
 from gpulime.engine.settings import Settings
 from gpulime.engine.surrogate import FITTED, LARGEST, Moments, Surrogate
-from gpulime.errors import stage
+from gpulime.errors import check, stage
+from gpulime.errors import whole as whole_number
 
 TOP = 5  # parts of a label that must be settled
 ENTRIES = 2**21  # entries of covariances of the inputs that are estimated at once
@@ -31,6 +33,13 @@ class Stopping:
     tolerance: float | None = None
     confidence: float = 0.95
     max_samples: int = 4096
+
+    def __post_init__(self) -> None:
+        whole_number("max_samples", self.max_samples, 2, ", the whole input and one mask")
+        fits = isinstance(self.confidence, Real) and 0 < self.confidence < 1
+        check(fits, f"confidence must be a number between 0 and 1, such as 0.95; got {self.confidence!r}")
+        fits = self.tolerance is None or (isinstance(self.tolerance, Real) and self.tolerance > 0)
+        check(fits, f"tolerance must be a number above 0, or None; got {self.tolerance!r}")
 
     def settled(self, coefficients: Tensor, errors: Tensor, counts: Tensor, look: int) -> Tensor:
         """Tell for each input if its samples suffice, (n,) bool.

@@ -39,6 +39,8 @@ def explanations(n=N, l=L, k=K, c=C, seed=0):
         intercepts=numbers[1],
         scores=numbers[2],
         scores_loo=numbers[3],
+        standard_errors=coefficients.abs() / 10,
+        samples=torch.full((n,), 100),
         spreads=numbers[4],
         segments=segments.int(),
         counts=counts,
