@@ -52,16 +52,17 @@ def run(folder, *rows, names=("tench", "tabby", "lynx"), fixed=None, files=True)
     return folder
 
 
-def as_version_1(folder):
-    """Rewrite a run in the first version of the schema, without the later columns."""
+def as_version(folder, version):
+    """Rewrite a run in an earlier version of the schema, without the later columns."""
+    later = [name for name, since in ADDED.items() if since > version]
     for shard in store.shards(folder):
-        table = pq.read_table(shard).drop_columns(list(ADDED)).replace_schema_metadata({VERSION_KEY: b"1"})
+        table = pq.read_table(shard).drop_columns(later).replace_schema_metadata({VERSION_KEY: str(version).encode()})
         shard.unlink()
         pq.write_table(table, shard, write_page_checksum=True)
         rank, milliseconds = shards.number(shard)
         shard.rename(shard.with_name(shards.name_of(rank, milliseconds, shards.checksum(shard))))
     about = json.loads((folder / store.MANIFEST).read_text())
-    (folder / store.MANIFEST).write_text(json.dumps(about | {"schema_version": 1}))
+    (folder / store.MANIFEST).write_text(json.dumps(about | {"schema_version": version}))
     return folder
 
 

@@ -161,7 +161,8 @@ def kind(error: BaseException) -> str:
 class Recorder:
     """Make the rows of one run.
 
-    They share ``n_samples``, ``seed``, ``config_hash``, ``activation`` and, except for given masks, ``segmenter``.
+    They share ``seed``, ``config_hash``, ``activation`` and, except for given masks, ``segmenter``. ``n_samples`` stands in the
+    rows of failed images, whose number of samples is not known.
     """
 
     n_samples: int
@@ -176,14 +177,14 @@ class Recorder:
             return self._error(outcome)
         bad = int(outcome.piece.non_finite[outcome.i])
         if bad:
-            message = f"the model's output was NaN or infinite for {bad} of {self.n_samples} samples"
-            return self._error(dataclasses.replace(outcome.item, error=message, kind="non_finite"))
+            message = f"the model's output was NaN or infinite for {bad} of {outcome.piece.samples[outcome.i]} samples"
+            return self._non_finite(outcome, message)
         explained = self._explained(outcome)
         try:
             row.check_numbers(explained)
         except GpulimeError as error:
             message = f"numbers beyond 3.4e38, which a row cannot hold: {error}"
-            return self._error(dataclasses.replace(outcome.item, error=message, kind="non_finite"))
+            return self._non_finite(outcome, message)
         return explained
 
     def _explained(self, outcome: Explained[Read, ExplainedImages]) -> Row:
@@ -197,7 +198,7 @@ class Recorder:
             return [each[j] for j in once]
 
         def known(values: Tensor) -> list[Any]:
-            return [None if math.isnan(value) else value for value in of(values)]
+            return [_known(value) for value in of(values)]
 
         scores, spreads, predictions = known(batch.scores), of(batch.spreads), of(batch.predictions.float())
         is_probability = self.activation in ("softmax", "sigmoid")
@@ -217,13 +218,19 @@ class Recorder:
             "labels": of(batch.labels),
             "pred_probs": predictions,
             "coef": of(batch.coefficients[..., :count].float()),  # as it is stored
+            "coef_se": [list(map(_known, errors)) for errors in of(batch.standard_errors[..., :count].float())],
             "intercept": of(batch.intercepts),
             "r2": scores,
             "r2_loo": known(batch.scores_loo),
             "spread": known(batch.spreads),
             "note": [row.note(*one, is_probability) for one in zip(spreads, predictions, strict=True)],
             "error": f"no r2 for classes {', '.join(constant)}: {why}" if constant else None,
+            "n_samples": int(batch.samples[i]),
         }
+
+    def _non_finite(self, outcome: Explained[Read, ExplainedImages], message: str) -> Row:
+        failure = self._error(dataclasses.replace(outcome.item, error=message, kind="non_finite"))
+        return failure | {"n_samples": int(outcome.piece.samples[outcome.i])}
 
     def _error(self, read: Read) -> Row:
         return {**self._common(read), "status": "error", "error_type": read.kind, "error": read.error}
@@ -240,6 +247,10 @@ class Recorder:
             "config_hash": self.config_hash,
             "image_sha256": read.sha256,
         }
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _prediction(label: int, prob: float) -> Row:

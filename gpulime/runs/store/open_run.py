@@ -148,10 +148,11 @@ def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[st
         picture = np.full((*segments.shape, 3), GRAY, np.uint8)
     coefficients = torch.tensor(row["coef"], dtype=torch.float64)
     intercepts = torch.tensor(row["intercept"], dtype=torch.float64)
+    errors = row["coef_se"] or [[None] * len(values) for values in row["coef"]]
     k = row["n_segments"]
     return ExplainedImages(
         coefficients=coefficients[None],
-        standard_errors=torch.full_like(coefficients, np.nan)[None],
+        standard_errors=torch.stack([_known(values) for values in errors])[None],
         labels=torch.tensor(row["labels"])[None],
         predictions=torch.tensor(row["pred_probs"])[None],
         predicted=torch.tensor([-1 if row["prediction"] is None else row["prediction"]]),
@@ -173,5 +174,9 @@ def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[st
 
 def _numbers(row: Mapping[str, Any], name: str) -> Tensor:
     """A number for each label, (1, l) float64; NaN for null, and in rows of versions without the column."""
-    values = row[name] or [None] * len(row["labels"])
-    return torch.tensor([np.nan if value is None else value for value in values], dtype=torch.float64)[None]
+    return _known(row[name] or [None] * len(row["labels"]))[None]
+
+
+def _known(values: Sequence[float | None]) -> Tensor:
+    """Numbers as (m,) float64, NaN for null."""
+    return torch.tensor([np.nan if value is None else value for value in values], dtype=torch.float64)

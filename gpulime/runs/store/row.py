@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from gpulime.errors import GpulimeError, check, unknown
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERSION_KEY = b"gpulime.schema_version"  # in the metadata of every shard
 # Columns that shards of earlier versions lack, and the version that added each.
-ADDED = {"prediction": 2, "predicted_prob": 2, "r2_loo": 2, "spread": 2, "note": 2}
+ADDED = {"prediction": 2, "predicted_prob": 2, "r2_loo": 2, "spread": 2, "note": 2, "coef_se": 3}
 STATUSES = ("ok", "error")
 MOST_PIXELS = 2**31  # of a label map
 SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # the most segments of each
@@ -26,7 +26,7 @@ DEVICE = "device"  # the error_type of an image that crashes the device
 DAMAGED = "damaged"  # the error_type of rows with status "ok" and a damaged explanation
 PER_LABEL = ("pred_probs", "coef", "intercept", "r2")
 NEEDED = ("h", "w", "n_segments", "seg", "seg_dtype", "labels", *PER_LABEL)
-LATER = ("r2_loo", "spread", "note")  # per label, too, but null in the rows of earlier versions
+LATER = ("r2_loo", "spread", "note", "coef_se")  # per label, too, but null in the rows of earlier versions
 PREDICTED = ("prediction", "predicted_prob")  # the same, for an image
 HARDLY = 1e-4  # of a probability, or relative to the prediction for other outputs; a smaller spread gets a note
 
@@ -59,6 +59,7 @@ def schema() -> pa.Schema:
             ("labels", pa.list_(pa.int32())),
             ("pred_probs", pa.list_(pa.float32())),
             ("coef", pa.list_(pa.list_(pa.float32()))),
+            ("coef_se", pa.list_(pa.list_(pa.float32()))),
             ("intercept", pa.list_(pa.float64())),
             ("r2", pa.list_(pa.float64())),
             ("r2_loo", pa.list_(pa.float64())),
@@ -212,8 +213,9 @@ def check_whole(row: Mapping[str, Any]) -> None:
     check(len(sizes) == k and bool(sizes.all()), f"seg must show the segments 0 ... {k - 1}, got {_spans(sizes)}")
     for name in (*PER_LABEL, *(name for name in LATER if row[name] is not None)):
         check(len(row[name]) == l, f"{name} must have an entry for each of {l} labels, got {len(row[name])}")
-    lengths = {len(coefficients or ()) for coefficients in row["coef"]}
-    check(lengths == {k}, f"coef must have {k} coefficients for each label, got {sorted(lengths)}")
+    for name in ("coef", *(["coef_se"] if row["coef_se"] is not None else [])):
+        lengths = {len(values or ()) for values in row[name]}
+        check(lengths == {k}, f"{name} must have {k} entries for each label, got {sorted(lengths)}")
     check_numbers(row)
 
 
@@ -221,6 +223,9 @@ def check_numbers(row: Mapping[str, Any]) -> None:
     """Raise `GpulimeError` for numbers that no reader can use; rows to be stored must pass, too."""
     for name in ("labels", "pred_probs", "coef", "intercept"):
         check(bool(np.isfinite(np.asarray(row[name], float)).all()), f"{name} must be finite, got {row[name]!r:.80}")
+    errors = np.asarray(row.get("coef_se") or [], float)  # NaN for null
+    sound = not bool(((errors < 0) | np.isinf(errors)).any())
+    check(sound, f"coef_se must be finite, and 0 or more, got {row.get('coef_se')!r:.80}")
     label, prob = map(row.get, PREDICTED)
     known = label is not None and label >= 0 and prob is not None and bool(np.isfinite(prob))
     check(known or (label, prob) == (None, None), f"prediction must be a class with a finite output, got {label} and {prob}")

@@ -62,7 +62,29 @@ def test_it_is_what_the_explainer_gave(tmp_path, cnn, pictures):
         torch.testing.assert_close(getattr(found, name), getattr(wanted, name), check_dtype=False)
     for name in ("coefficients", "predictions", "local_predictions", "intercepts", "scores", "scores_loo", "spreads"):
         torch.testing.assert_close(getattr(found, name), getattr(wanted, name), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.standard_errors, wanted.standard_errors, atol=1e-6, rtol=1e-5, equal_nan=True)
+    assert found.samples.tolist() == wanted.samples.tolist() == [60] * 3
+    assert (found.standard_errors > 0).all()
     assert found[1].get_image_and_mask(found[1].top_labels[0])[1].any()
+
+
+def test_an_error_that_is_not_known_is_nan(tmp_path):
+    errors = [[0.5, None, 0.0, 0.25], [None] * 4]
+    found = open_run(run(tmp_path, explained("a", coef_se=errors))).explanations(["a"]).standard_errors
+    assert [[None if np.isnan(value) else value for value in values] for values in found[0].tolist()] == errors
+
+
+def test_samples_are_those_that_the_image_took(tmp_path, cnn, pictures):
+    """A grid of 2 x 2 has only 16 masks, and one of 5 x 5 takes as many as its answer needs."""
+    images = list(pictures(2))
+    for i, (grid, settings) in enumerate([(2, {"sampler": "blocks"}), (5, {"sampler": "blocks", "n_samples": "auto"})]):
+        settings = {"segments": gpulime.segments.Grid(grid, grid), "top_labels": 2, "seed": 3} | settings
+        gpulime.runs.explain(cnn, images, tmp_path / f"{i}", report=False, **settings)
+        keys = torch.tensor([gpulime.key("0"), gpulime.key("1")])
+        wanted = gpulime.Explainer(cnn, **settings).explain(torch.stack(images), keys=keys)
+        found = open_run(tmp_path / f"{i}").explanations(["0", "1"])
+        assert found.samples.tolist() == wanted.samples.tolist()
+        assert (found.samples != gpulime.Explainer(cnn, **settings).n_samples).all()
 
 
 def test_the_picture_is_looked_up_where_it_was(tmp_path):

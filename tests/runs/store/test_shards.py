@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import rows
 from markup import Page
-from rows import as_version_1, explained, failed, run
+from rows import as_version, explained, failed, run
 
 from gpulime.errors import GpulimeError
 from gpulime.runs import open_run
@@ -188,22 +188,26 @@ def test_a_shard_of_this_version_must_have_this_versions_columns(tmp_path):
         assert set(store.done(tmp_path)) == set()
 
 
-def test_a_run_of_an_earlier_version_is_read_everywhere(tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_run_of_an_earlier_version_is_read_everywhere(version, tmp_path):
     """Missing columns are null, also beside rows of this version and after both were merged."""
-    rows = [explained("a", r2_loo=[0.4, 0.3], target=1), failed("bad")]
-    folder = as_version_1(run(tmp_path / "run", *rows))
+    rows = [explained("a", r2_loo=[0.4, 0.3], coef_se=[[0.25] * 4] * 2, target=1), failed("bad")]
+    folder = as_version(run(tmp_path / "run", *rows), version)
+    later = [name for name, since in ADDED.items() if since > version]
     same = run(tmp_path / "same", *rows)
-    assert store.read(folder).to_pylist() == [row | dict.fromkeys(ADDED) for row in store.read(same).to_pylist()]
+    assert store.read(folder).to_pylist() == [row | dict.fromkeys(later) for row in store.read(same).to_pylist()]
     assert len(store.done(folder)) == status.status(folder).done == 2
     assert (verify.verify(folder).as_written, verify.verify(folder).rows) == (True, 2)
     assert summary.summary(folder, store.manifest(folder), Effort()).ok == 1
     assert open_run(folder)["a"].scores[1] == 0.5
+    assert open_run(folder).explanations(["a"]).standard_errors.isnan().all()
+    assert (open_run(same).explanations(["a"]).standard_errors == 0.25).all()
     assert export.export(folder, None, tmp_path / "files").images == 1
     assert len(diff.compare(folder, same).images) == 1
     assert page.write(folder, lambda row: None, None).is_file()
-    write(folder, explained("b", r2_loo=[0.2, 0.1]))
+    write(folder, explained("b", coef_se=[[0.5] * 4] * 2))
     for _ in range(2):
-        assert store.read(folder, ["r2_loo"])["r2_loo"].to_pylist() == [None, None, [0.2, 0.1]]
+        assert store.read(folder, ["coef_se"])["coef_se"].to_pylist() == [None, None, [[0.5] * 4] * 2]
         assert set(open_run(folder)) == {"a", "b"}
         compact.compact(folder)
     assert len(store.shards(folder)) == 1

@@ -46,6 +46,7 @@ def explained(image_id="a.jpg", **changes):
         "labels": [281, 285],
         "pred_probs": [0.5, 0.25],
         "coef": [[0.5, -0.25, 0.0], [1.0, 2.0, 3.0]],
+        "coef_se": [[0.125, 0.0, None], [0.5, 0.25, 1.0]],
         "intercept": [0.1, 0.2],
         "r2": [0.9, None],
         "r2_loo": [0.8, None],

@@ -32,7 +32,7 @@ DAMAGED = {
     "fewer segments than said": ({"n_segments": 2**31 - 1}, "0 ... 2147483646, got 4 from 0 to 3"),
     "NaN": ({"coef": [[0.5, float("nan"), 0, 0]] * 2}, r"coef must be finite, got \[\[0.5, nan, 0.0, 0.0\]"),
     "infinite prediction": ({"pred_probs": [float("inf"), 0.1]}, "pred_probs must be finite"),
-    "too few coefficients": ({"coef": [[0.5, 0.1, 0.2]] * 2}, r"coef must have 4 coefficients for each label, got \[3\]"),
+    "too few coefficients": ({"coef": [[0.5, 0.1, 0.2]] * 2}, r"coef must have 4 entries for each label, got \[3\]"),
     "no coefficients of a label": ({"coef": [[0.5, 0.1, 0.2, 0.3], None]}, r"got \[0, 4\]"),
     "a label without coefficients": ({"coef": [[1, 2, 3, 4]]}, "coef must have an entry for each of 2 labels, got 1"),
     "an intercept of none": ({"intercept": [0.1, None]}, r"intercept must be finite, got \[0.1, None\]"),
@@ -41,6 +41,10 @@ DAMAGED = {
     "a label twice": ({"labels": [2, 2]}, "labels must be distinct"),
     "a prediction without output": ({"prediction": 3}, "prediction must be a class with a finite output, got 3 and None"),
     "more pixels than there can be": ({"h": 2**31 - 1, "w": 2**31 - 1}, "h x w must be below 2147483648"),
+    "an error below 0": ({"coef_se": [[0.5, -0.1, 0, 0]] * 2}, "coef_se must be finite, and 0 or more, got "),
+    "an infinite error": ({"coef_se": [[0.5, float("inf"), 0, 0]] * 2}, "coef_se must be finite, and 0 or more, got "),
+    "too few errors": ({"coef_se": [[0.5, 0.1, None]] * 2}, r"coef_se must have 4 entries for each label, got \[3\]"),
+    "errors of one label": ({"coef_se": [[1, 2, 3, 4]]}, "coef_se must have an entry for each of 2 labels, got 1"),
     "too many scores": ({"r2": [0.1] * 3}, "r2 must have an entry for each of 2 labels, got 3"),
 }
 
