@@ -299,15 +299,15 @@ class LimeImageExplainer:
         if call.top_labels:
             explanation.top_labels = one.labels
         ids = np.unique(one.segments)
-        names = ("coefficients", "ranks", "intercepts", "scores", "scores_loo", "local_predictions")
+        names = ("coefficients", "standard_errors", "ranks", "intercepts", "scores", "scores_loo", "local_predictions")
         columns = [getattr(fitted, name)[0].cpu().numpy() for name in names]
         # As in lime, `score` and `local_pred` end up with the last label's values: with top_labels, the most probable label's.
         labels = list(enumerate(one.labels))
         for j, label in reversed(labels) if call.top_labels else labels:
-            coefficients, ranks, intercept, score, score_loo, local = (column[j] for column in columns)
+            coefficients, errors, ranks, intercept, score, score_loo, local = (column[j] for column in columns)
             used = np.argsort(np.where(ranks < 0, ranks.max() + 1, ranks), kind="stable")[: (ranks >= 0).sum()]
             y = outputs[0, :, j].cpu().numpy()
-            values = coefficients[used]
+            values, errors = coefficients[used], errors[used]
             local_pred = np.array([local])
             if not weights[1:].any():
                 score = np.float64(1)  # scikit-learn's score, and so lime's, for a single point
@@ -316,9 +316,11 @@ class LimeImageExplainer:
                 regressor.fit(data, y, sample_weight=weights)
                 score, score_loo = regressor.score(data, y, sample_weight=weights), np.nan
                 values, intercept, local_pred = regressor.coef_, regressor.intercept_, regressor.predict(data[:1])
+                errors = np.full(len(used), np.nan)
             order = np.argsort(-np.abs(values), kind="stable")
             explanation.intercept[label] = intercept
             explanation.local_exp[label] = [(ids[used[i]], values[i]) for i in order]
+            explanation.standard_errors[label] = {ids[used[i]]: float(errors[i]) for i in order}
             explanation.scores[label] = explanation.score = score
             explanation.scores_loo[label] = float(score_loo)
             explanation.local_preds[label] = explanation.local_pred = local_pred

@@ -18,6 +18,8 @@ from torch import nn
 
 from gpulime import GpulimeError
 from gpulime import lime_image as ours
+from gpulime.engine.settings import Settings
+from gpulime.engine.surrogate import fit
 from gpulime.images import masked_images
 from gpulime.wrappers.scikit_image import SegmentationAlgorithm
 
@@ -263,6 +265,29 @@ def test_a_kernel_of_the_users(explainer):
 @pytest.mark.parametrize("num_features", [5, 8, 100000])
 def test_a_regressor_of_the_users(regressor, num_features):
     assert_same(model_regressor=regressor, num_features=num_features, segmentation_fn=few_superpixels)
+
+
+@pytest.mark.parametrize("num_features", [5, 100000])
+def test_each_coefficient_has_its_standard_error(num_features):
+    one, shown = explain(ours, num_features=num_features)
+    ids = np.unique(one.segments).tolist()
+    state = np.random.RandomState(7)
+    state.randint(0, high=1000)
+    masks = state.randint(0, 2, (60, len(ids)))
+    masks[0] = 1
+    outputs = Classifier()(np.concatenate(shown))[:, one.top_labels]
+    settings = Settings(feature_selection="auto", num_features=num_features)
+    fitted = fit(torch.from_numpy(masks)[None].bool(), torch.from_numpy(outputs)[None], settings=settings)
+    for j, label in enumerate(one.top_labels):
+        assert list(one.standard_errors[label]) == [segment for segment, _ in one.local_exp[label]]
+        for segment, _, error in one.as_list(label, errors=True):
+            np.testing.assert_allclose(error, fitted.standard_errors[0, j, ids.index(segment)], rtol=1e-6)
+            assert error > 0
+
+
+def test_of_a_regressor_of_the_users_no_standard_error_is_known():
+    one, _ = explain(ours, model_regressor=Ridge(), segmentation_fn=few_superpixels)
+    assert np.isnan([error for *_, error in one.as_list(errors=True)]).all()
 
 
 @pytest.mark.parametrize("arguments", [{"batch_size": 7}, {"batch_size": 1}, {"random_seed": 5}, {"num_samples": 61}], ids=str)

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from gpulime import device as devices
-from gpulime.classes import Names
-from gpulime.errors import check
+from gpulime.classes import Names, name_of
+from gpulime.errors import GpulimeError, check
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,6 +102,39 @@ class Explanations:
         parts: dict[str, Any] = {**self._tensors(), **self._lists()}
         return self._with({name: values[where] for name, values in parts.items()})
 
+    def to_frame(self) -> pandas.DataFrame:
+        """A table with a row for each part of each label of each input; needs pandas.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``input`` (0 ... n - 1), ``label``, ``class_name`` (only if ``class_names`` are known), ``part`` (for images the
+            segment's id), ``coefficient``, ``standard_error``, and of the input and label ``prediction``, ``score`` and
+            ``score_loo``. In the order of the tensors, without what they repeat or pad.
+
+        Raises
+        ------
+        GpulimeError
+            If pandas is missing.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise GpulimeError("to_frame needs pandas: pip install pandas") from error
+        l, k = self.coefficients.shape[1:]
+        labels, counts, parts = (tensor.cpu() for tensor in (self.labels, self.counts, self._parts()))
+        again = torch.stack([(labels[:, :j] == labels[:, j : j + 1]).any(1) for j in range(l)], 1)
+        i, j, part = (~again[..., None] & (torch.arange(k) < counts[:, None, None])).nonzero(as_tuple=True)
+        columns = {"input": i, "label": labels[i, j], "part": parts[i, part]}
+        columns |= {name: getattr(self, f"{name}s").cpu()[i, j, part] for name in ("coefficient", "standard_error")}
+        of_labels = {"prediction": self.predictions, "score": self.scores, "score_loo": self.scores_loo}
+        columns |= {name: tensor.cpu()[i, j] for name, tensor in of_labels.items()}
+        frame = pandas.DataFrame({name: column.numpy() for name, column in columns.items()})
+        if self.class_names is not None:
+            names = {label: name_of(label, self.class_names) for label in labels.unique().tolist()}
+            frame.insert(2, "class_name", frame["label"].map(names))
+        return frame
+
     @classmethod
     def load(cls, path: str | Path) -> Explanations:
         """Read what ``save`` wrote, such as explanations of images.
@@ -136,6 +172,11 @@ class Explanations:
 
     def _with(self, changes: dict[str, Any]) -> Self:
         return replace(self, **changes)
+
+    def _parts(self) -> Tensor:
+        """The id of each part, (n, k)."""
+        n, _, k = self.coefficients.shape
+        return torch.arange(k).expand(n, k)
 
     def _tensors(self) -> dict[str, Tensor]:
         """The fields that are tensors (n, ...)."""

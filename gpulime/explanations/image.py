@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class ImageExplanation:
     segments : (h, w) integers, with the segmenter's own ids; -1, or less than all of them, for pixels that are never hidden
     top_labels : list of int, the labels explained, most probable first
     local_exp : dict, label -> list of (segment id, coefficient), strongest first
+    standard_errors : dict, label -> dict of segment id -> standard error of its coefficient; NaN, or no entry, if not known
     intercept, scores, local_preds, predictions : dict, label -> float
     scores_loo : dict, label -> float, the leave-one-out R2 beside lime's ``scores``
     score, local_pred : those of the first label, as lime keeps them
@@ -46,6 +47,7 @@ class ImageExplanation:
         self.image, self.segments = image, segments
         self.top_labels: list[int]
         self.local_exp: dict[int, list[tuple[int, float]]] = {}
+        self.standard_errors: dict[int, dict[int, float]] = {}
         self.intercept: dict[int, float] = {}
         self.scores: dict[int, float] = {}
         self.scores_loo: dict[int, float] = {}
@@ -64,10 +66,12 @@ class ImageExplanation:
         one = cls(row["images"].transpose(1, 2, 0) / 255.0, names[row["segments"]])
         explained = row["labels"].tolist()
         one.top_labels = list(dict.fromkeys(explained))
-        for label, weights in zip(explained, row["coefficients"][:, :count], strict=True):
+        columns = (row[name][:, :count] for name in ("coefficients", "standard_errors"))
+        for label, weights, errors in zip(explained, *columns, strict=True):
             order = np.argsort(-np.abs(weights), kind="stable")
             used = order[weights[order] != 0] if weights.any() else order  # those not selected have 0
             one.local_exp[label] = [(int(ids[j]), float(weights[j])) for j in used]
+            one.standard_errors[label] = {int(ids[j]): float(errors[j]) for j in used}
         one.intercept, one.scores, one.scores_loo, one.local_preds, one.predictions = (
             dict(zip(explained, row[name].astype(float).tolist(), strict=True))
             for name in ("intercepts", "scores", "scores_loo", "local_predictions", "predictions")
@@ -93,6 +97,40 @@ class ImageExplanation:
         from gpulime.explanations import notebook
 
         return notebook.one(self)
+
+    @overload
+    def as_list(self, label: int | None = None, errors: Literal[False] = False) -> list[tuple[int, float]]: ...
+    @overload
+    def as_list(self, label: int | None = None, *, errors: Literal[True]) -> list[tuple[int, float, float]]: ...
+    def as_list(
+        self, label: int | None = None, errors: bool = False
+    ) -> list[tuple[int, float]] | list[tuple[int, float, float]]:
+        """The segments of a label, strongest first, as lime's method of the same name lists words and columns.
+
+        Parameters
+        ----------
+        label : int, optional
+            An explained label, also as a tensor or array of one element; by default the first.
+        errors : bool
+            If True, list the standard errors too.
+
+        Returns
+        -------
+        list of (segment id, coefficient), or with ``errors`` of (segment id, coefficient, standard error)
+            A standard error is NaN if it is not known.
+
+        Raises
+        ------
+        GpulimeError
+            If the label was not explained.
+        """
+        from gpulime.explanations import shades
+
+        label = shades.chosen(self, label)
+        if not errors:
+            return list(self.local_exp[label])
+        known = self.standard_errors.get(label, {})
+        return [(segment, weight, known.get(segment, math.nan)) for segment, weight in self.local_exp[label]]
 
     def plot(
         self,

@@ -72,6 +72,9 @@ class ExplainedImages(Shown, batch.Explanations):
         where = self.segments.flatten(1).long()[:, None].expand(n, l, -1)
         return self.coefficients.gather(2, where).view(n, l, *self.segments.shape[1:])
 
+    def _parts(self) -> Tensor:
+        return self.segment_ids
+
     @classmethod
     def cat(cls, parts: list[Self]) -> Self:
         """Concatenate batches of images of one size; segments are padded, as within a batch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -106,6 +107,69 @@ def test_a_file_of_an_earlier_version_has_no_later_scores(tmp_path):
         replace(batch := explanations(), scores_loo=batch.scores, spreads=batch.scores),
     )
     assert np.isnan(list(loaded[0].scores_loo.values())).all()
+
+
+def test_each_segment_has_the_standard_error_of_its_coefficient():
+    batch = explanations()
+    for i, one in enumerate(batch):
+        for j, label in enumerate(one.top_labels):
+            known = dict(zip(batch.segment_ids[i].tolist(), batch.standard_errors[i, j].tolist(), strict=True))
+            assert one.standard_errors[label] == {segment: known[segment] for segment, _ in one.local_exp[label]}
+            assert one.as_list(label) == one.local_exp[label]
+            assert one.as_list(label, errors=True) == [(segment, w, known[segment]) for segment, w in one.local_exp[label]]
+    assert batch[1].as_list() == batch[1].local_exp[281]
+    assert batch[1].as_list(torch.tensor(285)) == batch[1].local_exp[285]
+    with pytest.raises(GpulimeError, match="label must be one of '281', '285'; got 3"):
+        batch[1].as_list(3)
+
+
+def test_standard_errors_that_are_not_known_are_nan():
+    batch = explanations()
+    one = replace(batch, standard_errors=torch.full_like(batch.coefficients, torch.nan))[1]
+    assert np.isnan([error for *_, error in one.as_list(errors=True)]).all()
+    one.standard_errors = {}
+    assert np.isnan([error for *_, error in one.as_list(errors=True)]).all()
+
+
+def test_a_frame_has_a_row_for_each_part_of_each_label():
+    pytest.importorskip("pandas")
+    batch = explanations()
+    labels = batch.labels.clone()
+    labels[2] = 281  # one label, repeated
+    batch = replace(batch, labels=labels, class_names={281: "tabby"})
+    frame = batch.to_frame()
+    columns = ["input", "label", "class_name", "part", "coefficient", "standard_error", "prediction", "score", "score_loo"]
+    assert list(frame.columns) == columns
+    assert len(frame) == 2 * (K - 2) + 2 * K + K
+    expected = [
+        (i, label, part, *numbers)
+        for i, one in enumerate(batch)
+        for j, label in enumerate(one.top_labels)
+        for part, numbers in sorted(
+            (segment, (w, error, one.predictions[label], one.scores[label], batch.scores_loo[i, j].item()))
+            for segment, w, error in one.as_list(label, errors=True)
+        )
+        if i < 2
+    ]
+    assert frame[frame["input"] < 2].drop(columns="class_name").to_records(index=False).tolist() == expected
+    assert frame["coefficient"][frame["input"] == 2].tolist() == batch.coefficients[2, 0].tolist()
+    assert set(frame["class_name"][frame["label"] == 281]) == {"tabby"}
+    assert frame["class_name"][frame["label"] == 285].isna().all()
+
+
+def test_a_frame_of_any_inputs_numbers_their_parts():
+    pytest.importorskip("pandas")
+    images = explanations()
+    fields = {field.name: getattr(images, field.name) for field in dataclasses.fields(Explanations)}
+    frame = Explanations(**fields).to_frame()
+    assert "class_name" not in frame
+    assert frame["part"][frame["input"] == 0].tolist() == [0, 1, 2, 3] * L
+
+
+def test_without_pandas_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(GpulimeError, match=r"^to_frame needs pandas: pip install pandas$"):
+        explanations().to_frame()
 
 
 class Bomb:
