@@ -78,4 +78,4 @@ def games() -> Iterator[Game]:
         yield replace(made, parts=zlib.crc32(picture.numpy().tobytes() + WEIGHTS.read_bytes()))
 
 
-CASE = Case("fashion", games, n_masks=60_000)
+CASE = Case("fashion", games, n_masks=20_000)
