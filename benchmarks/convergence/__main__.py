@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser("convergence", __doc__, CASES)
     made.add_argument("what", nargs="?", choices=["run", "targets", "plot"], default="run")
     made.add_argument("--quick", action="store_true", help=f"{QUICK} games of each case, two repeats at most")
+    made.add_argument("--most", type=int, help="games of each case")
     made.add_argument("--kept", type=Path, help="folder for outputs of models, so that no forward is done twice")
     made.add_argument("--masks", type=int, default=0, help="of each target, instead of the case's own number")
     given = made.parse_args(argv)
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     targets.compute(case, kept=given.kept and given.kept / case.name, n_masks=given.masks)
                 continue
             repeats = given.repeats or min(2 if given.quick else case.repeats, case.repeats)
-            rows = run(case, repeats, QUICK if given.quick else None, given.kept)
+            rows = run(case, repeats, QUICK if given.quick else given.most, given.kept)
         except (FileNotFoundError, ModuleNotFoundError) as missing:
             print(f"{case.name}: skipped, {missing}", flush=True)
             continue
