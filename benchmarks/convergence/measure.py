@@ -6,7 +6,7 @@ A pair's forwards are remembered, so estimators that share a sampler share its r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -27,7 +27,6 @@ from gpulime.engine.model import Predictor
 from gpulime.engine.settings import Settings
 from gpulime.errors import GpulimeError
 
-SAMPLERS = ("bernoulli", "lime", "antithetic", "blocks", "exhaustive")
 ESTIMATORS = (("ridge", ""), ("wls", ""), ("gp", "identity"), ("gp", "logit"), ("gp", "auto"))
 UNPAIRED = ("bernoulli", "lime")  # without complement pairs "gp" is "wls"
 
@@ -48,7 +47,12 @@ LIME_S = 1000  # lime's own default
 INDEPENDENT, LIME = Pair("bernoulli", "numpy"), Pair("lime", "ridge")
 PAIRS = (
     INDEPENDENT,
-    *(Pair(sampler, *one) for sampler in SAMPLERS for one in ESTIMATORS if not (sampler in UNPAIRED and one[0] == "gp")),
+    *(
+        Pair(sampler, *one)
+        for sampler in samplers.SAMPLERS
+        for one in ESTIMATORS
+        if not (sampler in UNPAIRED and one[0] == "gp")
+    ),
 )
 
 
@@ -137,15 +141,11 @@ def explained(pair: Pair, game: Game, model: Memory, s: int, seed: int) -> tuple
         start = perf_counter()
         found = slopes(masks.numpy(), model(masks.float())[:, game.label].numpy().astype(float))
         return found[0], None, perf_counter() - start
-    if (pair.estimator, pair.link) != ("ridge", "") and "estimator" not in {field.name for field in fields(Settings)}:
-        raise GpulimeError("there is one estimator")
-    chosen = {"estimator": pair.estimator} if pair.estimator != "ridge" else {}
-    chosen |= {"link": pair.link} if pair.link else {}
-    settings = Settings(feature_selection="none", **chosen)
+    settings = Settings(feature_selection="none", estimator=pair.estimator, link=pair.link or "identity")
     engine = Timed(Predictor(model, None, "float32", None), BatchSize(1024), one, sampler, n_samples, 1, settings)
     [explanations] = engine.explained([game])
-    errors = getattr(explanations, "standard_errors", None)
-    return explanations.coefficients[0, 0].double().numpy(), None if errors is None else errors[0, 0].numpy(), engine.seconds
+    found = explanations.coefficients[0, 0].double().numpy()
+    return found, explanations.standard_errors[0, 0].double().numpy(), engine.seconds
 
 
 def measured(pair: Pair, game: Game, model: Memory, s: int, seeds: Sequence[int], target: Array, error: float) -> Found:
