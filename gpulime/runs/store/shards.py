@@ -33,7 +33,8 @@ NAME = re.compile(r"part-(\d+)-(\d+)-([0-9a-f]{8})\.parquet")
 CHUNK = 2**20  # bytes in memory while hashing a file
 BATCH = 256  # rows in memory at once when all columns of a shard are read
 MOST_MICROSECONDS = 253_402_300_800_000_000  # the year 10000, of which Python has no time
-COMPRESSION = {"compression": "zstd", "write_page_checksum": True}
+# No dictionaries: nearly all bytes are coefficients and label maps, whose values do not repeat.
+COMPRESSION = {"compression": "zstd", "write_page_checksum": True, "use_dictionary": False}
 DECIDING = ("image_id", "status", "written_at", "attempt")  # the columns that decide which row of an image counts
 
 _warned: set[Path] = set()
