@@ -43,6 +43,7 @@ class Pair:
         return " / ".join(part for part in (self.sampler, self.estimator, self.link) if part)
 
 
+ROUNDING = 1e-7  # of coefficients, which are kept in float32; errors of exhaustive masks are 0
 LIME_S = 1000  # lime's own default
 INDEPENDENT, LIME = Pair("bernoulli", "numpy"), Pair("lime", "ridge")
 PAIRS = (
@@ -157,7 +158,7 @@ def measured(pair: Pair, game: Game, model: Memory, s: int, seeds: Sequence[int]
         found, errors, time = explained(pair, game, model, s, seed)
         squared.append(((found - target) ** 2).mean() - error)
         top5.append(len(best & set(np.argsort(-abs(found))[:5])) / len(best))
-        inside = np.nan if errors is None else (abs(found - aim) <= 1.96 * np.sqrt(errors**2 + error)).mean()
+        inside = np.nan if errors is None else (abs(found - aim) <= 1.96 * np.sqrt(errors**2 + error) + ROUNDING).mean()
         covered.append(inside)
         seconds.append(time)
     return Found(pair, s, *(float(np.mean(values)) for values in (squared, top5, covered)), float(np.median(seconds)))
