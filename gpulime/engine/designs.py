@@ -82,22 +82,23 @@ class Blocks:
         for m in sizes.unique().tolist():
             where = (sizes == m).nonzero().flatten()
             first, last = (begin - 1) // (2 * m), -(-(stop - 1) // (2 * m))
-            rows = self._blocks(keys[where], m, k, first, last)
+            rows = hadamard(keys[where], m, k, first, last, self.seed)
             masks[where, begin - start :] = rows[:, begin - 1 - 2 * m * first : stop - 1 - 2 * m * first]
         return masks
 
-    def _blocks(self, keys: Tensor, m: int, k: int, first: int, last: int) -> Tensor:
-        """Blocks ``first`` to ``last`` of inputs with fewer than m parts: (n, (last - first) 2 m, k)."""
-        numbers = torch.arange(first, last, device=keys.device) + 1
-        bits = bernoulli(keys[:, None], numbers, m * (2 * WORD + 1), self.seed).unflatten(-1, (m, 2 * WORD + 1))
-        powers = 2.0 ** torch.arange(WORD, device=keys.device)
-        order = (bits[..., :WORD].float() @ powers).argsort(-1).int()
-        column = (bits[..., WORD : 2 * WORD].float() @ powers).argsort(-1).int()
-        signs = bits[..., 2 * WORD]
-        if k > m:  # columns beyond an input's parts have no meaning
-            column, signs = (torch.nn.functional.pad(one, (0, k - m)) for one in (column, signs))
-        half = _parity(order[..., :, None] & column[..., None, :k]) ^ signs[..., None, :k]
-        return torch.stack([half, ~half], -2).flatten(1, 3)
+
+def hadamard(keys: Tensor, m: int, k: int, first: int, last: int, seed: int) -> Tensor:
+    """Blocks ``first`` to ``last`` of inputs with at most m parts, a power of 2: (n, (last - first) 2 m, k) bool."""
+    numbers = torch.arange(first, last, device=keys.device) + 1
+    bits = bernoulli(keys[:, None], numbers, m * (2 * WORD + 1), seed).unflatten(-1, (m, 2 * WORD + 1))
+    powers = 2.0 ** torch.arange(WORD, device=keys.device)
+    order = (bits[..., :WORD].float() @ powers).argsort(-1).int()
+    column = (bits[..., WORD : 2 * WORD].float() @ powers).argsort(-1).int()
+    signs = bits[..., 2 * WORD]
+    if k > m:  # columns beyond an input's parts have no meaning
+        column, signs = (torch.nn.functional.pad(one, (0, k - m)) for one in (column, signs))
+    half = _parity(order[..., :, None] & column[..., None, :k]) ^ signs[..., None, :k]
+    return torch.stack([half, ~half], -2).flatten(1, 3)
 
 
 def exhaustive(counts: Tensor, k: int, s: int) -> Tensor:

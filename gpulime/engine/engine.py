@@ -15,6 +15,7 @@ from gpulime.engine import rounds
 from gpulime.engine.batch_size import BatchSize, row_bytes
 from gpulime.engine.designs import Antithetic, Blocks
 from gpulime.engine.flight import MASK_ENTRIES, Flight
+from gpulime.engine.logit import probabilities
 from gpulime.engine.masked import Masked, Masker
 from gpulime.engine.masks import Sampler
 from gpulime.engine.model import Predictor
@@ -61,7 +62,7 @@ class Engine(Generic[E]):
     ) -> None:
         self.predictor, self.batch_size, self.masker = predictor, batch_size, masker
         self.sampler, self.n_samples, self.top_labels, self.settings = sampler, n_samples, top_labels, settings
-        self.stopping, self._warned, self._tried = stopping, False, False
+        self.stopping, self._warned, self._tried, self._looked = stopping, False, False, False
 
     def prepare(self, batch: Any) -> Iterator[Flight]:
         """Turn a batch into flights of a few inputs each, for `queue`; every transfer from a GPU to the host happens here."""
@@ -82,6 +83,13 @@ class Engine(Generic[E]):
 
     def solve(self, flight: Flight) -> E | None:
         """Fit the surrogates of a flight with complete outputs; None if it goes on for another round."""
+        if self.settings.link == "logit" and isinstance(flight, PlannedFlight) and not self._looked:
+            self._looked = True
+            check(
+                bool(probabilities(flight.whole[:, None]).all()),
+                "link='logit' needs outputs that are probabilities and sum to 1: activation='softmax', or None if the model "
+                f"has a softmax; got outputs from {float(flight.whole.min()):.3g} to {float(flight.whole.max()):.3g}",
+            )
         found = rounds.solve(flight, self.settings) if isinstance(flight, PlannedFlight) else _solve(flight, self.settings)
         return None if found is None else cast(E, flight.inputs.explained(found | _common(flight)))
 
@@ -141,13 +149,12 @@ class Engine(Generic[E]):
 
     def _check(self, inputs: Masked) -> None:
         """Fail before any forward if a fit is impossible; warn once if only the penalty makes it possible."""
-        k = inputs.most
-        if k >= self.n_samples:
+        k, estimator = inputs.most, self.settings.estimator
+        if k >= self.n_samples and estimator != "gp" and self.stopping is None:
+            few = f"n_samples = {self.n_samples} cannot fit k = {k} {inputs.parts} with"
+            check(estimator == "ridge", f"{few} estimator={estimator!r}; take more samples, or 'ridge' or 'gp'")
+            check(self.settings.alpha > 0, f"{few} alpha = 0; take more samples or alpha > 0")
             few = f"n_samples = {self.n_samples}"
-            check(
-                self.settings.alpha > 0,
-                f"{few} cannot fit k = {k} {inputs.parts} with alpha = 0; take more samples or alpha > 0",
-            )
             if not self._warned:
                 self._warned = True
                 more = f"not above k = {k} {inputs.parts}: coefficients depend on the ridge penalty alpha"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpulime.engine import gaussian_process
-from gpulime.engine.designs import Blocks
+from gpulime.engine.designs import hadamard
 from gpulime.engine.gaussian_process import Estimate, Posterior
 from gpulime.engine.proximity import proximity
 from gpulime.engine.ridge import ridge
@@ -19,10 +19,12 @@ from gpulime.engine.settings import REGULAR, Settings
 from gpulime.engine.walsh import Slopes
 
 CLASSES = 24  # with the highest mean probability; all others count as one
+NEAR = 1e-2  # of a sum of probabilities to 1, in bfloat16, too
 LEAST = 1e-7  # probabilities below count as this
-ROWS = 8192  # rows of the projection
+ROWS = 8192  # rows of the projection, a single block
+PROJECTION = -1  # its seed
 INFLUENCE_ROWS = 1024  # of these, for the influence of each pair
-TOGETHER = 2**22  # entries of the kernels of a projection at once
+TOGETHER = 2**19  # entries of the kernels of a projection at once, to stay in a CPU's cache
 
 
 def posterior(
@@ -50,6 +52,12 @@ def posterior(
     return Estimate(found.slopes + slopes, variances, found.influence + influence, found.left_out)
 
 
+def probabilities(outputs: Tensor) -> Tensor:
+    """Tell for each input if its outputs (n, s, classes) are probabilities that sum to 1: (n,) bool."""
+    fit = (outputs >= 0) & ((outputs.sum(-1, keepdim=True) - 1).abs() < NEAR)
+    return fit.flatten(1).all(1)
+
+
 def log_probabilities(outputs: Tensor, labels: Tensor) -> Tensor:
     """Centred log-probabilities (n, s, l + more): the labels, the most probable other classes, and all the rest as one."""
     l, classes = labels.shape[1], outputs.shape[2]
@@ -72,39 +80,54 @@ def _projected(model: Posterior, l: int, counts: Tensor, settings: Settings) -> 
     influence : (n, m, l, k), first-order change of the slopes without each pair
     """
     n, m, k = model.rows.shape
-    masks = Blocks(1, ROWS).draw(torch.zeros_like(counts), counts, k, 1, ROWS + 1)
     valid = torch.arange(k, device=counts.device) < counts[:, None]
-    masks = masks & valid[:, None]
+    block = hadamard(torch.zeros_like(counts[:1]), max(ROWS // 2, 2 ** k.bit_length()), k, 0, 1, PROJECTION)
+    masks = block & valid[:, None]
     w = proximity(masks, counts, settings)
-    x = torch.where(masks, 1.0, -1.0).double() * valid[:, None]
+    x = torch.where(masks, 1.0, -1.0) * valid[:, None]  # float32: rounding is far below the noise of the rows
     pieces = x.split(max(1, TOGETHER // (n * m)), 1)
     p = torch.cat([model.predict(piece).softmax(-1) for piece in pieces], 1)
-    slopes, noise = _slopes(x, w, p[..., :l], valid)
+    slopes, noise = _slopes(x.double(), w, p[..., :l].double(), valid)
     few = slice(0, INFLUENCE_ROWS)
-    x, w, p = x[:, few], w[:, few], p[:, few]
+    return slopes, noise, _influence(model, x[:, few].double(), w[:, few], p[:, few].double(), l, valid)
+
+
+def _influence(model: Posterior, x: Tensor, w: Tensor, p: Tensor, l: int, valid: Tensor) -> Tensor:
+    """First-order change (n, m, l, k) of the slopes of the first l of the probabilities p (n, r, classes) by each pair."""
     odd, even = model.smoothed(x)
-    influence = []
+    left_odd, left_even = model.odd.left_out, model.even.left_out
+    # A pair moves the log-probability of class c by odd * left_odd_c + even * left_even_c, and so its probability by p_c times
+    # that less its mean over the classes.
+    mean = odd * (p @ left_odd.mT) + even * (p @ left_even.mT)
+    fit, _ = _fit(x, w, valid)
+    found = []
     for i in range(l):
-        change = odd * (model.odd.left_out[:, None, :, i] - p @ model.odd.left_out.mT)
-        change = change + even * (model.even.left_out[:, None, :, i] - p @ model.even.left_out.mT)
-        influence.append(_slopes(x, w, p[..., i, None] * change, valid)[0])
-    return slopes, noise, torch.stack(influence, 2)
+        of_class = fit * p[:, None, :, i]
+        change = (of_class @ odd) * left_odd[:, None, :, i] + (of_class @ even) * left_even[:, None, :, i] - of_class @ mean
+        found.append(change.mT)
+    return torch.stack(found, 2)
 
 
-def _slopes(x: Tensor, w: Tensor, values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Slopes (n, l, k) of values (n, r, l) in a fit to rows x (n, r, k) of -1 and 1 with weights w (n, r), per unit of z.
+def _fit(x: Tensor, w: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """The map (n, k, r) from values at rows x (n, r, k) of -1 and 1, with weights w (n, r), to slopes per unit of z.
 
-    Also returns their variance over the choice of pairs of rows.
+    Also returns the centred rows.
     """
     share = (w / w.sum(1, keepdim=True))[..., None]
     x = x - (share * x).sum(1, keepdim=True)
     weighted = (x * share).mT
-    values = values - (share * values).sum(1, keepdim=True)
-    n, _, k = x.shape
-    chosen = valid[:, None].expand(n, values.shape[2], k)
-    beta, root = ridge(weighted @ x, (weighted @ values).mT, chosen, REGULAR)
-    error = share * (values - x @ beta.mT)
-    influence = x @ (root[:, 0].mT @ root[:, 0])
-    both = error.square().mT @ influence.square()
-    both = both + 2 * (error[:, ::2] * error[:, 1::2]).mT @ (influence[:, ::2] * influence[:, 1::2])
-    return 2 * beta, 4 * both
+    chosen = valid[:, None]
+    root = ridge(weighted @ x, torch.zeros_like(x[:, :1]), chosen, REGULAR)[1][:, 0]
+    return 2 * (root.mT @ root) @ weighted, x
+
+
+def _slopes(x: Tensor, w: Tensor, values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes (n, l, k) of values (n, r, l) in a weighted fit to rows x (n, r, k), and their variance over the rows' choice."""
+    fit, centred = _fit(x, w, valid)
+    values = values - values.mean(1, keepdim=True)
+    beta = (fit @ values).mT
+    share = w[..., None] / w.sum(1)[:, None, None]
+    error = values - (share * values).sum(1, keepdim=True) - centred @ beta.mT / 2
+    # Rows 2 i and 2 i + 1 are complements.
+    both = error.square().mT @ fit.square().mT + 2 * (error[:, ::2] * error[:, 1::2]).mT @ (fit[..., ::2] * fit[..., 1::2]).mT
+    return beta, both

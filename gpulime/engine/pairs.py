@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,28 +34,32 @@ def solved(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, setti
     rows = (2 * z[:, ::2] - 1) * valid[:, None]
     limit = walsh.limit(counts, k, settings)
     scales = gaussian_process.scales(rows, (y[:, ::2] - y[:, 1::2]) / 2, counts)
-    found: Estimate = gaussian_process.posterior(rows, y[:, ::2], y[:, 1::2], scales, limit)
+    estimates: list[Estimate] = []
+    if settings.link != "logit":
+        estimates.append(gaussian_process.posterior(rows, y[:, ::2], y[:, 1::2], scales, limit))
     if settings.link != "identity":
-        other = logit.posterior(rows, all_y, labels, scales, counts, limit, settings)
-        found = _better(found, other) if settings.link == "auto" else other
+        estimates.append(logit.posterior(rows, all_y, labels, scales, counts, limit, settings))
+    found = estimates[0] if len(estimates) == 1 else _better(estimates, logit.probabilities(all_y))
     whole = outputs[:, 0].gather(1, labels)
     return _linear(z, y, proximity(masks[:, pairs], counts, settings), found, whole)
 
 
-def _better(one: Estimate, other: Estimate) -> Estimate:
-    """Average two estimates by how well each predicts the odd part of a left-out pair, pooled over an input's labels."""
-    m = one.left_out.shape[1]
-    each = torch.stack([-0.5 * m * found.left_out.square().mean(1).clamp(min=1e-300).log().sum(1) for found in (one, other)])
-    share = each.softmax(0)
+def _better(estimates: Sequence[Estimate], possible: Tensor) -> Estimate:
+    """Average two estimates by how well each predicts the odd part of a left-out pair, pooled over an input's labels.
+
+    The second one is left out for inputs without ``possible`` (n,).
+    """
+    m = estimates[0].left_out.shape[1]
+    each = torch.stack([-0.5 * m * found.left_out.square().mean(1).clamp(min=1e-300).log().sum(1) for found in estimates])
+    share = torch.stack([each[0], each[1].masked_fill(~possible, -torch.inf)]).softmax(0)
 
     def mixed(name: str) -> Tensor:
-        values = torch.stack([getattr(found, name) for found in (one, other)])
+        values = torch.stack([getattr(found, name) for found in estimates])
         return (share.view(2, -1, *[1] * (values.ndim - 2)) * values).sum(0)
 
     slopes = mixed("slopes")
-    between = sum(
-        weight[:, None, None] * (found.slopes - slopes).square() for weight, found in zip(share, (one, other), strict=True)
-    )
+    distances = [(found.slopes - slopes).square() for found in estimates]
+    between = (share[..., None, None] * torch.stack(distances)).sum(0)
     return Estimate(slopes, mixed("variances") + between, mixed("influence"), mixed("left_out"))
 
 

@@ -11,6 +11,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime.engine import pairs, surrogate
 from gpulime.engine.designs import Design, exhaustive
 from gpulime.engine.flight import Drawn, Flight
@@ -148,7 +149,7 @@ def solve(flight: PlannedFlight, settings: Settings) -> dict[str, Tensor] | None
         groups[plan.used[i], plan.exhaustive[i]].append(i)
     for (s, whole), members in groups.items():
         for some in _batched(members, max(1, ENTRIES // (s * s))):
-            where = torch.tensor(some, device=device)
+            where = devices.sent(torch.tensor(some), device)
             found = _estimated(flight, where, s, whole, settings)
             if not flight.found:
                 flight.found = {name: value.new_empty(flight.n, *value.shape[1:]) for name, value in found.items()}
@@ -158,7 +159,7 @@ def solve(flight: PlannedFlight, settings: Settings) -> dict[str, Tensor] | None
     if flight.stopping is not None and (going := _unsettled(flight, flight.stopping)):
         flight.go_on(going)
         return None
-    return flight.found | {"samples": torch.tensor(plan.used, device=device)}
+    return flight.found | {"samples": devices.sent(torch.tensor(plan.used), device)}
 
 
 def _unsettled(flight: PlannedFlight, stopping: Stopping) -> list[int]:

@@ -19,6 +19,7 @@ Garreau and Mardaoui, "What does LIME really see in images?", ICML 2021 (the lim
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from gpulime.engine.proximity import proximity
 if TYPE_CHECKING:
     from gpulime.engine.settings import Settings
 
-ORDERS = 3  # kernels go up to this order; with lime's kernel, higher ones have slopes below 1e-4 of the first
+ORDERS = 3  # of kernels; with lime's weights, products of higher order have slopes below 1e-4 of the first
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,9 @@ def _slopes(weights: Tensor, counts: Tensor) -> Slopes:
 
 
 def symmetric(u: Tensor) -> list[Tensor]:
-    """Elementary symmetric polynomials e_0 to e_ORDERS of the last dimension, by Newton's identities."""
-    return _newton([(u**m).sum(-1) for m in range(1, ORDERS + 1)])
-
-
-def _newton(powers: list[Tensor]) -> list[Tensor]:
-    """Elementary symmetric polynomials of numbers with the power sums P_1, P_2, ..."""
-    e = [torch.ones_like(powers[0])]
-    for d in range(1, len(powers) + 1):
-        terms = [(-1) ** (m - 1) * e[d - m] * powers[m - 1] for m in range(1, d + 1)]
-        e.append(torch.stack(terms).sum(0) / d)
-    return e
+    """Elementary symmetric polynomials e_0 to e_3 of the last dimension, by Newton's identities."""
+    p1, p2, p3 = (u.pow(m).sum(-1) for m in (1, 2, 3))
+    return [torch.ones_like(p1), p1, (p1.square() - p2) / 2, (p1 * (p1.square() - 3 * p2) + 2 * p3) / 6]
 
 
 def _without(u: Tensor) -> list[Tensor]:
@@ -94,22 +87,34 @@ def _without(u: Tensor) -> list[Tensor]:
 
 
 def norms(scales: Tensor) -> list[Tensor]:
-    """e_1(p) to e_ORDERS(p) of scales (n, k), (n,) each; 1 for orders above the number of parts, whose kernels are 0."""
+    """e_1(p) to e_3(p) of scales (n, k), (n,) each; 1 for orders above the number of parts, whose kernels are 0."""
     tiny = 1e-12 * scales.sum(-1)
     return [e.where(e > tiny**d, 1.0) for d, e in enumerate(symmetric(scales)[1:], 1)]
 
 
 def kernels(a: Tensor, b: Tensor, scales: Tensor) -> list[Tensor]:
-    """Kernels of the orders 1 to ORDERS between rows a (n, r, k) and b (n, m, k) of -1 and 1.
+    """Kernels of the orders 1 to 3 between rows a (n, r, k) and b (n, m, k) of -1 and 1.
 
     ``scales`` (n, k) are the p_j, 0 beyond an input's count. Kernel d, (n, r, m), is ``e_d(p a b) / e_d(p)``: 1 for equal rows.
     """
-    first = (a * scales[:, None]) @ b.mT
-    powers = [first]
-    for m in range(2, ORDERS + 1):  # the square of a product of entries is 1
-        of_scales = (scales**m).sum(-1)[:, None, None].expand_as(first)
-        powers.append((a * scales[:, None] ** m) @ b.mT if m % 2 else of_scales)
-    return [e / norm[:, None, None] for e, norm in zip(_newton(powers)[1:], norms(scales), strict=True)]
+    p1, p3 = ((a * scales[:, None] ** m) @ b.mT for m in (1, 3))
+    p2 = scales.square().sum(-1)[:, None, None]  # the square of a product of entries is 1
+    n1, n2, n3 = (norm[:, None, None] for norm in norms(scales))
+    square = p1.square()
+    return [p1 / n1, (square - p2) / (2 * n2), (p1 * (square - 3 * p2) + 2 * p3) / (6 * n3)]
+
+
+def weighted(a: Tensor, b: Tensor, scales: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Sum of the three kernels times their weights (n, m, l) each: (n, r, l), in the dtype of ``a``."""
+    w1, w2, w3 = (weight / norm[:, None, None] for weight, norm in zip(weights, norms(scales), strict=True))
+    p, p2 = scales[..., None], scales.square().sum(-1)[:, None, None]
+    linear = p * (b.mT @ w1) + p**3 * (b.mT @ w3) / 3
+    constant = -p2 * w2.sum(1, keepdim=True) / 2
+    linear, constant, w2, w3, p2, section = (one.to(a.dtype) for one in (linear, constant, w2, w3, p2, p * b.mT))
+    first = a @ section
+    square = first.square()
+    found: Tensor = (constant + a @ linear).baddbmm_(square, w2 / 2)
+    return found.baddbmm_(first.mul_(square.sub_(3 * p2)), w3 / 6)
 
 
 def sections(rows: Tensor, scales: Tensor, limit: Slopes) -> list[Tensor]:

@@ -22,6 +22,9 @@ SETTINGS = {
     "few segments": {"num_features": 3, "feature_selection": "forward_selection"},
     "heavy segments": {"num_features": 3, "feature_selection": "highest_weights"},
     "logits": {"activation": None, "kernel_width": None},
+    "pairs": {"sampler": "antithetic", "estimator": "wls"},
+    "a process": {"sampler": "blocks", "estimator": "gp"},
+    "logit": {"sampler": "blocks", "estimator": "gp", "link": "auto"},
     "a fill": {"fill": (0.1, 0.2, 0.3), "alpha": 0.1},
 }
 
