@@ -148,8 +148,9 @@ class ImageExplanation:
             An explained label, also as a tensor or array of one element; by default the first.
         kind : {"overlay", "bars", "panels"}
             The picture in gray below the colours of all segments, blue for the label and orange against it, the strongest
-            with their ids; a bar for each of the strongest segments; or the four pictures of lime's tutorials: positive,
-            positive and negative, image, mask.
+            with their ids; a bar for each of the strongest segments, with its 95 % interval; or the four pictures of lime's
+            tutorials: positive, positive and negative, image, mask. Hatched and faded are segments whose 95 % interval holds
+            0; without known standard errors there are none.
         ax : matplotlib Axes, optional
             Axes to draw on; four for "panels". By default a figure is made.
         num_features : int

@@ -40,7 +40,7 @@ def one(explanation: ImageExplanation) -> str:
         ("prediction", NUMBER),
         ("R² left out", NUMBER),
         ("R² fitted", NUMBER),
-        ("strongest segments", CELL),
+        ("strongest segments" + ", ± 95 % interval" * any(shades.errors(explanation, label) for label in labels), CELL),
     )
     head = "".join(f'<th style="{style};font-weight:normal;{QUIET}">{name}</th>' for name, style in headings)
     return (
@@ -50,7 +50,7 @@ def one(explanation: ImageExplanation) -> str:
         f"<thead><tr>{head}</tr></thead><tbody>{shown}</tbody></table>"
         f"{_more(len(labels) - MOST_LABELS, 'label')}"
         f'<p style="{QUIET};margin:6px 0 0">Shown is {name}, with ids: {_square(1)} for it, {_square(-1)} against it.'
-        f"{_bands(explanation)}</p>"
+        f"{f' {_upper(shades.HATCHED)}.' * bool(_hatched(explanation, labels[0]))}{_bands(explanation)}</p>"
         "</div></div>"
     )
 
@@ -58,9 +58,11 @@ def one(explanation: ImageExplanation) -> str:
 def many(title: str, explanations: Sequence[ImageExplanation], left_out: int) -> str:
     """Several images, each with the overlay of its first label; ``left_out`` more are only counted."""
     figures = "".join(_figure(i, explanation) for i, explanation in enumerate(explanations))
+    any_hatched = any(_hatched(one, label) for one in explanations for label in shades.labels_of(one)[:1])
+    hatched = f'<p style="{QUIET};margin:6px 0 0">{_upper(shades.HATCHED)}.</p>' if any_hatched else ""
     return (
         f'<div><p style="margin:0 0 8px">{escape(title)}</p>'
-        f'<div style="display:flex;flex-wrap:wrap;gap:12px">{figures}</div>{_more(left_out, "image")}</div>'
+        f'<div style="display:flex;flex-wrap:wrap;gap:12px">{figures}</div>{hatched}{_more(left_out, "image")}</div>'
     )
 
 
@@ -84,16 +86,19 @@ def _pictures(explanation: ImageExplanation, label: int, sides: tuple[int, int],
     weights = explanation.local_exp[label]
     heat = shades.heat(explanation.segments, weights)
     picture, segments, heat = shades.resized([shades.rgb(explanation.image), explanation.segments, heat], *sides)
-    overlay = shades.blend(picture, segments, heat, shades.scale(weights))
+    overlay = shades.blend(picture, segments, heat, shades.scale(weights), _hatched(explanation, label))
     ids = [segment for segment, _ in shades.strongest(weights, numbered)]
     return shades.uri(picture), shades.uri(shades.numbered(overlay, segments, ids))
 
 
 def _row(explanation: ImageExplanation, label: int) -> str:
     picked = shades.strongest(explanation.local_exp[label], STRONGEST)
-    largest = shades.scale(picked)
+    largest, known = shades.scale(picked), shades.errors(explanation, label)
+    decimals = shades.decimals(largest)
+    half = {s: f'&nbsp;<span style="{QUIET}">±{shades.INTERVAL * error:.{decimals}f}</span>' for s, error in known.items()}
     segments = " ".join(
-        f'<span style="white-space:nowrap;margin-right:10px">{_square(w)} {segment}&nbsp;{shades.signed(w, largest)}</span>'
+        f'<span style="white-space:nowrap;margin-right:10px">{_square(w)} {segment}&nbsp;{shades.signed(w, largest)}'
+        f"{half.get(segment, '')}</span>"
         for segment, w in picked
     )
     cells = (
@@ -104,6 +109,14 @@ def _row(explanation: ImageExplanation, label: int) -> str:
         (segments or "none", CELL),
     )
     return "<tr>" + "".join(f'<td style="{style}">{text}</td>' for text, style in cells) + "</tr>"
+
+
+def _hatched(explanation: ImageExplanation, label: int) -> list[int]:
+    return shades.unsure(explanation.local_exp[label], shades.errors(explanation, label))
+
+
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _bands(explanation: ImageExplanation) -> str:

@@ -26,6 +26,7 @@ KINDS = ("overlay", "bars", "panels")
 PANELS = ("positive", "positive and negative", "image", "mask")
 SIDE = 3.2  # inches of a square
 COLUMNS = 4
+FINE = 320  # pixels of a hatching's longer side, at least
 LETTERS = 36  # of a line of a title that fits the width of a square
 
 
@@ -136,12 +137,16 @@ def _title(explanation: ImageExplanation, label: int, class_names: Names | None)
 
 
 def _overlay(explanation: ImageExplanation, label: int, ax: Axes, num_features: int) -> None:
-    """Images of the axes: the gray picture, the coefficients by colour, the outlines; the strongest bear their ids."""
+    """Images of the axes: the gray picture, the colours, the hatching, the outlines; the strongest bear their ids."""
     weights, segments = explanation.local_exp[label], explanation.segments
     gray = shades.rgb(explanation.image).mean(2)
     largest = shades.scale(weights)
     ax.imshow(gray + shades.LIGHTER * (255 - gray), cmap="gray", vmin=0, vmax=255)
     ax.imshow(shades.heat(segments, weights), cmap=_colours(), vmin=-largest, vmax=largest, interpolation="nearest")
+    if hatched := shades.unsure(weights, shades.errors(explanation, label)):
+        h, w = segments.shape
+        ax.imshow(_hatching(gray, segments, hatched), interpolation="nearest", extent=(-0.5, w - 0.5, h - 0.5, -0.5))
+        ax.set_xlabel(shades.HATCHED, fontsize="small")
     white = np.ones((*segments.shape, 4))
     white[..., 3] = shades.OUTLINE * shades.outlines(segments)
     if min(segments.shape) > 64:  # on a tiny picture a pixel is no thin line
@@ -154,19 +159,39 @@ def _overlay(explanation: ImageExplanation, label: int, ax: Axes, num_features: 
     _bare(ax)
 
 
+def _hatching(gray: Array, segments: Array, hatched: Sequence[int]) -> Array:
+    """A layer (h, w, 4), fine enough for a figure, that fades some segments by the gray ground and hatches them."""
+    ground, segments = shades.resized([gray + shades.LIGHTER * (255 - gray), segments], FINE, max(FINE, *gray.shape))
+    inside = np.isin(segments, hatched)
+    layer = np.repeat(ground[..., None] / 255, 4, 2)
+    layer[..., 3] = (1 - shades.FADED) * inside
+    for lines, shade in zip(shades.stripes(segments.shape), (1, 0), strict=True):
+        layer[lines & inside, :3] += 2 * shades.STRIPE * (shade - layer[lines & inside, :3])  # of which the layer shows half
+    return layer
+
+
 def _bars(explanation: ImageExplanation, label: int, ax: Axes, num_features: int) -> None:
     """One horizontal bar a segment, the strongest on top: to the right for the label, to the left against it."""
     picked = shades.strongest(explanation.local_exp[label], num_features)
     values = [w for _, w in picked]
-    bars = ax.barh(range(len(picked)), values, color=[shades.FOR if w > 0 else shades.AGAINST for w in values], height=0.7)
+    known = shades.errors(explanation, label)
+    half = [shades.INTERVAL * known.get(segment, 0.0) for segment, _ in picked]
+    lines: dict[str, Any] = {"xerr": half, "capsize": 3, "error_kw": {"elinewidth": 1}} if known else {}
+    colours = [shades.FOR if w > 0 else shades.AGAINST for w in values]
+    bars = ax.barh(range(len(picked)), values, color=colours, height=0.7, **lines)
+    hatched = shades.unsure(picked, known)
+    for bar, (segment, _) in zip(bars, picked, strict=True):
+        if segment in hatched:
+            bar.set(alpha=shades.FADED, hatch="////", edgecolor="0.3", linewidth=0)
     largest = max(map(abs, values), default=1.0)
     ax.bar_label(bars, [shades.signed(w, largest) for w in values], padding=3, fontsize="small")
     ax.set_yticks(range(len(picked)), [f"segment {segment}" for segment, _ in picked])
     ax.set_ylim(max(len(picked), 1) - 0.4, -0.6)
-    span = np.ptp([0, *values]) or 1.0  # beside each bar there is room for its number
-    ax.set_xlim(min([0, *values]) - 0.4 * span * any(w < 0 for w in values), max([0, *values]) + 0.4 * span)
+    ends = [0, *(w + side * h for w, h in zip(values, half, strict=True) for side in (-1, 1))]
+    span = np.ptp(ends) or 1.0  # beside each bar there is room for its number
+    ax.set_xlim(min(ends) - 0.4 * span * any(w < 0 for w in values), max(ends) + 0.4 * span)
     ax.axvline(0, color="0.5", linewidth=0.8)
-    ax.set_xlabel("coefficient")
+    ax.set_xlabel("\n".join(["coefficient" + ", and its 95 % interval" * bool(known)] + [shades.HATCHED] * bool(hatched)))
     ax.locator_params(axis="x", nbins=4)
     ax.tick_params(length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,12 @@ AGAINST = "#ff7a1a"
 DEEPEST = 0.75  # opacity of the strongest segment, in [0, 1]
 LIGHTER = 0.2  # how much white veils the gray picture below the colours
 OUTLINE = 0.43  # opacity of the white lines between segments
+
+INTERVAL = 1.96  # standard errors on each side of a coefficient: its 95 % interval
+FADED = 0.5  # of its opacity keeps a colour whose sign is not certain
+HATCHED = "hatched: the sign is not certain at 95 %"
+STRIPES = 1 / 32  # of a picture's longer side, from one stripe of a hatching to the next
+STRIPE = 0.3  # opacity of a stripe
 
 FIGURES = 3  # of the largest coefficient of a scale; all others have the same decimals, to be compared at a glance
 MOST_DECIMALS = 12  # a value that prints as 0 is rounding noise: it has no colour, number or rank
@@ -74,6 +80,25 @@ def scale(weights: Weighted) -> float:
     return max((abs(w) for _, w in strongest(weights, 1)), default=1.0)
 
 
+def errors(one: ImageExplanation, label: int) -> dict[int, float]:
+    """Segment id -> standard error, of a label's coefficients; empty if one of them is not known."""
+    known = {segment: error for segment, _, error in one.as_list(label, errors=True)}
+    return known if all(map(math.isfinite, known.values())) else {}
+
+
+def unsure(weights: Weighted, of: Mapping[int, float]) -> list[int]:
+    """Segments with a colour whose 95 % interval holds 0, by their standard errors; none if these are not known."""
+    return [segment for segment, w in strongest(weights, len(weights)) if abs(w) < INTERVAL * of.get(segment, 0.0)]
+
+
+def stripes(shape: tuple[int, ...]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """The white stripes of a hatching, and the dark ones beside them, to be seen on any ground: (h, w) each."""
+    period = max(6, round(STRIPES * max(shape[:2])))
+    width = max(1, period // 6)
+    phase = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) % period
+    return phase < width, (phase >= width) & (phase < 2 * width)
+
+
 def heat(segments: Array, weights: Weighted) -> npt.NDArray[np.float64]:
     """Each pixel's coefficient, (h, w) float64; missing segments and non-finite coefficients count as 0."""
     of = dict(strongest(weights, len(weights)))
@@ -113,28 +138,38 @@ def blank(shape: tuple[int, ...]) -> Picture:
     return np.full((*shape, 3), 138, np.uint8)
 
 
-def blend(picture: Picture, segments: Array, heatmap: Array, largest: float) -> Picture:
+def blend(picture: Picture, segments: Array, heatmap: Array, largest: float, hatched: Iterable[int] = ()) -> Picture:
     """The colours of an explanation on its picture in gray, with thin outlines of the segments: (h, w, 3) uint8.
 
-    ``heatmap`` is (h, w) and finite; the coefficient ``largest``, which is positive, gets the deepest colour.
+    ``heatmap`` is (h, w) and finite; the coefficient ``largest``, which is positive, gets the deepest colour. Segments of
+    ``hatched`` are hatched and faded.
     """
     gray = (picture @ np.array([0.299, 0.587, 0.114]))[..., None]
     ground = gray + LIGHTER * (255 - gray)
     hue = np.where(heatmap[..., None] > 0, ImageColor.getrgb(FOR), ImageColor.getrgb(AGAINST))
-    depth = DEEPEST * np.minimum(np.abs(heatmap) / largest, 1)[..., None]
+    faded = np.isin(segments, list(hatched))[..., None]
+    depth = DEEPEST * np.minimum(np.abs(heatmap) / largest, 1)[..., None] * np.where(faded, FADED, 1)
     colours = ground + depth * (hue - ground)
+    white, dark = (faded & lines[..., None] for lines in stripes(segments.shape))
+    colours += STRIPE * (white * (255 - colours) - dark * colours)
     edge = OUTLINE * outlines(segments)[..., None]
     blended: Picture = np.rint(colours + edge * (255 - colours)).astype(np.uint8)
     return blended
 
 
-def transparent(segments: Array, heatmap: Array, largest: float) -> Picture:
-    """The colours of an explanation alone, to lay over any picture: (h, w, 4) uint8, with the coefficient's size as opacity."""
-    depth = DEEPEST * np.minimum(np.abs(heatmap) / largest, 1)
+def transparent(segments: Array, heatmap: Array, largest: float, hatched: Iterable[int] = ()) -> Picture:
+    """The colours of an explanation alone, to lay over any picture: (h, w, 4) uint8, with the coefficient's size as opacity.
+
+    Arguments are those of `blend`.
+    """
+    faded = np.isin(segments, list(hatched))
+    depth = DEEPEST * np.minimum(np.abs(heatmap) / largest, 1) * np.where(faded, FADED, 1)
     hue = np.where(heatmap[..., None] > 0, ImageColor.getrgb(FOR), ImageColor.getrgb(AGAINST))
+    white, dark = (faded & lines for lines in stripes(segments.shape))
     edge = outlines(segments)
-    alpha = np.where(edge, np.maximum(depth, OUTLINE), depth)
-    colours: Picture = np.dstack([np.where(edge[..., None], 255, hue), np.rint(255 * alpha)]).astype(np.uint8)
+    alpha = np.where(edge, np.maximum(depth, OUTLINE), np.where(white | dark, np.maximum(depth, STRIPE), depth))
+    hue = np.where((edge | white)[..., None], 255, np.where(dark[..., None], 0, hue))
+    colours: Picture = np.dstack([hue, np.rint(255 * alpha)]).astype(np.uint8)
     return colours
 
 

@@ -22,6 +22,7 @@ from gpulime.explanations import shades
 from gpulime.runs import from_config
 from gpulime.runs.store import row_index, store
 from gpulime.runs.store.row import DAMAGED
+from gpulime.views.report.card import standard_errors
 
 INDEX = "index.csv"
 COLUMNS = ("image_id", "arrays", "label", "name", "prediction", "r2", "r2_loo", "overlay")
@@ -49,8 +50,10 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     runs it as a formula; remove one leading quote to get the text back.
 
     By default all explained images are written; those with a damaged row are skipped. Each gets an .npz with image_id,
-    labels (l,), predictions (l,), intercepts (l,), r2 (l,), r2_loo (l,), coefficients (l, k) float32, segments (h, w) int32 and
-    heatmaps (l, h, w) float32, and for each label a PNG of its overlay: on the gray picture if there is one, else transparent.
+    labels (l,), predictions (l,), intercepts (l,), r2 (l,), r2_loo (l,), coefficients and standard_errors (l, k) float32,
+    segments (h, w) int32 and heatmaps (l, h, w) float32, and for each label a PNG of its overlay: on the gray picture if there
+    is one, else transparent. Standard errors that are not known are NaN. Segments whose sign is not certain at 95 % are
+    hatched and faded.
 
     Raises
     ------
@@ -137,6 +140,7 @@ def _write(
     """The files of one image, and its lines of the index."""
     segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
     coefficients = np.array(row["coef"], np.float32)
+    errors = standard_errors(row).astype(np.float32)
     heatmaps = coefficients[:, segments]
     left_out = row["r2_loo"] or [None] * len(row["labels"])
     r2, r2_loo = (np.array([np.nan if score is None else score for score in scores]) for scores in (row["r2"], left_out))
@@ -150,17 +154,19 @@ def _write(
             r2=r2,
             r2_loo=r2_loo,
             coefficients=coefficients,
+            standard_errors=errors,
             segments=segments,
             heatmaps=heatmaps,
         )
     lines = []
     for j, label in enumerate(row["labels"]):
         overlay = f"{stem}-class-{label}.png"
-        largest = shades.scale(list(enumerate(row["coef"][j])))
+        weights = list(enumerate(row["coef"][j]))
+        largest, hatched = shades.scale(weights), shades.unsure(weights, dict(enumerate(errors[j].tolist())))
         if picture is None:
-            shown = shades.transparent(segments, heatmaps[j], largest)
+            shown = shades.transparent(segments, heatmaps[j], largest, hatched)
         else:
-            shown = shades.blend(picture, segments, heatmaps[j], largest)
+            shown = shades.blend(picture, segments, heatmaps[j], largest, hatched)
         Image.fromarray(shown).save(to / overlay, optimize=True)
         facts = (row["pred_probs"][j], row["r2"][j], left_out[j])
         lines.append((row["image_id"], f"{stem}.npz", label, name_of(label, names) or "", *facts, overlay))

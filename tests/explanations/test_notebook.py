@@ -12,7 +12,7 @@ import pytest
 from markup import Fragment
 from PIL import Image
 from test_explanation import explanations
-from test_shades import single
+from test_shades import IDS, single, with_errors
 
 from gpulime.explanations import notebook, shades
 
@@ -45,6 +45,29 @@ def test_one_image_is_its_pictures_and_a_table_of_its_labels():
     assert int(blue[2]) - blue[0] > 60
     assert int(orange[0]) - orange[2] > 25
     assert np.ptp(none.astype(int)) < 25
+
+
+def test_intervals_are_in_the_table_and_uncertain_segments_are_hatched():
+    one = with_errors(h=160, w=120)
+    html = one._repr_html_()
+    assert html.count("Hatched: the sign is not certain at 95 %.") == 1
+    page = Shown(html)
+    assert page.texts("th")[-1] == "strongest segments, ± 95 % interval"
+    assert page.texts("td")[4] == "9 +0.500 ±0.196 1 -0.250 ±0.392 4 +0.125 ±0.000"
+    _, hatched = page.pictures()
+    _, plain = Shown(single(h=160, w=120)._repr_html_()).pictures()
+    changed = np.abs(hatched.astype(int) - plain).max(2) > 20
+    assert changed[:70, :50].mean() > 0.2  # segment 1
+    assert not changed[90:].any()
+    many = notebook.many("", [one, single()], 0)
+    assert many.count("Hatched: the sign is not certain at 95 %.") == 1
+
+
+def test_standard_errors_that_are_not_known_change_nothing():
+    one = with_errors()
+    one.standard_errors = {label: dict.fromkeys(IDS, float("nan")) for label in one.local_exp}
+    assert one._repr_html_() == single()._repr_html_()
+    assert notebook.many("", [one], 0) == notebook.many("", [single()], 0)
 
 
 def test_the_overlay_bears_the_ids_that_the_table_names():

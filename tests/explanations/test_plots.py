@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from skimage.segmentation import mark_boundaries
 from test_explanation import explanations
-from test_shades import IDS, RANGES, WEIGHTS, single
+from test_shades import ERRORS, IDS, RANGES, WEIGHTS, single, with_errors
 
 from gpulime.errors import GpulimeError
 from gpulime.explanations import plots, shades
@@ -88,6 +88,48 @@ def test_outlines_are_drawn_where_they_are_thin():
     assert opaque[39].all()
     assert opaque[:, 49].all()
     assert opaque.sum() == 80 + 100 - 1
+
+
+def test_in_an_overlay_uncertain_segments_are_hatched_and_the_legend_says_so():
+    (ax, _) = with_errors().plot(label=7).axes
+    _, heat, layer = ax.images
+    alpha = layer.get_array()[..., 3]
+    assert alpha.shape == (320, 240)
+    assert (alpha[:160, :120] == 1 - shades.FADED).all()  # segment 1
+    assert not alpha[160:].any()
+    assert not alpha[:, 120:].any()
+    assert tuple(layer.get_extent()) == tuple(heat.get_extent())
+    assert len({*layer.get_array()[:20, :15, 0].ravel().tolist()}) > 2  # ground and stripes
+    assert ax.get_xlabel() == shades.HATCHED == "hatched: the sign is not certain at 95 %"
+
+
+@pytest.mark.parametrize("num_features", [1, 2, 3])
+def test_bars_have_intervals_and_uncertain_ones_are_hatched(num_features):
+    (ax,) = with_errors().plot(kind="bars", num_features=num_features).axes
+    picked = WEIGHTS[7][:num_features]
+    (lines,) = ax.collections
+    ends = [(segment[0][0], segment[1][0]) for segment in lines.get_segments()]
+    expected = [(w - 1.96 * ERRORS[7][segment], w + 1.96 * ERRORS[7][segment]) for segment, w in picked]
+    np.testing.assert_allclose(ends, expected)
+    assert [bool(bar.get_hatch()) for bar in ax.patches] == [segment == 1 for segment, _ in picked]
+    assert [bar.get_alpha() for bar in ax.patches] == [shades.FADED if segment == 1 else None for segment, _ in picked]
+    legend = ["coefficient, and its 95 % interval", shades.HATCHED][: min(num_features, 2)]
+    assert ax.get_xlabel().split("\n") == legend
+    low, high = ax.get_xlim()
+    assert low < min(end for end, _ in expected)
+    assert high > max(end for _, end in expected)
+
+
+def test_standard_errors_that_are_not_known_change_nothing():
+    one = with_errors()
+    one.standard_errors = {7: dict.fromkeys(IDS, float("nan"))}
+    for kind in plots.KINDS:
+        files = [io.BytesIO(), io.BytesIO()]
+        for explanation, file in zip((single(), one), files, strict=True):
+            explanation.plot(kind=kind).savefig(file, format="png", dpi=50)
+        assert files[0].getvalue() == files[1].getvalue()
+    assert not one.plot(kind="overlay").axes[0].get_xlabel()
+    assert one.plot(kind="bars").axes[0].get_xlabel() == "coefficient"
 
 
 @pytest.mark.parametrize("num_features", [0, 1, 2, 5])

@@ -115,3 +115,42 @@ def test_a_coefficient_has_three_figures_of_its_scale():
     assert shades.signed(-0.0303, 0.046) == "\N{MINUS SIGN}0.0303"
     assert shades.signed(0.5, 0.5) == "+0.500"
     assert shades.signed(1234.5, 2000.0) == "+1234"
+
+
+ERRORS = {7: {9: 0.1, 1: 0.2, 4: 0.0, 40: 1.0}, 3: {1: 0.3 / 1.97, 40: 0.1}}  # of segment 9 the sign is certain, of 1 it is not
+
+
+def with_errors(**changes):
+    one = single(**changes)
+    one.standard_errors = ERRORS
+    return one
+
+
+def test_the_sign_is_not_certain_if_the_interval_holds_0():
+    one = with_errors()
+    assert shades.unsure(WEIGHTS[7], shades.errors(one, 7)) == [1]  # 40 has no colour
+    assert shades.unsure(WEIGHTS[3], shades.errors(one, 3)) == [40]
+    one.standard_errors = {7: ERRORS[7] | {9: float("nan")}}
+    assert shades.errors(one, 7) == {}
+    assert shades.errors(one, 3) == {}
+    assert shades.unsure(WEIGHTS[7], {}) == []
+
+
+@pytest.mark.parametrize("draw", [lambda *how: shades.blend(np.full((64, 48, 3), 128, np.uint8), *how), shades.transparent])
+def test_uncertain_segments_are_hatched_and_faded(draw):
+    segments = single(h=64, w=48).segments
+    how = segments, shades.heat(segments, WEIGHTS[7]), 0.5
+    plain, hatched = draw(*how).astype(int), draw(*how, [1]).astype(int)
+    changed = (plain != hatched).any(-1)
+    inside = (segments == 1) & ~shades.outlines(segments)
+    assert not changed[segments != 1].any()
+    assert changed[inside].all()
+    white, dark = (lines & inside for lines in shades.stripes(segments.shape))
+    rest = inside & ~white & ~dark
+    assert 0.1 < white[inside].mean() < 0.3
+    assert hatched[white, :3].mean() > hatched[rest, :3].mean() + 20
+    assert hatched[dark, :3].mean() < hatched[rest, :3].mean() - 20
+    if plain.shape[-1] == 4:
+        np.testing.assert_allclose(hatched[rest, 3], plain[rest, 3] * shades.FADED, atol=1)
+    else:
+        assert np.ptp(hatched[rest][0]) < np.ptp(plain[rest][0]) * 0.6

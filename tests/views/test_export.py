@@ -54,6 +54,22 @@ def test_arrays_are_those_of_the_row(tmp_path):
         assert arrays["heatmaps"].dtype == arrays["coefficients"].dtype == np.float32
 
 
+def test_standard_errors_are_exported_and_uncertain_segments_hatched(tmp_path):
+    errors = [[0.1, 0.2, 0.1, 0.0], [0.0] * 4]  # of the first label, 1 and 2 are not certain
+    folder = run(tmp_path / "run", explained("a"), explained("b", coef_se=errors), explained("c", coef_se=[[0.0] * 4] * 2))
+    export(folder, None, tmp_path / "to")
+    lines = index(tmp_path / "to")
+    arrays = [np.load(tmp_path / "to" / line["arrays"])["standard_errors"] for line in lines[::2]]
+    assert np.isnan(arrays[0]).all()
+    np.testing.assert_array_equal(arrays[1], np.float32(errors))
+    (old, second), (hatched, certain), (new, _) = (
+        [np.asarray(Image.open(tmp_path / "to" / line["overlay"])) for line in lines[i : i + 2]] for i in (0, 2, 4)
+    )
+    np.testing.assert_array_equal(old, new)
+    np.testing.assert_array_equal(second, certain)
+    assert set(np.unique(LABELS[(old != hatched).any(-1)])) == {1, 2}
+
+
 def test_overlays_lie_on_the_picture_where_it_is_at_hand_and_are_transparent_elsewhere(tmp_path):
     path, pixels = picture(tmp_path)
     wrong_size, _ = picture(tmp_path, "other.png", (30, 20))

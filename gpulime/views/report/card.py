@@ -61,6 +61,12 @@ def top_label(row: Mapping[str, Any]) -> int:
     return int(np.argmax(row["pred_probs"]))
 
 
+def standard_errors(row: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """The standard errors of the coefficients, (l, k); NaN if not known, as in rows of earlier versions."""
+    stored = row.get("coef_se")
+    return np.full(np.shape(row["coef"]), np.nan) if stored is None else np.array(stored, dtype=float)
+
+
 def score(value: float | None) -> float | None:
     """An R2, or None if the fit has none."""
     return value if value is not None and math.isfinite(value) else None
