@@ -401,6 +401,56 @@ def test_a_card_has_the_coefficients_of_every_label_once(tmp_path):
     assert shown.texts("span", **{"class": "folder"}) == ["a/"]
 
 
+COEF = [[0.5, -0.25, 0.01], [-0.04, 0.01, 0.02]]
+ERRORS = [[0.1, 0.2, 0.0], [0.01, 0.002, 0.1]]  # not certain are the signs of segment 1, and for the second label of segment 2
+
+
+def test_a_card_has_intervals_and_hatches_segments_of_uncertain_sign(tmp_path):
+    shown = show(tmp_path, explained("a.png", HALVES, []) | {"coef": COEF, "coef_se": ERRORS})
+    rows = [element for element in shown.all("tr") if "data-coefficients" in element]
+    assert [row["data-unsure"] for row in rows] == ["1", "2"]
+    assert [row["data-halves"] for row in rows] == ["196.0 392.0 0.0", "196.0 1960.0 39.2"]
+    assert "Strongest segments for tabby, with 95 % intervals" in shown.texts("p", **{"class": "quiet"})
+    intervals = ["95 % interval +0.304 to +0.696", "95 % interval \N{MINUS SIGN}0.642 to +0.142, the sign is not certain"]
+    intervals.append("95 % interval +0.010 to +0.010")
+    assert [item["title"] for item in shown.all("li")] == intervals
+    numbers = ["+0.500", "\N{MINUS SIGN}0.250", "+0.010"]
+    said = [f"#{i} {number}, {interval}" for i, (number, interval) in enumerate(zip(numbers, intervals, strict=True))]
+    assert shown.texts("li") == said
+    bars = [element for element in shown.all("span") if element.get("class", "").startswith("bar")]
+    assert [bar["class"] for bar in bars] == ["bar for", "bar against unsure", "bar for"]
+    assert [bar["style"] for bar in bars] == ["width: 71.8%", "width: 35.9%", "width: 1.4%"]  # of 0.5 + 0.196
+    lines = [element["style"] for element in shown.all("span", **{"class": "interval"})]
+    assert lines == ["left: 43.7%; width: 56.3%", "left: 0.0%; width: 92.2%", "left: 1.4%; width: 0.0%"]
+    (legend,) = shown.all("p", **{"class": "quiet hatched"})
+    assert (legend["text"], "hidden" in legend) == ("Hatched: the sign is not certain at 95\xa0%", False)
+    (image,) = shown.all("img")
+    assert image["alt"].endswith(" against it in orange, hatched if the sign is not certain")
+    coloured = pixels(image["src"])
+    assert [coloured[200, x, 3] for x in (50, 150)] == [255, 64]  # a half of a half
+    mask = pixels(re.search(r"url\((.*)\)", shown.all("div", **{"class": "hatch"})[0]["style"])[1])
+    assert np.unique(np.flatnonzero(mask[..., 3].any(0))).tolist() == list(range(107, 214))
+    assert set(np.unique(mask[..., 3])) == {0, 255}
+
+
+def test_a_card_whose_signs_are_certain_is_not_hatched(tmp_path):
+    shown = show(tmp_path, explained("a.png", HALVES, []) | {"coef": COEF, "coef_se": [[0.0] * 3, ERRORS[1]]})
+    (legend,) = shown.all("p", **{"class": "quiet hatched"})
+    assert "hidden" in legend
+    assert "hatched" not in shown.all("img")[0]["alt"]
+    assert not pixels(re.search(r"url\((.*)\)", shown.all("div", **{"class": "hatch"})[0]["style"])[1]).any()
+
+
+@pytest.mark.parametrize("unknown", [None, [[None] * 3] * 2, [[float("nan"), 0.1, 0.1]] * 2])
+def test_a_card_without_standard_errors_has_no_intervals(tmp_path, unknown):
+    shown = show(tmp_path, explained("a.png", HALVES, []) | {"coef": COEF, "coef_se": unknown})
+    assert shown.texts("li") == ["#0 +0.500", "#1 \N{MINUS SIGN}0.250", "#2 +0.010"]
+    bars = [element for element in shown.all("span") if element.get("class", "").startswith("bar")]
+    assert [bar["style"] for bar in bars] == ["width: 100.0%", "width: 50.0%", "width: 2.0%"]
+    article = shown.source[shown.source.index("<article") : shown.source.index("</article>")]
+    assert not re.search("hatch|unsure|interval|data-halves|title", article)
+
+
 def test_kinds_of_failures_are_counted_and_paths_are_shown(tmp_path):
     rows = [failed("a", path=b"/data/a.jpg"), failed("b") | {"error_type": None}, failed("c", path=b"/data/\xff")]
     shown = show(tmp_path, *rows)

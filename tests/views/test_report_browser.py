@@ -13,7 +13,7 @@ import numpy as np
 import probes
 import pytest
 from PIL import Image
-from test_report import HALVES, PHOTOS, explained, failed, pixels, show
+from test_report import COEF, ERRORS, HALVES, PHOTOS, explained, failed, pixels, show
 
 from gpulime.runs.store import store
 from gpulime.views import diff
@@ -157,6 +157,62 @@ def test_the_scripts_palette_is_the_engines(chromium, tmp_path):
     assert np.abs(shown[..., 3] - expected[..., 3]).max() <= 1
     deep = expected[..., 3] > 100  # a canvas keeps the colours of faint pixels roughly
     assert np.abs(shown - expected)[deep].max() <= 3
+
+
+def test_intervals_and_hatching_follow_the_label(chromium, tmp_path):
+    show(tmp_path, explained("a", HALVES, []) | {"coef": COEF, "coef_se": ERRORS}, picture=lambda row: GRAY)
+    chromium.size(1280, 1000)
+    chromium.theme("light")
+    chromium.open((tmp_path / "report.html").as_uri())
+
+    def listed():
+        return chromium.js(
+            """[...document.querySelectorAll('.strongest li')].map((item) => [
+              item.title, item.textContent.replace(/\\s+/g, ""),
+              ...[...item.querySelectorAll('.bar, .interval')].map((one) => one.className),
+              ...[...item.querySelectorAll('.bar, .interval')].map((one) => Math.round(one.getBoundingClientRect().width)),
+            ])"""
+        )
+
+    def striped():
+        """The contrast within the left, middle and right segment, above their numbers."""
+        view(chromium)
+        shot = chromium.screenshot().astype(int)
+        box = "(({x, y, width, height}) => [x, y, width, height])(document.querySelector('.view').getBoundingClientRect())"
+        x, y, w, h = map(round, chromium.js(box))
+        parts = (shot[y + h // 8 : y + h // 3, x + w * i // 3 + 8 : x + w * (i + 1) // 3 - 8] for i in range(3))
+        return [int(np.ptp(part.mean(-1))) for part in parts]
+
+    before = listed()  # by the engine
+    left, middle, right = striped()
+    assert left < 10
+    assert middle > 40
+    assert right < 10
+    chromium.click(".card tbody tr:nth-child(2) button")
+    assert [one[0] for one in listed()] == [
+        f"95 % interval {MINUS}0.0596 to {MINUS}0.0204",
+        f"95 % interval {MINUS}0.1760 to +0.2160, the sign is not certain",
+        "95 % interval +0.0061 to +0.0139",
+    ]
+    left, middle, right = striped()
+    assert left < 10
+    assert right > 40
+    assert middle < 10
+    chromium.click(".card tbody tr:nth-child(1) button")
+    assert listed() == before
+    choose(chromium, top=1)
+    assert max(striped()) < 10
+    choose(chromium, top="")
+    chromium.scripts(False)
+    try:
+        chromium.call("Page.navigate", url=(tmp_path / "report.html").as_uri())
+        chromium.wait("document.readyState === 'complete' && document.querySelectorAll('.card').length === 1")
+        left, middle, right = striped()
+        assert left < 10
+        assert middle > 40
+    finally:
+        chromium.scripts(True)
+    assert chromium.problems() == []
 
 
 def test_fewer_segments_and_less_colour(opened):

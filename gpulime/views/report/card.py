@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,23 @@ def card(row: Mapping[str, Any], picture: Shown | None, named: Callable[[int], s
     """
     segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
     exact = np.asarray(row["coef"], dtype=float)
+    l = len(exact)
     decimals = [shades.decimals(largest) for largest in np.abs(exact).max(axis=1)]
     # Colours follow the printed numbers.
     coefficients = np.stack([one.round(most) for one, most in zip(exact, decimals, strict=True)])
     ids = overlay.kept(coefficients)
     top = top_label(row)
-    order = [top, *(j for j in range(len(row["labels"])) if j != top)]
+    order = [top, *(j for j in range(l) if j != top)]
     # Segments that print as 0 are left out.
     strongest = {j: [i for i, _ in shades.strongest(list(enumerate(coefficients[j])), STRONGEST)] for j in order}
     places = {i: overlay.centre(segments, i) for i in sorted(set().union(*strongest.values()))}
     largest = np.abs(coefficients[top]).max()
+    errors = [dict(enumerate(of_label)) if np.isfinite(of_label).all() else {} for of_label in standard_errors(row)]
+    unsure = [np.isin(ids, shades.unsure(list(enumerate(exact[j])), errors[j])) & (coefficients[j, ids] != 0) for j in range(l)]
+    # Of each label's strongest segments, half of the 95 % interval.
+    halves = {j: [shades.INTERVAL * errors[j][i] for i in strongest[j] if errors[j]] for j in order}
+    ends = [abs(coefficients[top, i]) + half for i, half in zip(strongest[top], halves[top], strict=False)]
+    reach = max([largest, *ends])
     return {
         **{name: row[name] for name in ("h", "w", "n_segments")},
         "name": row["image_id"],
@@ -44,15 +52,24 @@ def card(row: Mapping[str, Any], picture: Shown | None, named: Callable[[int], s
         "right": right,
         "picture": None if picture is None else overlay.picture_uri(picture.pixels),
         "how": "" if picture is None else picture.how,  # a change of the image's values for the picture
-        "overlay": overlay.overlay_uri(segments, ids, coefficients[top, ids]),
+        "overlay": overlay.overlay_uri(segments, ids, coefficients[top, ids], unsure[top]),
+        # Segments to be hatched, if standard errors are known.
+        "hatch": overlay.hatch_uri(segments, ids[unsure[top]]) if any(errors) else None,
         # Segments of the palette's entries, if these are not 0, 1, 2 ...
         "ids": "" if len(ids) == coefficients.shape[1] else " ".join(map(str, ids)),
         # Places of each label's strongest segments: id, across and down in thousandths of the picture.
         "spots": " ".join(f"{i} {1000 * across:.0f} {1000 * down:.0f}" for i, (across, down) in places.items()),
         "few_samples": few_samples(row["n_samples"], row["n_segments"]),
         "scale": f"{largest:.{decimals[top]}f}",
-        "labels": [_label(row, j, named, coefficients[j, ids], decimals[j]) for j in order],
-        "strongest": [_segment(i, coefficients[top, i], largest, decimals[top], *places[i]) for i in strongest[top]],
+        "labels": [_label(row, j, named, coefficients[j, ids], decimals[j], unsure[j], halves[j]) for j in order],
+        "strongest": [
+            {
+                **_segment(i, coefficients[top, i], reach, decimals[top], half, i in ids[unsure[top]]),
+                "across": places[i][0],
+                "down": places[i][1],
+            }
+            for i, half in zip_longest(strongest[top], halves[top])
+        ],
     }
 
 
@@ -81,7 +98,13 @@ def said(value: float | None) -> str:
 
 
 def _label(
-    row: Mapping[str, Any], j: int, named: Callable[[int], str], coefficients: npt.NDArray[np.floating[Any]], decimals: int
+    row: Mapping[str, Any],
+    j: int,
+    named: Callable[[int], str],
+    coefficients: npt.NDArray[np.floating[Any]],
+    decimals: int,
+    unsure: npt.NDArray[np.bool_],
+    halves: Sequence[float],
 ) -> dict[str, Any]:
     return {
         "name": named(row["labels"][j]),
@@ -93,10 +116,23 @@ def _label(
         "decimals": decimals,
         # Whole numbers in units of the last decimal, one per entry of the overlay's palette.
         "coefficients": " ".join(str(round(value * 10**decimals)) for value in coefficients.tolist()),
+        # Entries of the palette to be hatched; and halves of the intervals of the strongest segments, in the same units.
+        "unsure": " ".join(map(str, np.flatnonzero(unsure))),
+        "halves": " ".join(f"{half * 10**decimals:.1f}" for half in halves),
     }
 
 
-def _segment(i: int, value: float, largest: float, decimals: int, across: float, down: float) -> dict[str, Any]:
-    printed = f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+def _segment(i: int, value: float, reach: float, decimals: int, half: float | None, unsure: bool) -> dict[str, Any]:
+    """A bar of the list; lengths are shares of ``reach``, and ``half`` is half of the 95 % interval, None if not known."""
     sign = "for" if value > 0 else "against"
-    return {"id": i, "coefficient": printed, "sign": sign, "share": abs(value) / largest, "across": across, "down": down}
+    found = {"id": i, "coefficient": _printed(value, decimals), "sign": sign, "share": abs(value) / reach, "unsure": unsure}
+    if half is None:
+        return found | {"interval": ""}
+    low, high = (_printed(value + side * half, decimals) for side in (-1, 1))
+    start = max(0.0, abs(value) - half) / reach  # the end below 0 is not drawn
+    said = f"95 % interval {low} to {high}" + ", the sign is not certain" * unsure
+    return found | {"interval": said, "start": start, "length": (abs(value) + half) / reach - start}
+
+
+def _printed(value: float, decimals: int) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")

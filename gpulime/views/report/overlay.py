@@ -46,9 +46,14 @@ def kept(coefficients: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.integer[
 
 
 def overlay_uri(
-    labels: npt.NDArray[np.integer[Any]], ids: npt.NDArray[np.integer[Any]], coefficients: npt.NDArray[np.floating[Any]]
+    labels: npt.NDArray[np.integer[Any]],
+    ids: npt.NDArray[np.integer[Any]],
+    coefficients: npt.NDArray[np.floating[Any]],
+    faded: npt.NDArray[np.bool_] | None = None,
 ) -> str:
     """The segments (h, w) as a palette PNG, coloured for one label: hue by sign, opacity by size, thin outlines.
+
+    ``faded`` is true for entries whose sign is not certain.
 
     Pixels are indices of segments: entry i of the palette is segment ``ids[i]``, with ``coefficients[i]`` as printed, so
     another label needs only another palette. The last entry is for outlines, the one before it for segments not in ``ids``.
@@ -60,7 +65,15 @@ def overlay_uri(
     pixels = entries[labels]
     pixels[shades.outlines(labels)] = rest + 1
     image = Image.fromarray(pixels)
-    image.putpalette(_palette(coefficients), "RGBA")
+    image.putpalette(_palette(coefficients, faded), "RGBA")
+    return shades.uri(image, "PNG")
+
+
+def hatch_uri(labels: npt.NDArray[np.integer[Any]], hatched: npt.NDArray[np.integer[Any]]) -> str:
+    """A mask for the hatching of a page: a PNG that is opaque in the segments ``hatched`` of (h, w), else transparent."""
+    (labels,) = shades.resized([labels], OVERLAY_SIDE, OVERLAY_SIDE)
+    image = Image.fromarray(np.isin(labels, hatched).astype(np.uint8))
+    image.putpalette(bytes([0, 0, 0, 0, 0, 0, 0, 255]), "RGBA")
     return shades.uri(image, "PNG")
 
 
@@ -70,10 +83,11 @@ def centre(labels: npt.NDArray[np.integer[Any]], segment: int) -> tuple[float, f
     return (across + 0.5) / labels.shape[1], (down + 0.5) / labels.shape[0]
 
 
-def _palette(coefficients: npt.NDArray[np.floating[Any]]) -> bytes:
+def _palette(coefficients: npt.NDArray[np.floating[Any]], faded: npt.NDArray[np.bool_] | None) -> bytes:
     """A colour per segment as RGBA, then transparent, then the outline; page.js does the same for other labels."""
     palette = np.zeros((len(coefficients) + 2, 4), dtype=np.uint8)
     palette[:-2, :3] = np.where(coefficients[:, None] > 0, ImageColor.getrgb(FOR), ImageColor.getrgb(AGAINST))
-    palette[:-2, 3] = np.rint(255 * np.abs(coefficients) / (np.abs(coefficients).max(initial=0.0) or 1.0))
+    opacity = np.abs(coefficients) / (np.abs(coefficients).max(initial=0.0) or 1.0)
+    palette[:-2, 3] = np.rint(255 * (opacity if faded is None else opacity * np.where(faded, shades.FADED, 1)))
     palette[-1] = OUTLINE
     return palette.tobytes()

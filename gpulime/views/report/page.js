@@ -3,6 +3,7 @@
 // Without it the page shows all images with the overlays of their top labels.
 (() => {
 const STRONGEST = 5;
+const FADED = 0.5; // of its opacity keeps a segment whose sign is not certain
 const MINUS = "\u2212";
 const index = JSON.parse(document.getElementById("index").textContent);
 const form = document.querySelector(".tools");
@@ -33,17 +34,23 @@ function labels(card) {
     const decimals = Number(row.dataset.decimals);
     const values = row.dataset.coefficients.split(" ").map((text) => Number(text) / 10 ** decimals);
     const order = values.map((_, i) => i).sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]));
-    return { decimals, values, order, largest: Math.abs(values[order[0]]), name: row.querySelector("button").textContent };
+    const largest = Math.abs(values[order[0]]);
+    // Entries whose sign is not certain, and half of the interval of each of the strongest; none if they are not known.
+    const unsure = new Set(numbers(row.dataset.unsure));
+    const halves = numbers(row.dataset.halves).map((half) => half / 10 ** decimals);
+    const reach = Math.max(largest, ...halves.map((half, i) => Math.abs(values[order[i]]) + half));
+    return { decimals, values, order, largest, unsure, halves, reach, name: row.querySelector("button").textContent };
   });
   return card.labels;
 }
 
-let pageLargest = null;
-function scaleOf(card, label) {
-  const largest = (one) => Math.max(...labels(one).map((other) => other.largest));
-  if (controls.scale.value === "image") return largest(card);
-  if (controls.scale.value === "page") return (pageLargest ??= Math.max(...cards.map(largest)));
-  return label.largest;
+const ofPage = {};
+/** The value of a full scale: of the colours by the "largest" coefficients, of the bars by their "reach". */
+function scaleOf(card, label, by = "largest") {
+  const most = (one) => Math.max(...labels(one).map((other) => other[by]));
+  if (controls.scale.value === "image") return most(card);
+  if (controls.scale.value === "page") return (ofPage[by] ??= Math.max(...cards.map(most)));
+  return label[by];
 }
 
 // ---- An overlay in the colours of a label
@@ -64,11 +71,13 @@ function colour(card) {
   const count = controls.top.value === "" ? Infinity : Number(controls.top.value);
   const strongest = label.order.slice(0, STRONGEST).filter((i) => label.values[i] !== 0);
   card.ids ??= card.element.dataset.ids ? card.element.dataset.ids.split(" ").map(Number) : label.values.map((_, i) => i);
-  paint(card, label, scale, new Set(label.order.slice(0, count)));
+  const coloured = new Set(label.order.slice(0, count));
+  paint(card, label, scale, coloured);
+  hatch(card, label, coloured);
   mark(card, strongest.slice(0, count));
-  list(card, label, scale, strongest);
+  list(card, label, strongest);
   const view = card.element.querySelector(".view img");
-  view.alt = `${card.name} with the segments that speak for ${label.name} in blue and against it in orange`;
+  view.alt = `${card.name} with the segments that speak for ${label.name} in blue and against it in orange${label.unsure.size ? ", hatched if the sign is not certain" : ""}`;
   card.element.querySelector(".scale").hidden = !strongest.length;
   const [low, high] = card.element.querySelectorAll(".scale > span:not(.ramp)");
   low.textContent = MINUS + scale.toFixed(label.decimals);
@@ -84,11 +93,26 @@ function paint(card, label, scale, coloured) {
   const image = card.element.querySelector(".view img");
   card.map ??= bytes(image.src);
   const palette = label.values.map((value, i) => [
-    ...colours[value > 0 ? 0 : 1], coloured.has(i) && scale ? Math.round(Math.min(1, Math.abs(value) / scale) * 255) : 0,
+    ...colours[value > 0 ? 0 : 1], coloured.has(i) && scale ? Math.round(Math.min(1, Math.abs(value) / scale) * (label.unsure.has(i) ? FADED : 1) * 255) : 0,
   ]);
   const old = image.src;
-  image.src = URL.createObjectURL(new Blob([recoloured(card.map, palette)], { type: "image/png" }));
+  image.src = picture(card, palette);
   if (old.startsWith("blob:")) URL.revokeObjectURL(old);
+}
+
+function picture(card, palette) {
+  return URL.createObjectURL(new Blob([recoloured(card.map, palette)], { type: "image/png" }));
+}
+
+/** Hatches the coloured segments whose sign is not certain, by a mask that is opaque there. */
+function hatch(card, label, coloured) {
+  const layer = card.element.querySelector(".hatch");
+  if (!layer) return;
+  card.element.querySelector(".hatched").hidden = !label.unsure.size;
+  const opaque = label.values.map((_, i) => [0, 0, 0, label.unsure.has(i) && coloured.has(i) ? 255 : 0]);
+  if (card.hatch) URL.revokeObjectURL(card.hatch);
+  card.hatch = picture(card, [...opaque, [0, 0, 0, 0], [0, 0, 0, 0]]); // no rest, no outlines
+  layer.style.setProperty("--hatch", `url(${card.hatch})`);
 }
 
 function mark(card, segments) {
@@ -111,17 +135,29 @@ function thin(element) {
   });
 }
 
-function list(card, label, scale, segments) {
-  const items = segments.map((i) => {
+function list(card, label, segments) {
+  const percent = (part) => `${(100 * part) / scaleOf(card, label, "reach")}%`;
+  const signed = (value) => (value < 0 ? MINUS : "+") + Math.abs(value).toFixed(label.decimals);
+  const items = segments.map((i, rank) => {
     const value = label.values[i];
+    const unsure = label.unsure.has(i);
     const item = document.createElement("li");
     const track = made("span", "track", "");
-    track.append(made("span", `bar ${value > 0 ? "for" : "against"}`, ""));
-    track.firstChild.style.width = `${(100 * Math.abs(value)) / scale}%`;
-    const sign = value > 0 ? "+" : MINUS;
-    item.append(made("span", "id", `#${card.ids[i]}`), track, made("span", "", sign + Math.abs(value).toFixed(label.decimals)));
+    track.append(made("span", `bar ${value > 0 ? "for" : "against"}${unsure ? " unsure" : ""}`, ""));
+    track.firstChild.style.width = percent(Math.abs(value));
+    item.append(made("span", "id", `#${card.ids[i]}`), track, made("span", "", signed(value)));
+    if (label.halves.length) {
+      const half = label.halves[rank];
+      const start = Math.max(0, Math.abs(value) - half); // the end below 0 is not drawn
+      track.append(made("span", "interval", ""));
+      Object.assign(track.lastChild.style, { left: percent(start), width: percent(Math.abs(value) + half - start) });
+      item.title = `95 % interval ${signed(value - half)} to ${signed(value + half)}${unsure ? ", the sign is not certain" : ""}`;
+      item.lastChild.append(made("span", "unseen", `, ${item.title}`));
+    }
     return item;
   });
+  const intervals = card.element.querySelector(".intervals");
+  if (intervals) intervals.hidden = !label.halves.length;
   card.element.querySelector(".strongest").replaceChildren(...items);
   card.element.querySelector(".none").hidden = items.length > 0;
 }
@@ -408,6 +444,9 @@ function bytes(uri) {
 function triples(text) {
   const numbers = text.split(" ").map(Number);
   return Array.from({ length: Math.floor(numbers.length / 3) }, (_, i) => numbers.slice(3 * i, 3 * i + 3));
+}
+function numbers(text) {
+  return text ? text.split(" ").map(Number) : [];
 }
 function made(tag, kind, text) {
   const element = document.createElement(tag);
