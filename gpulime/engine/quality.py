@@ -33,7 +33,7 @@ class Sampling:
 LIME = Sampling(1000, "bernoulli", "ridge", "identity")
 QUALITIES = {
     "lime": LIME,
-    "fast": Sampling(385, "blocks", "gp", "auto"),  # about the error of lime's 1000 on ImageNet, less on small models
+    "fast": Sampling(257, "blocks", "gp", "auto"),  # the error of lime at 1000 or less
     "high": Sampling(1025, "blocks", "gp", "auto"),
 }
 EXPECTED = 257  # samples that an input is expected to take if a stopping rule ends them
