@@ -231,6 +231,21 @@ def test_both_sides_share_a_picture_a_label_and_a_scale(tmp_path):
     assert blueness[0] == pytest.approx(2 * blueness[1], rel=0.1)  # half the coefficient, half the colour
 
 
+def test_a_side_hatches_segments_of_uncertain_sign(tmp_path):
+    path, _ = picture(tmp_path)
+    plain = explained("x", **at(path))
+    shown = page(tmp_path, [plain], [plain | {"coef_se": [[0.1, 0.2, 0.0, 0.0]] * 2}])
+    _, left, right = shown.all("img")
+    assert ["hatched" in side["alt"] for side in (left, right)] == [False, True]
+    (guide,) = (text for text in shown.texts("p") if "Blue" in text)
+    assert "hatched if the sign is not certain at 95 %" in guide
+    changed = np.abs(pixels(left) - pixels(right)).max(-1) > 20
+    h, w = changed.shape
+    assert changed[: h // 3, w * 2 // 3 :].mean() > 0.2  # segment 1
+    assert not changed[:, : w // 3].any()
+    assert not changed[h * 2 // 3 :].any()
+
+
 def test_each_side_shows_its_own_picture(tmp_path):
     """The file may have been replaced between the runs: B's colours then lie on what B's model saw."""
     paths = []

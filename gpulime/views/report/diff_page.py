@@ -16,7 +16,7 @@ from gpulime.runs.store import shards, store
 from gpulime.runs.store.row_index import Places
 from gpulime.views.diff import TOP, Diff, ImageDiff, quantile_names
 from gpulime.views.report import head
-from gpulime.views.report.card import said
+from gpulime.views.report.card import said, standard_errors
 from gpulime.views.report.template import template
 
 PAGE = "diff.html"
@@ -105,12 +105,14 @@ def _side(row: Row, label: int, picture: shades.Picture | None, largest: float, 
     fits = picture is not None and picture.shape[:2] == segments.shape
     ground = picture if picture is not None and fits else shades.blank(segments.shape)
     ground, small, heat = shades.resized([ground, segments, shades.heat(segments, weights)], *SIDES)
+    hatched = shades.unsure(weights, dict(enumerate(standard_errors(row)[j].tolist())))
     places = [(segment, *shades.centre(segments, segment)) for segment, _ in shades.strongest(weights, TOP)]
     return {
         "label": called(label, names),
         "probability": row["pred_probs"][j],
         "score": _score(row, j),
-        "overlay": shades.uri(shades.blend(ground, small, heat, largest)),
+        "overlay": shades.uri(shades.blend(ground, small, heat, largest, hatched)),
+        "hatched": bool(hatched),
         "spots": [(segment, 100 * (x + 0.5) / row["w"], 100 * (y + 0.5) / row["h"]) for segment, x, y in places],  # in percent
         "w": small.shape[1],
         "h": small.shape[0],

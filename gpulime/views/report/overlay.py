@@ -20,6 +20,7 @@ MOST_SEGMENTS = 254
 PICTURE_SIDES = (160, 320)
 PICTURE_QUALITY = 72
 OVERLAY_SIDE = 320
+HATCH_SIDE = 160  # stripes hide the coarser edges
 
 
 def picture_uri(picture: npt.NDArray[np.uint8]) -> str:
@@ -71,7 +72,7 @@ def overlay_uri(
 
 def hatch_uri(labels: npt.NDArray[np.integer[Any]], hatched: npt.NDArray[np.integer[Any]]) -> str:
     """A mask for the hatching of a page: a PNG that is opaque in the segments ``hatched`` of (h, w), else transparent."""
-    (labels,) = shades.resized([labels], OVERLAY_SIDE, OVERLAY_SIDE)
+    (labels,) = shades.resized([labels], HATCH_SIDE, HATCH_SIDE)
     image = Image.fromarray(np.isin(labels, hatched).astype(np.uint8))
     image.putpalette(bytes([0, 0, 0, 0, 0, 0, 0, 255]), "RGBA")
     return shades.uri(image, "PNG")
