@@ -125,7 +125,12 @@ def photographs(source: Path, folder: Path, n: int) -> Measured:
     """
     lists = sorted(source.glob("*.csv")) if source.is_dir() else []
     settings = {"config": str(CONFIG), "data.source": str((lists or [source])[0].resolve()), "out": str(folder / "run")}
-    settings |= {"limit": str(n), "lime.n_samples": "200", "lime.precision": "bfloat16"}  # after the config, so that they win
+    settings |= {
+        "limit": str(n),
+        "lime.quality": "lime",
+        "lime.n_samples": "200",
+        "lime.precision": "bfloat16",
+    }  # after the config, so that they win
     options = [word for name, value in settings.items() for word in (f"--{name}", value)]
     started = time.perf_counter()
     command = [sys.executable, "-m", "gpulime", "explain", *options]
@@ -182,7 +187,12 @@ def _make(folder: Path, n: int) -> None:
     settings: dict[str, Any] = {
         "model": {"factory": f"{__name__}.Free"},
         "data": {"source": "pictures", "resize": SIDE, "crop": SIDE, "workers": 1, "batch_size": 64},
-        "lime": {"n_samples": SAMPLES, "segments": {"grid": {"rows": CELLS, "columns": CELLS}}, "top_labels": 1},
+        "lime": {
+            "quality": "lime",
+            "n_samples": SAMPLES,
+            "segments": {"grid": {"rows": CELLS, "columns": CELLS}},
+            "top_labels": 1,
+        },
         "out": "run",
         "report": True,
     }

@@ -111,14 +111,28 @@ class DataConfig:
 class LimeConfig:
     """Settings of the explanation: the arguments of `gpulime.Explainer`, with the same names."""
 
-    n_samples: int = _setting(1000, "masked copies of each image, and so forwards")
+    quality: Literal["fast", "lime", "high"] | None = _setting(
+        "fast", "preset of n_samples, sampler, estimator and link; a setting given beside it wins"
+    )
+    n_samples: int | Literal["auto"] | None = _setting(
+        None, "masked copies of each image, and so forwards; auto: until its answer is settled; if not set, the preset's"
+    )
     segments: dict[str, Any] | str = _setting(
         "slic", "slic, quickshift, felzenszwalb or grid; with options {slic: {n_segments: 60}}"
     )
     fill: float | list[float] | str = _setting(
         "mean", "pixels of a hidden segment: mean (of the segment), blur, a number or a colour [r, g, b] in 0..1"
     )
-    sampler: str = _setting("bernoulli", "sampler of masks: bernoulli, or lime for exactly lime's own draws")
+    sampler: str | None = _setting(
+        None, "sampler of masks: blocks, antithetic, bernoulli, or lime for lime's own draws; if not set, the preset's"
+    )
+    estimator: str | None = _setting(None, "estimator of coefficients: gp, wls, or ridge as lime; if not set, the preset's")
+    link: str | None = _setting(None, "model of the output, for gp: identity, logit or auto; if not set, the preset's")
+    tolerance: float | None = _setting(
+        None, "for n_samples: auto, the standard error to reach; by default the five largest segments and signs"
+    )
+    confidence: float = _setting(0.95, "for n_samples: auto without a tolerance, the probability of the right segments")
+    max_samples: int = _setting(4096, "for n_samples: auto, the most samples of an image")
     top_labels: int = _setting(5, "number of classes to explain, the most probable ones")
     labels: Literal["top", "target", "top+target"] | list[Any] | int | str = _setting(
         "top",

@@ -633,7 +633,8 @@ def photographs(tmp_path):
 def arguments(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bench_tests_models", sys.modules[__name__])
     (tmp_path / "run.yaml").write_text(
-        "model: {factory: bench_tests_models.tiny}\ndata: {crop: 16}\nlime: {n_samples: 60, segments: grid}\nout: runs/mine\n"
+        "model: {factory: bench_tests_models.tiny}\ndata: {crop: 16}\n"
+        "lime: {quality: lime, n_samples: 60, segments: grid}\nout: runs/mine\n"
     )
     monkeypatch.chdir(tmp_path)
     return ["bench", "--config", "run.yaml", "--seconds", "0.1", "--variants", "batch_size"]
@@ -680,6 +681,23 @@ def test_only_the_model_of_a_configuration_is_owned():
     found = of_config(Config(ModelConfig(factory="torch.nn.Identity"), DataConfig(crop=16)), "random")
     assert ownership.is_owned(found.model)
     assert not ownership.is_owned(subject().model)
+
+
+@pytest.mark.parametrize(
+    ("lime", "samples"),
+    [({}, 385), ({"quality": "lime"}, 1000), ({"n_samples": 129}, 129), ({"n_samples": "auto", "tolerance": 0.1}, 257)],
+)
+def test_samples_are_a_preset_s_or_what_auto_expects(lime, samples):
+    config = Config(ModelConfig(factory="torch.nn.Identity"), DataConfig(crop=16), LimeConfig(**lime))
+    assert of_config(config, "random").n_samples == samples
+
+
+def test_a_preset_is_measured():
+    """Pieces of a part of an image, too: the design and the Gaussian process take any number of samples."""
+    found = measure(subject(Sleepy(a_row=0.001), n_samples=385, quality="fast"), 0.3, ())
+    assert found.forwards_per_s.median == pytest.approx(385 * found.images_per_s.median)
+    assert found.settings["n_samples"] == 385
+    assert found.stages["fit"] > 0
 
 
 def test_a_configuration_s_labels_are_as_many_as_a_run_s():

@@ -15,7 +15,7 @@ from gpulime.engine import ownership
 from gpulime.engine.model import Model
 from gpulime.errors import GpulimeError, check, whole
 from gpulime.labels import of_run
-from gpulime.runs import from_config
+from gpulime.runs import from_config, sampling
 from gpulime.runs.reading import models
 from gpulime.runs.reading.read import Read
 from gpulime.runs.reading.sources import Item
@@ -77,6 +77,7 @@ def of_config(config: Config, images: str | None = None) -> Subject:
     loaded = models.load(config.model, config.data, config.lime)
     device = devices.named(config.lime.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std, "device": device}
+    lime["n_samples"] = sampling.chosen(config.lime).expected  # as many for each image, so that pieces compare
     # The same number of labels as in a run: their choice does not change the time, and random images have no target.
     wanted, most = of_run(lime.pop("labels"), loaded.class_names), config.lime.top_labels
     counts = {"top": most, "target": 1, "top+target": most + 1}

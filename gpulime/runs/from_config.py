@@ -18,6 +18,7 @@ from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
 from gpulime.images.segments import describe, kept_ids
 from gpulime.labels import of_run
+from gpulime.runs import sampling
 from gpulime.runs.progress import exits
 from gpulime.runs.progress.partition import Share
 from gpulime.runs.progress.terminal import note, say
@@ -59,6 +60,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         If a setting, the model or the source is invalid, or the directory holds rows of other settings.
     """
     check(bool(config.out), f"out must name a directory; got {config.out!r}")
+    sampling.chosen(config.lime)  # before the model is loaded
     share = Share.of(config.data.shard)
     loaded = models.load(config.model, config.data, config.lime)
     found, reader = images(config.data, loaded.transform, loaded.class_names)
@@ -76,7 +78,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         labels=wanted,
         terms=Terms(
             fixed={
-                **configs.fixed(config),
+                **sampling.resolved(configs.fixed(config), explainer),
                 "lime.labels": wanted,
                 "data.source": os.path.normpath(config.data.source),
                 "data.masks": config.data.masks and os.path.normpath(config.data.masks),

@@ -20,6 +20,7 @@ from gpulime.explainer import Explainer
 from gpulime.images.pretrained import bare, channels_of
 from gpulime.images.segments import describe, kept_ids
 from gpulime.labels import of_run
+from gpulime.runs import sampling
 from gpulime.runs.progress.partition import Share
 from gpulime.runs.reading import code, examples
 from gpulime.runs.reading.label_maps import SEGMENTER, MaskFolder, Masks
@@ -166,9 +167,10 @@ def _terms(
         name for name, value in {**given.arguments, "masks": masks}.items() if callable(value) and not _comparable(value)
     ]
     functions += ["model"] if inspect.isfunction(model) and "model" not in functions else []
+    plain = {f"lime.{name}": _plain(value, model_id) for name, value in changing.items()}
     return Terms(
         fixed={
-            **{f"lime.{name}": _plain(value, model_id) for name, value in changing.items()},
+            **sampling.resolved(plain, explainer),
             **_own_normalisation(explainer),
             "lime.labels": labels,
             **({"data.masks": masks.folder if isinstance(masks, MaskFolder) else _plain(masks, model_id)} if masks else {}),

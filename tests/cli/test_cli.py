@@ -90,7 +90,7 @@ def test_help_of_explain_describes_every_setting(capsys):
         assert f"--{name} " in text
         assert field.metadata["help"] in text, name
     assert "--lime.fill+" not in text
-    assert "(default: 1000)" in text
+    assert "(default: fast)" in text
 
 
 def test_config_file_then_options(ran, write):
@@ -129,9 +129,9 @@ def test_exit_code_is_the_runs(monkeypatch):
     [
         ("lime: {n_sample: 10}", "config {path}: unknown key 'lime.n_sample' (did you mean 'lime.n_samples'?)"),
         ("lime.n_sample: 10", "config {path}: unknown key 'lime.n_sample' (did you mean 'lime.n_samples'?)"),
-        ("lime: 10", "config {path}: lime must be a mapping of settings such as 'lime: {{n_samples: ...}}'; got 10"),
-        ("lime: {n_samples: ten}", "lime.n_samples must be a whole number; got 'ten'"),
-        ("lime: {n_samples: 1.5}", "lime.n_samples must be a whole number; got '1.5'"),
+        ("lime: 10", "config {path}: lime must be a mapping of settings such as 'lime: {{quality: ...}}'; got 10"),
+        ("lime: {n_samples: ten}", "lime.n_samples must be a whole number or 'auto' or null; got 'ten'"),
+        ("lime: {n_samples: 1.5}", "lime.n_samples must be a whole number or 'auto' or null; got '1.5'"),
         ("out: [", "config {path}: is not YAML: line 1, "),
         ("out: x\nlime: [1, 2", "config {path}: is not YAML: line 2, "),
         ("", "config {path}: must be a mapping such as 'out: runs/mine'; got None"),
@@ -154,7 +154,7 @@ def test_a_bad_file_is_one_line_that_says_what_is_right(write, capsys, text, mes
         (["--lime.n_sample", "1"], "unknown option '--lime.n_sample' (did you mean '--lime.n_samples'?)"),
         (["--lime.n_sample=1"], "unknown option '--lime.n_sample' (did you mean '--lime.n_samples'?)"),
         (["photos"], "unknown argument 'photos'"),
-        (["--lime.n_samples", "many"], "lime.n_samples must be a whole number; got 'many'"),
+        (["--lime.n_samples", "many"], "lime.n_samples must be a whole number or 'auto' or null; got 'many'"),
         (["--lime.kernel_width", "x"], "lime.kernel_width must be a number or null; got 'x'"),
         (["--lime.batch_size", "x"], "lime.batch_size must be a whole number or 'auto'; got 'x'"),
         (["--report", "maybe"], "report must be true or false"),

@@ -83,7 +83,7 @@ def start(folder, *options, **streams):
         "run",
         *options,
     ]
-    options += ["--lime.segments", "grid", "--lime.top_labels", "1", "--report", "false"]
+    options += ["--lime.quality", "lime", "--lime.segments", "grid", "--lime.top_labels", "1", "--report", "false"]
     return subprocess.Popen(
         [sys.executable, "-m", "gpulime", "explain", *options],
         cwd=folder,

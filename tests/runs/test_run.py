@@ -46,7 +46,7 @@ class Poisoned(Tiny):
 
 
 def config(photographs, out, **lime):
-    lime = {"n_samples": 40, "segments": {"grid": {"rows": 3, "columns": 3}}, "top_labels": 2, **lime}
+    lime = {"quality": "lime", "n_samples": 40, "segments": {"grid": {"rows": 3, "columns": 3}}, "top_labels": 2, **lime}
     return configs.from_dict(
         {
             "model": {"factory": "test_run.make_tiny"},

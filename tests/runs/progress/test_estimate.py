@@ -107,7 +107,18 @@ def test_the_command(photographs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
     arguments = ["explain", "--model.factory", "test_run.make_tiny", "--data.source", str(photographs), "--data.crop", "32"]
-    arguments += ["--lime.n_samples", "100", "--lime.segments", "grid", "--out", str(out), "--report", "false"]
+    arguments += [
+        "--lime.quality",
+        "lime",
+        "--lime.n_samples",
+        "100",
+        "--lime.segments",
+        "grid",
+        "--out",
+        str(out),
+        "--report",
+        "false",
+    ]
     assert main.main([*arguments, "--limit", "4", "--dry-run"]) == 0
     assert "4 images; 0 done already" in capsys.readouterr().out
     for part in ("1/2", "2/2"):

@@ -74,7 +74,13 @@ def settings(folder, **changes):
     chosen = {
         "model": {"factory": "test_exits.make"},
         "data": {"source": str(folder / "pictures"), "crop": 16, "batch_size": 2},
-        "lime": {"n_samples": 500, "segments": {"grid": {"rows": 2, "columns": 2}}, "top_labels": 2, "batch_size": 100},
+        "lime": {
+            "quality": "lime",
+            "n_samples": 500,
+            "segments": {"grid": {"rows": 2, "columns": 2}},
+            "top_labels": 2,
+            "batch_size": 100,
+        },
         "store": {"flush_rows": 2},
         "out": str(folder / "run"),
         "report": False,

@@ -107,7 +107,7 @@ def folder(tmp_path):
     settings = {
         "model": {"factory": "slow_ranks.make"},
         "data": {"source": "pictures", "crop": 32, "batch_size": 1},
-        "lime": {"n_samples": 60, "segments": "grid", "top_labels": 1, "batch_size": 5},
+        "lime": {"quality": "lime", "n_samples": 60, "segments": "grid", "top_labels": 1, "batch_size": 5},
         "store": {"flush_rows": 1},
         "out": "out",
     }

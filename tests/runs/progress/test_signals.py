@@ -84,7 +84,13 @@ def folder(tmp_path):
     settings = {
         "model": {"factory": "slow_model.make"},
         "data": {"source": "pictures", "crop": 32, "batch_size": 2, "workers": 2},
-        "lime": {"n_samples": 100, "segments": {"grid": {"rows": 4, "columns": 4}}, "top_labels": 1, "batch_size": 5},
+        "lime": {
+            "quality": "lime",
+            "n_samples": 100,
+            "segments": {"grid": {"rows": 4, "columns": 4}},
+            "top_labels": 1,
+            "batch_size": 5,
+        },
         "out": "out",
         "report": False,
     }

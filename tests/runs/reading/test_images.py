@@ -41,7 +41,7 @@ def config(out, factory="test_images:make", lime=None, report=False, **data):
         {
             "model": {"factory": "test_images:model"},
             "data": {"factory": factory, "kwargs": {"n": 3}, **data},
-            "lime": {"n_samples": 30, "segments": {"grid": {"rows": 2, "columns": 2}}, **(lime or {})},
+            "lime": {"quality": "lime", "n_samples": 30, "segments": {"grid": {"rows": 2, "columns": 2}}, **(lime or {})},
             "out": str(out),
             "report": report,
         }

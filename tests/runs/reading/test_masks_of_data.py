@@ -193,7 +193,7 @@ def config(photographs, masks, out, **data):
         {
             "model": {"factory": "test_run.make_tiny"},
             "data": {"source": str(photographs), "crop": 32, "batch_size": 3, "masks": str(masks), **data},
-            "lime": {"n_samples": 30, "top_labels": 2},
+            "lime": {"quality": "lime", "n_samples": 30, "top_labels": 2},
             "out": str(out),
             "report": False,
         }

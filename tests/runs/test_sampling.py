@@ -1,0 +1,81 @@
+"""Sampling of a run: presets and the settings beside them."""
+
+from __future__ import annotations
+
+import typing
+
+import pytest
+import torch
+from test_run import Tiny, config
+
+import gpulime
+from gpulime.config import LimeConfig
+from gpulime.engine.quality import QUALITIES
+from gpulime.errors import GpulimeError
+from gpulime.runs import from_config, sampling
+from gpulime.runs.store import store
+
+GRID = {"segments": gpulime.segments.Grid(3, 3), "top_labels": 1, "report": False}
+FAST = {"n_samples": 385, "sampler": "blocks", "estimator": "gp", "link": "auto"}
+AUTO = {"n_samples": "auto", "max_samples": 129}
+
+
+def fixed(out):
+    return {name: value for name, value in store.manifest(out)["fixed"].items() if name.removeprefix("lime.") in sampling.ALL}
+
+
+def ran(out, **settings):
+    """The entries about sampling in run.json of a run from Python, and the settings' hash."""
+    gpulime.runs.explain(Tiny(), [torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(0))], out, **GRID, **settings)
+    return fixed(out), store.manifest(out)["config_hash"]
+
+
+def test_a_preset_is_any_of_the_explainer_s():
+    kinds = typing.get_type_hints(LimeConfig)["quality"]
+    assert set(typing.get_args(typing.get_args(kinds)[0])) == set(QUALITIES)
+
+
+def test_a_run_is_the_same_by_a_preset_or_by_its_settings(tmp_path):
+    assert ran(tmp_path, quality="fast") == ran(tmp_path, **FAST) == ran(tmp_path, quality="high", n_samples=385)
+    assert fixed(tmp_path) == {f"lime.{name}": value for name, value in FAST.items()}
+    with pytest.raises(GpulimeError, match=r"lime\.n_samples was 385, is 1025\. Choose"):
+        ran(tmp_path, quality="high")
+
+
+def test_a_preset_s_numbers_are_part_of_a_run(tmp_path, monkeypatch):
+    ran(tmp_path, quality="fast")
+    monkeypatch.setitem(QUALITIES, "fast", QUALITIES["high"])
+    with pytest.raises(GpulimeError, match=r"lime\.n_samples was 385, is 1025\. Choose"):
+        ran(tmp_path, quality="fast")
+
+
+def test_lime_s_own_settings_add_nothing(tmp_path):
+    """Runs of earlier versions have only these two entries, and go on."""
+    assert ran(tmp_path) == ran(tmp_path, quality="lime", tolerance=0.1, confidence=0.5)
+    assert fixed(tmp_path) == {"lime.n_samples": 1000, "lime.sampler": "bernoulli"}
+
+
+def test_a_stopping_rule_is_part_of_a_run(tmp_path):
+    ran(tmp_path, quality="fast", **AUTO)
+    rule = {"tolerance": None, "confidence": 0.95, "max_samples": 129}
+    assert fixed(tmp_path) == {f"lime.{name}": value for name, value in (FAST | AUTO | rule).items()}
+    with pytest.raises(GpulimeError, match=r"lime\.tolerance was None, is 0\.5\. Choose"):
+        ran(tmp_path, quality="fast", tolerance=0.5, **AUTO)
+
+
+def test_the_command_is_fast_unless_told_otherwise(photographs, tmp_path):
+    from_config.run(config(photographs, tmp_path / "fast", quality="fast", n_samples=None))
+    assert fixed(tmp_path / "fast") == {f"lime.{name}": value for name, value in FAST.items()}
+    assert LimeConfig().quality == "fast"
+    from_config.run(config(photographs, tmp_path / "wls", quality="fast", n_samples=None, estimator="wls", link="identity"))
+    wls = {"n_samples": 385, "sampler": "blocks", "estimator": "wls"}
+    assert fixed(tmp_path / "wls") == {f"lime.{name}": value for name, value in wls.items()}
+
+
+def test_a_sampler_that_does_not_fit_the_preset_is_refused_before_the_model_is_made(photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(from_config.models, "load", None)
+    message = r"got 'lime' \(lime\.quality is 'fast'; with 'lime' any sampler will do\)"
+    with pytest.raises(GpulimeError, match=message):
+        from_config.run(config(photographs, tmp_path, quality="fast", sampler="lime"))
+    with pytest.raises(GpulimeError, match=r"n_samples must be at least 2, the whole input .*; got 1$"):
+        from_config.run(config(photographs, tmp_path, quality="fast", n_samples=1))
