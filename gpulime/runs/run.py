@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import statistics
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -104,6 +105,8 @@ def perform(job: Job) -> Outcome:
         if left.done:
             note(f"{len(left.done):,} of {len(job.items):,} images are done already")
             _look_again(job)
+        if left.items and shown:
+            note(estimate.work(len(left.items), n_samples, job.explainer.stopping is not None))
         stack.enter_context(progress)  # its bar is closed before the writer's last error is printed
         writer = stack.enter_context(Writer(rows))  # innermost: rows are written first, however the run ends
 
@@ -127,6 +130,7 @@ def perform(job: Job) -> Outcome:
             for row in made:
                 writer.put(row)
                 progress.image(row)
+                predictor.announce(progress.total - progress.seen, note)
                 in_a_row = in_a_row + 1 if row["status"] == "error" else 0
                 _check_failures(in_a_row, job.max_failures_in_a_row, row)
                 look()  # not `heed`: rows finished together with this one come next, and must not be lost to a signal
@@ -144,17 +148,23 @@ def plan(job: Job) -> Plan:
         As `perform`.
     """
     job.terms.fit(job.out)
-    left, explainer = _todo(job), job.explainer
+    left, explainer, used = _todo(job), job.explainer, list[int]()
 
     def explain(after_model_batch: Callable[[int], None]) -> Generator[Row, None, None]:
         def after(b: int) -> None:
             _check_names(job.class_names, explainer.predictor.classes)
             after_model_batch(b)
 
-        return _rows(job, left, after, lambda: None)
+        with closing(_rows(job, left, after, lambda: None)) as made:
+            for row in made:
+                if row["status"] == "ok":
+                    used.append(row["n_samples"])
+                yield row
 
     rate, b = estimate.rate(explain, lambda: devices.synchronize(explainer.device))
-    return Plan(len(job.items), len(left.done), len(left.items), left.again, explainer.n_samples, job.share, rate, b)
+    n_samples = round(statistics.fmean(used)) if used else explainer.n_samples
+    is_about = explainer.stopping is not None or n_samples != explainer.n_samples
+    return Plan(len(job.items), len(left.done), len(left.items), left.again, n_samples, is_about, job.share, rate, b)
 
 
 def _todo(job: Job) -> Todo:

@@ -10,6 +10,7 @@ from test_run import Tiny, config
 
 import gpulime
 from gpulime.config import LimeConfig
+from gpulime.engine.model import Predictor
 from gpulime.engine.quality import QUALITIES
 from gpulime.errors import GpulimeError
 from gpulime.runs import from_config, sampling
@@ -79,3 +80,33 @@ def test_a_sampler_that_does_not_fit_the_preset_is_refused_before_the_model_is_m
         from_config.run(config(photographs, tmp_path, quality="fast", sampler="lime"))
     with pytest.raises(GpulimeError, match=r"n_samples must be at least 2, the whole input .*; got 1$"):
         from_config.run(config(photographs, tmp_path, quality="fast", n_samples=1))
+
+
+def test_the_rows_to_come_are_corrected_as_images_finish(tmp_path, monkeypatch):
+    """Compiling is decided by them: at first by what "auto" expects, at the end by nothing."""
+    told = []
+    monkeypatch.setattr(Predictor, "announce", lambda self, rows, tell: told.append(rows))
+    images = list(torch.rand(5, 3, 12, 12, generator=torch.Generator().manual_seed(1)))
+    gpulime.runs.explain(Tiny(), images, tmp_path, **GRID, quality="fast", **AUTO)
+    assert (told[0], told[-1], len(told)) == (5 * 257, 0, 6)
+    assert told[1] <= 5 * 33, "as the first image, which is settled after one block"
+
+
+def test_a_run_of_as_many_as_it_takes_is_resumed(tmp_path):
+    images = list(torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(1)))
+    settings = GRID | {"quality": "fast", "n_samples": "auto", "seed": 1}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    gpulime.runs.explain(Tiny(), images, whole, **settings)
+    gpulime.runs.explain(Tiny(), images, parts, shard="1/2", **settings)
+    first = {row["image_id"]: row for row in store.read(parts).to_pylist()}
+    assert 0 < len(first) < 4
+    gpulime.runs.explain(Tiny(), images, parts, **settings)
+    wanted, found = ({row["image_id"]: row for row in store.read(run).to_pylist()} for run in (whole, parts))
+    assert found.keys() == wanted.keys()
+    for image_id, row in found.items():
+        assert first.get(image_id, row) == row, "finished rows stay"
+        assert row["n_samples"] == wanted[image_id]["n_samples"]
+        largest = abs(torch.tensor(row["coef"])).max()
+        torch.testing.assert_close(
+            torch.tensor(row["coef"]), torch.tensor(wanted[image_id]["coef"]), rtol=0, atol=1e-5 * largest
+        )

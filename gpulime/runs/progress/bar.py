@@ -22,8 +22,8 @@ SHOWN_SEGMENTS = 3
 class Progress:
     """Counts forwards and images; prints explanations as they come.
 
-    The work is ``images`` times ``n_samples`` forwards; ``model_seconds`` returns the time in the model so far. ``ok`` and
-    ``failed`` count images since the start.
+    The work is ``images`` times ``n_samples`` forwards at first, and is corrected by the samples that finished images took.
+    ``model_seconds`` returns the time in the model so far. ``ok`` and ``failed`` count images since the start.
     """
 
     def __init__(
@@ -34,8 +34,10 @@ class Progress:
         model_seconds: Callable[[], float] = lambda: 0.0,
         shown: bool = True,
     ) -> None:
-        self.n_samples, self.class_names, self.model_seconds = n_samples, class_names, model_seconds
+        self.waiting, self.n_samples = images, float(n_samples)
+        self.class_names, self.model_seconds = class_names, model_seconds
         self.ok, self.failed, self.printed = 0, 0, 0 if shown else SHOWN_IMAGES + 1
+        self.samples, self.counted = 0, 0  # samples of finished images, and their number
         self.seen, self.total, self.started = 0, images * n_samples, time.perf_counter()
         self.bar = tqdm(disable=True)
         self._is_bar = images > 0 and shown
@@ -69,22 +71,26 @@ class Progress:
 
     @property
     def left(self) -> float | None:
-        """Seconds left at the rate since the start; None before the first forward."""
-        return (self.total - self.seen) / self.seen * self.seconds if self.seen else None
+        """Seconds left at the rate since the start; None before the first forward, and if images take longer than expected."""
+        if not self.seen or (self.waiting and self.total == self.seen):
+            return None
+        return (self.total - self.seen) / self.seen * self.seconds
 
     def forwards(self, b: int) -> None:
         """Count b more rows of the model."""
         self.seen += b
-        if self.seen > self.total:  # images of a batch that failed have been explained again, one by one
-            self.total = self.bar.total = self.seen
+        self._estimate()
         rate = self.seen / self.n_samples / self.seconds
         self.bar.set_postfix_str(f"{rate:.2f} images/s, {100 * self.effort.in_model:.0f} % in the model", refresh=False)
         self.bar.update(b)
 
     def image(self, row: Mapping[str, Any]) -> None:
         """Count a written row."""
-        if row["status"] == "error" and row["error_type"] != "non_finite":
-            self.total = self.bar.total = self.total - self.n_samples  # its forwards are cancelled
+        self.waiting -= 1
+        if row["status"] == "ok" or row["error_type"] == "non_finite":  # the forwards of others are cancelled
+            self.samples, self.counted = self.samples + row["n_samples"], self.counted + 1
+            self.n_samples = self.samples / self.counted
+        self._estimate()
         self.failed += row["status"] == "error"
         self.ok += row["status"] == "ok"
         if self.printed < SHOWN_IMAGES:
@@ -92,6 +98,12 @@ class Progress:
         elif self.printed == SHOWN_IMAGES:
             self._print("... and so on; every image is in the results")
         self.printed += 1
+
+    def _estimate(self) -> None:
+        """Expect that images take as many samples as the finished ones did, on average; never less than was seen."""
+        expected = round(self.samples + self.waiting * self.n_samples) if self.waiting else 0
+        # More is seen if images of a batch that failed are explained again, one by one.
+        self.total = self.bar.total = max(expected, self.seen)
 
     def _print(self, text: str) -> None:
         with tqdm.external_write_mode():  # above the bar

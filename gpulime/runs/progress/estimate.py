@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 
+from gpulime.engine.quality import LIME
 from gpulime.runs.progress.exits import EndOfRunError
 from gpulime.runs.progress.partition import Share
 from gpulime.runs.progress.terminal import duration
@@ -15,6 +16,14 @@ from gpulime.runs.progress.terminal import duration
 SECONDS = 15.0  # of a trial, or longer until it has seen a few model batches
 BATCHES = 6
 WARM = 0.4  # of warm-up at its start: kernels are compiled, the batch size is searched, workers start
+
+
+def work(images: int, n_samples: int, is_about: bool = False) -> str:
+    """Forwards of some images, and those that lime's own settings would take."""
+    about = "about " if is_about else ""
+    line = f"{about}{images * n_samples:,} forwards: {images:,} images x {about}{n_samples:,} samples"
+    of_lime = LIME.expected
+    return line if n_samples == of_lime and not is_about else f"{line}; quality=lime would take {images * of_lime:,}"
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,8 @@ class Plan:
     done: int  # have rows already
     todo: int  # are left for this process
     again: int  # of ``todo`` have an error row, and are retried
-    n_samples: int
+    n_samples: int  # of an image; the mean of the trial if ``is_about``
+    is_about: bool
     share: Share
     rate: float | None  # forwards per second, including reading, segmentation and fit; None if no image could be tried
     b: int  # rows of a model batch at the end of the trial
@@ -36,7 +46,7 @@ class Plan:
         again = f" ({self.again:,} of them failed before)" if self.again else ""
         lines = [
             f"{self.images:,} images{part}; {self.done:,} done already; {self.todo:,} to do{again}",
-            f"{forwards:,} forwards: {self.todo:,} images x {self.n_samples:,} samples",
+            work(self.todo, self.n_samples, self.is_about),
         ]
         if self.rate is not None:
             time_ = duration(forwards / self.rate)

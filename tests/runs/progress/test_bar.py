@@ -6,6 +6,7 @@ ROW = {
     "image_id": "cats/a.png",
     "status": "ok",
     "n_segments": 3,
+    "n_samples": 10,
     "labels": [1, 7],
     "pred_probs": [0.75, 0.125],
     "r2": [0.6, None],
@@ -78,3 +79,34 @@ def test_forwards_that_will_not_come_are_not_waited_for(capsys):
         progress.image(ROW)
         assert (progress.bar.n, progress.bar.total) == (20, 20)
     assert "b\\n.png" in capsys.readouterr().out
+
+
+def test_images_are_expected_to_take_what_the_finished_ones_took():
+    with Progress(4, 10, None, shown=False) as progress:
+        totals = []
+        for samples in (10, 40, 22, 8):
+            progress.forwards(samples)
+            progress.image(ROW | {"n_samples": samples})
+            totals.append(progress.total)
+            assert progress.seen <= progress.total == progress.bar.total
+    assert totals == [40, 100, 96, 80]
+    assert progress.left == 0
+
+
+def test_an_image_that_takes_longer_than_expected_never_passes_the_end():
+    with Progress(2, 10, None) as progress:
+        for _ in range(6):
+            progress.forwards(10)
+            assert progress.total == max(20, progress.seen)
+        assert progress.left is None
+        progress.image(ROW | {"n_samples": 60})
+        assert progress.total == 120
+        assert progress.left > 0
+
+
+def test_the_end_is_the_end_if_equal_masks_share_forwards():
+    with Progress(2, 16, None, shown=False) as progress:
+        for _ in range(2):
+            progress.forwards(12)
+            progress.image(ROW | {"n_samples": 16})
+    assert (progress.total, progress.left) == (24, 0)

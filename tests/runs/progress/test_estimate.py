@@ -23,7 +23,7 @@ def test_what_is_told(photographs, tmp_path, capsys):
     assert from_config.run(config(photographs, out), dry_run=True) == exits.OK
     first, second, third, last = capsys.readouterr().out.splitlines()
     assert first == "9 images; 0 done already; 9 to do"
-    assert second == "360 forwards: 9 images x 40 samples"
+    assert second == "360 forwards: 9 images x 40 samples; quality=lime would take 9,000"
     assert re.fullmatch(r"about \d+ s, at [\d,]+ forwards/s in a trial with model batches of \d+", third)
     assert last == "nothing has been written"
     assert not out.exists()
@@ -45,6 +45,31 @@ def test_other_settings_are_refused_before_the_trial(photographs, tmp_path):
     from_config.run(config(photographs, tmp_path / "run"))
     with pytest.raises(ValueError, match=r"lime\.n_samples was 40, is 50"):
         from_config.run(config(photographs, tmp_path / "run", n_samples=50), dry_run=True)
+
+
+def test_what_a_run_takes_is_told_beside_lime_s(photographs, tmp_path, capsys):
+    for quality, told in {
+        "fast": "9 images x 385 samples; quality=lime would take 9,000",
+        "lime": "9 images x 1,000 samples",
+    }.items():
+        settings = {"quality": quality, "n_samples": None, "segments": {"grid": {"rows": 5, "columns": 5}}}
+        from_config.run(config(photographs, tmp_path / quality, **settings))
+        assert f" forwards: {told}\n" in capsys.readouterr().err
+        from_config.run(config(photographs, tmp_path / quality, **settings))
+        assert "forwards" not in capsys.readouterr().err, "nothing is to do"
+
+
+def test_samples_that_nobody_knows_before_are_tried(photographs, tmp_path, monkeypatch, capsys):
+    """Images of 2 x 2 segments have 16 masks; and "auto" takes what an image needs."""
+    few = config(photographs, tmp_path / "few", quality="fast", n_samples=None, segments={"grid": {"rows": 2, "columns": 2}})
+    from_config.run(few, dry_run=True)
+    assert "about 144 forwards: 9 images x about 16 samples; quality=lime would take 9,000" in capsys.readouterr().out
+    auto = {"quality": "fast", "n_samples": "auto", "segments": {"grid": {"rows": 5, "columns": 5}}, "max_samples": 129}
+    from_config.run(config(photographs, tmp_path / "auto", **auto), dry_run=True)
+    shown = re.search(r"about ([\d,]+) forwards: 9 images x about (\d+) samples", capsys.readouterr().out)
+    from_config.run(config(photographs, tmp_path / "auto", **auto))
+    used = [row["n_samples"] for row in rows_of(tmp_path / "auto").values() if row["status"] == "ok"]
+    assert int(shown[2]) == round(sum(used) / len(used)) <= 129
 
 
 def test_the_start_does_not_count(monkeypatch):
