@@ -77,7 +77,10 @@ class Explainer(Engine[ExplainedImages]):
     alpha : float
         The ridge penalty of the fit, on coefficients, not on the intercept.
     kernel : str, callable or None
-        None or "exponential", "uniform", or a callable (distances (s,), kernel_width) -> weights (s,).
+        None or "exponential", "uniform", "shapley", or a callable (distances (s,), kernel_width) -> weights (s,).
+        "uniform" makes the coefficients Banzhaf values, and "shapley" Shapley values: they add up to the output for the whole
+        image less that for an empty one, which is a sample, too. "shapley" needs ``sampler="antithetic"``, which then draws
+        sizes for this kernel, and ``estimator="gp"`` or "wls". Up to 2^k = ``n_samples`` the values are exact.
         Callables get the samples in pieces, so they must treat each row independently.
     distance : str or callable
         Distance from each mask to the whole image: "cosine", "euclidean", "hamming", ..., or a callable masks (s, k) -> (s,).

@@ -26,6 +26,7 @@ class Design(Protocol):
     """Draws complement pairs of masks."""
 
     name: str
+    outside: int  # rows before the design's: sample 0, and the empty input if the estimate needs it
 
     def steps(self, counts: Tensor) -> Tensor:
         """Rows (n,) after which a design for ``counts`` (n,) parts may end, and multiples of it."""
@@ -42,7 +43,7 @@ class Design(Protocol):
 class Antithetic:
     """Independent masks, each followed by its complement."""
 
-    name = "antithetic"
+    name, outside = "antithetic", 1
 
     def __init__(self, seed: int, n_samples: int) -> None:
         self.seed = seed
@@ -66,7 +67,7 @@ class Blocks:
     sign. Blocks are independent, so the design may end after any of them.
     """
 
-    name = "blocks"
+    name, outside = "blocks", 1
 
     def __init__(self, seed: int, n_samples: int) -> None:
         self.seed = seed

@@ -128,7 +128,7 @@ def posterior(rows: Tensor, first: Tensor, second: Tensor, scales_: Tensor, limi
     even = (first + second) / 2
     mean = even.mean(1)
     problem = (kernels, sections, priors)
-    odd_ = _process((first - second) / 2, (1, 3), ODD, problem, 0.0)
+    odd_ = _process((first - second) / 2, (1, 3), ODD, problem, 0.0, walsh.white(rows, scales_, limit))
     even_ = _process(even - mean[:, None], (2,), EVEN, problem, FLAT)
     return Posterior(
         slopes=odd_.slopes + even_.slopes,
@@ -169,10 +169,20 @@ Problem = tuple[list[Tensor], list[Tensor], list[Tensor]]  # kernels (n, m, m), 
 
 
 def _process(
-    values: Tensor, orders: tuple[int, ...], grid: Sequence[tuple[float, ...]], problem: Problem, flat: float
+    values: Tensor,
+    orders: tuple[int, ...],
+    grid: Sequence[tuple[float, ...]],
+    problem: Problem,
+    flat: float,
+    white: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Process:
-    """Posterior of a part with ``values`` (n, m, l), averaged over the best points of the grid."""
+    """Posterior of a part with ``values`` (n, m, l), averaged over the best points of the grid.
+
+    ``white`` are kernel, sections and variances of noise that has slopes, too.
+    """
     kernels, sections, priors = ([of_order[d - 1] for d in orders] for of_order in problem)
+    if white is not None:
+        sections, priors = [*sections, white[1]], [*priors, white[2]]
     m = values.shape[1]
     size = values.square().mean(1).sqrt()
     known = size > 1e-12
@@ -185,7 +195,9 @@ def _process(
         found = some[..., 0, None, None] * kernels[0][:, None, few, few]
         for i, kernel in enumerate(kernels[1:], 1):
             found.addcmul_(some[..., i, None, None], kernel[:, None, few, few])
-        found.diagonal(dim1=-2, dim2=-1).add_(some[..., -1:] + JITTER)
+        if white is not None:
+            found.addcmul_(some[..., -1, None, None], white[0][:, None, few, few])
+        found.diagonal(dim1=-2, dim2=-1).add_(JITTER if white is not None else some[..., -1:] + JITTER)
         return found.add_(flat) if flat else found
 
     few = slice(SEARCHED)
@@ -200,8 +212,9 @@ def _process(
     inverse = root.mT @ root
     solved = inverse @ scaled[:, None]  # (n, g, m, l)
     q = ((scaled[:, None] * solved).sum(2) / m).clamp(min=1e-300)  # (n, g, l), variance of each label
-    section = torch.stack([some[..., i, None, None] * one[:, None] for i, one in enumerate(sections)]).sum(0)
-    prior = torch.stack([some[..., i, None] * one[:, None] for i, one in enumerate(priors)]).sum(0)
+    each_share = [*some[..., :-1].unbind(-1), some[..., -1] + JITTER]
+    section = torch.stack([a[..., None, None] * one[:, None] for a, one in zip(each_share, sections, strict=False)]).sum(0)
+    prior = torch.stack([a[..., None] * one[:, None] for a, one in zip(each_share, priors, strict=False)]).sum(0)
     slopes = solved.mT @ section  # (n, g, l, k)
     half = root @ section
     left = (prior - half.square().sum(2)).clamp(min=0)

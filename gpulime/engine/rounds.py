@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from gpulime import device as devices
-from gpulime.engine import pairs, surrogate
+from gpulime.engine import pairs, shapley, surrogate
 from gpulime.engine.designs import Design, exhaustive
 from gpulime.engine.flight import Drawn, Flight
 from gpulime.engine.masked import Masked
 from gpulime.engine.plan import Plan
 from gpulime.engine.proximity import proximity
-from gpulime.engine.settings import Settings
+from gpulime.engine.settings import SHAPLEY, Settings
 from gpulime.engine.surrogate import FITTED, LARGEST, Moments, Surrogate
 from gpulime.errors import check, stage
 from gpulime.errors import whole as whole_number
@@ -92,7 +92,7 @@ class PlannedFlight(Flight):
         Inputs with few parts get all of their masks if these are no more.
         """
         counts, k = inputs.counts, inputs.k
-        sizes, blocks = counts.tolist(), (1 + design.steps(counts)).tolist()
+        sizes, blocks = counts.tolist(), (design.outside + design.steps(counts)).tolist()
         most = n_samples if stopping is None else stopping.max_samples
         whole = [count < 31 and 2**count <= (most or 0) for count in sizes]
         used = [2**count if all_ else n_samples or block for count, block, all_ in zip(sizes, blocks, whole, strict=True)]
@@ -191,6 +191,8 @@ def estimate(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, set
     masks : (n, s, k) bool; outputs : (n, s, classes); labels : (n, l); counts : (n,)
     whole : bool, True if the masks are all that exist; else they are pairs
     """
+    if settings.kernel == SHAPLEY:
+        return shapley.solved(masks, outputs, labels, counts, settings, whole)
     if settings.estimator == "gp" and not whole:
         return pairs.solved(masks, outputs, labels, counts, settings)
     s = masks.shape[1]

@@ -11,6 +11,7 @@ from gpulime.engine.selection import SELECTIONS
 from gpulime.errors import check, unknown, whole
 
 ESTIMATORS = ("ridge", "wls", "gp")
+SHAPLEY = "shapley"  # a kernel without distances
 LINKS = ("identity", "logit", "auto")
 REGULAR = 1e-6  # penalty of "wls", so that no system is singular
 
@@ -29,14 +30,20 @@ class Settings:
     link: str = "identity"
 
     def __post_init__(self) -> None:
-        if not callable(self.kernel) and not (isinstance(self.kernel, str) and self.kernel in KERNELS):
-            raise unknown("kernel", self.kernel, KERNELS)
+        if not callable(self.kernel) and not (isinstance(self.kernel, str) and self.kernel in (*KERNELS, SHAPLEY)):
+            raise unknown("kernel", self.kernel, (*KERNELS, SHAPLEY))
         if not callable(self.distance) and not (isinstance(self.distance, str) and self.distance in DISTANCES):
             raise unknown("distance", self.distance, DISTANCES)
         if not (isinstance(self.estimator, str) and self.estimator in ESTIMATORS):
             raise unknown("estimator", self.estimator, ESTIMATORS)
         if not (isinstance(self.link, str) and self.link in LINKS):
             raise unknown("link", self.link, LINKS)
+        if self.kernel == SHAPLEY:
+            right = f"kernel={SHAPLEY!r} needs"
+            unpenalised = "estimator='wls' or 'gp': a penalty would keep the values from adding up"
+            check(self.estimator != "ridge", f"{right} {unpenalised}; got {self.estimator!r}")
+            check(self.link == "identity", f"{right} link='identity'; got {self.link!r}")
+            check(self.num_features is None, f"{right} num_features=None; got {self.num_features!r}")
         if self.feature_selection not in SELECTIONS:
             raise unknown("feature_selection", self.feature_selection, SELECTIONS)
         fits = isinstance(self.alpha, Real) and not isinstance(self.alpha, bool) and 0 <= self.alpha < math.inf

@@ -40,10 +40,16 @@ class Slopes:
 
     inside: Tensor  # of a part that is in the product
     outside: Tensor  # of any other part
+    counts: Tensor | None = None  # (n,) parts, for Shapley values: unlike lime's slopes, they depend on products of all orders
 
 
 def limit(counts: Tensor, k: int, settings: Settings) -> Slopes:
     """Slopes of products of each order for inputs with ``counts`` (n,) parts, at most k."""
+    if settings.kernel == "shapley":  # the parts of a product share chi_S(all) - chi_S(none) equally
+        order = torch.arange(ORDERS + 1, device=counts.device)
+        odd = (order % 2 == 1) & (order <= counts[:, None])
+        inside = 2 * odd.double() / order.clamp(min=1)
+        return Slopes(inside, torch.zeros_like(inside), counts)
     shown = torch.arange(k + 1, device=counts.device)
     by_shown = (torch.arange(k, device=counts.device) < shown[:, None]).expand(len(counts), k + 1, k)  # 0 to k parts
     return _slopes(proximity(by_shown & (shown[:-1] < counts[:, None])[:, None], counts, settings), counts)
@@ -136,3 +142,33 @@ def variances(scales: Tensor, limit: Slopes) -> list[Tensor]:
         (inside[:, d] * scales * left[d - 1] + outside[:, d] * left[d]) / norm[:, None]
         for d, norm in enumerate(norms(scales), 1)
     ]
+
+
+def white(rows: Tensor, scales: Tensor, limit: Slopes) -> tuple[Tensor, Tensor, Tensor] | None:
+    """White noise that is an odd function of a mask, for Shapley values; None for lime's slopes, which hardly depend on it.
+
+    Returns
+    -------
+    Its kernel (n, m, m) between rows (n, m, k), its sections' Shapley values (n, m, k) and their variance (n, k).
+    """
+    if limit.counts is None:
+        return None
+    product, k = rows @ rows.mT, limit.counts[:, None, None]
+    same = product.sign() * (product.abs() == k)  # -1 for complements
+    size = torch.arange(1, rows.shape[2] + 1, device=rows.device)
+    t, c = limit.counts[:, None].double(), size.double()
+    # Of the C(t - 1, c - 1) masks that show a part and c - 1 others, each has the value 2 / (t C(t - 1, c - 1)).
+    log = torch.lgamma(c) + torch.lgamma((t - c).clamp(min=0) + 1) - torch.lgamma(t + 1)
+    variance = (4 / t * log.exp()).masked_fill(c > t, 0.0).sum(1, keepdim=True)
+    return same, shares(rows, limit.counts), variance * (scales > 0)
+
+
+def shares(rows: Tensor, counts: Tensor) -> Tensor:
+    """Shapley values (n, m, k) of an odd function that is 1 at a row (n, m, k), -1 at its complement and 0 elsewhere."""
+    t = counts[:, None].double()
+    shown = (rows > 0).sum(-1).double()
+    value, other = (
+        2 * (torch.lgamma(c.clamp(min=1)) + torch.lgamma(t - c + 1) - torch.lgamma(t + 1)).exp()[..., None]
+        for c in (shown, t - shown)
+    )
+    return torch.where(rows > 0, value, -other) * (rows != 0)

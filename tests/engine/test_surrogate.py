@@ -376,7 +376,7 @@ def test_what_callables_must_return(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kernel": "exponentail"}, r"kernel must be one of 'exponential', 'uniform'; .* \(did you mean 'exponential'\?\)"),
+        ({"kernel": "exponentail"}, r"kernel must be one of 'exponential', .* 'shapley'; .* \(did you mean 'exponential'\?\)"),
         ({"distance": "cosin"}, r"distance must be one of 'cosine', .* 'dice'; got 'cosin' \(did you mean 'cosine'\?\)"),
         ({"feature_selection": "lasso"}, r"'none', 'auto', .* got 'lasso' \(did you mean 'lasso_path'\?\)"),
         ({"alpha": -1.0}, "alpha must be a number, 0 or more, and finite; got -1.0"),
