@@ -24,6 +24,7 @@ from gpulime.cli import main
 from gpulime.config import Config, DataConfig, LimeConfig, ModelConfig
 from gpulime.engine import ownership
 from gpulime.engine.engine import FLIGHT_ROWS
+from gpulime.engine.quality import QUALITIES
 from gpulime.errors import GpulimeError
 from gpulime.explainer import Explainer
 from gpulime.runs.isolation import AHEAD, Recorder
@@ -685,7 +686,12 @@ def test_only_the_model_of_a_configuration_is_owned():
 
 @pytest.mark.parametrize(
     ("lime", "samples"),
-    [({}, 385), ({"quality": "lime"}, 1000), ({"n_samples": 129}, 129), ({"n_samples": "auto", "tolerance": 0.1}, 257)],
+    [
+        ({}, QUALITIES["fast"].n_samples),
+        ({"quality": "lime"}, 1000),
+        ({"n_samples": 129}, 129),
+        ({"n_samples": "auto", "tolerance": 0.1}, 257),
+    ],
 )
 def test_samples_are_a_preset_s_or_what_auto_expects(lime, samples):
     config = Config(ModelConfig(factory="torch.nn.Identity"), DataConfig(crop=16), LimeConfig(**lime))
@@ -694,9 +700,9 @@ def test_samples_are_a_preset_s_or_what_auto_expects(lime, samples):
 
 def test_a_preset_is_measured():
     """Pieces of a part of an image, too: the design and the Gaussian process take any number of samples."""
-    found = measure(subject(Sleepy(a_row=0.001), n_samples=385, quality="fast"), 0.3, ())
-    assert found.forwards_per_s.median == pytest.approx(385 * found.images_per_s.median)
-    assert found.settings["n_samples"] == 385
+    found = measure(subject(Sleepy(a_row=0.001), n_samples=257, quality="fast"), 0.3, ())
+    assert found.forwards_per_s.median == pytest.approx(257 * found.images_per_s.median)
+    assert found.settings["n_samples"] == 257
     assert found.stages["fit"] > 0
 
 

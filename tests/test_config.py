@@ -27,11 +27,12 @@ def test_every_config_loads(path, monkeypatch):
     assert given[0].model.factory
     assert given[0].out.startswith("runs/")
     from gpulime import Explainer
+    from gpulime.engine.quality import QUALITIES
 
     lime = {field.name: getattr(given[0].lime, field.name) for field in dataclasses.fields(LimeConfig)}
     del lime["labels"]  # an argument of explain()
     explainer = Explainer(lambda rows: rows, **lime)  # its values are right too
-    assert explainer.n_samples == {"lime_defaults.yaml": 1000}.get(path.name, 385)
+    assert explainer.n_samples == {"lime_defaults.yaml": 1000}.get(path.name, QUALITIES["fast"].n_samples)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from test_run import Tiny, config, rows_of
 
 import gpulime
 from gpulime.cli import main
+from gpulime.engine.quality import QUALITIES
 from gpulime.runs import from_config
 from gpulime.runs.progress import estimate, exits
 from gpulime.runs.progress.partition import ALL, Todo
@@ -49,7 +50,7 @@ def test_other_settings_are_refused_before_the_trial(photographs, tmp_path):
 
 def test_what_a_run_takes_is_told_beside_lime_s(photographs, tmp_path, capsys):
     for quality, told in {
-        "fast": "9 images x 385 samples; quality=lime would take 9,000",
+        "fast": f"9 images x {QUALITIES['fast'].n_samples} samples; quality=lime would take 9,000",
         "lime": "9 images x 1,000 samples",
     }.items():
         settings = {"quality": quality, "n_samples": None, "segments": {"grid": {"rows": 5, "columns": 5}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 
 import pytest
@@ -17,7 +18,8 @@ from gpulime.runs import from_config, sampling
 from gpulime.runs.store import store
 
 GRID = {"segments": gpulime.segments.Grid(3, 3), "top_labels": 1, "report": False}
-FAST = {"n_samples": 385, "sampler": "blocks", "estimator": "gp", "link": "auto"}
+FAST = dataclasses.asdict(QUALITIES["fast"])
+OTHER = rf"lime\.n_samples was {FAST['n_samples']}, is {QUALITIES['high'].n_samples}\. Choose"
 AUTO = {"n_samples": "auto", "max_samples": 129}
 
 
@@ -37,16 +39,16 @@ def test_a_preset_is_any_of_the_explainer_s():
 
 
 def test_a_run_is_the_same_by_a_preset_or_by_its_settings(tmp_path):
-    assert ran(tmp_path, quality="fast") == ran(tmp_path, **FAST) == ran(tmp_path, quality="high", n_samples=385)
+    assert ran(tmp_path, quality="fast") == ran(tmp_path, **FAST) == ran(tmp_path, quality="high", n_samples=FAST["n_samples"])
     assert fixed(tmp_path) == {f"lime.{name}": value for name, value in FAST.items()}
-    with pytest.raises(GpulimeError, match=r"lime\.n_samples was 385, is 1025\. Choose"):
+    with pytest.raises(GpulimeError, match=OTHER):
         ran(tmp_path, quality="high")
 
 
 def test_a_preset_s_numbers_are_part_of_a_run(tmp_path, monkeypatch):
     ran(tmp_path, quality="fast")
     monkeypatch.setitem(QUALITIES, "fast", QUALITIES["high"])
-    with pytest.raises(GpulimeError, match=r"lime\.n_samples was 385, is 1025\. Choose"):
+    with pytest.raises(GpulimeError, match=OTHER):
         ran(tmp_path, quality="fast")
 
 
@@ -69,7 +71,7 @@ def test_the_command_is_fast_unless_told_otherwise(photographs, tmp_path):
     assert fixed(tmp_path / "fast") == {f"lime.{name}": value for name, value in FAST.items()}
     assert LimeConfig().quality == "fast"
     from_config.run(config(photographs, tmp_path / "wls", quality="fast", n_samples=None, estimator="wls", link="identity"))
-    wls = {"n_samples": 385, "sampler": "blocks", "estimator": "wls"}
+    wls = {"n_samples": FAST["n_samples"], "sampler": "blocks", "estimator": "wls"}
     assert fixed(tmp_path / "wls") == {f"lime.{name}": value for name, value in wls.items()}
 
 
