@@ -1,4 +1,4 @@
-"""A hook of mkdocs: the plots of docs/benchmarks.md are in benchmarks/results, outside the folder of pages."""
+"""A hook of mkdocs: the plots of the pages are in benchmarks/results, outside the folder of pages."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-PLOTS = "benchmarks/results/growth/"
+PLOTS = "benchmarks/results/"
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the plots to the files of the site."""
-    for plot in sorted(Path(config.config_file_path).parent.glob(f"{PLOTS}*.svg")):
-        files.append(File.generated(config, f"growth/{plot.name}", abs_src_path=str(plot)))
+    for plot in sorted(Path(config.config_file_path).parent.glob(f"{PLOTS}*/*.svg")):
+        files.append(File.generated(config, f"plots/{plot.parent.name}/{plot.name}", abs_src_path=str(plot)))
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Link to the plots at their place in the site."""
-    return markdown.replace(f"](../{PLOTS}", "](growth/")
+    return markdown.replace(f"](../{PLOTS}", "](plots/")
