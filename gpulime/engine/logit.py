@@ -87,7 +87,7 @@ def _projected(model: Posterior, l: int, counts: Tensor, settings: Settings) -> 
     x = torch.where(masks, 1.0, -1.0) * valid[:, None]  # float32: rounding is far below the noise of the rows
     pieces = x.split(max(1, TOGETHER // (n * m)), 1)
     p = torch.cat([model.predict(piece).softmax(-1) for piece in pieces], 1)
-    slopes, noise = _slopes(x.double(), w, p[..., :l].double(), valid)
+    slopes, noise = _slopes(x, w.float(), p[..., :l], valid)
     few = slice(0, INFLUENCE_ROWS)
     return slopes, noise, _influence(model, x[:, few].double(), w[:, few], p[:, few].double(), l, valid)
 
@@ -99,7 +99,8 @@ def _influence(model: Posterior, x: Tensor, w: Tensor, p: Tensor, l: int, valid:
     # A pair moves the log-probability of class c by odd * left_odd_c + even * left_even_c, and so its probability by p_c times
     # that less its mean over the classes.
     mean = odd * (p @ left_odd.mT) + even * (p @ left_even.mT)
-    fit, _ = _fit(x, w, valid)
+    inverse, weighted = _fit(x, w, valid)
+    fit = inverse @ weighted
     found = []
     for i in range(l):
         of_class = fit * p[:, None, :, i]
@@ -109,25 +110,28 @@ def _influence(model: Posterior, x: Tensor, w: Tensor, p: Tensor, l: int, valid:
 
 
 def _fit(x: Tensor, w: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """The map (n, k, r) from values at rows x (n, r, k) of -1 and 1, with weights w (n, r), to slopes per unit of z.
+    """The weighted fit of slopes to rows x (n, r, k) of -1 and 1 with weights w (n, r), per unit of z.
 
-    Also returns the centred rows.
+    Returns
+    -------
+    inverse : (n, k, k), weighted : (n, k, r); the slopes of values (n, r, l) are their product with these
     """
     share = (w / w.sum(1, keepdim=True))[..., None]
-    x = x - (share * x).sum(1, keepdim=True)
-    weighted = (x * share).mT
-    chosen = valid[:, None]
-    root = ridge(weighted @ x, torch.zeros_like(x[:, :1]), chosen, REGULAR)[1][:, 0]
-    return 2 * (root.mT @ root) @ weighted, x
+    weighted = ((x - (share * x).sum(1, keepdim=True)) * share).mT
+    gram = (weighted @ x).double()
+    root = ridge(gram, torch.zeros_like(gram[:, :1]), valid[:, None], REGULAR)[1][:, 0]
+    return (2 * root.mT @ root).to(x.dtype), weighted
 
 
 def _slopes(x: Tensor, w: Tensor, values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Slopes (n, l, k) of values (n, r, l) in a weighted fit to rows x (n, r, k), and their variance over the rows' choice."""
-    fit, centred = _fit(x, w, valid)
+    """Slopes (n, l, k) of values (n, r, l) in the fit to rows x, and their variance over the choice of the rows' pairs."""
+    inverse, weighted = _fit(x, w, valid)
     values = values - values.mean(1, keepdim=True)
-    beta = (fit @ values).mT
-    share = w[..., None] / w.sum(1)[:, None, None]
-    error = values - (share * values).sum(1, keepdim=True) - centred @ beta.mT / 2
-    # Rows 2 i and 2 i + 1 are complements.
-    both = error.square().mT @ fit.square().mT + 2 * (error[:, ::2] * error[:, 1::2]).mT @ (fit[..., ::2] * fit[..., 1::2]).mT
-    return beta, both
+    slopes = inverse @ (weighted @ values)
+    share = (w / w.sum(1, keepdim=True))[..., None]
+    error = values - x @ (slopes / 2)
+    error = share * (error - (share * error).sum(1, keepdim=True))
+    # Rows 2 i and 2 i + 1 are complements, so their terms have opposite signs, and equal sizes for all parts.
+    noise = (error[:, ::2] - error[:, 1::2]).square().sum(1)
+    variances = noise[..., None] * inverse.diagonal(dim1=-2, dim2=-1).square()[:, None]
+    return slopes.mT.double(), variances.double()
