@@ -142,7 +142,9 @@ class LimeConfig:
         0.25, "width of the proximity kernel; if small, only masks that hide little count; null means 0.75 sqrt(segments)"
     )
     alpha: float = _setting(1.0, "strength of the ridge penalty")
-    kernel: str | None = _setting(None, "proximity kernel: uniform, or lime's exponential if not set")
+    kernel: str | None = _setting(
+        None, "weights of masks: uniform (Banzhaf), shapley, or lime's exponential proximity kernel if not set"
+    )
     distance: str = _setting("cosine", "distance between a mask and the whole image: cosine, euclidean, hamming ...")
     feature_selection: str = _setting(
         "auto", "selection of segments: auto, none, highest_weights, forward_selection or lasso_path"

@@ -25,7 +25,7 @@ def test_a_quality_is_its_settings(quality, explainer, pictures, device):
 
 
 def test_an_argument_beside_a_quality_wins(explainer, pictures):
-    found = explainer(quality="fast", n_samples=129, estimator="wls", link="identity").explain(pictures(1))
+    found = explainer(quality="fast", n_samples=129, estimator="wls").explain(pictures(1))
     assert found.samples.tolist() == [129]
     expected = explainer(n_samples=129, sampler="blocks", estimator="wls").explain(pictures(1))
     assert torch.equal(found.coefficients, expected.coefficients)

@@ -49,6 +49,8 @@ def sampling(quality: str | None, **given: Any) -> Sampling:
     """
     if quality is not None and (not isinstance(quality, str) or quality not in QUALITIES):
         raise unknown("quality", quality, QUALITIES)
+    if given.get("estimator") not in (None, "gp") and given.get("link") is None:
+        given["link"] = "identity"  # only a process has another
     chosen = replace(QUALITIES[quality or "lime"], **{name: value for name, value in given.items() if value is not None})
     if chosen.n_samples != "auto":
         chosen = replace(chosen, n_samples=whole("n_samples", chosen.n_samples, 2, ', the whole input and one mask, or "auto"'))

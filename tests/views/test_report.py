@@ -383,7 +383,10 @@ def test_a_card_tells_what_to_know_before_believing_it(tmp_path):
     few, faint = (shown := show(tmp_path, *rows)).all("article")
     notes = [element for element in shown.all("p") if (element.get("class") or "").startswith("note")]
     assert [(one["text"], "hidden" in one) for one in notes if one["class"] != "nothing"] == [
-        ("n_samples (5) is below twice the number of segments (2 x 3): coefficients depend on the ridge penalty.", False),
+        (
+            "n_samples (5) is below twice the number of segments (2 x 3): coefficients are uncertain.",
+            False,
+        ),
         ("", True),
         (still, False),
     ]

@@ -168,7 +168,7 @@ def few_samples(n_samples: int, k: int) -> str | None:
     if n_samples >= 2 * k:
         return None
     few = f"n_samples ({n_samples:,}) is below twice the number of segments (2 x {k:,})"
-    return f"{few}: coefficients depend on the ridge penalty"
+    return f"{few}: coefficients are uncertain"
 
 
 def judged(rows: pa.Table) -> pa.Table:

@@ -31,7 +31,7 @@ def test_an_output_that_hardly_moves_is_noted(facts, expected):
 
 
 def test_fewer_samples_than_twice_the_segments_are_noted():
-    few = "n_samples (40) is below twice the number of segments (2 x 55): coefficients depend on the ridge penalty"
+    few = "n_samples (40) is below twice the number of segments (2 x 55): coefficients are uncertain"
     assert row.few_samples(40, 55) == few
     assert row.few_samples(110, 55) is None
 
