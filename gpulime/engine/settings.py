@@ -53,6 +53,16 @@ class Settings:
         check(fits, f"kernel_width must be a positive number, or None for 0.75 * sqrt(k); got {width!r}")
         if self.num_features is not None:
             whole("num_features", self.num_features, 1, ", or None for all")
+        if self.estimator != "ridge":
+            check(self.alpha == 1, f"alpha={self.alpha!r} needs estimator='ridge'; {self.estimator!r} has no penalty")
+        if self.estimator == "gp":
+            selects = self.num_features is not None or self.feature_selection == "lasso_path"
+            selection = f"num_features={self.num_features!r} and feature_selection={self.feature_selection!r}"
+            check(not selects, f"estimator='gp' uses all parts; got {selection}: take 'ridge' or 'wls'")
+            check(
+                not callable(self.distance),
+                "estimator='gp' needs a distance by name, since it counts shown parts; got a function",
+            )
 
     @property
     def penalty(self) -> float:
