@@ -141,6 +141,7 @@ def fit(masks, outputs, counts, alpha=1.0, kernel_width=0.25, num_features=None,
     weights = proximity(masks, counts, kernel_width)
     fitted = {
         "coefficients": np.zeros((n, l, k)),
+        "standard_errors": np.zeros((n, l, k)),
         "intercepts": np.zeros((n, l)),
         "scores": np.zeros((n, l)),
         "scores_loo": np.zeros((n, l)),
@@ -158,6 +159,10 @@ def fit(masks, outputs, counts, alpha=1.0, kernel_width=0.25, num_features=None,
             used = forward_selection(x, y, w, num_features)
         beta, intercept = ridge(x[:, used], y, w, alpha)
         fitted["coefficients"][i, j, used] = beta
+        without = [
+            ridge(np.delete(x[:, used], one, 0), np.delete(y, one), np.delete(w, one), alpha)[0] for one in range(len(y))
+        ]
+        fitted["standard_errors"][i, j, used] = np.sqrt(((beta - np.array(without)) ** 2).sum(0))
         fitted["intercepts"][i, j] = intercept
         fitted["scores"][i, j] = r2(y, intercept + x[:, used] @ beta, w)
         fitted["scores_loo"][i, j] = r2(y, left_out(x[:, used], y, w, alpha), w)

@@ -44,6 +44,36 @@ def test_coefficients_are_those_of_many_samples(estimator, explainer, pictures, 
     assert inside.double().mean() > 0.9
 
 
+@pytest.mark.parametrize(
+    "settings", [{"link": "identity"}, {"link": "logit"}, {"n_samples": "auto", "tolerance": 0.01}], ids=str
+)
+def test_more_labels_of_another_image_change_nothing(settings, explainer, pictures):
+    explain = explainer(**{"quality": "fast", "n_samples": 129} | settings).explain
+    images = pictures(2)
+    alone, beside = explain(images[:1], [[0, 1]]), explain(images, [[0, 1], [1, 2, 3, 4]])
+    assert torch.equal(beside.samples[:1], alone.samples)
+    torch.testing.assert_close(beside.coefficients[0, :2], alone.coefficients[0], rtol=0, atol=1e-6)
+    assert torch.equal(beside.coefficients[0, 2:], beside.coefficients[0, :1].expand(2, -1))
+
+
+def test_other_classes_may_be_infinite(cnn, pictures):
+    def model(rows):
+        return torch.cat([cnn(rows), torch.full((len(rows), 1), -torch.inf)], 1)
+
+    found = Explainer(model, 129, "grid", sampler="blocks", estimator="wls", activation=None, mean=0, std=1).explain(
+        pictures(1), 0
+    )
+    assert found.coefficients.isfinite().all()
+    assert not found.non_finite.any()
+
+
+def test_max_samples_must_hold_a_block(explainer, pictures):
+    with pytest.raises(
+        gpulime.GpulimeError, match="max_samples = 100 is below the 129 samples of a first block for 49 segments"
+    ):
+        explainer(quality="fast", n_samples="auto", max_samples=100).explain(pictures(1))
+
+
 def test_few_segments_get_all_masks(cnn, pictures, device):
     explainer = Explainer(cnn, 300, {"grid": {"rows": 2, "columns": 4}}, sampler="blocks", mean=0, std=1)
     found = explainer.explain(pictures(2).to(device))
@@ -84,6 +114,8 @@ def test_saved_explanations_keep_errors_and_samples(explainer, pictures, tmp_pat
         ({"quality": "fast", "feature_selection": "lasso_path"}, "estimator='gp' uses all parts"),
         ({"quality": "fast", "alpha": 0.1}, "alpha=0.1 needs estimator='ridge'; 'gp' has no penalty"),
         ({"quality": "fast", "distance": lambda masks: masks.sum(-1)}, "estimator='gp' needs a distance by name"),
+        ({"quality": "fast", "n_samples": 2}, "n_samples must be at least 3 with sampler='blocks'"),
+        ({"quality": "fast", "tolerance": 0.1}, "tolerance=0.1 needs n_samples='auto'; got 257"),
         ({"link": "logit"}, "link='logit' needs estimator='gp'; got 'ridge'"),
         ({"quality": "fast", "link": "probit"}, "link must be one of 'identity', 'logit', 'auto'; got 'probit'"),
         ({"quality": "fast", "n_samples": "auto", "confidence": 1}, "confidence must be a number between 0 and 1"),
@@ -98,7 +130,7 @@ def test_wrong_settings_are_named(settings, message, explainer):
 
 
 def test_too_few_samples_for_the_segments_are_refused_or_warned_of(explainer, pictures):
-    with pytest.raises(gpulime.GpulimeError, match="n_samples = 49 cannot fit k = 49 segments with estimator='wls'"):
+    with pytest.raises(gpulime.GpulimeError, match="n_samples = 49, in pairs, cannot fit k = 49 segments with estimator='wls'"):
         explainer(n_samples=49, sampler="blocks", estimator="wls").explain(pictures(1))
     with pytest.warns(UserWarning, match="not above k = 49 segments"):
         explainer(n_samples=49, sampler="blocks").explain(pictures(1))

@@ -48,11 +48,12 @@ def estimating(link: str) -> Callable[[], object]:
     scores = 0.3 * (2 * masks.float() - 1) @ slopes
     outputs = (scores + 0.2 * torch.randn(scores.shape, generator=generator)).softmax(-1)
     labels, settings = outputs[:, 0].topk(L).indices, Settings(estimator="gp", link=link)
+    fresh = torch.ones_like(labels, dtype=torch.bool)
 
     def estimate() -> None:
         for start in range(0, N, TOGETHER):
             some = slice(start, start + TOGETHER)
-            pairs.solved(masks[some], outputs[some], labels[some], counts[some], settings)
+            pairs.solved(masks[some], outputs[some], labels[some], fresh[some], counts[some], settings)
 
     return estimate
 

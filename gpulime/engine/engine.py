@@ -156,9 +156,11 @@ class Engine(Generic[E]):
     def _check(self, inputs: Masked) -> None:
         """Fail before any forward if a fit is impossible; warn once if only the penalty makes it possible."""
         k, estimator = inputs.most, self.settings.estimator
-        if k >= self.n_samples and estimator != "gp" and self.stopping is None:
-            few = f"n_samples = {self.n_samples} cannot fit k = {k} {inputs.parts} with"
-            check(estimator == "ridge", f"{few} estimator={estimator!r}; take more samples, or 'ridge' or 'gp'")
+        pairs = isinstance(self.sampler, Antithetic | Blocks)
+        different = (self.n_samples + 1) // 2 if pairs else self.n_samples  # a mask and its complement differ by a constant
+        if k >= different and estimator != "gp" and self.stopping is None and not (pairs and 2**k <= self.n_samples):
+            few = f"n_samples = {self.n_samples}{', in pairs,' if pairs else ''} cannot fit k = {k} {inputs.parts} with"
+            check(estimator == "ridge", f"{few} estimator={estimator!r}; take more samples or another estimator")
             check(self.settings.alpha > 0, f"{few} alpha = 0; take more samples or alpha > 0")
             few = f"n_samples = {self.n_samples}"
             if not self._warned:

@@ -28,7 +28,14 @@ TOGETHER = 2**19  # entries of the kernels of a projection at once, to stay in a
 
 
 def posterior(
-    rows: Tensor, outputs: Tensor, labels: Tensor, scales: Tensor, counts: Tensor, limit: Slopes, settings: Settings
+    rows: Tensor,
+    outputs: Tensor,
+    labels: Tensor,
+    fresh: Tensor,
+    scales: Tensor,
+    counts: Tensor,
+    limit: Slopes,
+    settings: Settings,
 ) -> Estimate:
     """Estimate the slopes from pairs, with the probabilities of all classes.
 
@@ -37,17 +44,17 @@ def posterior(
     rows : (n, m, k) float64, first mask of each pair as -1 and 1; 0 beyond an input's count
     outputs : (n, 2 m, classes) float64, probabilities for each mask and its complement
     labels : (n, l), classes to explain
+    fresh : (n, l) bool, False for labels that repeat an earlier one
     scales : (n, k), of the parts, for the process of the rest
     """
-    z = log_probabilities(outputs, labels)
+    z, place = log_probabilities(outputs, labels)
     first, second = z[:, ::2], z[:, 1::2]
     of_model = gaussian_process.scales(rows, (first - second) / 2, counts)
     model = gaussian_process.posterior(rows, first, second, of_model, limit)
-    l = labels.shape[1]
-    y = outputs.gather(2, labels[:, None].expand(-1, outputs.shape[1], -1))
-    rest = y - (z - model.errors).softmax(-1)[..., :l]
+    predicted = (z - model.errors).softmax(-1)
+    rest = (_of(outputs, labels) - _of(predicted, place)) * fresh[:, None]
     found = gaussian_process.posterior(rows, rest[:, ::2], rest[:, 1::2], scales, limit)
-    slopes, noise, influence = _projected(model, l, counts, settings)
+    slopes, noise, influence = _projected(model, place, counts, settings)
     variances = found.variances + noise + influence.square().sum(1)
     return Estimate(found.slopes + slopes, variances, found.influence + influence, found.left_out)
 
@@ -58,21 +65,32 @@ def probabilities(outputs: Tensor) -> Tensor:
     return fit.flatten(1).all(1)
 
 
-def log_probabilities(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Centred log-probabilities (n, s, l + more): the labels, the most probable other classes, and all the rest as one."""
+def _of(values: Tensor, place: Tensor) -> Tensor:
+    """Columns ``place`` (n, l) of values (n, s, classes)."""
+    return values.gather(2, place[:, None].expand(-1, values.shape[1], -1))
+
+
+def log_probabilities(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Centred log-probabilities of the most probable classes, the labels among them, and of all other classes as one.
+
+    Returns
+    -------
+    (n, s, classes or less), and the place (n, l) of each label in it
+    """
     l, classes = labels.shape[1], outputs.shape[2]
-    size = outputs.mean(1).scatter(1, labels, 2.0)
-    others = size.topk(min(classes, max(CLASSES, l)), dim=1).indices[:, l:]
-    chosen = torch.cat([labels, others], 1)
-    p = outputs.gather(2, chosen[:, None].expand(-1, outputs.shape[1], -1))
+    mean = outputs.mean(1)
+    wanted = torch.zeros_like(mean).scatter(1, labels, 2.0)  # above any mean
+    chosen = (mean + wanted).topk(min(classes, max(CLASSES, l)), dim=1).indices
+    place = (chosen[:, None] == labels[..., None]).int().argmax(-1)
+    p = _of(outputs, chosen)
     if chosen.shape[1] < classes:
         p = torch.cat([p, 1 - p.sum(-1, keepdim=True)], -1)
     z = p.clamp(min=LEAST).log()
-    return z - z.mean(-1, keepdim=True)
+    return z - z.mean(-1, keepdim=True), place
 
 
-def _projected(model: Posterior, l: int, counts: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
-    """Slopes of the model's first l probabilities in lime's linear model.
+def _projected(model: Posterior, place: Tensor, counts: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes of the model's probabilities at ``place`` (n, l) in lime's linear model.
 
     Returns
     -------
@@ -87,13 +105,13 @@ def _projected(model: Posterior, l: int, counts: Tensor, settings: Settings) -> 
     x = torch.where(masks, 1.0, -1.0) * valid[:, None]  # float32: rounding is far below the noise of the rows
     pieces = x.split(max(1, TOGETHER // (n * m)), 1)
     p = torch.cat([model.predict(piece).softmax(-1) for piece in pieces], 1)
-    slopes, noise = _slopes(x, w.float(), p[..., :l], valid)
+    slopes, noise = _slopes(x, w.float(), _of(p, place), valid)
     few = slice(0, INFLUENCE_ROWS)
-    return slopes, noise, _influence(model, x[:, few].double(), w[:, few], p[:, few].double(), l, valid)
+    return slopes, noise, _influence(model, x[:, few].double(), w[:, few], p[:, few].double(), place, valid)
 
 
-def _influence(model: Posterior, x: Tensor, w: Tensor, p: Tensor, l: int, valid: Tensor) -> Tensor:
-    """First-order change (n, m, l, k) of the slopes of the first l of the probabilities p (n, r, classes) by each pair."""
+def _influence(model: Posterior, x: Tensor, w: Tensor, p: Tensor, place: Tensor, valid: Tensor) -> Tensor:
+    """First-order change (n, m, l, k) of the slopes of the probabilities p (n, r, classes) at ``place`` by each pair."""
     odd, even = model.smoothed(x)
     left_odd, left_even = model.odd.left_out, model.even.left_out
     # A pair moves the log-probability of class c by odd * left_odd_c + even * left_even_c, and so its probability by p_c times
@@ -102,9 +120,10 @@ def _influence(model: Posterior, x: Tensor, w: Tensor, p: Tensor, l: int, valid:
     inverse, weighted = _fit(x, w, valid)
     fit = inverse @ weighted
     found = []
-    for i in range(l):
-        of_class = fit * p[:, None, :, i]
-        change = (of_class @ odd) * left_odd[:, None, :, i] + (of_class @ even) * left_even[:, None, :, i] - of_class @ mean
+    for of_label in place.split(1, dim=1):
+        of_class = fit * _of(p, of_label).mT
+        from_odd, from_even = _of(left_odd, of_label).mT, _of(left_even, of_label).mT
+        change = (of_class @ odd) * from_odd + (of_class @ even) * from_even - of_class @ mean
         found.append(change.mT)
     return torch.stack(found, 2)
 

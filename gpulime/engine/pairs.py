@@ -16,7 +16,7 @@ from gpulime.errors import stage
 
 
 @stage("surrogate")
-def solved(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings) -> Surrogate:
+def solved(masks: Tensor, outputs: Tensor, labels: Tensor, fresh: Tensor, counts: Tensor, settings: Settings) -> Surrogate:
     """Estimate the surrogates' slopes from pairs: rows 1 and 2, 3 and 4, ...; a last row without a partner is ignored.
 
     Parameters
@@ -24,13 +24,14 @@ def solved(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, setti
     masks : (n, s, k) bool, row 0 all True; False beyond an input's count
     outputs : (n, s, classes)
     labels : (n, l), classes to explain
+    fresh : (n, l) bool, False for labels that repeat an earlier one: they have no part in the estimate, and get no model
     counts : (n,) parts of each input
     """
     s, k = masks.shape[1:]
     pairs = slice(1, s - (s - 1) % 2)
     valid = torch.arange(k, device=counts.device) < counts[:, None]
     z, all_y = masks[:, pairs].double(), outputs[:, pairs].double()
-    y = all_y.gather(2, labels[:, None].expand(-1, all_y.shape[1], -1))
+    y = all_y.gather(2, labels[:, None].expand(-1, all_y.shape[1], -1)) * fresh[:, None]
     rows = (2 * z[:, ::2] - 1) * valid[:, None]
     limit = walsh.limit(counts, k, settings)
     scales = gaussian_process.scales(rows, (y[:, ::2] - y[:, 1::2]) / 2, counts)
@@ -38,7 +39,7 @@ def solved(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, setti
     if settings.link != "logit":
         estimates.append(gaussian_process.posterior(rows, y[:, ::2], y[:, 1::2], scales, limit))
     if settings.link != "identity":
-        estimates.append(logit.posterior(rows, all_y, labels, scales, counts, limit, settings))
+        estimates.append(logit.posterior(rows, all_y, labels, fresh, scales, counts, limit, settings))
     found = estimates[0] if len(estimates) == 1 else _better(estimates, logit.probabilities(all_y))
     whole = outputs[:, 0].gather(1, labels)
     return _linear(z, y, proximity(masks[:, pairs], counts, settings), found, whole)

@@ -57,6 +57,11 @@ def sampling(quality: str | None, **given: Any) -> Sampling:
     pairs, paired = " or ".join(map(repr, DESIGNS)), chosen.sampler in DESIGNS
     for setting, needs in (('n_samples="auto"', chosen.n_samples == "auto"), ('estimator="gp"', chosen.estimator == "gp")):
         check(paired or not needs, f"{setting} needs pairs of masks: sampler={pairs}; got {chosen.sampler!r}")
+    few = chosen.n_samples != "auto" and paired and int(chosen.n_samples) < 3
+    check(
+        not few,
+        f"n_samples must be at least 3 with sampler={chosen.sampler!r}, the whole input and a pair; got {chosen.n_samples!r}",
+    )
     fits = chosen.link == "identity" or chosen.estimator == "gp"
     check(fits, f"link={chosen.link!r} needs estimator='gp'; got {chosen.estimator!r}")
     return chosen

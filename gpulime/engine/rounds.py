@@ -24,6 +24,7 @@ from gpulime.errors import check, stage
 from gpulime.errors import whole as whole_number
 
 TOP = 5  # parts of a label that must be settled
+GROWTH = 0.25  # of an input's samples in another round, at least a block
 ENTRIES = 2**21  # entries of covariances of the inputs that are estimated at once
 
 
@@ -42,7 +43,7 @@ class Stopping:
         fits = self.tolerance is None or (isinstance(self.tolerance, Real) and self.tolerance > 0)
         check(fits, f"tolerance must be a number above 0, or None; got {self.tolerance!r}")
 
-    def settled(self, coefficients: Tensor, errors: Tensor, counts: Tensor, look: int) -> Tensor:
+    def settled(self, coefficients: Tensor, errors: Tensor, labels: Tensor, counts: Tensor, look: int) -> Tensor:
         """Tell for each input if its samples suffice, (n,) bool.
 
         With ``tolerance``, the root mean square of an input's standard errors must be at most that. Without, the parts with the
@@ -52,12 +53,14 @@ class Stopping:
         Parameters
         ----------
         coefficients, errors : (n, l, k)
+        labels : (n, l)
         counts : (n,)
         look : int, looks so far, this one included
         """
         valid = (torch.arange(errors.shape[2], device=errors.device) < counts[:, None])[:, None]
         if self.tolerance is not None:
-            square = (errors.square() * valid).sum((1, 2)) / (counts * errors.shape[1])
+            fresh = first_of(labels) == torch.arange(labels.shape[1], device=labels.device)
+            square = (errors.square() * (valid & fresh[..., None])).sum((1, 2)) / (counts * fresh.sum(1))
             return ~(square > self.tolerance**2)  # NaN is settled: more samples would not mend it
         z = NormalDist().inv_cdf(1 - (1 - self.confidence) / (2 * look * (look + 1)))
         size, order = coefficients.abs().masked_fill(~valid, 0.0).sort(-1, descending=True)
@@ -96,6 +99,10 @@ class PlannedFlight(Flight):
         most = n_samples if stopping is None else stopping.max_samples
         whole = [count < 31 and 2**count <= (most or 0) for count in sizes]
         used = [2**count if all_ else n_samples or block for count, block, all_ in zip(sizes, blocks, whole, strict=True)]
+        if stopping is not None:
+            least = max([0, *(block for block, all_ in zip(blocks, whole, strict=True) if not all_)])
+            few = f"max_samples = {stopping.max_samples} is below the {least} samples of a first block"
+            check(least <= stopping.max_samples, f"{few} for {max(sizes)} {inputs.parts}; take at least {least}")
         s = max(used)
         masks = design.draw(inputs.keys, counts, k, 0, s)
         if any(whole):
@@ -124,9 +131,12 @@ class PlannedFlight(Flight):
         return self.plan.masks[where, :s], outputs[self.plan.source[where, :s]]
 
     def go_on(self, going: list[int]) -> None:
-        """Plan another block for some inputs."""
-        steps = self.design.steps(self.inputs.counts).tolist()
-        used = [self.plan.used[i] + (steps[i] if i in going else 0) for i in range(self.n)]
+        """Plan another block for some inputs; several if they have many, so that estimates do not cost more and more."""
+        steps, used = self.design.steps(self.inputs.counts).tolist(), list(self.plan.used)
+        for i in going:
+            more = max(1, int(GROWTH * used[i]) // steps[i]) * steps[i]
+            most = self.stopping.max_samples if self.stopping else used[i] + more
+            used[i] += min(more, (most - used[i]) // steps[i] * steps[i])
         start = self.plan.masks.shape[1]
         inputs, stop = self.inputs, max(start, *used)
         self.plan.extend(self.design.draw(inputs.keys, inputs.counts, inputs.k, start, stop), used)
@@ -164,7 +174,7 @@ def solve(flight: PlannedFlight, settings: Settings) -> dict[str, Tensor] | None
 
 def _unsettled(flight: PlannedFlight, stopping: Stopping) -> list[int]:
     found, counts, plan = flight.found, flight.inputs.counts, flight.plan
-    settled = stopping.settled(found["coefficients"], found["standard_errors"], counts, flight.looks).tolist()
+    settled = stopping.settled(found["coefficients"], found["standard_errors"], flight.labels, counts, flight.looks).tolist()
     steps = flight.design.steps(counts).tolist()
     return [
         i for i in flight.going if not (settled[i] or plan.exhaustive[i]) and plan.used[i] + steps[i] <= stopping.max_samples
@@ -173,9 +183,11 @@ def _unsettled(flight: PlannedFlight, stopping: Stopping) -> list[int]:
 
 def _estimated(flight: PlannedFlight, where: Tensor, s: int, whole: bool, settings: Settings) -> dict[str, Tensor]:
     masks, outputs = flight.planned(where, s)
-    finite = (outputs.abs() <= LARGEST).all(-1)  # not NaN
-    outputs = outputs.where(finite[..., None], 0.0)
-    found = estimate(masks, outputs, flight.labels[where], flight.inputs.counts[where], settings, whole)
+    labels = flight.labels[where]
+    usable = outputs.abs() <= LARGEST  # not NaN
+    outputs = outputs.where(usable, 0.0)
+    finite = usable.gather(2, labels[:, None].expand(-1, s, -1)).all(-1)
+    found = estimate(masks, outputs, labels, flight.inputs.counts[where], settings, whole)
     non_finite = (~finite).sum(1)
     values = {name: getattr(found, name) for name in FITTED}
     bad = non_finite > 0
@@ -191,10 +203,12 @@ def estimate(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, set
     masks : (n, s, k) bool; outputs : (n, s, classes); labels : (n, l); counts : (n,)
     whole : bool, True if the masks are all that exist; else they are pairs
     """
+    first = first_of(labels)  # an input with fewer labels than another repeats its first one
+    fresh = first == torch.arange(labels.shape[1], device=labels.device)
     if settings.kernel == SHAPLEY:
-        return shapley.solved(masks, outputs, labels, counts, settings, whole)
+        return shapley.solved(masks, outputs, labels, fresh, counts, settings, whole).of_labels(first)
     if settings.estimator == "gp" and not whole:
-        return pairs.solved(masks, outputs, labels, counts, settings)
+        return pairs.solved(masks, outputs, labels, fresh, counts, settings).of_labels(first)
     s = masks.shape[1]
     y = outputs.gather(2, labels[:, None].expand(-1, s, -1))
     weights = proximity(masks, counts, settings)
@@ -203,6 +217,13 @@ def estimate(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, set
     samples = (masks.double(), y.double(), weights, None if whole else partners(s, masks.device))
     found = surrogate.solved(Moments(counts, masks.shape[2], y[:, 0]), [...], lambda _: samples, settings)
     return found.exact() if whole else found
+
+
+def first_of(labels: Tensor) -> Tensor:
+    """Place (n, l) of the first label that equals each of ``labels`` (n, l)."""
+    l = labels.shape[1]
+    alike = labels[:, :, None] == labels[:, None]
+    return (alike * torch.arange(l, 0, -1, device=labels.device)).argmax(-1)
 
 
 def partners(s: int, device: torch.device) -> Tensor:

@@ -72,7 +72,9 @@ def _share(shown: Tensor, counts: Tensor) -> Tensor:
 
 
 @stage("surrogate")
-def solved(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, whole: bool) -> Surrogate:
+def solved(
+    masks: Tensor, outputs: Tensor, labels: Tensor, fresh: Tensor, counts: Tensor, settings: Settings, whole: bool
+) -> Surrogate:
     """Estimate Shapley values from pairs: rows 0 and 1, 2 and 3, ...; a last row without a partner is ignored.
 
     Parameters
@@ -80,10 +82,11 @@ def solved(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, setti
     masks : (n, s, k) bool, False beyond an input's count; row 0 shows everything
     outputs : (n, s, classes)
     labels : (n, l), classes to explain
+    fresh : (n, l) bool, False for labels that repeat an earlier one, which get no model
     counts : (n,) parts of each input
     whole : bool, True if the masks are all that exist, in any order
     """
-    y = outputs.gather(2, labels[:, None].expand(-1, outputs.shape[1], -1)).double()
+    y = outputs.gather(2, labels[:, None].expand(-1, outputs.shape[1], -1)).double() * fresh[:, None]
     shown, valid = masks.sum(-1), torch.arange(masks.shape[2], device=counts.device) < counts[:, None]
     x = torch.where(masks, 1.0, -1.0).double() * valid[:, None]
     if whole:

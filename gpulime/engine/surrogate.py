@@ -63,6 +63,11 @@ class Surrogate:
     local_predictions: Tensor
     ranks: Tensor
 
+    def of_labels(self, place: Tensor) -> Surrogate:
+        """The models of the labels at ``place`` (n, l)."""
+        index = torch.arange(len(place), device=place.device)[:, None]
+        return Surrogate(**{name: value[index, place] for name, value in vars(self).items()})
+
     def exact(self) -> Surrogate:
         """The same, if all masks have been seen: without sampling errors."""
         return replace(self, standard_errors=torch.zeros_like(self.coefficients))

@@ -11,6 +11,7 @@ from gpulime.engine.designs import Blocks
 from gpulime.engine.settings import Settings
 
 K = 10
+LABELS = torch.tensor([[0, 3]])
 
 
 def classifier(x, strength=2.0, classes=30, seed=0):
@@ -30,32 +31,34 @@ def sample(k=K, s=129, strength=2.0, n=1, keys=None):
 
 def estimate(masks, outputs, counts, link, labels=None):
     labels = torch.tensor([[0, 3]]).expand(len(counts), 2) if labels is None else labels
-    return pairs.solved(masks, outputs, labels, counts, Settings(estimator="gp", link=link))
+    fresh = torch.ones_like(labels, dtype=torch.bool)
+    return pairs.solved(masks, outputs, labels, fresh, counts, Settings(estimator="gp", link=link))
 
 
 def test_log_probabilities_are_those_of_the_labels_and_of_the_rest_as_one():
     _, outputs, _ = sample()
     labels = torch.tensor([[29, 3]])
-    p = logit.log_probabilities(outputs, labels).softmax(-1)
+    z, place = logit.log_probabilities(outputs, labels)
+    p = z.softmax(-1)
     assert p.shape == (1, 129, logit.CLASSES + 1)
-    torch.testing.assert_close(p[..., :2], outputs[..., [29, 3]], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(p[..., place[0]], outputs[..., [29, 3]], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(p.sum(-1), torch.ones(1, 129, dtype=torch.float64))
-    few = logit.log_probabilities(outputs[..., :5] / outputs[..., :5].sum(-1, keepdim=True), torch.tensor([[4]]))
+    few, _ = logit.log_probabilities(outputs[..., :5] / outputs[..., :5].sum(-1, keepdim=True), torch.tensor([[4]]))
     assert few.shape == (1, 129, 5)
 
 
 def model_of(masks, outputs, counts):
-    z = logit.log_probabilities(outputs[:, 1:], torch.tensor([[0, 3]]))
+    z, place = logit.log_probabilities(outputs[:, 1:], LABELS)
     rows = 2.0 * masks[:, 1::2].double() - 1
     scales = gaussian_process.scales(rows, (z[:, ::2] - z[:, 1::2]) / 2, counts)
-    return gaussian_process.posterior(rows, z[:, ::2], z[:, 1::2], scales, limit_of(K))
+    return gaussian_process.posterior(rows, z[:, ::2], z[:, 1::2], scales, limit_of(K)), place
 
 
 def test_projection_gives_the_slopes_of_the_fit_to_all_masks():
     masks, outputs, counts = sample()
-    model = model_of(masks, outputs, counts)
-    slopes, variances, _ = logit._projected(model, 2, counts, Settings())
-    everywhere = model.predict(all_masks(K)[1][None])[0].softmax(-1)[:, :2]
+    model, place = model_of(masks, outputs, counts)
+    slopes, variances, _ = logit._projected(model, place, counts, Settings())
+    everywhere = model.predict(all_masks(K)[1][None])[0].softmax(-1)[:, place[0]]
     expected = slopes_of(everywhere, K)
     torch.testing.assert_close(slopes[0], expected, rtol=0, atol=1e-5)  # the rows hold every mask as often
     assert (variances > 0).all()
@@ -65,13 +68,13 @@ def test_variances_are_those_of_other_rows(monkeypatch):
     monkeypatch.setattr(logit, "ROWS", 512)
     masks, outputs, counts = sample(k=24, s=257)
     rows = 2.0 * masks[:, 1::2].double() - 1
-    z = logit.log_probabilities(outputs[:, 1:], torch.tensor([[0, 3]]))
+    z, place = logit.log_probabilities(outputs[:, 1:], LABELS)
     scales = gaussian_process.scales(rows, (z[:, ::2] - z[:, 1::2]) / 2, counts)
     model = gaussian_process.posterior(rows, z[:, ::2], z[:, 1::2], scales, limit_of(24))
     found = []
     for seed in range(40):
         monkeypatch.setattr(logit, "PROJECTION", seed)
-        slopes, variances, _ = logit._projected(model, 2, counts, Settings())
+        slopes, variances, _ = logit._projected(model, place, counts, Settings())
         found.append(slopes)
     assert 0.7 < float(variances.mean() / torch.stack(found).var(0).mean()) < 1.6
 
@@ -80,17 +83,17 @@ def test_influence_is_the_change_without_a_pair(monkeypatch):
     monkeypatch.setattr(gaussian_process, "ODD", [(0.9, 0.05, 0.05)])
     monkeypatch.setattr(gaussian_process, "EVEN", [(0.5, 0.5)])
     masks, outputs, counts = sample(s=257, strength=0.5)
-    model = model_of(masks, outputs, counts)
-    slopes, _, influence = logit._projected(model, 2, counts, Settings())
+    model, place = model_of(masks, outputs, counts)
+    slopes, _, influence = logit._projected(model, place, counts, Settings())
     said, seen = [], []
     for i in range(0, 128, 16):
         kept = [0, *(j for j in range(1, 257) if (j - 1) // 2 != i)]
         scales = model.scales
         rows = 2.0 * masks[:, kept][:, 1::2].double() - 1
-        z = logit.log_probabilities(outputs[:, 1:], torch.tensor([[0, 3]]))
+        z, place = logit.log_probabilities(outputs[:, 1:], LABELS)
         z = z[:, [j - 1 for j in kept[1:]]]
         refit = gaussian_process.posterior(rows, z[:, ::2], z[:, 1::2], scales, limit_of(K))
-        seen.append(slopes - logit._projected(refit, 2, counts, Settings())[0])
+        seen.append(slopes - logit._projected(refit, place, counts, Settings())[0])
         said.append(influence[:, i])
     said, seen = torch.stack(said).flatten(), torch.stack(seen).flatten()
     assert float(torch.corrcoef(torch.stack([said, seen]))[0, 1]) > 0.9

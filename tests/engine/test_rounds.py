@@ -158,7 +158,7 @@ def test_a_wrong_look_is_less_likely_at_later_looks():
     coefficients = torch.tensor([[[1.0, 0.5]]])
     errors = torch.tensor([[[0.2, 0.2]]])
     rule = Stopping(confidence=0.9)
-    settled = [bool(rule.settled(coefficients, errors, torch.tensor([2]), look)) for look in range(1, 9)]
+    settled = [bool(rule.settled(coefficients, errors, torch.tensor([[0]]), torch.tensor([2]), look)) for look in range(1, 9)]
     assert settled == sorted(settled, reverse=True)
     assert settled[0]
     assert not settled[-1]
