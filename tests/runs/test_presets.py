@@ -54,7 +54,7 @@ def test_a_preset_s_numbers_are_part_of_a_run(tmp_path, monkeypatch):
 
 def test_lime_s_own_settings_add_nothing(tmp_path):
     """Runs of earlier versions have only these two entries, and go on."""
-    assert ran(tmp_path) == ran(tmp_path, quality="lime", tolerance=0.1, confidence=0.5)
+    assert ran(tmp_path) == ran(tmp_path, quality="lime", confidence=0.5)
     assert fixed(tmp_path) == {"lime.n_samples": 1000, "lime.sampler": "bernoulli"}
 
 
