@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binom, hypergeom
 
 from benchmarks.convergence.games import Array, Case, Game
 from benchmarks.rows import HERE
@@ -41,6 +40,8 @@ def moments(k: int, largest: int) -> list[float]:
 
     The weight depends only on the number of parts shown, so a mean depends only on the number of factors.
     """
+    from scipy.stats import binom  # here, since tables of results need no SciPy
+
     shown = np.arange(k + 1)
     mass = binom.pmf(shown, k, 0.5) * weights(shown[:, None] > np.arange(k))
     return [float(mass @ mean_product(k, size, shown)) for size in range(max(2, largest) + 1)]
@@ -48,6 +49,8 @@ def moments(k: int, largest: int) -> list[float]:
 
 def mean_product(k: int, size: int, shown: Array) -> Array:
     """Mean of a product of ``size`` parts over all masks that show as many of the k parts."""
+    from scipy.stats import hypergeom
+
     if size > k:
         return np.zeros(len(shown))
     inside = np.arange(size + 1)
