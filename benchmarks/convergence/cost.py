@@ -15,10 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.rows import columns, parser, save, where, yes
 from gpulime.engine import gaussian_process, pairs
 from gpulime.engine.designs import DESIGNS
+from gpulime.engine.rounds import ENTRIES
 from gpulime.engine.settings import Settings
 
 N, L, K, S, CLASSES = 64, 5, 60, 256, 1000
-TOGETHER = 32  # inputs of an estimate
+TOGETHER = ENTRIES["cpu"] // (S + 1) ** 2  # inputs of an estimate, as in the engine
 DRAWN_K, DRAWN_S = 100, 1000
 RESNET50 = 8.2e9  # flops of a forward at 224 x 224
 TURNS = 5

@@ -25,7 +25,8 @@ from gpulime.errors import whole as whole_number
 
 TOP = 5  # parts of a label that must be settled
 GROWTH = 0.25  # of an input's samples in another round, at least a block
-ENTRIES = 2**21  # entries of covariances of the inputs that are estimated at once
+# Entries of covariances of the inputs that are estimated at once: few on a CPU, to stay in its cache.
+ENTRIES = defaultdict(lambda: 2**21, cpu=2**19)
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def solve(flight: PlannedFlight, settings: Settings) -> dict[str, Tensor] | None
     for i in flight.going:
         groups[plan.used[i], plan.exhaustive[i]].append(i)
     for (s, whole), members in groups.items():
-        for some in _batched(members, max(1, ENTRIES // (s * s))):
+        for some in _batched(members, max(1, ENTRIES[device.type] // (s * s))):
             where = devices.sent(torch.tensor(some), device)
             found = _estimated(flight, where, s, whole, settings)
             if not flight.found:
