@@ -132,7 +132,7 @@ def test_wrong_settings_are_named(settings, message, explainer):
 def test_too_few_samples_for_the_segments_are_refused_or_warned_of(explainer, pictures):
     with pytest.raises(gpulime.GpulimeError, match="n_samples = 49, in pairs, cannot fit k = 49 segments with estimator='wls'"):
         explainer(n_samples=49, sampler="blocks", estimator="wls").explain(pictures(1))
-    with pytest.warns(UserWarning, match="not above k = 49 segments"):
+    with pytest.warns(UserWarning, match="in pairs, is not above twice k = 49 segments"):
         explainer(n_samples=49, sampler="blocks").explain(pictures(1))
     explainer(n_samples=49, sampler="blocks", estimator="gp").explain(pictures(1))  # a process needs no more than pairs
 

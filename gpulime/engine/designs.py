@@ -12,8 +12,6 @@ Covert and Lee, "Improving KernelSHAP", AISTATS 2021 (paired sampling).
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
@@ -22,35 +20,31 @@ from gpulime.ops.bernoulli import bernoulli
 WORD = 24  # bits of a random number
 
 
-class Design(Protocol):
+class Design:
     """Draws complement pairs of masks."""
 
     name: str
-    outside: int  # rows before the design's: sample 0, and the empty input if the estimate needs it
+    outside = 1  # rows before the design's: sample 0, and the empty input if the estimate needs it
+
+    def __init__(self, seed: int, n_samples: int) -> None:
+        self.seed = seed
 
     def steps(self, counts: Tensor) -> Tensor:
-        """Rows (n,) after which a design for ``counts`` (n,) parts may end, and multiples of it."""
-        ...
+        """Rows (n,) after which a design for ``counts`` (n,) parts may end, and multiples of it: those of a block."""
+        return 2 * _above(counts)
 
     def draw(self, keys: Tensor, counts: Tensor, k: int, start: int, stop: int) -> Tensor:
         """Draw rows ``start`` to ``stop``: (n, stop - start, k) bool, True if a part is shown.
 
         Row 0 shows everything; values beyond an input's count have no meaning.
         """
-        ...
+        raise NotImplementedError
 
 
-class Antithetic:
+class Antithetic(Design):
     """Independent masks, each followed by its complement."""
 
-    name, outside = "antithetic", 1
-
-    def __init__(self, seed: int, n_samples: int) -> None:
-        self.seed = seed
-
-    def steps(self, counts: Tensor) -> Tensor:
-        """As for `Blocks`, to compare with it."""
-        return 2 * _above(counts)
+    name = "antithetic"
 
     def draw(self, keys: Tensor, counts: Tensor, k: int, start: int, stop: int) -> Tensor:
         """Draw rows ``start`` to ``stop`` (n, stop - start, k)."""
@@ -59,7 +53,7 @@ class Antithetic:
         return bernoulli(keys[:, None], (rows + 1) // 2, k, self.seed) ^ ((rows > 0) & (rows % 2 == 0))[:, None]
 
 
-class Blocks:
+class Blocks(Design):
     """Randomised Hadamard blocks with their complements.
 
     A block has 2 m rows for m, the least power of 2 above an input's count (128 rows for 32 to 63 parts): m rows of a Hadamard
@@ -67,14 +61,7 @@ class Blocks:
     sign. Blocks are independent, so the design may end after any of them.
     """
 
-    name, outside = "blocks", 1
-
-    def __init__(self, seed: int, n_samples: int) -> None:
-        self.seed = seed
-
-    def steps(self, counts: Tensor) -> Tensor:
-        """Rows of a block."""
-        return 2 * _above(counts)
+    name = "blocks"
 
     def draw(self, keys: Tensor, counts: Tensor, k: int, start: int, stop: int) -> Tensor:
         """Draw rows ``start`` to ``stop`` (n, stop - start, k)."""
@@ -120,4 +107,4 @@ def _parity(numbers: Tensor) -> Tensor:
     return (numbers & 1).bool()
 
 
-DESIGNS: dict[str, type[Antithetic] | type[Blocks]] = {"antithetic": Antithetic, "blocks": Blocks}
+DESIGNS: dict[str, type[Design]] = {"antithetic": Antithetic, "blocks": Blocks}

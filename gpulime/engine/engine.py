@@ -13,7 +13,7 @@ from torch import Tensor
 from gpulime import device as devices
 from gpulime.engine import rounds
 from gpulime.engine.batch_size import BatchSize, row_bytes
-from gpulime.engine.designs import Antithetic, Blocks
+from gpulime.engine.designs import Antithetic, Design
 from gpulime.engine.flight import MASK_ENTRIES, Flight
 from gpulime.engine.logit import probabilities
 from gpulime.engine.masked import Masked, Masker
@@ -55,7 +55,7 @@ class Engine(Generic[E]):
         predictor: Predictor,
         batch_size: BatchSize,
         masker: Masker,
-        sampler: Sampler | Antithetic | Blocks,
+        sampler: Sampler | Design,
         n_samples: int,
         top_labels: int,
         settings: Settings,
@@ -78,7 +78,7 @@ class Engine(Generic[E]):
                 yield self._flight(piece)
 
     def _flight(self, inputs: Masked) -> Flight:
-        if not isinstance(self.sampler, Antithetic | Blocks):
+        if not isinstance(self.sampler, Design):
             return Flight(inputs, self.n_samples, self.sampler, self.top_labels)
         n_samples = None if self.stopping else self.n_samples
         return PlannedFlight.of(inputs, n_samples, self.sampler, self.top_labels, self.stopping)
@@ -156,17 +156,22 @@ class Engine(Generic[E]):
     def _check(self, inputs: Masked) -> None:
         """Fail before any forward if a fit is impossible; warn once if only the penalty makes it possible."""
         k, estimator = inputs.most, self.settings.estimator
-        pairs = isinstance(self.sampler, Antithetic | Blocks)
+        pairs = isinstance(self.sampler, Design)
         different = (self.n_samples + 1) // 2 if pairs else self.n_samples  # a mask and its complement differ by a constant
         if k >= different and estimator != "gp" and self.stopping is None and not (pairs and 2**k <= self.n_samples):
-            few = f"n_samples = {self.n_samples}{', in pairs,' if pairs else ''} cannot fit k = {k} {inputs.parts} with"
-            check(estimator == "ridge", f"{few} estimator={estimator!r}; take more samples or another estimator")
-            check(self.settings.alpha > 0, f"{few} alpha = 0; take more samples or alpha > 0")
-            few = f"n_samples = {self.n_samples}"
+            few = f"n_samples = {self.n_samples}{', in pairs,' if pairs else ''}"
+            without = f"{few} cannot fit k = {k} {inputs.parts} with"
+            check(estimator == "ridge", f"{without} estimator={estimator!r}; take more samples or another estimator")
+            check(self.settings.alpha > 0, f"{without} alpha = 0; take more samples or alpha > 0")
             if not self._warned:
                 self._warned = True
-                more = f"not above k = {k} {inputs.parts}: coefficients depend on the ridge penalty alpha"
-                warnings.warn(f"{few} is {more}; take at least 2 k = {2 * k} samples", stacklevel=2)
+                more = f"{'not above twice' if pairs else 'not above'} k = {k} {inputs.parts}"
+                times = 4 if pairs else 2
+                why = "coefficients depend on the ridge penalty alpha"
+                warnings.warn(
+                    f"{few} is {more}: {why}; take at least {times} k = {times * k} samples",
+                    stacklevel=2,
+                )
         check_memory(k, inputs.keys.device, inputs.one, inputs.parts)
         if not self._tried and (callable(self.settings.kernel) or callable(self.settings.distance)):
             self._tried = True  # test the user's kernel and distance with two masks

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpulime.engine.designs import DESIGNS, Antithetic, Blocks
+from gpulime.engine.designs import DESIGNS, Design
 from gpulime.errors import check, unknown
 from gpulime.ops.bernoulli import bernoulli
 
@@ -109,10 +109,10 @@ def _lime_table(seed: int, s: int, k: int) -> Tensor:
     return shown
 
 
-SAMPLERS: dict[str, Callable[[int, int], Sampler | Antithetic | Blocks]] = {"bernoulli": Bernoulli, "lime": Lime, **DESIGNS}
+SAMPLERS: dict[str, Callable[[int, int], Sampler | Design]] = {"bernoulli": Bernoulli, "lime": Lime, **DESIGNS}
 
 
-def resolve(name: str, seed: int, n_samples: int) -> Sampler | Antithetic | Blocks:
+def resolve(name: str, seed: int, n_samples: int) -> Sampler | Design:
     """Make the sampler or the design of a given name.
 
     Raises

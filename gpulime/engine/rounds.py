@@ -126,11 +126,6 @@ class PlannedFlight(Flight):
         super()._begin(first)
         self.whole = first
 
-    def planned(self, where: Tensor, s: int) -> tuple[Tensor, Tensor]:
-        """Masks (m, s, k) and outputs (m, s, classes) of the first s samples of the inputs ``where`` (m,)."""
-        outputs = torch.cat([self.whole, self.rest])
-        return self.plan.masks[where, :s], outputs[self.plan.source[where, :s]]
-
     def go_on(self, going: list[int]) -> None:
         """Plan another block for some inputs; several if they have many, so that estimates do not cost more and more."""
         steps, used = self.design.steps(self.inputs.counts).tolist(), list(self.plan.used)
@@ -155,13 +150,15 @@ def solve(flight: PlannedFlight, settings: Settings) -> dict[str, Tensor] | None
     The tensors of `gpulime.explanations.batch.Explanations` by name; NaN for an input with a non-finite output.
     """
     plan, device = flight.plan, flight.labels.device
+    outputs = torch.cat([flight.whole, flight.rest])  # by place
     groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for i in flight.going:
         groups[plan.used[i], plan.exhaustive[i]].append(i)
     for (s, whole), members in groups.items():
         for some in _batched(members, max(1, ENTRIES[device.type] // (s * s))):
             where = devices.sent(torch.tensor(some), device)
-            found = _estimated(flight, where, s, whole, settings)
+            samples = plan.masks[where, :s], outputs[plan.source[where, :s]]
+            found = _estimated(*samples, flight.labels[where], flight.inputs.counts[where], settings, whole)
             if not flight.found:
                 flight.found = {name: value.new_empty(flight.n, *value.shape[1:]) for name, value in found.items()}
             for name, value in found.items():
@@ -182,13 +179,14 @@ def _unsettled(flight: PlannedFlight, stopping: Stopping) -> list[int]:
     ]
 
 
-def _estimated(flight: PlannedFlight, where: Tensor, s: int, whole: bool, settings: Settings) -> dict[str, Tensor]:
-    masks, outputs = flight.planned(where, s)
-    labels = flight.labels[where]
+def _estimated(
+    masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, whole: bool
+) -> dict[str, Tensor]:
+    """Estimate as `estimate` does; NaN for inputs with a non-finite output of a label."""
     usable = outputs.abs() <= LARGEST  # not NaN
     outputs = outputs.where(usable, 0.0)
-    finite = usable.gather(2, labels[:, None].expand(-1, s, -1)).all(-1)
-    found = estimate(masks, outputs, labels, flight.inputs.counts[where], settings, whole)
+    finite = usable.gather(2, labels[:, None].expand(-1, masks.shape[1], -1)).all(-1)
+    found = estimate(masks, outputs, labels, counts, settings, whole)
     non_finite = (~finite).sum(1)
     values = {name: getattr(found, name) for name in FITTED}
     bad = non_finite > 0
