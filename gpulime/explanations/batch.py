@@ -109,8 +109,9 @@ class Explanations:
         -------
         pandas.DataFrame
             ``input`` (0 ... n - 1), ``label``, ``class_name`` (only if ``class_names`` are known), ``part`` (for images the
-            segment's id), ``coefficient``, ``standard_error``, and of the input and label ``prediction``, ``score`` and
-            ``score_loo``. In the order of the tensors, without what they repeat or pad.
+            segment's id), ``name`` (only if parts have names, as words and columns do), ``coefficient``, ``standard_error``,
+            and of the input and label ``prediction``, ``score`` and ``score_loo``. In the order of the tensors, without what
+            they repeat or pad.
 
         Raises
         ------
@@ -130,6 +131,9 @@ class Explanations:
         of_labels = {"prediction": self.predictions, "score": self.scores, "score_loo": self.scores_loo}
         columns |= {name: tensor.cpu()[i, j] for name, tensor in of_labels.items()}
         frame = pandas.DataFrame({name: column.numpy() for name, column in columns.items()})
+        if (named := self._names()) is not None:
+            each = zip(i.tolist(), part.tolist(), strict=True)
+            frame.insert(3, "name", [named[number][which] for number, which in each])
         if self.class_names is not None:
             names = {label: name_of(label, self.class_names) for label in labels.unique().tolist()}
             frame.insert(2, "class_name", frame["label"].map(names))
@@ -177,6 +181,10 @@ class Explanations:
         """The id of each part, (n, k)."""
         n, _, k = self.coefficients.shape
         return torch.arange(k).expand(n, k)
+
+    def _names(self) -> list[list[str]] | None:
+        """The names of each input's parts, such as the words of a text; None if parts have no names."""
+        return None
 
     def _tensors(self) -> dict[str, Tensor]:
         """The fields that are tensors (n, ...)."""

@@ -166,6 +166,20 @@ def test_a_frame_of_any_inputs_numbers_their_parts():
     assert frame["part"][frame["input"] == 0].tolist() == [0, 1, 2, 3] * L
 
 
+class Named(Explanations):
+    def _names(self):
+        return [[f"word {i}.{part}" for part in range(count)] for i, count in enumerate(self.counts.tolist())]
+
+
+def test_a_frame_names_the_parts_that_have_names():
+    pytest.importorskip("pandas")
+    images = explanations()
+    fields = {field.name: getattr(images, field.name) for field in dataclasses.fields(Explanations)}
+    frame = Named(**fields | {"class_names": {281: "tabby"}}).to_frame()
+    assert list(frame.columns[:5]) == ["input", "label", "class_name", "part", "name"]
+    assert (frame["name"] == [f"word {i}.{part}" for i, part in zip(frame["input"], frame["part"], strict=True)]).all()
+
+
 def test_without_pandas_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(GpulimeError, match=r"^to_frame needs pandas: pip install pandas$"):
