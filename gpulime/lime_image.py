@@ -7,41 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from skimage.color import gray2rgb
 from sklearn.metrics import pairwise_distances
 from sklearn.utils import check_random_state
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from gpulime import labels as classes
-from gpulime.device import exact
+from gpulime import lime_base
 from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.flight import Flight
-from gpulime.engine.masked import Wanted
+from gpulime.engine.model import Predictor
 from gpulime.engine.selection import SELECTIONS
 from gpulime.engine.settings import Settings
-from gpulime.engine.surrogate import Moments, solved
 from gpulime.errors import GpulimeError, check, unknown, whole
 from gpulime.explanations.image import ImageExplanation, ImageExplanations
 from gpulime.images import lime_rows
-from gpulime.images.lime_queue import LimeQueue, Prepared, UnexplainedError
 from gpulime.images.lime_rows import Array, Classifier
+from gpulime.lime_base import LimeInput, LimeLabels, exponential_kernel
+from gpulime.lime_queue import LimeQueue, UnexplainedError
 from gpulime.segments import Quickshift
 
-__all__ = ["ImageExplanation", "ImageExplanations", "LimeImageExplainer", "UnexplainedError"]
+__all__ = ["ImageExplanation", "ImageExplanations", "LimeImageExplainer", "UnexplainedError", "exponential_kernel"]
 
 AHEAD_BYTES = 2**20  # bytes of rows composed at once: for small images, a batch of ten is mostly overhead
 Segmentation = Callable[[Array], Any]
-
-
-def exponential_kernel(d: Array, kernel_width: float) -> Array:
-    """Lime's default: ``sqrt(exp(-d**2 / kernel_width**2))`` of distances (s,)."""
-    weights: Array = np.sqrt(np.exp(-(d**2) / kernel_width**2))
-    return weights
 
 
 @dataclass(frozen=True)
@@ -56,6 +48,15 @@ class _Call:
     model_regressor: Any
     random_seed: int | None
     settings: Settings
+
+
+@dataclass
+class _Prepared(LimeInput):
+    """An image in the queue, with the segments and masks of its explanation."""
+
+    image: Array
+    segments: Array
+    masks: Array
 
 
 class LimeImageExplainer:
@@ -218,7 +219,7 @@ class LimeImageExplainer:
         images = _sequence(images)
         n = len(images)
         call = _Call(
-            labels=[] if top_labels else _labels(labels),
+            labels=[] if top_labels else lime_base.given_labels(labels),
             top_labels=whole("top_labels", top_labels, 1) if top_labels else None,
             num_samples=whole("num_samples", num_samples, 2, ", the whole image and one mask"),
             segmentation_fn=segmentation_fn,
@@ -229,35 +230,17 @@ class LimeImageExplainer:
         )
         predictor = lime_rows.predictor(classifier_fn)
         with tqdm(total=n * num_samples, disable=not progress_bar) as bar:
-            queue = LimeQueue(
+            queue = LimeQueue[_Prepared, ImageExplanation](
                 predictor,
                 BatchSize(batch_size),
                 prepare=lambda i: self._prepare(np.asarray(images[i]), call),
-                flight=lambda i, one: Flight(
-                    lime_rows.masked(i, one.image, one.segments, hide_color, predictor, _Labels(prepared=one, call=call)),
-                    num_samples,
-                    torch.from_numpy(one.masks.astype(bool))[None].to(predictor.device(torch.empty(0))),
-                    ahead_bytes=AHEAD_BYTES,
-                ),
-                solve=self._solve,
+                flight=lambda i, one: _flight(i, one, predictor, hide_color, call),
+                solve=lambda one, flight: self._solve(one, flight, call),
                 progress=bar.update,
             )
-            try:
-                for i in range(n):
-                    queue.put(i)
-                    if queue.hopeless:
-                        break
-                queue.finish()
-            except KeyboardInterrupt as interrupt:
-                if queue.explanations:
-                    interrupt.explanations = queue.explanations  # type: ignore[attr-defined]
-                    interrupt.add_note(f"{len(queue.explanations)} of {n} images were explained: sys.last_value.explanations")
-                raise
-        if queue.failures:
-            raise UnexplainedError(queue.explanations, queue.failures, n) from queue.failures[min(queue.failures)]
-        return ImageExplanations(queue.explanations[i] for i in range(n))
+            return ImageExplanations(queue.run(n))
 
-    def _prepare(self, image: Array, call: _Call) -> Prepared:
+    def _prepare(self, image: Array, call: _Call) -> _Prepared:
         """Draw in lime's order: the segmentation's seed, unless one is given, then the masks."""
         if image.ndim == 2:
             image = gray2rgb(image)
@@ -274,62 +257,30 @@ class LimeImageExplainer:
         k = np.unique(segments).size
         masks = self.random_state.randint(0, 2, call.num_samples * k).reshape(call.num_samples, k)
         masks[0] = 1
-        return Prepared(image, segments, masks)
+        return _Prepared(image, segments, masks)
 
-    def _solve(self, flight: Flight) -> ImageExplanation:
+    def _solve(self, one: _Prepared, flight: Flight, call: _Call) -> ImageExplanation:
         """Fit a linear model to each label, as lime does, and fill lime's fields."""
-        wanted = cast(_Labels, flight.inputs.wanted)
-        one, call = wanted.prepared, wanted.call
         distances = pairwise_distances(one.masks, one.masks[:1], metric=call.distance_metric).ravel()
         width = self.kernel_width if self.kernel_width is not None else 0.75 * one.masks.shape[1] ** 0.5
-        weights = np.asarray(self.kernel(distances, kernel_width=width), dtype=np.float64)
-        check(weights.shape == distances.shape, f"kernel must return weights (s,) = {distances.shape}; got {weights.shape}")
-        sound = bool(np.isfinite(weights).all() and (weights >= 0).all() and weights.any())
-        check(sound, "kernel must return finite weights of 0 or more, not all 0")
-        outputs = flight.outputs()
-        bad = int((~outputs.isfinite()).any(-1).sum())
-        check(bad == 0, f"classifier_fn's output was NaN or infinite for {bad} of {call.num_samples} samples")
-        masks = torch.from_numpy(one.masks.astype(bool))[None].to(outputs.device)
-        with exact(outputs.device):
-            moments = Moments(flight.inputs.counts, masks.shape[2], outputs[:, 0])
-            samples = masks, outputs, torch.from_numpy(weights)[None].to(outputs.device), None
-            fitted = solved(moments, [...], lambda _: samples, call.settings)
-
+        weights = lime_base.weights(self.kernel, distances, width)
+        found = lime_base.fits(one.masks, weights, flight.outputs(), call.settings, call.model_regressor)
         explanation = ImageExplanation(one.image, one.segments)
         if call.top_labels:
             explanation.top_labels = one.labels
         ids = np.unique(one.segments)
-        names = ("coefficients", "standard_errors", "ranks", "intercepts", "scores", "scores_loo", "local_predictions")
-        columns = [getattr(fitted, name)[0].cpu().numpy() for name in names]
-        # As in lime, `score` and `local_pred` end up with the last label's values: with top_labels, the most probable label's.
-        labels = list(enumerate(one.labels))
-        for j, label in reversed(labels) if call.top_labels else labels:
-            coefficients, errors, ranks, intercept, score, score_loo, local = (column[j] for column in columns)
-            used = np.argsort(np.where(ranks < 0, ranks.max() + 1, ranks), kind="stable")[: (ranks >= 0).sum()]
-            y = outputs[0, :, j].cpu().numpy()
-            values, errors = coefficients[used], errors[used]
-            local_pred = np.array([local])
-            if not weights[1:].any():
-                score = np.float64(1)  # scikit-learn's score, and so lime's, for a single point
-            if call.model_regressor is not None:
-                regressor, data = call.model_regressor, one.masks[:, used]
-                regressor.fit(data, y, sample_weight=weights)
-                score, score_loo = regressor.score(data, y, sample_weight=weights), np.nan
-                values, intercept, local_pred = regressor.coef_, regressor.intercept_, regressor.predict(data[:1])
-                errors = np.full(len(used), np.nan)
-            order = np.argsort(-np.abs(values), kind="stable")
-            explanation.intercept[label] = intercept
-            explanation.local_exp[label] = [(ids[used[i]], values[i]) for i in order]
-            explanation.standard_errors[label] = {ids[used[i]]: float(errors[i]) for i in order}
-            explanation.scores[label] = explanation.score = score
-            explanation.scores_loo[label] = float(score_loo)
-            explanation.local_preds[label] = explanation.local_pred = local_pred
-            explanation.predictions[label] = y[0]
-            if self.verbose:
-                print("Intercept", intercept)
-                print("Prediction_local", local_pred)
-                print("Right:", y[0])
+        lime_base.fill(explanation, one.labels, found, bool(call.top_labels), ids, self.verbose)
         return explanation
+
+
+def _flight(number: int, one: _Prepared, predictor: Predictor, hide_color: Any, call: _Call) -> Flight:
+    labels = LimeLabels(given=call.labels, most=call.top_labels, one=one)
+    return Flight(
+        lime_rows.masked(number, one.image, one.segments, hide_color, predictor, labels),
+        call.num_samples,
+        torch.from_numpy(one.masks.astype(bool))[None].to(predictor.device(torch.empty(0))),
+        ahead_bytes=AHEAD_BYTES,
+    )
 
 
 def _sequence(images: Any) -> Sequence[Array] | Array:
@@ -342,33 +293,6 @@ def _sequence(images: Any) -> Sequence[Array] | Array:
     return images if isinstance(images, Sequence | np.ndarray) else list(images)
 
 
-def _labels(labels: Any) -> list[int]:
-    try:
-        given = [classes.number(label) for label in labels]
-    except (TypeError, GpulimeError) as error:
-        raise GpulimeError(f"labels must be class numbers if top_labels is None or 0; got {labels!r}") from error
-    check(bool(given), "labels must name a class if top_labels is None or 0; got none")
-    return given
-
-
 def _quickshift(image: Array) -> Array:
     """Lime's default segmentation; a single channel is repeated as RGB; other numbers of channels skip the Lab conversion."""
     return Quickshift()(image.repeat(3, axis=2) if image.shape[2] == 1 else image)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Labels(Wanted):
-    """The labels of one image: the most probable classes, in NumPy's order as in lime, or the given ones."""
-
-    prepared: Prepared
-    call: _Call
-
-    def choose(self, outputs: Tensor, top_labels: int, one: str = "image") -> Tensor:
-        """Choose the labels (1, l) from the outputs (1, classes) for the whole image, and note them in lime's own form."""
-        first = outputs[0].detach().cpu().numpy()
-        classes, top = len(first), self.call.top_labels
-        labels = np.argsort(first)[-top:][::-1].tolist() if top else list(self.call.labels)
-        beyond = [label for label in labels if not -classes <= label < classes]
-        check(not beyond, f"labels must be below the number of classes, {classes}; got {beyond}")
-        self.prepared.labels = labels
-        return torch.tensor([[label % classes for label in labels]], device=outputs.device)
