@@ -11,6 +11,7 @@ import numpy as np
 from gpulime import labels as numbers
 from gpulime.classes import Names, called
 from gpulime.errors import GpulimeError, whole
+from gpulime.explanations import fields
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,25 +60,11 @@ class ImageExplanation:
     @classmethod
     def of(cls, batch: ExplainedImages, index: int) -> ImageExplanation:
         """One image of a batch."""
-        row = {name: tensor[index].cpu().numpy() for name, tensor in batch._tensors().items()}
-        count = int(row["counts"])
-        ids = row["segment_ids"][:count]
+        row = fields.row(batch, index)
+        ids = row["segment_ids"][: int(row["counts"])]
         names = np.append(ids, min(0, ids.min()) - 1)  # the last is no segment: pixels that are never hidden
         one = cls(row["images"].transpose(1, 2, 0) / 255.0, names[row["segments"]])
-        explained = row["labels"].tolist()
-        one.top_labels = list(dict.fromkeys(explained))
-        columns = (row[name][:, :count] for name in ("coefficients", "standard_errors"))
-        for label, weights, errors in zip(explained, *columns, strict=True):
-            order = np.argsort(-np.abs(weights), kind="stable")
-            used = order[weights[order] != 0] if weights.any() else order  # those not selected have 0
-            one.local_exp[label] = [(int(ids[j]), float(weights[j])) for j in used]
-            one.standard_errors[label] = {int(ids[j]): float(errors[j]) for j in used}
-        one.intercept, one.scores, one.scores_loo, one.local_preds, one.predictions = (
-            dict(zip(explained, row[name].astype(float).tolist(), strict=True))
-            for name in ("intercepts", "scores", "scores_loo", "local_predictions", "predictions")
-        )
-        first = explained[0]
-        one.score, one.local_pred = one.scores[first], one.local_preds[first]
+        fields.fill(one, row, ids)
         one.class_names = batch.class_names
         return one
 

@@ -1,17 +1,18 @@
 """Figures of explanations, for papers and notebooks; matplotlib comes with the extra ``plots``.
 
-Functions return a new figure and do not touch pyplot or other global state.
+Functions return a new figure and do not touch pyplot or other global state, except `named_bars`, which lime's users show
+with ``plt.show()``.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpulime.classes import Names, called
+from gpulime.classes import Names, called, name_of
 from gpulime.errors import GpulimeError, about, check, unknown, whole
 from gpulime.explanations import shades
 from gpulime.explanations.image import ImageExplanation
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
+    from gpulime.explanations.explanation import Explanation
+
 KINDS = ("overlay", "bars", "panels")
 PANELS = ("positive", "positive and negative", "image", "mask")
 SIDE = 3.2  # inches of a square
+BAR = 0.3  # inches from one bar to the next, at least
 COLUMNS = 4
 FINE = 320  # pixels of a hatching's longer side, at least
 LETTERS = 36  # of a line of a title that fits the width of a square
@@ -78,13 +82,32 @@ def many(
     return figure
 
 
-def _axes_each(kind: str) -> int:
-    if kind not in KINDS:
-        raise unknown("kind", kind, KINDS)
+def named_bars(explanation: Explanation, label: int, **kwargs: Any) -> Figure:
+    """All weights of a label as bars, on a new figure of pyplot; ``kwargs`` go to `Explanation.as_list`."""
+    _needs_matplotlib("as_pyplot_figure")
+    from matplotlib import pyplot
+
+    weights = [(part, float(w)) for part, w in explanation.local_exp[label]]
+    names = [str(name) for name, _ in explanation.as_list(label, **kwargs)]
+    figure = pyplot.figure(figsize=(2 * SIDE, max(1.5 * SIDE, BAR * len(names))), layout="constrained")
+    ax = figure.add_subplot()
+    bars(ax, names, weights, shades.errors(explanation, label))
+    named = f" for class {name_of(label, explanation.class_names) or label}" if explanation.mode == "classification" else ""
+    ax.set_title(f"Local explanation{named}", fontsize="medium", parse_math=False)
+    return figure
+
+
+def _needs_matplotlib(method: str) -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
-        raise GpulimeError('plot needs matplotlib: pip install "gpulime[plots]"') from error
+        raise GpulimeError(f'{method} needs matplotlib: pip install "gpulime[plots]"') from error
+
+
+def _axes_each(kind: str) -> int:
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
+    _needs_matplotlib("plot")
     return len(PANELS) if kind == "panels" else 1
 
 
@@ -173,19 +196,26 @@ def _hatching(gray: Array, segments: Array, hatched: Sequence[int]) -> Array:
 def _bars(explanation: ImageExplanation, label: int, ax: Axes, num_features: int) -> None:
     """One horizontal bar a segment, the strongest on top: to the right for the label, to the left against it."""
     picked = shades.strongest(explanation.local_exp[label], num_features)
-    values = [w for _, w in picked]
     known = shades.errors(explanation, label)
-    half = [shades.INTERVAL * known.get(segment, 0.0) for segment, _ in picked]
+    bars(ax, [f"segment {segment}" for segment, _ in picked], picked, known)
+    if not picked:
+        ax.text(0.5, 0.5, "no segment has a coefficient", transform=ax.transAxes, ha="center", va="center")
+
+
+def bars(ax: Axes, names: Sequence[str], picked: shades.Weighted, known: Mapping[int, float]) -> None:
+    """One horizontal bar for each (part, weight) with its name, and its 95 % interval if standard errors are known."""
+    values = [w for _, w in picked]
+    half = [shades.INTERVAL * known.get(part, 0.0) for part, _ in picked]
     lines: dict[str, Any] = {"xerr": half, "capsize": 3, "error_kw": {"elinewidth": 1}} if known else {}
     colours = [shades.FOR if w > 0 else shades.AGAINST for w in values]
-    bars = ax.barh(range(len(picked)), values, color=colours, height=0.7, **lines)
+    drawn = ax.barh(range(len(picked)), values, color=colours, height=0.7, **lines)
     hatched = shades.unsure(picked, known)
-    for bar, (segment, _) in zip(bars, picked, strict=True):
-        if segment in hatched:
+    for bar, (part, _) in zip(drawn, picked, strict=True):
+        if part in hatched:
             bar.set(alpha=shades.FADED, hatch="////", edgecolor="0.3", linewidth=0)
     largest = max(map(abs, values), default=1.0)
-    ax.bar_label(bars, [shades.signed(w, largest) for w in values], padding=3, fontsize="small")
-    ax.set_yticks(range(len(picked)), [f"segment {segment}" for segment, _ in picked])
+    ax.bar_label(drawn, [shades.signed(w, largest) for w in values], padding=3, fontsize="small")
+    ax.set_yticks(range(len(picked)), names, parse_math=False)
     ax.set_ylim(max(len(picked), 1) - 0.4, -0.6)
     ends = [0, *(w + side * h for w, h in zip(values, half, strict=True) for side in (-1, 1))]
     span = np.ptp(ends) or 1.0  # beside each bar there is room for its number
@@ -195,8 +225,6 @@ def _bars(explanation: ImageExplanation, label: int, ax: Axes, num_features: int
     ax.locator_params(axis="x", nbins=4)
     ax.tick_params(length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
-    if not picked:
-        ax.text(0.5, 0.5, "no segment has a coefficient", transform=ax.transAxes, ha="center", va="center")
 
 
 def _panels(explanation: ImageExplanation, label: int, axes: Sequence[Axes], num_features: int) -> None:

@@ -18,6 +18,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from gpulime.errors import check, unknown
 
 if TYPE_CHECKING:
+    from gpulime.explanations.explanation import Explanation
     from gpulime.explanations.image import ImageExplanation
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -41,20 +42,20 @@ FIGURES = 3  # of the largest coefficient of a scale; all others have the same d
 MOST_DECIMALS = 12  # a value that prints as 0 is rounding noise: it has no colour, number or rank
 
 
-def score(one: ImageExplanation, label: int) -> str:
+def score(one: Explanation | ImageExplanation, label: int) -> str:
     """Text of a label's R2: left out if known, else fitted; empty if it has neither."""
     found = {"R² left out": one.scores_loo, "R² fitted": one.scores}
     known = ((name, float(scores.get(label, np.nan))) for name, scores in found.items())
     return next((f"{name} {value:.2f}" for name, value in known if np.isfinite(value)), "")
 
 
-def labels_of(one: ImageExplanation) -> list[int]:
+def labels_of(one: Explanation | ImageExplanation) -> list[int]:
     """The explained labels; labels of ``top_labels`` come first, in their order."""
-    top = [label for label in getattr(one, "top_labels", ()) if label in one.local_exp]
+    top = [label for label in getattr(one, "top_labels", None) or () if label in one.local_exp]
     return [int(label) for label in top or one.local_exp]
 
 
-def chosen(one: ImageExplanation, label: int | None) -> int:
+def chosen(one: Explanation | ImageExplanation, label: int | None) -> int:
     """``label``, or the first explained label.
 
     Raises
@@ -80,9 +81,10 @@ def scale(weights: Weighted) -> float:
     return max((abs(w) for _, w in strongest(weights, 1)), default=1.0)
 
 
-def errors(one: ImageExplanation, label: int) -> dict[int, float]:
-    """Segment id -> standard error, of a label's coefficients; empty if one of them is not known."""
-    known = {segment: error for segment, _, error in one.as_list(label, errors=True)}
+def errors(one: Explanation | ImageExplanation, label: int) -> dict[int, float]:
+    """Part -> standard error, of a label's coefficients; empty if one of them is not known."""
+    found = one.standard_errors.get(label, {})
+    known = {int(part): float(found.get(part, math.nan)) for part, _ in one.local_exp[label]}
     return known if all(map(math.isfinite, known.values())) else {}
 
 

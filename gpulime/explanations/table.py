@@ -1,0 +1,65 @@
+"""Names of the columns of one table row, and its values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpulime.errors import check
+from gpulime.explanations.explanation import DomainMapper, Weights
+
+
+class TableDomainMapper(DomainMapper):
+    """Names the columns of a row and holds its values as text.
+
+    Parameters
+    ----------
+    feature_names : sequence of k str
+        The name of each column.
+    feature_values : sequence of str
+        The value of each column as it is shown; of a sparse row the values of ``feature_indexes`` alone.
+    discretized_feature_names : sequence of k (str or None), optional
+        The name of each part, such as "sepal width <= 2.80"; None is the column's name.
+    feature_indexes : sequence of int, optional
+        The columns that a sparse row has values for.
+
+    Raises
+    ------
+    GpulimeError
+        If the numbers of names and values do not fit.
+    """
+
+    def __init__(
+        self,
+        feature_names: Sequence[Any],
+        feature_values: Sequence[Any],
+        discretized_feature_names: Sequence[Any] | None = None,
+        feature_indexes: Sequence[int] | None = None,
+    ) -> None:
+        self.feature_names, self.feature_values = list(feature_names), list(feature_values)
+        self.exp_feature_names = self.feature_names  # lime's name of them
+        self.discretized_feature_names = None if discretized_feature_names is None else list(discretized_feature_names)
+        self.feature_indexes = None if feature_indexes is None else [int(i) for i in feature_indexes]
+        k = len(self.feature_names)
+        expected = k if self.feature_indexes is None else len(self.feature_indexes)
+        given = len(self.feature_values)
+        check(given == expected, f"feature_values must have {expected} values for {k} columns; got {given}")
+        named = k if self.discretized_feature_names is None else len(self.discretized_feature_names)
+        check(named == k, f"discretized_feature_names must have a name for each of {k} columns; got {named}")
+
+    def map_exp_ids(self, exp: Weights, **kwargs: Any) -> list[tuple[str, float]]:
+        """Replace the part's number by its name in each pair (part, weight).
+
+        Parameters
+        ----------
+        exp : sequence of (part, weight)
+
+        Returns
+        -------
+        list of (name, weight), in the same order
+        """
+        return [(self._name(part), weight) for part, weight in exp]
+
+    def _name(self, part: int) -> str:
+        shown = None if self.discretized_feature_names is None else self.discretized_feature_names[part]
+        return str(self.feature_names[part] if shown is None else shown)
