@@ -195,11 +195,6 @@ class Explainer(Engine[ExplainedImages]):
         name = getattr(model, "__name__", type(model).__name__)
         return f"Explainer({name}, {', '.join(f'{term}: {fact}' for term, fact in facts.items())})"
 
-    @property
-    def device(self) -> torch.device:
-        """Device on which images from the CPU are explained."""
-        return self.predictor.device(torch.empty(0))
-
     def explain(
         self,
         images: Any,

@@ -26,6 +26,7 @@ from gpulime.images.batch import Batch
 from gpulime.images.segments import describe, segment
 from gpulime.runs.isolation import Isolation, Recorder
 from gpulime.runs.reading.batches import batches
+from gpulime.runs.reading.images import columns
 from gpulime.runs.reading.read import Read
 from gpulime.runs.reading.sources import Item
 from gpulime.runs.reading.workers import read_all
@@ -132,8 +133,14 @@ class Side:
                 if given - len(group[0]) < lead <= given:
                     explainer.clear()
 
-        segmenter, activation = describe(explainer.segmenter, self.device), explainer.predictor.activation
-        recorder = Recorder(explainer.n_samples, explainer.seed, "", segmenter, activation)
+        segmenter = describe(explainer.segmenter, self.device)
+        recorder = Recorder(
+            explainer.n_samples,
+            explainer.seed,
+            "",
+            explainer.predictor.activation,
+            lambda piece, i, read: columns(piece, i, read.segmenter or segmenter),
+        )
         isolation = Isolation(explainer, _alone, explainer.count, proven=False)
         for outcome in isolation.explain(feed()):
             if not isinstance(outcome, Explained):

@@ -48,7 +48,10 @@ class Engine(Generic[E]):
     top_labels : int, classes explained per input if no labels are given
     settings : Settings of the fit
     stopping : Stopping or None, the rule that ends the samples of an input
+    seed : int, of the masks; set by each explainer
     """
+
+    seed: int
 
     def __init__(
         self,
@@ -69,6 +72,11 @@ class Engine(Generic[E]):
                 raise GpulimeError(f"{right}; got {sampler.name!r}")
             self.sampler = Sizes(sampler.seed, n_samples)
         self.stopping, self._warned, self._tried, self._looked = stopping, False, False, False
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which inputs from the CPU are explained."""
+        return self.predictor.device(torch.empty(0))
 
     def prepare(self, batch: Any) -> Iterator[Flight]:
         """Turn a batch into flights of a few inputs each, for `queue`; every transfer from a GPU to the host happens here."""

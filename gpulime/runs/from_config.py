@@ -23,6 +23,7 @@ from gpulime.runs.progress import exits
 from gpulime.runs.progress.partition import Share
 from gpulime.runs.progress.terminal import note, say
 from gpulime.runs.reading import code, examples, factories, models, sources
+from gpulime.runs.reading.images import ImageSource
 from gpulime.runs.reading.label_maps import SEGMENTER, MaskFolder
 from gpulime.runs.reading.read import DatasetReader, FileReader, Picture, pictures_of
 from gpulime.runs.reading.sources import Found
@@ -71,11 +72,18 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     wanted = of_run(lime.pop("labels"), loaded.class_names)
     lime["device"] = _device(lime["device"], share)
     explainer = Explainer(ownership.own(loaded.model, devices.named(lime["device"])), **lime)
+    segmenter = SEGMENTER if masks else describe(explainer.segmenter, explainer.device)
     job = Job(
         items=found.items,
-        reader=dataclasses.replace(reader, masks=masks),
-        explainer=explainer,
-        labels=wanted,
+        source=ImageSource(
+            explainer=explainer,
+            reader=dataclasses.replace(reader, masks=masks),
+            labels=wanted,
+            class_names=loaded.class_names,
+            data=config.data,
+            segmenter=segmenter,
+            keep=kept_ids(config.data.keep),
+        ),
         terms=Terms(
             fixed={
                 **sampling.resolved(configs.fixed(config), explainer),
@@ -83,7 +91,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
                 "data.source": os.path.normpath(config.data.source),
                 "data.masks": config.data.masks and os.path.normpath(config.data.masks),
                 "transform": dataclasses.asdict(loaded.transform),
-                "segmenter": SEGMENTER if masks else describe(explainer.segmenter, explainer.device),
+                "segmenter": segmenter,
                 "weights_sha256": loaded.weights_sha256,
                 "model_code": code.described(loaded.model),
                 TARGETS: found.targets,
@@ -97,14 +105,12 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         ),
         picture=pictures_of(reader, config.data.bands),
         images=found.count,
-        data=config.data,
         store=config.store,
         report=config.report,
         out=configs.expanded(config.out),
         share=share,
         retry_failed=retry_failed,
         max_failures_in_a_row=config.max_failures_in_a_row,
-        keep=kept_ids(config.data.keep),
     )
     if dry_run:
         say(str(plan(job)))

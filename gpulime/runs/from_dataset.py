@@ -23,6 +23,7 @@ from gpulime.labels import of_run
 from gpulime.runs import sampling
 from gpulime.runs.progress.partition import Share
 from gpulime.runs.reading import code, examples
+from gpulime.runs.reading.images import ImageSource
 from gpulime.runs.reading.label_maps import SEGMENTER, MaskFolder, Masks
 from gpulime.runs.reading.read import DatasetReader, pictures_of
 from gpulime.runs.run import Job, Outcome, perform
@@ -124,23 +125,20 @@ def explain(
         masks = MaskFolder.of(str(masks), configs.DataConfig())
         masks.check([item.image_id for item in listed])
     reader = DatasetReader(dataset, channels or channels_of(model), masks)
+    terms = _terms(explainer, model, model_id, wanted, names, lime, masks, kept)
     return perform(
         Job(
             items=listed,
-            reader=reader,
-            explainer=explainer,
-            labels=wanted,
-            terms=_terms(explainer, model, model_id, wanted, names, lime, masks, kept),
+            source=ImageSource(explainer, reader, wanted, names, data, terms.fixed["segmenter"], kept),
+            terms=terms,
             picture=pictures_of(reader, bands, explainer.normalisation),
             images=len(dataset),
-            data=data,
             store=configs.StoreConfig(),
             report=report,
             out=configs.expanded(out),
             share=Share.of(shard, {}),
             retry_failed=retry_failed,
             max_failures_in_a_row=max_failures_in_a_row,
-            keep=kept,
         )
     )
 

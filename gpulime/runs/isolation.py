@@ -14,16 +14,15 @@ from typing import Any
 from torch import Tensor
 
 from gpulime import device as devices
+from gpulime.engine.engine import Engine
 from gpulime.engine.isolate import DeviceError, Explained, Failed, Isolate
 from gpulime.engine.model import Activation
 from gpulime.errors import GpulimeError, line_of
-from gpulime.explainer import Explainer
-from gpulime.explanations.images import ExplainedImages
-from gpulime.images.batch import Batch
+from gpulime.explanations.batch import Explanations
 from gpulime.runs.progress.exits import DeviceLostError, EndOfRunError, ModelFailsError
 from gpulime.runs.progress.signals import Stopped
-from gpulime.runs.reading.batches import Group
 from gpulime.runs.reading.read import Read
+from gpulime.runs.source import Group
 from gpulime.runs.store import row
 from gpulime.runs.store.row import DEVICE
 
@@ -36,7 +35,7 @@ ELSEWHERE = "explainer"
 
 
 Row = dict[str, Any]
-Outcome = Explained[Read, ExplainedImages] | Read  # a `Read` with its error
+Outcome = Explained[Read, Explanations] | Read  # a `Read` with its error
 
 
 class Isolation:
@@ -44,9 +43,8 @@ class Isolation:
 
     Parameters
     ----------
-    explainer : Explainer
-    alone : callable Read -> Batch
-        The batch of one image.
+    explainer : Engine
+    alone : callable Read -> the batch of one image
     progress : callable
         Called with the number of rows after each model batch; it may raise `EndOfRunError`, which ends the run.
     proven : bool
@@ -58,14 +56,14 @@ class Isolation:
 
     def __init__(
         self,
-        explainer: Explainer,
-        alone: Callable[[Read], Batch],
+        explainer: Engine[Any],
+        alone: Callable[[Read], Any],
         progress: Callable[[int], None],
         proven: bool,
         suspects: Collection[str] = (),
     ) -> None:
         self.explainer, self.proven, self.suspects = explainer, proven, suspects
-        self._isolate = Isolate[Read, ExplainedImages](
+        self._isolate = Isolate[Read, Explanations](
             explainer.predictor,
             explainer.device,
             queue=lambda alone: explainer.queue(progress),
@@ -108,14 +106,14 @@ class Isolation:
             reason = _reason(self._first) if isinstance(self._first, GpulimeError) else line_of(self._first)
             raise ModelFailsError(f"the model fails for {images}, also alone: {reason}") from self._first
 
-    def _outcomes(self, found: Iterator[Explained[Read, ExplainedImages] | Failed[Read]]) -> Iterator[Outcome]:
+    def _outcomes(self, found: Iterator[Explained[Read, Explanations] | Failed[Read]]) -> Iterator[Outcome]:
         try:
             for one in found:
                 yield from self._failed(one) if isinstance(one, Failed) else self._explained(one)
         except DeviceError as error:
             yield from self._lost(error.__cause__ or error, error.items)
 
-    def _explained(self, one: Explained[Read, ExplainedImages]) -> Iterator[Outcome]:
+    def _explained(self, one: Explained[Read, Explanations]) -> Iterator[Outcome]:
         self.proven, self._first = True, None
         yield from self._held
         self._held = []
@@ -161,15 +159,15 @@ def kind(error: BaseException) -> str:
 class Recorder:
     """Make the rows of one run.
 
-    They share ``seed``, ``config_hash``, ``activation`` and, except for given masks, ``segmenter``. ``n_samples`` stands in the
-    rows of failed images, whose number of samples is not known.
+    They share ``seed``, ``config_hash`` and ``activation``; ``columns`` gives those of the kind of inputs. ``n_samples`` stands
+    in the rows of failed inputs, whose number of samples is not known.
     """
 
     n_samples: int
     seed: int
     config_hash: str
-    segmenter: str
     activation: Activation
+    columns: Callable[[Any, int, Read], Row]
 
     def row(self, outcome: Outcome) -> Row:
         """The row of an explained or a failed image; an image with a non-finite output has failed."""
@@ -187,11 +185,11 @@ class Recorder:
             return self._non_finite(outcome, message)
         return explained
 
-    def _explained(self, outcome: Explained[Read, ExplainedImages]) -> Row:
+    def _explained(self, outcome: Explained[Read, Explanations]) -> Row:
         batch, i = outcome.piece, outcome.i
-        count, labels = int(batch.segments[i].max()) + 1, batch.labels[i].tolist()  # kept pixels are a segment, too
+        columns, labels = self.columns(batch, i, outcome.item), batch.labels[i].tolist()
         once = [labels.index(label) for label in dict.fromkeys(labels)]  # a target may be among the top labels
-        raster, dtype = row.raster(batch.segments[i].numpy())
+        count = columns["n_segments"]
 
         def of(values: Tensor) -> list[Any]:
             each = values[i].tolist()
@@ -208,18 +206,14 @@ class Recorder:
         return {
             **self._common(outcome.item),
             "status": "ok",
-            "h": batch.segments.shape[1],
-            "w": batch.segments.shape[2],
-            "n_segments": count,
-            "seg": raster,
-            "seg_dtype": dtype,
-            "segmenter": outcome.item.segmenter or self.segmenter,
+            **columns,
             **_prediction(int(batch.predicted[i]), float(batch.predicted_probs[i].float())),
             "labels": of(batch.labels),
             "pred_probs": predictions,
             "coef": of(batch.coefficients[..., :count].float()),  # as it is stored
             "coef_se": [list(map(_known, errors)) for errors in of(batch.standard_errors[..., :count].float())],
             "intercept": of(batch.intercepts),
+            "local_pred": known(batch.local_predictions),
             "r2": scores,
             "r2_loo": known(batch.scores_loo),
             "spread": known(batch.spreads),
@@ -228,7 +222,7 @@ class Recorder:
             "n_samples": int(batch.samples[i]),
         }
 
-    def _non_finite(self, outcome: Explained[Read, ExplainedImages], message: str) -> Row:
+    def _non_finite(self, outcome: Explained[Read, Explanations], message: str) -> Row:
         failure = self._error(dataclasses.replace(outcome.item, error=message, kind="non_finite"))
         return failure | {"n_samples": int(outcome.piece.samples[outcome.i])}
 

@@ -7,18 +7,15 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from gpulime import config as configs
 from gpulime import device as devices
+from gpulime.engine.engine import Engine
 from gpulime.errors import check
-from gpulime.explainer import Explainer
-from gpulime.images.batch import Batch
 from gpulime.runs.isolation import Isolation, Recorder, Row
 from gpulime.runs.progress import estimate, heartbeat, summary
 from gpulime.runs.progress.bar import Progress
@@ -28,10 +25,9 @@ from gpulime.runs.progress.heartbeat import Beat, Effort, Heartbeat
 from gpulime.runs.progress.partition import ALL, Share, Todo
 from gpulime.runs.progress.signals import Stop
 from gpulime.runs.progress.terminal import note, say
-from gpulime.runs.reading.batches import Checks, Group, batches, read_target
-from gpulime.runs.reading.read import DatasetReader, FileReader, Picture, Read
+from gpulime.runs.reading.read import Picture
 from gpulime.runs.reading.sources import Item
-from gpulime.runs.reading.workers import read_all
+from gpulime.runs.source import Source
 from gpulime.runs.store import atomic, store
 from gpulime.runs.store.manifest import Terms
 from gpulime.runs.store.store import Writer
@@ -53,20 +49,21 @@ class Job:
     """Inputs and settings of a run."""
 
     items: Sequence[Item]
-    reader: FileReader | DatasetReader
-    explainer: Explainer
-    labels: str | Sequence[int]  # "top", "target" or "top+target", or the classes to explain for each image
+    source: Source
     terms: Terms
     picture: Picture  # for the report
     images: int  # of the run; ``items`` may be the first few of them
-    data: configs.DataConfig
     store: configs.StoreConfig
     report: bool
     out: Path
     share: Share = ALL  # the part of this process
     retry_failed: bool = False
     max_failures_in_a_row: int | None = configs.Config.max_failures_in_a_row
-    keep: Sequence[int] = ()  # ids of segments that are never hidden
+
+    @property
+    def explainer(self) -> Engine[Any]:
+        """The explainer of the run's inputs."""
+        return self.source.explainer
 
     @property
     def class_names(self) -> Sequence[str] | None:
@@ -218,7 +215,7 @@ def _look_again(job: Job) -> None:
     known = dict(zip(rows["image_id"].to_pylist(), rows["image_sha256"].to_pylist(), strict=True))
     # Not an unreadable image: it may have crashed its worker, and would crash this process.
     item = next((item for item in job.items if known.get(item.image_id) is not None), None)
-    if item is not None and job.reader(item).sha256 != known[item.image_id]:
+    if item is not None and job.source.read(item).sha256 != known[item.image_id]:
         note(f"image {item.image_id!r} has changed since it was explained: does {job.out} belong to another dataset?")
 
 
@@ -228,57 +225,22 @@ def _rows(
     """Rows of the store, in the order of the images; ``heed`` is called while they are read."""
     # If the run has explained images before, the model works, and new failures are the images'.
     proven = "ok" in store.read(job.out, ["status"])["status"].to_pylist()
-    checks = Checks(proven)
-
-    def feed(items: Sequence[Item]) -> Generator[Group, None, None]:
-        explainer, data = job.explainer, job.data
-        for reads in read_all(
-            items,
-            job.reader,
-            explainer.segmenter,
-            explainer.device,
-            data.batch_size,
-            data.workers,
-            timeout_seconds=data.timeout_seconds,
-            waiting=heed,
-        ):
-            heed()
-            checks.look(reads)
-            aimed = [read_target(read, job.labels, job.class_names, count) for read in reads]
-            yield from batches(aimed, job.labels, job.reader.in_unit, job.keep)
-
-    def alone(read: Read) -> Batch:
-        [(_, batch)] = batches([read], job.labels, job.reader.in_unit, job.keep)
-        assert batch is not None  # it could be read
-        return batch
-
-    def count(images: Tensor) -> int | None:
-        return _count_classes(job, images)
-
     recorder = Recorder(
         job.explainer.n_samples,
         job.explainer.seed,
         job.terms.config_hash,
-        job.terms.fixed["segmenter"],
         job.explainer.predictor.activation,
+        job.source.columns,
     )
     suspects = {item.image_id for [item] in left.passes[1:]}
-    isolation = Isolation(job.explainer, alone, after_model_batch, proven, suspects)
+    isolation = Isolation(job.explainer, job.source.alone, after_model_batch, proven, suspects)
     for items in left.passes:
-        with closing(feed(items)) as groups:  # ends its worker processes with the run, even if its error is kept
+        with closing(
+            job.source.groups(items, proven, heed)
+        ) as groups:  # ends its worker processes with the run, even if its error is kept
             for outcome in isolation.explain(groups):
                 yield recorder.row(outcome)
     isolation.end()
-
-
-def _count_classes(job: Job, images: Tensor) -> int | None:
-    """Count the model's classes from their names, its outputs so far, or one more call; None if that fails."""
-    if job.class_names is not None:
-        return len(job.class_names)
-    if job.explainer.predictor.classes is None:
-        with suppress(Exception, SystemExit):  # the error comes up again in the image's row
-            job.explainer.count_classes(images)
-    return job.explainer.predictor.classes
 
 
 def _check_names(names: Sequence[str] | None, classes: int | None) -> None:

@@ -21,11 +21,11 @@ import gpulime
 from gpulime import config
 from gpulime.engine import engine
 from gpulime.runs import isolation
-from gpulime.runs import run as job
 from gpulime.runs.isolation import UNPROVEN_IMAGES
 from gpulime.runs.progress import heartbeat
 from gpulime.runs.progress.exits import DeviceLostError, FailuresInARowError, ModelFailsError, NotWritableError
 from gpulime.runs.progress.signals import Stopped
+from gpulime.runs.reading import images
 from gpulime.runs.store import store
 from gpulime.segments import Grid
 
@@ -402,13 +402,13 @@ def test_a_stop_loses_nothing_that_is_finished(workers, rows, ahead, tmp_path, m
 
 def test_what_reading_raises_loses_nothing_that_is_finished(tmp_path, monkeypatch):
     monkeypatch.setitem(engine.FLIGHT_ROWS, "cpu", 20)
-    read_all = job.read_all
+    read_all = images.read_all
 
     def torn(*given, **settings):
         yield from itertools.islice(read_all(*given, **settings), 4)
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(job, "read_all", torn)
+    monkeypatch.setattr(images, "read_all", torn)
     with pytest.raises(OSError, match="the disk is gone"):
         explain(Model(), tmp_path, Marked(80), batch_size=20)
     assert len(rows_of(tmp_path)) == 64

@@ -198,7 +198,7 @@ def _in_csv(file: str, class_names: Sequence[str] | None) -> Iterator[Item]:
             with about(f"line {rows.line_num}"):
                 check(bool(row[of_path]), f"{of_path} is empty")
                 target = row[of_target] if of_target is not None else None
-                yield _listed(row[of_path], file, _target(target, class_names) if target else None)
+                yield _listed(row[of_path], file, target_of(target, class_names) if target else None)
 
 
 def _strict(rows: csv.DictReader[str]) -> Iterator[dict[str, str]]:
@@ -213,7 +213,14 @@ def _listed(name: str, list_file: str, target: int | None = None) -> Item:
     return Item(_image_id(os.path.normpath(name)), os.fsencode(path), target)
 
 
-def _target(text: str, class_names: Sequence[str] | None) -> int | None:
+def target_of(text: str, class_names: Sequence[str] | None) -> int | None:
+    """Class of a target in a list, by its number or name; None if two classes have the name.
+
+    Raises
+    ------
+    GpulimeError
+        If there is no such class.
+    """
     if class_names is not None and text in class_names:
         return _index(text, class_names)
     least, most = 0, (len(class_names) if class_names is not None else 2**31) - 1

@@ -157,7 +157,8 @@ def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[st
         predictions=torch.tensor(row["pred_probs"])[None],
         predicted=torch.tensor([-1 if row["prediction"] is None else row["prediction"]]),
         predicted_probs=torch.tensor([np.nan if row["predicted_prob"] is None else row["predicted_prob"]]),
-        local_predictions=(intercepts + coefficients.sum(1))[None],  # where all segments are shown
+        # Rows of earlier versions lack it; all segments of the picture are shown.
+        local_predictions=_numbers(row, "local_pred") if row["local_pred"] else (intercepts + coefficients.sum(1))[None],
         intercepts=intercepts[None],
         scores=_numbers(row, "r2"),
         scores_loo=_numbers(row, "r2_loo"),

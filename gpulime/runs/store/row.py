@@ -1,4 +1,4 @@
-"""The row of one image: schema, packed label map, notes, and the check of a stored explanation."""
+"""The row of one input: schema, packed label map of an image, notes, and the check of a stored explanation."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ import pyarrow.compute as pc
 
 from gpulime.errors import GpulimeError, check, unknown
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 VERSION_KEY = b"gpulime.schema_version"  # in the metadata of every shard
 # Columns that shards of earlier versions lack, and the version that added each.
 ADDED = {"prediction": 2, "predicted_prob": 2, "r2_loo": 2, "spread": 2, "note": 2, "coef_se": 3}
+ADDED |= {"kind": 4, "parts": 4, "text": 4, "spans": 4, "values": 4, "local_pred": 4}
 STATUSES = ("ok", "error")
 MOST_PIXELS = 2**31  # of a label map
 SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # the most segments of each
 DEVICE = "device"  # the error_type of an image that crashes the device
 DAMAGED = "damaged"  # the error_type of rows with status "ok" and a damaged explanation
 PER_LABEL = ("pred_probs", "coef", "intercept", "r2")
-NEEDED = ("h", "w", "n_segments", "seg", "seg_dtype", "labels", *PER_LABEL)
-LATER = ("r2_loo", "spread", "note", "coef_se")  # per label, too, but null in the rows of earlier versions
+IMAGE, TEXT, ROW = "image", "text", "row"
+# Columns that an explanation has by its kind; rows of earlier versions have none and are images.
+BLOCKS = {IMAGE: ("h", "w", "seg", "seg_dtype"), TEXT: ("parts", "text", "spans"), ROW: ("parts", "values")}
+NEEDED = ("n_segments", "labels", *PER_LABEL)
+LATER = ("r2_loo", "spread", "note", "coef_se", "local_pred")  # per label, too, but null in the rows of earlier versions
 PREDICTED = ("prediction", "predicted_prob")  # the same, for an image
 HARDLY = 1e-4  # of a probability, or relative to the prediction for other outputs; a smaller spread gets a note
 
@@ -42,6 +46,7 @@ def schema() -> pa.Schema:
         [
             always("image_id", pa.string()),
             always("path", pa.binary()),
+            ("kind", pa.string()),
             ("target", pa.int32()),
             always("status", pa.string()),
             ("error_type", pa.string()),
@@ -54,6 +59,10 @@ def schema() -> pa.Schema:
             ("seg", pa.binary()),
             ("seg_dtype", pa.string()),
             ("segmenter", pa.string()),
+            ("parts", pa.list_(pa.string())),
+            ("text", pa.string()),
+            ("spans", pa.list_(pa.list_(pa.int32()))),
+            ("values", pa.list_(pa.string())),
             ("prediction", pa.int32()),
             ("predicted_prob", pa.float32()),
             ("labels", pa.list_(pa.int32())),
@@ -61,6 +70,7 @@ def schema() -> pa.Schema:
             ("coef", pa.list_(pa.list_(pa.float32()))),
             ("coef_se", pa.list_(pa.list_(pa.float32()))),
             ("intercept", pa.list_(pa.float64())),
+            ("local_pred", pa.list_(pa.float64())),
             ("r2", pa.list_(pa.float64())),
             ("r2_loo", pa.list_(pa.float64())),
             ("spread", pa.list_(pa.float64())),
@@ -176,7 +186,8 @@ def judged(rows: pa.Table) -> pa.Table:
 
     The columns become Python objects, so pass a few hundred rows at a time, as `shards.kept` does.
     """
-    looked_at = rows.select(["status", *NEEDED, *LATER, *PREDICTED]).to_pylist()
+    blocks = dict.fromkeys(name for block in BLOCKS.values() for name in block)
+    looked_at = rows.select(["status", "kind", *NEEDED, *blocks, *LATER, *PREDICTED]).to_pylist()
     reasons = [_reason(row) if row["status"] == "ok" else None for row in looked_at]
     return rows.append_column("damaged", pa.array(reasons, pa.string()))
 
@@ -203,20 +214,45 @@ def _reason(row: Mapping[str, Any]) -> str | None:
     return None
 
 
+def kind_of(row: Mapping[str, Any]) -> str:
+    """The kind of a row's input: "image", "text" or "row"; rows of earlier versions are images."""
+    return row.get("kind") or IMAGE
+
+
 def check_whole(row: Mapping[str, Any]) -> None:
     """Raise `GpulimeError` if the explanation of a row is damaged."""
-    missing = [name for name in NEEDED if row[name] is None]
+    kind = kind_of(row)
+    if kind not in BLOCKS:
+        raise unknown("kind", kind, BLOCKS)
+    missing = [name for name in (*BLOCKS[kind], *NEEDED) if row[name] is None]
     check(not missing, f"an explanation must have {', '.join(missing)}")
-    h, w, k, l = row["h"], row["w"], row["n_segments"], len(row["labels"])
-    check(min(h, w, k, l) > 0, f"h, w, n_segments and labels must be 1 or more, got {h}, {w}, {k}, {l}")
-    sizes = np.bincount(decode_segments(row["seg"], row["seg_dtype"], h, w).ravel())
-    check(len(sizes) == k and bool(sizes.all()), f"seg must show the segments 0 ... {k - 1}, got {_spans(sizes)}")
+    k, l = row["n_segments"], len(row["labels"])
+    check(min(k, l) > 0, f"n_segments and labels must be 1 or more, got {k}, {l}")
+    (_check_segments if kind == IMAGE else _check_parts)(row, k)
     for name in (*PER_LABEL, *(name for name in LATER if row[name] is not None)):
         check(len(row[name]) == l, f"{name} must have an entry for each of {l} labels, got {len(row[name])}")
     for name in ("coef", *(["coef_se"] if row["coef_se"] is not None else [])):
         lengths = {len(values or ()) for values in row[name]}
         check(lengths == {k}, f"{name} must have {k} entries for each label, got {sorted(lengths)}")
     check_numbers(row)
+
+
+def _check_segments(row: Mapping[str, Any], k: int) -> None:
+    h, w = row["h"], row["w"]
+    check(min(h, w) > 0, f"h and w must be 1 or more, got {h}, {w}")
+    sizes = np.bincount(decode_segments(row["seg"], row["seg_dtype"], h, w).ravel())
+    check(len(sizes) == k and bool(sizes.all()), f"seg must show the segments 0 ... {k - 1}, got {_spans(sizes)}")
+
+
+def _check_parts(row: Mapping[str, Any], k: int) -> None:
+    check(None not in row["parts"] and len(row["parts"]) == k, f"parts must be {k} names, got {row['parts']!r:.80}")
+    if row["spans"] is None:
+        return
+    check(len(row["spans"]) == k, f"spans must have an entry for each of {k} parts, got {len(row['spans'])}")
+    most = len(row["text"])
+    for places in row["spans"]:
+        inside = bool(places is not None and len(places) % 2 == 0 and all(p is not None and 0 <= p <= most for p in places))
+        check(inside, f"spans must be pairs of places in the text, 0 to {most}, got {places!r:.80}")
 
 
 def check_numbers(row: Mapping[str, Any]) -> None:

@@ -17,15 +17,16 @@ from gpulime.views import diff
 from gpulime.views.export import export
 from gpulime.views.report import diff_page, page
 
+OF_TEXT = {"kind": "text", "parts": ["a", "b", "c", "d"], "text": "a b c d", "spans": [[0, 1], [2, 3], [4, 5], []]}
 GAP = np.where(LABELS == 3, 4, LABELS)
 DAMAGED = {
     "segments unreadable": ({"seg": b"junk"}, "seg must be a zlib stream"),
     "segments of another shape": ({"h": 25}, r"seg must inflate to 500 bytes \(25 x 20 .*, got 480"),
     "segments of no kind": ({"seg_dtype": "f8"}, "seg_dtype must be one of 'u1', '<u2'; got 'f8'"),
-    "no height": ({"h": 0}, "h, w, n_segments and labels must be 1 or more, got 0, 20, 4, 2"),
-    "negative": ({"h": -24, "w": -20}, "must be 1 or more, got -24, -20, 4, 2"),
+    "no height": ({"h": 0}, "h and w must be 1 or more, got 0, 20"),
+    "negative": ({"h": -24, "w": -20}, "h and w must be 1 or more, got -24, -20"),
     "no segments": ({"seg": None}, "an explanation must have seg$"),
-    "no labels": ({"labels": []}, "must be 1 or more, got 24, 20, 4, 0"),
+    "no labels": ({"labels": []}, "n_segments and labels must be 1 or more, got 4, 0"),
     "a label of none": ({"labels": [1, None]}, r"labels must be finite, got \[1, None\]"),
     "segments with a gap": ({"seg": zlib.compress(GAP.astype("u1").tobytes()), "n_segments": 5}, "0 ... 4, got 4 from 0 to 4"),
     "more segments than said": ({"n_segments": 3}, "seg must show the segments 0 ... 2, got 4 from 0 to 3"),
@@ -46,6 +47,14 @@ DAMAGED = {
     "too few errors": ({"coef_se": [[0.5, 0.1, None]] * 2}, r"coef_se must have 4 entries for each label, got \[3\]"),
     "errors of one label": ({"coef_se": [[1, 2, 3, 4]]}, "coef_se must have an entry for each of 2 labels, got 1"),
     "too many scores": ({"r2": [0.1] * 3}, "r2 must have an entry for each of 2 labels, got 3"),
+    "an unknown kind": ({"kind": "sound"}, "kind must be one of 'image', 'text', 'row'; got 'sound'"),
+    "a text without parts": ({"kind": "text"}, "an explanation must have parts, text, spans$"),
+    "too few words": (OF_TEXT | {"parts": ["a", "b"]}, r"parts must be 4 names, got \['a', 'b'\]"),
+    "a word of none": (OF_TEXT | {"parts": ["a", None, "c", "d"]}, "parts must be 4 names"),
+    "words without places": (OF_TEXT | {"spans": [[0, 1]]}, "spans must have an entry for each of 4 parts, got 1"),
+    "a place beyond the text": (OF_TEXT | {"spans": [[0, 8], [], [], []]}, r"in the text, 0 to 7, got \[0, 8\]"),
+    "half a place": (OF_TEXT | {"spans": [[0], [], [], []]}, r"spans must be pairs of places in the text, 0 to 7, got \[0\]"),
+    "a row without values": ({"kind": "row", "parts": ["a", "b", "c", "d"]}, "an explanation must have values$"),
 }
 
 
