@@ -17,8 +17,8 @@ from gpulime.engine.engine import Engine
 from gpulime.engine.model import Activation, Model, Predictor
 from gpulime.engine.proximity import Distance, Kernel
 from gpulime.engine.quality import sampling
-from gpulime.engine.rounds import Stopping
 from gpulime.engine.settings import Settings
+from gpulime.engine.stopping import Stopping
 from gpulime.errors import GpulimeError, check, whole
 from gpulime.explanations.images import ExplainedImages
 from gpulime.images import fills, pretrained

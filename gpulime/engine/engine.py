@@ -21,9 +21,10 @@ from gpulime.engine.masks import Sampler
 from gpulime.engine.model import Predictor
 from gpulime.engine.proximity import proximity
 from gpulime.engine.queue import Queue
-from gpulime.engine.rounds import PlannedFlight, Stopping
+from gpulime.engine.rounds import PlannedFlight
 from gpulime.engine.settings import SHAPLEY, Settings
 from gpulime.engine.shapley import Sizes
+from gpulime.engine.stopping import Stopping
 from gpulime.engine.surrogate import FITTED, LARGEST, Moments, Samples, check_memory, solved
 from gpulime.errors import GpulimeError, check, stage
 from gpulime.explanations.batch import Explanations

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from numbers import Real
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -19,58 +17,13 @@ from gpulime.engine.masked import Masked
 from gpulime.engine.plan import Plan
 from gpulime.engine.proximity import proximity
 from gpulime.engine.settings import SHAPLEY, Settings
+from gpulime.engine.stopping import Stopping, first_of
 from gpulime.engine.surrogate import FITTED, LARGEST, Moments, Surrogate
 from gpulime.errors import check, stage
-from gpulime.errors import whole as whole_number
 
-TOP = 5  # parts of a label that must be settled
 GROWTH = 0.25  # of an input's samples in another round, at least a block
 # Entries of covariances of the inputs that are estimated at once: few on a CPU, to stay in its cache.
 ENTRIES = defaultdict(lambda: 2**21, cpu=2**19)
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """Rule that ends the samples of an input; `gpulime.Explainer` documents its settings."""
-
-    tolerance: float | None = None
-    confidence: float = 0.95
-    max_samples: int = 4096
-
-    def __post_init__(self) -> None:
-        whole_number("max_samples", self.max_samples, 2, ", the whole input and one mask")
-        fits = isinstance(self.confidence, Real) and 0 < self.confidence < 1
-        check(fits, f"confidence must be a number between 0 and 1, such as 0.95; got {self.confidence!r}")
-        fits = self.tolerance is None or (isinstance(self.tolerance, Real) and self.tolerance > 0)
-        check(fits, f"tolerance must be a number above 0, or None; got {self.tolerance!r}")
-
-    def settled(self, coefficients: Tensor, errors: Tensor, labels: Tensor, counts: Tensor, look: int) -> Tensor:
-        """Tell for each input if its samples suffice, (n,) bool.
-
-        With ``tolerance``, the root mean square of an input's standard errors must be at most that. Without, the parts with the
-        `TOP` largest coefficients of each label, and their signs, must be the true ones with ``confidence``. The look number i
-        from 1 may be wrong with probability ``(1 - confidence) / (i (i + 1))``, so all looks together with 1 - confidence.
-
-        Parameters
-        ----------
-        coefficients, errors : (n, l, k)
-        labels : (n, l)
-        counts : (n,)
-        look : int, looks so far, this one included
-        """
-        valid = (torch.arange(errors.shape[2], device=errors.device) < counts[:, None])[:, None]
-        if self.tolerance is not None:
-            fresh = first_of(labels) == torch.arange(labels.shape[1], device=labels.device)
-            square = (errors.square() * (valid & fresh[..., None])).sum((1, 2)) / (counts * fresh.sum(1))
-            return ~(square > self.tolerance**2)  # NaN is settled: more samples would not mend it
-        z = NormalDist().inv_cdf(1 - (1 - self.confidence) / (2 * look * (look + 1)))
-        size, order = coefficients.abs().masked_fill(~valid, 0.0).sort(-1, descending=True)
-        error = z * errors.masked_fill(~valid, 0.0).gather(-1, order)
-        top, rest = slice(None, TOP), slice(TOP, None)
-        unsure = (size < error)[..., top].any(-1)
-        if size.shape[-1] > TOP:
-            unsure |= (size - error)[..., top].amin(-1) < (size + error)[..., rest].amax(-1)
-        return ~unsure.any(-1)
 
 
 @dataclass
@@ -216,13 +169,6 @@ def estimate(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, set
     samples = (masks.double(), y.double(), weights, None if whole else partners(s, masks.device))
     found = surrogate.solved(Moments(counts, masks.shape[2], y[:, 0]), [...], lambda _: samples, settings)
     return found.exact() if whole else found
-
-
-def first_of(labels: Tensor) -> Tensor:
-    """Place (n, l) of the first label that equals each of ``labels`` (n, l)."""
-    l = labels.shape[1]
-    alike = labels[:, :, None] == labels[:, None]
-    return (alike * torch.arange(l, 0, -1, device=labels.device)).argmax(-1)
 
 
 def partners(s: int, device: torch.device) -> Tensor:

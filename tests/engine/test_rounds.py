@@ -12,8 +12,8 @@ from gpulime.engine.engine import Engine
 from gpulime.engine.masked import Masked, Wanted
 from gpulime.engine.masks import resolve
 from gpulime.engine.model import Predictor
-from gpulime.engine.rounds import Stopping
 from gpulime.engine.settings import Settings
+from gpulime.engine.stopping import Stopping
 
 K = 30  # columns of a mask
 LOOK = 4  # rows by which the engine sees that a model is steady
@@ -162,6 +162,33 @@ def test_a_wrong_look_is_less_likely_at_later_looks():
     assert settled == sorted(settled, reverse=True)
     assert settled[0]
     assert not settled[-1]
+
+
+@pytest.mark.parametrize(("noise", "settled"), [(0.001, True), (0.01, True), (0.05, False)])
+def test_a_label_with_two_parts_is_settled_once_all_others_are_surely_small(noise, settled):
+    coefficients = torch.full((1, 1, 30), 0.001)
+    coefficients[0, 0, [3, 8]] = torch.tensor([1.0, -0.4])
+    errors = torch.full((1, 1, 30), noise)
+    assert Stopping().settled(coefficients, errors, torch.tensor([[0]]), torch.tensor([30]), 1).tolist() == [settled]
+
+
+def test_a_part_that_may_have_an_effect_is_not_settled():
+    coefficients = torch.tensor([[[1.0, 0.001, 0.001, 0.001, 0.001, 0.001]]])
+    errors = torch.tensor([[[0.001, 0.001, 0.001, 0.001, 0.001, 0.1]]])
+    for part in (1, 5):  # among the five strongest, and below
+        unknown = errors.clone()
+        unknown[0, 0, [part, 5]] = unknown[0, 0, [5, part]]
+        assert not Stopping().settled(coefficients, unknown, torch.tensor([[0]]), torch.tensor([6]), 1).any()
+
+
+def test_few_parts_with_an_effect_end_the_rounds():
+    def model(rows):
+        first = torch.sigmoid(2 * rows[:, 4] - rows[:, 9] + rows[:, 4] * rows[:, 9])
+        return torch.stack([first, 1 - first], 1)
+
+    found = explain(model, [30], stopping=Stopping(max_samples=2000), estimator="gp")
+    assert int(found.samples) <= 257
+    assert set(found.coefficients[0, 0].abs().topk(2).indices.tolist()) == {3, 8}
 
 
 def test_non_finite_outputs_end_the_rounds():

@@ -16,8 +16,8 @@ from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.engine import Engine
 from gpulime.engine.masks import resolve
 from gpulime.engine.model import Predictor
-from gpulime.engine.rounds import Stopping
 from gpulime.engine.settings import Settings
+from gpulime.engine.stopping import Stopping
 from gpulime.errors import GpulimeError
 
 ESTIMATORS = ["wls", "gp"]
