@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpulime import device as devices
-from gpulime.engine import rounds
+from gpulime.engine import rounds, walsh
 from gpulime.engine.batch_size import BatchSize, row_bytes
 from gpulime.engine.designs import Antithetic, Design
 from gpulime.engine.flight import MASK_ENTRIES, Flight
@@ -73,6 +73,7 @@ class Engine(Generic[E]):
                 raise GpulimeError(f"{right}; got {sampler.name!r}")
             self.sampler = Sizes(sampler.seed, n_samples)
         self.stopping, self._warned, self._tried, self._looked = stopping, False, False, False
+        self._known: set[int] = set()  # numbers of parts for which the kernel is right
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +91,12 @@ class Engine(Generic[E]):
         if not isinstance(self.sampler, Design):
             return Flight(inputs, self.n_samples, self.sampler, self.top_labels)
         n_samples = None if self.stopping else self.n_samples
-        return PlannedFlight.of(inputs, n_samples, self.sampler, self.top_labels, self.stopping)
+        flight = PlannedFlight.of(inputs, n_samples, self.sampler, self.top_labels, self.stopping)
+        if self.settings.estimator == "gp" and self.settings.kernel != SHAPLEY:
+            for count in flight.sampled - self._known:
+                walsh.check_kernel(count, self.settings)
+                self._known.add(count)
+        return flight
 
     def queue(self, progress: Callable[[int], object] | None = None) -> Queue[E]:
         """Make an empty queue; ``put`` the flights from `prepare`, and ``finish`` it after the last."""

@@ -36,6 +36,7 @@ class PlannedFlight(Flight):
     plan: Plan = field(kw_only=True)
     design: Design = field(kw_only=True)
     stopping: Stopping | None = field(kw_only=True, default=None)
+    sampled: set[int] = field(kw_only=True, default_factory=set)  # numbers of parts of inputs that do not get all masks
     looks: int = field(init=False, default=0)
     going: list[int] = field(init=False)  # inputs that are not settled
     found: dict[str, Tensor] = field(init=False, default_factory=dict)
@@ -61,7 +62,8 @@ class PlannedFlight(Flight):
         masks = design.draw(inputs.keys, counts, k, 0, s)
         if any(whole):
             masks = torch.where(torch.tensor(whole, device=counts.device)[:, None, None], exhaustive(counts, k, s), masks)
-        return cls(inputs, s, masks, top_labels, plan=Plan(masks, counts, used, whole), design=design, stopping=stopping)
+        plan, sampled = Plan(masks, counts, used, whole), {size for size, all_ in zip(sizes, whole, strict=True) if not all_}
+        return cls(inputs, s, masks, top_labels, plan=plan, design=design, stopping=stopping, sampled=sampled)
 
     def __post_init__(self) -> None:
         super().__post_init__()

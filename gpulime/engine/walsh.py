@@ -27,52 +27,80 @@ import torch
 from torch import Tensor
 
 from gpulime.engine.proximity import proximity
+from gpulime.errors import check
 
 if TYPE_CHECKING:
     from gpulime.engine.settings import Settings
 
 ORDERS = 3  # of kernels; with lime's weights, products of higher order have slopes below 1e-4 of the first
+MOST_BEYOND = 0.1  # of the first order's slope, that of the first order above
+EXACT = 1e-6
 
 
 @dataclass(frozen=True)
 class Slopes:
-    """Slopes, per unit of z, of a product of order d: (n, ORDERS + 1) float64 each, d in the last dimension."""
+    """Slopes, per unit of z, of a product of order d: (n, orders + 1) float64 each, d in the last dimension."""
 
     inside: Tensor  # of a part that is in the product
     outside: Tensor  # of any other part
     counts: Tensor | None = None  # (n,) parts, for Shapley values: unlike lime's slopes, they depend on products of all orders
 
 
-def limit(counts: Tensor, k: int, settings: Settings) -> Slopes:
-    """Slopes of products of each order for inputs with ``counts`` (n,) parts, at most k."""
+def limit(counts: Tensor, k: int, settings: Settings, orders: int = ORDERS) -> Slopes:
+    """Slopes of products of each order up to ``orders`` for inputs with ``counts`` (n,) parts, at most k."""
     if settings.kernel == "shapley":  # the parts of a product share chi_S(all) - chi_S(none) equally
-        order = torch.arange(ORDERS + 1, device=counts.device)
+        order = torch.arange(orders + 1, device=counts.device)
         odd = (order % 2 == 1) & (order <= counts[:, None])
         inside = 2 * odd.double() / order.clamp(min=1)
         return Slopes(inside, torch.zeros_like(inside), counts)
     shown = torch.arange(k + 1, device=counts.device)
     by_shown = (torch.arange(k, device=counts.device) < shown[:, None]).expand(len(counts), k + 1, k)  # 0 to k parts
-    return _slopes(proximity(by_shown & (shown[:-1] < counts[:, None])[:, None], counts, settings), counts)
+    return _slopes(proximity(by_shown & (shown[:-1] < counts[:, None])[:, None], counts, settings), counts, orders)
 
 
-def _slopes(weights: Tensor, counts: Tensor) -> Slopes:
+def check_kernel(count: int, settings: Settings) -> None:
+    """Fail if the slopes of an input with ``count`` parts depend on products of many parts, or do not exist.
+
+    Raises
+    ------
+    GpulimeError
+        If the kernel gives nearly all weight to masks near the whole input, or to none.
+    """
+    found = limit(torch.tensor([count]), count, settings, ORDERS + 1)
+    first, outside, beyond = (float(one) for one in (found.inside[0, 1], found.outside[0, 1], found.inside[0, ORDERS + 1]))
+    # The slope of a single part is 2 by definition, so another number is a singular system. A comparison with NaN is false.
+    exists = abs(first - 2) < EXACT and abs(outside) < EXACT
+    few = f"kernel={settings.kernel!r} with kernel_width={settings.kernel_width!r} and distance={settings.distance!r}"
+    check(
+        exists and abs(beyond) <= MOST_BEYOND * 2,
+        f"{few} gives too little weight to most masks of {count} parts for estimator='gp', which knows products of up to "
+        f"{ORDERS} parts: take a larger kernel_width (0.25 is lime's for images), or estimator='wls'",
+    )
+
+
+def _slopes(weights: Tensor, counts: Tensor, orders: int = ORDERS) -> Slopes:
     """The same from the weights (n, k + 1) of masks that show 0 to k parts; entries beyond a count are ignored."""
     k = counts[:, None].double()
     shown = torch.arange(weights.shape[1], dtype=torch.float64, device=weights.device)
     log_share = torch.lgamma(k + 1) - torch.lgamma(shown + 1) - torch.lgamma((k - shown).clamp(min=0) + 1) - k * math.log(2)
     mass = weights * log_share.exp().masked_fill(shown > k, 0.0)
+    share = mass / mass.sum(-1, keepdim=True)
     # The mean of chi_S over |S| = d, at a mask that shows `shown` parts: normalised Krawtchouk polynomials, by recursion.
     mean = [torch.ones_like(mass), (2 * shown - k) / k]
-    for d in range(1, ORDERS + 1):
+    for d in range(1, orders + 1):
         mean.append(((2 * shown - k) * mean[d] - d * mean[d - 1]) / (k - d).clamp(min=1))
-    o = torch.stack([(mass * one).sum(-1) for one in mean], -1)  # omega_0 to omega_{ORDERS + 1}; orders above k are not used
-    order = torch.arange(ORDERS + 1, dtype=torch.float64, device=o.device)
-    middle, up, down = o[:, :-1], o[:, 1:], torch.cat([o[:, :1], o[:, :-2]], -1)
-    o0, o1, o2 = o[:, :1], o[:, 1:2], o[:, 2:3]
-    total = (order * down + (k - order) * up - k * o1 * middle / o0) / (o0 + (k - 1) * o2 - k * o1**2 / o0)
-    base = o2 * total + o1 * (middle - o1 * total) / o0
-    spread = (o0 - o2).where(k > 1, o0)
-    inside, outside = (2 * (side - base) / spread for side in (down, up))
+    chi = torch.stack(mean, -1)  # (n, k + 1, orders + 2); orders above k are not used
+    # The mean slope of all parts is that of chi_S on the number of shown parts. Sums of centred terms keep their digits if
+    # nearly all weight is on one number.
+    step = shown - (share * shown).sum(-1, keepdim=True)
+    centred = chi[..., :-1] - (share[..., None] * chi[..., :-1]).sum(1, keepdim=True)
+    level = (share * step)[:, None] @ centred / (share * step.square()).sum(-1)[:, None, None]
+    # Parts of the product differ from all others by E[w (chi_{d - 1} - chi_{d + 1})] / (o_0 - o_2), times 2 per unit of z.
+    below = torch.cat([chi[..., :1], chi[..., :-2]], -1)
+    spread = (share * shown * (k - shown)).sum(-1, keepdim=True).where(k > 1, 1.0)
+    apart = (share[:, None] @ (below - chi[..., 1:]))[:, 0] * k * (k - 1) / (2 * spread)
+    order = torch.arange(orders + 1, dtype=torch.float64, device=mass.device)
+    inside, outside = (level[:, 0] + apart * part for part in ((k - order) / k, -order / k))
     exists = order <= k
     return Slopes(inside.masked_fill(~exists, 0.0), outside.masked_fill(~(exists & (order < k)), 0.0))
 

@@ -14,6 +14,7 @@ from gpulime.engine.masks import resolve
 from gpulime.engine.model import Predictor
 from gpulime.engine.settings import Settings
 from gpulime.engine.stopping import Stopping
+from gpulime.errors import GpulimeError
 
 K = 30  # columns of a mask
 LOOK = 4  # rows by which the engine sees that a model is steady
@@ -189,6 +190,15 @@ def test_few_parts_with_an_effect_end_the_rounds():
     found = explain(model, [30], stopping=Stopping(max_samples=2000), estimator="gp")
     assert int(found.samples) <= 257
     assert set(found.coefficients[0, 0].abs().topk(2).indices.tolist()) == {3, 8}
+
+
+def test_a_kernel_without_weights_fails_before_any_forward():
+    model = Model()
+    for kernel in (lambda d, width: (d == 0).double(), lambda d, width: 0 * d):
+        with pytest.raises(GpulimeError, match="estimator='gp'"):
+            explain(model, [4, 30], estimator="gp", kernel=kernel)
+    assert not model.rows
+    explain(model, [4], estimator="gp", kernel=lambda d, width: (d == 0).double())  # all masks
 
 
 def test_non_finite_outputs_end_the_rounds():

@@ -10,6 +10,7 @@ import torch
 from gpulime.engine import walsh
 from gpulime.engine.proximity import proximity
 from gpulime.engine.settings import Settings
+from gpulime.errors import GpulimeError
 
 
 def all_masks(k):
@@ -58,3 +59,27 @@ def test_slopes_and_variances_of_kernels(k):
         expected = slopes_of(slopes_of(kernel[0], k), k).diagonal()  # of the slopes of both arguments
         torch.testing.assert_close(variance[0, :k], expected, rtol=0, atol=1e-11)
         assert kernel.abs().max() < 1e-9 or (kernel[0].diagonal() - 1).abs().max() < 1e-12
+
+
+DEGENERATE = {
+    "all weight on the whole input": {"kernel": lambda d, width: (d == 0).double()},
+    "no weight": {"kernel": lambda d, width: 0 * d},
+    "too narrow": {"kernel_width": 0.03},
+    "far too narrow": {"kernel_width": 1e-4},
+    "another unit": {"distance": "manhattan"},
+}
+
+
+@pytest.mark.parametrize("settings", DEGENERATE.values(), ids=DEGENERATE)
+@pytest.mark.parametrize("count", [3, 6, 50])
+def test_kernels_without_a_limit_in_few_orders_are_refused(settings, count):
+    if count == 3 and "kernel" not in settings:
+        pytest.skip("three orders are all that three parts have")
+    with pytest.raises(GpulimeError, match=f"{count} parts for estimator='gp'.*kernel_width"):
+        walsh.check_kernel(count, Settings(estimator="gp", **settings))
+
+
+@pytest.mark.parametrize("settings", [{}, {"kernel": "uniform"}, {"kernel_width": None}, {"kernel_width": 0.1}])
+@pytest.mark.parametrize("count", [1, 2, 3, 20, 400])
+def test_other_kernels_are_not(settings, count):
+    walsh.check_kernel(count, Settings(estimator="gp", **settings))

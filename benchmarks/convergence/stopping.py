@@ -1,0 +1,129 @@
+"""``python -m benchmarks.convergence.stopping``: adaptive stopping beside one number of samples for all, at the same error.
+
+Each rule explains the games of a case by the presets' sampler and estimator until they are settled. ``fixed`` are the forwards
+that the same pair takes for the same mean squared error if all games get equally many, between the rows of
+``results/convergence`` on logarithmic scales. Tolerances are multiples of the root mean square of lime's error at 1000 samples.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.convergence import fashion, photographs, summary, targets, texts
+from benchmarks.convergence.games import Array, Case, Game
+from benchmarks.convergence.measure import LIME, LIME_S, Memory, OneGame, Pair
+from benchmarks.rows import columns, parser, read, save, where
+from gpulime.engine import masks as samplers
+from gpulime.engine.batch_size import BatchSize
+from gpulime.engine.engine import Engine
+from gpulime.engine.model import Predictor
+from gpulime.engine.quality import QUALITIES
+from gpulime.engine.settings import Settings
+from gpulime.engine.stopping import TOP, Stopping
+
+CASES = {case.name: case for case in (fashion.CASE, photographs.CASE, texts.CASE)}
+FAST = QUALITIES["fast"]
+PAIR = Pair(FAST.sampler, FAST.estimator, FAST.link)
+TOLERANCES = (1.0, 0.7, 0.5, 0.35)
+MOST = 2049  # samples of a game
+
+
+class Row(columns("case rule games repeats forwards most mse to_lime fixed top5 wrong")):
+    """A rule on all games of a case: mean and most forwards, and the mean squared error.
+
+    ``wrong`` is the share of games that ended before the most samples with other five strongest parts, or another sign of
+    them, than the target. "top 5" promises at most 0.05; tolerances promise nothing about it.
+    """
+
+    FOLDER = "convergence/stopping"
+    KEY = ("case", "rule")
+
+
+def rules(rms: float) -> dict[str, Stopping]:
+    """Rules by name; tolerances are multiples of ``rms``."""
+    found = {f"tolerance {share:g}": Stopping(tolerance=share * rms, max_samples=MOST) for share in TOLERANCES}
+    return found | {"top 5, confidence 0.95": Stopping(max_samples=MOST)}
+
+
+def explained(game: Game, model: Memory, rule: Stopping, seed: int) -> tuple[Array, int]:
+    """Coefficients (k,) of a game's label, and the forwards until the rule ended them."""
+    settings = Settings(feature_selection="none", estimator=PAIR.estimator, link=PAIR.link)
+    sampler, predictor = samplers.resolve(PAIR.sampler, seed, FAST.expected), Predictor(model, None, "float32", None)
+    engine = Engine(predictor, BatchSize(1024), OneGame(game), sampler, FAST.expected, 1, settings, rule)
+    [found] = engine.explained([game])
+    return found.coefficients[0, 0].double().numpy(), int(found.samples[0])
+
+
+def right(found: Array, target: Array) -> bool:
+    """Tell if the five strongest parts and their signs are those of the target."""
+    best = np.argsort(-abs(target))[:TOP]
+    same = set(best) == set(np.argsort(-abs(found))[:TOP])
+    return same and bool((np.sign(found[best]) == np.sign(target[best])).all())
+
+
+def fixed(rows: Sequence[summary.Row], mse: float) -> float:
+    """Forwards of the pair with equally many for each game and this mean squared error."""
+    points = [(int(row.forwards), float(row.mse) / mse) for row in rows if row.pair == PAIR]
+    return summary.enough(sorted(points))
+
+
+def run(case: Case, rows: Sequence[summary.Row], repeats: int, most: int, kept: Path | None = None) -> list[Row]:
+    """Measure each rule on the games behind a case's rows."""
+    lime = next(float(row.mse) for row in rows if row.pair == LIME and int(row.s) == LIME_S)
+    known, found = targets.stored(case), {name: [] for name in rules(1.0)}
+    for game in case.games():
+        if game.name not in known:
+            continue
+        target, error, *_ = known[game.name]
+        model = Memory(game, kept and kept / case.name)
+        for name, rule in rules(lime**0.5).items():
+            for seed in range(repeats):
+                coefficients, forwards = explained(game, model, rule, seed)
+                best = np.argsort(-abs(target))[:TOP], np.argsort(-abs(coefficients))[:TOP]
+                ended = forwards < MOST
+                squared = ((coefficients - target) ** 2).mean() - error
+                found[name].append(
+                    (forwards, squared, len(np.intersect1d(*best)) / TOP, ended and not right(coefficients, target))
+                )
+        model.save()
+        if len(found[name]) == most * repeats:
+            break
+    return [_row(case, name, np.array(one), repeats, lime, rows) for name, one in found.items()]
+
+
+def _row(case: Case, rule: str, found: Array, repeats: int, lime: float, rows: Sequence[summary.Row]) -> Row:
+    forwards, mse, top5, wrong = found.mean(0)
+    values = f"{forwards:.0f}", f"{found[:, 0].max():.0f}", f"{mse:.3g}", f"{mse / lime:.3g}", f"{fixed(rows, mse):.0f}"
+    row = Row(case.name, rule, str(len(found) // repeats), str(repeats), *values, f"{top5:.3f}", f"{wrong:.3f}", **where())
+    print(
+        f"{case.name}, {rule}: {row.forwards} forwards, {row.most} at most; fixed {row.fixed} for the same error, "
+        f"{row.to_lime} of lime's; top 5 {row.top5}, wrong {row.wrong}",
+        flush=True,
+    )
+    return row
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the cases that have rows."""
+    made = parser("convergence.stopping", __doc__, CASES)
+    made.add_argument("--kept", type=Path, help="folder for outputs of models, so that no forward is done twice")
+    given = made.parse_args(argv)
+    for name in given.only or CASES:
+        rows = read(summary.path(name), summary.Row)
+        try:
+            repeats = given.repeats or CASES[name].repeats
+            found = run(CASES[name], rows, repeats, int(rows[0].games), given.kept)
+        except (FileNotFoundError, ModuleNotFoundError) as missing:
+            print(f"{name}: skipped, {missing}", flush=True)
+            continue
+        if given.save:
+            save(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
