@@ -238,8 +238,9 @@ class Explainer(Engine[ExplainedImages]):
         explanations = ExplainedImages.cat(list(self.explained(batch)))
         for i in explanations.non_finite.nonzero().flatten().tolist():
             count = int(explanations.non_finite[i])
+            unusable = "no probabilities, NaN or infinite" if self.sampling.link == "logit" else "NaN or infinite"
             warnings.warn(
-                f"image {i}: the model's output was NaN or infinite for {count} of {int(explanations.samples[i])} samples; "
+                f"image {i}: the model's output was {unusable} for {count} of {int(explanations.samples[i])} samples; "
                 "its coefficients are NaN",
                 stacklevel=2,
             )

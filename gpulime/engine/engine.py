@@ -107,7 +107,7 @@ class Engine(Generic[E]):
         if self.settings.link == "logit" and isinstance(flight, PlannedFlight) and not self._looked:
             self._looked = True
             check(
-                bool(probabilities(flight.whole[:, None]).all()),
+                bool(probabilities(flight.whole).all()),
                 "link='logit' needs outputs that are probabilities and sum to 1: activation='softmax', or None if the model "
                 f"has a softmax; got outputs from {float(flight.whole.min()):.3g} to {float(flight.whole.max()):.3g}",
             )

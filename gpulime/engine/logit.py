@@ -60,9 +60,8 @@ def posterior(
 
 
 def probabilities(outputs: Tensor) -> Tensor:
-    """Tell for each input if its outputs (n, s, classes) are probabilities that sum to 1: (n,) bool."""
-    fit = (outputs >= 0) & ((outputs.sum(-1, keepdim=True) - 1).abs() < NEAR)
-    return fit.flatten(1).all(1)
+    """Tell for each row of outputs (..., classes) if they are probabilities that sum to 1: (...) bool."""
+    return (outputs >= 0).all(-1) & ((outputs.sum(-1) - 1).abs() < NEAR)
 
 
 def _of(values: Tensor, place: Tensor) -> Tensor:

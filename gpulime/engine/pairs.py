@@ -40,7 +40,7 @@ def solved(masks: Tensor, outputs: Tensor, labels: Tensor, fresh: Tensor, counts
         estimates.append(gaussian_process.posterior(rows, y[:, ::2], y[:, 1::2], scales, limit))
     if settings.link != "identity":
         estimates.append(logit.posterior(rows, all_y, labels, fresh, scales, counts, limit, settings))
-    found = estimates[0] if len(estimates) == 1 else _better(estimates, logit.probabilities(all_y))
+    found = estimates[0] if len(estimates) == 1 else _better(estimates, logit.probabilities(all_y).all(1))
     whole = outputs[:, 0].gather(1, labels)
     return _linear(z, y, proximity(masks[:, pairs], counts, settings), found, whole)
 

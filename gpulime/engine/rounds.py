@@ -13,6 +13,7 @@ from gpulime import device as devices
 from gpulime.engine import pairs, shapley, surrogate
 from gpulime.engine.designs import Design, exhaustive
 from gpulime.engine.flight import Drawn, Flight
+from gpulime.engine.logit import probabilities
 from gpulime.engine.masked import Masked
 from gpulime.engine.plan import Plan
 from gpulime.engine.proximity import proximity
@@ -137,8 +138,13 @@ def _unsettled(flight: PlannedFlight, stopping: Stopping) -> list[int]:
 def _estimated(
     masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, whole: bool
 ) -> dict[str, Tensor]:
-    """Estimate as `estimate` does; NaN for inputs with a non-finite output of a label."""
+    """Estimate as `estimate` does; NaN for inputs with outputs that cannot be used.
+
+    These are non-finite outputs of a label and, with the logit link, samples whose outputs are no probabilities.
+    """
     usable = outputs.abs() <= LARGEST  # not NaN
+    if settings.link == "logit" and not whole:
+        usable = usable & probabilities(outputs)[..., None]
     outputs = outputs.where(usable, 0.0)
     finite = usable.gather(2, labels[:, None].expand(-1, masks.shape[1], -1)).all(-1)
     found = estimate(masks, outputs, labels, counts, settings, whole)

@@ -47,7 +47,8 @@ class Explanations:
     counts : (n,) int64, parts of each input
     samples : (n,) int64, masks that the fit used, with the one that shows everything; ``2**counts`` if these are all; 0 if not
         known
-    non_finite : (n,) int64, samples whose output was NaN, infinite or beyond 1e30; then coefficients are NaN
+    non_finite : (n,) int64, samples whose output was NaN, infinite, beyond 1e30 or, with ``link="logit"``, no probabilities;
+        then coefficients are NaN
     class_names : sequence of str or mapping of int to str, or None if they are not known
     """
 

@@ -124,6 +124,19 @@ def test_an_input_is_explained_alike_alone_and_beside_others():
         torch.testing.assert_close(alone.coefficients[0], together.coefficients[i], rtol=0, atol=1e-9)
 
 
+def test_the_logit_link_estimates_nothing_from_outputs_that_are_no_probabilities():
+    """The engine fails for the first inputs; later ones become NaN, since a check would wait for the device."""
+
+    def model(rows):
+        outputs = Model()(rows)
+        return torch.where((rows[:, :1] == 40) & (rows[:, 1:2] == 0), 3 * outputs - 1, outputs)
+
+    found = explain(model, [30] * 40 + [30, 4, 30], estimator="gp", link="logit")
+    assert found.non_finite.tolist() == [0] * 40 + [64, 0, 0]
+    assert found.coefficients[40].isnan().all()
+    assert found.coefficients[[*range(40), 41, 42]].isfinite().all()
+
+
 def test_rounds_end_at_the_tolerance():
     model = Model(noise=0.3)
     stopping = Stopping(tolerance=0.02, max_samples=5000)
