@@ -12,6 +12,10 @@ from gpulime.errors import check, unknown, whole
 
 ESTIMATORS = ("ridge", "wls", "gp")
 SHAPLEY = "shapley"  # a kernel without distances
+WITH_SHAPLEY = (
+    f"kernel={SHAPLEY!r} needs all of sampler='antithetic', estimator='gp' or 'wls', link='identity' and num_features=None, "
+    "beside any quality"
+)
 LINKS = ("identity", "logit", "auto")
 REGULAR = 1e-6  # penalty of "wls", so that no system is singular
 
@@ -39,11 +43,9 @@ class Settings:
         if not (isinstance(self.link, str) and self.link in LINKS):
             raise unknown("link", self.link, LINKS)
         if self.kernel == SHAPLEY:
-            right = f"kernel={SHAPLEY!r} needs"
-            unpenalised = "estimator='wls' or 'gp': a penalty would keep the values from adding up"
-            check(self.estimator != "ridge", f"{right} {unpenalised}; got {self.estimator!r}")
-            check(self.link == "identity", f"{right} link='identity'; got {self.link!r}")
-            check(self.num_features is None, f"{right} num_features=None; got {self.num_features!r}")
+            for name, right in (("estimator", ("wls", "gp")), ("link", ("identity",)), ("num_features", (None,))):
+                value = getattr(self, name)
+                check(value in right, f"{WITH_SHAPLEY}; got {name}={value!r}")
         if self.feature_selection not in SELECTIONS:
             raise unknown("feature_selection", self.feature_selection, SELECTIONS)
         fits = isinstance(self.alpha, Real) and not isinstance(self.alpha, bool) and 0 <= self.alpha < math.inf

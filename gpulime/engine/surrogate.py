@@ -48,7 +48,7 @@ class Surrogate:
     intercepts : (n, l)
     scores : (n, l) weighted R2; NaN, since undefined, if the output is constant
     scores_loo : (n, l) weighted leave-one-out R2: each sample is predicted by the model fitted to all other samples; NaN if
-        ``scores`` is NaN, or if a single sample determines a coefficient
+        ``scores`` is NaN, or if a single sample determines a coefficient; ``scores`` if the samples are all masks
     spreads : (n, l) weighted standard deviation of the output over the masked samples; NaN if all of these have weight 0
     local_predictions : (n, l), the linear model's prediction for sample 0
     ranks : (n, l, k) int64, the order in which the parts were selected, from 0; -1 if not selected
@@ -69,8 +69,8 @@ class Surrogate:
         return Surrogate(**{name: value[index, place] for name, value in vars(self).items()})
 
     def exact(self) -> Surrogate:
-        """The same, if all masks have been seen: without sampling errors."""
-        return replace(self, standard_errors=torch.zeros_like(self.coefficients))
+        """The same, if all masks have been seen: without sampling errors, and without masks that the score has not seen."""
+        return replace(self, standard_errors=torch.zeros_like(self.coefficients), scores_loo=self.scores)
 
 
 @stage("surrogate")

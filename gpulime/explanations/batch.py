@@ -42,7 +42,7 @@ class Explanations:
     scores_loo : (n, l) float64, weighted leave-one-out R2: each sample is predicted by the model fitted to all others. 1 is
         exact, 0 no better than the mean, below 0 worse. ``1 - sum(w (y - y_left_out)**2) / sum(w (y - mean)**2)``, with the
         weighted mean of all samples. NaN if ``scores`` is, and if a sample fixes a coefficient alone, as with a kernel so
-        narrow that sample 0 has all the weight
+        narrow that sample 0 has all the weight. Equal to ``scores`` if the samples are all masks that exist
     spreads : (n, l) float64, weighted standard deviation of the output over samples 1 to s - 1; NaN if none has any weight
     counts : (n,) int64, parts of each input
     samples : (n,) int64, masks that the fit used, with the one that shows everything; ``2**counts`` if these are all; 0 if not

@@ -84,6 +84,14 @@ def test_few_parts_get_all_masks_and_exact_coefficients(sampler, estimator):
     assert (found.standard_errors[1, 0] > 0).all()
 
 
+@pytest.mark.parametrize("estimator", ["ridge", "wls", "gp"])
+def test_with_all_masks_none_is_left_out(estimator):
+    found = explain(Model(), [1, 2, 3, 5], estimator=estimator, alpha=1.0)
+    assert found.samples.tolist() == [2, 4, 8, 32]
+    assert torch.equal(found.scores_loo, found.scores)
+    assert (found.scores > 0).all()
+
+
 def test_lime_draws_its_samples_for_few_parts_too():
     assert explain(Model(), [3], sampler="bernoulli").samples.tolist() == [129]
 
