@@ -26,7 +26,7 @@ from gpulime.engine.settings import SHAPLEY, WITH_SHAPLEY, Settings
 from gpulime.engine.shapley import Sizes
 from gpulime.engine.stopping import Stopping
 from gpulime.engine.surrogate import FITTED, LARGEST, Moments, Samples, check_memory, solved
-from gpulime.errors import check, stage
+from gpulime.errors import GpulimeError, check, stage
 from gpulime.explanations.batch import Explanations
 
 E = TypeVar("E", bound=Explanations)  # the explanations of one kind of inputs
@@ -68,7 +68,8 @@ class Engine(Generic[E]):
         self.predictor, self.batch_size, self.masker = predictor, batch_size, masker
         self.sampler, self.n_samples, self.top_labels, self.settings = sampler, n_samples, top_labels, settings
         if settings.kernel == SHAPLEY:
-            check(isinstance(sampler, Antithetic), f"{WITH_SHAPLEY}; got sampler={sampler.name!r}")
+            if not isinstance(sampler, Antithetic):
+                raise GpulimeError(f"{WITH_SHAPLEY}; got sampler={sampler.name!r}")
             self.sampler = Sizes(sampler.seed, n_samples)
         self.stopping, self._warned, self._tried, self._looked = stopping, False, False, False
         self._known: set[int] = set()  # numbers of parts for which the kernel is right
