@@ -11,6 +11,7 @@ from gpulime import labels as numbers
 from gpulime.classes import Names, called
 from gpulime.errors import GpulimeError, check, unknown
 from gpulime.explanations import fields
+from gpulime.explanations.shown import Shown, ShownList
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ class DomainMapper:
     Subclasses are `gpulime.explanations.text.TextDomainMapper` and `gpulime.explanations.table.TableDomainMapper`.
     """
 
-    def map_exp_ids(self, exp: Weights, **kwargs: Any) -> list[tuple[Any, float]]:
+    def map_exp_ids(self, exp: Weights, *args: Any, **kwargs: Any) -> list[tuple[Any, float]]:
         """Replace the part's number by its name in each pair (part, weight).
 
         Parameters
@@ -45,7 +46,7 @@ class DomainMapper:
         """
         return list(exp)
 
-    def instance_html(self, exp: Weights, label: int, **kwargs: Any) -> str:
+    def instance_html(self, exp: Weights, label: int, *args: Any, **kwargs: Any) -> str:
         """HTML of the input with the weights of one label; empty if there is no view of it.
 
         Parameters
@@ -53,13 +54,14 @@ class DomainMapper:
         exp : sequence of (part, weight)
         label : int
             The label that the weights belong to.
-        kwargs
-            Options of a subclass.
+        args, kwargs
+            Options of a subclass. `Explanation.as_html` passes ``unsure``, the parts whose sign is not certain, and
+            ``heading``, HTML that names the label.
         """
         return ""
 
 
-class Explanation:
+class Explanation(Shown):
     """The explanation of one input, with lime's fields and methods.
 
     Parameters
@@ -267,7 +269,7 @@ class BatchExplanation(Explanation):
         return super().as_pyplot_figure(label, **kwargs)
 
 
-class ExplanationList(list[Explanation]):
+class ExplanationList(ShownList, list[Explanation]):
     """A list of explanations with HTML for notebooks; so is a slice of it."""
 
     @overload

@@ -6,13 +6,13 @@ the notebook's colour, and all text is escaped.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from html import escape
 
 from gpulime.classes import called, name_of
-from gpulime.explanations import shades
+from gpulime.explanations import markup, shades
 from gpulime.explanations.image import ImageExplanation
+from gpulime.explanations.markup import CELL, NUMBER, QUIET, more, number, square
 from gpulime.explanations.window import MOST_PLAIN
 
 SIDES = (160, 256)  # of a picture, in pixels
@@ -20,11 +20,6 @@ SMALL_SIDES = (112, 160)
 STRONGEST = 5
 MOST_IMAGES = 12
 MOST_LABELS = 10
-
-LINE = "1px solid rgba(128,128,128,0.35)"
-CELL = f"padding:2px 14px 2px 0;text-align:left;vertical-align:baseline;border:0;border-bottom:{LINE};background:none"
-NUMBER = CELL.replace("text-align:left", "text-align:right")
-QUIET = "opacity:0.7;font-size:90%"
 
 
 def one(explanation: ImageExplanation) -> str:
@@ -42,14 +37,14 @@ def one(explanation: ImageExplanation) -> str:
         ("R² fitted", NUMBER),
         ("strongest segments" + ", ± 95 % interval" * any(shades.errors(explanation, label) for label in labels), CELL),
     )
-    head = "".join(f'<th style="{style};font-weight:normal;{QUIET}">{name}</th>' for name, style in headings)
+    head = markup.row(headings, "th")
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:12px;align-items:flex-start">'
         f"{_img(picture, 'the image')}{_img(overlay, f'segments for and against {name}')}"
-        f'<div><table style="border-collapse:collapse;margin:0;font-variant-numeric:tabular-nums">'
-        f"<thead><tr>{head}</tr></thead><tbody>{shown}</tbody></table>"
-        f"{_more(len(labels) - MOST_LABELS, 'label')}"
-        f'<p style="{QUIET};margin:6px 0 0">Shown is {name}, with ids: {_square(1)} for it, {_square(-1)} against it.'
+        f'<div><table style="{markup.TABLE}">'
+        f"<thead>{head}</thead><tbody>{shown}</tbody></table>"
+        f"{more(len(labels) - MOST_LABELS, 'label')}"
+        f'<p style="{QUIET};margin:6px 0 0">Shown is {name}, with ids: {square(1)} for it, {square(-1)} against it.'
         f"{f' {_upper(shades.HATCHED)}.' * bool(_hatched(explanation, labels[0]))}{_bands(explanation)}</p>"
         "</div></div>"
     )
@@ -62,7 +57,7 @@ def many(title: str, explanations: Sequence[ImageExplanation], left_out: int) ->
     hatched = f'<p style="{QUIET};margin:6px 0 0">{_upper(shades.HATCHED)}.</p>' if any_hatched else ""
     return (
         f'<div><p style="margin:0 0 8px">{escape(title)}</p>'
-        f'<div style="display:flex;flex-wrap:wrap;gap:12px">{figures}</div>{hatched}{_more(left_out, "image")}</div>'
+        f'<div style="display:flex;flex-wrap:wrap;gap:12px">{figures}</div>{hatched}{more(left_out, "image")}</div>'
     )
 
 
@@ -73,7 +68,7 @@ def _figure(i: int, explanation: ImageExplanation) -> str:
     label = labels[0]
     _, overlay = _pictures(explanation, label, SMALL_SIDES, 0)
     name = escape(called(label, explanation.class_names))
-    facts = [name, _number(explanation.predictions.get(label), 3), shades.score(explanation, label)]
+    facts = [name, number(explanation.predictions.get(label), 3), shades.score(explanation, label)]
     said = " · ".join(filter(None, facts))
     return (
         f'<figure style="margin:0">{_img(overlay, f"image {i}, segments for and against {name}")}'
@@ -97,18 +92,18 @@ def _row(explanation: ImageExplanation, label: int) -> str:
     decimals = shades.decimals(largest)
     half = {s: f'&nbsp;<span style="{QUIET}">±{shades.INTERVAL * error:.{decimals}f}</span>' for s, error in known.items()}
     segments = " ".join(
-        f'<span style="white-space:nowrap;margin-right:10px">{_square(w)} {segment}&nbsp;{shades.signed(w, largest)}'
+        f'<span style="white-space:nowrap;margin-right:10px">{square(w)} {segment}&nbsp;{shades.signed(w, largest)}'
         f"{half.get(segment, '')}</span>"
         for segment, w in picked
     )
     cells = (
         (escape(name_of(label, explanation.class_names) or str(label)), CELL),
-        (_number(explanation.predictions.get(label), 3), NUMBER),
-        (_number(explanation.scores_loo.get(label), 2), NUMBER),
-        (_number(explanation.scores.get(label), 2), NUMBER),
+        (number(explanation.predictions.get(label), 3), NUMBER),
+        (number(explanation.scores_loo.get(label), 2), NUMBER),
+        (number(explanation.scores.get(label), 2), NUMBER),
         (segments or "none", CELL),
     )
-    return "<tr>" + "".join(f'<td style="{style}">{text}</td>' for text, style in cells) + "</tr>"
+    return markup.row(cells)
 
 
 def _hatched(explanation: ImageExplanation, label: int) -> list[int]:
@@ -125,19 +120,6 @@ def _bands(explanation: ImageExplanation) -> str:
     return f" The picture shows bands 1, 2, 3 of {c}, each from its 2nd to its 98th percentile." if c > MOST_PLAIN else ""
 
 
-def _square(sign: float) -> str:
-    colour = shades.FOR if sign > 0 else shades.AGAINST
-    return f'<span style="display:inline-block;width:0.7em;height:0.7em;border-radius:2px;background:{colour}"></span>'
-
-
-def _number(value: float | None, decimals: int) -> str:
-    return "\N{EN DASH}" if value is None or not math.isfinite(float(value)) else f"{float(value):.{decimals}f}"
-
-
 def _img(uri: str, text: str) -> str:
     """A picture; ``text`` is escaped already."""
     return f'<img src="{uri}" alt="{text}" style="display:block;margin:0;border-radius:4px;max-width:100%">'
-
-
-def _more(count: int, what: str) -> str:
-    return f'<p style="{QUIET};margin:6px 0 0">and {count:,} more {what}{"s" * (count > 1)}</p>' if count > 0 else ""

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpulime.errors import check
+from gpulime.explanations import markup, shades
 from gpulime.explanations.explanation import DomainMapper, Weights
+from gpulime.explanations.markup import LEFT, RIGHT
+
+TALLEST = "max-height:32em;overflow:auto;margin:14px 0 0"
 
 
 class TableDomainMapper(DomainMapper):
@@ -47,7 +51,7 @@ class TableDomainMapper(DomainMapper):
         named = k if self.discretized_feature_names is None else len(self.discretized_feature_names)
         check(named == k, f"discretized_feature_names must have a name for each of {k} columns; got {named}")
 
-    def map_exp_ids(self, exp: Weights, **kwargs: Any) -> list[tuple[str, float]]:
+    def map_exp_ids(self, exp: Weights) -> list[tuple[str, float]]:
         """Replace the part's number by its name in each pair (part, weight).
 
         Parameters
@@ -59,6 +63,51 @@ class TableDomainMapper(DomainMapper):
         list of (name, weight), in the same order
         """
         return [(self._name(part), weight) for part, weight in exp]
+
+    def instance_html(
+        self,
+        exp: Weights,
+        label: int,
+        unsure: Sequence[int] = (),
+        heading: str = "",
+        show_table: bool = True,
+        show_all: bool = False,
+    ) -> str:
+        """HTML of the row as a table of columns, values and weights.
+
+        Parameters
+        ----------
+        exp : sequence of (part, weight)
+        label : int
+            The label that the weights belong to.
+        unsure : sequence of int
+            Parts whose sign is not certain; their ground is faded.
+        heading : str
+            HTML that names the label.
+        show_table : bool
+            If False, show nothing.
+        show_all : bool
+            If True, show all columns in their order, of a sparse row all with a value; otherwise those with a weight,
+            strongest first.
+        """
+        if not show_table:
+            return ""
+        weights, values, largest = dict(exp), self._values(), shades.scale(exp)
+        head = markup.row((("column", LEFT), ("value", RIGHT), ("weight", RIGHT)), "th")
+        rows = []
+        for part in values if show_all else weights:
+            weight = float(weights.get(part, 0.0))
+            coloured = bool(shades.strongest([(part, weight)], 1))
+            ground = f"background:{markup.tint(weight, largest, part in unsure)};padding-right:6px" if coloured else ""
+            number = shades.signed(weight, largest) if coloured else "\N{EN DASH}"
+            name, value = markup.name(self.feature_names[part]), markup.name(values.get(part, "0"))
+            rows.append(markup.row(((name, LEFT), (value, RIGHT), (number, f"{RIGHT};{ground}"))))
+        title = "Values and weights" + f" for and against {heading}" * bool(heading)
+        return f'<div style="{TALLEST}" tabindex="0">{markup.table(title, rows, head)}</div>'
+
+    def _values(self) -> dict[int, Any]:
+        """The value of each column; of a sparse row those that it has, for the others are 0."""
+        return dict(zip(self.feature_indexes or range(len(self.feature_names)), self.feature_values, strict=False))
 
     def _name(self, part: int) -> str:
         shown = None if self.discretized_feature_names is None else self.discretized_feature_names[part]

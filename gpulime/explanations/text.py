@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from html import escape
 
 from gpulime.errors import check
+from gpulime.explanations import markup, shades
 from gpulime.explanations.explanation import DomainMapper, Weights
+
+SHOWN = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext;margin:4px 0 0;max-width:48em;line-height:1.7"
+FAINTEST = 0.02  # of the strongest weight; weaker words are not highlighted
 
 Spans = Sequence[Sequence[tuple[int, int]]]
 
@@ -34,7 +38,7 @@ class TextDomainMapper(DomainMapper):
         self.words, self.text = list(words), text
         self.spans = [[(int(start), int(stop)) for start, stop in places] for places in spans]
 
-    def map_exp_ids(self, exp: Weights, positions: bool = False, **kwargs: Any) -> list[tuple[str, float]]:
+    def map_exp_ids(self, exp: Weights, positions: bool = False) -> list[tuple[str, float]]:
         """Replace the part's number by its word in each pair (part, weight).
 
         Parameters
@@ -48,6 +52,51 @@ class TextDomainMapper(DomainMapper):
         list of (word, weight), in the same order
         """
         return [(self._name(part, positions), weight) for part, weight in exp]
+
+    def instance_html(
+        self,
+        exp: Weights,
+        label: int,
+        unsure: Sequence[int] = (),
+        heading: str = "",
+        text: bool = True,
+        opacity: bool = True,
+    ) -> str:
+        """HTML of the text with its weighted words: a solid line below words for the label, a dashed one against it.
+
+        Parameters
+        ----------
+        exp : sequence of (part, weight)
+        label : int
+            The label that the weights belong to.
+        unsure : sequence of int
+            Parts whose sign is not certain; their ground is faded.
+        heading : str
+            HTML that names the label.
+        text : bool
+            If False, show nothing.
+        opacity : bool
+            If True, stronger words have a deeper ground; otherwise all have the same.
+        """
+        if not text:
+            return ""
+        largest = shades.scale(exp)
+        kept = [pair for pair in shades.strongest(exp, len(exp)) if abs(pair[1]) >= FAINTEST * largest]
+        marks = {part: self._mark(weight, largest, part in unsure, opacity) for part, weight in kept}
+        pieces, end = [], 0
+        for start, stop, part in sorted((*span, j) for j in marks for span in self.spans[j]):
+            if start >= end:  # overlapping words are marked once
+                pieces += [escape(self.text[end:start]), f"{marks[part]}{escape(self.text[start:stop])}</mark>"]
+                end = stop
+        pieces.append(escape(self.text[end:]))
+        title = f"Text; solid lines are for {heading or 'a higher value'}, dashed lines are against it"
+        return f'<p style="margin:14px 0 0">{title}</p><div dir="auto" style="{SHOWN}">{"".join(pieces)}</div>'
+
+    def _mark(self, weight: float, largest: float, faded: bool, opacity: bool) -> str:
+        ground = markup.tint(weight if opacity else largest * (1 if weight > 0 else -1), largest, faded)
+        line = f"solid {shades.FOR}" if weight > 0 else f"dashed {shades.AGAINST}"
+        style = f"color:inherit;background:{ground};border-bottom:2px {line}"
+        return f'<mark style="{style}" title="{shades.signed(weight, largest)}">'
 
     def _name(self, part: int, positions: bool) -> str:
         starts = "-".join(str(start) for start, _ in self.spans[part])

@@ -1,0 +1,195 @@
+"""HTML of explanations of texts and rows: probabilities, bars for each label, the input; no script, no style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from gpulime.classes import called
+from gpulime.explanations import markup, shades
+from gpulime.explanations.explanation import Explanation
+from gpulime.explanations.markup import LEFT, QUIET, RIGHT
+
+MOST_CLASSES = 5  # with a probability of their own; of more, the first four and the sum of the others, as in lime
+MOST_BARS = 50
+MOST_INPUTS = 12
+STRONGEST = 5  # parts of an input in the table of several
+WIDTH, HEIGHT = 160, 14  # of the drawing of bars, in pixels
+BODY = "margin:2rem auto;max-width:64rem;padding:0 1rem;font:15px/1.5 system-ui,sans-serif"
+
+
+def page(fragment: str) -> str:
+    """A document of its own around a fragment; it follows the reader's theme.
+
+    Pasted into another page, it changes nothing there: only the attributes of ``html`` and ``body`` have styles.
+    """
+    return (
+        '<!DOCTYPE html><html lang="en" style="color-scheme:light dark"><head><meta charset="utf-8">'
+        f'<title>Explanation</title></head><body style="{BODY}">{fragment}</body></html>\n'
+    )
+
+
+def one(
+    explanation: Explanation,
+    labels: Any = None,
+    predict_proba: bool = True,
+    show_predicted_value: bool = True,
+    **kwargs: Any,
+) -> str:
+    """One explanation as a fragment; parameters and errors are those of `Explanation.as_html`."""
+    shown = _labels(explanation, labels)
+    if not shown:
+        return "<p>an explanation without labels</p>"
+    largest = max(shades.scale(explanation.local_exp[label]) for label in shown)
+    regression = explanation.mode == "regression"
+    if regression:
+        blocks = [_value(explanation)] if show_predicted_value else []
+    else:
+        blocks = [_probabilities(explanation)] if predict_proba else []
+    blocks += [_bars(explanation, label, largest) for label in shown]
+    unsure = {label: shades.unsure(explanation.local_exp[label], shades.errors(explanation, label)) for label in shown}
+    first = shown[0]
+    heading = "" if regression else _called(explanation, first)
+    instance = explanation.domain_mapper.instance_html(
+        explanation.local_exp[first], first, unsure=unsure[first], heading=heading, **kwargs
+    )
+    body = "".join(f'<div style="max-width:100%;overflow-x:auto">{block}</div>' for block in blocks if block)
+    return (
+        f'<div><div style="display:flex;flex-wrap:wrap;gap:16px 40px;align-items:flex-start">{body}</div>{instance}'
+        f'<p style="{QUIET};margin:10px 0 0">{markup.square(1)} for, {markup.square(-1)} against'
+        f"{'; faded: the sign is not certain at 95 %' * any(unsure.values())}.</p></div>"
+    )
+
+
+def many(title: str, explanations: Sequence[Explanation], left_out: int) -> str:
+    """Several explanations as a table with the strongest parts of each; ``left_out`` more are only counted."""
+    head = markup.row((("input", RIGHT), ("label", LEFT), ("prediction", RIGHT), ("strongest parts", LEFT)), "th")
+    rows = [_summary(i, explanation) for i, explanation in enumerate(explanations)]
+    return f"<div>{markup.table(escape(title), rows, head)}{markup.more(left_out, 'input')}</div>"
+
+
+def _labels(explanation: Explanation, labels: Any) -> list[int]:
+    if explanation.mode == "regression":
+        return [explanation.dummy_label]
+    if labels is None:
+        return [label for label in explanation.available_labels() if label in explanation.local_exp]
+    given = labels if isinstance(labels, list | tuple | set | range | np.ndarray) else [labels]
+    return [explanation._chosen(label) for label in given]
+
+
+def _called(explanation: Explanation, label: int) -> str:
+    return markup.name(called(label, explanation.class_names))
+
+
+def _probabilities(explanation: Explanation) -> str:
+    """A table of the most probable classes; of the explained ones if the others are not known."""
+    if explanation.predict_proba is None:
+        found = sorted(explanation.predictions.items(), key=lambda pair: -pair[1])
+        if not found:
+            return ""
+        kept, others = found[:MOST_CLASSES], 0.0
+    else:
+        values = np.asarray(explanation.predict_proba, dtype=float).ravel()
+        order = np.argsort(-values, kind="stable")
+        few = len(order) if len(order) <= MOST_CLASSES else MOST_CLASSES - 1
+        kept, others = [(int(label), float(values[label])) for label in order[:few]], float(values[order[few:]].sum())
+    named = [(_called(explanation, label), value) for label, value in kept]
+    named += [("Other", others)] * (explanation.predict_proba is not None and len(values) > MOST_CLASSES)
+    likely = all(0 <= value <= 1 for _, value in named)  # else outputs are no probabilities, and have no bar
+    rows = [
+        markup.row([(name, LEFT), (_share(value) if likely else "", ""), (markup.number(value, 3), RIGHT)])
+        for name, value in named
+    ]
+    return markup.table("Prediction probabilities" if likely else "Predictions", rows)
+
+
+def _value(explanation: Explanation) -> str:
+    """The predicted value of a regression, and its place between the least and the largest of the samples."""
+    value = explanation.predicted_value
+    low, high = explanation.min_value, explanation.max_value
+    if value is None:
+        return ""
+    figures = f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        return markup.table("Predicted value", [markup.row([(figures, RIGHT)])])
+    x = WIDTH * min(max((value - low) / (high - low), 0), 1)
+    mark = f'<path d="M0 7H{WIDTH}M{x:.1f} 0v14" stroke="currentColor"/>'
+    mark += f'<circle cx="{x:.1f}" cy="7" r="5" fill="{shades.FOR}"/>'
+    ends = [f"{end:.4g}".replace("-", "\N{MINUS SIGN}") for end in (low, high)]
+    cells = [(f"{ends[0]}&nbsp; {_drawing(mark)} {ends[1]}", LEFT)]
+    return markup.table(f"Predicted value: <b>{figures}</b>, between the samples' least and largest", [markup.row(cells)])
+
+
+def _bars(explanation: Explanation, label: int, largest: float) -> str:
+    """A table of the parts of a label with a signed bar for each, and its 95 % interval."""
+    weights, known = explanation.local_exp[label], shades.errors(explanation, label)
+    names = [name for name, _ in explanation.domain_mapper.map_exp_ids(weights)]
+    half = {part: shades.INTERVAL * error for part, error in known.items()}
+    unsure, decimals = shades.unsure(weights, known), shades.decimals(largest)
+    finite = [w for _, w in weights if math.isfinite(w)]
+    ends = [0.0, *finite, *(w + side * half.get(part, 0.0) for part, w in weights for side in (-1, 1) if math.isfinite(w))]
+    low, high = (np.clip(end, -2 * largest, 2 * largest) for end in (min(ends), max(ends)))  # wide intervals are cut
+    rows = []
+    for (part, weight), name in zip(weights[:MOST_BARS], names[:MOST_BARS], strict=True):
+        interval = f"&nbsp;<small>±{half[part]:.{decimals}f}</small>" if part in half else ""
+        drawn = _bar(float(weight), half.get(part, 0.0), float(low), float(high), part in unsure)
+        number = shades.signed(weight, largest) if math.isfinite(weight) else "\N{EN DASH}"
+        cells = ((markup.name(name), LEFT), (drawn, ""), (f"{number}{interval}", f"{RIGHT};white-space:nowrap"))
+        rows.append(markup.row(cells))
+    name = "Weights" if explanation.mode == "regression" else _called(explanation, label)
+    caption = f"<b>{name}</b> <small>{_facts(explanation, label)}</small>"
+    return markup.table(caption, rows) + markup.more(len(weights) - MOST_BARS, "part")
+
+
+def _facts(explanation: Explanation, label: int) -> str:
+    """The linear model's R2, intercept and prediction, if known."""
+    facts = [shades.score(explanation, label)]
+    for name, values in (("intercept", explanation.intercept), ("local prediction", explanation.local_preds)):
+        value = np.ravel(np.asarray(values.get(label, math.nan), dtype=float))[0]
+        facts += [f"{name} {value:.3g}".replace("-", "\N{MINUS SIGN}")] * bool(np.isfinite(value))
+    return " · ".join(filter(None, facts))
+
+
+def _bar(weight: float, half: float, low: float, high: float, unsure: bool) -> str:
+    """A bar from 0 to the weight on a scale [low, high], with its interval; faded and dashed if its sign is not certain."""
+    if not math.isfinite(weight) or low >= high:
+        return ""
+    zero, tip, left, right = (
+        (min(max(x, low), high) - low) / (high - low) * (WIDTH - 2) + 1 for x in (0.0, weight, weight - half, weight + half)
+    )
+    colour = shades.FOR if weight > 0 else shades.AGAINST
+    faded = f' fill-opacity=".4" stroke="{colour}" stroke-dasharray="3 2"' if unsure else ""
+    width = abs(tip - zero)
+    drawn = f'<rect x="{min(zero, tip):.1f}" y="2" width="{width:.1f}" height="10" fill="{colour}"{faded}/>' if width else ""
+    lines = f"M{zero:.1f} 0v14" + f"M{left:.1f} 7H{right:.1f}M{left:.1f} 4v6M{right:.1f} 4v6" * (half > 0)
+    return _drawing(f'{drawn}<path d="{lines}" stroke="currentColor"/>')
+
+
+def _share(value: float) -> str:
+    return _drawing(f'<rect y="2" width="{WIDTH * value:.1f}" height="10" fill="currentColor" fill-opacity=".5"/>')
+
+
+def _drawing(content: str) -> str:
+    style = "vertical-align:middle;margin-right:8px"
+    return f'<svg width="{WIDTH}" height="{HEIGHT}" aria-hidden="true" style="{style}">{content}</svg>'
+
+
+def _summary(i: int, explanation: Explanation) -> str:
+    regression = explanation.mode == "regression"
+    if not explanation.local_exp:
+        return markup.row([(str(i), RIGHT), ("none", LEFT), ("", RIGHT), ("", LEFT)])
+    label = explanation._chosen(None)
+    picked = shades.strongest(explanation.local_exp[label], STRONGEST)
+    largest = shades.scale(picked)
+    named = explanation.domain_mapper.map_exp_ids(picked)
+    parts = "".join(
+        f'<span style="margin-right:12px">{markup.square(w)} {markup.name(name)}&nbsp;{shades.signed(w, largest)}</span> '
+        for name, w in named
+    )
+    predicted = explanation.predicted_value if regression else explanation.predictions.get(label)
+    name = "value" if regression else _called(explanation, label)
+    return markup.row([(str(i), RIGHT), (name, LEFT), (markup.number(predicted, 3), RIGHT), (parts or "none", LEFT)])

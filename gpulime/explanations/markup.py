@@ -1,0 +1,62 @@
+"""Pieces of HTML that the views of images, texts and rows share: cells, colours, numbers.
+
+Styles are inline, for a style sheet could affect the rest of a notebook. Text keeps the colour around it, and grounds are
+translucent, so that both are read on light and dark themes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from html import escape
+
+from gpulime.explanations import shades
+
+LINE = "1px solid rgba(128,128,128,0.35)"
+CELL = f"padding:2px 14px 2px 0;text-align:left;vertical-align:baseline;border:0;border-bottom:{LINE};background:none"
+NUMBER = CELL.replace("text-align:left", "text-align:right")
+LEFT, RIGHT = (f"text-align:{side};padding:2px 14px 2px 0" for side in ("left", "right"))  # short, for tables of many rows
+QUIET = "opacity:0.7;font-size:90%"
+TABLE = "border-collapse:collapse;margin:0;font-variant-numeric:tabular-nums"
+TINT = 0.4  # opacity of the deepest ground below text, in [0, 1]: text on it has a contrast of 4.5 in all common themes
+
+
+def square(sign: float) -> str:
+    """A small square in the colour of a sign."""
+    colour = shades.FOR if sign > 0 else shades.AGAINST
+    return f'<span style="display:inline-block;width:0.7em;height:0.7em;border-radius:2px;background:{colour}"></span>'
+
+
+def tint(weight: float, largest: float, faded: bool) -> str:
+    """The ground of a text with some weight, as a colour."""
+    depth = TINT * min(abs(weight) / largest, 1) * (shades.FADED if faded else 1)
+    return f"{shades.FOR if weight > 0 else shades.AGAINST}{round(255 * depth):02x}"
+
+
+def number(value: float | None, decimals: int) -> str:
+    """A number, or a dash if it is missing or not finite."""
+    return "\N{EN DASH}" if value is None or not math.isfinite(float(value)) else f"{float(value):.{decimals}f}"
+
+
+def name(text: object) -> str:
+    """Escaped text in its own direction, right-to-left names included."""
+    return escape(str(text)) if str(text).isascii() else f"<bdi>{escape(str(text))}</bdi>"
+
+
+def more(count: int, what: str) -> str:
+    """A line that counts what is not shown."""
+    return f'<p style="{QUIET};margin:6px 0 0">and {count:,} more {what}{"s" * (count > 1)}</p>' if count > 0 else ""
+
+
+def row(cells: Iterable[tuple[str, str]], tag: str = "td") -> str:
+    """A row of a table from pairs (HTML, style), of which a style may be empty; the style of a heading is made quiet."""
+    quiet, scope = (f";font-weight:normal;{QUIET}", ' scope="col"') if tag == "th" else ("", "")
+    styled = ((text, f' style="{style}{quiet}"' if style or quiet else "") for text, style in cells)
+    return "<tr>" + "".join(f"<{tag}{scope}{style}>{text}</{tag}>" for text, style in styled) + "</tr>"
+
+
+def table(caption: str, rows: Iterable[str], head: str = "") -> str:
+    """A table with a caption, both HTML."""
+    shown = f'<caption style="text-align:left;padding:0 0 4px;color:inherit;white-space:nowrap">{caption}</caption>'
+    heading = f"<thead>{head}</thead>" if head else ""
+    return f'<table style="{TABLE}">{shown}{heading}<tbody>{"".join(rows)}</tbody></table>'
