@@ -21,15 +21,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpulime import lime_image, runs, segments
+    from gpulime import discretize, lime_image, runs, segments
     from gpulime.engine import masks, surrogate
     from gpulime.engine.masks import key
     from gpulime.errors import GpulimeError
     from gpulime.explainer import Explainer
     from gpulime.explanations.batch import Explanations
     from gpulime.explanations.image import ImageExplanation
+    from gpulime.explanations.rows import ExplainedRows
     from gpulime.images import fills
     from gpulime.images.batch import Batch
+    from gpulime.table_explainer import TableExplainer
 
 try:
     __version__ = version("gpulime")
@@ -41,10 +43,13 @@ _HOME = {
     "Explainer": "gpulime.explainer",
     "Explanations": "gpulime.explanations.batch",
     "ImageExplanation": "gpulime.explanations.image",
+    "ExplainedRows": "gpulime.explanations.rows",
     "GpulimeError": "gpulime.errors",
+    "TableExplainer": "gpulime.table_explainer",
     "key": "gpulime.engine.masks",
 }
 _MODULES = {
+    "discretize": "gpulime.discretize",
     "fills": "gpulime.images.fills",
     "lime_image": "gpulime.lime_image",
     "masks": "gpulime.engine.masks",
@@ -55,11 +60,14 @@ _MODULES = {
 
 __all__ = [
     "Batch",
+    "ExplainedRows",
     "Explainer",
     "Explanations",
     "GpulimeError",
     "ImageExplanation",
+    "TableExplainer",
     "__version__",
+    "discretize",
     "fills",
     "key",
     "lime_image",

@@ -1,0 +1,142 @@
+"""Batches of table rows, and how they become masked inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpulime import arrays
+from gpulime.engine.masked import Wanted
+from gpulime.engine.model import Predictor
+from gpulime.errors import check
+from gpulime.explanations.rows import ExplainedRows
+from gpulime.tables import neighbourhood
+from gpulime.tables.bins import Array
+from gpulime.tables.masked_tables import MaskedTables, Neighbourhoods, Standard
+from gpulime.tables.table import Drawn, Table
+
+AHEAD = 2**22  # values of neighbourhoods that are drawn at once, to bound memory
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of n rows.
+
+    Attributes
+    ----------
+    values : (n, d) float64, encoded
+    labels : (n, l) int64, or None for the most probable ones
+    keys : (n,) int64, or None for a neighbourhood that all share
+    """
+
+    values: Array
+    labels: Tensor | None = None
+    keys: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def keys_of(keys: Any, n: int) -> Tensor | None:
+    """The user's keys as (n,) int64.
+
+    Raises
+    ------
+    GpulimeError
+        If they are no n whole numbers.
+    """
+    if keys is None:
+        return None
+    found = arrays.tensor(keys)
+    fits = found is not None and found.shape == (n,) and not found.is_floating_point() and found.dtype != torch.bool
+    got = type(keys).__name__ if found is None else f"{tuple(found.shape)} {found.dtype}"
+    check(fits, f"keys must be (n,) whole numbers with n = {n}, such as gpulime.key(id); got {got}")
+    assert found is not None
+    return found.long().cpu()
+
+
+@dataclass(eq=False)
+class Tables:
+    """Turns batches of rows into masked inputs, by the settings of a `gpulime.TableExplainer`."""
+
+    table: Table
+    predictor: Predictor
+    seed: int
+    n_samples: int
+    mode: str
+    class_names: list[str] | None
+
+    def masked(self, batch: Rows) -> Iterator[MaskedTables]:
+        """Draw the neighbourhoods of the batch's rows: one for all, or of a few rows at a time."""
+        n = len(batch)
+        if batch.keys is None and not self.table.around:
+            random = np.random.RandomState()
+            random.set_state(self.table.state)
+            yield self._masked(batch, slice(0, n), [self.table.draw(random, self.n_samples)])
+            return
+        together = max(1, AHEAD // (self.n_samples * len(self.table.columns)))
+        for start in range(0, n, together):
+            where = slice(start, start + together)
+            yield self._masked(batch, where, [self._drawn(batch, i) for i in range(start, min(n, start + together))])
+
+    def _drawn(self, batch: Rows, i: int) -> Drawn:
+        """The neighbourhood of row i: of its key, or from the table's state, as a new explainer would draw it."""
+        if batch.keys is None:
+            random = np.random.RandomState()
+            random.set_state(self.table.state)
+        else:
+            random = neighbourhood.of_key(self.seed, int(batch.keys[i]))
+        return self.table.draw(random, self.n_samples, batch.values[i] if self.table.around else None)
+
+    def _masked(self, batch: Rows, where: slice, drawn: list[Drawn]) -> MaskedTables:
+        values = batch.values[where]
+        given = torch.from_numpy(values)
+        device = self.predictor.device(given)
+        stacked = [torch.from_numpy(np.stack(parts)).to(device) for parts in zip(*drawn, strict=True)]
+        is_module = self.predictor.module is not None
+        dtype = self.predictor.dtype(given.to(device)) if is_module else torch.float64
+        keys = torch.zeros(len(given), dtype=torch.int64) if batch.keys is None else batch.keys[where]
+        labels = None if batch.labels is None else batch.labels[where].to(device)
+        return MaskedTables(
+            given.to(device),
+            torch.from_numpy(self.table.cells(values)).to(device),
+            Neighbourhoods(*stacked),
+            dtype,
+            keys.to(device),
+            Wanted(labels, labels is None, _highest(batch.labels)),
+            self._standard(device),
+            self._explain,
+        )
+
+    def _standard(self, device: torch.device) -> Standard | None:
+        table = self.table
+        if table.divided.all():
+            return None
+        return Standard(*(torch.from_numpy(values).to(device) for values in (table.divided, table.mean, table.scale)))
+
+    def _explain(self, found: dict[str, Any], given: Tensor) -> ExplainedRows:
+        n, d = given.shape
+        values = given.cpu().numpy()
+        return ExplainedRows(
+            **found,
+            names=[self.table.names(row) for row in values],
+            features=[self.table.columns.names] * n,
+            values=[self.table.shown_row(row) for row in values],
+            columns=torch.arange(d, device=given.device).expand(n, d),
+            bounds=torch.full((n, 2), torch.nan, dtype=torch.float64, device=given.device),
+            mode=self.mode,
+            class_names=self.class_names,
+        )
+
+
+def _highest(labels: Tensor | None) -> tuple[int, int] | None:
+    """The row with the highest label, and that label."""
+    if labels is None or not labels.numel():
+        return None
+    row = int(labels.amax(1).argmax())
+    return row, int(labels[row].max())

@@ -1,0 +1,128 @@
+"""The model of an explainer of tables: an estimator, a function of arrays or DataFrames, or a module."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpulime import device as devices
+from gpulime.engine.model import Activation, Inputs, Predictor
+from gpulime.errors import GpulimeError, check, line_of, unknown
+from gpulime.tables import outputs
+from gpulime.tables.columns import Columns
+
+BATCH_ROWS, BATCH_BYTES = 2**14, 2**25  # rows of a call, and their bytes, at most: calls of estimators are mostly overhead
+# Errors of functions that look for the columns of a DataFrame in an array.
+_WANTS_FRAME = re.compile(r"data ?frame|feature names|'numpy.ndarray' object has no attribute|only integers, slices", re.I)
+
+
+@dataclass
+class Function:
+    """Calls a function of the user's rows with rows (b, d) as a tensor.
+
+    Attributes
+    ----------
+    function : callable, what `Columns.decode` returns -> (b, classes) or (b,)
+    columns : Columns
+    mode : "classification" or "regression"
+    """
+
+    function: Callable[[Any], Any]
+    columns: Columns
+    mode: str
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        given = self.columns.decode(rows.cpu().numpy())
+        try:
+            output = self.function(given)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            if not _WANTS_FRAME.search(str(error)) or hasattr(given, "columns"):
+                raise
+            right = "if it takes a DataFrame, pass training_data and inputs as DataFrames"
+            raise GpulimeError(f"the model failed for an array {tuple(rows.shape)} ({line_of(error)}): {right}") from error
+        return outputs.read(output, len(rows), self.mode)
+
+
+class Called(Predictor):
+    """A function, called without changes to gradients, autocast or the random state, and without further test rows."""
+
+    @contextmanager
+    def inference(self, device: torch.device) -> Iterator[None]:
+        devices.keep_memory()
+        yield
+
+    def _look(self, outputs: Tensor, ends: Inputs) -> None:
+        """Give no warnings: outputs are explained as they are."""
+
+
+class Series(nn.Module):
+    """A module that takes series (b, T, F), as one that takes rows (b, F * T)."""
+
+    def __init__(self, module: nn.Module, steps: tuple[int, int]) -> None:
+        super().__init__()
+        self.module, self.steps = module, steps
+
+    def forward(self, rows: Tensor) -> Any:
+        return self.module(rows.view(len(rows), self.steps[1], self.steps[0]).transpose(1, 2))
+
+
+def mode_of(model: Any, mode: str | None) -> str:
+    """The mode asked for, or that of an estimator; "classification" for a function and a module.
+
+    Raises
+    ------
+    GpulimeError
+        If the mode is unknown.
+    """
+    if mode is None:
+        only_predicts = not isinstance(model, nn.Module) and hasattr(model, "predict") and not hasattr(model, "predict_proba")
+        return "regression" if only_predicts and not hasattr(model, "classes_") else "classification"
+    if mode not in outputs.MODES:
+        raise unknown("mode", mode, outputs.MODES)
+    return mode
+
+
+def function_of(model: Any, mode: str) -> Callable[[Any], Any]:
+    """The function to explain: ``predict_proba`` or ``predict`` of an estimator, or the model itself.
+
+    Raises
+    ------
+    GpulimeError
+        If the model is no function and has none.
+    """
+    if mode == "classification" and hasattr(model, "predict_proba"):
+        return model.predict_proba  # type: ignore[no-any-return]
+    if mode == "classification" and hasattr(model, "predict") and hasattr(model, "classes_"):
+        right = "give the estimator probabilities, or pass a function that returns (b, classes)"
+        raise outputs.NoProbabilitiesError(f"{outputs.NO_PROBABILITIES}; {type(model).__name__} has no predict_proba: {right}")
+    if mode == "regression" and hasattr(model, "predict"):
+        return model.predict  # type: ignore[no-any-return]
+    right = "model must be an estimator with predict_proba or predict, a function of rows, or an nn.Module"
+    check(callable(model), f"{right}; got {type(model).__name__}")
+    return model  # type: ignore[no-any-return]
+
+
+def predictor(
+    model: Any,
+    columns: Columns,
+    mode: str,
+    activation: Activation,
+    precision: str,
+    device: torch.device | str | None,
+    compile: bool | str,
+) -> Predictor:
+    """Make the predictor of a model; ``activation="auto"`` is a softmax for a module that classifies, else none."""
+    if not isinstance(model, nn.Module):
+        function = Function(function_of(model, mode), columns, mode)
+        return Called(function, None if activation == "auto" else activation, precision, device)
+    if columns.steps is not None:
+        model = Series(model, columns.steps)
+    if activation == "auto":
+        activation = "softmax" if mode == "classification" else None
+    return Predictor(model, activation, precision, device, compile)

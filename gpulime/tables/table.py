@@ -1,0 +1,209 @@
+"""A table, fitted to training data: bins, frequencies, scales, and the neighbourhoods drawn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.preprocessing import StandardScaler
+
+from gpulime.errors import GpulimeError, check, unknown
+from gpulime.tables import bins, neighbourhood
+from gpulime.tables.bins import Array, Random, Statistics, Values
+from gpulime.tables.columns import Columns, renamed
+
+DISCRETIZERS = ("quartile", "decile", "entropy")
+MISSING = ("bin", "error")
+
+
+class Drawn(NamedTuple):
+    """A neighbourhood of s samples; sample 0 is a place for the row itself."""
+
+    values: Array  # (s, d) float64
+    cells: Array  # (s, d) int32, the bin or category of each value; 0 in columns that are not divided
+
+
+class Table:
+    """The training data as far as explanations need it.
+
+    Parameters
+    ----------
+    columns : Columns
+    training : (rows, d) float64, encoded
+    discretizer : str, mapping, sequence or None
+        "quartile", "decile", "entropy"; edges for each column; or None for columns that are not divided.
+    labels : (rows,), for "entropy"
+    random : numpy.random.RandomState
+        Its state after the fit begins every neighbourhood that has no key.
+    around : bool
+        True if normal numbers are centred at the row, not at the column's mean.
+    missing : str
+        "bin" or "error"
+    categorical_names : mapping, optional
+        Column -> names of its values.
+
+    Attributes
+    ----------
+    edges : dict, column -> its edges (m,)
+    divided : (d,) bool, columns that are categorical or have bins
+    mean, scale : (d,) float64, by which the other columns are standardised; 0 and 1 for those
+    """
+
+    def __init__(
+        self,
+        columns: Columns,
+        training: Array,
+        discretizer: Any,
+        labels: Any,
+        random: Random,
+        around: bool = False,
+        missing: str = "bin",
+        categorical_names: Mapping[Any, Any] | None = None,
+    ) -> None:
+        if missing not in MISSING:
+            raise unknown("missing", missing, MISSING)
+        check(not around or discretizer is None, "sample_around=True needs discretizer=None: bins are sampled as in training")
+        self.columns, self.around, self.missing = columns, around, missing
+        self.categorical_names = renamed(categorical_names, columns)
+        numeric = [int(j) for j in np.flatnonzero(~columns.categorical)]
+        self.edges = {} if discretizer is None else _edges(discretizer, columns, training, numeric, labels, random)
+        self.intervals = {j: _intervals(columns.names[j], edges) for j, edges in self.edges.items()}
+        self.divided = columns.categorical | np.isin(np.arange(len(columns)), list(self.edges))
+        self.refuse_missing(training, "training_data")
+        scaler = StandardScaler(with_mean=False).fit(training)
+        self.mean, self.scale = np.where(self.divided, 0.0, scaler.mean_), np.where(self.divided, 1.0, scaler.scale_)
+        self._fit_cells(training)
+        self.state = random.get_state()
+
+    def _fit_cells(self, training: Array) -> None:
+        """The values or bins of each divided column that training has, how often, and the statistics of bins."""
+        self.entries: dict[int, Array] = {}
+        self.cumulative: dict[int, Array] = {}
+        self.first: dict[int, int] = {}  # number of a column's first bin among all bins
+        statistics = Statistics([], [], [], [])
+        for j in np.flatnonzero(self.divided).tolist():
+            column = training[:, j]
+            if j in self.edges:
+                self.first[j] = len(statistics.means)
+                for entries, more in zip(statistics, bins.statistics(column, self.edges[j]), strict=True):
+                    entries.extend(more)
+                column = bins.find(self.edges[j], column)
+            self.entries[j], counts = np.unique(column, return_counts=True)
+            self.cumulative[j] = neighbourhood.cumulative(counts)
+        self.statistics, self.values = statistics, Values(statistics)
+
+    def refuse_missing(self, rows: Array, what: str) -> None:
+        """Raise `GpulimeError` for missing values if they have no bin."""
+        lacking = np.isnan(rows)
+        if self.missing == "bin":
+            lacking &= ~self.divided
+        if lacking.any():
+            row, j = (int(place[0]) for place in np.nonzero(lacking))
+            why = "missing='error'" if self.missing == "error" else "discretizer=None has no bin for missing values"
+            raise GpulimeError(f"{what}: row {row} has no value for {self.columns.names[j]!r}, and {why}: fill it before")
+
+    def cells(self, rows: Array) -> Array:
+        """Bin or category (n, d) int32 of each value; one that training lacks has a number that no sample has."""
+        found = np.zeros(rows.shape, dtype=np.int32)
+        for j, entries in self.entries.items():
+            if j in self.edges:
+                found[:, j] = bins.find(self.edges[j], rows[:, j])
+                continue
+            place = np.searchsorted(entries, rows[:, j]).clip(max=len(entries) - 1)
+            known = (entries[place] == rows[:, j]) | (np.isnan(entries[place]) & np.isnan(rows[:, j]))
+            found[:, j] = np.where(known, place, -1)
+        return found
+
+    def draw(self, random: Random, s: int, row: Array | None = None) -> Drawn:
+        """Draw a neighbourhood in lime's order.
+
+        Parameters
+        ----------
+        row : (d,), optional
+            The centre of normal numbers, if they are centred at the row.
+        """
+        d = len(self.columns)
+        values, cells = np.empty((s, d)), np.zeros((s, d), dtype=np.int32)
+        if not self.divided.all():
+            centre = self.mean if row is None else np.where(self.divided, 0.0, row)
+            values = neighbourhood.gaussian(random, s, centre, self.scale)
+        numbers = neighbourhood.chosen(random, list(self.cumulative.values()), s)
+        for (j, entries), number in zip(self.entries.items(), numbers, strict=True):
+            values[:, j] = entries[number]
+            cells[:, j] = values[:, j] if j in self.edges else number
+        if self.edges:
+            self._fill_bins(random, values, cells)
+        return Drawn(values, cells)
+
+    def _fill_bins(self, random: Random, values: Array, cells: Array) -> None:
+        """Draw values inside the bins ``cells`` of samples 1 to s - 1; those of integer columns are integers."""
+        columns = list(self.edges)
+        which = cells[1:, columns].T + np.array([self.first[j] for j in columns])[:, None]
+        drawn = self.values.draw(random, which.ravel()).reshape(which.shape)
+        for j, row, bin_ in zip(columns, drawn, which, strict=True):
+            if self.columns.whole[j]:
+                low, high = (np.floor(np.array(entries)[bin_]) for entries in (self.statistics.mins, self.statistics.maxs))
+                first = bin_ == self.first[j]  # only this bin includes its lower end
+                row[:] = np.rint(row).clip(np.where(first, low, low + 1), high)
+        values[1:, columns] = drawn.T
+
+    def names(self, row: Array) -> list[str]:
+        """The name of each part of a row (d,), such as "sepal width <= 2.80"."""
+        return [self.name(j, value) for j, value in enumerate(row.tolist())]
+
+    def name(self, j: int, value: float) -> str:
+        """The name of column j as a part of a row that has ``value`` there."""
+        name = self.columns.names[j]
+        if not self.divided[j]:
+            return name
+        if np.isnan(value):
+            return f"{name} is missing"
+        if j in self.edges:
+            return self.intervals[j][int(bins.find(self.edges[j], value))]
+        unseen = "" if value in self.entries[j] else " (not in training)"
+        return f"{name}={self.shown(j, value)}{unseen}"
+
+    def shown(self, j: int, value: float) -> str:
+        """A value of column j as text."""
+        names = self.categorical_names.get(j)
+        if names is not None and not np.isnan(value):
+            known = value in names if isinstance(names, Mapping) else 0 <= value < len(names)
+            if known:
+                return str(names[int(value)])
+        return self.columns.shown(j, value)
+
+    def shown_row(self, row: Array) -> list[str]:
+        """The values of a row (d,) as text."""
+        return [self.shown(j, value) for j, value in enumerate(row.tolist())]
+
+
+def _edges(
+    discretizer: Any, columns: Columns, training: Array, numeric: Sequence[int], labels: Any, random: Random
+) -> dict[int, Array]:
+    """Edges of the bins of numeric columns."""
+    given: dict[int, Array] = {}
+    if isinstance(discretizer, Mapping):
+        given = {j: np.unique(np.asarray(edges, dtype=np.float64)) for j, edges in renamed(discretizer, columns).items()}
+        beyond = sorted(set(given) - set(numeric))
+        check(not beyond, f"discretizer gives edges for columns {beyond}, which are not numeric columns of the table")
+        empty = [columns.names[j] for j, edges in given.items() if not edges.size]
+        check(not empty, f"discretizer must give an edge or more for each column; got none for {empty}")
+        discretizer = "quartile"
+    if not isinstance(discretizer, str) or discretizer not in DISCRETIZERS:
+        raise unknown("discretizer", discretizer, [*DISCRETIZERS, "a mapping of columns to edges", "None"])
+    if discretizer == "entropy":
+        right = f"discretizer='entropy' needs training_labels, a class for each of {len(training)} rows"
+        if labels is None or np.shape(labels) != (len(training),):
+            raise GpulimeError(f"{right}; got {None if labels is None else np.shape(labels)}")
+        return {j: np.unique(bins.entropy(training[:, j], labels, random)) for j in numeric}
+    percents = bins.QUARTILES if discretizer == "quartile" else bins.DECILES
+    return {j: given[j] if j in given else np.unique(bins.percentiles(training[:, j], percents)) for j in numeric}
+
+
+def _intervals(name: str, edges: Array) -> list[str]:
+    """The names of bins, with two digits or as many as make the edges differ."""
+    digits = next((digits for digits in range(2, 17) if len({f"{edge:.{digits}f}" for edge in edges}) == len(edges)), 17)
+    shown = [f"{edge:.{digits}f}" for edge in edges]
+    return [f"{name} <= {shown[0]}", *(f"{low} < {name} <= {high}" for low, high in pairwise(shown)), f"{name} > {shown[-1]}"]
