@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpulime import discretize, lime_image, runs, segments
+    from gpulime import discretize, lime_image, runs, segments, submodular_pick
     from gpulime.engine import masks, surrogate
     from gpulime.engine.masks import key
     from gpulime.errors import GpulimeError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gpulime.explanations.rows import ExplainedRows
     from gpulime.images import fills
     from gpulime.images.batch import Batch
+    from gpulime.picks import pick
     from gpulime.table_explainer import TableExplainer
 
 try:
@@ -47,6 +48,7 @@ _HOME = {
     "GpulimeError": "gpulime.errors",
     "TableExplainer": "gpulime.table_explainer",
     "key": "gpulime.engine.masks",
+    "pick": "gpulime.picks",
 }
 _MODULES = {
     "discretize": "gpulime.discretize",
@@ -55,6 +57,7 @@ _MODULES = {
     "masks": "gpulime.engine.masks",
     "runs": "gpulime.runs",
     "segments": "gpulime.segments",
+    "submodular_pick": "gpulime.submodular_pick",
     "surrogate": "gpulime.engine.surrogate",
 }
 
@@ -72,8 +75,10 @@ __all__ = [
     "key",
     "lime_image",
     "masks",
+    "pick",
     "runs",
     "segments",
+    "submodular_pick",
     "surrogate",
 ]
 
