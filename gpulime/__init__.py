@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gpulime.images.batch import Batch
     from gpulime.picks import pick
     from gpulime.table_explainer import TableExplainer
+    from gpulime.text_explainer import TextExplainer
 
 try:
     __version__ = version("gpulime")
@@ -47,6 +48,7 @@ _HOME = {
     "ExplainedRows": "gpulime.explanations.rows",
     "GpulimeError": "gpulime.errors",
     "TableExplainer": "gpulime.table_explainer",
+    "TextExplainer": "gpulime.text_explainer",
     "key": "gpulime.engine.masks",
     "pick": "gpulime.picks",
 }
@@ -54,6 +56,7 @@ _MODULES = {
     "discretize": "gpulime.discretize",
     "fills": "gpulime.images.fills",
     "lime_image": "gpulime.lime_image",
+    "lime_text": "gpulime.lime_text",
     "masks": "gpulime.engine.masks",
     "runs": "gpulime.runs",
     "segments": "gpulime.segments",
@@ -69,11 +72,13 @@ __all__ = [
     "GpulimeError",
     "ImageExplanation",
     "TableExplainer",
+    "TextExplainer",
     "__version__",
     "discretize",
     "fills",
     "key",
     "lime_image",
+    "lime_text",
     "masks",
     "pick",
     "runs",

@@ -76,11 +76,11 @@ def _are_bits(values: Sequence[Any]) -> bool:
     return all(not isinstance(value, str) and value in (0, 1) for value in values)
 
 
-def of_batch(given: Any, n: int, names: Names | None = None) -> Tensor:
-    """The classes of n images, (n, l) int64; rows with fewer end in `NONE`.
+def of_batch(given: Any, n: int, names: Names | None = None, one: str = "image") -> Tensor:
+    """The classes of n inputs, (n, l) int64; rows with fewer end in `NONE`.
 
-    Given are one class for all images, (n,) or (n, l) integers, which may end in `NONE` too, or n entries as `of_image` takes
-    them.
+    Given are one class for all inputs, (n,) or (n, l) integers, which may end in `NONE` too, or n entries as `of_image` takes
+    them. ``one`` is the name of an input in messages.
     """
     found = arrays.tensor(given)
     if isinstance(given, str) or (found is not None and found.ndim == 0):
@@ -91,13 +91,13 @@ def of_batch(given: Any, n: int, names: Names | None = None) -> Tensor:
         flags = found.ndim == 1 and found.dtype == torch.bool
         listed = found.ndim in (1, 2) and len(found) == n and found.numel() > 0 and not flags
     if not listed:
-        same = "; for the same classes in every image pass [[3, 7]] * n" if found is not None and found.ndim == 1 else ""
+        same = f"; for the same classes in every {one} pass [[3, 7]] * n" if found is not None and found.ndim == 1 else ""
         raise GpulimeError(f"labels must be integers, (n,) or (n, l) with n = {n}, or n lists; got {_shown(given)}{same}")
     if found is not None and _are_numbers(found):
         return found.long().view(n, -1)
     rows = []
     for i, row in enumerate(given if found is None else found.tolist()):
-        with about(f"labels of image {i}"):
+        with about(f"labels of {one} {i}"):
             rows.append(of_image(row, names=names))
             check(bool(rows[i]), "there must be a class; got none")
     return padded(rows)

@@ -1,0 +1,110 @@
+"""Models of texts: functions of strings, scikit-learn's pipelines, and models of transformers with a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from gpulime import classes
+from gpulime.classes import Names
+from gpulime.engine.model import Activation, Model
+from gpulime.errors import GpulimeError, check, whole
+from gpulime.texts.counts import Counts, has_counts
+from gpulime.texts.hide import ATTENTION, DROP, MASK, Hide, replacement
+from gpulime.texts.strings import Strings
+from gpulime.texts.token_model import TokenModel
+from gpulime.texts.tokens import Tokenisation
+
+AUTO_STRINGS = 1024  # in a call of a function
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A user's model as a function of rows.
+
+    Attributes
+    ----------
+    rows : callable or nn.Module, rows -> outputs (b, classes)
+    tokenisation : Tokenisation or None, for models of token ids
+    activation : applied to the outputs if the user names none
+    class_names : list of str or None
+    """
+
+    rows: Model
+    tokenisation: Tokenisation | None = None
+    activation: Activation = None
+    class_names: Names | None = None
+
+
+def of(model: Any, tokenizer: Any, hide: Hide, batch_size: int | str, max_length: int | None) -> TextModel:
+    """Adapt a user's model.
+
+    Raises
+    ------
+    GpulimeError
+        If the model has no probabilities or lacks its tokenizer, or ``hide`` does not fit it.
+    """
+    if isinstance(batch_size, str):
+        check(batch_size == "auto", f"batch_size must be a positive integer or 'auto'; got {batch_size!r}")
+    else:
+        batch_size = whole("batch_size", batch_size, 1)
+    if isinstance(getattr(model, "model", None), nn.Module) and hasattr(model, "tokenizer"):  # a pipeline of transformers
+        model, tokenizer = model.model, tokenizer or model.tokenizer
+    if isinstance(model, nn.Module):
+        return _of_module(model, tokenizer, hide, batch_size, max_length)
+    check(tokenizer is None, f"tokenizer belongs to a model that is an nn.Module; got {type(model).__name__}")
+    replace = _replaced(hide)
+    strings = AUTO_STRINGS if isinstance(batch_size, str) else batch_size
+    return TextModel(function(model, strings, replace), class_names=_sklearn_names(model))
+
+
+def _of_module(model: nn.Module, tokenizer: Any, hide: Hide, batch_size: int | str, max_length: int | None) -> TextModel:
+    name = type(model).__name__
+    check(tokenizer is not None, f"{name} is an nn.Module and needs its tokenizer: pass tokenizer=, or a function of strings")
+    config = getattr(model, "config", None)
+    tokenisation = Tokenisation.of(tokenizer, config, max_length)
+    replacement(hide, tokenizer)  # fails early
+    kind, labels = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
+    one = None if kind == "regression" else "sigmoid"
+    activation = one if labels == 1 else "sigmoid" if kind == "multi_label_classification" else "softmax"
+    return TextModel(TokenModel(model, batch_size), tokenisation, activation, classes.of_model(model))
+
+
+def function(model: Any, batch_size: int, replace: Callable[[str], str] | str | None, name: str = "model") -> Strings:
+    """Adapt a function of strings, or a scikit-learn model: by counts if its pipeline begins with them.
+
+    Raises
+    ------
+    GpulimeError
+        If it is none, or has no probabilities.
+    """
+    owner = getattr(model, "__self__", None) if getattr(model, "__name__", "") == "predict_proba" else model
+    if has_counts(owner):
+        return Counts(owner, batch_size, replace, name)
+    called = getattr(model, "predict_proba", model)
+    if not callable(called):
+        right = f"the {name} must be a function of strings, such as a pipeline's predict_proba"
+        without = " without predict_proba, so without probabilities" if hasattr(model, "predict") else ""
+        raise GpulimeError(f"{right}; got {type(model).__name__}{without}")
+    return Strings(called, batch_size, replace, name)
+
+
+def _replaced(hide: Hide) -> Callable[[str], str] | str | None:
+    """Replacement of a hidden word in a string."""
+    check(
+        hide not in (MASK, ATTENTION), f"hide={hide!r} needs a tokenizer; take 'drop', a string for a hidden word or a callable"
+    )
+    check(
+        isinstance(hide, str) or callable(hide), f"hide must be 'drop', a string for a hidden word or a callable; got {hide!r}"
+    )
+    return None if hide == DROP else hide
+
+
+def _sklearn_names(model: Any) -> list[str] | None:
+    """Names of a scikit-learn classifier's classes, if they are strings."""
+    known = getattr(getattr(model, "__self__", model), "classes_", None)
+    dtype = getattr(known, "dtype", None)
+    return [str(one) for one in known] if known is not None and dtype is not None and dtype.kind in "OU" else None
