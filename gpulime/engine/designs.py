@@ -18,6 +18,9 @@ from torch import Tensor
 from gpulime.ops.bernoulli import bernoulli
 
 WORD = 24  # bits of a random number
+FEW = 16  # rows of half a block, up to which blocks have no mask in common
+ROUNDS = 3  # of mixing
+OF_ALL_BLOCKS = 2**31  # number of random bits that an input's blocks share
 
 
 class Design:
@@ -58,7 +61,8 @@ class Blocks(Design):
 
     A block has 2 m rows for m, the least power of 2 above an input's count (128 rows for 32 to 63 parts): m rows of a Hadamard
     matrix, whose columns are orthogonal, in random order, and their complements. Each part gets a random column with a random
-    sign. Blocks are independent, so the design may end after any of them.
+    sign. Blocks are independent, so the design may end after any of them. Blocks of less than `FEW` parts have no mask in
+    common until all have been drawn.
     """
 
     name = "blocks"
@@ -70,23 +74,52 @@ class Blocks(Design):
         for m in sizes.unique().tolist():
             where = (sizes == m).nonzero().flatten()
             first, last = (begin - 1) // (2 * m), -(-(stop - 1) // (2 * m))
-            rows = hadamard(keys[where], m, k, first, last, self.seed)
+            rows = hadamard(keys[where], m, k, first, last, self.seed, counts[where])
             masks[where, begin - start :] = rows[:, begin - 1 - 2 * m * first : stop - 1 - 2 * m * first]
         return masks
 
 
-def hadamard(keys: Tensor, m: int, k: int, first: int, last: int, seed: int) -> Tensor:
-    """Blocks ``first`` to ``last`` of inputs with at most m parts, a power of 2: (n, (last - first) 2 m, k) bool."""
-    numbers = torch.arange(first, last, device=keys.device) + 1
-    bits = bernoulli(keys[:, None], numbers, m * (2 * WORD + 1), seed).unflatten(-1, (m, 2 * WORD + 1))
-    powers = 2.0 ** torch.arange(WORD, device=keys.device)
-    order = (bits[..., :WORD].float() @ powers).argsort(-1).int()
-    column = (bits[..., WORD : 2 * WORD].float() @ powers).argsort(-1).int()
+def hadamard(keys: Tensor, m: int, k: int, first: int, last: int, seed: int, counts: Tensor | None = None) -> Tensor:
+    """Blocks ``first`` to ``last`` of inputs with at most m parts, a power of 2: (n, (last - first) 2 m, k) bool.
+
+    With ``counts`` (n,), blocks of few parts have no mask in common.
+    """
+    numbers = torch.arange(first, last, device=keys.device)
+    bits = bernoulli(keys[:, None], numbers + 1, m * (2 * WORD + 1), seed).unflatten(-1, (m, 2 * WORD + 1))
+    order, column = (_words(bits[..., start : start + WORD]).argsort(-1).int() for start in (0, WORD))
     signs = bits[..., 2 * WORD]
+    if counts is not None and m <= FEW:
+        column, signs = _disjoint(keys, counts, m, numbers, signs, seed)
     if k > m:  # columns beyond an input's parts have no meaning
         column, signs = (torch.nn.functional.pad(one, (0, k - m)) for one in (column, signs))
     half = _parity(order[..., :, None] & column[..., None, :k]) ^ signs[..., None, :k]
     return torch.stack([half, ~half], -2).flatten(1, 3)
+
+
+def _disjoint(keys: Tensor, counts: Tensor, m: int, numbers: Tensor, signs: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Columns (n, 1, m) and signs (n, blocks, m) of blocks that have no mask in common, from random ``signs``.
+
+    All blocks have the same columns. Those of some parts, chosen at random, are 0 and the powers of 2, so the masks of a block
+    and their complements show these parts in every way. Blocks differ in the signs of the other parts, which are the bits of
+    the blocks' numbers in a random order; and at random in the sign that all parts have in common.
+    """
+    powers = torch.tensor([0, *(2**i for i in range(m.bit_length() - 1))], device=keys.device)
+    rest = [column for column in range(m) if column & (column - 1)]  # no powers of 2
+    bits = bernoulli(keys, torch.full_like(keys, OF_ALL_BLOCKS), (2 * m + 2 * ROUNDS) * WORD, seed).unflatten(-1, (-1, WORD))
+    of_parts, of_columns, factors, shifts = _words(bits).split([m, m, ROUNDS, ROUNDS], -1)
+    absent = torch.arange(m, device=keys.device) >= counts[:, None]
+    place = (of_parts + absent * 2.0**WORD).argsort(-1).argsort(-1)
+    order = torch.tensor(rest, device=keys.device)[of_columns[:, : len(rest)].argsort(-1)]
+    columns = torch.cat([powers.expand(len(keys), -1), order], 1).gather(1, place)
+    free = (counts[:, None] - len(powers)).clamp(min=0)  # bits of a block's number
+    most = (1 << free) - 1
+    number = numbers & most
+    for factor, shift in zip(factors.long().split(1, -1), shifts.long().split(1, -1), strict=True):
+        number = (number * (2 * factor + 1) + shift) & most  # both steps can be undone, so no number occurs twice
+        number = number ^ (number >> (free + 1) // 2)
+    bit = place - len(powers)
+    other = (number[..., None] >> bit.clamp(min=0)[:, None] & 1).bool() & (bit >= 0)[:, None]
+    return columns[:, None].int(), signs[..., :1] ^ other
 
 
 def exhaustive(counts: Tensor, k: int, s: int) -> Tensor:
@@ -98,6 +131,12 @@ def exhaustive(counts: Tensor, k: int, s: int) -> Tensor:
 def _above(counts: Tensor) -> Tensor:
     """The least powers of 2 above the counts."""
     return 2 ** torch.frexp(counts.double()).exponent.long()
+
+
+def _words(bits: Tensor) -> Tensor:
+    """Random numbers (...) from bits (..., b), whole and below 2^b."""
+    found: Tensor = bits.float() @ 2.0 ** torch.arange(bits.shape[-1], device=bits.device)
+    return found
 
 
 def _parity(numbers: Tensor) -> Tensor:

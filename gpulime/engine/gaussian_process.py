@@ -128,8 +128,10 @@ def posterior(rows: Tensor, first: Tensor, second: Tensor, scales_: Tensor, limi
     even = (first + second) / 2
     mean = even.mean(1)
     problem = (kernels, sections, priors)
-    odd_ = _process((first - second) / 2, (1, 3), ODD, problem, 0.0, walsh.white(rows, scales_, limit))
-    even_ = _process(even - mean[:, None], (2,), EVEN, problem, FLAT)
+    # Noise in the even part may be interactions of parts that do not matter alone, which the scales do not expect.
+    unexpected = walsh.variances((scales_ > 0).double(), limit)[1]
+    odd_ = _process((first - second) / 2, (1, 3), ODD, problem, 0.0, white=walsh.white(rows, scales_, limit))
+    even_ = _process(even - mean[:, None], (2,), EVEN, problem, FLAT, unexpected)
     return Posterior(
         slopes=odd_.slopes + even_.slopes,
         variances=odd_.variances + even_.variances,
@@ -174,13 +176,17 @@ def _process(
     grid: Sequence[tuple[float, ...]],
     problem: Problem,
     flat: float,
+    unexpected: Tensor | None = None,
     white: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Process:
     """Posterior of a part with ``values`` (n, m, l), averaged over the best points of the grid.
 
-    ``white`` are kernel, sections and variances of noise that has slopes, too.
+    ``unexpected`` (n, k) are variances of the noise's slopes, of which the values tell nothing; ``white`` are kernel, sections
+    and variances of noise whose slopes they do tell.
     """
     kernels, sections, priors = ([of_order[d - 1] for d in orders] for of_order in problem)
+    if unexpected is not None:
+        priors = [*priors, unexpected]
     if white is not None:
         sections, priors = [*sections, white[1]], [*priors, white[2]]
     m = values.shape[1]

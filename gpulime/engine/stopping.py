@@ -17,7 +17,7 @@ from torch import Tensor
 from gpulime.errors import check, whole
 
 TOP = 5  # parts of a label that must be settled
-SMALL = 0.05  # of a label's largest coefficient: signs and order of parts that are surely below do not matter
+SMALL = 0.05  # of a label's largest coefficient: smaller coefficients and differences do not matter
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Stopping:
         """Tell for each input if its samples suffice, (n,) bool.
 
         With ``tolerance``, the root mean square of an input's standard errors must be at most that. Without, the parts with the
-        `TOP` largest coefficients of each label, and their signs, must be the true ones; parts whose coefficients are surely
-        below `SMALL` of the label's largest may change places and signs. ``confidence`` is that of each comparison: look
+        `TOP` largest coefficients of each label, and their signs, must be the true ones; coefficients and differences that are
+        surely below `SMALL` of the label's largest coefficient do not matter. ``confidence`` is that of each comparison: look
         number i from 1 may be wrong with probability ``(1 - confidence) / (i (i + 1))``, so all looks together with
         1 - confidence.
 
@@ -60,12 +60,10 @@ class Stopping:
         size, order = coefficients.abs().masked_fill(~valid, 0.0).sort(-1, descending=True)
         error = z * errors.masked_fill(~valid, 0.0).gather(-1, order)
         small = SMALL * size[..., :1]
-        matters = size + error > small
         top, rest = slice(None, TOP), slice(TOP, None)
-        unsure = ((size < error) & matters)[..., top].any(-1)
+        unsure = ((size < error) & (size + error > small))[..., top].any(-1)
         if size.shape[-1] > TOP:
-            least = (size - error).where(matters, small)[..., top].amin(-1)
-            unsure |= least < (size + error)[..., rest].amax(-1)
+            unsure |= (size - error)[..., top].amin(-1) < ((size + error)[..., rest] - small).amax(-1)
         return ~unsure.any(-1)
 
 

@@ -75,6 +75,31 @@ def test_products_of_two_columns_are_not_the_same_in_every_block():
     assert 0.05 < alike.double().mean() < 0.25  # 1 of 8 columns, less those that cannot be
 
 
+@pytest.mark.parametrize("count", [3, 4, 5, 7, 8, 11, 12])
+def test_blocks_of_few_parts_have_no_mask_in_common(count):
+    size = int(DESIGNS["blocks"](0, 9).steps(torch.tensor([count])))
+    keys, counts = torch.arange(20), torch.full((20,), count)
+    masks = DESIGNS["blocks"](5, 9).draw(keys, counts, 14, 1, 1 + 2**count)[..., :count]
+    assert size <= 2**count
+    for i in range(20):
+        assert len(masks[i].unique(dim=0)) == 2**count  # all that exist
+    first = masks[:, :: 2 * size] if size < 2**count else masks[:, :1]
+    assert len(first.flatten(1).unique(dim=0)) > 1  # another order for another key
+
+
+def test_half_of_all_masks_is_better_than_as_many_with_repetition():
+    """The mean of a function of 8 parts over half of all masks: its variance is about half of that of 64 independent pairs."""
+    n, keys, counts = 300, torch.arange(300), torch.full((300,), 8)
+    values = torch.randn(256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = values - values.mean()
+    code = 2 ** torch.arange(8)
+    drawn = DESIGNS["blocks"](0, 9).draw(keys, counts, 8, 1, 129)
+    mean = values[(drawn * code).sum(-1)].mean(1)
+    pairs = (values + values.flip(0)) / 2
+    assert float(mean.square().mean()) < 0.7 * float(pairs.square().mean()) / 64
+    assert abs(float(mean.mean())) < 5 * float(mean.std()) / n**0.5
+
+
 def test_exhaustive_masks_are_all_there_are(device):
     masks = exhaustive(torch.tensor([3, 1], device=device), 4, 8).cpu()
     assert masks[:, 0].all()

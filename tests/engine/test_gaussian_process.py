@@ -59,6 +59,9 @@ def test_variances_are_those_of_the_process(one_point):
         y = values[0, :, 0] / size.sqrt()
         scale = size * (y @ torch.linalg.solve(seen, y)) / len(y)
         covariance = scale * (of["all"] - of["mixed"] @ torch.linalg.solve(seen, of["mixed"].T))
+        if 2 in shares:  # noise may be products of any two parts, alike
+            unexpected = walsh.kernels(x[None], x[None], torch.ones_like(scales))[1][0]
+            covariance += scale * (shares["noise"] + gaussian_process.JITTER) * unexpected
         expected += slopes_of(slopes_of(covariance, K), K).diagonal()
     torch.testing.assert_close(found.variances[0, 0], expected, rtol=1e-8, atol=1e-12)
 
@@ -115,3 +118,20 @@ def test_inputs_are_estimated_alike_alone_and_beside_larger_ones():
     torch.testing.assert_close(together.slopes[:1, :, :K], alone.slopes, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(together.variances[:1, :, :K], alone.variances, rtol=1e-9, atol=1e-12)
     assert not together.slopes[0, :, K:].any()
+
+
+def test_errors_know_interactions_of_parts_that_do_not_matter_alone():
+    """Only even parts: products of two parts, whose slopes nothing but the prior bounds."""
+    k, n = 40, 50
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, 2, (n, 64, k), generator=generator).double() * 2 - 1
+    limit, counts = limit_of(*[k] * n), torch.full((n,), k)
+    mixed = torch.randn(n, k, k, generator=generator, dtype=torch.float64).triu(1)
+    even = torch.einsum("nmj,njl,nml->nm", rows, mixed, rows)[..., None]
+    odd = 10 * rows[..., :1]
+    found = gaussian_process.posterior(rows, even + odd, even - odd, gaussian_process.scales(rows, odd, counts), limit)
+    both = mixed + mixed.mT
+    truth = limit.inside[0, 2] * both.sum(2) + limit.outside[0, 2] * (mixed.sum((1, 2))[:, None] - both.sum(2))
+    truth[:, 0] += 10 * limit.inside[0, 1]
+    covered = (found.slopes[:, 0] - truth).abs() <= 1.96 * found.variances[:, 0].sqrt()
+    assert 0.9 < covered.double().mean() < 0.99

@@ -194,6 +194,14 @@ def test_a_label_with_two_parts_is_settled_once_all_others_are_surely_small(nois
     assert Stopping().settled(coefficients, errors, torch.tensor([[0]]), torch.tensor([30]), 1).tolist() == [settled]
 
 
+@pytest.mark.parametrize(("fifth", "settled"), [(0.5, False), (0.51, False), (0.56, True)])
+def test_equal_parts_are_settled_once_their_difference_is_surely_small(fifth, settled):
+    coefficients = torch.tensor([[[1.0, -0.9, 0.8, 0.7, fifth, 0.5, 0.1]]])
+    for error, expected in ((0.02, settled), (0.01, True)):
+        errors = torch.full((1, 1, 7), error)
+        assert Stopping().settled(coefficients, errors, torch.tensor([[0]]), torch.tensor([7]), 1).tolist() == [expected]
+
+
 def test_a_part_that_may_have_an_effect_is_not_settled():
     coefficients = torch.tensor([[[1.0, 0.001, 0.001, 0.001, 0.001, 0.001]]])
     errors = torch.tensor([[[0.001, 0.001, 0.001, 0.001, 0.001, 0.1]]])
