@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpulime import discretize, lime_image, runs, segments, submodular_pick
+    from gpulime import discretize, lime_image, lime_tabular, runs, segments, submodular_pick
     from gpulime.engine import masks, surrogate
     from gpulime.engine.masks import key
     from gpulime.errors import GpulimeError
@@ -56,6 +56,7 @@ _MODULES = {
     "discretize": "gpulime.discretize",
     "fills": "gpulime.images.fills",
     "lime_image": "gpulime.lime_image",
+    "lime_tabular": "gpulime.lime_tabular",
     "lime_text": "gpulime.lime_text",
     "masks": "gpulime.engine.masks",
     "runs": "gpulime.runs",
@@ -78,6 +79,7 @@ __all__ = [
     "fills",
     "key",
     "lime_image",
+    "lime_tabular",
     "lime_text",
     "masks",
     "pick",
