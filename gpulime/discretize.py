@@ -99,16 +99,17 @@ class BaseDiscretizer:
 
     def undiscretize(self, data: Array) -> Array:
         """Replace numbers of bins by values inside them, in an array (rows, d) or (d,); the columns are drawn in order."""
-        found: Array = data.copy()
+        found: Array = data.copy(order="K")
         rows = found.reshape(-1, found.shape[-1])  # a view
         columns = list(self.means)
         if type(self).get_undiscretize_values is not BaseDiscretizer.get_undiscretize_values:
             for column in columns:
                 rows[:, column] = self.get_undiscretize_values(column, rows[:, column].astype(int))
             return found
-        first = np.cumsum([0, *(len(self.means[column]) for column in columns)])[:-1]
-        numbers = rows[:, columns].astype(int).T + first[:, None]
-        rows[:, columns] = Values(self._statistics(columns)).draw(self.random_state, numbers.ravel()).reshape(numbers.shape).T
+        values, first = Values(self._statistics(columns)), 0
+        for column in columns:
+            rows[:, column] = values.draw(self.random_state, rows[:, column].astype(int) + first)
+            first += len(self.means[column])
         return found
 
     def _statistics(self, columns: Iterable[int]) -> Statistics:

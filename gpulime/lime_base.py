@@ -14,7 +14,7 @@ from gpulime import labels as classes
 from gpulime.device import exact
 from gpulime.engine.masked import Wanted
 from gpulime.engine.settings import Settings
-from gpulime.engine.surrogate import Moments, solved
+from gpulime.engine.surrogate import Moments, Samples, Surrogate, solved
 from gpulime.errors import GpulimeError, check
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -139,7 +139,8 @@ def fits(regressors: Array, weights: Array, outputs: Tensor, settings: Settings,
         counts = torch.tensor([x.shape[2]], device=outputs.device)
         moments = Moments(counts, x.shape[2], outputs[:, 0], x[:, 0])
         samples = x, outputs, torch.from_numpy(weights)[None].to(outputs.device), None
-        fitted = solved(moments, [...], lambda _: samples, settings)
+        solve = solved if x.dtype == torch.bool else _solved
+        fitted = solve(moments, [...], lambda _: samples, settings)
     of_labels = zip(*(getattr(fitted, name)[0].cpu().numpy() for name in FITTED), strict=True)
     found = []
     for y, (coefficients, errors, ranks, intercept, score, score_loo, local) in zip(
@@ -153,6 +154,18 @@ def fits(regressors: Array, weights: Array, outputs: Tensor, settings: Settings,
             fit = _fitted(model_regressor, regressors[:, used], y, weights, fit)
         found.append(_ordered(fit))
     return found
+
+
+def _solved(moments: Moments, rows: Sequence[Any], samples: Callable[[Any], Samples], settings: Settings) -> Surrogate:
+    """As `gpulime.engine.surrogate.solved` of a single piece, with errors computed for the selected columns only."""
+    x, outputs, weights, _ = samples(rows[0])
+    moments.add(x, outputs, weights)
+    fitted, left_out, total = moments.solve(settings)
+    parts = (fitted.ranks >= 0).any(1)[0].nonzero()[:, 0]
+    press, variances = left_out.of_parts(parts).errors(x[..., parts], outputs, weights)
+    errors = torch.zeros_like(fitted.coefficients)
+    errors[..., parts] = variances.sqrt()
+    return replace(fitted, scores_loo=1 - press / total, standard_errors=errors)
 
 
 def _fitted(regressor: Any, data: Array, y: Array, weights: Array, fit: Fit) -> Fit:

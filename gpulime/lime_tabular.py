@@ -354,7 +354,7 @@ class LimeTabularExplainer:
             centre = row if self.sample_around_instance else mean
             which = self.categorical_features
             drawn = lime_rows.standardised(self.random_state, centre, scale, which, columns, row, s)
-        scaled = (drawn.data - mean) / scale
+        scaled = drawn.data if self.discretizer is not None else (drawn.data - mean) / scale
         distances = pairwise_distances(scaled, scaled[:1], metric=call.distance_metric).ravel()
         names = lime_names.of_row(
             self.feature_names, row, scaled[0], self.categorical_features, self.categorical_names, self.discretizer

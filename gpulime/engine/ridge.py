@@ -10,7 +10,7 @@ Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -81,6 +81,11 @@ class LeaveOneOut:
     root: Tensor  # (n, l or 1, k, k): ``root' root`` is the inverse of each label's system, which all may share
     beta: Tensor  # (n, l, k)
     intercepts: Tensor  # (n, l)
+
+    def of_parts(self, parts: Tensor) -> LeaveOneOut:
+        """The same for some columns (m,) of the regressors; the fits must use no others."""
+        mean, beta = self.mean[..., parts], self.beta[..., parts]
+        return replace(self, mean=mean, beta=beta, root=self.root[..., parts[:, None], parts])
 
     def errors(
         self, regressors: Tensor, outputs: Tensor, weights: Tensor, partner: Tensor | None = None

@@ -17,6 +17,7 @@ Random = np.random.RandomState
 
 QUARTILES = (25, 50, 75)
 DECILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+BLOCK = 2**14  # values drawn at once, to stay in a CPU's cache
 TINY = 1e-11  # added to every standard deviation, as lime does
 
 
@@ -93,9 +94,21 @@ class Values:
 
     def draw(self, random: Random, bins: Array) -> Array:
         """Draw a value (t,) float64 for each of the ``bins`` (t,); one with a single value needs no random number."""
-        values = self.mins[bins]
-        varied = self.varied[bins]
-        which = bins[varied]
-        drawn = self.intervals.quantiles(which, random.random_sample(which.size))
-        values[varied] = drawn * self.stds[which] + self.means[which]
+        values = np.empty(len(bins))
+        for start in range(0, len(bins), BLOCK):
+            some = slice(start, start + BLOCK)
+            self._fill(values[some], random, bins[some])
         return values
+
+    def _fill(self, values: Array, random: Random, bins: Array) -> None:
+        varied = self.varied[bins]
+        whole = varied.all()
+        which = bins if whole else bins[varied]
+        drawn = self.intervals.quantiles(which, random.random_sample(len(which)))
+        drawn *= self.stds[which]
+        drawn += self.means[which]
+        if whole:
+            values[:] = drawn
+            return
+        values[:] = self.mins[bins]
+        values[varied] = drawn

@@ -9,6 +9,8 @@ import numpy as np
 
 from gpulime.tables.bins import Array, Random
 
+FEW = 12  # entries up to which comparing with each is faster than a binary search
+
 
 def cumulative(frequencies: Any) -> Array:
     """Cumulative probabilities (m,) of frequencies (m,), as NumPy's ``choice`` computes them."""
@@ -20,8 +22,17 @@ def cumulative(frequencies: Any) -> Array:
 def chosen(random: Random, cumulatives: Sequence[Array], s: int) -> Array:
     """Choose an entry of each column s times, (d, s) int64: equal to ``random.choice`` for one column after the other."""
     uniform = random.random_sample((len(cumulatives), s))
-    pairs = zip(cumulatives, uniform, strict=True)
-    return np.array([sums.searchsorted(row, side="right") for sums, row in pairs], dtype=np.int64).reshape(-1, s)
+    return np.array([_entry(sums, row) for sums, row in zip(cumulatives, uniform, strict=True)], dtype=np.int64).reshape(-1, s)
+
+
+def _entry(sums: Array, uniform: Array) -> Array:
+    """The entries whose shares hold the numbers ``uniform`` (s,)."""
+    if len(sums) > FEW:
+        return sums.searchsorted(uniform, side="right")
+    found = np.zeros(len(uniform), dtype=np.int64)
+    for least in sums[:-1]:
+        found += uniform >= least
+    return found
 
 
 def gaussian(random: Random, s: int, mean: Array, scale: Array) -> Array:

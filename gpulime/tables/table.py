@@ -125,29 +125,26 @@ class Table:
             The centre of normal numbers, if they are centred at the row.
         """
         d = len(self.columns)
-        values, cells = np.empty((s, d)), np.zeros((s, d), dtype=np.int32)
+        values, cells = np.empty((d, s)), np.zeros((d, s), dtype=np.int32)  # by column, which is how they are drawn
         if not self.divided.all():
             centre = self.mean if row is None else np.where(self.divided, 0.0, row)
-            values = neighbourhood.gaussian(random, s, centre, self.scale)
+            values = np.ascontiguousarray(neighbourhood.gaussian(random, s, centre, self.scale).T)
         numbers = neighbourhood.chosen(random, list(self.cumulative.values()), s)
         for (j, entries), number in zip(self.entries.items(), numbers, strict=True):
-            values[:, j] = entries[number]
-            cells[:, j] = values[:, j] if j in self.edges else number
-        if self.edges:
-            self._fill_bins(random, values, cells)
-        return Drawn(values, cells)
+            values[j] = entries[number]
+            cells[j] = values[j] if j in self.edges else number
+        for j in self.edges:
+            values[j, 1:] = self._inside(random, j, cells[j, 1:])
+        return Drawn(values.T, cells.T)
 
-    def _fill_bins(self, random: Random, values: Array, cells: Array) -> None:
-        """Draw values inside the bins ``cells`` of samples 1 to s - 1; those of integer columns are integers."""
-        columns = list(self.edges)
-        which = cells[1:, columns].T + np.array([self.first[j] for j in columns])[:, None]
-        drawn = self.values.draw(random, which.ravel()).reshape(which.shape)
-        for j, row, bin_ in zip(columns, drawn, which, strict=True):
-            if self.columns.whole[j]:
-                low, high = (np.floor(np.array(entries)[bin_]) for entries in (self.statistics.mins, self.statistics.maxs))
-                first = bin_ == self.first[j]  # only this bin includes its lower end
-                row[:] = np.rint(row).clip(np.where(first, low, low + 1), high)
-        values[1:, columns] = drawn.T
+    def _inside(self, random: Random, j: int, cells: Array) -> Array:
+        """Values of column j inside bins ``cells`` (s,); those of an integer column are integers."""
+        first = self.first[j]
+        drawn = self.values.draw(random, cells + first)
+        if not self.columns.whole[j]:
+            return drawn
+        low, high = (np.floor(np.array(ends)[cells + first]) for ends in (self.statistics.mins, self.statistics.maxs))
+        return np.rint(drawn).clip(np.where(cells == 0, low, low + 1), high)  # only the first bin includes its lower end
 
     def names(self, row: Array) -> list[str]:
         """The name of each part of a row (d,), such as "sepal width <= 2.80"."""

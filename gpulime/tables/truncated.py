@@ -23,22 +23,23 @@ class Intervals:
 
     def __init__(self, low: Array, high: Array) -> None:
         self.left = low < 0
+        self.sign = np.where(self.left, 1.0, -1.0)
         # In the right tail the mirrored interval is used: numbers near 1 have few digits left.
         self.start = np.where(self.left, log_ndtr(low), log_ndtr(-high))
         self.mass = _log_mass(low, high)
 
     def quantiles(self, which: Array, uniform: Array) -> Array:
         """Quantiles (t,) of intervals ``which`` (t,) at probabilities ``uniform`` (t,) in [0, 1)."""
-        left = self.left[which]
         with np.errstate(divide="ignore"):  # a probability of 0
-            part = np.where(left, uniform, -uniform)
-            np.log(part, out=part, where=left)
-            np.log1p(part, out=part, where=~left)
+            part = np.where(self.left[which], np.log(uniform), np.log1p(-uniform))
         part += self.mass[which]
         start = self.start[which]
         most = np.maximum(start, part)
-        quantiles: Array = ndtri_exp(np.log1p(np.exp(np.minimum(start, part) - most)) + most)
-        return np.where(left, quantiles, -quantiles)
+        np.minimum(start, part, out=part)
+        part -= most
+        found: Array = ndtri_exp(np.log1p(np.exp(part, out=part), out=part) + most)
+        found *= self.sign[which]
+        return found
 
 
 def _log_mass(low: Array, high: Array) -> Array:
