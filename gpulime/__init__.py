@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpulime import discretize, lime_image, lime_tabular, runs, segments, submodular_pick
+    from gpulime import discretize, lime_image, lime_tabular, lime_text, runs, segments, submodular_pick
     from gpulime.engine import masks, surrogate
     from gpulime.engine.masks import key
     from gpulime.errors import GpulimeError
