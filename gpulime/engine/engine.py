@@ -90,8 +90,9 @@ class Engine(Generic[E]):
         if not isinstance(self.sampler, Design):
             return Flight(inputs, self.n_samples, self.sampler, self.top_labels)
         n_samples = None if self.stopping else self.n_samples
-        flight = PlannedFlight.of(inputs, n_samples, self.sampler, self.top_labels, self.stopping)
-        if self.settings.estimator == "gp" and self.settings.kernel != SHAPLEY:
+        process, shapley = self.settings.estimator == "gp", self.settings.kernel == SHAPLEY
+        flight = PlannedFlight.of(inputs, n_samples, self.sampler, self.top_labels, self.stopping, process or shapley)
+        if process and not shapley:
             for count in flight.sampled - self._known:
                 walsh.check_kernel(count, self.settings)
                 self._known.add(count)

@@ -44,16 +44,24 @@ class PlannedFlight(Flight):
 
     @classmethod
     def of(
-        cls, inputs: Masked, n_samples: int | None, design: Design, top_labels: int, stopping: Stopping | None
+        cls,
+        inputs: Masked,
+        n_samples: int | None,
+        design: Design,
+        top_labels: int,
+        stopping: Stopping | None,
+        in_pairs: bool = False,
     ) -> PlannedFlight:
         """Plan ``n_samples``; None stands for a block, after which the stopping rule is asked.
 
-        Inputs with few parts get all of their masks if these are no more.
+        Inputs with few parts get all of their masks if these are no more. ``in_pairs`` leaves a last row without a partner out.
         """
         counts, k = inputs.counts, inputs.k
         sizes, blocks = counts.tolist(), (design.outside + design.steps(counts)).tolist()
         most = n_samples if stopping is None else stopping.max_samples
         whole = [count < 31 and 2**count <= (most or 0) for count in sizes]
+        if n_samples is not None and in_pairs:
+            n_samples -= (n_samples - design.outside) % 2
         used = [2**count if all_ else n_samples or block for count, block, all_ in zip(sizes, blocks, whole, strict=True)]
         if stopping is not None:
             least = max([0, *(block for block, all_ in zip(blocks, whole, strict=True) if not all_)])

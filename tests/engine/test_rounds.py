@@ -92,6 +92,14 @@ def test_with_all_masks_none_is_left_out(estimator):
     assert (found.scores > 0).all()
 
 
+@pytest.mark.parametrize(("estimator", "n_samples", "used"), [("gp", 128, 127), ("gp", 129, 129), ("wls", 128, 128)])
+def test_a_process_predicts_no_row_without_its_complement(estimator, n_samples, used):
+    model = Model()
+    found = explain(model, [30, 7], n_samples=n_samples, estimator=estimator)
+    assert found.samples.tolist() == [used, 128]  # all masks of the second
+    assert model.rows == used + 128 + LOOK
+
+
 def test_lime_draws_its_samples_for_few_parts_too():
     assert explain(Model(), [3], sampler="bernoulli").samples.tolist() == [129]
 
