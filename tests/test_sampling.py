@@ -110,8 +110,6 @@ def test_saved_explanations_keep_errors_and_samples(explainer, pictures, tmp_pat
         ),
         ({"estimator": "gp"}, "estimator=\"gp\" needs pairs of masks: sampler='antithetic' or 'blocks'; got 'bernoulli'"),
         ({"estimator": "ols"}, "estimator must be one of 'ridge', 'wls', 'gp'; got 'ols'"),
-        ({"quality": "fast", "num_features": 5}, "estimator='gp' uses all parts; got num_features=5"),
-        ({"quality": "fast", "feature_selection": "lasso_path"}, "estimator='gp' uses all parts"),
         ({"quality": "fast", "alpha": 0.1}, "alpha=0.1 needs estimator='ridge'; 'gp' has no penalty"),
         ({"quality": "fast", "distance": lambda masks: masks.sum(-1)}, "estimator='gp' needs a distance by name"),
         ({"quality": "fast", "n_samples": 2}, "n_samples must be at least 3 with sampler='blocks'"),

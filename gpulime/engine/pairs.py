@@ -10,9 +10,13 @@ from torch import Tensor
 from gpulime.engine import gaussian_process, logit, walsh
 from gpulime.engine.gaussian_process import Estimate
 from gpulime.engine.proximity import proximity
-from gpulime.engine.settings import Settings
+from gpulime.engine.ridge import ridge
+from gpulime.engine.selection import select
+from gpulime.engine.settings import REGULAR, Settings
 from gpulime.engine.surrogate import CONSTANT, Surrogate
 from gpulime.errors import stage
+
+MANY = 1_000_000  # masks, which stand for all: penalties of the selection are for sums over masks
 
 
 @stage("surrogate")
@@ -41,8 +45,30 @@ def solved(masks: Tensor, outputs: Tensor, labels: Tensor, fresh: Tensor, counts
     if settings.link != "identity":
         estimates.append(logit.posterior(rows, all_y, labels, fresh, scales, counts, limit, settings))
     found = estimates[0] if len(estimates) == 1 else _better(estimates, logit.probabilities(all_y).all(1))
+    ranks = torch.arange(k, device=z.device).expand_as(found.slopes)
+    if settings.num_features is not None or settings.feature_selection == "lasso_path":
+        found, ranks = selected(found, counts, settings)
     whole = outputs[:, 0].gather(1, labels)
-    return _linear(z, y, proximity(masks[:, pairs], counts, settings), found, whole)
+    return _linear(z, y, proximity(masks[:, pairs], counts, settings), found, whole, ranks)
+
+
+def selected(found: Estimate, counts: Tensor, settings: Settings) -> tuple[Estimate, Tensor]:
+    """Slopes of the fit to some parts, which are chosen by lime's rules, and the ranks (n, l, k) of the choice.
+
+    The slopes of all parts are all that it depends on, since the scatter of all masks is known. As with "wls", errors are those
+    for this choice. The scatter has equal diagonals and, beside them, equal entries near 0, so slopes hardly change.
+    """
+    scatter = walsh.scatter(counts, found.slopes.shape[2], settings) * MANY
+    cross = found.slopes @ scatter
+    ranks = select(scatter, cross, counts, MANY, settings, torch.ones_like(scatter[:1, 0]))
+    chosen = ranks >= 0
+    slopes, root = ridge(scatter, cross, chosen, REGULAR)
+    fit = scatter[:, None] @ (root.mT @ root)  # of slopes (..., k) of all parts, from the right
+    influence = (found.influence.transpose(1, 2) @ fit).transpose(1, 2)
+    # The process tells variances of slopes, not how they vary together; that is known from the pairs left out.
+    change = influence.square().sum(1) - found.influence.square().sum(1)
+    variances = (found.variances + change).clamp(min=0) * chosen
+    return Estimate(slopes, variances, influence, found.left_out), ranks
 
 
 def _better(estimates: Sequence[Estimate], possible: Tensor) -> Estimate:
@@ -64,7 +90,7 @@ def _better(estimates: Sequence[Estimate], possible: Tensor) -> Estimate:
     return Estimate(slopes, mixed("variances") + between, mixed("influence"), mixed("left_out"))
 
 
-def _linear(z: Tensor, y: Tensor, w: Tensor, found: Estimate, whole: Tensor) -> Surrogate:
+def _linear(z: Tensor, y: Tensor, w: Tensor, found: Estimate, whole: Tensor, ranks: Tensor) -> Surrogate:
     """Linear models with the slopes found: intercepts, and scores on the rows of the pairs.
 
     Parameters
@@ -97,5 +123,5 @@ def _linear(z: Tensor, y: Tensor, w: Tensor, found: Estimate, whole: Tensor) -> 
         scores_loo=1 - press / power,
         spreads=(spread / total).sqrt(),
         local_predictions=intercepts + slopes.sum(-1),
-        ranks=torch.arange(z.shape[-1], device=z.device).expand_as(slopes),
+        ranks=ranks,
     )

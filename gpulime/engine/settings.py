@@ -58,9 +58,6 @@ class Settings:
         if self.estimator != "ridge":
             check(self.alpha == 1, f"alpha={self.alpha!r} needs estimator='ridge'; {self.estimator!r} has no penalty")
         if self.estimator == "gp":
-            selects = self.num_features is not None or self.feature_selection == "lasso_path"
-            selection = f"num_features={self.num_features!r} and feature_selection={self.feature_selection!r}"
-            check(not selects, f"estimator='gp' uses all parts; got {selection}: take 'ridge' or 'wls'")
             check(
                 not callable(self.distance),
                 "estimator='gp' needs a distance by name, since it counts shown parts; got a function",

@@ -53,9 +53,22 @@ def limit(counts: Tensor, k: int, settings: Settings, orders: int = ORDERS) -> S
         odd = (order % 2 == 1) & (order <= counts[:, None])
         inside = 2 * odd.double() / order.clamp(min=1)
         return Slopes(inside, torch.zeros_like(inside), counts)
-    shown = torch.arange(k + 1, device=counts.device)
-    by_shown = (torch.arange(k, device=counts.device) < shown[:, None]).expand(len(counts), k + 1, k)  # 0 to k parts
-    return _slopes(proximity(by_shown & (shown[:-1] < counts[:, None])[:, None], counts, settings), counts, orders)
+    return _slopes(_weights(counts, k, settings), counts, orders)
+
+
+def scatter(counts: Tensor, k: int, settings: Settings) -> Tensor:
+    """Weighted scatter (n, k, k) of the entries z of all masks, for weights that sum to 1; 0 beyond an input's count."""
+    share, t = _shares(_weights(counts, k, settings), counts), counts[:, None].double()
+    shown = torch.arange(k + 1, dtype=torch.float64, device=counts.device)
+    mean = (share * shown).sum(-1, keepdim=True)
+    apart = (share * shown * (t - shown)).sum(-1) / (t * (t - 1)).clamp(min=1)[:, 0]  # E[w z_j (1 - z_l)]
+    whole = (share * (shown - mean).square()).sum(-1)  # of the number of shown parts
+    common = (whole - counts * apart) / counts.double().square()
+    eye, valid = (
+        torch.eye(k, dtype=torch.float64, device=counts.device),
+        torch.arange(k, device=counts.device) < counts[:, None],
+    )
+    return (apart[:, None, None] * eye + common[:, None, None]) * (valid[:, None] & valid[:, :, None])
 
 
 def check_kernel(count: int, settings: Settings) -> None:
@@ -78,15 +91,30 @@ def check_kernel(count: int, settings: Settings) -> None:
     )
 
 
-def _slopes(weights: Tensor, counts: Tensor, orders: int = ORDERS) -> Slopes:
-    """The same from the weights (n, k + 1) of masks that show 0 to k parts; entries beyond a count are ignored."""
+def _weights(counts: Tensor, k: int, settings: Settings) -> Tensor:
+    """Weights (n, k + 1) of masks that show 0 to k parts."""
+    shown = torch.arange(k + 1, device=counts.device)
+    by_shown = (torch.arange(k, device=counts.device) < shown[:, None]).expand(len(counts), k + 1, k)
+    return proximity(by_shown & (shown[:-1] < counts[:, None])[:, None], counts, settings)
+
+
+def _shares(weights: Tensor, counts: Tensor) -> Tensor:
+    """Shares (n, k + 1) of the total weight by the number of shown parts; weights beyond a count are ignored."""
     k = counts[:, None].double()
     shown = torch.arange(weights.shape[1], dtype=torch.float64, device=weights.device)
     log_share = torch.lgamma(k + 1) - torch.lgamma(shown + 1) - torch.lgamma((k - shown).clamp(min=0) + 1) - k * math.log(2)
     mass = weights * log_share.exp().masked_fill(shown > k, 0.0)
-    share = mass / mass.sum(-1, keepdim=True)
+    share: Tensor = mass / mass.sum(-1, keepdim=True)
+    return share
+
+
+def _slopes(weights: Tensor, counts: Tensor, orders: int = ORDERS) -> Slopes:
+    """The same from the weights (n, k + 1) of masks that show 0 to k parts; entries beyond a count are ignored."""
+    k = counts[:, None].double()
+    shown = torch.arange(weights.shape[1], dtype=torch.float64, device=weights.device)
+    share = _shares(weights, counts)
     # The mean of chi_S over |S| = d, at a mask that shows `shown` parts: normalised Krawtchouk polynomials, by recursion.
-    mean = [torch.ones_like(mass), (2 * shown - k) / k]
+    mean = [torch.ones_like(share), (2 * shown - k) / k]
     for d in range(1, orders + 1):
         mean.append(((2 * shown - k) * mean[d] - d * mean[d - 1]) / (k - d).clamp(min=1))
     chi = torch.stack(mean, -1)  # (n, k + 1, orders + 2); orders above k are not used
@@ -99,7 +127,7 @@ def _slopes(weights: Tensor, counts: Tensor, orders: int = ORDERS) -> Slopes:
     below = torch.cat([chi[..., :1], chi[..., :-2]], -1)
     spread = (share * shown * (k - shown)).sum(-1, keepdim=True).where(k > 1, 1.0)
     apart = (share[:, None] @ (below - chi[..., 1:]))[:, 0] * k * (k - 1) / (2 * spread)
-    order = torch.arange(orders + 1, dtype=torch.float64, device=mass.device)
+    order = torch.arange(orders + 1, dtype=torch.float64, device=share.device)
     inside, outside = (level[:, 0] + apart * part for part in ((k - order) / k, -order / k))
     exists = order <= k
     return Slopes(inside.masked_fill(~exists, 0.0), outside.masked_fill(~(exists & (order < k)), 0.0))

@@ -61,6 +61,18 @@ def test_slopes_and_variances_of_kernels(k):
         assert kernel.abs().max() < 1e-9 or (kernel[0].diagonal() - 1).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("k", [1, 2, 5, 9])
+@pytest.mark.parametrize("settings", [{}, {"kernel": "uniform"}, {"kernel_width": 0.1}])
+def test_the_scatter_is_that_of_all_masks(k, settings):
+    masks, _ = all_masks(k)
+    weights = proximity(masks[None], torch.tensor([k]), Settings(**settings))[0]
+    expected = torch.cov(masks.double().T, aweights=weights, correction=0).reshape(k, k)
+    found = walsh.scatter(torch.tensor([12, k]), 12, Settings(**settings))[1]
+    torch.testing.assert_close(found[:k, :k], expected, rtol=0, atol=1e-12)
+    assert not found[k:].any()
+    assert not found[:, k:].any()
+
+
 DEGENERATE = {
     "all weight on the whole input": {"kernel": lambda d, width: (d == 0).double()},
     "no weight": {"kernel": lambda d, width: 0 * d},
