@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import ablation, gpu_rows, growth, run
 from benchmarks import rows as store
-from benchmarks.convergence import summary
+from benchmarks.convergence import stopping, summary
 from benchmarks.entries import ENTRIES
 from benchmarks.peers import compare
 from benchmarks.peers.field import COMPARISONS
@@ -119,7 +119,31 @@ def of_convergence(rows: Sequence[summary.Row]) -> str:
             (needed, str(pair), f"{needed:.0f}" if needed < math.inf else "", ratio, f"{fmean(top5):.3f}", inside, at[0].ms)
         )
     columns = "{} | forwards to lime's error | error ratio at 256 | top 5 at 256 | covered at 256 | ms at 256"
-    return lines(columns.format(rows[0].case), [cells for _, *cells in sorted(shown)])
+    table = lines(columns.format(rows[0].case), [cells for _, *cells in sorted(shown)])
+    worst = [
+        (
+            str(row.pair),
+            row.ratio,
+            f"{row.games}, s = {row.s}",
+            f"at most {bound}",
+            VERDICTS[store.yes(float(row.ratio) <= bound)],
+        )
+        for row, bound in summary.worst(rows)
+    ]
+    head = f"{rows[0].case}: s >= 4 k | largest error ratio | game | which must be | "
+    return f"{table}\n{lines(head, worst)}" if worst else table
+
+
+def of_stopping(rows: Sequence[stopping.Row]) -> str:
+    """Rules of adaptive stopping, in the order of the cases."""
+    shown = [
+        (f"{row.case}: {row.rule}", row.forwards, row.most, row.fixed, row.to_lime, row.top5, row.wrong)
+        for row in sorted(rows, key=lambda row: (row.case, row.rule.startswith("top"), -float(row.rule.split()[1].rstrip(","))))
+    ]
+    columns = (
+        " | forwards, mean | most | forwards of all alike, at the same error | error, as a share of lime's | top 5 | wrong"
+    )
+    return lines(columns, shown)
 
 
 def of_gpu(rows: Sequence[gpu_rows.Row]) -> str:
@@ -166,6 +190,7 @@ PAGES: Mapping[Path, Blocks] = {
         "ablation": partial(devices, ablation.Row, of_ablation),
         "growth": partial(devices, growth.Row, of_growth),
         "convergence": partial(devices, summary.Row, of_convergence),
+        "stopping": partial(devices, stopping.Row, of_stopping),
     },
     ROOT / "docs" / "gpu.md": {"gpu": partial(devices, gpu_rows.Row, of_gpu)},
 }

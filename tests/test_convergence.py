@@ -10,12 +10,12 @@ import torch
 from sklearn.linear_model import LinearRegression, Ridge
 
 from benchmarks.convergence import __main__ as command
-from benchmarks.convergence import measure, photographs, summary, synthetic, targets
+from benchmarks.convergence import measure, photographs, stopping, summary, synthetic, targets
 from benchmarks.convergence.games import Case, Game
 from benchmarks.convergence.measure import INDEPENDENT, LIME, Found, Memory
 from benchmarks.convergence.plot import apart, plot
 from benchmarks.rows import read, write
-from benchmarks.table import of_convergence
+from benchmarks.table import of_convergence, of_stopping
 
 K = 6
 
@@ -205,6 +205,48 @@ def test_labels_do_not_overlap():
 def test_constant_games_have_no_ratio():
     games = {"a": (0.0, of_sizes(INDEPENDENT, {1000: 1e-29}) + of_sizes(LIME, {1000: 0.0}))}
     assert {row.ratio for row in summary.rows("case", games, 1)} == {""}
+
+
+def test_the_worst_games_of_each_pair():
+    """The largest ratio of each pair, among rows with s >= 4 k; pairs of presets have a smaller bound."""
+
+    def row(games, pair, s, ratio):
+        return summary.Row("synthetic", games, pair.sampler, pair.estimator, pair.link, str(s), str(s + 1), ratio=ratio)
+
+    fast, other = measure.Pair("blocks", "gp", "auto"), measure.Pair("antithetic", "wls")
+    rows = [row("linear, 50", fast, 199, "9"), row("linear, 50", fast, 200, "0.5"), row("linear, 8", fast, 128, "1.2")]
+    rows += [row("linear, 8", other, 128, "1.3"), row("constant, 8", other, 128, ""), row("24", other, 128, "7")]
+    rows += [row("linear, 8", INDEPENDENT, 128, "1")]
+    found = [(one.pair, one.games, one.s, bound) for one, bound in summary.worst(rows)]
+    assert found == [(fast, "linear, 8", "128", 1.1), (other, "linear, 8", "128", 1.35)]
+
+
+def test_right_parts_are_those_of_the_target_up_to_small_differences():
+    target = np.array([1.0, -0.9, 0.8, 0.7, 0.6, 0.56, 0.04, 0.0])
+    assert stopping.right(target, target)
+    assert stopping.right(target[[0, 1, 2, 3, 5, 4, 6, 7]], target)  # 0.56 in place of 0.6
+    assert not stopping.right(target[[0, 1, 2, 3, 6, 5, 4, 7]], target)
+    assert not stopping.right(abs(target), target)
+    few = np.array([1.0, 0.5, 0.04, 0.0, 0.0, 0.0, 0.0])
+    assert stopping.right(few * [1, 1, -1, 1, 1, 1, 1], few)
+
+
+def test_adaptive_stopping_beside_equal_numbers(game, tmp_path, monkeypatch):
+    """Six parts have 64 masks, so no rule takes more, and none has an error."""
+    case = Case("small", lambda: iter([game, replace(game, name="b"), replace(game, name="unknown")]), n_masks=2000)
+    monkeypatch.setattr(targets.stored, "__defaults__", (tmp_path,))
+    targets.compute(replace(case, games=lambda: iter([game, replace(game, name="b")])), tmp_path)
+    rows = [
+        summary.Row("small", "2", "lime", "ridge", "", "1000", "1000", mse="1e-4"),
+        *(summary.Row("small", "2", "blocks", "gp", "auto", str(s), str(s + 1), mse=str(1e-3 / s)) for s in (100, 400)),
+    ]
+    assert stopping.fixed(rows, 5e-6) == pytest.approx(201, rel=0.01)
+    found = stopping.run(case, rows, repeats=2, most=2)
+    assert [(row.rule, row.games, row.forwards, row.most, row.wrong) for row in found] == [
+        (rule, "2", "64", "64", "0.000") for rule in stopping.rules(1.0)
+    ]
+    assert all(float(row.mse) < 1e-5 for row in found)  # of the target, mostly
+    assert "| small: tolerance 2 | 64 | 64 |" in of_stopping(found)
 
 
 def test_photographs_are_parted_and_predicted(monkeypatch):

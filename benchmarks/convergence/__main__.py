@@ -47,6 +47,8 @@ def report(rows: Sequence[summary.Row]) -> None:
         needed = summary.enough(summary.curves(of_pair).get(pair, []))
         cells = [f"{row.s}: {row.ratio or '-'} {row.to_lime or '-'} {row.top5} {row.covered or '-'}" for row in of_pair]
         print(f"{games}, {pair}: {needed:.0f} forwards | ratio, to lime, top 5, covered at {' | '.join(cells)}")
+    for row, bound in summary.worst(rows):
+        print(f"{row.pair}: at most {row.ratio}, at s = {row.s} on {row.games}; must be {bound} or less with 4 k rows or more")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

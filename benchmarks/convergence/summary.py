@@ -14,8 +14,10 @@ import numpy as np
 
 from benchmarks.convergence.measure import INDEPENDENT, LIME, LIME_S, Found, Pair
 from benchmarks.rows import RESULTS, columns, where
+from gpulime.engine.quality import QUALITIES
 
 LEAST = 1e-20  # squared errors below are rounding
+OF_PRESETS, OF_OTHERS = 1.1, 1.35  # bounds of ratios on synthetic games
 LEAST_RATIO = 1e-4  # ratios below count as this, since exhaustive masks leave no error
 
 Games = dict[str, tuple[float, list[Found]]]  # by name: the target's mean squared error, and what was found
@@ -87,6 +89,18 @@ def enough(points: Sequence[tuple[int, float]]) -> float:
         return points[0][0]
     (s0, r0), (s1, r1) = (np.log(point) for point in points[above[-1] : above[-1] + 2])
     return float(np.exp(s0 + (s1 - s0) * r0 / (r0 - r1)))
+
+
+def worst(rows: Sequence[Row]) -> list[tuple[Row, float]]:
+    """Of each pair on games with names and at least four rows for each part: the row with the largest ratio, and its bound."""
+    found: dict[Pair, Row] = {}
+    for row in rows:
+        k = row.games.rpartition(", ")[2] if "," in row.games else ""
+        if k and row.ratio and int(row.s) >= 4 * int(k) and row.pair != INDEPENDENT:
+            found[row.pair] = max(found.get(row.pair, row), row, key=lambda one: float(one.ratio))
+    presets = {Pair(one.sampler, one.estimator, one.link if one.estimator == "gp" else "") for one in QUALITIES.values()}
+    each = [(row, OF_PRESETS if pair in presets else OF_OTHERS) for pair, row in found.items()]
+    return sorted(each, key=lambda one: (one[1], float(one[0].ratio)))
 
 
 def path(case: str) -> Path:
