@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,25 @@ CHANGES_NO_ROW = {
     "store.flush_seconds",
 }
 
+AUTO = "auto"
+# Settings that depend on the kind of inputs. The explainers of texts and tables know an activation "auto" themselves.
+AUTOMATIC: dict[str, dict[str, Any]] = {
+    "image": {"kernel_width": 0.25, "distance": "cosine", "activation": "softmax"},
+    "text": {"kernel_width": 0.25, "distance": "cosine"},
+    "row": {"kernel_width": None, "distance": "euclidean"},
+}
+# Settings that concern texts and tables alone, images alone, and inputs whose parts are masked: all but tables.
+OF_RECORDS = {
+    *(f"model.{name}" for name in ("tokenizer", "estimator", "trusted", "pickle")),
+    *(f"data.{name}" for name in ("text", "columns", "id", "target", "training")),
+}
+OF_IMAGES = {
+    *(f"data.{name}" for name in ("factory", "kwargs", "resize", "crop", "interpolation", "channels", "exif", "masks", "keep")),
+    *(f"data.{name}" for name in ("max_megapixels", "max_megabytes")),
+    *(f"lime.{name}" for name in ("segments", "fill", "mean", "std")),
+}
+OF_MASKS = {f"lime.{name}" for name in ("quality", "sampler", "estimator", "link", "tolerance", "confidence", "max_samples")}
+
 
 def _setting(default: Any, line: str) -> Any:
     """A field with its line for ``--help``; a callable default is a factory."""
@@ -49,6 +68,16 @@ class ModelConfig:
         None, "function that makes the model, by import path: torchvision.models.resnet18, timm.create_model, my_project:make"
     )
     kwargs: dict[str, Any] = _setting(dict, "arguments of that function, e.g. {weights: IMAGENET1K_V1}")
+    tokenizer: str | None = _setting(
+        None, "for texts and a model of token ids, a function that makes its tokenizer: my_project:make_tokenizer"
+    )
+    estimator: str | None = _setting(
+        None, "for texts and tables, a fitted estimator: a .skops file, or an import path: my_project:estimator"
+    )
+    trusted: list[str] = _setting(list, "types in the .skops file that may be loaded, beside scikit-learn's own")
+    pickle: str | None = _setting(
+        None, "instead, a pickle or joblib file: it runs any code in it, so take only one of your own"
+    )
     checkpoint: str | None = _setting(
         None, "weights to load: a .safetensors, a .pt or .pth holding tensors only, or package://PACKAGE/FILE"
     )
@@ -91,6 +120,18 @@ class DataConfig:
     )
     keep: int | list[int] | None = _setting(None, "ids in the masks that are never hidden, such as 0 or [0, 255]")
 
+    text: str | None = _setting(
+        None, "explain texts: their column in the source, a .csv, .parquet or .jsonl file with one a row"
+    )
+    columns: list[str] | Literal["all"] | None = _setting(
+        None, "explain table rows: the columns of the model's input in such a file, or all but those of ids and targets"
+    )
+    id: str | None = _setting(None, "for texts and tables, the column of ids; by default the number of the row, from 0")
+    target: str | None = _setting(None, "for texts and tables, the column of the true class, as an index or a name")
+    training: str | None = _setting(
+        None, "for tables, a file with the rows of training, for bins and draws; by default the source itself"
+    )
+
     bands: list[int] | None = _setting(
         None, "channels that reports show as red, green and blue, from 1: [4, 3, 2]; the first three if it is not set"
     )
@@ -98,6 +139,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         three = self.bands is None or (len(self.bands) == 3 and min(self.bands) >= 1)
         check(three, f"data.bands must be three numbers from 1, such as [4, 3, 2]; got {self.bands}")
+        check(self.text is None or self.columns is None, "data.text explains texts, data.columns a table: set one of the two")
         at_least = {"workers": 0, "batch_size": 1, "limit": 1, "resize": 1, "crop": 1, "channels": 1}
         for name, least in at_least.items():
             value = getattr(self, name)
@@ -138,19 +180,26 @@ class LimeConfig:
         "top",
         "classes to explain: the most probable ones, the image's true one, both, or fixed ones, as in [3, cat]",
     )
-    kernel_width: float | None = _setting(
-        0.25, "width of the proximity kernel; if small, only masks that hide little count; null means 0.75 sqrt(segments)"
+    kernel_width: float | Literal["auto"] | None = _setting(
+        AUTO,
+        "width of the proximity kernel; null means 0.75 sqrt(parts); auto is null for tables, else 0.25",
     )
     alpha: float = _setting(1.0, "strength of the ridge penalty")
     kernel: str | None = _setting(
         None, "weights of masks: uniform (Banzhaf), shapley, or lime's exponential proximity kernel if not set"
     )
-    distance: str = _setting("cosine", "distance between a mask and the whole image: cosine, euclidean, hamming ...")
+    distance: str = _setting(
+        AUTO,
+        "distance from a mask to the whole input: cosine, euclidean ...; auto is euclidean for tables, else cosine",
+    )
     feature_selection: str = _setting(
         "auto", "selection of segments: auto, none, highest_weights, forward_selection or lasso_path"
     )
     num_features: int | None = _setting(None, "number of segments to keep; all if not set")
-    activation: str | None = _setting("softmax", "activation of the model's output before explaining: softmax, sigmoid or null")
+    activation: str | None = _setting(
+        AUTO,
+        "activation of the outputs: softmax, sigmoid, null; auto is softmax for a network, null for other models",
+    )
     mean: list[float] | None = _setting(None, "mean of the model's normalisation, for pixels in 0..1; else its own, if known")
     std: list[float] | None = _setting(None, "standard deviation of the model's normalisation; else its own, if known")
     precision: str = _setting("float32", "precision of the model: float32, bfloat16 or float16")
@@ -166,6 +215,29 @@ class LimeConfig:
             (self.mean is None) == (self.std is None),
             f"lime.mean and lime.std must be given together; got {self.mean} and {self.std}",
         )
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Settings for texts: arguments of `gpulime.TextExplainer`, with the same names."""
+
+    hide: str = _setting("drop", "how words are hidden: drop, mask or attention (with a tokenizer), or a word to put there")
+    split_expression: str = _setting(r"\W+", "regular expression of what separates words")
+    bow: bool = _setting(True, "a word is one part wherever it occurs; if false, each occurrence is a part")
+    char_level: bool = _setting(False, "characters are the parts, in place of words")
+    max_length: int | None = _setting(None, "the most tokens of a text; by default the limit of tokenizer and model")
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Settings for tables: arguments of `gpulime.TableExplainer`, with the same names."""
+
+    discretizer: Literal["quartile", "decile"] | None = _setting(
+        "quartile", "bins of numeric columns; null draws normal numbers and explains standardised values"
+    )
+    categorical_features: list[str] = _setting(list, "columns of numbers that are categories; those of text always are")
+    missing: Literal["bin", "error"] = _setting("bin", "a missing value is a bin of its own, or an error")
+    sample_around: bool = _setting(False, "with discretizer: null, draw around the row instead of around the column's mean")
 
 
 @dataclass(frozen=True)
@@ -187,10 +259,17 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     lime: LimeConfig = field(default_factory=LimeConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    table: TableConfig = field(default_factory=TableConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     out: str = _setting("runs/run", "directory of the run; finished images there are skipped")
     report: bool = _setting(True, "write OUT/report.html at the end")
     max_failures_in_a_row: int | None = _setting(100, "end the run after this many failed images in a row; null never does")
+
+    @property
+    def kind(self) -> str:
+        """Kind of the inputs: "image", "text" or "row"."""
+        return "text" if self.data.text is not None else "row" if self.data.columns is not None else "image"
 
     def __post_init__(self) -> None:
         most = self.max_failures_in_a_row
@@ -285,6 +364,22 @@ def from_dict(given: Mapping[str, Any]) -> Config:
     return Config(**sections, **{name: value for name, value in values.items() if "." not in name})
 
 
+def resolved(config: Config) -> Config:
+    """Replace each "auto" that depends on the kind of inputs by its value."""
+    values = {name: value for name, value in AUTOMATIC[config.kind].items() if getattr(config.lime, name) == AUTO}
+    return replace(config, lime=replace(config.lime, **values))
+
+
 def fixed(config: Config) -> dict[str, Any]:
-    """The settings that change a row of the results, by their full names: all but `CHANGES_NO_ROW`."""
-    return {name: attrgetter(name)(config) for name, _ in settings() if name not in CHANGES_NO_ROW}
+    """The settings that change a row of the results, by their full names; of those for the kind of inputs."""
+    names = (name for name, _ in settings() if name not in CHANGES_NO_ROW and _concerns(name, config.kind))
+    return {name: attrgetter(name)(config) for name in names}
+
+
+def _concerns(name: str, kind: str) -> bool:
+    section = name.partition(".")[0]
+    of_one = section if section in ("text", "table") else None
+    if kind == "image":
+        return of_one is None and name not in OF_RECORDS
+    others = name in OF_IMAGES or (kind == "row" and name in OF_MASKS) or (kind == "text" and name == "data.training")
+    return not others and of_one in (None, {"text": "text", "row": "table"}[kind])

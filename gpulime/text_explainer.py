@@ -141,6 +141,7 @@ class TextExplainer(Engine[ExplainedTexts]):
         on_host = adapted.tokenisation is not None or device is None or torch.device(device).type == "cpu"
         check(on_host, f"a function of strings is called from the CPU; got device={str(device)!r}")
         names = adapted.class_names if class_names is None else classes.listed(class_names)
+        self.class_names = names
         activation = adapted.activation if activation == AUTO else activation
         predictor = Predictor(adapted.rows, activation, precision, device)
         self.preparation = Preparation(predictor, split_expression, bow, char_level, adapted.tokenisation, hide, names)

@@ -12,7 +12,9 @@ from gpulime import config
 from gpulime.config import Config, DataConfig, LimeConfig, StoreConfig
 from gpulime.errors import GpulimeError
 
-DIFFER = {"compile": (False, "auto"), "quality": (None, "fast")}  # of an Explainer and a run, which is long
+# Defaults of an Explainer, and of a run, which is long and may be of another kind.
+DIFFER = {"compile": (False, "auto"), "quality": (None, "fast"), "kernel_width": (0.25, "auto"), "distance": ("cosine", "auto")}
+DIFFER["activation"] = ("softmax", "auto")
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 
@@ -24,12 +26,15 @@ def test_every_config_loads(path, monkeypatch):
     given = []
     monkeypatch.setattr(from_config, "run", lambda chosen, **call: given.append(chosen) or 0)
     assert main.main(["explain", "--config", str(path)]) == 0
-    assert given[0].model.factory
     assert given[0].out.startswith("runs/")
+    if given[0].kind != "image":
+        assert given[0].model.estimator
+        return
+    assert given[0].model.factory
     from gpulime import Explainer
     from gpulime.engine.quality import QUALITIES
 
-    lime = {field.name: getattr(given[0].lime, field.name) for field in dataclasses.fields(LimeConfig)}
+    lime = vars(config.resolved(given[0]).lime).copy()
     del lime["labels"]  # an argument of explain()
     explainer = Explainer(lambda rows: rows, **lime)  # its values are right too
     assert explainer.n_samples == {"lime_defaults.yaml": 1000}.get(path.name, QUALITIES["fast"].n_samples)
@@ -71,7 +76,9 @@ def test_labels_are_a_mode_or_classes_and_names_may_be_a_list(tmp_path, monkeypa
 
 
 def test_there_are_configs():
-    assert {"quickstart.yaml", "imagenet_val.yaml", "lime_defaults.yaml"} <= {path.name for path in CONFIGS}
+    assert {path.name for path in CONFIGS} == {
+        *("quickstart.yaml", "imagenet_val.yaml", "lime_defaults.yaml", "table.yaml", "texts.yaml")
+    }
 
 
 def test_lime_settings_are_the_arguments_of_explainer():
@@ -107,13 +114,60 @@ def test_fixed_holds_what_changes_a_row(name):
         changed = Config(lime=LimeConfig(mean=[0.5], std=[0.5]))
     elif last in ("limit", "resize", "crop", "channels"):
         changed = Config(data=DataConfig(**{last: 7}))
+    elif name in ("data.text", "data.columns"):
+        changed = Config(data=DataConfig(**{last: ["a"] if last == "columns" else "a"}))
     elif last == "bands":
         changed = Config(data=DataConfig(bands=[3, 2, 1]))
     elif section:
         changed = Config(**{section: config.SECTIONS[section](**{last: value})})
     else:
         changed = Config(**{last: value})
-    assert (config.fixed(changed) == config.fixed(Config())) == (name in config.CHANGES_NO_ROW)
+    assert (config.fixed(changed) == config.fixed(Config())) == (name in config.CHANGES_NO_ROW or _concerns_no_image(name))
+
+
+def _concerns_no_image(name):
+    return name in config.OF_RECORDS - {"data.text", "data.columns"} or name.partition(".")[0] in ("text", "table")
+
+
+def test_fixed_holds_the_settings_of_its_kind():
+    image, text, row = (
+        config.fixed(Config(data=data)) for data in (DataConfig(), DataConfig(text="post"), DataConfig(columns="all"))
+    )
+    assert {"data.resize", "lime.segments"} <= image.keys()
+    assert {"data.text", "text.hide", "lime.sampler", "model.estimator"} <= text.keys()
+    assert not {"data.text", "text.hide", "table.missing", "model.estimator"} & image.keys()
+    assert {"table.discretizer", "data.training"} <= row.keys()
+    assert not {"lime.segments", "data.resize", "table.discretizer"} & text.keys()
+    assert not {"lime.segments", "data.resize", "lime.sampler", "text.hide"} & row.keys()
+
+
+@pytest.mark.parametrize(
+    ("data", "meant"),
+    [
+        ({}, (0.25, "cosine", "softmax")),
+        ({"text": "post"}, (0.25, "cosine", "auto")),
+        ({"columns": "all"}, (None, "euclidean", "auto")),
+    ],
+)
+def test_auto_depends_on_the_kind_and_gives_way_to_a_value(data, meant):
+    found = config.resolved(Config(data=DataConfig(**data))).lime
+    assert (found.kernel_width, found.distance, found.activation) == meant
+    given = LimeConfig(kernel_width=2.0, distance="hamming", activation=None)
+    assert config.resolved(Config(data=DataConfig(**data), lime=given)).lime == given
+
+
+def test_texts_and_a_table_are_not_explained_at_once():
+    with pytest.raises(GpulimeError, match=r"data\.text explains texts, data\.columns a table: set one of the two"):
+        DataConfig(text="a", columns=["b"])
+
+
+@pytest.mark.parametrize(("section", "name"), [("text", "TextExplainer"), ("table", "TableExplainer")])
+def test_settings_of_a_kind_are_arguments_of_its_explainer(section, name):
+    import gpulime
+
+    arguments = inspect.signature(getattr(gpulime, name).__init__).parameters
+    for field in dataclasses.fields(config.SECTIONS[section]):
+        assert (arguments[field.name].default or None) == (config.default(field) or None), field.name
 
 
 def test_changes_no_row_names_settings():

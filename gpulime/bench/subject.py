@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gpulime import config as configs
 from gpulime import device as devices
 from gpulime.config import Config, DataConfig
 from gpulime.engine import ownership
@@ -74,6 +75,8 @@ def of_config(config: Config, images: str | None = None) -> Subject:
         If a setting, the model or the source is invalid.
     """
     check(images in (None, RANDOM), f"--images must be {RANDOM!r}, or left out to read data.source; got {images!r}")
+    config = configs.resolved(config)
+    check(config.kind == "image", "gpulime bench measures images; got a source of texts or a table")
     loaded = models.load(config.model, config.data, config.lime)
     device = devices.named(config.lime.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std, "device": device}

@@ -97,11 +97,11 @@ def export(given: Namespace) -> int:
     to = config.expanded(given.to)
     written = export.export(run, _ids(given), to)
     for image_id, reason in written.damaged.items():
-        note(f"gpulime: image {image_id!r} is left out, its row is damaged: {reason}")
+        note(f"gpulime: {written.kind} {image_id!r} is left out, its row is damaged: {reason}")
     if written.without_picture:
         transparent = "their overlays are transparent, to lay over any picture"
         note(f"{written.without_picture:,} images have no picture: {transparent}")
-    say(f"{written.images:,} images: {to / export.INDEX}")
+    say(f"{written.images:,} {written.kind}s: {to / export.INDEX}")
     return exits.ERROR_ROWS if written.damaged else exits.OK
 
 

@@ -200,7 +200,7 @@ def _words(field: Field[Any]) -> tuple[str, str]:
 
 def _help(field: Field[Any]) -> str:
     default = config.default(field)
-    shown = f" (default: {str(default).lower()})" if default not in (None, {}) else ""
+    shown = f" (default: {str(default).lower()})" if default not in (None, {}, []) else ""
     return f"{field.metadata['help']}{shown}".replace("%", "%%")
 
 

@@ -38,9 +38,13 @@ def one(
     labels: Any = None,
     predict_proba: bool = True,
     show_predicted_value: bool = True,
+    most: int = MOST_BARS,
     **kwargs: Any,
 ) -> str:
-    """One explanation as a fragment; parameters and errors are those of `Explanation.as_html`."""
+    """One explanation as a fragment; parameters and errors are those of `Explanation.as_html`.
+
+    Beyond ``most`` bars the parts of a label are only counted.
+    """
     shown = _labels(explanation, labels)
     if not shown:
         return "<p>an explanation without labels</p>"
@@ -50,7 +54,7 @@ def one(
         blocks = [_value(explanation)] if show_predicted_value else []
     else:
         blocks = [_probabilities(explanation)] if predict_proba else []
-    blocks += [_bars(explanation, label, largest) for label in shown]
+    blocks += [_bars(explanation, label, largest, most) for label in shown]
     unsure = {label: shades.unsure(explanation.local_exp[label], shades.errors(explanation, label)) for label in shown}
     first = shown[0]
     heading = "" if regression else _called(explanation, first)
@@ -124,7 +128,7 @@ def _value(explanation: Explanation) -> str:
     return markup.table(f"Predicted value: <b>{figures}</b>, between the samples' least and largest", [markup.row(cells)])
 
 
-def _bars(explanation: Explanation, label: int, largest: float) -> str:
+def _bars(explanation: Explanation, label: int, largest: float, most: int) -> str:
     """A table of the parts of a label with a signed bar for each, and its 95 % interval."""
     weights, known = explanation.local_exp[label], shades.errors(explanation, label)
     names = [name for name, _ in explanation.domain_mapper.map_exp_ids(weights)]
@@ -134,7 +138,7 @@ def _bars(explanation: Explanation, label: int, largest: float) -> str:
     ends = [0.0, *finite, *(w + side * half.get(part, 0.0) for part, w in weights for side in (-1, 1) if math.isfinite(w))]
     low, high = (np.clip(end, -2 * largest, 2 * largest) for end in (min(ends), max(ends)))  # wide intervals are cut
     rows = []
-    for (part, weight), name in zip(weights[:MOST_BARS], names[:MOST_BARS], strict=True):
+    for (part, weight), name in zip(weights[:most], names[:most], strict=True):
         interval = f"&nbsp;<small>±{half[part]:.{decimals}f}</small>" if part in half else ""
         drawn = _bar(float(weight), half.get(part, 0.0), float(low), float(high), part in unsure)
         number = shades.signed(weight, largest) if math.isfinite(weight) else "\N{EN DASH}"
@@ -142,7 +146,7 @@ def _bars(explanation: Explanation, label: int, largest: float) -> str:
         rows.append(markup.row(cells))
     name = "Weights" if explanation.mode == "regression" else _called(explanation, label)
     caption = f"<b>{name}</b> <small>{_facts(explanation, label)}</small>"
-    return markup.table(caption, rows) + markup.more(len(weights) - MOST_BARS, "part")
+    return markup.table(caption, rows) + markup.more(len(weights) - most, "part")
 
 
 def _facts(explanation: Explanation, label: int) -> str:

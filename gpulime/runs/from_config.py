@@ -18,7 +18,7 @@ from gpulime.errors import GpulimeError, check
 from gpulime.explainer import Explainer
 from gpulime.images.segments import describe, kept_ids
 from gpulime.labels import of_run
-from gpulime.runs import sampling
+from gpulime.runs import from_records, sampling
 from gpulime.runs.progress import exits
 from gpulime.runs.progress.partition import Share
 from gpulime.runs.progress.terminal import note, say
@@ -31,6 +31,7 @@ from gpulime.runs.reading.transform import Transform
 from gpulime.runs.run import Job, perform, plan
 from gpulime.runs.store import store
 from gpulime.runs.store.manifest import MANIFEST, TARGETS, Terms
+from gpulime.runs.store.row import IMAGE
 from gpulime.views.report import page
 
 LOSS = f"{page.PAGE} would lose its pictures"
@@ -61,8 +62,20 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         If a setting, the model or the source is invalid, or the directory holds rows of other settings.
     """
     check(bool(config.out), f"out must name a directory; got {config.out!r}")
-    sampling.chosen(config.lime)  # before the model is loaded
+    config = configs.resolved(config)
     share = Share.of(config.data.shard)
+    job = (_images_job if config.kind == "image" else from_records.job)(
+        config, share, _device(config.lime.device, share), retry_failed
+    )
+    if dry_run:
+        say(str(plan(job)))
+        return exits.OK
+    outcome = perform(job)
+    return exits.ERROR_ROWS if outcome.failed and share.world == 1 else exits.OK
+
+
+def _images_job(config: configs.Config, share: Share, device: str, retry_failed: bool) -> Job:
+    sampling.chosen(config.lime)  # before the model is loaded
     loaded = models.load(config.model, config.data, config.lime)
     found, reader = images(config.data, loaded.transform, loaded.class_names)
     masks = None if config.data.masks is None else MaskFolder.of(config.data.masks, config.data)
@@ -70,10 +83,10 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         masks.check([item.image_id for item in found.items])
     lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
     wanted = of_run(lime.pop("labels"), loaded.class_names)
-    lime["device"] = _device(lime["device"], share)
+    lime["device"] = device
     explainer = Explainer(ownership.own(loaded.model, devices.named(lime["device"])), **lime)
     segmenter = SEGMENTER if masks else describe(explainer.segmenter, explainer.device)
-    job = Job(
+    return Job(
         items=found.items,
         source=ImageSource(
             explainer=explainer,
@@ -112,11 +125,6 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         retry_failed=retry_failed,
         max_failures_in_a_row=config.max_failures_in_a_row,
     )
-    if dry_run:
-        say(str(plan(job)))
-        return exits.OK
-    outcome = perform(job)
-    return exits.ERROR_ROWS if outcome.failed and share.world == 1 else exits.OK
 
 
 def _device(wanted: str | None, share: Share) -> str:
@@ -139,7 +147,7 @@ def report(run: Path) -> Path:
     """
     about = store.manifest(run)
     reader = _reader(about)
-    if reader is None and (run / page.PAGE).exists():
+    if reader is None and about.get("kind", IMAGE) == IMAGE and (run / page.PAGE).exists():
         check("config" in about, f"{run} was made from Python, so its images are not available: {LOSS}. {REMEDY}")
         raise GpulimeError(
             f"the images of {run} come from data.factory, code that you have not run in this folder: {LOSS}. "
@@ -192,7 +200,7 @@ def _reader(about: Mapping[str, Any]) -> FileReader | DatasetReader | None:
     Also None for a ``data.factory`` that this user has not run in this folder: a run.json may come from another person, and
     its factory could run any code.
     """
-    if "config" not in about:
+    if "config" not in about or about.get("kind", IMAGE) != IMAGE:
         return None
     try:
         data, transform = configs.from_dict(about["config"]).data, Transform(**about["transform"])

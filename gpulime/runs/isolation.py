@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ UNPROVEN_IMAGES = 8  # if this many images fail before any is explained, the mod
 MOST_BEHIND = 64  # unreadable images that wait for an earlier image, until this is explained in a smaller model batch
 MESSAGE_LENGTH = 1000
 ELSEWHERE = "explainer"
+ALONE = re.compile("^(image|text|row) 0: ")  # its number in a batch of one
 
 
 Row = dict[str, Any]
@@ -52,6 +54,8 @@ class Isolation:
     suspects : collection of str
         Ids of images that were in flight when a process lost its device. If it happens again with such an image alone, the
         image is at fault.
+    one : str
+        The kind of inputs, in messages.
     """
 
     def __init__(
@@ -61,8 +65,9 @@ class Isolation:
         progress: Callable[[int], None],
         proven: bool,
         suspects: Collection[str] = (),
+        one: str = "image",
     ) -> None:
-        self.explainer, self.proven, self.suspects = explainer, proven, suspects
+        self.explainer, self.proven, self.suspects, self.one = explainer, proven, suspects, one
         self._isolate = Isolate[Read, Explanations](
             explainer.predictor,
             explainer.device,
@@ -102,7 +107,8 @@ class Isolation:
     def end(self) -> None:
         """Raise `ModelFailsError` if the model has failed for all images; call it after the last one."""
         if self._first is not None:
-            images = "each image" if len(self._held) < UNPROVEN_IMAGES else f"each of the first {UNPROVEN_IMAGES} images"
+            few = len(self._held) < UNPROVEN_IMAGES
+            images = f"each {self.one}" if few else f"each of the first {UNPROVEN_IMAGES} {self.one}s"
             reason = _reason(self._first) if isinstance(self._first, GpulimeError) else line_of(self._first)
             raise ModelFailsError(f"the model fails for {images}, also alone: {reason}") from self._first
 
@@ -144,7 +150,7 @@ class Isolation:
 
 
 def _reason(error: BaseException) -> str:
-    message = str(error).removeprefix("image 0: ")  # its number in a batch of one
+    message = ALONE.sub("", str(error))
     return message if isinstance(error, GpulimeError) else f"{type(error).__name__}: {message}"
 
 

@@ -88,8 +88,9 @@ def perform(job: Job) -> Outcome:
     check(job.explainer.seed < 2**63, f"a run's seed must be below 2**63; got {job.explainer.seed}")
     out, left, predictor, n_samples = job.out, _todo(job), job.explainer.predictor, job.explainer.n_samples
     shown = job.share.rank == 0
-    predictor.announce(len(left.items) * n_samples, note)
-    progress = Progress(len(left.items), n_samples, job.class_names, lambda: predictor.watch.seconds, shown)
+    one, per_sample = job.source.kind, job.source.per_sample
+    progress = Progress(len(left.items), n_samples, job.class_names, lambda: predictor.watch.seconds, shown, one, per_sample)
+    predictor.announce(progress.total, note)
     rows = store.Store(out, rank=job.share.number, config_hash=job.terms.config_hash, **dataclasses.asdict(job.store))
     with ExitStack() as stack:
         stop = stack.enter_context(Stop())  # outermost: the last shard is written under it too
@@ -100,10 +101,10 @@ def perform(job: Job) -> Outcome:
             # Writes the final state, once the last row is written or lost.
             heart = stack.enter_context(Heartbeat(out, job.share, lambda state: _beat(job, left, progress, state)))
         if left.done:
-            note(f"{len(left.done):,} of {len(job.items):,} images are done already")
+            note(f"{len(left.done):,} of {len(job.items):,} {one}s are done already")
             _look_again(job)
         if left.items and shown:
-            note(estimate.work(len(left.items), n_samples, job.explainer.stopping is not None))
+            note(estimate.work(len(left.items), n_samples, job.explainer.stopping is not None, one, per_sample))
         stack.enter_context(progress)  # its bar is closed before the writer's last error is printed
         writer = stack.enter_context(Writer(rows))  # innermost: rows are written first, however the run ends
 
@@ -129,7 +130,7 @@ def perform(job: Job) -> Outcome:
                 progress.image(row)
                 predictor.announce(progress.total - progress.seen, note)
                 in_a_row = in_a_row + 1 if row["status"] == "error" else 0
-                _check_failures(in_a_row, job.max_failures_in_a_row, row)
+                _check_failures(in_a_row, job.max_failures_in_a_row, row, one)
                 look()  # not `heed`: rows finished together with this one come next, and must not be lost to a signal
     stop.check()
     assert heart.last is not None
@@ -161,7 +162,8 @@ def plan(job: Job) -> Plan:
     rate, b = estimate.rate(explain, lambda: devices.synchronize(explainer.device))
     n_samples = round(statistics.fmean(used)) if used else explainer.n_samples
     is_about = explainer.stopping is not None or n_samples != explainer.n_samples
-    return Plan(len(job.items), len(left.done), len(left.items), left.again, n_samples, is_about, job.share, rate, b)
+    numbers = len(job.items), len(left.done), len(left.items), left.again
+    return Plan(*numbers, n_samples, is_about, job.share, rate, b, job.source.kind, job.source.per_sample)
 
 
 def _todo(job: Job) -> Todo:
@@ -193,7 +195,7 @@ def _finish(job: Job, progress: Progress, call: Effort) -> Outcome:
     if not job.share.is_all and (missing or heartbeat.at_work(job.out)):
         others = "other processes are still running; the last one sums up"
         left = f"{missing:,} of the run are left for other processes" if missing else others
-        say(f"{job.share}: {progress.ok + progress.failed:,} images are done here; {left}")
+        say(f"{job.share}: {progress.ok + progress.failed:,} {job.source.kind}s are done here; {left}")
     else:
         say(f"\n{found}\n")
         say(f"summary: {summary.write(job.out, found)}")
@@ -216,7 +218,9 @@ def _look_again(job: Job) -> None:
     # Not an unreadable image: it may have crashed its worker, and would crash this process.
     item = next((item for item in job.items if known.get(item.image_id) is not None), None)
     if item is not None and job.source.read(item).sha256 != known[item.image_id]:
-        note(f"image {item.image_id!r} has changed since it was explained: does {job.out} belong to another dataset?")
+        note(
+            f"{job.source.kind} {item.image_id!r} has changed since it was explained: does {job.out} belong to another dataset?"
+        )
 
 
 def _rows(
@@ -233,7 +237,7 @@ def _rows(
         job.source.columns,
     )
     suspects = {item.image_id for [item] in left.passes[1:]}
-    isolation = Isolation(job.explainer, job.source.alone, after_model_batch, proven, suspects)
+    isolation = Isolation(job.explainer, job.source.alone, after_model_batch, proven, suspects, job.source.kind)
     for items in left.passes:
         with closing(
             job.source.groups(items, proven, heed)
@@ -248,7 +252,7 @@ def _check_names(names: Sequence[str] | None, classes: int | None) -> None:
         raise WrongSettingError(f"class_names has {len(names)} names; the model has {classes} classes")
 
 
-def _check_failures(in_a_row: int, most: int | None, last: Mapping[str, Any]) -> None:
+def _check_failures(in_a_row: int, most: int | None, last: Mapping[str, Any], one: str) -> None:
     if in_a_row == most:
         why = f"the last, {last['image_id']!r}, for {last['error_type']}: {str(last['error'])!r:.200}"
-        raise FailuresInARowError(f"{in_a_row} images in a row failed (max_failures_in_a_row), {why}; their rows are kept")
+        raise FailuresInARowError(f"{in_a_row} {one}s in a row failed (max_failures_in_a_row), {why}; their rows are kept")

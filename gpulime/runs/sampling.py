@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpulime.config import LimeConfig
 from gpulime.engine.quality import LIME, Sampling, sampling
 from gpulime.errors import GpulimeError
-from gpulime.explainer import Explainer
+
+if TYPE_CHECKING:
+    from gpulime.explainer import Explainer
+    from gpulime.text_explainer import TextExplainer
 
 CHOSEN = ("n_samples", "sampler", "estimator", "link")  # by a preset
 ALL = ("quality", *CHOSEN, "tolerance", "confidence", "max_samples")
@@ -31,7 +34,7 @@ def chosen(lime: LimeConfig) -> Sampling:
         raise GpulimeError(f"{error} (lime.quality is {lime.quality!r}; with 'lime' any sampler will do)") from error
 
 
-def resolved(fixed: Mapping[str, Any], explainer: Explainer) -> dict[str, Any]:
+def resolved(fixed: Mapping[str, Any], explainer: Explainer | TextExplainer) -> dict[str, Any]:
     """Settings that change a row, with the explainer's sampling: the same whether a preset or its settings were given.
 
     An estimator and a link equal to lime's are left out, and a stopping rule if there is none: runs of earlier versions have

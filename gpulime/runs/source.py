@@ -23,6 +23,11 @@ class Source(Protocol):
     kind: str
 
     @property
+    def per_sample(self) -> float:
+        """Forwards of an input for each of its samples; below 1 if inputs share samples."""
+        ...
+
+    @property
     def explainer(self) -> Engine[Any]:
         """The explainer of this kind."""
         ...

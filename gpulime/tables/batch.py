@@ -32,11 +32,14 @@ class Rows:
     values : (n, d) float64, encoded
     labels : (n, l) int64, or None for the most probable ones
     keys : (n,) int64, or None for a neighbourhood that all share
+    top : bool
+        If True, the classes with the highest output are explained too, before ``labels``.
     """
 
     values: Array
     labels: Tensor | None = None
     keys: Tensor | None = None
+    top: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
@@ -108,7 +111,7 @@ class Tables:
             Neighbourhoods(*stacked),
             dtype,
             keys.to(device),
-            Wanted(labels, labels is None, _highest(batch.labels)),
+            Wanted(labels, batch.top or labels is None, _highest(batch.labels)),
             self._standard(device),
             self._explain,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from gpulime.errors import GpulimeError
 from gpulime.explanations import shades
 from gpulime.runs.progress.terminal import printable
 from gpulime.runs.store import row_index, store
-from gpulime.runs.store.row import DAMAGED, prediction
+from gpulime.runs.store.row import DAMAGED, IMAGE, PARTS, kind_of, prediction
 from gpulime.runs.store.row_index import Places
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -107,6 +107,7 @@ class Diff:
     images: list[ImageDiff]
     names_a: Sequence[str] | None
     names_b: Sequence[str] | None
+    kind: str = IMAGE  # of the inputs of A
 
     @property
     def summary(self) -> list[tuple[str, str]]:
@@ -116,13 +117,13 @@ class Diff:
         changed, known = (sum(getattr(image, name) for image in self.images) for name in ("changed", "knows_top"))
         pairs = sum(len(image.labels) for image in self.images)
         facts = [
-            ("images in both", f"{n + self.failed:,} (only in A {self.only_a:,}, only in B {self.only_b:,})"),
+            (f"{self.kind}s in both", f"{n + self.failed:,} (only in A {self.only_a:,}, only in B {self.only_b:,})"),
             ("explained by both", f"{n:,}"),
             (
                 "top label changed",
                 f"{changed:,} of {n:,}" if known == n else "not known: a run of an earlier version explains targets alone",
             ),
-            ("same segments", f"{same:,} of {n:,}" + ("" if same == n else "; the others have no correlation")),
+            (f"same {PARTS[self.kind]}", f"{same:,} of {n:,}" + ("" if same == n else "; the others have no correlation")),
             ("labels compared", f"{pairs:,}"),
         ]
         if apart := sum(not image.comparable for image in self.images):
@@ -204,6 +205,7 @@ def compare(a: Path, b: Path) -> Diff:
         images=images,
         names_a=about_a.get("class_names"),
         names_b=about_b.get("class_names"),
+        kind=about_a.get("kind", IMAGE),
     )
 
 
@@ -215,18 +217,27 @@ def _together(a: Places, b: Places, pairs: Sequence[tuple[int, int]]) -> Iterato
 
 
 def _image(a: Row, b: Row, top_a: tuple[int, float] | None, top_b: tuple[int, float] | None) -> ImageDiff:
-    map_a, map_b = (store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"]) for row in (a, b))
-    same_size, same = map_a.shape == map_b.shape, np.array_equal(map_a, map_b)
+    same_size, same, overlapping = _parts(a, b)
     labels = []
     for i, label in enumerate(a["labels"]):
         if label in b["labels"]:
             j = b["labels"].index(label)
             x, y = (np.round(coefficients, shades.MOST_DECIMALS) for coefficients in (a["coef"][i], b["coef"][j]))
             correlation = rank_correlation(x, y) if same else None
-            overlap = top_overlap(map_a, x, map_b, y) if same_size else None
+            overlap = overlapping(x, y) if same_size else None
             labels.append(LabelDiff(label, a["pred_probs"][i], b["pred_probs"][j], correlation, overlap))
     knows_top = top_a is not None and top_b is not None
     return ImageDiff(a["image_id"], top_a or _top(a), top_b or _top(b), same_size, same, labels, knows_top)
+
+
+def _parts(a: Row, b: Row) -> tuple[bool, bool, Callable[[Array, Array], float | None]]:
+    """Tell if the parts of an input in both runs can be compared and are the same; and the overlap of the strongest ones."""
+    if kind_of(a) == kind_of(b) == IMAGE:
+        map_a, map_b = (store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"]) for row in (a, b))
+        same = np.array_equal(map_a, map_b)
+        return map_a.shape == map_b.shape, same, lambda x, y: top_overlap(map_a, x, map_b, y)
+    names_a, names_b = a["parts"] or [], b["parts"] or []
+    return kind_of(a) == kind_of(b), names_a == names_b, lambda x, y: names_overlap(names_a, x, names_b, y)
 
 
 def _top(row: Row) -> tuple[int, float]:
@@ -252,6 +263,15 @@ def top_overlap(map_a: Array, x: Array, map_b: Array, y: Array, top: int = TOP) 
     area_a, area_b = _strongest_area(map_a, x, top), _strongest_area(map_b, y, top)
     either = np.count_nonzero(area_a | area_b)
     return np.count_nonzero(area_a & area_b) / either if either else None
+
+
+def names_overlap(names_a: Sequence[str], x: Array, names_b: Sequence[str], y: Array, top: int = TOP) -> float | None:
+    """Intersection over union, in [0, 1], of the names of the ``top`` strongest parts of both; None if there are none."""
+    a, b = (
+        {names[i] for i, _ in shades.strongest(list(enumerate(coefficients)), top)}
+        for names, coefficients in ((names_a, x), (names_b, y))
+    )
+    return len(a & b) / len(a | b) if a | b else None
 
 
 def _strongest_area(segments: Array, coefficients: Array, top: int) -> Array:

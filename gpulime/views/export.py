@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from PIL import Image
 
 from gpulime.classes import name_of
 from gpulime.errors import GpulimeError, check, nearest
-from gpulime.explanations import shades
+from gpulime.explanations import html, shades
 from gpulime.runs import from_config
 from gpulime.runs.store import row_index, store
-from gpulime.runs.store.row import DAMAGED
-from gpulime.views.report.card import standard_errors
+from gpulime.runs.store.row import DAMAGED, IMAGE, kind_of
+from gpulime.views.report.card import fragment, standard_errors
 
 INDEX = "index.csv"
 COLUMNS = ("image_id", "arrays", "label", "name", "prediction", "r2", "r2_loo", "overlay")
@@ -39,6 +40,7 @@ class Exported:
     images: int
     damaged: dict[str, str]
     without_picture: int
+    kind: str = IMAGE  # of the inputs
 
 
 def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
@@ -52,8 +54,9 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     By default all explained images are written; those with a damaged row are skipped. Each gets an .npz with image_id,
     labels (l,), predictions (l,), intercepts (l,), r2 (l,), r2_loo (l,), coefficients and standard_errors (l, k) float32,
     segments (h, w) int32 and heatmaps (l, h, w) float32, and for each label a PNG of its overlay: on the gray picture if there
-    is one, else transparent. Standard errors that are not known are NaN. Segments whose sign is not certain at 95 % are
-    hatched and faded.
+    is one, else transparent. A text or a table row has no segments and heatmaps, but the names of its parts (k,), and one
+    HTML page in place of the overlays. Standard errors that are not known are NaN. Segments whose sign is not certain at
+    95 % are hatched and faded.
 
     Raises
     ------
@@ -64,7 +67,7 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     rows = row_index.judged(run)
     chosen, damaged = _choose(run, rows.rows, ids)
     check(not to.exists() or (to.is_dir() and not any(to.iterdir())), f"{to} is there and not an empty folder: choose another")
-    names, picture = manifest.get("class_names"), from_config.pictures(run)
+    picture = from_config.pictures(run)
     to.mkdir(parents=True, exist_ok=True)
     numbers = {image_id: i for i, image_id in enumerate(rows.rows["image_id"].to_pylist())}
     index: list[tuple[Any, ...]] = []
@@ -72,18 +75,18 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     for number, image_id in enumerate(chosen):
         row = rows.row(numbers[image_id])
         stem = f"{number:06d}-{hashlib.sha256(image_id.encode()).hexdigest()[:12]}"
-        found = picture(row)
+        found = picture(row) if kind_of(row) == IMAGE else None
         ground = None if found is None else found.pixels
         if ground is not None and ground.shape[:2] != (row["h"], row["w"]):
             ground = None
-        without_picture += ground is None
-        index += _write(row, ground, to, stem, names)
+        without_picture += ground is None and kind_of(row) == IMAGE
+        index += _write(row, ground, to, stem, manifest)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *([_cell(value) for value in line] for line in index)])
     aside = to / f"{INDEX}.part"
     aside.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))  # a name may hold half of a surrogate pair
     aside.replace(to / INDEX)
-    return Exported(len(chosen), damaged, without_picture)
+    return Exported(len(chosen), damaged, without_picture, manifest.get("kind", IMAGE))
 
 
 def _choose(run: Path, rows: pa.Table, ids: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
@@ -135,39 +138,67 @@ def _cell(value: Any) -> Any:
 
 
 def _write(
-    row: Mapping[str, Any], picture: shades.Picture | None, to: Path, stem: str, names: Sequence[str] | None
+    row: Mapping[str, Any], picture: shades.Picture | None, to: Path, stem: str, manifest: Mapping[str, Any]
 ) -> list[tuple[Any, ...]]:
-    """The files of one image, and its lines of the index."""
-    segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
+    """The files of one input, and its lines of the index."""
+    is_image, names = kind_of(row) == IMAGE, manifest.get("class_names")
     coefficients = np.array(row["coef"], np.float32)
     errors = standard_errors(row).astype(np.float32)
-    heatmaps = coefficients[:, segments]
     left_out = row["r2_loo"] or [None] * len(row["labels"])
     r2, r2_loo = (np.array([np.nan if score is None else score for score in scores]) for scores in (row["r2"], left_out))
+    arrays: dict[str, Any] = {
+        "image_id": np.array(row["image_id"]),
+        "labels": np.array(row["labels"], np.int64),
+        "predictions": np.array(row["pred_probs"], np.float32),
+        "intercepts": np.array(row["intercept"]),
+        "r2": r2,
+        "r2_loo": r2_loo,
+        "coefficients": coefficients,
+        "standard_errors": errors,
+    }
+    if is_image:
+        segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
+        heatmaps = coefficients[:, segments]
+        arrays |= {"segments": segments, "heatmaps": heatmaps}
+        pages = _overlays(row, segments, heatmaps, errors, picture, to, stem)
+    else:
+        arrays |= {"parts": np.array(row["parts"], str)}
+        pages = [_page(row, manifest, to, stem)] * len(row["labels"])
     with (to / f"{stem}.npz").open("xb") as file:
-        np.savez_compressed(
-            file,
-            image_id=np.array(row["image_id"]),
-            labels=np.array(row["labels"], np.int64),
-            predictions=np.array(row["pred_probs"], np.float32),
-            intercepts=np.array(row["intercept"]),
-            r2=r2,
-            r2_loo=r2_loo,
-            coefficients=coefficients,
-            standard_errors=errors,
-            segments=segments,
-            heatmaps=heatmaps,
-        )
+        np.savez_compressed(file, **arrays)
     lines = []
+    for j, (label, shown) in enumerate(zip(row["labels"], pages, strict=True)):
+        facts = (row["pred_probs"][j], row["r2"][j], left_out[j])
+        lines.append((row["image_id"], f"{stem}.npz", label, name_of(label, names) or "", *facts, shown))
+    return lines
+
+
+def _overlays(
+    row: Mapping[str, Any],
+    segments: NDArray[np.int32],
+    heatmaps: NDArray[np.float32],
+    errors: NDArray[np.float32],
+    picture: shades.Picture | None,
+    to: Path,
+    stem: str,
+) -> list[str]:
+    """Write a PNG for each label of an image."""
+    names = []
     for j, label in enumerate(row["labels"]):
-        overlay = f"{stem}-class-{label}.png"
+        names.append(f"{stem}-class-{label}.png")
         weights = list(enumerate(row["coef"][j]))
         largest, hatched = shades.scale(weights), shades.unsure(weights, dict(enumerate(errors[j].tolist())))
         if picture is None:
             shown = shades.transparent(segments, heatmaps[j], largest, hatched)
         else:
             shown = shades.blend(picture, segments, heatmaps[j], largest, hatched)
-        Image.fromarray(shown).save(to / overlay, optimize=True)
-        facts = (row["pred_probs"][j], row["r2"][j], left_out[j])
-        lines.append((row["image_id"], f"{stem}.npz", label, name_of(label, names) or "", *facts, overlay))
-    return lines
+        Image.fromarray(shown).save(to / names[-1], optimize=True)
+    return names
+
+
+def _page(row: Mapping[str, Any], manifest: Mapping[str, Any], to: Path, stem: str) -> str:
+    """Write the page of a text or a table row."""
+    name = f"{stem}.html"
+    with (to / name).open("x", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(html.page(fragment(row, manifest)))
+    return name

@@ -10,8 +10,8 @@ from gpulime.runs.store.verify import Verified
 
 MOST = 100  # names of one kind
 VERDICTS = {
-    exits.OK: "all files are intact, and every image is explained",
-    exits.ERROR_ROWS: "all files are intact; some images have error rows, or no row yet",
+    exits.OK: "all files are intact, and every {} is explained",
+    exits.ERROR_ROWS: "all files are intact; some {}s have error rows, or no row yet",
     exits.DAMAGED: "something differs from what the run wrote",
 }
 
@@ -25,26 +25,26 @@ def text(found: Verified) -> str:
         if len(shown) > MOST:
             lines.append(f"{'':16}... and {len(shown) - MOST:,} more")
     code = found.exit_code
-    return "\n".join([*lines, f"{'verdict':16}{VERDICTS[code]} (exit code {code})"])
+    return "\n".join([*lines, f"{'verdict':16}{VERDICTS[code].format(found.kind)} (exit code {code})"])
 
 
 def _facts(found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
     yield "run", str(found.run), ()
     yield "shards", f"{found.shards:,} read whole" + (", all sound" if not found.corrupt else ""), ()
     if found.corrupt:
-        remedy = "run the same gpulime explain again to explain their images again; then delete them"
+        remedy = f"run the same gpulime explain again to explain their {found.kind}s again; then delete them"
         yield "corrupt shards", f"{len(found.corrupt):,}; {remedy}", (f"{e.path.name}: {e.reason}" for e in found.corrupt)
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in found.errors.items())
     failed = f", {sum(found.errors.values()):,} failed ({kinds})" if kinds else ""
     damaged = f", {len(found.damaged):,} damaged" if found.damaged else ""
-    yield "images", f"{found.images:,}: {found.ok:,} ok{failed}{damaged}", ()
+    yield f"{found.kind}s", f"{found.images:,}: {found.ok:,} ok{failed}{damaged}", ()
     if found.missing:
         remedy = "the same gpulime explain resumes with them"
-        yield "no row yet", f"{found.missing:,} of the run's {found.wanted:,} images: {remedy}", ()
+        yield "no row yet", f"{found.missing:,} of the run's {found.wanted:,} {found.kind}s: {remedy}", ()
     if found.damaged:
         yield "damaged rows", "they say ok and hold no whole explanation", (f"{i}: {why}" for i, why in found.damaged.items())
     if repeats := found.rows - found.images:
-        yield "repeated rows", f"{repeats:,}; readers take one row per image: ok before error, then the newest", ()
+        yield "repeated rows", f"{repeats:,}; readers take one row per {found.kind}: ok before error, then the newest", ()
     if found.other_settings:
         others = (f"{name}: {count:,} rows" for name, count in found.other_settings.items())
         yield "other settings", f"rows whose config_hash is not the run's {found.config_hash}", others

@@ -155,7 +155,7 @@ def test_a_bad_file_is_one_line_that_says_what_is_right(write, capsys, text, mes
         (["--lime.n_sample=1"], "unknown option '--lime.n_sample' (did you mean '--lime.n_samples'?)"),
         (["photos"], "unknown argument 'photos'"),
         (["--lime.n_samples", "many"], "lime.n_samples must be a whole number or 'auto' or null; got 'many'"),
-        (["--lime.kernel_width", "x"], "lime.kernel_width must be a number or null; got 'x'"),
+        (["--lime.kernel_width", "x"], "lime.kernel_width must be a number or 'auto' or null; got 'x'"),
         (["--lime.batch_size", "x"], "lime.batch_size must be a whole number or 'auto'; got 'x'"),
         (["--report", "maybe"], "report must be true or false"),
         (["--data.workers", "-1"], "data.workers must be 0 or more; got -1"),

@@ -14,6 +14,7 @@ from gpulime.explanations import shades
 from gpulime.runs.progress import terminal
 from gpulime.runs.progress.heartbeat import Effort
 from gpulime.runs.progress.terminal import printable
+from gpulime.runs.store.row import PARTS, kind_of
 
 SHOWN_IMAGES = 20
 SHOWN_SEGMENTS = 3
@@ -22,7 +23,8 @@ SHOWN_SEGMENTS = 3
 class Progress:
     """Counts forwards and images; prints explanations as they come.
 
-    The work is ``images`` times ``n_samples`` forwards at first, and is corrected by the samples that finished images took.
+    The work is ``images`` times ``n_samples`` forwards at first, and is corrected by the samples that finished images took;
+    times ``per_sample``, which is below 1 if inputs share samples. ``one`` is the kind of inputs.
     ``model_seconds`` returns the time in the model so far. ``ok`` and ``failed`` count images since the start.
     """
 
@@ -33,12 +35,14 @@ class Progress:
         class_names: Sequence[str] | None,
         model_seconds: Callable[[], float] = lambda: 0.0,
         shown: bool = True,
+        one: str = "image",
+        per_sample: float = 1.0,
     ) -> None:
-        self.waiting, self.n_samples = images, float(n_samples)
+        self.waiting, self.n_samples, self.one, self.per_sample = images, n_samples * per_sample, one, per_sample
         self.class_names, self.model_seconds = class_names, model_seconds
         self.ok, self.failed, self.printed = 0, 0, 0 if shown else SHOWN_IMAGES + 1
-        self.samples, self.counted = 0, 0  # samples of finished images, and their number
-        self.seen, self.total, self.started = 0, images * n_samples, time.perf_counter()
+        self.samples, self.counted = 0.0, 0  # samples of finished images, and their number
+        self.seen, self.total, self.started = 0, round(images * n_samples * per_sample), time.perf_counter()
         self.bar = tqdm(disable=True)
         self._is_bar = images > 0 and shown
 
@@ -81,14 +85,14 @@ class Progress:
         self.seen += b
         self._estimate()
         rate = self.seen / self.n_samples / self.seconds
-        self.bar.set_postfix_str(f"{rate:.2f} images/s, {100 * self.effort.in_model:.0f} % in the model", refresh=False)
+        self.bar.set_postfix_str(f"{rate:.2f} {self.one}s/s, {100 * self.effort.in_model:.0f} % in the model", refresh=False)
         self.bar.update(b)
 
     def image(self, row: Mapping[str, Any]) -> None:
         """Count a written row."""
         self.waiting -= 1
         if row["status"] == "ok" or row["error_type"] == "non_finite":  # the forwards of others are cancelled
-            self.samples, self.counted = self.samples + row["n_samples"], self.counted + 1
+            self.samples, self.counted = self.samples + row["n_samples"] * self.per_sample, self.counted + 1
             self.n_samples = self.samples / self.counted
         self._estimate()
         self.failed += row["status"] == "error"
@@ -96,7 +100,7 @@ class Progress:
         if self.printed < SHOWN_IMAGES:
             self._print("\n".join(lines(row, self.class_names)))
         elif self.printed == SHOWN_IMAGES:
-            self._print("... and so on; every image is in the results")
+            self._print(f"... and so on; every {self.one} is in the results")
         self.printed += 1
 
     def _estimate(self) -> None:
@@ -111,15 +115,17 @@ class Progress:
 
 
 def lines(row: Mapping[str, Any], class_names: Sequence[str] | None) -> list[str]:
-    """A row of the store in words: its labels with output and leave-one-out R2, and each label's strongest segments."""
+    """A row of the store in words: its labels with output and leave-one-out R2, and each label's strongest parts."""
     name = printable(str(row["image_id"]))
     if row["status"] == "error":
         return [printable(f"{name}: {row['error_type']}: {row['error']}")]
-    found = [f"{name} ({row['n_segments']} segment{'' if row['n_segments'] == 1 else 's'})"]
+    part, names = PARTS[kind_of(row)].removesuffix("s"), row.get("parts")
+    found = [f"{name} ({row['n_segments']} {part}{'' if row['n_segments'] == 1 else 's'})"]
     for label, prob, r2, coef in zip(row["labels"], row["pred_probs"], row["r2_loo"], row["coef"], strict=True):
         called = class_names[label] if class_names is not None and label < len(class_names) else f"class {label}"
         strongest = shades.strongest(list(enumerate(coef)), SHOWN_SEGMENTS)
-        segments = "  ".join(f"#{j} {w:+.{shades.decimals(abs(strongest[0][1]))}f}" for j, w in strongest) or "none"
+        shown = [(f"#{j}" if names is None else printable(names[j]), w) for j, w in strongest]
+        parts = "  ".join(f"{name} {w:+.{shades.decimals(abs(strongest[0][1]))}f}" for name, w in shown) or "none"
         score = "   -" if r2 is None else f"{r2:.2f}"
-        found.append(f"  {printable(called):28.28} {prob:6.3f}   R2 left out {score}   strongest segments {segments}")
+        found.append(f"  {printable(called):28.28} {prob:6.3f}   R2 left out {score}   strongest {part}s {parts}")
     return found

@@ -18,10 +18,13 @@ BATCHES = 6
 WARM = 0.4  # of warm-up at its start: kernels are compiled, the batch size is searched, workers start
 
 
-def work(images: int, n_samples: int, is_about: bool = False) -> str:
-    """Forwards of some images, and those that lime's own settings would take."""
+def work(images: int, n_samples: int, is_about: bool = False, one: str = "image", per_sample: float = 1.0) -> str:
+    """Forwards of some inputs, and those that lime's own settings would take; ``per_sample`` is below 1 if these are shared."""
     about = "about " if is_about else ""
-    line = f"{about}{images * n_samples:,} forwards: {images:,} images x {about}{n_samples:,} samples"
+    forwards = round(images * n_samples * per_sample)
+    line = f"{about}{forwards:,} forwards: {images:,} {one}s x {about}{n_samples:,} samples"
+    if per_sample < 1:
+        return f"{line}, shared; lime would take {images * n_samples:,}"
     of_lime = LIME.expected
     return line if n_samples == of_lime and not is_about else f"{line}; quality=lime would take {images * of_lime:,}"
 
@@ -39,20 +42,22 @@ class Plan:
     share: Share
     rate: float | None  # forwards per second, including reading, segmentation and fit; None if no image could be tried
     b: int  # rows of a model batch at the end of the trial
+    one: str = "image"  # the kind of inputs
+    per_sample: float = 1.0  # forwards of an input for each of its samples
 
     def __str__(self) -> str:
-        forwards = self.todo * self.n_samples
+        forwards = self.todo * self.n_samples * self.per_sample
         part = "" if self.share.is_all else f", {self.share}"
         again = f" ({self.again:,} of them failed before)" if self.again else ""
         lines = [
-            f"{self.images:,} images{part}; {self.done:,} done already; {self.todo:,} to do{again}",
-            work(self.todo, self.n_samples, self.is_about),
+            f"{self.images:,} {self.one}s{part}; {self.done:,} done already; {self.todo:,} to do{again}",
+            work(self.todo, self.n_samples, self.is_about, self.one, self.per_sample),
         ]
         if self.rate is not None:
             time_ = duration(forwards / self.rate)
             lines.append(f"about {time_}, at {self.rate:,.0f} forwards/s in a trial with model batches of {self.b}")
         elif self.todo:
-            lines.append("no time can be told: none of the images that were tried could be explained")
+            lines.append(f"no time can be told: none of the {self.one}s that were tried could be explained")
         return "\n".join([*lines, "nothing has been written"])
 
 

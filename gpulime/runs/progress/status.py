@@ -13,6 +13,7 @@ from gpulime.runs.progress import heartbeat
 from gpulime.runs.progress.heartbeat import Beat
 from gpulime.runs.progress.terminal import duration, printable
 from gpulime.runs.store import store
+from gpulime.runs.store.row import IMAGE
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Status:
     failed: dict[str, int]  # and that failed, by kind
     processes: list[Beat]  # the last beat of each, without earlier shard counts or world sizes
     now: float  # time of this query, in seconds since 1970
+    kind: str = IMAGE  # of the inputs
 
     @property
     def running(self) -> list[Beat]:
@@ -57,10 +59,12 @@ class Status:
         return "\n".join([self._head(), *(self._process(beat) for beat in self.processes)])
 
     def _head(self) -> str:
-        of_all = f" of {self.images:,} images ({100 * self.done / self.images:.1f} %)" if self.images else " images"
+        of_all = (
+            f" of {self.images:,} {self.kind}s ({100 * self.done / self.images:.1f} %)" if self.images else f" {self.kind}s"
+        )
         failed = ", ".join(f"{printable(kind)} {count:,}" for kind, count in self.failed.items())
         failures = f"; {sum(self.failed.values()):,} failed ({failed})" if failed else "; none failed"
-        rate = "" if self.rate is None else f"; {self.rate:.3g} images/s"
+        rate = "" if self.rate is None else f"; {self.rate:.3g} {self.kind}s/s"
         left = "" if self.left is None else f"; {duration(self.left)} left"
         return f"{self.run}: {self.done:,}{of_all} are on disk{failures}{rate}{left}"
 
@@ -74,7 +78,7 @@ class Status:
             state = f"silent for {ago}: it hangs, or has died" if beat.is_silent(self.now) else f"running, last word {ago} ago"
         effort, speed = beat.effort, ""
         if effort.seconds > 0 and effort.forwards:
-            images = f"{done / effort.seconds:.3g} images/s, " if done else ""
+            images = f"{done / effort.seconds:.3g} {self.kind}s/s, " if done else ""
             model = f"{100 * effort.in_model:.0f} % of the time in the model"
             speed = f"; {images}{effort.forwards / effort.seconds:,.0f} forwards/s, {model}"
         who = f"{beat.share} on {printable(beat.host)} ({beat.pid})"
@@ -96,4 +100,5 @@ def status(run: Path) -> Status:
         failed=dict(kinds.most_common()),
         processes=heartbeat.current(beats, now),
         now=now,
+        kind=manifest.get("kind", IMAGE),
     )

@@ -39,7 +39,8 @@ class ImageSource:
     data: DataConfig
     segmenter: str
     keep: Sequence[int] = ()
-    kind: str = "image"
+    kind: str = row.IMAGE
+    per_sample: float = 1.0
     _checks: Checks | None = None
 
     def groups(self, items: Sequence[Item], proven: bool, waiting: Callable[[], None]) -> Generator[Group, None, None]:

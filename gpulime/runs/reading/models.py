@@ -55,7 +55,7 @@ def load(config: ModelConfig, data: DataConfig, lime: LimeConfig) -> Loaded:
     with about(f"model.factory {config.factory!r}"):
         factory = imported(config.factory)
         pretrained = _torchvision_weights(factory, config.kwargs)
-        model = _made(factory, config.kwargs, "the model")
+        model = made(factory, config.kwargs, "the model")
         if not isinstance(model, nn.Module):
             raise GpulimeError(f"must return a torch.nn.Module; it returned a {type(model).__name__}")
     if config.checkpoint is not None:
@@ -64,7 +64,7 @@ def load(config: ModelConfig, data: DataConfig, lime: LimeConfig) -> Loaded:
     return Loaded(
         model=model,
         transform=transform.choose(model, pretrained, data, lime),
-        class_names=_class_names(config.class_names, pretrained, model),
+        class_names=class_names_of(config.class_names, pretrained, model),
         weights_sha256=code.sha256(model),
         description=f"{config.factory}({', '.join(f'{name}={value!r}' for name, value in config.kwargs.items())})",
     )
@@ -102,11 +102,11 @@ def _module(name: str) -> ModuleType:
 def made_dataset(config: DataConfig) -> Any:
     """The map-style dataset that ``config.factory`` makes; raises `GpulimeError` if it cannot, or makes something else."""
     with about(f"data.factory {config.factory!r}"):
-        made = _made(imported(str(config.factory)), config.kwargs, "the dataset")
-        return examples.map_style(made)
+        return examples.map_style(made(imported(str(config.factory)), config.kwargs, "the dataset"))
 
 
-def _made(factory: Any, kwargs: Mapping[str, Any], what: str) -> Any:
+def made(factory: Any, kwargs: Mapping[str, Any], what: str) -> Any:
+    """Call a factory; raises `GpulimeError` if that is impossible or fails."""
     check(callable(factory), f"must be something to call that returns {what}; got {factory!r}")
     try:
         return factory(**kwargs)
@@ -128,10 +128,10 @@ def _torchvision_weights(factory: Any, kwargs: Mapping[str, Any]) -> Any:
     return known[member]
 
 
-def _class_names(setting: list[str] | str | None, pretrained: Any, model: nn.Module) -> list[str] | None:
+def class_names_of(setting: list[str] | str | None, pretrained: Any, model: Any) -> list[str] | None:
     """Class names from the setting, else from torchvision's weights or a Hugging Face model, else None."""
     if setting is None:
-        return _categories(pretrained) or classes.of_model(model)
+        return _categories(pretrained) or (classes.of_model(model) if isinstance(model, nn.Module) else None)
     if not isinstance(setting, str):
         return classes.listed(setting)
     with about(f"model.class_names {setting!r}"):

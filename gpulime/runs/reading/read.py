@@ -1,4 +1,4 @@
-"""Readers of single images: files, and the examples of a dataset."""
+"""Inputs as they are read; readers of single images: files, and the examples of a dataset."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ Picture = Callable[[Mapping[str, Any]], Shown | None]  # of a row, as the model 
 
 @dataclass(frozen=True)
 class Read:
-    """One image, or the reason for its failure."""
+    """One input, or the reason for its failure."""
 
     item: Item
     pixels: Tensor | None = None  # (c, h, w), uint8 or float; None if there is an ``error``
     sha256: str | None = None  # of the file, or of the pixels if there is no file
+    content: Any = None  # of another kind: a text, or the numbers of a table's row
     segments: npt.NDArray[np.int64] | None = None  # (h, w); None if the explainer segments
     segmenter: str | None = None  # "masks" if the segments came with the image
     target: Any = None  # as in the dataset, for `gpulime.labels.of_image`; for a file, the item's

@@ -6,20 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from gpulime.config import expanded
 from gpulime.errors import GpulimeError, about, check, nearest
+from gpulime.explanations.batch import Explanations
+from gpulime.explanations.explanation import BatchExplanation
 from gpulime.explanations.image import ImageExplanation
-from gpulime.explanations.images import ExplainedImages
 from gpulime.runs import from_config
-from gpulime.runs.store import shards, store
+from gpulime.runs.store import explanations, shards, store
+from gpulime.runs.store.explanations import Explained
 from gpulime.runs.store.row import check_whole
 from gpulime.runs.store.row_index import Places
 
-GRAY = 128  # of a missing picture
 FACTS = (*shards.DECIDING, "error_type", "error")
 
 
@@ -29,8 +26,8 @@ class NoExplanationError(GpulimeError, KeyError):
     __str__ = Exception.__str__  # a KeyError would show its message as a quoted string
 
 
-class Run(Mapping[str, ImageExplanation]):
-    """The explanations of a run by image id, in the order of writing; only ids and places are held in memory.
+class Run(Mapping[str, "ImageExplanation | BatchExplanation"]):
+    """The explanations of a run by id, in the order of writing; only ids and places are held in memory.
 
     Failed images are not keys; ``failed`` has their reasons. Open the run again to see rows that were added later.
 
@@ -65,10 +62,10 @@ class Run(Mapping[str, ImageExplanation]):
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {len(self):,} images explained, {len(self.failed):,} failed)"
 
-    def __getitem__(self, image_id: str) -> ImageExplanation:
-        """One image's explanation.
+    def __getitem__(self, image_id: str) -> ImageExplanation | BatchExplanation:
+        """One input's explanation.
 
-        Its segments have the numbers 0 ... k - 1, their positions in the column ``coef``.
+        The segments of an image have the numbers 0 ... k - 1, their positions in the column ``coef``.
 
         Raises
         ------
@@ -79,8 +76,8 @@ class Run(Mapping[str, ImageExplanation]):
         """
         return self.explanations([image_id])[0]
 
-    def explanations(self, ids: Sequence[str]) -> ExplainedImages:
-        """Explanations of several images as one batch on the CPU; they must have one picture size and number of labels.
+    def explanations(self, ids: Sequence[str]) -> Explained:
+        """Explanations of several inputs as one batch on the CPU, of one number of labels and, for images, one picture size.
 
         Raises
         ------
@@ -88,14 +85,14 @@ class Run(Mapping[str, ImageExplanation]):
             As for one image.
         """
         check(len(ids) > 0 and not isinstance(ids, str), f"ids must be a list of at least one image id; got {ids!r}")
-        return ExplainedImages.cat([self._one(image_id) for image_id in ids])
+        return Explanations.cat([self._one(image_id) for image_id in ids])  # type: ignore[return-value]
 
-    def _one(self, image_id: str) -> ExplainedImages:
+    def _one(self, image_id: str) -> Explained:
         row = self.row(image_id)
         with about(f"image {image_id!r}"):
             check_whole(row)
         picture = self._picture(row)
-        return _explanations(row, None if picture is None else picture.pixels, self.manifest.get("class_names"))
+        return explanations.of_row(row, None if picture is None else picture.pixels, self.manifest)
 
     def row(self, image_id: str) -> dict[str, Any]:
         """The stored row of an explained image.
@@ -131,7 +128,8 @@ def open_run(path: str | Path, pictures: bool = True) -> Run:
     Returns
     -------
     Run
-        A mapping of image id -> `gpulime.explanations.image.ImageExplanation`.
+        A mapping of id -> `gpulime.explanations.image.ImageExplanation`, or for texts and table rows
+        `gpulime.explanations.explanation.BatchExplanation`.
 
     Raises
     ------
@@ -139,45 +137,3 @@ def open_run(path: str | Path, pictures: bool = True) -> Run:
         If there is no run, or a newer gpulime wrote it.
     """
     return Run(expanded(path), pictures)
-
-
-def _explanations(row: Mapping[str, Any], picture: Any, class_names: Sequence[str] | None) -> ExplainedImages:
-    """The row of one image as a batch of one."""
-    segments = store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"])
-    if picture is None or picture.shape[:2] != segments.shape:
-        picture = np.full((*segments.shape, 3), GRAY, np.uint8)
-    coefficients = torch.tensor(row["coef"], dtype=torch.float64)
-    intercepts = torch.tensor(row["intercept"], dtype=torch.float64)
-    errors = row["coef_se"] or [[None] * len(values) for values in row["coef"]]
-    k = row["n_segments"]
-    return ExplainedImages(
-        coefficients=coefficients[None],
-        standard_errors=torch.stack([_known(values) for values in errors])[None],
-        labels=torch.tensor(row["labels"])[None],
-        predictions=torch.tensor(row["pred_probs"])[None],
-        predicted=torch.tensor([-1 if row["prediction"] is None else row["prediction"]]),
-        predicted_probs=torch.tensor([np.nan if row["predicted_prob"] is None else row["predicted_prob"]]),
-        # Rows of earlier versions lack it; all segments of the picture are shown.
-        local_predictions=_numbers(row, "local_pred") if row["local_pred"] else (intercepts + coefficients.sum(1))[None],
-        intercepts=intercepts[None],
-        scores=_numbers(row, "r2"),
-        scores_loo=_numbers(row, "r2_loo"),
-        spreads=_numbers(row, "spread"),
-        segments=torch.from_numpy(segments)[None],
-        counts=torch.tensor([k]),
-        samples=torch.tensor([row["n_samples"]]),
-        segment_ids=torch.arange(k)[None],
-        non_finite=torch.zeros(1, dtype=torch.int64),
-        images=torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None],
-        class_names=class_names,
-    )
-
-
-def _numbers(row: Mapping[str, Any], name: str) -> Tensor:
-    """A number for each label, (1, l) float64; NaN for null, and in rows of versions without the column."""
-    return _known(row[name] or [None] * len(row["labels"]))[None]
-
-
-def _known(values: Sequence[float | None]) -> Tensor:
-    """Numbers as (m,) float64, NaN for null."""
-    return torch.tensor([np.nan if value is None else value for value in values], dtype=torch.float64)

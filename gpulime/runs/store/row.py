@@ -27,6 +27,7 @@ DEVICE = "device"  # the error_type of an image that crashes the device
 DAMAGED = "damaged"  # the error_type of rows with status "ok" and a damaged explanation
 PER_LABEL = ("pred_probs", "coef", "intercept", "r2")
 IMAGE, TEXT, ROW = "image", "text", "row"
+PARTS = {IMAGE: "segments", TEXT: "words", ROW: "columns"}
 # Columns that an explanation has by its kind; rows of earlier versions have none and are images.
 BLOCKS = {IMAGE: ("h", "w", "seg", "seg_dtype"), TEXT: ("parts", "text", "spans"), ROW: ("parts", "values")}
 NEEDED = ("n_segments", "labels", *PER_LABEL)
@@ -173,11 +174,11 @@ def note(spread: float, prediction: float, is_probability: bool) -> str | None:
     return f"{said}; explain logits with activation: null" if is_probability else said
 
 
-def few_samples(n_samples: int, k: int) -> str | None:
-    """A warning about an explanation with fewer samples than twice its segments; None if there are enough."""
+def few_samples(n_samples: int, k: int, parts: str = "segments") -> str | None:
+    """A warning about an explanation with fewer samples than twice its parts; None if there are enough."""
     if n_samples >= 2 * k:
         return None
-    few = f"n_samples ({n_samples:,}) is below twice the number of segments (2 x {k:,})"
+    few = f"n_samples ({n_samples:,}) is below twice the number of {parts} (2 x {k:,})"
     return f"{few}: coefficients are uncertain"
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from gpulime import config as configs
 from gpulime.config import DataConfig
-from gpulime.errors import check
+from gpulime.errors import GpulimeError, check
 from gpulime.runs.progress import exits, heartbeat
+from gpulime.runs.reading import records
 from gpulime.runs.reading.decode import digest
 from gpulime.runs.reading.read import load
 from gpulime.runs.reading.sources import Item
@@ -59,6 +62,7 @@ class Verified:
     strangers: list[str]  # names in results/ that are not shards
     leftovers: list[str]  # names in _staging/
     inputs: Inputs | None  # None if not requested
+    kind: str = row.IMAGE  # of the inputs
 
     @property
     def as_written(self) -> bool:
@@ -117,6 +121,7 @@ def verify(run: Path, inputs: bool = False) -> Verified:
         strangers=_names(run / shards.RESULTS, shards.NAME.fullmatch),
         leftovers=_names(run / STAGING, lambda name: name == "writers.lock"),  # of earlier versions
         inputs=_inputs(manifest, images) if inputs else None,
+        kind=manifest.get("kind", row.IMAGE),
     )
 
 
@@ -141,6 +146,8 @@ def _names(folder: Path, known: Any) -> list[str]:
 def _inputs(manifest: Mapping[str, Any], images: pa.Table) -> Inputs:
     hashed = images.filter(images["image_sha256"].is_valid())
     rows = hashed.select(["image_id", "path", "image_sha256"]).to_pylist() if "config" in manifest else []
+    if manifest.get("kind", row.IMAGE) != row.IMAGE:
+        return _compared(rows, _records(manifest), len(images))
     over = threading.Event()
     with ThreadPoolExecutor(READERS) as pool:
         try:
@@ -148,9 +155,25 @@ def _inputs(manifest: Mapping[str, Any], images: pa.Table) -> Inputs:
             sums = list(tqdm(found, total=len(rows), disable=None, leave=False, unit=" files"))
         finally:
             over.set()  # Ctrl-C does not wait for the remaining hashes
-    missing = [row["image_id"] for row, now in zip(rows, sums, strict=True) if now is None]
-    changed = [row["image_id"] for row, now in zip(rows, sums, strict=True) if now not in (None, row["image_sha256"])]
-    return Inputs(len(rows) - len(missing) - len(changed), changed, missing, len(images) - len(rows))
+    now = {row["image_id"]: found for row, found in zip(rows, sums, strict=True) if found is not None}
+    return _compared(rows, now, len(images))
+
+
+def _compared(rows: Sequence[Mapping[str, Any]], now: Mapping[str, str], images: int) -> Inputs:
+    """Compare the stored hashes of inputs with those of now, by id; inputs that are gone have none."""
+    missing = [row["image_id"] for row in rows if row["image_id"] not in now]
+    changed = [row["image_id"] for row in rows if now.get(row["image_id"], row["image_sha256"]) != row["image_sha256"]]
+    return Inputs(len(rows) - len(missing) - len(changed), changed, missing, images - len(rows))
+
+
+def _records(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The current hash of each record of a run's source, by id; none if it is gone or cannot be read."""
+    data = dataclasses.replace(configs.from_dict(manifest["config"]).data, limit=None)
+    try:
+        _, found = records.find(data, manifest.get("class_names"))
+    except GpulimeError:
+        return {}
+    return {image_id: found.sha256(image_id) for image_id in found.places}
 
 
 def _sha256(row: Mapping[str, Any], over: threading.Event) -> str | None:

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
-from gpulime.explanations import shades
+from gpulime.explanations import html, shades
+from gpulime.explanations.explanation import Explanation
 from gpulime.runs.reading.pixels import Shown
-from gpulime.runs.store import store
-from gpulime.runs.store.row import few_samples
+from gpulime.runs.store import explanations, store
+from gpulime.runs.store.row import PARTS, few_samples, kind_of
 from gpulime.views.report import overlay
 
 STRONGEST = 5
+MOST_BARS = 8  # of a label of a text or a table row
 
 
 def card(row: Mapping[str, Any], picture: Shown | None, named: Callable[[int], str], right: bool | None) -> dict[str, Any]:
@@ -46,6 +49,7 @@ def card(row: Mapping[str, Any], picture: Shown | None, named: Callable[[int], s
     reach = max([largest, *ends])
     return {
         **{name: row[name] for name in ("h", "w", "n_segments")},
+        "explanation": None,  # as HTML, of another kind of inputs
         "name": row["image_id"],
         "folder": row["image_id"][: row["image_id"].rfind("/") + 1],
         "target": None if row["target"] is None else named(row["target"]),
@@ -71,6 +75,28 @@ def card(row: Mapping[str, Any], picture: Shown | None, named: Callable[[int], s
             for i, half in zip_longest(strongest[top], halves[top])
         ],
     }
+
+
+def plain(
+    row: Mapping[str, Any], manifest: Mapping[str, Any], named: Callable[[int], str], right: bool | None
+) -> dict[str, Any]:
+    """One explained text or table row for the template: its explanation as HTML, as in a notebook."""
+    return {
+        "name": row["image_id"],
+        "target": None if row["target"] is None else named(row["target"]),
+        "right": right,
+        "n_segments": row["n_segments"],
+        "few_samples": few_samples(row["n_samples"], row["n_segments"], PARTS[kind_of(row)]),
+        "note": (row["note"] or [None])[top_label(row)],
+        "explanation": fragment(row, manifest),
+    }
+
+
+def fragment(row: Mapping[str, Any], manifest: Mapping[str, Any], label: int | None = None) -> Markup:
+    """The explanation of a text or table row as HTML: of all labels, or one alone."""
+    explanation = explanations.of_row(row, None, manifest)[0]
+    assert isinstance(explanation, Explanation)
+    return Markup(html.one(explanation, None if label is None else [label], predict_proba=label is None, most=MOST_BARS))
 
 
 def top_label(row: Mapping[str, Any]) -> int:

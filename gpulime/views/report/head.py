@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpulime.runs.store.row import prediction
+from gpulime.runs.store.row import IMAGE, PARTS, prediction
 from gpulime.views.report.card import said, score, top_label
 
+FEW = 4  # numbers of samples that are listed; of more, the least and the most
 BINS = 20  # of scores in [0, 1]; one more bin holds scores below 0
 # The columns of the store about the top label and the target.
 TOP_OF = ("target", "prediction", "predicted_prob", "labels", "pred_probs", "r2", "r2_loo")
@@ -71,7 +72,7 @@ def head(rows: pa.Table, manifest: Mapping[str, Any], corrupt: int = 0) -> dict[
     leading = next((name for name in SCORES if explained[name].null_count < len(explained)), "r2_loo")
     medians = {column: median(explained, column) for column in SCORES}
     return {
-        "facts": _facts(rows, explained, corrupt),
+        "facts": _facts(rows, explained, corrupt, manifest.get("kind", IMAGE)),
         "scores": _histogram(explained[leading].drop_null().to_pylist()),
         "score": leading,
         "medians": [
@@ -84,22 +85,27 @@ def head(rows: pa.Table, manifest: Mapping[str, Any], corrupt: int = 0) -> dict[
     }
 
 
-def _facts(rows: pa.Table, explained: pa.Table, corrupt: int) -> list[tuple[str, str]]:
+def _facts(rows: pa.Table, explained: pa.Table, corrupt: int, one: str) -> list[tuple[str, str]]:
     known = known_right(explained)
     samples = sorted(rows["n_samples"].unique().to_pylist())
     segmenters = {name.partition("(")[0] for name in explained["segmenter"].unique().to_pylist() if name is not None}
     sizes = pc.min_max(explained["n_segments"]).as_py()
     segments = " to ".join(str(size) for size in dict.fromkeys(sizes.values()) if size is not None)
     facts = {
-        "Images": f"{len(rows):,}",
+        f"{one}s".capitalize(): f"{len(rows):,}",
         "Explained": f"{len(explained):,}",
         "Failed": f"{len(rows) - len(explained):,}",
         "Corrupt result files": f"{corrupt:,}, left out; gpulime verify names them" if corrupt else "",
         "Accuracy": f"{100 * sum(known) / len(known):.1f} % ({sum(known):,} of {len(known):,})" if known else "",
-        "Samples per image": ", ".join(f"{count:,}" for count in samples),
-        "Segments per image": f"{segments}, {', '.join(sorted(segmenters))}" if segments else "",
+        f"Samples per {one}": _range(samples),
+        f"{PARTS[one]} per {one}".capitalize(): ", ".join([segments, *sorted(segmenters)]) if segments else "",
     }
     return [(term, value) for term, value in facts.items() if value]
+
+
+def _range(counts: Sequence[int]) -> str:
+    few = len(counts) <= FEW
+    return ", ".join(f"{count:,}" for count in counts) if few else f"{counts[0]:,} to {counts[-1]:,}"
 
 
 def _histogram(scores: Sequence[float]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ const images = index.images.map(([name, label, probability, r2, right], i) => {
 const eager = !grid.classList.contains("lazy"); // all cards are drawn, for prints and pictures of the whole page too
 const cards = [...grid.children].map((element, i) => {
   const image = images[index.start - index.first + i];
-  const rows = [...element.querySelectorAll("tbody tr")];
+  const rows = [...element.querySelectorAll(".labels tbody tr")]; // none of a text or a table row, whose card stays as it is
   return { ...image, element, rows, chosen: 0, drawn: "0", near: eager, labels: null, map: null };
 });
 const cardOf = new Map(cards.map((card) => [card.element, card]));
@@ -57,7 +57,7 @@ function scaleOf(card, label, by = "largest") {
 
 /** Draws a card for its chosen label, unless it is far from what the reader sees. */
 function draw(card) {
-  if (!card.near) return;
+  if (!card.near || !card.rows.length) return;
   colour(card);
   thin(card.element);
 }
@@ -168,6 +168,7 @@ const large = document.querySelector(".large");
 let enlarged = null;
 
 function enlarge(card) {
+  if (!card.rows.length) return;
   enlarged = card;
   const { width, height } = card.element.querySelector(".view img");
   const [name, ...halves] = ["h3", ".picture", ".halves > :nth-child(2)"].map((one) => card.element.querySelector(one).cloneNode(true));
@@ -265,7 +266,7 @@ const asked = () => FILTERS.some((name) => controls[name] && controls[name].valu
 function tell(found) {
   const here = cards.filter((card) => !card.element.hidden).length;
   const counted = here < cards.length ? `${number(here)} of ${number(cards.length)}` : number(here);
-  output.replaceChildren(`${counted} image${cards.length === 1 ? "" : "s"}${several ? " on this page" : ""}`);
+  output.replaceChildren(`${counted} ${index.kind}${cards.length === 1 ? "" : "s"}${several ? " on this page" : ""}`);
   document.querySelector(".nothing").hidden = here > 0;
   if (!several) return;
   if (!asked()) output.append(` of ${number(index.total)}`);
@@ -284,7 +285,7 @@ function tabulate(found) {
   if (!run) return;
   lines = found;
   run.hidden = !found.length || !(asked() || controls.sort.value);
-  run.querySelector("#run").textContent = `${number(found.length)} image${found.length === 1 ? "" : "s"} of the whole run${asked() ? " fit" : ""}`
+  run.querySelector("#run").textContent = `${number(found.length)} ${index.kind}${found.length === 1 ? "" : "s"} of the whole run${asked() ? " fit" : ""}`
     + (controls.sort.value ? `, by ${controls.sort.selectedOptions[0].text}` : "");
   run.querySelector("tbody").replaceChildren();
   run.querySelector(".scroller").scrollTop = 0;
@@ -479,7 +480,8 @@ const most = Math.max(...cards.map((card) => card.rows.length));
 controls.label.append(...Array.from({ length: most - 1 }, (_, i) => option(i + 1, `number ${i + 2}`)));
 if (document.querySelector("[data-target]")) controls.label.append(option("target", "target"));
 document.querySelectorAll(".labels button").forEach((button) => { button.disabled = false; });
-cards.forEach(({ element, name }) => Object.assign(element.querySelector(".view"), { tabIndex: 0, role: "button", ariaLabel: `Enlarge ${name}` }));
+cards.filter(({ rows }) => rows.length)
+  .forEach(({ element, name }) => Object.assign(element.querySelector(".view"), { tabIndex: 0, role: "button", ariaLabel: `Enlarge ${name}` }));
 document.documentElement.classList.add("scripted");
 const observer = new IntersectionObserver((seen) => seen.forEach(({ target, isIntersecting }) => {
   const card = cardOf.get(target);

@@ -20,9 +20,9 @@ from gpulime.explanations import shades
 from gpulime.runs.reading.pixels import Shown
 from gpulime.runs.store import shards, store
 from gpulime.runs.store.atomic import publish_pieces
-from gpulime.runs.store.row import judged, marked
+from gpulime.runs.store.row import IMAGE, PARTS, judged, kind_of, marked
 from gpulime.runs.store.row_index import Places
-from gpulime.views.report.card import card
+from gpulime.views.report.card import card, plain
 from gpulime.views.report.head import SCORES, TOP, TOP_OF, head, with_top
 from gpulime.views.report.template import template, visible
 
@@ -48,6 +48,7 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
         return called(label, class_names)
 
     manifest = store.read_manifest(run) or {}
+    kind = manifest.get("kind", IMAGE)
     places = Places(run, store.schema().names, lambda rows: _light(rows, manifest))
     rows = marked(places.rows)
     explained = np.flatnonzero(pc.equal(rows["status"], "ok"))
@@ -56,6 +57,8 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
     summary = head(rows, manifest, len(places.corrupt))
     shared = {
         "title": run.resolve().name,
+        "kind": kind,
+        "parts": PARTS[kind],
         "subtitle": _subtitle(rows, manifest),
         "eager": MOST_EAGER,
         "head": summary,
@@ -76,10 +79,11 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
             number=number,
             # Read, made and written one after the other: a page is never held whole.
             cards=(
-                card(row, picture(row), named, is_right) for row, is_right in zip(map(places.row, shown), right, strict=True)
+                card(row, picture(row), named, is_right) if kind_of(row) == IMAGE else plain(row, manifest, named, is_right)
+                for row, is_right in zip(map(places.row, shown), right, strict=True)
             ),
             here=len(shown),
-            index=_index(images, summary["score"], start, len(shown), named),
+            index=_index(images, summary["score"], start, len(shown), named, kind),
             **shared,
         )
         publish_pieces(run, page_name(number), (piece.encode("utf-8", "backslashreplace") for piece in html))
@@ -118,8 +122,8 @@ def _failures(rows: pa.Table) -> dict[str, Any]:
     return {"count": failed.num_rows, "rows": listed, "left_out": failed.num_rows - len(listed), "kinds": kinds.most_common()}
 
 
-def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[[int], str]) -> dict[str, Any]:
-    """Short entries of the run's images for the script of a page.
+def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[[int], str], kind: str) -> dict[str, Any]:
+    """Short entries of the run's inputs for the script of a page.
 
     ``first`` and ``start`` are the positions in the run of the first listed and the first shown image.
     """
@@ -131,6 +135,7 @@ def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[
         "first": 0 if whole else start,
         "start": start,
         "page": MOST_CARDS,
+        "kind": kind,
         "total": len(images),
         "whole": whole,
         "first_page_is_whole": len(images) <= MOST_INDEXED_FIRST,

@@ -14,7 +14,7 @@ import gpulime
 from gpulime.errors import GpulimeError
 from gpulime.runs import open_run
 from gpulime.runs.store import compact, shards, store
-from gpulime.runs.store import open_run as opened
+from gpulime.runs.store.explanations import GRAY
 
 
 def write(folder, *rows, flush_rows):
@@ -96,8 +96,8 @@ def test_the_picture_is_looked_up_where_it_was(tmp_path):
     explanations = open_run(folder)
     np.testing.assert_array_equal(explanations["a"].image, pixels / 255)
     for image_id in ("changed", "gone", "other size"):
-        assert np.unique(explanations[image_id].image).tolist() == [opened.GRAY / 255]
-    assert np.unique(open_run(folder, pictures=False)["a"].image).tolist() == [opened.GRAY / 255]
+        assert np.unique(explanations[image_id].image).tolist() == [GRAY / 255]
+    assert np.unique(open_run(folder, pictures=False)["a"].image).tolist() == [GRAY / 255]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""Runs over texts and table rows: a .csv, .parquet or .jsonl file, and a model of its records."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from gpulime import config as configs
+from gpulime import device as devices
+from gpulime.engine import ownership
+from gpulime.errors import check
+from gpulime.labels import of_run
+from gpulime.runs import sampling
+from gpulime.runs.progress.partition import Share
+from gpulime.runs.progress.terminal import note
+from gpulime.runs.reading import code, estimators, records
+from gpulime.runs.reading.estimators import Estimator
+from gpulime.runs.reading.records import Records
+from gpulime.runs.run import Job
+from gpulime.runs.store.manifest import Terms
+
+if TYPE_CHECKING:
+    from gpulime.runs.reading.tables import RowSource
+    from gpulime.runs.reading.texts import TextSource
+
+# Settings of `lime` that are arguments of both explainers.
+SHARED = (
+    *("top_labels", "kernel_width", "alpha", "kernel", "distance", "feature_selection", "num_features", "activation"),
+    *("precision", "batch_size", "seed"),
+)
+OF_TEXTS = ("n_samples", "sampler", "estimator", "link", "quality", "tolerance", "confidence", "max_samples")
+
+
+def job(config: configs.Config, share: Share, device: str, retry_failed: bool) -> Job:
+    """The run of a configuration whose inputs are texts or table rows.
+
+    ``device`` is for a network; an estimator and a function are called from the CPU.
+
+    Raises
+    ------
+    GpulimeError
+        If a setting, the model or the source is invalid.
+    """
+    loaded = estimators.load(config.model)
+    names = _names(loaded)
+    found, source = records.find(config.data, names)
+    for name, reason in list(source.broken.items())[:1]:
+        count = len(source.broken)
+        lines = f"{count:,} lines" if count > 1 else "a line"
+        note(f"{config.data.source} has {lines} that cannot be read; error rows say so. The first, {name}, {reason}")
+    lime = {name: getattr(config.lime, name) for name in SHARED} | {"device": _device(loaded.model, device)}
+    wanted = of_run(config.lime.labels, names)
+    make = _texts if config.kind == "text" else _rows
+    made, more = make(config, loaded, source, lime, wanted)
+    fixed = {name: value for name, value in configs.fixed(config).items() if not name.startswith("model.")}
+    return Job(
+        items=found.items,
+        source=made,
+        terms=Terms(
+            fixed={
+                **fixed,
+                **more,
+                "lime.labels": wanted,
+                "data.source": os.path.normpath(config.data.source),
+                "model": loaded.description,
+                "weights_sha256": loaded.sha256,
+                "model_code": code.described(loaded.model),
+            },
+            about={
+                "config": dataclasses.asdict(config),
+                "kind": config.kind,
+                "model": loaded.description,
+                "class_names": made.explainer.class_names,
+                "mode": getattr(made.explainer, "mode", "classification"),
+            },
+        ),
+        picture=lambda row: None,
+        images=found.count,
+        store=config.store,
+        report=config.report,
+        out=configs.expanded(config.out),
+        share=share,
+        retry_failed=retry_failed,
+        max_failures_in_a_row=config.max_failures_in_a_row,
+    )
+
+
+def _names(loaded: Estimator) -> Sequence[str] | None:
+    """Names of the classes, as set or as the model has them."""
+    known = getattr(loaded.model, "classes_", None)
+    if loaded.class_names is not None or known is None or isinstance(known, list):
+        return loaded.class_names
+    return [str(name) for name in known]
+
+
+def _device(model: Any, device: str) -> str | None:
+    return device if isinstance(_module(model), nn.Module) else None
+
+
+def _module(model: Any) -> Any:
+    """The network of a pipeline of transformers, or the model itself."""
+    inner = getattr(model, "model", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def _texts(
+    config: configs.Config, loaded: Estimator, source: Records, lime: Mapping[str, Any], wanted: str | list[int]
+) -> tuple[TextSource, dict[str, Any]]:
+    from gpulime.runs.reading.texts import TextSource
+    from gpulime.text_explainer import TextExplainer
+
+    model = loaded.model
+    if isinstance(model, nn.Module):
+        model = ownership.own(model, devices.named(lime["device"]))
+    explainer = TextExplainer(
+        model,
+        loaded.tokenizer,
+        class_names=loaded.class_names,
+        **dataclasses.asdict(config.text),
+        **{name: getattr(config.lime, name) for name in OF_TEXTS},
+        **lime,
+    )
+    used = sampling.resolved(configs.fixed(config), explainer)
+    changed = {name: value for name, value in used.items() if name.startswith("lime.")}
+    return TextSource(explainer, source, str(config.data.text), wanted), changed | {"lime.quality": None}
+
+
+def _rows(
+    config: configs.Config, loaded: Estimator, source: Records, lime: Mapping[str, Any], wanted: str | list[int]
+) -> tuple[RowSource, dict[str, Any]]:
+    from gpulime.runs.reading.tables import RowSource
+    from gpulime.table_explainer import TableExplainer
+
+    given, chosen = config.lime, config.lime.n_samples
+    check(chosen != "auto", "lime.n_samples: auto stops masks early, which tables have none of: give a number")
+    for name in ("sampler", "estimator", "link"):
+        value = getattr(given, name)
+        check(value is None, f"lime.{name} is for masks; tables keep lime's draws and its ridge; got {value!r}")
+    training = records.training(config.data, source)
+    framed = hasattr(loaded.model, "feature_names_in_") or not training.is_numeric
+    data = training.rows(framed=framed)
+    settings: dict[str, Any] = {**dataclasses.asdict(config.table), **lime}
+    settings |= {} if chosen is None else {"n_samples": chosen}
+    explainer = TableExplainer(
+        loaded.model,
+        data,
+        feature_names=None if framed else training.table.column_names,
+        class_names=loaded.class_names,
+        **settings,
+    )
+    digest = hashlib.sha256(repr(training.table.to_pydict()).encode("utf-8", "surrogatepass")).hexdigest()
+    names = {"lime.n_samples": explainer.n_samples, "data.columns": training.table.column_names, "training_sha256": digest}
+    return RowSource(explainer, source, framed, wanted), names

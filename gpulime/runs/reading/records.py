@@ -1,0 +1,213 @@
+"""Records of a run's source, a .csv, .parquet or .jsonl file: their ids, and the columns that are texts or a table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from gpulime.config import DataConfig
+from gpulime.errors import GpulimeError, about, check, nearest
+from gpulime.runs.reading.sources import TARGET_COLUMNS, Found, Item, check_ids, target_of
+
+ERROR = "record"  # error_type of a record that cannot be read
+ENDINGS = (".csv", ".parquet", ".jsonl")
+ALL = "all"  # data.columns: all columns but the ids and the targets
+BAD_LINE = "line {}"  # id of a record whose line could not be read
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of a file, in its order.
+
+    Attributes
+    ----------
+    table : pyarrow.Table, the columns of the model's input
+    places : dict, id -> row of ``table``
+    broken : dict, id -> reason, of lines that could not be read
+    """
+
+    table: pa.Table
+    places: dict[str, int]
+    broken: dict[str, str]
+
+    def record(self, image_id: str) -> dict[str, Any]:
+        """The values of one record by column, as Python objects; None if there is none."""
+        found: dict[str, Any] = self.table.slice(self.places[image_id], 1).to_pylist()[0]
+        return found
+
+    def rows(self, ids: Sequence[str] | None = None, framed: bool = False) -> Any:
+        """Records of some ids, or all, as a DataFrame, or as an array (n, d) float64 with NaN for missing values.
+
+        Raises
+        ------
+        GpulimeError
+            If a column of an array is no number, or pandas is missing.
+        """
+        table = self.table if ids is None else self.table.take([self.places[image_id] for image_id in ids])
+        if framed:
+            return _frame(table)
+        return np.stack([_numbers(table[name], name) for name in table.column_names], axis=1)
+
+    @property
+    def is_numeric(self) -> bool:
+        """True if all columns are numbers."""
+        types = (field.type for field in self.table.schema)
+        return all(pa.types.is_integer(type_) or pa.types.is_floating(type_) for type_ in types)
+
+    def sha256(self, image_id: str) -> str:
+        """SHA-256 of the values of one record."""
+        text = json.dumps(self.record(image_id), sort_keys=True, default=str, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def find(data: DataConfig, class_names: Sequence[str] | None) -> tuple[Found, Records]:
+    """The first ``data.limit`` records of ``data.source``, and all of its records.
+
+    ``data.text`` names the column of texts, or ``data.columns`` those of a table. Ids come from the column ``data.id``, else
+    they are the numbers of the rows, from 0.
+
+    Raises
+    ------
+    GpulimeError
+        If the file cannot be read, is empty, lacks a column, or has an id twice.
+    """
+    with about(f"data.source {data.source!r}"):
+        whole, broken = read(data.source)
+        names = whole.column_names
+        ids = [str(i) for i in range(len(whole))] if data.id is None else _ids(_column(whole, data.id, "data.id"))
+        of_target = _target_column(data, names)
+        targets: list[Any] = [None] * len(whole) if of_target is None else whole[of_target].to_pylist()
+        items = []
+        for i, (image_id, value) in enumerate(zip(ids, targets, strict=True)):
+            with about(f"row {i}"):
+                items.append(Item(image_id, b"", _target(value, class_names, needed=data.target is not None)))
+        items += [Item(BAD_LINE.format(number), b"") for number in broken]
+        check(bool(items), "holds no records")
+        check_ids(items)
+        chosen = [data.text] if data.text is not None else input_columns(data, names, of_target)
+        for name in chosen:
+            _column(whole, name, "data.text" if data.text is not None else "data.columns")
+    places = {image_id: i for i, image_id in enumerate(ids)}
+    reasons = {BAD_LINE.format(number): reason for number, reason in broken.items()}
+    return Found(items[: data.limit], len(items), {}, {}), Records(whole.select(chosen), places, reasons)
+
+
+def training(data: DataConfig, records: Records) -> Records:
+    """The rows of ``data.training``, in the columns of ``records``; ``records`` itself if it is not set."""
+    if data.training is None:
+        return records
+    with about(f"data.training {data.training!r}"):
+        whole, _ = read(data.training)
+        for name in records.table.column_names:
+            _column(whole, name, "data.columns")
+        check(len(whole) > 0, "holds no records")
+        return Records(whole.select(records.table.column_names), {str(i): i for i in range(len(whole))}, {})
+
+
+def classes(item: Item, labels: str | Sequence[int]) -> list[int]:
+    """The classes of the target of a record; raises `GpulimeError` if it has none, and ``labels`` is "target"."""
+    check(item.target is not None or labels != "target", "has no target, and labels is 'target'")
+    return [] if item.target is None else [item.target]
+
+
+def input_columns(data: DataConfig, names: Sequence[str], of_target: str | None) -> list[str]:
+    """The columns of the model's input: ``data.columns``, or all but those of ids and targets."""
+    if isinstance(data.columns, list):
+        return data.columns
+    aside = {data.id, of_target}
+    return [name for name in names if name not in aside]
+
+
+def read(source: str) -> tuple[pa.Table, dict[int, str]]:
+    """Read a .csv, .parquet or .jsonl file; lines of a .csv with too few or too many values, by number, with the reason.
+
+    Raises
+    ------
+    GpulimeError
+        If there is no such file, or it is damaged.
+    """
+    path = os.path.expanduser(source)
+    ending = os.path.splitext(path)[1].lower()
+    check(ending in ENDINGS, f"must be one of {', '.join(ENDINGS)} for texts and tables")
+    check(os.path.isfile(path), "there is no such file")
+    broken: dict[int, str] = {}
+    readers: dict[str, Callable[[], pa.Table]] = {
+        ".csv": lambda: _csv(path, broken),
+        ".parquet": lambda: pyarrow.parquet.read_table(path),
+        ".jsonl": lambda: pyarrow.json.read_json(path),
+    }
+    try:
+        return readers[ending](), broken
+    except (pa.ArrowException, OSError) as error:
+        raise GpulimeError(f"cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _numbers(column: pa.ChunkedArray, name: str) -> np.ndarray[Any, np.dtype[Any]]:
+    """A column (n,) as float64, NaN for missing values."""
+    try:
+        return np.asarray(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False))
+    except pa.ArrowException as error:
+        raise GpulimeError(f"the column {name!r} must be numbers: {' '.join(str(error).split())}") from error
+
+
+def _frame(table: pa.Table) -> Any:
+    try:
+        import pandas  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise GpulimeError("columns of text, and a model of DataFrames, need pandas: pip install pandas") from error
+    return table.to_pandas()
+
+
+def _csv(path: str, broken: dict[int, str]) -> pa.Table:
+    def skip(line: Any) -> str:
+        broken[line.number] = f"must have {line.expected_columns} values, has {line.actual_columns}: {line.text:.80}"
+        return "skip"
+
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip)
+    # One thread, since lines have no numbers otherwise.
+    options = pyarrow.csv.ReadOptions(use_threads=False, block_size=2**26)
+    return pyarrow.csv.read_csv(path, options, parse, pyarrow.csv.ConvertOptions(strings_can_be_null=True))
+
+
+def _column(table: pa.Table, name: str, setting: str) -> pa.ChunkedArray:
+    names = table.column_names
+    check(name in names, f"{setting} names no column: {name!r}{nearest(name, names)}; its columns are {', '.join(names)}")
+    return table[name]
+
+
+def _ids(column: pa.ChunkedArray) -> list[str]:
+    missing = column.null_count
+    check(missing == 0, f"data.id must give every record an id; {missing} of {len(column)} have none")
+    return [str(value) for value in column.to_pylist()]
+
+
+def _target_column(data: DataConfig, names: Sequence[str]) -> str | None:
+    """The column of the true class: ``data.target``, else one with a usual name that is no input."""
+    if data.target is not None:
+        check(data.target in names, f"data.target names no column: {data.target!r}{nearest(data.target, names)}")
+        return data.target
+    inputs = {data.text, *(data.columns if isinstance(data.columns, list) else ())}
+    return next((name for name in names if name.lower() in TARGET_COLUMNS and name not in inputs), None)
+
+
+def _target(value: Any, class_names: Sequence[str] | None, needed: bool) -> int | None:
+    """The class of a value: an index, or one of the names; None for anything else, unless the column was asked for."""
+    if value is None:
+        return None
+    try:
+        return target_of(str(value), class_names)
+    except GpulimeError:
+        if needed:
+            raise
+        return None

@@ -1,0 +1,263 @@
+"""Runs over texts and table rows: the same store, resume, report, export, diff and verify as for images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from markup import Page
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+import gpulime
+from gpulime.cli import main
+from gpulime.runs import open_run
+from gpulime.runs.store import store
+
+NAMES = ["setosa", "versicolor", "virginica"]
+COLUMNS = ["sepal length", "sepal width", "petal length", "petal width"]
+POSTS = ["the engine of my car makes noise", "a goal in the last minute of the game", "car and engine", "the game had no goal"]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with a forest for iris, a text pipeline, and their records."""
+    folder = tmp_path_factory.mktemp("records")
+    data = load_iris()
+    joblib.dump(RandomForestClassifier(10, random_state=0).fit(data.data, data.target), folder / "forest.joblib")
+    lines = [[f"f{i}", *row, NAMES[data.target[i]]] for i, row in enumerate(data.data.tolist())][::10]
+    write(folder / "iris.csv", ["flower", *COLUMNS, "species"], lines)
+    write(folder / "training.csv", COLUMNS, data.data.tolist())
+    pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10)).fit(POSTS, ["cars", "games"] * 2)
+    joblib.dump(pipeline, folder / "posts.joblib")
+    rows = [{"id": f"p{i}", "post": text, "label": ["cars", "games"][i % 2]} for i, text in enumerate([*POSTS, "...", None])]
+    (folder / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def write(path, header, lines):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *lines])
+
+
+def table(here, out, *more, source="iris.csv"):
+    return main.main(
+        [
+            *("explain", f"--model.pickle={here / 'forest.joblib'}", f"--data.source={here / source}", "--data.columns=all"),
+            *("--data.id=flower", "--data.target=species", f"--model.class_names=[{', '.join(NAMES)}]"),
+            *(f"--data.training={here / 'training.csv'}", f"--data.columns=[{', '.join(COLUMNS)}]", "--lime.n_samples=300"),
+            *(f"--out={out}", *more),
+        ]
+    )
+
+
+def texts(here, out, *more, source="posts.jsonl"):
+    model, data = f"--model.pickle={here / 'posts.joblib'}", f"--data.source={here / source}"
+    return main.main(["explain", model, data, "--data.text=post", "--data.id=id", f"--out={out}", *more])
+
+
+def test_rows_of_a_table_are_those_of_the_explainer(here, tmp_path):
+    assert table(here, tmp_path) == 0
+    found = open_run(tmp_path)
+    data = load_iris()
+    explainer = gpulime.TableExplainer(
+        joblib.load(here / "forest.joblib"), data.data, feature_names=COLUMNS, class_names=NAMES, n_samples=300
+    )
+    expected = explainer.explain(data.data[::10])
+    assert list(found) == [f"f{i}" for i in range(0, 150, 10)]
+    read = found.explanations(list(found))
+    np.testing.assert_allclose(read.coefficients, expected.coefficients, rtol=0, atol=1e-6)  # stored as float32
+    np.testing.assert_allclose(read.standard_errors, expected.standard_errors, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(read.local_predictions, expected.local_predictions, rtol=0, atol=1e-12)
+    assert read.names == expected.names
+    assert read.values == expected.values
+    assert [name for name, _ in found["f140"].as_list()] == [name for name, _ in expected[14].as_list()]
+    rows = store.read(tmp_path).to_pylist()
+    assert {row["kind"] for row in rows} == {"row"}
+    assert [row["target"] for row in rows] == data.target[::10].tolist()
+    assert json.loads((tmp_path / "summary.json").read_text())["top1_accuracy"] == pytest.approx(14 / 15)
+
+
+def test_a_bad_row_fails_alone_and_the_run_goes_on_where_it_stopped(here, tmp_path, capsys):
+    lines = (here / "iris.csv").read_text().splitlines()
+    lines[3] = "f20,5.4,broken,1.7,0.2,setosa"
+    lines[5] = "f40,5.0"
+    (tmp_path / "iris.csv").write_text("\n".join(lines))
+    run = tmp_path / "run"
+    assert table(here, run, "--limit=4", source=tmp_path / "iris.csv") == 3
+    assert table(here, run, source=tmp_path / "iris.csv") == 3
+    rows = {row["image_id"]: row for row in store.read(run).to_pylist()}
+    assert len(rows) == 15
+    errors = {name: row["error"] for name, row in rows.items() if row["status"] == "error"}
+    assert set(errors) == {"f20", "line 6"}
+    assert "sepal width" in errors["f20"]
+    assert errors["line 6"] == "must have 6 values, has 2: f40,5.0"
+    assert "4 of 15 rows are done already" in capsys.readouterr().err
+    alone = tmp_path / "sound"
+    assert table(here, alone) == 0
+    assert open_run(alone)["f100"].as_list() == open_run(run)["f100"].as_list()
+    with pytest.raises(KeyError, match="f20"):
+        open_run(run)["f20"]
+    assert table(here, run, "--lime.seed=1", source=tmp_path / "iris.csv") == 2
+    assert "lime.seed was 0, is 1" in capsys.readouterr().err
+
+
+def test_verify_finds_a_row_that_changed(here, tmp_path, capsys):
+    source = tmp_path / "iris.csv"
+    source.write_text((here / "iris.csv").read_text())
+    assert table(here, tmp_path / "run", source=source) == 0
+    assert main.main(["verify", str(tmp_path / "run"), "--inputs"]) == 0
+    assert "15 are what was explained" in capsys.readouterr().out
+    source.write_text("\n".join(line.replace("f10,5.4", "f10,5.5") for line in source.read_text().splitlines()[:-1]))
+    assert main.main(["verify", str(tmp_path / "run"), "--inputs"]) == 65
+    said = capsys.readouterr().out
+    assert "changed inputs  1\n                - f10" in said
+    assert "missing inputs  1\n                - f140" in said
+
+
+@pytest.mark.parametrize("labels", ["target", "top+target", "[virginica]"])
+def test_labels_of_a_table(here, tmp_path, labels):
+    assert table(here, tmp_path, f"--lime.labels={labels}", "--lime.top_labels=1") == 0
+    rows = {row["image_id"]: row for row in store.read(tmp_path).to_pylist()}
+    expected = {"target": [0], "top+target": [0], "[virginica]": [2]}[labels]
+    assert rows["f0"]["labels"] == expected
+
+
+def test_a_regression_has_one_label_and_no_class(tmp_path):
+    data = load_diabetes()
+    linear = LinearRegression().fit(data.data, data.target)
+    joblib.dump(linear, tmp_path / "linear.joblib")
+    pq.write_table(pa.table(dict(zip(data.feature_names, data.data[:20].T, strict=True))), tmp_path / "rows.parquet")
+    settings = ["--data.columns=all", "--lime.n_samples=200", f"--out={tmp_path / 'run'}"]
+    model, source = f"--model.pickle={tmp_path / 'linear.joblib'}", f"--data.source={tmp_path / 'rows.parquet'}"
+    assert main.main(["explain", model, source, *settings]) == 0
+    row = store.read(tmp_path / "run").to_pylist()[7]
+    assert (row["image_id"], row["prediction"], row["labels"]) == ("7", None, [0])
+    found = open_run(tmp_path / "run")["7"]
+    assert found.mode == "regression"
+    assert found.predicted_value == pytest.approx(
+        LinearRegression().fit(data.data, data.target).predict(data.data[7:8])[0], rel=1e-6
+    )
+
+
+def test_texts_are_those_of_the_explainer_and_one_without_words_fails_alone(here, tmp_path):
+    assert texts(here, tmp_path) == 3
+    found = open_run(tmp_path)
+    explainer = gpulime.TextExplainer(joblib.load(here / "posts.joblib"), quality="fast")
+    expected = explainer.explain(POSTS, keys=np.array([gpulime.key(f"p{i}") for i in range(4)]))
+    read = found.explanations(list(found))
+    np.testing.assert_allclose(read.coefficients, expected.coefficients, rtol=0, atol=1e-6)
+    assert (read.texts, read.words, read.spans) == (expected.texts, expected.words, expected.spans)
+    assert read.class_names == ["cars", "games"]
+    assert found.failed["p4"][1] == "a text must have a word that can be hidden; got '...'"
+    assert found.failed["p5"][1] == "has no text in the column 'post'"
+
+
+@pytest.fixture(scope="module")
+def runs(here, tmp_path_factory):
+    """Two runs over texts, and two over a table."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, seed in (("a", 0), ("b", 1)):
+        texts(here, folder / f"texts-{name}", f"--lime.seed={seed}")
+        table(here, folder / f"table-{name}", f"--lime.seed={seed}")
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "noun", "part"), [("texts", "texts", "goal"), ("table", "rows", "petal width <= 0.30")])
+def test_the_report_has_a_card_for_each(runs, kind, noun, part):
+    shown = Page(runs / f"{kind}-a" / "report.html")
+    assert shown.texts("h3")[0] == {"texts": "p0", "table": "f0"}[kind]
+    assert noun.capitalize() in shown.texts("dt")
+    assert part in shown.texts("td")
+    assert not shown.texts("ol")  # of segments
+
+
+@pytest.mark.parametrize("kind", ["texts", "table"])
+def test_export_and_diff(runs, kind, tmp_path, capsys):
+    assert main.main(["export", str(runs / f"{kind}-a"), "--to", str(tmp_path / "out")]) == 0
+    with (tmp_path / "out" / "index.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert {line["overlay"].rpartition(".")[2] for line in lines} == {"html"}
+    arrays = np.load(tmp_path / "out" / lines[0]["arrays"])
+    assert arrays["coefficients"].shape[1] == len(arrays["parts"])
+    assert (tmp_path / "out" / lines[0]["overlay"]).read_text().startswith("<!DOCTYPE html>")
+    assert main.main(["diff", str(runs / f"{kind}-a"), str(runs / f"{kind}-b"), "--to", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert {"texts": "same words              4 of 4", "table": "same columns            15 of 15"}[kind].split() in [
+        line.split() for line in said.splitlines()
+    ]
+    assert len(Page(tmp_path / "diff.html").texts("h3")) == {"texts": 4, "table": 15}[kind]
+
+
+def test_a_skops_file_loads_known_types_alone(here, tmp_path, capsys):
+    skops_io = pytest.importorskip("skops.io")
+    skops_io.dump(joblib.load(here / "forest.joblib"), tmp_path / "forest.skops")
+    settings = [f"--data.source={here / 'training.csv'}", "--data.columns=all", "--limit=2", f"--out={tmp_path / 'run'}"]
+    settings += ["--lime.n_samples=100", f"--model.estimator={tmp_path / 'forest.skops'}"]
+    unknown = skops_io.get_untrusted_types(file=tmp_path / "forest.skops")
+    if unknown:  # releases of skops differ in what they trust
+        assert main.main(["explain", *settings]) == 2
+        assert f"--model.trusted '[{', '.join(unknown)}]'" in capsys.readouterr().err
+    assert main.main(["explain", *settings, f"--model.trusted=[{', '.join(unknown)}]"]) == 0
+
+
+def test_an_estimator_may_come_from_code(here, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(f"import joblib\nforest = joblib.load({str(here / 'forest.joblib')!r})\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    settings = [f"--data.source={here / 'training.csv'}", "--data.columns=all", "--limit=2", "--lime.n_samples=100"]
+    assert main.main(["explain", "--model.estimator=mine:forest", *settings, f"--out={tmp_path / 'run'}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--data.source=missing.csv"], "data.source 'missing.csv': there is no such file"),
+        (["--data.source=posts.txt"], "data.source 'posts.txt': must be one of .csv, .parquet, .jsonl for texts and tables"),
+        (["--data.text=poste"], "data.text names no column: 'poste' (did you mean 'post'?); its columns are id, post, label"),
+        (["--data.id=label"], "image ids must be unique; 2 repeated: 'cars', 'games'"),
+        (["--data.target=post"], "row 0: the target must be an index in 0..1 or one of the model's class names; got 'the"),
+        (["--model.estimator=a.pkl", "--model.pickle=null"], "model.estimator 'a.pkl': is a pickle, which runs any code in it"),
+        (
+            ["--model.pickle=null"],
+            "set one of model.estimator (a .skops file or an import path), model.factory and model.pickle",
+        ),
+        (["--model.pickle=nothing.pkl"], "model.pickle 'nothing.pkl': there is no such file"),
+        (["--data.columns=all"], "data.text explains texts, data.columns a table: set one of the two"),
+        (["--text.hide=mask"], "hide='mask' needs a tokenizer"),
+    ],
+)
+def test_bad_settings_are_one_line(here, tmp_path, capsys, monkeypatch, changed, message):
+    monkeypatch.chdir(here)
+    Path("posts.txt").write_text("a")
+    assert texts(here, tmp_path / "run", *changed) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_tables_have_no_masks_to_sample(here, tmp_path, capsys):
+    assert table(here, tmp_path, "--lime.sampler=blocks") == 2
+    assert "lime.sampler is for masks; tables keep lime's draws and its ridge; got 'blocks'" in capsys.readouterr().err
+    assert table(here, tmp_path, "--lime.n_samples=auto") == 2
+    assert "lime.n_samples: auto stops masks early, which tables have none of: give a number" in capsys.readouterr().err
+
+
+def test_a_dry_run_counts_shared_samples(here, tmp_path, capsys):
+    assert table(here, tmp_path / "run", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "15 rows; 0 done already; 15 to do" in said
+    assert "314 forwards: 15 rows x 300 samples, shared; lime would take 4,500" in said
+    assert not (tmp_path / "run").exists()
