@@ -368,3 +368,19 @@ def test_a_ridge_of_scikit_learn_by_hand():
     fitted = Ridge(alpha=1).fit(masks, model.predict(samples), sample_weight=weights)
     np.testing.assert_allclose(explained.coefficients[0, 0], fitted.coef_, rtol=0, atol=1e-9)
     assert len(samples) == S
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_features": 2}, {"kernel_width": 0.5}])
+def test_samples_in_the_same_bins_may_be_fitted_as_one(settings, logistic, monkeypatch):
+    def explained():
+        return TableExplainer(logistic, IRIS.data, n_samples=2000, **settings).explain(ROWS, labels=[[0, 1], [1, 1], [2, 0]])
+
+    grouped = explained()
+    monkeypatch.setattr("gpulime.tables.masked_tables.LEAST_REPEATS", 2000)
+    alone = explained()
+    for name in ("coefficients", "standard_errors", "intercepts", "scores", "scores_loo", "spreads", "local_predictions"):
+        torch.testing.assert_close(getattr(grouped, name), getattr(alone, name), rtol=0, atol=1e-9, msg=name)
+    monkeypatch.setattr("gpulime.engine.engine.MASK_ENTRIES", {"cpu": 1})
+    pieces = explained()
+    for name in ("coefficients", "standard_errors", "scores_loo"):
+        torch.testing.assert_close(getattr(alone, name), getattr(pieces, name), rtol=0, atol=1e-9, msg=name)

@@ -112,6 +112,13 @@ class Masked:
         del index, samples
         return masks
 
+    def groups(self, s: int) -> Tensor | None:
+        """Groups (s - 1,) int64, from 0 without gaps, of the samples 1 to s - 1 of inputs that share them.
+
+        Samples of a group have equal regressors for every input. None if few do.
+        """
+        return None
+
     def part(self, where: slice) -> Masked:
         """Select inputs by a slice."""
         raise NotImplementedError

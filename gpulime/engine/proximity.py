@@ -69,7 +69,7 @@ def proximity(regressors: Tensor, counts: Tensor, settings: Settings, x0: Tensor
         pieces = [settings.distance(regressors[i, :, :count].double()) for i, count in enumerate(counts.tolist())]
         distances = torch.stack([_checked("distance", piece, (s,), device) for piece in pieces])
     elif x0 is None:
-        distances = DISTANCES[settings.distance](regressors.sum(-1, dtype=torch.float64), k)
+        distances = DISTANCES[settings.distance](regressors.sum(-1, dtype=torch.int32).double(), k)
     elif settings.distance in DISTANCES_OF_NUMBERS:
         distances = DISTANCES_OF_NUMBERS[settings.distance](regressors.double(), x0[:, None].double())
     else:

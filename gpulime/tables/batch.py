@@ -20,6 +20,7 @@ from gpulime.tables.bins import Array
 from gpulime.tables.masked_tables import MaskedTables, Neighbourhoods, Standard
 from gpulime.tables.table import Drawn, Table
 
+UNSEEN = 255  # cell, as a byte, of a value that training lacks
 AHEAD = 2**22  # values of neighbourhoods that are drawn at once, to bound memory
 
 
@@ -100,15 +101,16 @@ class Tables:
         values = batch.values[where]
         given = torch.from_numpy(values)
         device = self.predictor.device(given)
-        stacked = [torch.from_numpy(np.stack(parts)).to(device) for parts in zip(*drawn, strict=True)]
+        around, cells = (np.stack(parts) for parts in zip(*drawn, strict=True))
+        cells, own = _small(cells, self.table.cells(values))
         is_module = self.predictor.module is not None
         dtype = self.predictor.dtype(given.to(device)) if is_module else torch.float64
         keys = torch.zeros(len(given), dtype=torch.int64) if batch.keys is None else batch.keys[where]
         labels = None if batch.labels is None else batch.labels[where].to(device)
         return MaskedTables(
             given.to(device),
-            torch.from_numpy(self.table.cells(values)).to(device),
-            Neighbourhoods(*stacked),
+            torch.from_numpy(own).to(device),
+            Neighbourhoods(torch.from_numpy(around).to(device), torch.from_numpy(cells).to(device)),
             dtype,
             keys.to(device),
             Wanted(labels, batch.top or labels is None, _highest(batch.labels)),
@@ -127,7 +129,7 @@ class Tables:
         values = given.cpu().numpy()
         return ExplainedRows(
             **found,
-            names=[self.table.names(row) for row in values],
+            names=self.table.names(values),
             features=[self.table.columns.names] * n,
             values=[self.table.shown_row(row) for row in values],
             columns=torch.arange(d, device=given.device).expand(n, d),
@@ -135,6 +137,13 @@ class Tables:
             mode=self.mode,
             class_names=self.class_names,
         )
+
+
+def _small(cells: Array, own: Array) -> tuple[Array, Array]:
+    """Cells of samples and of rows as bytes, if there are few: comparing these takes most of the time of masks."""
+    if max(cells.max(), own.max()) >= UNSEEN:
+        return cells, own
+    return cells.astype(np.uint8), np.where(own < 0, UNSEEN, own).astype(np.uint8)
 
 
 def _highest(labels: Tensor | None) -> tuple[int, int] | None:

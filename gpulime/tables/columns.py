@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -201,7 +202,7 @@ class Columns:
 
     def shown(self, j: int, number: float) -> str:
         """A value of column j as text."""
-        if np.isnan(number):
+        if isnan(number):
             return "missing"
         if j in self.categories:
             return str(self.categories[j].values[int(number)])

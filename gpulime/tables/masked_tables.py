@@ -13,6 +13,8 @@ from gpulime.engine.masked import Masked, Wanted
 from gpulime.engine.masks import Sampler
 from gpulime.explanations.batch import Explanations
 
+LEAST_REPEATS = 4  # samples of a group, on average, that make grouping them worthwhile
+
 
 @dataclass(frozen=True)
 class Neighbourhoods:
@@ -21,7 +23,7 @@ class Neighbourhoods:
     Attributes
     ----------
     values : (g, s, d) float64
-    cells : (g, s, d) int32, the bin or category of each value
+    cells : (g, s, d) int32 or uint8, the bin or category of each value
     """
 
     values: Tensor
@@ -61,7 +63,7 @@ class MaskedTables(Masked):
     Parameters
     ----------
     given : (n, d) float64, the rows
-    own : (n, d) int32, their bins and categories
+    own : (n, d) of the same dtype, their bins and categories
     around : Neighbourhoods
     dtype : dtype of the model's rows
     keys : (n,) int64
@@ -109,6 +111,21 @@ class MaskedTables(Masked):
     def regressors(self, index: Tensor, samples: Tensor, masks: Tensor) -> Tensor:
         """The masks, or standardised values."""
         return masks if self.standard is None else self.standard.regressors(self.values(index, samples), masks)
+
+    def groups(self, s: int) -> Tensor | None:
+        """Samples with the same bin or category in every column, unless most of them differ."""
+        if self.standard is not None:
+            return None
+        cells = self.around.cells[0, 1:s].long()
+        code, different = torch.zeros(s - 1, dtype=torch.int64, device=cells.device), 1
+        for column in cells.unbind(1):
+            values = int(column.max()) + 1
+            different *= values
+            if different > s // LEAST_REPEATS:
+                return None
+            code = code * values + column
+        groups: Tensor = code.unique(return_inverse=True)[1]
+        return groups
 
     def part(self, where: slice) -> MaskedTables:
         """Select rows by a slice."""

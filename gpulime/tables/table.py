@@ -146,21 +146,24 @@ class Table:
         low, high = (np.floor(np.array(ends)[cells + first]) for ends in (self.statistics.mins, self.statistics.maxs))
         return np.rint(drawn).clip(np.where(cells == 0, low, low + 1), high)  # only the first bin includes its lower end
 
-    def names(self, row: Array) -> list[str]:
-        """The name of each part of a row (d,), such as "sepal width <= 2.80"."""
-        return [self.name(j, value) for j, value in enumerate(row.tolist())]
+    def names(self, rows: Array) -> list[list[str]]:
+        """The name of each part of rows (n, d), such as "sepal width <= 2.80"."""
+        columns = [self._names(j, column) for j, column in enumerate(rows.T)]
+        return [list(names) for names in zip(*columns, strict=True)]
 
-    def name(self, j: int, value: float) -> str:
-        """The name of column j as a part of a row that has ``value`` there."""
-        name = self.columns.names[j]
+    def _names(self, j: int, column: Array) -> list[str]:
+        """The names (n,) of column j as a part of rows that have these values (n,)."""
         if not self.divided[j]:
-            return name
-        if np.isnan(value):
-            return f"{name} is missing"
+            return [self.columns.names[j]] * len(column)
         if j in self.edges:
-            return self.intervals[j][int(bins.find(self.edges[j], value))]
+            return [self.intervals[j][number] for number in bins.find(self.edges[j], column).tolist()]
+        return [self._category(j, value) for value in column.tolist()]
+
+    def _category(self, j: int, value: float) -> str:
+        if np.isnan(value):
+            return f"{self.columns.names[j]} is missing"
         unseen = "" if value in self.entries[j] else " (not in training)"
-        return f"{name}={self.shown(j, value)}{unseen}"
+        return f"{self.columns.names[j]}={self.shown(j, value)}{unseen}"
 
     def shown(self, j: int, value: float) -> str:
         """A value of column j as text."""
@@ -200,7 +203,8 @@ def _edges(
 
 
 def _intervals(name: str, edges: Array) -> list[str]:
-    """The names of bins, with two digits or as many as make the edges differ."""
+    """The names of bins, with two digits or as many as make the edges differ; the last is that of missing values."""
     digits = next((digits for digits in range(2, 17) if len({f"{edge:.{digits}f}" for edge in edges}) == len(edges)), 17)
     shown = [f"{edge:.{digits}f}" for edge in edges]
-    return [f"{name} <= {shown[0]}", *(f"{low} < {name} <= {high}" for low, high in pairwise(shown)), f"{name} > {shown[-1]}"]
+    inner = [f"{low} < {name} <= {high}" for low, high in pairwise(shown)]
+    return [f"{name} <= {shown[0]}", *inner, f"{name} > {shown[-1]}", f"{name} is missing"]
