@@ -61,48 +61,55 @@ def solved(
         How many samples each row stands for, and the variance of their outputs; ``outputs`` are then their means.
     settings : Settings
     """
-    x = regressors.double()
-    x = x.sub_(moments.x0[:, None]) if x is not regressors else x - moments.x0[:, None]
+    n, s, k = regressors.shape
+    x = outputs.new_empty(n, s, k + 1)  # relative to sample 0, and ones
+    x[..., :k].copy_(regressors).sub_(moments.x0[:, None])
+    x[..., k] = 1
     y = outputs - moments.y0[:, None]
-    moments.sums, moments.samples = _sums(x, y, weights, repeated), x.shape[1] if repeated is None else int(repeated[0].sum())
+    moments.sums, moments.samples = _sums(x, y, weights, repeated), s if repeated is None else int(repeated[0].sum())
     fitted, left_out, total = moments.solve(settings)
-    residual = outputs - fitted.local_predictions[:, None] - x @ fitted.coefficients.mT
+    lines = torch.cat([fitted.coefficients, (fitted.local_predictions - moments.y0)[..., None]], -1)
+    residual = y - x @ lines.mT
     if repeated is not None:
         residual = (repeated[0][:, None] * (residual.square() + repeated[1])).sqrt()
-    centred = x.sub_(left_out.mean - moments.x0[:, None])
-    press, variances = _errors(left_out, centred, residual, weights)
+    press, variances = _errors(left_out, moments.x0, x, residual, weights)
     return replace(fitted, scores_loo=1 - press / total, standard_errors=variances.sqrt())
 
 
 def _sums(x: Tensor, y: Tensor, weights: Tensor, repeated: tuple[Tensor, Tensor] | None) -> Sums:
-    """Weighted sums of regressors x (n, s, k) and outputs y (n, s, l) relative to those of sample 0."""
+    """Weighted sums of regressors and ones x (n, s, k + 1) and outputs y (n, s, l), relative to those of sample 0."""
     w = (weights if repeated is None else weights * repeated[0])[..., None]
+    k = x.shape[2] - 1
     xw = (x * w).mT
+    xx, xy = xw @ x, xw @ y
     squares = y.square() if repeated is None else y.square() + repeated[1]
     return Sums(
-        weight=w.sum(1, keepdim=True),
+        weight=xx[:, k:, k:],
         others=w[:, 1:].sum(1),
-        x=(w.mT @ x).mT,
-        y=(w.mT @ y).mT,
-        xx=xw @ x,
-        xy=xw @ y,
+        x=xx[:, :k, k:],
+        y=xy[:, k:].mT,
+        xx=xx[:, :k, :k],
+        xy=xy[:, :k],
         yy=(w.mT @ squares).mT,
     )
 
 
-def _errors(left_out: LeaveOneOut, x: Tensor, residual: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """As `LeaveOneOut.errors`, from centred regressors ``x`` (n, s, k) and the models' residuals (n, s, l).
+def _errors(left_out: LeaveOneOut, x0: Tensor, x: Tensor, residual: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """As `LeaveOneOut.errors`, from regressors and ones x (n, s, k + 1) relative to sample 0, and residuals (n, s, l).
 
-    The leverage of a row d is read from its influence ``d A``, with the inverse A of the system: ``d A d'``.
+    One matrix product gives the influence ``d A`` of each centred row d, with the inverse A of the system, and with its last
+    column the leverage ``d A d'``.
     """
-    w = weights[..., None]
+    w, k = weights[..., None], x.shape[2] - 1
+    mean = left_out.mean[:, 0] - x0  # (n, k)
     groups = residual.split(1, -1) if left_out.root.shape[1] > 1 else [residual]
     press, variances = [], []
     for root, of_labels in zip(left_out.root.unbind(1), groups, strict=True):
-        influence = x @ (root.mT @ root)
+        turned = torch.cat([root, -root @ mean[..., None]], -1)  # d root' = [x, 1] turned'
+        influence = x @ (turned.mT @ turned)
         leverage = torch.einsum("nsk,nsk->ns", influence, x)[..., None]
         free = 1 - w * (leverage + 1 / left_out.weight)
         error = of_labels / free.where(free > LEAST_FREE, torch.nan)
         press.append((w * error.square()).sum(1))
-        variances.append((w * error).square_().mT @ influence.square_())
+        variances.append(((w * error).square_().mT @ influence.square_())[..., :k])
     return torch.cat(press, 1), torch.cat(variances, 1)

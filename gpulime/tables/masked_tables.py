@@ -31,7 +31,9 @@ class Neighbourhoods:
 
     def at(self, what: Tensor, index: Tensor, samples: Tensor) -> Tensor:
         """Entries (..., d) of inputs and samples, int64 tensors that broadcast to (...)."""
-        return what[0, samples] if len(what) == 1 else what[index, samples]
+        if len(what) > 1:
+            return what[index, samples]
+        return what[0].index_select(0, samples) if samples.ndim == 1 else what[0, samples]
 
     def part(self, where: slice) -> Neighbourhoods:
         """The samples of some rows."""
@@ -97,7 +99,9 @@ class MaskedTables(Masked):
     def draw(self, sampler: Sampler, index: Tensor, samples: Tensor) -> Tensor:
         """Masks (..., d) bool: True if a sample's value has the row's bin or category, and in columns without."""
         drawn = self.around.at(self.around.cells, index, samples)
-        return (drawn == self.own[index]) | (samples == 0)[..., None]
+        masks = drawn == self.own[index]
+        masks |= (samples == 0)[..., None]
+        return masks
 
     def values(self, index: Tensor, samples: Tensor) -> Tensor:
         """Values (..., d) float64 of inputs and samples; sample 0 is the row itself."""
