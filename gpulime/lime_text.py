@@ -145,7 +145,7 @@ class LimeTextExplainer:
         num_samples: int = 5000,
         distance_metric: Any = "cosine",
         model_regressor: Any = None,
-        batch_size: int = models.AUTO_STRINGS,
+        batch_size: int | str = models.AUTO,
         progress_bar: bool = False,
     ) -> Explanation:
         """Explain the prediction for one text.
@@ -168,8 +168,8 @@ class LimeTextExplainer:
             As for scikit-learn's ``pairwise_distances``.
         model_regressor : scikit-learn regressor, optional
             Fitted in place of the ridge; needs ``coef_``, ``intercept_`` and ``sample_weight``.
-        batch_size : int
-            The most strings per call of the function.
+        batch_size : int or "auto"
+            The most strings per call of the function; "auto" is 1024.
         progress_bar : bool
             If True, show a progress bar.
 
@@ -209,7 +209,7 @@ class LimeTextExplainer:
         num_samples: int = 5000,
         distance_metric: Any = "cosine",
         model_regressor: Any = None,
-        batch_size: int = models.AUTO_STRINGS,
+        batch_size: int | str = models.AUTO,
         progress_bar: bool = False,
     ) -> ExplanationList:
         """Explain many texts in one queue, so that the function's batches are full, and equal strings are passed once.
@@ -245,7 +245,7 @@ class LimeTextExplainer:
             model_regressor=model_regressor,
             settings=Settings(feature_selection=self.feature_selection, num_features=num_features),
         )
-        predictor = self._predictor(classifier_fn, whole("batch_size", batch_size, 1))
+        predictor = self._predictor(classifier_fn, models.checked(batch_size))
         with tqdm(total=len(texts) * num_samples, disable=not progress_bar) as bar:
             queue = LimeQueue[_Prepared, Explanation](
                 predictor,
@@ -258,7 +258,7 @@ class LimeTextExplainer:
             )
             return ExplanationList(queue.run(len(texts)))
 
-    def _predictor(self, classifier_fn: Classifier, batch_size: int) -> Predictor:
+    def _predictor(self, classifier_fn: Classifier, batch_size: int | str) -> Predictor:
         hidden = None if self.bow else self.mask_string
         if not self.bow and hidden is None:
             hidden = chr(0) if self.char_level else "UNKWORDZ"

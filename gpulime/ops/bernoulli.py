@@ -56,7 +56,8 @@ def bernoulli_reference(keys: Tensor, rows: Tensor, k: int, seed: int) -> Tensor
     blocks = torch.arange(-(-k // 128), device=rows.device)
     rows, keys = rows[..., None], keys[..., None]
     counter = torch.broadcast_tensors(blocks, rows & _WORD, keys & _WORD, keys >> 32 & _WORD)
-    words = torch.stack(philox4x32(counter, (seed & _WORD, seed >> 32 & _WORD)), dim=-1)
+    used = min(4, -(-k // 32))  # words of a block
+    words = torch.stack(philox4x32(counter, (seed & _WORD, seed >> 32 & _WORD))[:used], dim=-1)
     bits = words[..., None] >> torch.arange(32, device=rows.device) & 1
     return (bits.flatten(-3)[..., :k] | (rows == 0)).bool()
 

@@ -6,8 +6,8 @@ the words. This is compared with the vectoriser itself for some masks of each te
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -52,6 +52,7 @@ class Counts(Strings):
         self.pipeline = pipeline
         self.vectoriser, self.rest = pipeline.steps[0][1], pipeline[1:]
         self.analyse = self.vectoriser.build_analyzer()
+        self.is_exact: bool | None = None  # features from counts are the vectoriser's; None until a text was tried
         self.tables: WeakKeyDictionary[Words, _Table | None] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -74,33 +75,25 @@ class Counts(Strings):
     def table(self, words: Words) -> _Table | None:
         """The counts of a text's words; None if they are not exact."""
         if words not in self.tables:
-            table = self._table(words)
-            self.tables[words] = table if self._is_exact(words, table) else None
+            replacements = self.replacements(words) or [""] * len(words)
+            tokens = {piece: self.analyse(piece) for piece in {*words.pieces, *replacements}}
+            table = self._table(words, replacements, tokens)
+            self.tables[words] = table if self._is_exact(words, replacements, tokens, table) else None
         return self.tables[words]
 
-    def _table(self, words: Words) -> _Table:
-        replacements = self.replacements(words) or [""] * len(words)
-        times = [len(places) for places in words.places]
-        shown = [self._counted(word, n) for word, n in zip(words.names, times, strict=True)]
-        hidden = [self._counted(word, n) for word, n in zip(replacements, times, strict=True)]
-        separators = [piece for piece, part in zip(words.pieces, words.part_of.tolist(), strict=True) if part < 0]
-        always: Counter[int] = Counter()
-        for separator in separators:
-            always += self._counted(separator, 1)
-        columns = sorted(set().union(*shown, *hidden, always))
-        place = {column: i for i, column in enumerate(columns)}
-        dense = np.zeros((2 * len(words) + 1, len(columns)))
-        for row, counted in enumerate([*shown, *hidden, always]):
-            for column, n in counted.items():
-                dense[row, place[column]] = n
-        k = len(words)
-        return _Table(np.array(columns, dtype=np.int32), dense[:k], dense[k : 2 * k], dense[2 * k])
-
-    def _counted(self, piece: str, times: int) -> Counter[int]:
-        """Column of the vectoriser -> count, for a string that occurs several times."""
+    def _table(self, words: Words, replacements: list[str], tokens: dict[str, list[str]]) -> _Table:
         vocabulary = self.vectoriser.vocabulary_
-        found = Counter(vocabulary[token] for token in self.analyse(piece) if token in vocabulary)
-        return Counter({column: n * times for column, n in found.items()})
+        found = {piece: [vocabulary[one] for one in many if one in vocabulary] for piece, many in tokens.items()}
+        columns = np.array(sorted(set().union(*found.values())), dtype=np.int32)
+        place = {column: i for i, column in enumerate(columns.tolist())}
+        k = len(words)
+        counts = np.zeros((2 * k + 1, len(columns)))
+        for piece, part in zip(words.pieces, words.part_of.tolist(), strict=True):
+            for column in found[piece]:
+                counts[part if part >= 0 else 2 * k, place[column]] += 1
+            for column in found[replacements[part]] if part >= 0 else ():
+                counts[k + part, place[column]] += 1
+        return _Table(columns, counts[:k], counts[k : 2 * k], counts[2 * k])
 
     def _sparse(self, table: _Table, masks: Array) -> Any:
         counts = sp.csr_matrix(table.counts(masks))
@@ -115,23 +108,27 @@ class Counts(Strings):
         transformer = getattr(self.vectoriser, "_tfidf", None)
         return counts if transformer is None else transformer.transform(counts, copy=False)
 
-    def _is_exact(self, words: Words, table: _Table) -> bool:
-        """Compare with the vectoriser for a few masks: its tokens, and its features."""
+    def _is_exact(self, words: Words, replacements: list[str], tokens: dict[str, list[str]], table: _Table) -> bool:
+        """Compare with the vectoriser for a few masks: its tokens, and for the first text its features, too."""
         k = len(words)
         even = np.arange(k) % 2 == 0
         random = np.random.RandomState(0).rand(TRIED - 4, k) < 0.5
         masks = np.stack([np.ones(k, bool), np.zeros(k, bool), even, ~even, *random])
-        replacements = self.replacements(words)
         strings = list(words.strings(masks, replacements))
-        apart = [self.analyse(piece) for piece in words.pieces]
-        others = [self.analyse(replacements[part]) if replacements and part >= 0 else [] for part in words.part_of.tolist()]
+        apart = [tokens[piece] for piece in words.pieces]
+        others = [tokens[replacements[part]] if part >= 0 else [] for part in words.part_of.tolist()]
         for mask, string in zip(masks, strings, strict=True):
-            shown = np.append(mask, True)[words.part_of]
-            tokens = [token for one, a, b in zip(shown, apart, others, strict=True) for token in (a if one else b)]
-            if self.analyse(string) != tokens:
+            shown = np.append(mask, True)[words.part_of].tolist()
+            if self.analyse(string) != list(chain.from_iterable(map(_either, shown, apart, others))):
                 return False
-        features, right = self._features(self._sparse(table, masks)), self.vectoriser.transform(strings)
-        return bool(features.dtype == right.dtype and (features != right).nnz == 0)
+        if self.is_exact is None:  # equal tokens have equal features: one text is enough to compare these
+            features, right = self._features(self._sparse(table, masks)), self.vectoriser.transform(strings)
+            self.is_exact = bool(features.dtype == right.dtype and (features != right).nnz == 0)
+        return self.is_exact
+
+
+def _either(shown: bool, one: list[str], other: list[str]) -> list[str]:
+    return one if shown else other
 
 
 def has_counts(model: Any) -> bool:

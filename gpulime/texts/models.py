@@ -18,7 +18,8 @@ from gpulime.texts.strings import Strings
 from gpulime.texts.token_model import TokenModel
 from gpulime.texts.tokens import Tokenisation
 
-AUTO_STRINGS = 1024  # in a call of a function
+AUTO = "auto"
+AUTO_STRINGS, AUTO_COUNTS = 1024, 8192  # in a call of a function of strings, and of one of counts
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,14 @@ def of(model: Any, tokenizer: Any, hide: Hide, batch_size: int | str, max_length
     GpulimeError
         If the model has no probabilities or lacks its tokenizer, or ``hide`` does not fit it.
     """
-    if isinstance(batch_size, str):
-        check(batch_size == "auto", f"batch_size must be a positive integer or 'auto'; got {batch_size!r}")
-    else:
-        batch_size = whole("batch_size", batch_size, 1)
+    batch_size = checked(batch_size)
     if isinstance(getattr(model, "model", None), nn.Module) and hasattr(model, "tokenizer"):  # a pipeline of transformers
         model, tokenizer = model.model, tokenizer or model.tokenizer
     if isinstance(model, nn.Module):
         return _of_module(model, tokenizer, hide, batch_size, max_length)
     check(tokenizer is None, f"tokenizer belongs to a model that is an nn.Module; got {type(model).__name__}")
     replace = _replaced(hide)
-    strings = AUTO_STRINGS if isinstance(batch_size, str) else batch_size
-    return TextModel(function(model, strings, replace), class_names=_sklearn_names(model))
+    return TextModel(function(model, batch_size, replace), class_names=_sklearn_names(model))
 
 
 def _of_module(model: nn.Module, tokenizer: Any, hide: Hide, batch_size: int | str, max_length: int | None) -> TextModel:
@@ -73,7 +70,15 @@ def _of_module(model: nn.Module, tokenizer: Any, hide: Hide, batch_size: int | s
     return TextModel(TokenModel(model, batch_size), tokenisation, activation, classes.of_model(model))
 
 
-def function(model: Any, batch_size: int, replace: Callable[[str], str] | str | None, name: str = "model") -> Strings:
+def checked(batch_size: int | str) -> int | str:
+    """The number of rows in a call, or "auto"."""
+    if isinstance(batch_size, str):
+        check(batch_size == AUTO, f"batch_size must be a positive integer or 'auto'; got {batch_size!r}")
+        return batch_size
+    return whole("batch_size", batch_size, 1)
+
+
+def function(model: Any, batch_size: int | str, replace: Callable[[str], str] | str | None, name: str = "model") -> Strings:
     """Adapt a function of strings, or a scikit-learn model: by counts if its pipeline begins with them.
 
     Raises
@@ -83,13 +88,13 @@ def function(model: Any, batch_size: int, replace: Callable[[str], str] | str | 
     """
     owner = getattr(model, "__self__", None) if getattr(model, "__name__", "") == "predict_proba" else model
     if has_counts(owner):
-        return Counts(owner, batch_size, replace, name)
+        return Counts(owner, batch_size if isinstance(batch_size, int) else AUTO_COUNTS, replace, name)
     called = getattr(model, "predict_proba", model)
     if not callable(called):
         right = f"the {name} must be a function of strings, such as a pipeline's predict_proba"
         without = " without predict_proba, so without probabilities" if hasattr(model, "predict") else ""
         raise GpulimeError(f"{right}; got {type(model).__name__}{without}")
-    return Strings(called, batch_size, replace, name)
+    return Strings(called, batch_size if isinstance(batch_size, int) else AUTO_STRINGS, replace, name)
 
 
 def _replaced(hide: Hide) -> Callable[[str], str] | str | None:

@@ -19,7 +19,7 @@ from gpulime.texts.tokens import Tokenisation
 from gpulime.texts.words import Split
 
 AT_ONCE = 256  # texts that are prepared at once, to bound memory
-WINDOW_ROWS, WINDOW_BYTES = 2**13, 2**26  # of rows that are sorted and made distinct together
+WINDOW_ROWS, WINDOW_BYTES = 2**14, 2**26  # of rows that are sorted and made distinct together
 
 
 class Window(BatchSize):
