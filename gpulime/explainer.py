@@ -65,7 +65,8 @@ class Explainer(Engine[ExplainedImages]):
         "fast", "lime" or "high" sets ``n_samples``, ``sampler``, ``estimator`` and ``link``; an argument given beside it wins.
     tolerance : float, optional
         For ``n_samples="auto"``: the samples of an image end once the root mean square of its standard errors is at most this,
-        in units of the output. By default they end once each label's five largest coefficients and their signs are known.
+        in units of the output. By default they end once each label's five largest coefficients and their signs are known, up to
+        differences below a twentieth of the largest.
     confidence : float
         For ``n_samples="auto"`` without a tolerance: the probability that they are the right ones.
     max_samples : int
