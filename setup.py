@@ -26,7 +26,7 @@ EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["docs"], "pre-commit", "pre-commit-hoo
 setup(
     name="gpulime",
     version="0.1.0",
-    description="LIME explanations of image classifiers, thousands of images at a time, on the GPU",
+    description="LIME explanations of image, text and table models, thousands of inputs at a time, on the GPU",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,12 +1,12 @@
-"""gpulime: LIME explanations of image classifiers, thousands of images at a time, on the GPU.
+"""gpulime: LIME explanations of images, texts and table rows, thousands of inputs at a time, on the GPU.
 
 Letters for dimensions, used in every name, docstring, check and message:
 
 ======= ==========================================================
-n       images
-s       samples: masks, and so forwards, per image
-k       segments of an image (the most in a batch, if it varies)
-l       labels explained per image
+n       inputs: images, texts or rows
+s       samples: masks, and so forwards, per input
+k       parts of an input: segments, words or columns (the most in a batch, if it varies)
+l       labels explained per input
 b       rows of one model batch
 c h w   channels, height and width
 ======= ==========================================================

@@ -1,4 +1,4 @@
-"""The command ``gpulime``: explain images, report, export and compare runs, measure, check the machine."""
+"""The command ``gpulime``: explain, report, export and compare runs, measure, check the machine."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def explain(given: Namespace) -> int:
-    """Explain images and write a run directory."""
+    """Explain images, texts or table rows and write a run directory."""
     settings = given.as_dict()
     del settings["config"]
     call = {name: settings.pop(name) for name in ("retry_failed", "dry_run")}
@@ -216,7 +216,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="gpulime",
         version=__version__,
-        description="LIME explanations of image classifiers, thousands of images at a time.",
+        description="LIME explanations of images, texts and table rows, thousands at a time.",
         epilog=options.START,
         **common,
     )
