@@ -15,7 +15,7 @@ from gpulime.explanations.explanation import Explanation
 from gpulime.explanations.markup import LEFT, QUIET, RIGHT
 
 MOST_CLASSES = 5  # with a probability of their own; of more, the first four and the sum of the others, as in lime
-MOST_BARS = 50
+MOST_BARS = 30
 MOST_INPUTS = 12
 STRONGEST = 5  # parts of an input in the table of several
 WIDTH, HEIGHT = 160, 14  # of the drawing of bars, in pixels

@@ -11,11 +11,12 @@ from torch import Tensor
 from gpulime.errors import check
 from gpulime.explanations import batch
 from gpulime.explanations.explanation import BatchExplanation
+from gpulime.explanations.shown import ShownList
 from gpulime.explanations.table import TableDomainMapper
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class ExplainedRows(batch.Explanations):
+class ExplainedRows(ShownList, batch.Explanations):
     """The explanations of n table rows: the attributes of `gpulime.Explanations`, and these.
 
     Attributes

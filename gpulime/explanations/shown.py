@@ -85,5 +85,5 @@ class ShownList:
         """HTML for a notebook: a table of the first inputs with their strongest parts."""
         from gpulime.explanations import html
 
-        shown = min(html.MOST_INPUTS, len(self))
-        return html.many(repr(self), [self[i] for i in range(shown)], len(self) - shown)
+        shown = list(self[: html.MOST_INPUTS])
+        return html.many(repr(self), shown, len(self) - len(shown))

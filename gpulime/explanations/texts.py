@@ -12,11 +12,12 @@ from torch import Tensor
 from gpulime.errors import check
 from gpulime.explanations import batch
 from gpulime.explanations.explanation import BatchExplanation
+from gpulime.explanations.shown import ShownList
 from gpulime.explanations.text import TextDomainMapper
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class ExplainedTexts(batch.Explanations):
+class ExplainedTexts(ShownList, batch.Explanations):
     """The explanations of n texts: the attributes of `gpulime.Explanations`, and these.
 
     Attributes

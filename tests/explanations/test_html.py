@@ -10,14 +10,17 @@ from html import escape
 
 import numpy as np
 import pytest
+import torch
 from markup import Fragment
-from test_lime_explanation import NAMES, TEXT, classification, regression, text_mapper
+from test_lime_explanation import NAMES, SPANS, TEXT, WORDS, batch, classification, regression, text_mapper
 
 from gpulime.errors import GpulimeError
 from gpulime.explanations import html, markup, shades
 from gpulime.explanations.explanation import DomainMapper, Explanation, ExplanationList
+from gpulime.explanations.rows import ExplainedRows
 from gpulime.explanations.table import TableDomainMapper
 from gpulime.explanations.text import TextDomainMapper
+from gpulime.explanations.texts import ExplainedTexts
 
 TAGS = {"div", "p", "span", "b", "small", "bdi", "mark", "table", "caption", "thead", "tbody", "tr", "th", "td"}
 DRAWN = {"svg", "rect", "path", "circle"}
@@ -206,7 +209,7 @@ def test_a_usual_explanation_is_small():
     row = classification(wide, {2: [(i, 0.1 / (i + 1)) for i in range(10)]})
     assert len(row.as_html().encode()) < 10_000
     every = classification(wide, {2: [(i, 0.1 / (i + 1)) for i in range(200)]})
-    assert "and 150 more parts" in every.as_html()
+    assert "and 170 more parts" in every.as_html()
 
 
 @pytest.mark.parametrize("theme", THEMES)
@@ -269,6 +272,17 @@ def test_several_are_a_table_with_the_strongest_parts():
     ]
     assert len(rows) == 1 + html.MOST_INPUTS
     assert page.texts("p") == ["and 10 more inputs"]
+
+
+def test_batches_of_texts_and_rows_are_tables_too():
+    values = batch()
+    texts = {"texts": [TEXT] * 2, "words": [WORDS] * 2, "spans": [SPANS] * 2, "unseen": torch.zeros(2, 3, dtype=torch.bool)}
+    rows = {"names": [BINS] * 2, "features": [COLUMNS] * 2, "values": [VALUES] * 2, "columns": torch.arange(3).expand(2, 3)}
+    rows |= {"bounds": torch.full((2, 2), torch.nan)}
+    for kind, more in ((ExplainedTexts, texts), (ExplainedRows, rows)):
+        page = Shown(kind(**vars(values), **more)._repr_html_())
+        (found,) = page.tables().values()
+        assert [row[:2] for row in found[1:]] == [["0", "positive"], ["1", "positive"]]
 
 
 def test_a_file_is_the_page_in_utf8(tmp_path):
