@@ -21,6 +21,6 @@ pipeline.fit(train, train_labels)
 print(f"F1 on the test texts: {f1_score(test_labels, pipeline.predict(test)):.2f}")
 
 explainer = LimeTextExplainer(class_names=CLASS_NAMES, random_state=0)
-explanation = explainer.explain_instance(test[83], pipeline.predict_proba, num_features=6)
+explanation = explainer.explain_instance(test[229], pipeline.predict_proba, num_features=6)
 print(explanation.as_list())
 explanation.save_to_file("fortunes.html", text=True)  # in a notebook: explanation.show_in_notebook(text=True)
