@@ -15,10 +15,12 @@ from gpulime.explanations.explanation import Explanation
 from gpulime.explanations.markup import LEFT, QUIET, RIGHT
 
 MOST_CLASSES = 5  # with a probability of their own; of more, the first four and the sum of the others, as in lime
-MOST_BARS = 30
+MOST_BARS = 25  # of one label, or of all labels together, but for each label at least
+LEAST_BARS = 10
+LEAST_IN_NOTEBOOK = 5
 MOST_INPUTS = 12
 STRONGEST = 5  # parts of an input in the table of several
-WIDTH, HEIGHT = 160, 14  # of the drawing of bars, in pixels
+WIDTH, HEIGHT, GAP = 160, 11, 10  # of the drawing of bars, and to its right, in pixels
 BODY = "margin:2rem auto;max-width:64rem;padding:0 1rem;font:15px/1.5 system-ui,sans-serif"
 
 
@@ -38,12 +40,13 @@ def one(
     labels: Any = None,
     predict_proba: bool = True,
     show_predicted_value: bool = True,
-    most: int = MOST_BARS,
+    most: int | None = None,
+    least_bars: int = LEAST_BARS,
     **kwargs: Any,
 ) -> str:
     """One explanation as a fragment; parameters and errors are those of `Explanation.as_html`.
 
-    Beyond ``most`` bars the parts of a label are only counted.
+    Each label has ``most`` bars at most; by default the labels share `MOST_BARS`, with ``least_bars`` for each.
     """
     shown = _labels(explanation, labels)
     if not shown:
@@ -54,6 +57,7 @@ def one(
         blocks = [_value(explanation)] if show_predicted_value else []
     else:
         blocks = [_probabilities(explanation)] if predict_proba else []
+    most = most or max(least_bars, MOST_BARS // len(shown))
     blocks += [_bars(explanation, label, largest, most) for label in shown]
     unsure = {label: shades.unsure(explanation.local_exp[label], shades.errors(explanation, label)) for label in shown}
     first = shown[0]
@@ -121,8 +125,8 @@ def _value(explanation: Explanation) -> str:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         return markup.table("Predicted value", [markup.row([(figures, RIGHT)])])
     x = WIDTH * min(max((value - low) / (high - low), 0), 1)
-    mark = f'<path d="M0 7H{WIDTH}M{x:.1f} 0v14" stroke="currentColor"/>'
-    mark += f'<circle cx="{x:.1f}" cy="7" r="5" fill="{shades.FOR}"/>'
+    mark = f'<path d="M0 5.5H{WIDTH}M{x:.1f} 0v11" stroke="currentColor"/>'
+    mark += f'<circle cx="{x:.1f}" cy="5.5" r="4" fill="{shades.FOR}"/>'
     ends = [f"{end:.4g}".replace("-", "\N{MINUS SIGN}") for end in (low, high)]
     cells = [(f"{ends[0]}&nbsp; {_drawing(mark)} {ends[1]}", LEFT)]
     return markup.table(f"Predicted value: <b>{figures}</b>, between the samples' least and largest", [markup.row(cells)])
@@ -142,7 +146,7 @@ def _bars(explanation: Explanation, label: int, largest: float, most: int) -> st
         interval = f"&nbsp;<small>±{half[part]:.{decimals}f}</small>" if part in half else ""
         drawn = _bar(float(weight), half.get(part, 0.0), float(low), float(high), part in unsure)
         number = shades.signed(weight, largest) if math.isfinite(weight) else "\N{EN DASH}"
-        cells = ((markup.name(name), LEFT), (drawn, ""), (f"{number}{interval}", f"{RIGHT};white-space:nowrap"))
+        cells = ((markup.name(name), LEFT), (drawn, ""), (f"{number}{interval}", RIGHT))
         rows.append(markup.row(cells))
     name = "Weights" if explanation.mode == "regression" else _called(explanation, label)
     caption = f"<b>{name}</b> <small>{_facts(explanation, label)}</small>"
@@ -168,18 +172,17 @@ def _bar(weight: float, half: float, low: float, high: float, unsure: bool) -> s
     colour = shades.FOR if weight > 0 else shades.AGAINST
     faded = f' fill-opacity=".4" stroke="{colour}" stroke-dasharray="3 2"' if unsure else ""
     width = abs(tip - zero)
-    drawn = f'<rect x="{min(zero, tip):.1f}" y="2" width="{width:.1f}" height="10" fill="{colour}"{faded}/>' if width else ""
-    lines = f"M{zero:.1f} 0v14" + f"M{left:.1f} 7H{right:.1f}M{left:.1f} 4v6M{right:.1f} 4v6" * (half > 0)
+    drawn = f'<rect x="{min(zero, tip):.1f}" y="1" width="{width:.1f}" height="9" fill="{colour}"{faded}/>' if width else ""
+    lines = f"M{zero:.1f} 0v11" + f"M{left:.1f} 5.5H{right:.1f}M{left:.1f} 3v5M{right:.1f} 3v5" * (half > 0)
     return _drawing(f'{drawn}<path d="{lines}" stroke="currentColor"/>')
 
 
 def _share(value: float) -> str:
-    return _drawing(f'<rect y="2" width="{WIDTH * value:.1f}" height="10" fill="currentColor" fill-opacity=".5"/>')
+    return _drawing(f'<rect y="1" width="{WIDTH * value:.1f}" height="9" fill="currentColor" fill-opacity=".5"/>')
 
 
 def _drawing(content: str) -> str:
-    style = "vertical-align:middle;margin-right:8px"
-    return f'<svg width="{WIDTH}" height="{HEIGHT}" aria-hidden="true" style="{style}">{content}</svg>'
+    return f'<svg width="{WIDTH + GAP}" height="{HEIGHT}">{content}</svg>'
 
 
 def _summary(i: int, explanation: Explanation) -> str:

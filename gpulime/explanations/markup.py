@@ -15,7 +15,7 @@ from gpulime.explanations import shades
 LINE = "1px solid rgba(128,128,128,0.35)"
 CELL = f"padding:2px 14px 2px 0;text-align:left;vertical-align:baseline;border:0;border-bottom:{LINE};background:none"
 NUMBER = CELL.replace("text-align:left", "text-align:right")
-LEFT, RIGHT = (f"text-align:{side};padding:2px 14px 2px 0" for side in ("left", "right"))  # short, for tables of many rows
+LEFT, RIGHT = "text-align:left", "text-align:right"  # of cells, for tables of many rows
 QUIET = "opacity:0.7;font-size:90%"
 TABLE = "border-collapse:collapse;margin:0;font-variant-numeric:tabular-nums"
 TINT = 0.4  # opacity of the deepest ground below text, in [0, 1]: text on it has a contrast of 4.5 in all common themes
@@ -59,4 +59,4 @@ def table(caption: str, rows: Iterable[str], head: str = "") -> str:
     """A table with a caption, both HTML."""
     shown = f'<caption style="text-align:left;padding:0 0 4px;color:inherit;white-space:nowrap">{caption}</caption>'
     heading = f"<thead>{head}</thead>" if head else ""
-    return f'<table style="{TABLE}">{shown}{heading}<tbody>{"".join(rows)}</tbody></table>'
+    return f'<table cellpadding="3" style="{TABLE}">{shown}{heading}<tbody>{"".join(rows)}</tbody></table>'

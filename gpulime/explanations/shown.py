@@ -72,10 +72,10 @@ class Shown:
         display(HTML(html.one(self, labels, predict_proba, show_predicted_value, **kwargs)))
 
     def _repr_html_(self: Any) -> str:
-        """HTML for a notebook: probabilities, the weights of all labels, and the input."""
+        """HTML for a notebook: probabilities, the strongest weights of all labels, and the input."""
         from gpulime.explanations import html
 
-        return html.one(self)
+        return html.one(self, least_bars=html.LEAST_IN_NOTEBOOK)
 
 
 class ShownList:

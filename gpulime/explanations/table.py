@@ -98,7 +98,7 @@ class TableDomainMapper(DomainMapper):
         for part in values if show_all else weights:
             weight = float(weights.get(part, 0.0))
             coloured = bool(shades.strongest([(part, weight)], 1))
-            ground = f"background:{markup.tint(weight, largest, part in unsure)};padding-right:6px" if coloured else ""
+            ground = f"background:{markup.tint(weight, largest, part in unsure)}" if coloured else ""
             number = shades.signed(weight, largest) if coloured else "\N{EN DASH}"
             name, value = markup.name(self.feature_names[part]), markup.name(values.get(part, "0"))
             rows.append(markup.row(((name, LEFT), (value, RIGHT), (number, f"{RIGHT};{ground}"))))

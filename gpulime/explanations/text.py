@@ -26,6 +26,8 @@ class TextDomainMapper(DomainMapper):
         The text as it was given.
     spans : sequence of k lists of (start, stop)
         Where each part occurs in ``text``, in code points; an empty list for a part that does not.
+    unseen : sequence of int
+        Parts that the model never sees, such as words beyond its longest input.
 
     Raises
     ------
@@ -33,9 +35,9 @@ class TextDomainMapper(DomainMapper):
         If there are not as many spans as words.
     """
 
-    def __init__(self, words: Sequence[str], text: str, spans: Spans) -> None:
+    def __init__(self, words: Sequence[str], text: str, spans: Spans, unseen: Sequence[int] = ()) -> None:
         check(len(words) == len(spans), f"there must be spans for each of {len(words)} words; got {len(spans)}")
-        self.words, self.text = list(words), text
+        self.words, self.text, self.unseen = list(words), text, [int(part) for part in unseen]
         self.spans = [[(int(start), int(stop)) for start, stop in places] for places in spans]
 
     def map_exp_ids(self, exp: Weights, positions: bool = False) -> list[tuple[str, float]]:
@@ -90,7 +92,16 @@ class TextDomainMapper(DomainMapper):
                 end = stop
         pieces.append(escape(self.text[end:]))
         title = f"Text; solid lines are for {heading or 'a higher value'}, dashed lines are against it"
-        return f'<p style="margin:14px 0 0">{title}</p><div dir="auto" style="{SHOWN}">{"".join(pieces)}</div>'
+        shown = f'<p style="margin:14px 0 0">{title}</p><div dir="auto" style="{SHOWN}">{"".join(pieces)}</div>'
+        return shown + self._unseen()
+
+    def _unseen(self) -> str:
+        """A line about the words that the model never sees, if there are any."""
+        if not self.unseen:
+            return ""
+        count, first = len(self.unseen), markup.name(self.words[min(self.unseen)])
+        said = f"The model does not see {count:,} of {len(self.words):,} words, such as {first}; their weights are noise."
+        return f'<p style="{markup.QUIET};margin:6px 0 0">{said}</p>'
 
     def _mark(self, weight: float, largest: float, faded: bool, opacity: bool) -> str:
         ground = markup.tint(weight if opacity else largest * (1 if weight > 0 else -1), largest, faded)

@@ -46,7 +46,8 @@ class ExplainedTexts(ShownList, batch.Explanations):
             return self.part(index)
         check(-len(self) <= index < len(self), f"index must be in [{-len(self)}, {len(self)}); got {index}")
         i = index % len(self)
-        mapper = TextDomainMapper(self.words[i], self.texts[i], self.spans[i])
+        unseen = self.unseen[i].nonzero().flatten().tolist()
+        mapper = TextDomainMapper(self.words[i], self.texts[i], self.spans[i], unseen)
         return BatchExplanation.of(self, i, mapper)
 
     def __iter__(self) -> Iterator[BatchExplanation]:

@@ -208,8 +208,14 @@ def test_a_usual_explanation_is_small():
     wide = TableDomainMapper([f"column_{i}" for i in range(200)], ["1.25"] * 200)
     row = classification(wide, {2: [(i, 0.1 / (i + 1)) for i in range(10)]})
     assert len(row.as_html().encode()) < 10_000
+    five = {label: [(i, 0.1 / (i + 1)) for i in range(12)] for label in range(5)}
+    several = classification(mapper, five)
+    several.top_labels = None
+    assert len(several._repr_html_().encode()) < 15_000
+    assert several._repr_html_().count("and 7 more parts") == 5
+    assert several.as_html().count("and 2 more parts") == 5
     every = classification(wide, {2: [(i, 0.1 / (i + 1)) for i in range(200)]})
-    assert "and 170 more parts" in every.as_html()
+    assert "and 175 more parts" in every.as_html()
 
 
 @pytest.mark.parametrize("theme", THEMES)
@@ -259,6 +265,12 @@ def test_overlapping_and_absent_words_are_marked_once_or_not_at_all():
     page = Shown(classification(mapper, {2: [(0, 0.5), (1, 0.4), (2, 0.3)]}).as_html(labels=[2]))
     assert page.texts("mark") == ["abc"]
     assert page.texts("div", dir="auto") == ["abcd"]
+
+
+def test_words_that_the_model_never_sees_are_counted():
+    seen, unseen = (TextDomainMapper(WORDS, TEXT, SPANS, unseen) for unseen in ([], [1, 2]))
+    assert "does not see" not in classification(seen).as_html()
+    assert "The model does not see 2 of 3 words, such as bad; their weights are noise." in classification(unseen).as_html()
 
 
 def test_several_are_a_table_with_the_strongest_parts():
