@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -180,6 +181,19 @@ def test_the_report_has_a_card_for_each(runs, kind, noun, part):
     assert noun.capitalize() in shown.texts("dt")
     assert part in shown.texts("td")
     assert not shown.texts("ol")  # of segments
+
+
+def test_the_report_says_which_rows_to_look_at_first(runs):
+    shown = Page(runs / "table-a" / "report.html")
+    (start,) = shown.all("p", id="start")
+    assert re.match(r"Start here: f\d+, f\d+, f\d+, f\d+, f\d+\.\s+Together they show \d+\s% of what all 15", start["text"])
+    links = {link["href"]: link["text"] for link in shown.all("a") if link["href"].startswith("#i")}
+    headings = {f"#{heading['id']}": heading["text"] for heading in shown.all("h3")}
+    assert len(links) == 5
+    assert links.items() <= headings.items()
+    explanations = open_run(runs / "table-a").explanations(list(headings.values()))
+    assert list(links.values()) == [list(headings.values())[i] for i in gpulime.pick(explanations, 5).indices]
+    assert not Page(runs / "texts-a" / "report.html").all("p", id="start")  # there are five
 
 
 @pytest.mark.parametrize("kind", ["texts", "table"])

@@ -24,6 +24,7 @@ from gpulime.runs.store.row import IMAGE, PARTS, judged, kind_of, marked
 from gpulime.runs.store.row_index import Places
 from gpulime.views.report.card import card, plain
 from gpulime.views.report.head import SCORES, TOP, TOP_OF, head, with_top
+from gpulime.views.report.start import start_here
 from gpulime.views.report.template import template, visible
 
 PAGE = "report.html"
@@ -64,6 +65,7 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
         "head": summary,
         "score": SCORES[summary["score"]],
         "failures": _failures(rows),
+        "start": start_here(explained.tolist(), places.row, manifest, _address),
         "config_hash": manifest.get("config_hash"),
         "output": "Output" if manifest.get("fixed", {}).get("lime.activation", "softmax") is None else "Probability",
         "pages": pages,
@@ -94,6 +96,12 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
 def page_name(number: int) -> str:
     """The file of a page, from 1."""
     return PAGE if number == 1 else f"report-{number}.html"
+
+
+def _address(position: int) -> str:
+    """The address of the card of an explained input, from the first page."""
+    number, card = divmod(position, MOST_CARDS)
+    return f"{page_name(number + 1) if number else ''}#i{card + 1}"
 
 
 def _subtitle(rows: pa.Table, manifest: Mapping[str, Any]) -> str:
