@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.datasets import load_iris
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from torch import nn
 
 import gpulime
+from gpulime import lime_tabular, lime_text, submodular_pick
 from gpulime.errors import GpulimeError
 from gpulime.explanations.batch import Explanations
 from gpulime.explanations.cover import cover, incidence
@@ -20,6 +27,8 @@ from gpulime.explanations.image import ImageExplanation
 from gpulime.explanations.table import TableDomainMapper
 from gpulime.lime_queue import UnexplainedError
 from gpulime.submodular_pick import SubmodularPick
+
+POSTS = ["the engine of my car makes noise", "a goal in the last minute of the game", "car and engine", "the game had no goal"]
 
 
 def slow_cover(weights, count, prefer):
@@ -292,3 +301,29 @@ def test_frames_and_sparse_rows_are_data_and_too_much_is_all():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SubmodularPick(Drawn(found), np.arange(3), None, method="full", num_exps_desired=3)
+
+
+@pytest.mark.parametrize("kind", ["table", "text"])
+def test_with_the_drop_ins_everything_is_limes(kind):
+    limes_pick, name = pytest.importorskip("lime.submodular_pick"), {"text": "lime_text", "table": "lime_tabular"}[kind]
+    sides = ((import_module(f"lime.{name}"), limes_pick), ({"text": lime_text, "table": lime_tabular}[kind], submodular_pick))
+    found = []
+    for explainers, picks in sides:
+        np.random.seed(0)
+        if kind == "text":
+            data = POSTS * 5
+            explainer = explainers.LimeTextExplainer(class_names=["cars", "games"], random_state=0)
+            predict = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(POSTS, [0, 1] * 2).predict_proba
+        else:
+            data = load_iris().data
+            explainer = explainers.LimeTabularExplainer(data, random_state=0)
+            predict = RandomForestClassifier(10, random_state=0).fit(data, load_iris().target).predict_proba
+        found.append(picks.SubmodularPick(explainer, data, predict, sample_size=12, num_exps_desired=3, num_samples=200))
+    theirs, ours = found
+    assert ours.V == theirs.V
+    for one, other in zip(ours.sp_explanations, theirs.sp_explanations, strict=True):
+        (label,) = one.available_labels()
+        assert other.available_labels() == [label]
+        assert [name for name, _ in one.as_list(label)] == [name for name, _ in other.as_list(label)]
+        weights = [[weight for _, weight in each.as_list(label)] for each in (one, other)]
+        np.testing.assert_allclose(*weights, rtol=0, atol=1e-9)
