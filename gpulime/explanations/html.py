@@ -75,7 +75,7 @@ def one(
 
 def many(title: str, explanations: Sequence[Explanation], left_out: int) -> str:
     """Several explanations as a table with the strongest parts of each; ``left_out`` more are only counted."""
-    head = markup.row((("input", RIGHT), ("label", LEFT), ("prediction", RIGHT), ("strongest parts", LEFT)), "th")
+    head = markup.row((("input", LEFT), ("label", LEFT), ("prediction", RIGHT), ("strongest parts", LEFT)), "th")
     rows = [_summary(i, explanation) for i, explanation in enumerate(explanations)]
     return f"<div>{markup.table(escape(title), rows, head)}{markup.more(left_out, 'input')}</div>"
 
@@ -188,7 +188,7 @@ def _drawing(content: str) -> str:
 def _summary(i: int, explanation: Explanation) -> str:
     regression = explanation.mode == "regression"
     if not explanation.local_exp:
-        return markup.row([(str(i), RIGHT), ("none", LEFT), ("", RIGHT), ("", LEFT)])
+        return markup.row([(str(i), LEFT), ("none", LEFT), ("", RIGHT), ("", LEFT)])
     label = explanation._chosen(None)
     picked = shades.strongest(explanation.local_exp[label], STRONGEST)
     largest = shades.scale(picked)
@@ -199,4 +199,4 @@ def _summary(i: int, explanation: Explanation) -> str:
     )
     predicted = explanation.predicted_value if regression else explanation.predictions.get(label)
     name = "value" if regression else _called(explanation, label)
-    return markup.row([(str(i), RIGHT), (name, LEFT), (markup.number(predicted, 3), RIGHT), (parts or "none", LEFT)])
+    return markup.row([(str(i), LEFT), (name, LEFT), (markup.number(predicted, 3), RIGHT), (parts or "none", LEFT)])

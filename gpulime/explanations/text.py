@@ -10,7 +10,8 @@ from gpulime.explanations import markup, shades
 from gpulime.explanations.explanation import DomainMapper, Weights
 
 SHOWN = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext;margin:4px 0 0;max-width:48em;line-height:1.7"
-FAINTEST = 0.02  # of the strongest weight; weaker words are not highlighted
+FAINTEST = 0.02  # of the strongest weight; weaker words are not marked
+MOST_MARKED = 40  # words
 
 Spans = Sequence[Sequence[tuple[int, int]]]
 
@@ -83,7 +84,7 @@ class TextDomainMapper(DomainMapper):
         if not text:
             return ""
         largest = shades.scale(exp)
-        kept = [pair for pair in shades.strongest(exp, len(exp)) if abs(pair[1]) >= FAINTEST * largest]
+        kept = [pair for pair in shades.strongest(exp, MOST_MARKED) if abs(pair[1]) >= FAINTEST * largest]
         marks = {part: self._mark(weight, largest, part in unsure, opacity) for part, weight in kept}
         pieces, end = [], 0
         for start, stop, part in sorted((*span, j) for j in marks for span in self.spans[j]):
@@ -91,7 +92,8 @@ class TextDomainMapper(DomainMapper):
                 pieces += [escape(self.text[end:start]), f"{marks[part]}{escape(self.text[start:stop])}</mark>"]
                 end = stop
         pieces.append(escape(self.text[end:]))
-        title = f"Text; solid lines are for {heading or 'a higher value'}, dashed lines are against it"
+        few = f" of its {MOST_MARKED} strongest words" * (len(exp) > MOST_MARKED)
+        title = f"Text; solid lines{few} are for {heading or 'a higher value'}, dashed lines are against it"
         shown = f'<p style="margin:14px 0 0">{title}</p><div dir="auto" style="{SHOWN}">{"".join(pieces)}</div>'
         return shown + self._unseen()
 

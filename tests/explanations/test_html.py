@@ -267,6 +267,16 @@ def test_overlapping_and_absent_words_are_marked_once_or_not_at_all():
     assert page.texts("div", dir="auto") == ["abcd"]
 
 
+def test_only_the_strongest_words_are_marked():
+    letters = [chr(0x4E00 + i) for i in range(60)]
+    mapper = TextDomainMapper(letters, "".join(letters), [[(i, i + 1)] for i in range(60)])
+    page = Shown(classification(mapper, {2: [(i, 1 - i / 100) for i in range(60)]}).as_html(labels=[2]))
+    assert page.texts("mark") == letters[:40]
+    assert "solid lines of its 40 strongest words are for positive" in page.source
+    few = Shown(classification(mapper, {2: [(0, 1.0), (1, 0.5), (2, -0.01)]}).as_html(labels=[2]))
+    assert few.texts("mark") == letters[:2]
+
+
 def test_words_that_the_model_never_sees_are_counted():
     seen, unseen = (TextDomainMapper(WORDS, TEXT, SPANS, unseen) for unseen in ([], [1, 2]))
     assert "does not see" not in classification(seen).as_html()
