@@ -20,7 +20,8 @@ EXTRAS = {
 READERS = ["pandas", "duckdb", "polars"]
 # Their verdicts change with their versions; CI and the hooks of .pre-commit-config.yaml use these.
 LINTERS = ["import-linter==2.17", "mypy==2.4.1", "ruff==0.17.6"]
-EXTRAS["test"] = [*EXTRAS["demo"], *READERS, *LINTERS, "lime==0.2.0.1", "matplotlib", "pytest", "timm", "transformers"]
+TESTED = ["lime==0.2.0.1", "ipython", "matplotlib", "skops", "timm", "transformers"]
+EXTRAS["test"] = [*EXTRAS["demo"], *READERS, *LINTERS, *TESTED, "pytest"]
 EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["docs"], "pre-commit", "pre-commit-hooks"]
 
 setup(
