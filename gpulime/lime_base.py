@@ -162,6 +162,9 @@ def _solved(moments: Moments, rows: Sequence[Any], samples: Callable[[Any], Samp
     moments.add(x, outputs, weights)
     fitted, left_out, total = moments.solve(settings)
     parts = (fitted.ranks >= 0).any(1)[0].nonzero()[:, 0]
+    if len(parts) == x.shape[2]:
+        press, variances = left_out.errors(x, outputs, weights)
+        return replace(fitted, scores_loo=1 - press / total, standard_errors=variances.sqrt())
     press, variances = left_out.of_parts(parts).errors(x[..., parts], outputs, weights)
     errors = torch.zeros_like(fitted.coefficients)
     errors[..., parts] = variances.sqrt()

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import pairwise_distances
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from tqdm.auto import tqdm
@@ -318,7 +317,7 @@ class LimeTabularExplainer:
             num_samples=whole("num_samples", num_samples, 2, ", the row and one sample"),
             distance_metric=distance_metric,
             model_regressor=model_regressor,
-            settings=Settings(feature_selection=self.feature_selection, num_features=num_features),
+            settings=self._settings(num_features),
         )
         predictor = self._predictor(predict_fn)
         with tqdm(total=len(rows) * num_samples, disable=not progress_bar) as bar:
@@ -332,6 +331,15 @@ class LimeTabularExplainer:
                 one="row",
             )
             return ExplanationList(queue.run(len(rows)))
+
+    def _settings(self, num_features: int) -> Settings:
+        """Settings of the fit; nothing is selected if the highest weights may be all."""
+        method = self.feature_selection
+        if method == "auto":
+            method = "forward_selection" if num_features <= 6 else "highest_weights"
+        found = Settings(feature_selection=method, num_features=num_features)
+        every = method == "highest_weights" and num_features >= len(self.feature_names)
+        return replace(found, feature_selection="none") if every else found
 
     def _predictor(self, predict_fn: Any) -> Predictor:
         if self._is_sparse:
@@ -355,7 +363,7 @@ class LimeTabularExplainer:
             which = self.categorical_features
             drawn = lime_rows.standardised(self.random_state, centre, scale, which, columns, row, s)
         scaled = drawn.data if self.discretizer is not None else (drawn.data - mean) / scale
-        distances = pairwise_distances(scaled, scaled[:1], metric=call.distance_metric).ravel()
+        distances = lime_rows.distances(scaled, call.distance_metric)
         names = lime_names.of_row(
             self.feature_names, row, scaled[0], self.categorical_features, self.categorical_names, self.discretizer
         )
@@ -381,7 +389,7 @@ class LimeTabularExplainer:
         drawn = lime_rows.standardised(self.random_state, centre, scale, [], [], values, call.num_samples)
         scaled = drawn.data / scale
         matrix = sparse.matrix(scaled, where, len(self.feature_names))
-        distances = pairwise_distances(matrix, matrix[:1], metric=call.distance_metric).ravel()
+        distances = lime_rows.distances(matrix, call.distance_metric)
         function = predictor.model
         assert isinstance(function, sparse.SparseFunction)
         samples = np.column_stack([np.full(call.num_samples, function.add(where), dtype=np.float64), drawn.inverse])
@@ -509,7 +517,7 @@ def _flight(number: int, one: _Prepared, predictor: Predictor, call: _Call) -> F
         samples = samples.to(predictor.dtype(samples.to(device)))
     labels = LimeLabels(given=call.labels, most=call.top_labels, one=one)
     masks = torch.ones(1, call.num_samples, 1, dtype=torch.bool, device=device)  # not used: rows are samples
-    return Flight(LimeRow(samples.to(device), number, labels), call.num_samples, masks)
+    return lime_rows.LimeFlight(LimeRow(samples.to(device), number, labels), call.num_samples, masks)
 
 
 def _turned(explanation: Explanation) -> Explanation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,14 +16,17 @@ from gpulime.engine import masks
 from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.engine import Engine
 from gpulime.engine.flight import Flight
-from gpulime.engine.model import Activation
+from gpulime.engine.model import Activation, Predictor
 from gpulime.engine.proximity import Distance, Kernel
 from gpulime.engine.settings import Settings
 from gpulime.errors import check, whole
 from gpulime.explanations.rows import ExplainedRows
 from gpulime.tables import model as models
-from gpulime.tables.batch import Rows, Tables, keys_of
+from gpulime.tables import sparse_batch
+from gpulime.tables.batch import Tables, keys_of
 from gpulime.tables.columns import Columns
+from gpulime.tables.sparse import SparseFunction, is_sparse
+from gpulime.tables.sparse_batch import SparseTables
 from gpulime.tables.table import Table
 
 
@@ -36,9 +39,10 @@ class TableExplainer(Engine[ExplainedRows]):
         A scikit-learn estimator: its ``predict_proba`` is explained, or ``predict`` of a regressor. Or a function of rows as in
         ``training_data`` -> (b, classes) probabilities, (b,) probabilities of the second of two classes, or (b,) values of a
         regression. Or a module (b, d) tensor -> (b, classes) tensor.
-    training_data : (rows, d) array, tensor or DataFrame; or (rows, T, F) series
+    training_data : (rows, d) array, tensor, DataFrame or sparse matrix; or (rows, T, F) series
         The model gets rows of the same kind: a DataFrame with the same columns and dtypes, an array in float64, series (b, T,
-        F). Columns of a DataFrame that are objects, categories, strings or bools are categorical.
+        F). Columns of a DataFrame that are objects, categories, strings or bools are categorical. Of a sparse row only the
+        entries that are not 0 are varied and explained, by normal numbers, so each row has its own neighbourhood.
     training_labels : (rows,), optional
         Classes, for ``discretizer="entropy"``.
     mode : str, optional
@@ -115,23 +119,31 @@ class TableExplainer(Engine[ExplainedRows]):
         n_samples = whole("n_samples", n_samples, 2, ", the row and one sample")
         sampler = masks.resolve("bernoulli", seed, n_samples)  # checks the seed; the masks follow from the neighbourhood
         self.seed, self.mode = seed, models.mode_of(model, mode)
-        columns = Columns.of(training_data, feature_names, categorical_features)
-        columns.name_by(model)
-        table = Table(
-            columns,
-            columns.encode(training_data, "training_data"),
-            discretizer,
-            training_labels,
-            np.random.RandomState(seed % 2**32),
-            sample_around,
-            missing,
-            categorical_names,
-        )
-        predictor = models.predictor(model, columns, self.mode, activation, precision, device, compile)
         self.class_names = _class_names(model, class_names) if self.mode == "classification" else None
+        columns = Columns.of(training_data, feature_names, categorical_features)
+        self.columns = columns
+        tables: Tables | SparseTables
+        if is_sparse(training_data):
+            sparse_batch.check_settings(discretizer, missing, categorical_features)
+            function = SparseFunction(models.function_of(model, self.mode), columns, self.mode)
+            predictor: Predictor = models.Called(function, None if activation == "auto" else activation, precision, device)
+            tables = SparseTables(training_data, columns, function, seed, n_samples, sample_around, self.class_names)
+            kernel_width = 0.75 * len(columns) ** 0.5 if kernel_width is None else kernel_width  # as lime: by all columns
+        else:
+            columns.name_by(model)
+            self.table = Table(
+                columns,
+                columns.encode(training_data, "training_data"),
+                discretizer,
+                training_labels,
+                np.random.RandomState(seed % 2**32),
+                sample_around,
+                missing,
+                categorical_names,
+            )
+            predictor = models.predictor(model, columns, self.mode, activation, precision, device, compile)
+            tables = Tables(self.table, predictor, seed, n_samples, self.mode, self.class_names)
         settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
-        tables = Tables(table, predictor, seed, n_samples, self.mode, self.class_names)
-        self.table = table
         fits = max(1, min(models.BATCH_ROWS, models.BATCH_BYTES // (8 * len(columns))))
         size = BatchSize(fits if batch_size == "auto" else batch_size)
         super().__init__(predictor, size, tables, sampler, n_samples, whole("top_labels", top_labels, 1), settings)
@@ -140,20 +152,20 @@ class TableExplainer(Engine[ExplainedRows]):
         model = self.predictor.model
         model = getattr(model, "function", model)
         name = getattr(model, "__qualname__", type(model).__name__)
-        facts = f"{len(self.table.columns)} columns, n_samples: {self.n_samples}, mode: {self.mode}"
+        facts = f"{len(self.columns)} columns, n_samples: {self.n_samples}, mode: {self.mode}"
         return f"TableExplainer({name}, {facts})"
 
     @property
     def feature_names(self) -> list[str]:
         """Names (d,) of the columns."""
-        return list(self.table.columns.names)
+        return list(self.columns.names)
 
     def explain(self, inputs: Any, labels: Any = None, keys: Any = None) -> ExplainedRows:
         """Explain rows.
 
         Parameters
         ----------
-        inputs : (n, d) array, tensor or DataFrame, or (n, T, F) series, as the training data
+        inputs : (n, d) array, tensor, DataFrame or sparse matrix, or (n, T, F) series, as the training data
         labels : as for `gpulime.Explainer.explain`, optional
             Classes to explain; by default the ``top_labels`` with the highest output.
         keys : (n,) int64, optional
@@ -169,13 +181,11 @@ class TableExplainer(Engine[ExplainedRows]):
         GpulimeError
             If an argument is invalid, or the model's output is not as expected.
         """
-        values = self.table.columns.encode(inputs)
-        n = len(values)
-        check(n > 0, "inputs must have a row or more; got none")
-        self.table.refuse_missing(values, "inputs")
+        shape = getattr(inputs, "shape", None)
+        n = len(inputs) if shape is None else shape[0]
         check(labels is None or self.mode == "classification", "labels are for a classification; this is a regression")
         wanted = None if labels is None else numbers.of_batch(labels, n, self.class_names)
-        batch = Rows(values, wanted, keys_of(keys, n))
+        batch = cast(Tables, self.masker).batch(inputs, wanted, keys_of(keys, n))
         explained = ExplainedRows.cat(list(self.explained(batch)))
         for i in explained.non_finite.nonzero().flatten().tolist():
             count = int(explained.non_finite[i])

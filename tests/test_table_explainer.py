@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
@@ -384,3 +385,52 @@ def test_samples_in_the_same_bins_may_be_fitted_as_one(settings, logistic, monke
     pieces = explained()
     for name in ("coefficients", "standard_errors", "scores_loo"):
         torch.testing.assert_close(getattr(alone, name), getattr(pieces, name), rtol=0, atol=1e-9, msg=name)
+
+
+def sparse_table():
+    random = np.random.RandomState(0)
+    data = sparse.csr_matrix(random.normal(size=(80, 12)) * (random.rand(80, 12) < 0.4) * np.arange(1, 13))
+    return data, LogisticRegression().fit(data, np.asarray(data.sum(1)).ravel() > 0)
+
+
+def test_sparse_rows_equal_the_drop_in():
+    data, model = sparse_table()
+    explainer = TableExplainer(model, data, n_samples=S)
+    explained = explainer.explain(data[:5], labels=1)
+    for i in range(5):
+        drop_in = gpulime.lime_tabular.LimeTabularExplainer(data, random_state=0, feature_selection="none")
+        expected = dict(drop_in.explain_instance(data[i], model.predict_proba, num_samples=S).local_exp[1])
+        count = int(explained.counts[i])
+        assert explained.columns[i, :count].tolist() == data[i].indices.tolist()
+        for j in range(count):
+            assert abs(float(explained.coefficients[i, 0, j]) - expected[int(explained.columns[i, j])]) < 1e-9
+        assert explained.names[i] == [str(j) for j in data[i].indices]
+        assert len(explained[i].as_list()) == count
+    assert set(explained.to_frame()["part"]) <= set(range(12))
+
+
+@pytest.mark.parametrize("settings", [{}, {"sample_around": True}, {"num_features": 2}])
+def test_sparse_rows_with_keys(settings, monkeypatch):
+    data, model = sparse_table()
+    explainer = TableExplainer(model, data, n_samples=S, **settings)
+    together = explainer.explain(data[:6], labels=1, keys=range(6))
+    for i in range(6):
+        alone = explainer.explain(data[[i]], labels=1, keys=[i]).coefficients[0]
+        torch.testing.assert_close(together.coefficients[i, :, : alone.shape[1]], alone, rtol=0, atol=1e-12)
+    monkeypatch.setattr("gpulime.tables.sparse_batch.AHEAD", 1)
+    pieces = explainer.explain(data[:6], labels=1, keys=range(6))
+    torch.testing.assert_close(pieces.coefficients, together.coefficients, rtol=0, atol=1e-12)
+    assert pieces.names == together.names
+
+
+def test_bad_sparse_rows():
+    data, model = sparse_table()
+    explainer = TableExplainer(model, data, n_samples=S)
+    with pytest.raises(
+        GpulimeError, match=r"inputs must be a sparse matrix \(n, 12\), as the training data; got ndarray \(80, 12\)"
+    ):
+        explainer.explain(data.toarray())
+    with pytest.raises(GpulimeError, match="row 1: a sparse row must have an entry that is not 0"):
+        explainer.explain(sparse.vstack([data[:1], 0 * data[:1]]))
+    with pytest.raises(GpulimeError, match="sparse rows have no bins: leave discretizer as it is; got 'decile'"):
+        TableExplainer(model, data, discretizer="decile")

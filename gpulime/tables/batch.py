@@ -75,6 +75,13 @@ class Tables:
     mode: str
     class_names: list[str] | None
 
+    def batch(self, inputs: Any, labels: Tensor | None, keys: Tensor | None) -> Rows:
+        """A batch of the user's rows (n, d)."""
+        values = self.table.columns.encode(inputs)
+        check(len(values) > 0, "inputs must have a row or more; got none")
+        self.table.refuse_missing(values, "inputs")
+        return Rows(values, labels, keys)
+
     def masked(self, batch: Rows) -> Iterator[MaskedTables]:
         """Draw the neighbourhoods of the batch's rows: one for all, or of a few rows at a time."""
         n = len(batch)
@@ -113,7 +120,7 @@ class Tables:
             Neighbourhoods(torch.from_numpy(around).to(device), torch.from_numpy(cells).to(device)),
             dtype,
             keys.to(device),
-            Wanted(labels, batch.top or labels is None, _highest(batch.labels)),
+            Wanted(labels, batch.top or labels is None, highest(batch.labels)),
             self._standard(device),
             self._explain,
         )
@@ -146,7 +153,7 @@ def _small(cells: Array, own: Array) -> tuple[Array, Array]:
     return cells.astype(np.uint8), np.where(own < 0, UNSEEN, own).astype(np.uint8)
 
 
-def _highest(labels: Tensor | None) -> tuple[int, int] | None:
+def highest(labels: Tensor | None) -> tuple[int, int] | None:
     """The row with the highest label, and that label."""
     if labels is None or not labels.numel():
         return None

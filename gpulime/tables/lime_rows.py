@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
+from gpulime.engine.flight import Flight
 from gpulime.engine.masked import Masked, Wanted
 from gpulime.tables import neighbourhood
 from gpulime.tables.bins import Array, Random
@@ -71,6 +73,17 @@ def _equal(drawn: Array, row: Array) -> Array:
     return equal
 
 
+def distances(rows: Any, metric: Any) -> Array:
+    """Distances (s,) from rows (s, d), an array or a CSR matrix, to row 0; ``metric`` as in scikit-learn."""
+    found: Array
+    if metric == "euclidean" and isinstance(rows, np.ndarray):
+        off = rows - rows[0]
+        found = np.sqrt(np.einsum("sd,sd->s", off, off))
+    else:
+        found = pairwise_distances(rows, rows[:1], metric=metric).ravel()
+    return found
+
+
 class LimeRow(Masked):
     """One row with its neighbourhood; the surrogate is fitted outside the engine, so masks have no meaning.
 
@@ -89,10 +102,16 @@ class LimeRow(Masked):
         self.kind = tuple(samples.shape[1:]), samples.dtype, samples.device
         self.keys = torch.tensor([number], device=samples.device)
 
-    def rows(self, index: Tensor, samples: Tensor, masks: Tensor) -> Tensor:
-        """Rows of the model's input (b, ...)."""
-        return self.samples[samples]
-
     def part(self, where: slice) -> LimeRow:
         """The row itself."""
         return self
+
+
+class LimeFlight(Flight):
+    """One row in the queue, whose samples are ready."""
+
+    inputs: LimeRow
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Samples ``start`` to ``stop``; of a single input, these are its places."""
+        return self.inputs.samples[start:stop]
