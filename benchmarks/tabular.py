@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from sklearn.preprocessing import StandardScaler
 
 import gpulime
 from benchmarks.rows import columns, parser, save, where, yes
+from gpulime import lime_base
 from gpulime.bench.clock import Quantiles, in_turns, timed
+from gpulime.engine.settings import Settings
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LABEL, SEED = 1, 0
@@ -42,6 +45,7 @@ TABLES: dict[str, Callable[[], tuple[Array, Array]]] = {
     "30 columns": lambda: load_breast_cancer(return_X_y=True),
     "200 columns": wide,
 }
+MORE = ("30 columns", "200 columns")
 MODELS: dict[str, Callable[[], ClassifierMixin]] = {
     "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
     "forest": lambda: RandomForestClassifier(100, random_state=0),
@@ -52,7 +56,8 @@ MODELS: dict[str, Callable[[], ClassifierMixin]] = {
 class Entry:
     """One ratio: lime's time per row over ours must be ``least`` or more.
 
-    ``kind`` is "shared" (one neighbourhood for all rows), "keys" (each its own) or "drop-in" (one row).
+    ``kind`` is "shared" (one neighbourhood for all rows), "keys" (each its own), "drop-in" (one row) or "fit" (the drop-in's
+    selection and fit alone).
     """
 
     name: str
@@ -94,7 +99,9 @@ def entries() -> list[Entry]:
         found.append(Entry(name, "200 columns", "logistic", "drop-in", 1, num_features=10, discretize=discretize))
     for discretize in (True, False):
         name = f"30_drop_in_5_features{'' if discretize else '_gaussian'}"
-        found.append(Entry(name, "30 columns", "logistic", "drop-in", 20, num_features=5, discretize=discretize))
+        found.append(Entry(name, "30 columns", "logistic", "drop-in", 1, num_features=5, discretize=discretize))
+    found.append(Entry("iris_forward_selection", "iris", "logistic", "fit", 4, num_features=3))
+    found += [Entry(f"{table.split()[0]}_forward_selection", table, "logistic", "fit", 20, num_features=5) for table in MORE]
     return found
 
 
@@ -149,6 +156,8 @@ def sides(entry: Entry) -> dict[str, tuple[int, Callable[[], Any]]]:
             found.append(made.explain_instance(row, model.predict_proba, **call))
         return found
 
+    if entry.kind == "fit":
+        return fits(entry, rows[0], model, data)
     if entry.kind == "drop-in":
         drop_in = gpulime.lime_tabular.LimeTabularExplainer
         return {"gpulime": (1, lambda: limes(drop_in, 1)), "lime": (1, lambda: limes(LimeTabularExplainer, 1))}
@@ -156,6 +165,33 @@ def sides(entry: Entry) -> dict[str, tuple[int, Callable[[], Any]]]:
     keys = list(range(entry.n)) if entry.kind == "keys" else None
     ours = lambda: explainer.explain(rows, labels=LABEL, keys=keys)  # noqa: E731
     return {"gpulime": (entry.n, ours), "lime": (entry.limes, lambda: limes(LimeTabularExplainer, entry.limes))}
+
+
+def fits(entry: Entry, row: Array, model: ClassifierMixin, data: Array) -> dict[str, tuple[int, Callable[[], Any]]]:
+    """Both sides' selection and fit for the samples of one row."""
+    from lime.lime_base import LimeBase
+
+    asked: list[Array] = []
+    made = gpulime.lime_tabular.LimeTabularExplainer(data, random_state=SEED)
+    made.explain_instance(row, lambda rows: asked.append(rows) or model.predict_proba(rows), num_samples=entry.s)
+    bins = made.discretizer.discretize(asked[0])
+    masks = (bins == bins[0]).astype(float)
+    distances, width = np.sqrt((masks == 0).sum(1)), 0.75 * data.shape[1] ** 0.5
+    weights, outputs = lime_base.exponential_kernel(distances, width), model.predict_proba(asked[0])
+    settings = Settings(feature_selection="forward_selection", num_features=entry.num_features)
+    limes = LimeBase(lambda distances: weights)
+    tensor = torch.from_numpy(outputs[None, :, [LABEL]])
+
+    def ours() -> list[Any]:
+        [fit] = lime_base.fits(masks, weights, tensor, settings)
+        return [SimpleNamespace(local_exp={LABEL: list(zip(fit.parts, fit.coefficients, strict=True))})]
+
+    def theirs() -> list[Any]:
+        how = "forward_selection"
+        found = limes.explain_instance_with_data(masks, outputs, distances, LABEL, entry.num_features, feature_selection=how)
+        return [SimpleNamespace(local_exp={LABEL: found[1]})]
+
+    return {"gpulime": (1, ours), "lime": (1, theirs)}
 
 
 def coefficients(found: Any, d: int) -> Array:

@@ -12,7 +12,9 @@ pytest.importorskip("lime")
 ENTRIES = {entry.name: entry for entry in tabular.entries()}
 
 
-@pytest.mark.parametrize("name", ["iris_shared_logistic", "iris_keys_logistic", "iris_drop_in_gaussian_logistic"])
+@pytest.mark.parametrize(
+    "name", ["iris_shared_logistic", "iris_keys_logistic", "iris_drop_in_gaussian_logistic", "iris_forward_selection"]
+)
 def test_an_entry_has_times_and_an_error(name):
     ours, limes = tabular.measure(ENTRIES[name].tiny(), 1, {})
     assert (ours.side, limes.side, ours.ok) == ("gpulime", "lime", "yes")
