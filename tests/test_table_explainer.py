@@ -146,6 +146,8 @@ def test_explanations_have_names_values_and_limes_methods(logistic):
     assert len(list(explained)) == 3
     assert explained[1:].names == explained.names[1:]
     assert (explained.standard_errors > 0).all()
+    assert "sepal length (cm)" in explained._repr_html_()
+    assert "sepal length (cm)" in one._repr_html_()
     again = gpulime.ExplainedRows.cat([explained[:1], explained[1:]])
     assert again.values == explained.values
     assert torch.equal(again.columns, explained.columns)
