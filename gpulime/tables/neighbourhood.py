@@ -37,7 +37,10 @@ def _entry(sums: Array, uniform: Array) -> Array:
 
 def gaussian(random: Random, s: int, mean: Array, scale: Array) -> Array:
     """Draw s rows (s, d) of normal numbers with ``mean`` and ``scale`` (d,)."""
-    return random.normal(0, 1, s * len(scale)).reshape(s, len(scale)) * scale + mean
+    found = random.standard_normal((s, len(scale)))
+    found *= scale
+    found += mean
+    return found
 
 
 def of_key(seed: int, key: int) -> Random:

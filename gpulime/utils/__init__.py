@@ -1,0 +1,1 @@
+"""lime's helpers, with its names."""
