@@ -74,7 +74,7 @@ class TableExplainer(Engine[ExplainedRows]):
     activation : str, callable or None
         Applied to the model's output: "auto" is a softmax for a module that classifies, and none for other models.
     batch_size : int or "auto"
-        b, the most rows of a call; "auto" is 16,384, or fewer if they take more than 32 MB.
+        b, the most rows of a call; "auto" is 32,768, or fewer if they take more than 64 MB.
     seed : int
         Seed of the neighbourhoods.
 

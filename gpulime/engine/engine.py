@@ -264,7 +264,7 @@ def _fit(flight: Flight, settings: Settings, drawn: Tensor | None, where: slice,
 
     moments = Moments(counts, k, outputs[:, 0], x0)
     pieces = list(_slices(flight.n_samples, max(1, MASK_ENTRIES[counts.device.type] // (k * len(counts)))))
-    if inputs.shared and len(pieces) == 1:
+    if inputs.at_once and len(pieces) == 1:
         x, y, weights, _ = samples(pieces[0])
         fitted = shared.solved(moments, x, y, weights, settings)
     else:

@@ -74,6 +74,7 @@ class MaskedTables(Masked):
     explain : callable, found, given -> Explanations
     """
 
+    at_once = True
     one, parts = "row", "columns"
 
     def __init__(

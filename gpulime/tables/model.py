@@ -17,7 +17,7 @@ from gpulime.errors import GpulimeError, check, line_of, unknown
 from gpulime.tables import outputs
 from gpulime.tables.columns import Columns
 
-BATCH_ROWS, BATCH_BYTES = 2**14, 2**25  # rows of a call, and their bytes, at most: calls of estimators are mostly overhead
+BATCH_ROWS, BATCH_BYTES = 2**15, 2**26  # rows of a call, and their bytes, at most: calls of estimators are mostly overhead
 # Errors of functions that look for the columns of a DataFrame in an array.
 _WANTS_FRAME = re.compile(r"data ?frame|feature names|'numpy.ndarray' object has no attribute|only integers, slices", re.I)
 

@@ -48,6 +48,7 @@ class MaskedSparse(Masked):
     explain : callable, found, numbers -> explanations
     """
 
+    at_once = True
     one, parts = "row", "columns"
 
     def __init__(
