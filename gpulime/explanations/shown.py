@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,12 @@ class Shown:
             If IPython is missing or a label was not explained.
         """
         try:
-            from IPython.display import HTML, display
+            shown = import_module("IPython.display")  # by name: mypy takes it with and without the package
         except ModuleNotFoundError as error:
             raise GpulimeError("show_in_notebook needs IPython: pip install ipython") from error
         from gpulime.explanations import html
 
-        display(HTML(html.one(self, labels, predict_proba, show_predicted_value, **kwargs)))
+        shown.display(shown.HTML(html.one(self, labels, predict_proba, show_predicted_value, **kwargs)))
 
     def _repr_html_(self: Any) -> str:
         """HTML for a notebook: probabilities, the strongest weights of all labels, and the input."""
