@@ -116,6 +116,11 @@ def test_an_explanation_has_limes_methods(explained):
     assert repr(explained) == "ExplainedTexts(5 texts, 3 labels, up to 12 words, on cpu)"
 
 
+def test_notebooks_show_one_and_all(explained):
+    assert "goalkeeper" in explained[1]._repr_html_()
+    assert "cheered" in explained._repr_html_()
+
+
 def test_a_frame_has_the_words(explained):
     pytest.importorskip("pandas")
     frame = explained.to_frame()

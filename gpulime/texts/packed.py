@@ -16,7 +16,7 @@ from gpulime.texts.words import Words
 Array = np.ndarray[Any, np.dtype[Any]]
 
 NUMBER = 8  # bytes of a text's number
-STEP = 64  # widths of masks are multiples of this, so that texts of similar lengths share model batches
+STEP = 64  # widths are multiples of this, so that texts of similar lengths share model batches
 
 _NUMBERS = count()
 _TEXTS: WeakValueDictionary[int, Words] = WeakValueDictionary()  # a text lives as long as its masked inputs
@@ -28,9 +28,9 @@ def number(words: Words) -> int:
     return given
 
 
-def width(k: int) -> int:
-    """Columns of the packed masks of texts with at most k parts."""
-    return max(1, -(-k // STEP)) * STEP
+def width(k: int, step: int = STEP) -> int:
+    """Columns of the rows of texts with at most k parts or tokens: a multiple of ``step``."""
+    return max(1, -(-k // step)) * step
 
 
 def pack(numbers: Tensor, masks: Tensor, columns: int) -> Tensor:

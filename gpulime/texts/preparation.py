@@ -18,6 +18,7 @@ from gpulime.texts.packed import width
 from gpulime.texts.tokens import Tokenisation
 from gpulime.texts.words import Split
 
+TOKEN_STEP = 16  # of the widths of rows of token ids
 AT_ONCE = 256  # texts that are prepared at once, to bound memory
 WINDOW_ROWS, WINDOW_BYTES = 2**14, 2**26  # of rows that are sorted and made distinct together
 
@@ -73,7 +74,7 @@ class Preparation:
             part.words,
             part.keys,
             part.wanted,
-            width(max(map(len, tokens))),
+            width(max(map(len, tokens)), TOKEN_STEP),
             self.class_names,
             tokens=tokens,
             others=None if others is None else [others(one.ids) for one in tokens],
