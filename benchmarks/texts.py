@@ -33,7 +33,7 @@ from gpulime.lime_text import LimeTextExplainer
 from gpulime.texts.words import split
 
 FORTUNES = Path("/usr/share/games/fortunes")
-TRAINED = 3000  # texts that models are trained on
+TRAINED = 10_000  # texts that models are trained on
 CLASSES = 2  # labels of models that are not trained
 EXACT, SINGLE = 1e-9, 1e-4  # limits of errors: float64, and a model in float32
 CPU = torch.device("cpu")

@@ -59,9 +59,9 @@ def compose(rows: Tensor, shown: Tensor, others: Tensor | None, drop: bool, pad:
 
     Parameters
     ----------
-    rows : (b, c, t) int64, ids, attention mask and what else there is of each token
+    rows : (b, c, t) integers, ids, attention mask and what else there is of each token
     shown : (b, t) bool
-    others : (b, t) int64, or None
+    others : (b, t) of the same dtype, or None
         Ids in place of hidden ones.
     drop : bool
         If there are no others: True moves all that is shown to the front, False keeps the rest from attention.
@@ -70,7 +70,7 @@ def compose(rows: Tensor, shown: Tensor, others: Tensor | None, drop: bool, pad:
 
     Returns
     -------
-    (b, c, t) int64
+    (b, c, t) of the same dtype
     """
     if others is not None:
         return torch.cat([rows[:, :1].where(shown[:, None], others[:, None]), rows[:, 1:]], 1)

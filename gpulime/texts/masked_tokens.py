@@ -17,7 +17,7 @@ from gpulime.texts.tokens import Tokens
 
 @dataclass(eq=False)
 class MaskedTokens(MaskedTexts):
-    """Texts as token ids; a row (c, t) int64 holds ids, attention mask and, if c is 3, token types."""
+    """Texts as token ids; a row (c, t) int32 holds ids, attention mask and, if c is 3, token types."""
 
     tokens: list[Tokens] = None  # type: ignore[assignment]
     others: list[Tensor] | None = None  # (t,) ids in place of hidden ones
@@ -27,9 +27,9 @@ class MaskedTokens(MaskedTexts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._rows = torch.stack([self._padded(rows, value) for rows, value in self._channels()], 1)
+        self._rows = torch.stack([self._padded(rows, value) for rows, value in self._channels()], 1).int()
         self._places = self._padded([one.parts.where(one.parts >= 0, self.k) for one in self.tokens], self.k)
-        self._others = None if self.others is None else self._padded(self.others, self.pad)
+        self._others = None if self.others is None else self._padded(self.others, self.pad).int()
 
     def _channels(self) -> Iterator[tuple[list[Tensor], int]]:
         """Ids, attention mask and token types of each text, and the values beyond its tokens."""
@@ -43,13 +43,13 @@ class MaskedTokens(MaskedTexts):
         return padded[:-1].to(self.keys.device)
 
     def _kind(self) -> Kind:
-        return (2 if self.tokens[0].types is None else 3, self.columns), torch.int64, self.keys.device
+        return (2 if self.tokens[0].types is None else 3, self.columns), torch.int32, self.keys.device
 
     def _numbers(self) -> Tensor:
         return torch.empty(0)  # rows hold the ids
 
     def rows(self, index: Tensor, samples: Tensor, masks: Tensor) -> Tensor:
-        """Compose rows (b, c, t) int64; a row without a token that is attended to gets the ``empty`` one."""
+        """Compose rows (b, c, t) int32; a row without a token that is attended to gets the ``empty`` one."""
         shown = torch.nn.functional.pad(masks, (0, 1), value=True).gather(1, self._places[index])  # column k is always shown
         others = None if self._others is None else self._others[index]
         rows = compose(self._rows[index], shown, others, self.drop, self.pad)

@@ -18,7 +18,7 @@ AUTO_ROWS = 1024
 
 
 class TokenModel(nn.Module):
-    """A model of transformers as a module of rows (b, c, t) int64: ids, attention mask and, if c is 3, token types.
+    """A model of transformers as a module of rows (b, c, t) int32: ids, attention mask and, if c is 3, token types.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class TokenModel(nn.Module):
         lengths = ((rows[:, 1] > 0) * torch.arange(1, t + 1, device=rows.device)).amax(1)
 
         def outputs(places: Tensor) -> Tensor:
-            batch = rows[places][..., : int(lengths[places[0]])]  # the first one is the longest
+            batch = rows[places][..., : int(lengths[places[0]])].long()  # the first one is the longest
             named: dict[str, Any] = dict(zip(NAMES, batch.unbind(1), strict=False))
             return read(self.model(**named), len(places))
 
@@ -56,6 +56,7 @@ class TokenModel(nn.Module):
 def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct rows, and for each given row (b, ...) the place of its equal."""
     flat = rows.flatten(1)
+    flat = flat.view(torch.int64) if flat.dtype == torch.int32 else flat  # two entries in one, for speed; t is even
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**63), 2**63 - 1, (flat.shape[1],), generator=generator).to(rows.device)
     hashes, inverse = (flat * factors).sum(1).unique(return_inverse=True)
