@@ -33,7 +33,7 @@ from gpulime.lime_text import LimeTextExplainer
 from gpulime.texts.words import split
 
 FORTUNES = Path("/usr/share/games/fortunes")
-TRAINED = 10_000  # texts that models are trained on
+TRAINED = 3000  # texts that models are trained on
 CLASSES = 2  # labels of models that are not trained
 EXACT, SINGLE = 1e-9, 1e-4  # limits of errors: float64, and a model in float32
 CPU = torch.device("cpu")
@@ -51,8 +51,8 @@ class Entry:
     model: str
     bound: float
     least: int = 8
-    most: int = 16
-    n: int = 12
+    most: int = 14
+    n: int = 16
     s: int = 5000
     limit: float = EXACT
 
