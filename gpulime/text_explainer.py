@@ -192,8 +192,9 @@ class TextExplainer(Engine[ExplainedTexts]):
     def _warn(self, found: ExplainedTexts) -> None:
         for i in found.non_finite.nonzero().flatten().tolist():
             count = int(found.non_finite[i])
+            unusable = "no probabilities, NaN or infinite" if self.sampling.link == "logit" else "NaN or infinite"
             warnings.warn(
-                f"text {i}: the model's output was NaN or infinite for {count} of {int(found.samples[i])} samples; "
+                f"text {i}: the model's output was {unusable} for {count} of {int(found.samples[i])} samples; "
                 "its coefficients are NaN",
                 stacklevel=3,
             )
