@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from tqdm.auto import tqdm
@@ -32,40 +31,18 @@ from gpulime.engine.settings import Settings
 from gpulime.errors import GpulimeError, check, unknown, whole
 from gpulime.explanations.explanation import Explanation, ExplanationList
 from gpulime.explanations.table import TableDomainMapper
-from gpulime.lime_base import LimeInput, LimeLabels, exponential_kernel
+from gpulime.lime_base import exponential_kernel
 from gpulime.lime_queue import LimeQueue, UnexplainedError
+from gpulime.lime_queued_rows import Call, Prepared, flight, plain, sequence, turned
 from gpulime.tables import lime_names, lime_rows, model, sparse
 from gpulime.tables.bins import Array
-from gpulime.tables.columns import Columns, is_frame
-from gpulime.tables.lime_rows import Frequencies, LimeRow
+from gpulime.tables.columns import Columns
+from gpulime.tables.lime_rows import Frequencies
 
 __all__ = ["LimeTabularExplainer", "RecurrentTabularExplainer", "TableDomainMapper", "UnexplainedError"]
 
 DISCRETIZERS = {"quartile": QuartileDiscretizer, "decile": DecileDiscretizer, "entropy": EntropyDiscretizer}
 STATS = ("means", "mins", "maxs", "stds", "feature_values", "feature_frequencies")
-
-
-@dataclass(frozen=True)
-class _Call:
-    """The arguments of one call."""
-
-    labels: Sequence[int]
-    top_labels: int | None
-    num_samples: int
-    distance_metric: Any
-    model_regressor: Any
-    settings: Settings
-
-
-@dataclass(kw_only=True)
-class _Prepared(LimeInput):
-    """A row in the queue, with its neighbourhood."""
-
-    scaled: Array  # (s, k) regressors
-    samples: Array  # (s, ...) rows of the model's input
-    distances: Array  # (s,)
-    parts: Array | None  # (k,) columns of the regressors of a sparse row
-    names: TableDomainMapper
 
 
 class LimeTabularExplainer:
@@ -141,7 +118,7 @@ class LimeTabularExplainer:
         self.training_data_stats = training_data_stats
         if training_data_stats:
             self.validate_training_data_stats(training_data_stats)
-        training_data, feature_names, labels = _plain(training_data, feature_names)
+        training_data, feature_names, labels = plain(training_data, feature_names)
         d = training_data.shape[1]
         self.categorical_features = [] if categorical_features is None else list(categorical_features)
         self.feature_names = [str(i) for i in range(d)] if feature_names is None else list(feature_names)
@@ -308,10 +285,10 @@ class LimeTabularExplainer:
         GpulimeError
             If an argument is invalid.
         """
-        rows = _sequence(data_rows)
+        rows = sequence(data_rows)
         top = whole("top_labels", top_labels, 1) if top_labels and self.mode == "classification" else None
         given = [0] if self.mode == "regression" else [] if top else lime_base.given_labels(labels)
-        call = _Call(
+        call = Call(
             labels=given,
             top_labels=top,
             num_samples=whole("num_samples", num_samples, 2, ", the row and one sample"),
@@ -321,12 +298,12 @@ class LimeTabularExplainer:
         )
         predictor = self._predictor(predict_fn)
         with tqdm(total=len(rows) * num_samples, disable=not progress_bar) as bar:
-            queue = LimeQueue[_Prepared, Explanation](
+            queue = LimeQueue[Prepared, Explanation](
                 predictor,
                 BatchSize(num_samples if batch_size is None else batch_size),
                 prepare=lambda i: self._prepare(rows[i], call, predictor),
-                flight=lambda i, one: _flight(i, one, predictor, call),
-                solve=lambda one, flight: self._solve(one, flight, call),
+                flight=lambda i, one: flight(i, one, predictor, call),
+                solve=lambda one, done: self._solve(one, done, call),
                 progress=bar.update,
                 one="row",
             )
@@ -347,7 +324,7 @@ class LimeTabularExplainer:
             return model.Called(function, None, "float32", None)
         return model.predictor(predict_fn, self._columns, self.mode, None, "float32", None, False)
 
-    def _prepare(self, row: Any, call: _Call, predictor: Predictor) -> _Prepared:
+    def _prepare(self, row: Any, call: Call, predictor: Predictor) -> Prepared:
         """Draw the neighbourhood of a row, in lime's order."""
         if sparse.is_sparse(row):
             return self._prepare_sparse(row, call, predictor)
@@ -367,7 +344,7 @@ class LimeTabularExplainer:
         names = lime_names.of_row(
             self.feature_names, row, scaled[0], self.categorical_features, self.categorical_names, self.discretizer
         )
-        return _Prepared(scaled=scaled, samples=drawn.inverse, distances=distances, parts=None, names=names)
+        return Prepared(scaled=scaled, samples=drawn.inverse, distances=distances, parts=None, names=names)
 
     def _flat(self, row: Any) -> Array:
         """A dense row (d,) as float64."""
@@ -380,7 +357,7 @@ class LimeTabularExplainer:
         check(array.shape == (d,), f"a row must be (d,) = ({d},), as the training data; got {array.shape}")
         return array
 
-    def _prepare_sparse(self, row: Any, call: _Call, predictor: Predictor) -> _Prepared:
+    def _prepare_sparse(self, row: Any, call: Call, predictor: Predictor) -> Prepared:
         """Draw the neighbourhood of a sparse row: only its entries that are not 0 vary."""
         check(self._is_sparse, "a sparse row needs sparse training_data: pass row.toarray()[0]")
         where, values = sparse.entries(row, len(self.feature_names))
@@ -394,12 +371,12 @@ class LimeTabularExplainer:
         assert isinstance(function, sparse.SparseFunction)
         samples = np.column_stack([np.full(call.num_samples, function.add(where), dtype=np.float64), drawn.inverse])
         names = lime_names.of_sparse_row(self.feature_names, where, values, matrix[0])
-        return _Prepared(scaled=scaled, samples=samples, distances=distances, parts=where, names=names)
+        return Prepared(scaled=scaled, samples=samples, distances=distances, parts=where, names=names)
 
-    def _solve(self, one: _Prepared, flight: Flight, call: _Call) -> Explanation:
+    def _solve(self, one: Prepared, done: Flight, call: Call) -> Explanation:
         """Fit a linear model to each label, as lime does, and fill lime's fields."""
         weights = lime_base.weights(self.kernel, one.distances, self.kernel_width)
-        outputs = flight.outputs()
+        outputs = done.outputs()
         found = lime_base.fits(one.scaled, weights, outputs, call.settings, call.model_regressor)
         if self.mode == "regression":
             explanation = Explanation(one.names, self.mode)
@@ -407,7 +384,7 @@ class LimeTabularExplainer:
             values = outputs[0, :, 0].cpu().numpy()
             explanation.predicted_value = values[0]
             explanation.min_value, explanation.max_value = values.min(), values.max()
-            return _turned(explanation)
+            return turned(explanation)
         if self.class_names is None:
             self.class_names = [str(label) for label in range(len(one.output))]
         if abs(one.output.sum() - 1) > 1e-5:  # as NumPy's allclose
@@ -508,60 +485,3 @@ class RecurrentTabularExplainer(LimeTabularExplainer):
     def _flat(self, row: Any) -> Array:
         array: Array = self._columns.encode(np.asarray(row)[None], "a row")[0]
         return array
-
-
-def _flight(number: int, one: _Prepared, predictor: Predictor, call: _Call) -> Flight:
-    samples = torch.from_numpy(one.samples)
-    device = predictor.device(samples)
-    if predictor.module is not None:
-        samples = samples.to(predictor.dtype(samples.to(device)))
-    labels = LimeLabels(given=call.labels, most=call.top_labels, one=one)
-    masks = torch.ones(1, call.num_samples, 1, dtype=torch.bool, device=device)  # not used: rows are samples
-    return lime_rows.LimeFlight(LimeRow(samples.to(device), number, labels), call.num_samples, masks)
-
-
-def _turned(explanation: Explanation) -> Explanation:
-    """Lime's form of a regression: label 1 has the weights, label 0 the negated ones."""
-    for by_label in (
-        explanation.intercept,
-        explanation.scores,
-        explanation.scores_loo,
-        explanation.local_preds,
-        explanation.predictions,
-    ):
-        by_label[1] = by_label[0]
-    explanation.standard_errors[1] = explanation.standard_errors[0]
-    explanation.local_exp[1] = explanation.local_exp[0]
-    explanation.local_exp[0] = [(part, -weight) for part, weight in explanation.local_exp[1]]
-    return explanation
-
-
-def _plain(training: Any, names: Sequence[Any] | None) -> tuple[Any, Sequence[Any] | None, Any]:
-    """Training data as an array or a CSR matrix, with the names and labels of a DataFrame's columns."""
-    if sparse.is_sparse(training):
-        return training.tocsr(), names, None
-    labels = list(training.columns) if is_frame(training) else None
-    try:
-        array = np.asarray(training)
-        array = array if array.dtype.kind in "fiub" else array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        right = "training_data must be numbers; gpulime.TableExplainer takes DataFrames with text and categories, too"
-        raise GpulimeError(f"{right}: {str(error).splitlines()[0]}") from error
-    check(array.ndim == 2 and array.size > 0, f"training_data must be (rows, d), with a row or more; got {array.shape}")
-    if labels is not None and names is None:
-        names = [str(label) for label in labels]
-    return array, names, labels
-
-
-def _sequence(rows: Any) -> Sequence[Any]:
-    """Rows one by one."""
-    if is_frame(rows):
-        return list(rows.to_numpy())
-    if sparse.is_sparse(rows):
-        matrix = rows.tocsr()
-        return [matrix[i] for i in range(matrix.shape[0])]
-    shape = getattr(rows, "shape", None)
-    right = "data_rows must be (n, d), or a sequence of rows"
-    fits = isinstance(rows, Iterable) if shape is None else len(shape) > 1
-    check(fits, f"{right}; got {type(rows).__name__ if shape is None else tuple(shape)}: pass [row] for one row")
-    return list(rows)
