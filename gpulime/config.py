@@ -44,7 +44,7 @@ AUTOMATIC: dict[str, dict[str, Any]] = {
 # Settings that concern texts and tables alone, images alone, and inputs whose parts are masked: all but tables.
 OF_RECORDS = {
     *(f"model.{name}" for name in ("tokenizer", "estimator", "trusted", "pickle")),
-    *(f"data.{name}" for name in ("text", "columns", "id", "target", "training")),
+    *(f"data.{name}" for name in ("text", "columns", "id", "target", "strings", "training")),
 }
 OF_IMAGES = {
     *(f"data.{name}" for name in ("factory", "kwargs", "resize", "crop", "interpolation", "channels", "exif", "masks", "keep")),
@@ -128,6 +128,7 @@ class DataConfig:
     )
     id: str | None = _setting(None, "for texts and tables, the column of ids; by default the number of the row, from 0")
     target: str | None = _setting(None, "for texts and tables, the column of the true class, as an index or a name")
+    strings: list[str] = _setting(list, "columns of a .csv table that are text although they look like numbers: zip codes")
     training: str | None = _setting(
         None, "for tables, a file with the rows of training, for bins and draws; by default the source itself"
     )
@@ -370,6 +371,21 @@ def resolved(config: Config) -> Config:
     return replace(config, lime=replace(config.lime, **values))
 
 
+def check_used(config: Config) -> None:
+    """Refuse settings that are set and do not concern the kind of inputs.
+
+    Raises
+    ------
+    GpulimeError
+        With the first such setting.
+    """
+    for name, entry in settings():
+        value = attrgetter(name)(config)
+        if value != default(entry) and not _concerns(name, config.kind):
+            chosen = "data.text explains texts, data.columns a table, and without either images are explained"
+            raise GpulimeError(f"{name} ({value!r}) does not concern {config.kind}s, which this run explains: {chosen}")
+
+
 def fixed(config: Config) -> dict[str, Any]:
     """The settings that change a row of the results, by their full names; of those for the kind of inputs."""
     names = (name for name, _ in settings() if name not in CHANGES_NO_ROW and _concerns(name, config.kind))
@@ -381,5 +397,9 @@ def _concerns(name: str, kind: str) -> bool:
     of_one = section if section in ("text", "table") else None
     if kind == "image":
         return of_one is None and name not in OF_RECORDS
-    others = name in OF_IMAGES or (kind == "row" and name in OF_MASKS) or (kind == "text" and name == "data.training")
+    others = (
+        name in OF_IMAGES
+        or (kind == "row" and name in OF_MASKS)
+        or (kind == "text" and name in ("data.strings", "data.training"))
+    )
     return not others and of_one in (None, {"text": "text", "row": "table"}[kind])

@@ -62,6 +62,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
         If a setting, the model or the source is invalid, or the directory holds rows of other settings.
     """
     check(bool(config.out), f"out must name a directory; got {config.out!r}")
+    configs.check_used(config)
     config = configs.resolved(config)
     share = Share.of(config.data.shard)
     job = (_images_job if config.kind == "image" else from_records.job)(

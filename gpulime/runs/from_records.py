@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,27 +48,30 @@ def job(config: configs.Config, share: Share, device: str, retry_failed: bool) -
     loaded = estimators.load(config.model)
     names = _names(loaded)
     found, source = records.find(config.data, names)
-    for name, reason in list(source.broken.items())[:1]:
+    for reason in list(source.broken.values())[:1]:
         count = len(source.broken)
-        lines = f"{count:,} lines" if count > 1 else "a line"
-        note(f"{config.data.source} has {lines} that cannot be read; error rows say so. The first, {name}, {reason}")
+        lines = f"{count:,} records" if count > 1 else "a record"
+        note(f"{config.data.source} has {lines} that cannot be read; error rows say so. The first {reason}")
+    if source.replaced:
+        note(f"{config.data.source} has {source.replaced:,} characters that are not UTF-8; they are read as \ufffd")
     lime = {name: getattr(config.lime, name) for name in SHARED} | {"device": _device(loaded.model, device)}
     wanted = of_run(config.lime.labels, names)
     make = _texts if config.kind == "text" else _rows
     made, more = make(config, loaded, source, lime, wanted)
-    fixed = {name: value for name, value in configs.fixed(config).items() if not name.startswith("model.")}
+    regression = getattr(made.explainer, "mode", None) == "regression"
     return Job(
-        items=found.items,
+        # A number that is a regression's target is no class.
+        items=[dataclasses.replace(item, target=None) for item in found.items] if regression else found.items,
         source=made,
         terms=Terms(
             fixed={
-                **fixed,
+                **configs.fixed(config),
                 **more,
                 "lime.labels": wanted,
                 "data.source": os.path.normpath(config.data.source),
-                "model": loaded.description,
                 "weights_sha256": loaded.sha256,
                 "model_code": code.described(loaded.model),
+                "tokenizer": loaded.tokenizer_digest,
             },
             about={
                 "config": dataclasses.asdict(config),
@@ -116,6 +118,8 @@ def _texts(
 
     model = loaded.model
     if isinstance(model, nn.Module):
+        right = "model.tokenizer must name a function that makes the tokenizer of this network of token ids"
+        check(loaded.tokenizer is not None, f"{right}; got {type(model).__name__} and no tokenizer")
         model = ownership.own(model, devices.named(lime["device"]))
     explainer = TextExplainer(
         model,
@@ -136,11 +140,8 @@ def _rows(
     from gpulime.runs.reading.tables import RowSource
     from gpulime.table_explainer import TableExplainer
 
-    given, chosen = config.lime, config.lime.n_samples
+    chosen = config.lime.n_samples
     check(chosen != "auto", "lime.n_samples: auto stops masks early, which tables have none of: give a number")
-    for name in ("sampler", "estimator", "link"):
-        value = getattr(given, name)
-        check(value is None, f"lime.{name} is for masks; tables keep lime's draws and its ridge; got {value!r}")
     training = records.training(config.data, source)
     framed = hasattr(loaded.model, "feature_names_in_") or not training.is_numeric
     data = training.rows(framed=framed)
@@ -153,6 +154,10 @@ def _rows(
         class_names=loaded.class_names,
         **settings,
     )
-    digest = hashlib.sha256(repr(training.table.to_pydict()).encode("utf-8", "surrogatepass")).hexdigest()
-    names = {"lime.n_samples": explainer.n_samples, "data.columns": training.table.column_names, "training_sha256": digest}
+    rows = (
+        "rows of training"
+        if config.data.training is not None
+        else "rows of training (data.source, as data.training is not set)"
+    )
+    names = {"lime.n_samples": explainer.n_samples, "data.columns": training.table.column_names, rows: training.digest}
     return RowSource(explainer, source, framed, wanted), names

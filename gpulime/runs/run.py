@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import statistics
 import time
@@ -238,7 +239,7 @@ def _rows(
     )
     suspects = {item.image_id for [item] in left.passes[1:]}
     isolation = Isolation(job.explainer, job.source.alone, after_model_batch, proven, suspects, job.source.kind)
-    for items in left.passes:
+    for items in itertools.chain.from_iterable(map(job.source.passes, left.passes)):
         with closing(
             job.source.groups(items, proven, heed)
         ) as groups:  # ends its worker processes with the run, even if its error is kept

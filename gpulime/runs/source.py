@@ -40,6 +40,10 @@ class Source(Protocol):
         """
         ...
 
+    def passes(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+        """Divide items into those that are explained together, one pass after the other."""
+        ...
+
     def alone(self, read: Read) -> Any:
         """The batch of one input that could be read."""
         ...

@@ -100,9 +100,9 @@ def test_a_bad_row_fails_alone_and_the_run_goes_on_where_it_stopped(here, tmp_pa
     rows = {row["image_id"]: row for row in store.read(run).to_pylist()}
     assert len(rows) == 15
     errors = {name: row["error"] for name, row in rows.items() if row["status"] == "error"}
-    assert set(errors) == {"f20", "line 6"}
+    assert set(errors) == {"f20", "record 4 cannot be read"}
     assert "sepal width" in errors["f20"]
-    assert errors["line 6"] == "must have 6 values, has 2: f40,5.0"
+    assert errors["record 4 cannot be read"] == "must have 6 values, has 2: f40,5.0"
     assert "4 of 15 rows are done already" in capsys.readouterr().err
     alone = tmp_path / "sound"
     assert table(here, alone) == 0
@@ -240,8 +240,8 @@ def test_an_estimator_may_come_from_code(here, tmp_path, monkeypatch):
         (["--data.source=missing.csv"], "data.source 'missing.csv': there is no such file"),
         (["--data.source=posts.txt"], "data.source 'posts.txt': must be one of .csv, .parquet, .jsonl for texts and tables"),
         (["--data.text=poste"], "data.text names no column: 'poste' (did you mean 'post'?); its columns are id, post, label"),
-        (["--data.id=label"], "image ids must be unique; 2 repeated: 'cars', 'games'"),
-        (["--data.target=post"], "row 0: the target must be an index in 0..1 or one of the model's class names; got 'the"),
+        (["--data.id=label"], "ids of records must be unique; 2 repeated: 'cars', 'games'"),
+        (["--data.target=post"], "record 0: the target must be an index in 0..1 or one of the model's class names; got 'the"),
         (["--model.estimator=a.pkl", "--model.pickle=null"], "model.estimator 'a.pkl': is a pickle, which runs any code in it"),
         (
             ["--model.pickle=null"],
@@ -250,6 +250,8 @@ def test_an_estimator_may_come_from_code(here, tmp_path, monkeypatch):
         (["--model.pickle=nothing.pkl"], "model.pickle 'nothing.pkl': there is no such file"),
         (["--data.columns=all"], "data.text explains texts, data.columns a table: set one of the two"),
         (["--text.hide=mask"], "hide='mask' needs a tokenizer"),
+        (["--data.resize=20"], "data.resize (20) does not concern texts, which this run explains: data.text explains texts"),
+        (["--table.missing=error"], "table.missing ('error') does not concern texts, which this run explains"),
     ],
 )
 def test_bad_settings_are_one_line(here, tmp_path, capsys, monkeypatch, changed, message):
@@ -264,7 +266,7 @@ def test_bad_settings_are_one_line(here, tmp_path, capsys, monkeypatch, changed,
 
 def test_tables_have_no_masks_to_sample(here, tmp_path, capsys):
     assert table(here, tmp_path, "--lime.sampler=blocks") == 2
-    assert "lime.sampler is for masks; tables keep lime's draws and its ridge; got 'blocks'" in capsys.readouterr().err
+    assert "lime.sampler ('blocks') does not concern rows, which this run explains" in capsys.readouterr().err
     assert table(here, tmp_path, "--lime.n_samples=auto") == 2
     assert "lime.n_samples: auto stops masks early, which tables have none of: give a number" in capsys.readouterr().err
 
@@ -275,3 +277,88 @@ def test_a_dry_run_counts_shared_samples(here, tmp_path, capsys):
     assert "15 rows; 0 done already; 15 to do" in said
     assert "314 forwards: 15 rows x 300 samples, shared; lime would take 4,500" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_records_keep_their_numbers_when_a_broken_one_is_mended(here, tmp_path):
+    source = tmp_path / "posts.csv"
+    header, *lines = ["post,label", *(f"{post},cars" for post in POSTS)]
+    broken = [lines[0], f"{lines[1]},extra", *lines[2:]]
+    for given, status in ((broken, 3), (lines, 0)):
+        source.write_text("\n".join([header, *given]))
+        assert texts(here, tmp_path / "run", "--data.id=null", "--retry-failed", source=source) == status
+        rows = {row["image_id"]: row["text"] for row in store.read(tmp_path / "run").to_pylist() if row["status"] == "ok"}
+        assert rows == {str(i): post for i, post in enumerate(POSTS) if status == 0 or i != 1}
+
+
+def test_ids_and_texts_stay_as_they_are_written(here, tmp_path, capsys):
+    rows = [("007", "123"), ("7", "null"), ("07", "good caf\u00e9 game")]
+    write(tmp_path / "posts.csv", ["id", "post"], rows)
+    (tmp_path / "posts.csv").write_bytes((tmp_path / "posts.csv").read_bytes().replace("\u00e9".encode(), b"\xe9"))
+    assert texts(here, tmp_path / "run", source=tmp_path / "posts.csv") == 0
+    found = {row["image_id"]: row["text"] for row in store.read(tmp_path / "run").to_pylist()}
+    assert found == {"007": "123", "7": "null", "07": "good caf\ufffd game"}
+    assert "has 1 characters that are not UTF-8" in capsys.readouterr().err
+
+
+def test_a_bad_line_or_value_of_json_costs_its_record(here, tmp_path):
+    lines = [json.dumps(dict(zip(COLUMNS, row, strict=True))) for row in load_iris().data[:6].tolist()]
+    lines[2] = lines[2][:-5]
+    lines[4] = lines[4].replace("3.6", '"wide"')
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    settings = ["--data.id=null", "--data.target=null"]
+    assert table(here, tmp_path / "run", *settings, source=tmp_path / "rows.jsonl") == 3
+    rows = {row["image_id"]: row for row in store.read(tmp_path / "run").to_pylist()}
+    assert {name for name, row in rows.items() if row["status"] == "error"} == {"2", "4"}
+    assert "must be a line of JSON" in rows["2"]["error"]
+    assert "sepal width" in rows["4"]["error"]
+
+
+def test_columns_of_digits_may_be_text(tmp_path):
+    pytest.importorskip("pandas")
+    (tmp_path / "rows.csv").write_text("zip,age\n01,20\n02,30\n01,40\n02,50\n")
+    (tmp_path / "mine.py").write_text(
+        "def model(rows):\n    assert set(rows['zip']) <= {'01', '02'}\n    return (rows['zip'] == '01') * 0.5\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        settings = ["--data.columns=all", "--data.strings=[zip]", "--lime.n_samples=100", f"--out={tmp_path / 'run'}"]
+        assert main.main(["explain", "--model.factory=mine:give", f"--data.source={tmp_path / 'rows.csv'}", *settings]) == 2
+        (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text() + "def give(): return model\n")
+        del sys.modules["mine"]
+        assert main.main(["explain", "--model.factory=mine:give", f"--data.source={tmp_path / 'rows.csv'}", *settings]) == 0
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert "zip=01" in store.read(tmp_path / "run").to_pylist()[0]["parts"]
+
+
+def test_arguments_of_a_function_that_makes_the_model_are_part_of_the_settings(here, tmp_path, capsys, monkeypatch):
+    (tmp_path / "words.py").write_text("def make(word): return lambda texts: [[word in t, word not in t] for t in texts]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = ["--model.pickle=null", "--model.factory=words:make", "--limit=2", "--lime.labels=[0]"]
+    assert texts(here, tmp_path / "run", *settings, "--model.kwargs={word: game}") in (0, 3)
+    assert texts(here, tmp_path / "run", *settings, "--model.kwargs={word: engine}") == 2
+    assert "model.kwargs was {'word': 'game'}, is {'word': 'engine'}" in capsys.readouterr().err
+
+
+def test_rows_with_missing_values_cost_the_others_nothing(here, tmp_path, monkeypatch):
+    """A model that refuses them would fail for a whole batch, and each of its rows be explained alone."""
+    asked = []
+    ask = LogisticRegression.predict_proba
+    monkeypatch.setattr(LogisticRegression, "predict_proba", lambda self, rows: asked.append(len(rows)) or ask(self, rows))
+    data = load_iris()
+    joblib.dump(LogisticRegression(max_iter=500).fit(data.data, data.target), tmp_path / "linear.joblib")
+    lines = (here / "iris.csv").read_text().splitlines()
+    lines[4] = lines[4].replace(lines[4].split(",")[1], "", 1)
+    (tmp_path / "iris.csv").write_text("\n".join(lines))
+    assert table(here, tmp_path / "run", f"--model.pickle={tmp_path / 'linear.joblib'}", source=tmp_path / "iris.csv") == 3
+    assert sum(asked) < 14 + 299 + 3 * 300
+    assert [row["image_id"] for row in store.read(tmp_path / "run").to_pylist() if row["status"] == "error"] == ["f30"]
+
+
+def test_a_run_without_training_rows_says_so_when_its_source_grows(here, tmp_path, capsys):
+    source = tmp_path / "iris.csv"
+    source.write_text((here / "iris.csv").read_text())
+    for code in (0, 2):
+        assert table(here, tmp_path / "run", "--data.training=null", source=source) == code
+        source.write_text(source.read_text() + "f999,5,3,1,0.2,setosa\n")
+    assert "rows of training (data.source, as data.training is not set) was '" in capsys.readouterr().err

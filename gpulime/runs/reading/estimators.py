@@ -29,6 +29,7 @@ class Estimator:
     class_names : list of str or None, as set; the explainer knows those of the model itself
     sha256 : str or None, of the file, the weights, or the pickled estimator; None if it cannot be pickled
     description : str, where it comes from
+    tokenizer_digest : str or None, of its vocabulary and limits
     """
 
     model: Any
@@ -36,6 +37,7 @@ class Estimator:
     class_names: list[str] | None
     sha256: str | None
     description: str
+    tokenizer_digest: str | None = None
 
 
 def load(config: ModelConfig) -> Estimator:
@@ -66,6 +68,7 @@ def load(config: ModelConfig) -> Estimator:
         class_names=models.class_names_of(config.class_names, None, model),
         sha256=digest or _digest(model),
         description=str(getattr(config, source)),
+        tokenizer_digest=_tokenizer_digest(tokenizer or getattr(model, "tokenizer", None)),
     )
 
 
@@ -114,6 +117,13 @@ def _of_pickle(config: ModelConfig) -> tuple[Any, str]:
 
 def _of_factory(config: ModelConfig) -> tuple[Any, None]:
     return models.made(models.imported(str(config.factory)), config.kwargs, "the model"), None
+
+
+def _tokenizer_digest(tokenizer: Any) -> str | None:
+    if not hasattr(tokenizer, "get_vocab"):
+        return None
+    facts = type(tokenizer).__name__, getattr(tokenizer, "model_max_length", None), sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _file_digest(path: Path) -> str:

@@ -61,6 +61,10 @@ class ImageSource:
             aimed = [read_target(read, self.labels, self.class_names, self._count_classes) for read in reads]
             yield from batches(aimed, self.labels, self.reader.in_unit, self.keep)
 
+    def passes(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+        """All images together."""
+        return [items]
+
     def alone(self, read: Read) -> Batch:
         """The batch of one image."""
         [(_, batch)] = batches([read], self.labels, self.reader.in_unit, self.keep)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from gpulime.runs.reading.sources import TARGET_COLUMNS, Found, Item, check_ids,
 ERROR = "record"  # error_type of a record that cannot be read
 ENDINGS = (".csv", ".parquet", ".jsonl")
 ALL = "all"  # data.columns: all columns but the ids and the targets
-BAD_LINE = "line {}"  # id of a record whose line could not be read
+BROKEN = "record {} cannot be read"  # its id if ids come from a column
+MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # values of a table in a .csv that are missing
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Records:
     ----------
     table : pyarrow.Table, the columns of the model's input
     places : dict, id -> row of ``table``
-    broken : dict, id -> reason, of lines that could not be read
+    broken : dict, id -> reason, of records that could not be read
+    replaced : int, characters that are not UTF-8 and stand as U+FFFD
     """
 
     table: pa.Table
     places: dict[str, int]
     broken: dict[str, str]
+    replaced: int = 0
 
     def record(self, image_id: str) -> dict[str, Any]:
         """The values of one record by column, as Python objects; None if there is none."""
@@ -65,17 +68,54 @@ class Records:
         types = (field.type for field in self.table.schema)
         return all(pa.types.is_integer(type_) or pa.types.is_floating(type_) for type_ in types)
 
+    @property
+    def lacking(self) -> set[str]:
+        """Ids of records with a missing value."""
+        columns = [pc.is_null(column, nan_is_null=True).to_numpy() for column in self.table.columns]
+        lacking = np.logical_or.reduce(columns) if columns else np.zeros(0, bool)
+        return {image_id for image_id, place in self.places.items() if lacking[place]}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all values, column by column."""
+        found = hashlib.sha256()
+        for name in self.table.column_names:
+            found.update(f"{name} {self.table[name].type}\n".encode())
+            found.update(repr(self.table[name].to_pylist()).encode("utf-8", "surrogatepass"))
+        return found.hexdigest()
+
     def sha256(self, image_id: str) -> str:
         """SHA-256 of the values of one record."""
         text = json.dumps(self.record(image_id), sort_keys=True, default=str, ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+@dataclass(frozen=True)
+class Source:
+    """A file as it was read.
+
+    Attributes
+    ----------
+    table : pyarrow.Table, the records that could be read
+    broken : dict, number of a record that could not be read, from 0 -> reason
+    replaced : int, characters that are not UTF-8 and stand as U+FFFD
+    """
+
+    table: pa.Table
+    broken: dict[int, str]
+    replaced: int = 0
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the records of ``table``, from 0; those that could not be read have numbers, too."""
+        return [i for i in range(len(self.table) + len(self.broken)) if i not in self.broken]
+
+
 def find(data: DataConfig, class_names: Sequence[str] | None) -> tuple[Found, Records]:
     """The first ``data.limit`` records of ``data.source``, and all of its records.
 
     ``data.text`` names the column of texts, or ``data.columns`` those of a table. Ids come from the column ``data.id``, else
-    they are the numbers of the rows, from 0.
+    they are the numbers of the records, from 0.
 
     Raises
     ------
@@ -83,24 +123,25 @@ def find(data: DataConfig, class_names: Sequence[str] | None) -> tuple[Found, Re
         If the file cannot be read, is empty, lacks a column, or has an id twice.
     """
     with about(f"data.source {data.source!r}"):
-        whole, broken = read(data.source)
-        names = whole.column_names
-        ids = [str(i) for i in range(len(whole))] if data.id is None else _ids(_column(whole, data.id, "data.id"))
+        source = read(data.source, data)
+        whole, names, numbers = source.table, source.table.column_names, source.numbers
+        ids = list(map(str, numbers)) if data.id is None else _ids(_column(whole, data.id, "data.id"))
         of_target = _target_column(data, names)
         targets: list[Any] = [None] * len(whole) if of_target is None else whole[of_target].to_pylist()
         items = []
-        for i, (image_id, value) in enumerate(zip(ids, targets, strict=True)):
-            with about(f"row {i}"):
+        for number, image_id, value in zip(numbers, ids, targets, strict=True):
+            with about(f"record {number}"):
                 items.append(Item(image_id, b"", _target(value, class_names, needed=data.target is not None)))
-        items += [Item(BAD_LINE.format(number), b"") for number in broken]
+        broken = {(str(number) if data.id is None else BROKEN.format(number)): why for number, why in source.broken.items()}
+        items += [Item(image_id, b"") for image_id in broken]
         check(bool(items), "holds no records")
-        check_ids(items)
+        check_ids(items, "ids of records")
         chosen = [data.text] if data.text is not None else input_columns(data, names, of_target)
         for name in chosen:
             _column(whole, name, "data.text" if data.text is not None else "data.columns")
     places = {image_id: i for i, image_id in enumerate(ids)}
-    reasons = {BAD_LINE.format(number): reason for number, reason in broken.items()}
-    return Found(items[: data.limit], len(items), {}, {}), Records(whole.select(chosen), places, reasons)
+    found = Records(whole.select(chosen), places, broken, source.replaced)
+    return Found(items[: data.limit], len(items), {}, {}), found
 
 
 def training(data: DataConfig, records: Records) -> Records:
@@ -108,7 +149,7 @@ def training(data: DataConfig, records: Records) -> Records:
     if data.training is None:
         return records
     with about(f"data.training {data.training!r}"):
-        whole, _ = read(data.training)
+        whole = read(data.training, data).table
         for name in records.table.column_names:
             _column(whole, name, "data.columns")
         check(len(whole) > 0, "holds no records")
@@ -129,8 +170,10 @@ def input_columns(data: DataConfig, names: Sequence[str], of_target: str | None)
     return [name for name in names if name not in aside]
 
 
-def read(source: str) -> tuple[pa.Table, dict[int, str]]:
-    """Read a .csv, .parquet or .jsonl file; lines of a .csv with too few or too many values, by number, with the reason.
+def read(source: str, data: DataConfig) -> Source:
+    """Read a .csv, .parquet or .jsonl file.
+
+    In a .csv, ids, texts and the columns of ``data.strings`` are strings; other columns are numbers if all of their values are.
 
     Raises
     ------
@@ -141,16 +184,57 @@ def read(source: str) -> tuple[pa.Table, dict[int, str]]:
     ending = os.path.splitext(path)[1].lower()
     check(ending in ENDINGS, f"must be one of {', '.join(ENDINGS)} for texts and tables")
     check(os.path.isfile(path), "there is no such file")
-    broken: dict[int, str] = {}
-    readers: dict[str, Callable[[], pa.Table]] = {
-        ".csv": lambda: _csv(path, broken),
-        ".parquet": lambda: pyarrow.parquet.read_table(path),
-        ".jsonl": lambda: pyarrow.json.read_json(path),
-    }
     try:
-        return readers[ending](), broken
+        if ending == ".parquet":
+            return Source(pyarrow.parquet.read_table(path), {})
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            text = file.read()
+        return replace((_csv if ending == ".csv" else _jsonl)(text, data), replaced=text.count("\ufffd"))
     except (pa.ArrowException, OSError) as error:
         raise GpulimeError(f"cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _csv(text: str, data: DataConfig) -> Source:
+    broken: dict[int, str] = {}
+
+    def skip(record: Any) -> str:  # its number counts the header, too, and begins with 1
+        why = f"must have {record.expected_columns} values, has {record.actual_columns}: {record.text:.80}"
+        broken[record.number - 2] = why
+        return "skip"
+
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip)
+    # One thread, since records have no numbers otherwise.
+    options = pyarrow.csv.ReadOptions(use_threads=False, block_size=2**26)
+    strings = [name for name in (data.id, data.text, *data.strings) if name is not None]
+    convert = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(strings, pa.string()),
+        null_values=MISSING if data.text is None else [""],  # a text may be "null"
+        strings_can_be_null=True,
+    )
+    table = pyarrow.csv.read_csv(pa.BufferReader(text.encode()), options, parse, convert)
+    return Source(table, broken)
+
+
+def _jsonl(text: str, data: DataConfig) -> Source:
+    records: list[dict[str, Any]] = []
+    broken: dict[int, str] = {}
+    for number, line in enumerate(line for line in text.split("\n") if line.strip()):
+        try:
+            record = json.loads(line)
+            check(isinstance(record, dict), "must be an object {...}")
+            records.append(record)
+        except (ValueError, RecursionError) as error:
+            broken[number] = f"must be a line of JSON: {error}: {line:.80}"
+    names = dict.fromkeys(name for record in records for name in record)
+    return Source(pa.table({name: _array([record.get(name) for record in records]) for name in names}), broken)
+
+
+def _array(values: list[Any]) -> pa.Array:
+    """Values of one column; as strings if their types differ."""
+    try:
+        return pa.array(values)
+    except pa.ArrowException:
+        return pa.array([None if value is None else value if isinstance(value, str) else json.dumps(value) for value in values])
 
 
 def _numbers(column: pa.ChunkedArray, name: str) -> np.ndarray[Any, np.dtype[Any]]:
@@ -169,19 +253,9 @@ def _frame(table: pa.Table) -> Any:
     return table.to_pandas()
 
 
-def _csv(path: str, broken: dict[int, str]) -> pa.Table:
-    def skip(line: Any) -> str:
-        broken[line.number] = f"must have {line.expected_columns} values, has {line.actual_columns}: {line.text:.80}"
-        return "skip"
-
-    parse = pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip)
-    # One thread, since lines have no numbers otherwise.
-    options = pyarrow.csv.ReadOptions(use_threads=False, block_size=2**26)
-    return pyarrow.csv.read_csv(path, options, parse, pyarrow.csv.ConvertOptions(strings_can_be_null=True))
-
-
 def _column(table: pa.Table, name: str, setting: str) -> pa.ChunkedArray:
     names = table.column_names
+    check(names.count(name) < 2, f"{setting} must name one column; {names.count(name)} are called {name!r}")
     check(name in names, f"{setting} names no column: {name!r}{nearest(name, names)}; its columns are {', '.join(names)}")
     return table[name]
 
@@ -202,12 +276,15 @@ def _target_column(data: DataConfig, names: Sequence[str]) -> str | None:
 
 
 def _target(value: Any, class_names: Sequence[str] | None, needed: bool) -> int | None:
-    """The class of a value: an index, or one of the names; None for anything else, unless the column was asked for."""
+    """The class of a value: an index, or one of the names.
+
+    None for anything else if names are not known, as of a regression, or if the column was not asked for.
+    """
     if value is None:
         return None
     try:
         return target_of(str(value), class_names)
     except GpulimeError:
-        if needed:
+        if needed and class_names is not None:
             raise
         return None

@@ -242,8 +242,9 @@ def _image_id(path: str) -> str:
     return os.fsencode(path.replace(os.sep, "/")).decode("utf-8", "backslashreplace")
 
 
-def check_ids(items: Sequence[Item]) -> None:
+def check_ids(items: Sequence[Item], what: str = "image ids") -> None:
+    """Raise `GpulimeError` if two items have the same id."""
     counts = Counter(item.image_id for item in items)
     twice = [image_id for image_id, count in counts.items() if count > 1]
     shown = ", ".join(repr(image_id) for image_id in twice[:SHOWN_IDS]) + (" ..." if len(twice) > SHOWN_IDS else "")
-    check(not twice, f"image ids must be unique; {len(twice)} repeated: {shown}")
+    check(not twice, f"{what} must be unique; {len(twice)} repeated: {shown}")

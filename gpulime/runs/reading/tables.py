@@ -56,6 +56,15 @@ class RowSource:
                 some = list(group)
                 yield some, self._batch(some) if sound else None
 
+    def passes(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+        """Rows with missing values come last.
+
+        A model may refuse them. Then all rows in flight are explained alone, and each pays for all of its samples.
+        """
+        lacking = self.records.lacking
+        apart = [item for item in items if item.image_id in lacking]
+        return [some for some in ([item for item in items if item.image_id not in lacking], apart) if some]
+
     def alone(self, read: Read) -> Rows:
         """The batch of one row."""
         return self._batch([read])

@@ -51,6 +51,10 @@ class TextSource:
                 some = list(group)
                 yield some, self._batch(some) if sound else None
 
+    def passes(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+        """All texts together."""
+        return [items]
+
     def alone(self, read: Read) -> Batch:
         """The batch of one text."""
         return self._batch([read])
