@@ -1,4 +1,4 @@
-"""Convert arrays and lists of users to tensors."""
+"""Convert arrays and lists of users to tensors, and outputs of their functions to arrays."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ def tensor(value: Any) -> Tensor | None:
             return torch.stack(found) if len(found) == len(value) else None
         return torch.as_tensor(_native(value) if isinstance(value, np.ndarray) else value)
     except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def numbers(output: Any) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """The output of a function, of any kind and device, as an array; None if it is None, or ragged."""
+    if output is None:  # NumPy would convert it to NaN
+        return None
+    if isinstance(output, Tensor):
+        output = output.detach().cpu()
+        output = output.float() if output.dtype == torch.bfloat16 else output  # NumPy has no bfloat16
+    try:
+        return np.asarray(output)
+    except (TypeError, ValueError):
         return None
 
 

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from gpulime import device as devices
 from gpulime import lime_base
+from gpulime.engine.class_columns import ClassColumns
 from gpulime.engine.flight import Flight
 from gpulime.engine.model import Inputs, Predictor
 from gpulime.engine.selection import SELECTIONS
@@ -262,7 +263,9 @@ class LimeTextExplainer:
         hidden = None if self.bow else self.mask_string
         if not self.bow and hidden is None:
             hidden = chr(0) if self.char_level else "UNKWORDZ"
-        return _Function(models.function(classifier_fn, batch_size, hidden, "classifier_fn"), _two_columns, "float32", None)
+        called = _Function(models.function(classifier_fn, batch_size, hidden, "classifier_fn"), None, "float32", None)
+        called.columns = ClassColumns()
+        return called
 
     def _prepare(self, text: Any, call: _Call) -> _Prepared:
         """Divide a text, then draw its masks, as lime does."""
@@ -308,10 +311,3 @@ class _Function(Predictor):
         """Keep what the function finds."""
         devices.keep_memory()
         yield
-
-
-def _two_columns(outputs: Tensor) -> Tensor:
-    """Probabilities of labels 0 and 1 if there is one column of probabilities."""
-    if outputs.shape[1] > 1 or bool((outputs < 0).any() | (outputs > 1).any()):
-        return outputs
-    return torch.cat([1 - outputs, outputs], 1)

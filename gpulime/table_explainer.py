@@ -14,6 +14,7 @@ from gpulime import classes
 from gpulime import labels as numbers
 from gpulime.engine import masks
 from gpulime.engine.batch_size import BatchSize
+from gpulime.engine.class_columns import ClassColumns
 from gpulime.engine.engine import Engine
 from gpulime.engine.flight import Flight
 from gpulime.engine.model import Activation, Predictor
@@ -143,6 +144,9 @@ class TableExplainer(Engine[ExplainedRows]):
             )
             predictor = models.predictor(model, columns, self.mode, activation, precision, device, compile)
             tables = Tables(self.table, predictor, seed, n_samples, self.mode, self.class_names)
+        if class_names is not None and self.class_names is not None:
+            columns_of = predictor.columns or ClassColumns(divides=False)
+            predictor.columns = replace(columns_of, named=len(self.class_names))
         settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
         fits = max(1, min(models.BATCH_ROWS, models.BATCH_BYTES // (8 * len(columns))))
         size = BatchSize(fits if batch_size == "auto" else batch_size)

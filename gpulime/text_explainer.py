@@ -11,6 +11,7 @@ from torch import nn
 
 from gpulime import classes
 from gpulime.engine import masks
+from gpulime.engine.class_columns import ClassColumns
 from gpulime.engine.designs import Design
 from gpulime.engine.engine import Engine
 from gpulime.engine.masks import Lime
@@ -36,7 +37,8 @@ class TextExplainer(Engine[ExplainedTexts]):
     Parameters
     ----------
     model : callable, scikit-learn estimator, nn.Module or pipeline of transformers
-        A function of strings: list of b strings -> (b, classes) or (b,) probabilities or scores. A scikit-learn pipeline: if
+        A function of strings: list of b strings -> (b, classes) probabilities or scores. One column, (b,) or (b, 1), is the
+        probability of the second of two classes if the first outputs are in [0, 1], else a score. A scikit-learn pipeline: if
         its vectoriser counts single words and some masks of each text prove it exact, masked texts are summed from counts of
         words. A text classification pipeline of transformers, or its model with the ``tokenizer``: each text is tokenised once,
         and its token ids are masked on the model's device. A module is never modified and may be in train mode.
@@ -144,6 +146,8 @@ class TextExplainer(Engine[ExplainedTexts]):
         self.class_names = names
         activation = adapted.activation if activation == AUTO else activation
         predictor = Predictor(adapted.rows, activation, precision, device)
+        named = None if class_names is None or names is None else len(names)
+        predictor.columns = ClassColumns(named, divides=adapted.tokenisation is None)
         self.preparation = Preparation(predictor, split_expression, bow, char_level, adapted.tokenisation, hide, names)
         settings = Settings(
             alpha,

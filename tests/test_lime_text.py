@@ -249,7 +249,7 @@ def test_other_arguments_are_refused(pipeline, settings, arguments, said):
 
 
 def test_class_labels_are_no_probabilities(pipeline):
-    with pytest.raises(GpulimeError, match=r"the classifier_fn must return probabilities .*; got labels, such as"):
+    with pytest.raises(GpulimeError, match=r"the classifier_fn must return \(b, classes\) probabilities .*; got labels"):
         lime_text.LimeTextExplainer().explain_instance(TEXTS[0], pipeline.predict, num_samples=S)
 
 

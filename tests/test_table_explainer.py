@@ -253,6 +253,26 @@ def test_a_single_probability_is_that_of_the_second_class(shape):
     assert explained.predictions.sum(1).tolist() == pytest.approx([1, 1, 1])
 
 
+def test_rounding_and_nan_in_a_single_probability():
+    def model(rows):
+        found = 1 / (1 + np.exp(-rows[:, 2] + 4))
+        found[0] = 1 + 1e-7
+        found[(rows == ROWS[1]).all(1)] = np.nan
+        return found
+
+    with pytest.warns(UserWarning, match="row 1: the model's output was NaN or infinite for 1 of 300 samples"):
+        explained = TableExplainer(model, IRIS.data, n_samples=S).explain(ROWS, labels=1)
+    assert explained.coefficients[[0, 2]].isfinite().all()
+    with pytest.raises(GpulimeError, match=r"in \[0, 1\]; got 4.6$"):
+        TableExplainer(lambda rows: rows[:, 0], IRIS.data, n_samples=S).explain(ROWS[:1])
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "c", "d"]])
+def test_a_wrong_number_of_class_names_is_told(logistic, names):
+    with pytest.raises(GpulimeError, match=f"class_names must name each column .*; got {len(names)} names, 3 columns"):
+        TableExplainer(logistic, IRIS.data, class_names=names, n_samples=S).explain(ROWS)
+
+
 def test_series():
     random = np.random.RandomState(0)
     data = random.normal(size=(80, 5, 2))

@@ -376,9 +376,31 @@ def test_texts_that_cannot_be(pipeline, arguments, said):
 
 
 def test_class_labels_are_no_probabilities(pipeline):
-    said = r"the model must return probabilities \(b, classes\), such as predict_proba does, .*; got labels, such as '\w+'"
+    said = r"the model must return \(b, classes\) probabilities with b = \d+, as predict_proba does; got labels, such as '\w+'"
     with pytest.raises(GpulimeError, match=said):
         gpulime.TextExplainer(pipeline.predict, n_samples=20).explain(TEXTS)
+
+
+def test_one_probability_is_that_of_the_second_class():
+    def one(strings):
+        return np.array([0.9 if "good" in string else 0.2 for string in strings])
+
+    for function in (one, lambda strings: one(strings)[:, None]):
+        explainer = gpulime.TextExplainer(function, class_names=["bad", "good"], n_samples=50)
+        explained = explainer.explain(["good day"], labels="good")
+        assert explained.predicted.tolist() == [1]
+        assert explained.coefficients[0, 0, 0] > 0.3
+    scores = gpulime.TextExplainer(lambda strings: 3 * one(strings), n_samples=50).explain(["good day"])
+    assert scores.labels.tolist() == [[0]]
+    for names, message in ((["bad", "good"], "got 2 names, 1 column; a column"), (["a", "b", "c"], "got 3 names, 1 column; a")):
+        with pytest.raises(GpulimeError, match=message):
+            gpulime.TextExplainer(lambda strings: 3 * one(strings), class_names=names).explain(["good day"])
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "c", "d"]])
+def test_a_wrong_number_of_class_names_is_told(pipeline, names):
+    with pytest.raises(GpulimeError, match=f"class_names must name each column .*; got {len(names)} names, 3 columns"):
+        gpulime.TextExplainer(pipeline, class_names=names, n_samples=20).explain(TEXTS)
 
 
 def test_outputs_that_are_not_finite_are_counted():

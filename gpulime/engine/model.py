@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gpulime import device as devices
 from gpulime.engine import first_batch, ownership
 from gpulime.engine import outputs as model_outputs
+from gpulime.engine.class_columns import ClassColumns
 from gpulime.engine.compiled import Compiled
 from gpulime.engine.eval_mode import evaluating
 from gpulime.engine.home import home
@@ -52,6 +53,7 @@ class Predictor:
     memory_format : torch.memory_format, the best one for the model's input
     most : int, the most rows in a call; falls if memory runs out
     classes : int or None, the columns of its activated output; None before the first call
+    columns : ClassColumns or None, what becomes of the columns of its activated output
     forwards : int, rows passed so far
     watch : Stopwatch, time spent in the model
     """
@@ -83,6 +85,7 @@ class Predictor:
         self.most = MOST_ROWS
         self._starved = False  # True once memory has run out: the warning is given once
         self.classes: int | None = None
+        self.columns: ClassColumns | None = None
         self._exact: int | None = None  # the only number of rows that the model takes
         self._dtypes: dict[tuple[torch.dtype, ...], torch.dtype] = {}  # of its weights -> of its input, found by trying
         self._compiled = Compiled(model, compile) if compile is not False else None
@@ -204,6 +207,7 @@ class Predictor:
             outputs = ACTIVATIONS[self.activation](outputs)
         elif self.activation is not None:
             outputs = model_outputs.read(self.activation(outputs), rows.shape[0], "activation")
+        outputs = outputs if self.columns is None else self.columns(outputs)
         self.classes = outputs.shape[1]
         return outputs
 

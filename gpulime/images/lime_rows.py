@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gpulime import arrays
 from gpulime import device as devices
 from gpulime.engine.masked import Wanted
 from gpulime.engine.model import Inputs, Predictor
@@ -33,10 +34,10 @@ def predictor(classifier_fn: Classifier) -> Predictor:
 
     def model(rows: Tensor) -> Tensor:
         outputs = found(classifier_fn(rows.permute(0, 2, 3, 1).numpy()))
+        array = arrays.numbers(outputs)
         try:
-            if outputs is None:  # NumPy would convert it to NaN
+            if array is None:
                 raise TypeError
-            array = _array(outputs)
             array = np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float64))
         except (TypeError, ValueError) as error:
             raise GpulimeError(f"classifier_fn must return (b, classes) probabilities; got {type(outputs).__name__}") from error
@@ -61,13 +62,6 @@ class _Function(_LimeRows):
     def inference(self, device: torch.device) -> Iterator[None]:
         devices.keep_memory()
         yield
-
-
-def _array(outputs: Any) -> Array:
-    if isinstance(outputs, Tensor):
-        outputs = outputs.detach().cpu()
-        outputs = outputs.float() if outputs.dtype == torch.bfloat16 else outputs  # NumPy has no bfloat16
-    return np.asarray(outputs)
 
 
 def masked(key: int, image: Array, segments: Array, hide_color: Any, called: Predictor, labels: Wanted) -> MaskedImages:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from gpulime import device as devices
+from gpulime.engine import functions
+from gpulime.engine.class_columns import ClassColumns
+from gpulime.engine.functions import NO_PROBABILITIES, NoProbabilitiesError
 from gpulime.engine.model import Activation, Inputs, Predictor
 from gpulime.errors import GpulimeError, check, line_of, unknown
-from gpulime.tables import outputs
 from gpulime.tables.columns import Columns
 
 BATCH_ROWS, BATCH_BYTES = 2**15, 2**26  # rows of a call, and their bytes, at most: calls of estimators are mostly overhead
@@ -46,11 +48,18 @@ class Function:
                 raise
             right = "if it takes a DataFrame, pass training_data and inputs as DataFrames"
             raise GpulimeError(f"the model failed for an array {tuple(rows.shape)} ({line_of(error)}): {right}") from error
-        return outputs.read(output, len(rows), self.mode)
+        return functions.read(output, len(rows), mode=self.mode)
 
 
 class Called(Predictor):
-    """A function, called without changes to gradients, autocast or the random state, and without further test rows."""
+    """A function, called without changes to gradients, autocast or the random state, and without further test rows.
+
+    One probability per row becomes those of two classes.
+    """
+
+    def __init__(self, function: Function, activation: Activation, precision: str, device: torch.device | str | None) -> None:
+        super().__init__(function, activation, precision, device)
+        self.columns = ClassColumns(scores=False) if function.mode == functions.CLASSIFICATION else None
 
     @contextmanager
     def inference(self, device: torch.device) -> Iterator[None]:
@@ -83,8 +92,8 @@ def mode_of(model: Any, mode: str | None) -> str:
     if mode is None:
         only_predicts = not isinstance(model, nn.Module) and hasattr(model, "predict") and not hasattr(model, "predict_proba")
         return "regression" if only_predicts and not hasattr(model, "classes_") else "classification"
-    if mode not in outputs.MODES:
-        raise unknown("mode", mode, outputs.MODES)
+    if mode not in functions.MODES:
+        raise unknown("mode", mode, functions.MODES)
     return mode
 
 
@@ -100,7 +109,7 @@ def function_of(model: Any, mode: str) -> Callable[[Any], Any]:
         return model.predict_proba  # type: ignore[no-any-return]
     if mode == "classification" and hasattr(model, "predict") and hasattr(model, "classes_"):
         right = "give the estimator probabilities, or pass a function that returns (b, classes)"
-        raise outputs.NoProbabilitiesError(f"{outputs.NO_PROBABILITIES}; {type(model).__name__} has no predict_proba: {right}")
+        raise NoProbabilitiesError(f"{NO_PROBABILITIES}; {type(model).__name__} has no predict_proba: {right}")
     if mode == "regression" and hasattr(model, "predict"):
         return model.predict  # type: ignore[no-any-return]
     right = "model must be an estimator with predict_proba or predict, a function of rows, or an nn.Module"

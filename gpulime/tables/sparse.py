@@ -9,8 +9,8 @@ import numpy as np
 from scipy import sparse
 from torch import Tensor
 
+from gpulime.engine import functions
 from gpulime.errors import GpulimeError
-from gpulime.tables import outputs
 from gpulime.tables.bins import Array
 from gpulime.tables.model import Function
 
@@ -46,7 +46,7 @@ class SparseFunction(Function):
         starts = np.concatenate([[0], counts.cumsum()])
         shape = len(rows), len(self.columns)
         matrix = sparse.csr_matrix((values, np.concatenate(columns), starts), shape=shape)
-        return outputs.read(self.function(matrix), len(rows), self.mode)
+        return functions.read(self.function(matrix), len(rows), mode=self.mode)
 
 
 def entries(row: Any, d: int) -> tuple[Array, Array]:

@@ -16,8 +16,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from gpulime.engine.functions import read
 from gpulime.texts.packed import Array
-from gpulime.texts.strings import Replace, Strings, outputs
+from gpulime.texts.strings import Replace, Strings
 from gpulime.texts.words import Words
 
 TRIED = 6  # masks of each text that are compared with the vectoriser
@@ -70,7 +71,7 @@ class Counts(Strings):
         return self.batches(lambda places: self._rest(features[int(places[0]) : int(places[-1]) + 1]), lengths)
 
     def _rest(self, features: Any) -> Tensor:
-        return outputs(self.rest.predict_proba(features), features.shape[0], self.name)
+        return read(self.rest.predict_proba(features), features.shape[0], self.name)
 
     def table(self, words: Words) -> _Table | None:
         """The counts of a text's words; None if they are not exact."""

@@ -6,18 +6,16 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from gpulime.engine.outputs import found
+from gpulime.engine.functions import read
 from gpulime.errors import check
 from gpulime.texts.batches import Batches
 from gpulime.texts.packed import Array, distinct, texts
 from gpulime.texts.words import Words
 
 Replace = Callable[[str], str] | str | None  # a hidden word -> what stands in its place; None removes it
-WANTED = "probabilities (b, classes), such as predict_proba does"
 
 
 class Strings:
@@ -68,44 +66,4 @@ class Strings:
         return given
 
     def _outputs(self, batch: list[str]) -> Tensor:
-        return outputs(self.function(batch), len(batch), self.name)
-
-
-def outputs(given: Any, b: int, name: str = "model") -> Tensor:
-    """The output of a function of b strings, or of rows, as a floating tensor (b, classes); (b,) numbers become a column.
-
-    Raises
-    ------
-    GpulimeError
-        If it is something else, such as class labels; the message names it.
-    """
-    right = f"the {name} must return {WANTED}, with b = {b}"
-    given = found(given)
-    check(not _holds_dicts(given), f"{right}; got dicts, as of a transformers pipeline: pass that to gpulime.TextExplainer")
-    array = _array(given)
-    check(array.ndim in (1, 2) and len(array) == b and array.size > 0, lambda: f"{right}; got {_kind(given)} {array.shape}")
-    is_label = array.dtype.kind in "OUS" or (array.ndim == 1 and array.dtype.kind in "iub")
-    check(not is_label, lambda: f"{right}; got labels, such as {array.ravel()[:1].tolist()[0]!r}")
-    check(array.dtype.kind in "fiub", lambda: f"{right}; got {array.dtype}")
-    array = array if array.dtype == np.float32 else array.astype(np.float64, copy=False)
-    return torch.from_numpy(np.ascontiguousarray(array.reshape(b, -1)))
-
-
-def _holds_dicts(given: Any) -> bool:
-    first = given[0] if isinstance(given, list) and given else None
-    return isinstance(first[0] if isinstance(first, list) and first else first, dict)
-
-
-def _kind(given: Any) -> str:
-    return "an array" if hasattr(given, "shape") else f"a {type(given).__name__}"
-
-
-def _array(given: Any) -> Array:
-    """Anything as an array of NumPy."""
-    if isinstance(given, Tensor):
-        given = given.detach().cpu()
-        given = given.float() if given.dtype == torch.bfloat16 else given  # NumPy has no bfloat16
-    try:
-        return np.asarray(given)
-    except (TypeError, ValueError):  # ragged lists
-        return np.empty(0)
+        return read(self.function(batch), len(batch), self.name)

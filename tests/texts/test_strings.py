@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from gpulime.errors import GpulimeError
 from gpulime.texts.packed import number, pack, width
-from gpulime.texts.strings import Strings, outputs
+from gpulime.texts.strings import Strings
 from gpulime.texts.words import split
 
 TEXTS = ["a bb ccc a", "bb dddd"]
@@ -45,43 +44,3 @@ def test_a_replacement_must_be_a_string():
     words = [split("a b")]
     with pytest.raises(GpulimeError, match="hide must return a string for a word; got int"):
         Strings(len, 3, lambda word: 3)(rows_of(words, torch.ones(1, 2, dtype=torch.bool)))
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        [[0.25, 0.75], [1, 0]],
-        np.array([[0.25, 0.75], [1, 0]], dtype=np.float16),
-        torch.tensor([[0.25, 0.75], [1, 0]], dtype=torch.bfloat16, requires_grad=True),
-        np.array([[0.25, 0.75], [1, 0]], dtype=object).astype(float),
-    ],
-)
-def test_outputs_are_read(given):
-    assert outputs(given, 2).tolist() == [[0.25, 0.75], [1, 0]]
-    assert outputs(given, 2).is_floating_point()
-
-
-def test_a_number_per_string_is_a_column():
-    assert outputs([0.25, 0.5], 2).tolist() == [[0.25], [0.5]]
-    assert outputs(np.float32([0.25, 0.5]), 2).dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (None, r"got a NoneType"),
-        ("ab", r"got a str"),
-        ([[0.1, 0.9]], r"got a list \(1, 2\)"),
-        (np.zeros((2, 3, 4)), r"got an array \(2, 3, 4\)"),
-        ([[0.1, 0.9], [1.0]], r"got a list"),
-        (np.array(["spam", "ham"]), r"got labels, such as 'spam'"),
-        (np.array(["spam", "ham"], dtype=object), r"got labels, such as 'spam'"),
-        (np.array([1, 0]), r"got labels, such as 1"),
-        ([{"label": "spam", "score": 0.5}] * 2, "got dicts, as of a transformers pipeline: pass that to gpulime.TextExplainer"),
-        ([[{"label": "spam", "score": 0.5}]] * 2, "got dicts, as of a transformers pipeline"),
-        (np.zeros((2, 2), complex), "got complex128"),
-    ],
-)
-def test_other_outputs_are_named(given, said):
-    with pytest.raises(GpulimeError, match=rf"^the model must return probabilities \(b, classes\).*with b = 2; {said}"):
-        outputs(given, 2)
