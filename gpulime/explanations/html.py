@@ -15,9 +15,9 @@ from gpulime.explanations.explanation import Explanation
 from gpulime.explanations.markup import LEFT, QUIET, RIGHT
 
 MOST_CLASSES = 5  # with a probability of their own; of more, the first four and the sum of the others, as in lime
-MOST_BARS = 25  # of one label, or of all labels together, but for each label at least
-LEAST_BARS = 10
-LEAST_IN_NOTEBOOK = 5
+MOST_BARS = 20  # of all labels together, but LEAST_BARS for each
+LEAST_BARS = 5
+FEW_PARTS = 10  # a page of its own shows all if no label has more
 MOST_INPUTS = 12
 STRONGEST = 5  # parts of an input in the table of several
 WIDTH, HEIGHT, GAP = 160, 11, 10  # of the drawing of bars, and to its right, in pixels
@@ -41,12 +41,13 @@ def one(
     predict_proba: bool = True,
     show_predicted_value: bool = True,
     most: int | None = None,
-    least_bars: int = LEAST_BARS,
+    few: int = FEW_PARTS,
     **kwargs: Any,
 ) -> str:
     """One explanation as a fragment; parameters and errors are those of `Explanation.as_html`.
 
-    Each label has ``most`` bars at most; by default the labels share `MOST_BARS`, with ``least_bars`` for each.
+    Each label has ``most`` bars at most; by default as many as it has parts if no label has more than ``few``,
+    else the labels share `MOST_BARS`, with `LEAST_BARS` for each.
     """
     shown = _labels(explanation, labels)
     if not shown:
@@ -57,7 +58,8 @@ def one(
         blocks = [_value(explanation)] if show_predicted_value else []
     else:
         blocks = [_probabilities(explanation)] if predict_proba else []
-    most = most or max(least_bars, MOST_BARS // len(shown))
+    parts = max(len(explanation.local_exp[label]) for label in shown)
+    most = most or (few if parts <= few else max(LEAST_BARS, MOST_BARS // len(shown)))
     blocks += [_bars(explanation, label, largest, most) for label in shown]
     unsure = {label: shades.unsure(explanation.local_exp[label], shades.errors(explanation, label)) for label in shown}
     first = shown[0]
@@ -143,7 +145,7 @@ def _bars(explanation: Explanation, label: int, largest: float, most: int) -> st
     low, high = (np.clip(end, -2 * largest, 2 * largest) for end in (min(ends), max(ends)))  # wide intervals are cut
     rows = []
     for (part, weight), name in zip(weights[:most], names[:most], strict=True):
-        interval = f"&nbsp;<small>±{half[part]:.{decimals}f}</small>" if part in half else ""
+        interval = f"\N{NO-BREAK SPACE}<small>±{half[part]:.{decimals}f}</small>" if part in half else ""
         drawn = _bar(float(weight), half.get(part, 0.0), float(low), float(high), part in unsure)
         number = shades.signed(weight, largest) if math.isfinite(weight) else "\N{EN DASH}"
         cells = ((markup.name(name), LEFT), (drawn, ""), (f"{number}{interval}", RIGHT))
@@ -173,7 +175,7 @@ def _bar(weight: float, half: float, low: float, high: float, unsure: bool) -> s
     faded = f' fill-opacity=".4" stroke="{colour}" stroke-dasharray="3 2"' if unsure else ""
     width = abs(tip - zero)
     drawn = f'<rect x="{min(zero, tip):.1f}" y="1" width="{width:.1f}" height="9" fill="{colour}"{faded}/>' if width else ""
-    lines = f"M{zero:.1f} 0v11" + f"M{left:.1f} 5.5H{right:.1f}M{left:.1f} 3v5M{right:.1f} 3v5" * (half > 0)
+    lines = f"M{zero:.1f} 0v11" + f"M{left:.0f} 3v5m0-2.5H{right:.0f}m0-2.5v5" * (half > 0)
     return _drawing(f'{drawn}<path d="{lines}" stroke="currentColor"/>')
 
 
@@ -194,7 +196,7 @@ def _summary(i: int, explanation: Explanation) -> str:
     largest = shades.scale(picked)
     named = explanation.domain_mapper.map_exp_ids(picked)
     parts = "".join(
-        f'<span style="margin-right:12px">{markup.square(w)} {markup.name(name)}&nbsp;{shades.signed(w, largest)}</span> '
+        f'<span style="display:inline-block;margin-right:12px">{markup.square(w)} {markup.name(name)}&nbsp;{shades.signed(w, largest)}</span> '
         for name, w in named
     )
     predicted = explanation.predicted_value if regression else explanation.predictions.get(label)

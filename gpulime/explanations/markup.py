@@ -18,6 +18,8 @@ NUMBER = CELL.replace("text-align:left", "text-align:right")
 LEFT, RIGHT = "text-align:left", "text-align:right"  # of cells, for tables of many rows
 QUIET = "opacity:0.7;font-size:90%"
 TABLE = "border-collapse:collapse;margin:0;font-variant-numeric:tabular-nums"
+LONG = 24  # characters of a name; a longer one is broken into lines of at most as many ems
+WRAPPED = "display:inline-block;max-width:24em;overflow-wrap:anywhere;white-space:normal;vertical-align:top"
 TINT = 0.4  # opacity of the deepest ground below text, in [0, 1]: text on it has a contrast of 4.5 in all common themes
 
 
@@ -39,8 +41,9 @@ def number(value: float | None, decimals: int) -> str:
 
 
 def name(text: object) -> str:
-    """Escaped text in its own direction, right-to-left names included."""
-    return escape(str(text)) if str(text).isascii() else f"<bdi>{escape(str(text))}</bdi>"
+    """Escaped text in its own direction, right-to-left names included; a long one is broken into lines."""
+    style = f' style="{WRAPPED}"' if len(str(text)) > LONG else ""
+    return f"<bdi{style}>{escape(str(text))}</bdi>" if style or not str(text).isascii() else escape(str(text))
 
 
 def more(count: int, what: str) -> str:

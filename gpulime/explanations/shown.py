@@ -76,7 +76,7 @@ class Shown:
         """HTML for a notebook: probabilities, the strongest weights of all labels, and the input."""
         from gpulime.explanations import html
 
-        return html.one(self, least_bars=html.LEAST_IN_NOTEBOOK)
+        return html.one(self, few=html.LEAST_BARS)
 
 
 class ShownList:

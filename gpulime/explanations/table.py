@@ -11,6 +11,7 @@ from gpulime.explanations.explanation import DomainMapper, Weights
 from gpulime.explanations.markup import LEFT, RIGHT
 
 TALLEST = "max-height:32em;overflow:auto;margin:14px 0 0"
+MOST_SHOWN = 30  # columns, unless all are asked for
 
 
 class TableDomainMapper(DomainMapper):
@@ -87,15 +88,15 @@ class TableDomainMapper(DomainMapper):
         show_table : bool
             If False, show nothing.
         show_all : bool
-            If True, show all columns in their order, of a sparse row all with a value; otherwise those with a weight,
-            strongest first.
+            If True, show all columns in their order, of a sparse row all with a value; otherwise the `MOST_SHOWN`
+            with the strongest weights, and a line that counts the others with a weight.
         """
         if not show_table:
             return ""
         weights, values, largest = dict(exp), self._values(), shades.scale(exp)
         head = markup.row((("column", LEFT), ("value", RIGHT), ("weight", RIGHT)), "th")
         rows = []
-        for part in values if show_all else weights:
+        for part in values if show_all else list(weights)[:MOST_SHOWN]:
             weight = float(weights.get(part, 0.0))
             coloured = bool(shades.strongest([(part, weight)], 1))
             ground = f"background:{markup.tint(weight, largest, part in unsure)}" if coloured else ""
@@ -103,7 +104,8 @@ class TableDomainMapper(DomainMapper):
             name, value = markup.name(self.feature_names[part]), markup.name(values.get(part, "0"))
             rows.append(markup.row(((name, LEFT), (value, RIGHT), (number, f"{RIGHT};{ground}"))))
         title = "Values and weights" + f" for and against {heading}" * bool(heading)
-        return f'<div style="{TALLEST}" tabindex="0">{markup.table(title, rows, head)}</div>'
+        more = "" if show_all else markup.more(len(weights) - len(rows), "column")
+        return f'<div style="{TALLEST}" tabindex="0">{markup.table(title, rows, head)}</div>{more}'
 
     def _values(self) -> dict[int, Any]:
         """The value of each column; of a sparse row those that it has, for the others are 0."""

@@ -213,9 +213,56 @@ def test_a_usual_explanation_is_small():
     several.top_labels = None
     assert len(several._repr_html_().encode()) < 15_000
     assert several._repr_html_().count("and 7 more parts") == 5
-    assert several.as_html().count("and 2 more parts") == 5
-    every = classification(wide, {2: [(i, 0.1 / (i + 1)) for i in range(200)]})
-    assert "and 175 more parts" in every.as_html()
+    assert several.as_html().count("and 7 more parts") == 5
+
+
+def weights_of_all(count, labels):
+    """Weights of all parts for some labels, with standard errors."""
+    return {label: [(i, 0.1 * (-1) ** i / (i + 1)) for i in range(count)] for label in range(labels)}
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3])
+@pytest.mark.parametrize("columns", [10, 200])
+def test_a_page_of_many_columns_is_small_and_counts_the_rest(labels, columns):
+    names = [f"column_{i}" for i in range(columns)]
+    mapper = TableDomainMapper(names, ["1.25"] * columns, [f"1.00 < {name} <= 2.50" for name in names])
+    one = classification(mapper, weights_of_all(columns, labels))
+    one.top_labels, one.standard_errors = None, {label: dict.fromkeys(range(columns), 0.01) for label in range(labels)}
+    page = one.as_html()
+    assert len(page.encode()) < 15_000
+    if columns == 10:
+        assert "more" not in page
+        return
+    assert page.count(f"and {200 - 20 // labels} more parts") == labels
+    rows = {options: Shown(one.as_html(show_all=options)).tables() for options in (False, True)}
+    (few,), (every,) = ([t for c, t in rows[o].items() if c.startswith("Values and weights")] for o in rows)
+    assert [row[0] for row in few[1:]] == names[:30]
+    assert [row[0] for row in every[1:]] == names
+    assert "and 170 more columns" in page
+    assert "more columns" not in one.as_html(show_all=True)
+
+
+def test_a_page_of_a_thousand_words_is_small_beside_its_text():
+    words = [f"word{i}" for i in range(1000)]
+    text = " ".join(words)
+    starts = np.cumsum([0, *(len(word) + 1 for word in words)])
+    mapper = TextDomainMapper(words, text, [[(a, a + len(word))] for a, word in zip(starts[:-1], words, strict=True)])
+    one = classification(mapper, weights_of_all(1000, 3))
+    one.top_labels, one.standard_errors = None, {label: dict.fromkeys(range(1000), 0.01) for label in range(3)}
+    assert len(one.as_html().encode()) < 15_000 + len(text)
+    assert one.as_html().count("and 994 more parts") == 3
+
+
+def test_long_names_are_broken_into_lines():
+    name = "x" * 200
+    one = classification(TableDomainMapper([name, "b", "c"], [name, "1", "2"]))
+    one.class_names = ["a", "b", name]
+    several = ExplanationList([one])
+    for fragment in (one._repr_html_(), several._repr_html_()):
+        broken = Shown(fragment).all("bdi", text=name)
+        assert broken
+        assert len(broken) == fragment.count(name)
+        assert all("overflow-wrap:anywhere" in element["style"] and "max-width:24em" in element["style"] for element in broken)
 
 
 @pytest.mark.parametrize("theme", THEMES)
