@@ -195,8 +195,9 @@ def _summary(i: int, explanation: Explanation) -> str:
     picked = shades.strongest(explanation.local_exp[label], STRONGEST)
     largest = shades.scale(picked)
     named = explanation.domain_mapper.map_exp_ids(picked)
+    style = "display:inline-block;margin-right:12px"
     parts = "".join(
-        f'<span style="display:inline-block;margin-right:12px">{markup.square(w)} {markup.name(name)}&nbsp;{shades.signed(w, largest)}</span> '
+        f'<span style="{style}">{markup.square(w)} {markup.name(name)}&nbsp;{shades.signed(w, largest)}</span> '
         for name, w in named
     )
     predicted = explanation.predicted_value if regression else explanation.predictions.get(label)
