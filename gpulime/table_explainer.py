@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from gpulime import classes
+from gpulime import arrays, classes
 from gpulime import labels as numbers
 from gpulime.engine import masks
 from gpulime.engine.batch_size import BatchSize
@@ -24,7 +24,7 @@ from gpulime.errors import check, whole
 from gpulime.explanations.rows import ExplainedRows
 from gpulime.tables import model as models
 from gpulime.tables import sparse_batch
-from gpulime.tables.batch import Tables, keys_of
+from gpulime.tables.batch import Tables
 from gpulime.tables.columns import Columns
 from gpulime.tables.sparse import SparseFunction, is_sparse
 from gpulime.tables.sparse_batch import SparseTables
@@ -189,7 +189,8 @@ class TableExplainer(Engine[ExplainedRows]):
         n = len(inputs) if shape is None else shape[0]
         check(labels is None or self.mode == "classification", "labels are for a classification; this is a regression")
         wanted = None if labels is None else numbers.of_batch(labels, n, self.class_names)
-        batch = cast(Tables, self.masker).batch(inputs, wanted, keys_of(keys, n))
+        self.columns.forget()  # so that the answer does not depend on earlier calls
+        batch = cast(Tables, self.masker).batch(inputs, wanted, None if keys is None else arrays.keys(keys, n))
         explained = ExplainedRows.cat(list(self.explained(batch)))
         for i in explained.non_finite.nonzero().flatten().tolist():
             count = int(explained.non_finite[i])

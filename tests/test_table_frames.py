@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gpulime import GpulimeError, TableExplainer
+from gpulime.tables.columns import Columns
 
 pandas = pytest.importorskip("pandas")
 S = 200
@@ -165,3 +166,41 @@ def test_columns_may_be_in_another_order(frame):
     explainer = TableExplainer(Model(), frame, n_samples=S)
     expected = explainer.explain(frame[:3]).coefficients
     assert torch.equal(explainer.explain(frame[:3][frame.columns[::-1]]).coefficients, expected)
+
+
+def test_values_of_earlier_calls_are_forgotten():
+    frame = pandas.DataFrame({"c": pandas.Categorical(["a", "b"] * 20), "x": range(40)})
+    zz, yy = (pandas.DataFrame({"c": pandas.Categorical([value]), "x": [1]}) for value in ("zz", "yy"))
+    seen = []
+
+    def model(rows):
+        seen.append(list(rows["c"].cat.categories))
+        return np.clip(0.2 * rows["c"].cat.codes.to_numpy(), 0, 1)
+
+    explainer = TableExplainer(model, frame, n_samples=S)
+    found = [explainer.explain(rows) for rows in (yy, zz, yy)]
+    assert seen == [["a", "b", "yy"], ["a", "b", "zz"], ["a", "b", "yy"]]
+    assert torch.equal(found[0].coefficients, found[2].coefficients)
+    assert explainer.columns.categories[0].values == ["a", "b", "yy"]
+    explainer.explain(pandas.concat([zz.astype(object), yy.astype(object)]))
+    assert seen[-1] == ["a", "b", "zz", "yy"]
+
+
+def test_values_that_training_lacks_in_other_batches():
+    columns = Columns.of(pandas.DataFrame({"c": pandas.Categorical(["a", "b"])}), None, None)
+    rows = pandas.DataFrame({"c": ["zz", "yy", "a", None, "zz"]})
+    encoded = columns.encode(rows)
+    assert columns.decode(encoded)["c"].tolist()[:3] == ["zz", "yy", "a"]
+    later = columns.decode(encoded[1:])["c"]
+    assert list(later.cat.categories) == ["a", "b", "yy", "zz"]
+    assert (later[:2].tolist(), later.isna().tolist(), later[3]) == (["yy", "a"], [False, False, True, False], "zz")
+
+
+def test_two_columns_of_one_name(frame):
+    twice = pandas.concat([frame, frame[["age"]]], axis=1)
+    with pytest.raises(GpulimeError, match=r"training_data must have one column of each name; got several \['age'\]"):
+        TableExplainer(Model(), twice)
+    with pytest.raises(GpulimeError, match=r"inputs must have one column of each name; got several \['age'\]"):
+        TableExplainer(Model(), frame, n_samples=S).explain(twice[:2])
+    further = pandas.concat([frame, frame[["age"]].set_axis(["z"], axis=1), frame[["age"]].set_axis(["z"], axis=1)], axis=1)
+    TableExplainer(Model(), frame, n_samples=S).explain(further[:2])

@@ -12,32 +12,9 @@ from torch import Tensor
 
 from gpulime.errors import GpulimeError, check, nearest
 from gpulime.tables.bins import Array
+from gpulime.tables.categories import Categories
 
 MOST_NAMED = 3  # columns listed in a message
-
-
-@dataclass
-class Categories:
-    """The values of a categorical column of a DataFrame, numbered; values that training lacks follow when they come."""
-
-    values: list[Any]
-    seen: int = field(init=False)  # values of training
-
-    def __post_init__(self) -> None:
-        self.seen = len(self.values)
-        self.numbers = {value: number for number, value in enumerate(self.values)}
-
-    def encode(self, column: Any) -> Array:
-        """Number of each value of a pandas Series, (n,) float64; NaN if it is missing."""
-        missing = column.isna().to_numpy()
-        found = np.full(len(column), np.nan)
-        for row in np.flatnonzero(~missing):
-            value = column.iloc[row]
-            if value not in self.numbers:
-                self.numbers[value] = len(self.values)
-                self.values.append(value)
-            found[row] = self.numbers[value]
-        return found
 
 
 @dataclass
@@ -95,6 +72,7 @@ class Columns:
         check(len(frame) > 0 and frame.shape[1] > 0, f"training_data must have a row and a column or more; got {frame.shape}")
         given = [str(label) for label in frame.columns] if names is None else list(map(str, names))
         check(len(given) == frame.shape[1], f"feature_names must name {frame.shape[1]} columns; got {len(given)} names")
+        _refuse_doubles(frame, frame.columns, "training_data")
         dtypes = list(frame.dtypes)
         times = [name for name, dtype in zip(given, dtypes, strict=True) if types.is_datetime64_any_dtype(dtype)]
         check(not times, f"columns must be numbers or categories; {times[:MOST_NAMED]} are dates: convert them to numbers")
@@ -142,6 +120,11 @@ class Columns:
             if self.names == [str(j) for j in range(len(self))]:
                 self.names = list(map(str, names))
 
+    def forget(self) -> None:
+        """Forget values of categories that training lacks, of earlier rows."""
+        for categories in self.categories.values():
+            categories.forget()
+
     def _encode_frame(self, rows: Any, what: str) -> Array:
         names = list(map(str, self.labels))
         listed = f"{', '.join(names[:MOST_NAMED])}{', ...' if len(names) > MOST_NAMED else ''}"
@@ -150,6 +133,7 @@ class Columns:
             raise GpulimeError(f"{right}; got {_kind(rows)}")
         lacking = [str(label) for label in self.labels if label not in rows.columns]
         check(not lacking, lambda: f"{right}; lacks {lacking[:MOST_NAMED]}{nearest(lacking[0], map(str, rows.columns))}")
+        _refuse_doubles(rows, self.labels, what)
         found = np.empty((len(rows), len(self)))
         for j, label in enumerate(self.labels):
             column = rows[label]
@@ -190,9 +174,8 @@ class Columns:
                 return pandas.Series(numbers if missing else np.rint(numbers).astype(dtype))
             return pandas.Series(np.rint(numbers) if self.whole[j] else numbers).astype(dtype)
         categories, codes = self.categories[j], np.where(np.isnan(numbers), -1, numbers).astype(int)
-        is_new = bool((codes >= categories.seen).any())
         if isinstance(dtype, pandas.CategoricalDtype):
-            known = categories.values if is_new else categories.values[: categories.seen]
+            codes, known = categories.of(codes)
             return pandas.Series(pandas.Categorical.from_codes(codes, categories=known, ordered=dtype.ordered))
         lookup = np.empty(len(categories.values) + 1, dtype=object)
         lookup[:-1] = categories.values
@@ -212,6 +195,14 @@ class Columns:
 def is_frame(value: Any) -> bool:
     """Tell if a value is a pandas DataFrame, without importing pandas."""
     return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "dtypes") and hasattr(value, "columns")
+
+
+def _refuse_doubles(frame: Any, labels: Any, what: str) -> None:
+    """Raise `GpulimeError` if several columns of a DataFrame have one of the labels."""
+    if not frame.columns.is_unique:
+        doubles = frame.columns[frame.columns.duplicated()]
+        named = [str(label) for label in dict.fromkeys(doubles) if label in labels]
+        check(not named, f"{what} must have one column of each name; got several {named[:MOST_NAMED]}")
 
 
 def _takes(series: Any, dtype: Any) -> bool:
