@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpulime.errors import GpulimeError
+
 
 def tensor(value: Any) -> Tensor | None:
     """A tensor, an array or a list as a tensor; None if it does not consist of numbers, or is ragged.
@@ -21,6 +23,22 @@ def tensor(value: Any) -> Tensor | None:
         return torch.as_tensor(_native(value) if isinstance(value, np.ndarray) else value)
     except (TypeError, ValueError, RuntimeError):
         return None
+
+
+def keys(given: Any, n: int) -> Tensor:
+    """The user's keys of n inputs as (n,) int64.
+
+    Raises
+    ------
+    GpulimeError
+        If they are no n whole numbers.
+    """
+    found = tensor(given)
+    fits = found is not None and found.shape == (n,) and not found.is_floating_point() and not found.is_complex()
+    if found is None or not fits or found.dtype == torch.bool:
+        got = type(given).__name__ if found is None else f"{tuple(found.shape)} {found.dtype}"
+        raise GpulimeError(f"keys must be (n,) whole numbers with n = {n}, such as gpulime.key(id); got {got}")
+    return found.long()
 
 
 def numbers(output: Any) -> np.ndarray[Any, np.dtype[Any]] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpulime.errors import GpulimeError, check, nearest
 
+MOST_LISTED = 10  # names in a message
 Names = Sequence[str] | Mapping[int, str]
 
 
@@ -32,7 +33,8 @@ def number_of(name: str, names: Names | None) -> int:
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     found = [int(label) for label, known in pairs if known == name]
     listed = [str(known) for known in (names.values() if isinstance(names, Mapping) else names)]
-    check(bool(found), lambda: f"must be one of {len(names)} class names; got {name!r}{nearest(name, listed)}")
+    shown = f"{', '.join(map(repr, listed[:MOST_LISTED]))}{', ...' if len(listed) > MOST_LISTED else ''}"
+    check(bool(found), lambda: f"must be one of {len(names)} class names; got {name!r}{nearest(name, listed)}: {shown}")
     check(len(found) == 1, f"must be a class number, since classes {found} are all called {name!r}")
     return found[0]
 

@@ -38,7 +38,7 @@ from gpulime.texts.lime_masks import lime_masks
 from gpulime.texts.masked_texts import MaskedTexts
 from gpulime.texts.packed import width
 from gpulime.texts.preparation import Window
-from gpulime.texts.words import Array, Split, check_words
+from gpulime.texts.words import Array, Split, check_split, check_words
 
 __all__ = ["IndexedCharacters", "IndexedString", "LimeTextExplainer", "TextDomainMapper", "UnexplainedError"]
 
@@ -128,6 +128,7 @@ class LimeTextExplainer:
     ) -> None:
         if feature_selection not in SELECTIONS:
             raise unknown("feature_selection", feature_selection, SELECTIONS)
+        check_split(split_expression)
         check(float(kernel_width) > 0, f"kernel_width must be above 0; got {kernel_width!r}")
         if bow and mask_string is not None:
             warnings.warn("mask_string has no effect with bow=True, which removes hidden words: pass bow=False", stacklevel=2)

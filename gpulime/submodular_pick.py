@@ -26,7 +26,7 @@ class SubmodularPick:
     ----------
     explainer : LimeTabularExplainer or LimeTextExplainer
         Of gpulime, which explains all rows in one queue, or of lime.
-    data : (n, d) array, sparse matrix or DataFrame, or list of n texts
+    data : (n, d) array, sparse matrix or DataFrame, or list or Series of n texts
     predict_fn : callable
         As for the explainer.
     method : {"sample", "full"}
@@ -120,8 +120,9 @@ def _sampled(data: Any, method: str, sample_size: int, random_state: Any) -> lis
 
 
 def _row(data: Any, i: int) -> Any:
-    """One row of an array, a sparse matrix or a DataFrame, or one text."""
+    """One row of an array, a sparse matrix or a DataFrame, or one text of a list or Series."""
     try:
-        return data.iloc[i].to_numpy() if hasattr(data, "iloc") else data[i]
+        row = data.iloc[i] if hasattr(data, "iloc") else data[i]
+        return row.to_numpy() if hasattr(data, "columns") else row
     except (TypeError, KeyError, IndexError) as error:
         raise GpulimeError(f"data must be an array, a DataFrame or a list of texts; got {type(data).__name__}") from error

@@ -26,7 +26,8 @@ from gpulime.texts import models
 from gpulime.texts.batch import Batch
 from gpulime.texts.hide import Hide
 from gpulime.texts.preparation import Preparation, Window
-from gpulime.texts.words import Split
+from gpulime.texts.token_model import TokenModel
+from gpulime.texts.words import Split, check_split
 
 AUTO = "auto"
 
@@ -138,6 +139,7 @@ class TextExplainer(Engine[ExplainedTexts]):
         expected, self.seed = self.sampling.expected, seed
         draw: masks.Sampler | Design = masks.resolve(self.sampling.sampler, seed, expected)
         check(not isinstance(draw, Lime), "sampler='lime' draws lime's masks of images; lime's of texts: gpulime.lime_text")
+        check_split(split_expression)
         max_length = None if max_length is None else whole("max_length", max_length, 1)
         adapted = models.of(model, tokenizer, hide, batch_size, max_length)
         on_host = adapted.tokenisation is not None or device is None or torch.device(device).type == "cpu"
@@ -161,6 +163,13 @@ class TextExplainer(Engine[ExplainedTexts]):
         )
         top_labels = whole("top_labels", top_labels, 1)
         super().__init__(predictor, Window(), self.preparation, draw, expected, top_labels, settings, stopping)
+
+    def __repr__(self) -> str:
+        model = self.predictor.model
+        model = model.model if isinstance(model, TokenModel) else getattr(model, "pipeline", getattr(model, "function", model))
+        name = getattr(model, "__qualname__", type(model).__name__)
+        facts = f"n_samples: {self.sampling.n_samples}, sampler: {self.sampling.sampler}, hide: {self.preparation.hide!r}"
+        return f"TextExplainer({name}, {facts}, device: {self.device})"
 
     def explain(self, texts: Sequence[str], labels: Any = None, keys: Any = None) -> ExplainedTexts:
         """Explain texts.

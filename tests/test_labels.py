@@ -57,7 +57,7 @@ def test_several_classes(given, classes, found):
         ([0.25, 0.75], "must be a class number, 0 or more; got 0.25"),
         (torch.zeros(4, 4), r"must be a class, or a vector of classes; got \(4, 4\) torch.float32"),
         (torch.tensor([1.0, 0, 1]), "must have one entry of 0 or 1 for each of 5 classes; got 3 entries"),
-        ("cta", r"must be one of 5 class names; got 'cta' \(did you mean 'cat'\?\)"),
+        ("cta", r"must be one of 5 class names; got 'cta' \(did you mean 'cat'\?\): 'ant', .*"),
         ("bee", r"must be a class number, since classes \[1, 4\] are all called 'bee'"),
     ],
 )

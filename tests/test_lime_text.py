@@ -233,6 +233,7 @@ def test_a_text_whose_prediction_fails_fails_alone(pipeline):
     ("settings", "arguments", "said"),
     [
         ({"feature_selection": "best"}, {}, "feature_selection must be one of 'none', 'auto'"),
+        ({"split_expression": "("}, {}, "split_expression must be a regular expression"),
         ({"kernel_width": 0}, {}, "kernel_width must be above 0; got 0"),
         ({}, {"labels": ["spam"]}, "labels must be class numbers if top_labels is None or 0; got .'spam'."),
         ({}, {"labels": (5,)}, "labels must be below the number of classes, 3; got .5."),

@@ -327,3 +327,20 @@ def test_with_the_drop_ins_everything_is_limes(kind):
         assert [name for name, _ in one.as_list(label)] == [name for name, _ in other.as_list(label)]
         weights = [[weight for _, weight in each.as_list(label)] for each in (one, other)]
         np.testing.assert_allclose(*weights, rtol=0, atol=1e-9)
+
+
+def test_texts_in_a_series_are_picked_as_those_in_a_list():
+    pandas = pytest.importorskip("pandas")
+    texts = ["good day", "bad day", "good night"]
+
+    def model(strings):
+        return np.array([[0.1, 0.9] if "good" in string else [0.8, 0.2] for string in strings])
+
+    found = [
+        SubmodularPick(
+            lime_text.LimeTextExplainer(random_state=0), data, model, method="full", num_exps_desired=2, num_samples=40
+        )
+        for data in (texts, pandas.Series(texts, index=[7, 8, 9]))
+    ]
+    assert found[0].V == found[1].V
+    assert found[0].explanations[0].as_list(found[0].explanations[0].top_labels[0])

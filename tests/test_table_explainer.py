@@ -331,6 +331,11 @@ def test_bad_inputs(given, message, logistic):
 BAD_SETTINGS = [
     ({"training_data": IRIS.data[0]}, "training_data must be a DataFrame, an array"),
     ({"training_data": [["a"], ["b"]]}, "training_data must be numbers; got list .*: pass text and categories in a DataFrame"),
+    (
+        {"training_data": np.array([[0, 1], [2, np.inf]]), "feature_names": ["a", "b"]},
+        "training_data must be finite, or missing; row 1 has inf in 'b'",
+    ),
+    ({"training_data": sparse.csr_matrix([[0, np.inf], [1, 2]])}, "training_data must be finite; it is not in column '1'"),
     ({"feature_names": ["a"]}, "feature_names must name 4 columns; got 1 names"),
     ({"categorical_features": [4]}, "categorical_features must be below the 4 columns; got 4"),
     ({"discretizer": "quartiles"}, "discretizer must be one of .*; got 'quartiles' .did you mean 'quartile'"),

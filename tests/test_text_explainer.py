@@ -343,6 +343,8 @@ class Model(torch.nn.Module):
         (lambda p: gpulime.TextExplainer(p, batch_size=0), "batch_size must be at least 1; got 0"),
         (lambda p: gpulime.TextExplainer(p, batch_size="all"), "batch_size must be a positive integer or 'auto'; got 'all'"),
         (lambda p: gpulime.TextExplainer(p, tolerance=0.1), "tolerance=0.1 needs n_samples='auto'; got 1000"),
+        (lambda p: gpulime.TextExplainer(p, split_expression="("), r"split_expression must be a regular .*; got '\(': missing"),
+        (lambda p: gpulime.TextExplainer(p, split_expression=3), "split_expression must be a regular expression, .*; got 3"),
         (lambda p: gpulime.TextExplainer(p, max_length=0), "max_length must be at least 1; got 0"),
         (lambda p: gpulime.TextExplainer(p, device="cuda"), "a function of strings is called from the CPU; got device='cuda'"),
     ],
@@ -366,13 +368,36 @@ def test_settings_that_cannot_be(pipeline, make, said):
         ((["a game", "car"], [[0], [1], [2]]), r"labels must be integers, \(n,\) or \(n, l\) with n = 2"),
         ((["a game", "car"], [["car"], []]), "labels of text 1: there must be a class; got none"),
         ((["a game"], -2), "labels must not be negative; got -2"),
-        ((["a game"], None, [1, 2]), r"keys must be \(n,\) = \(1,\) int64; got \(2,\) torch.int64"),
+        ((["a game"], None, [1, 2]), r"keys must be \(n,\) whole numbers with n = 1, .*; got \(2,\) torch.int64"),
     ],
     ids=lambda value: str(value)[:40],
 )
 def test_texts_that_cannot_be(pipeline, arguments, said):
     with pytest.raises(GpulimeError, match=said):
         gpulime.TextExplainer(pipeline, n_samples=20).explain(*arguments)
+
+
+def test_keys_of_another_integer_dtype(pipeline):
+    found = [
+        gpulime.TextExplainer(pipeline, n_samples=20).explain(TEXTS[:2], keys=np.array([1, 2], dtype))
+        for dtype in (np.int64, np.int32)
+    ]
+    assert_same(*found)
+
+
+def test_an_explainer_in_one_line(pipeline):
+    assert repr(gpulime.TextExplainer(pipeline, n_samples=20)) == (
+        "TextExplainer(Pipeline, n_samples: 20, sampler: bernoulli, hide: 'drop', device: cpu)"
+    )
+    assert repr(gpulime.TextExplainer(len)).startswith("TextExplainer(len, n_samples: 1000")
+
+
+def test_a_length_above_the_models_positions():
+    tokenizer = tiny.tokenizer()
+    model = tiny.bert(tokenizer, max_position_embeddings=64)
+    with pytest.raises(GpulimeError, match="max_length must be at most the model's 64 positions; got 1000"):
+        gpulime.TextExplainer(model, tokenizer, max_length=1000)
+    assert gpulime.TextExplainer(model, tokenizer, max_length=64).preparation.tokenisation.most == 64
 
 
 def test_class_labels_are_no_probabilities(pipeline):

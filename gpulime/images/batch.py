@@ -115,9 +115,7 @@ class Batch:
             If a tensor has the wrong rank, shape or dtype.
         """
         n, _, h, w = self.images.shape
-        keys = torch.zeros(n, dtype=torch.int64) if self.keys is None else arrays.tensor(self.keys)
-        fits = keys is not None and keys.shape == (n,) and keys.dtype == torch.int64
-        check(fits, f"keys must be (n,) = ({n},) int64; got {_kind(self.keys)}")
+        keys = torch.zeros(n, dtype=torch.int64) if self.keys is None else arrays.keys(self.keys, n)
         segments = None if self.segments is None else arrays.tensor(self.segments)
         if self.segments is not None:
             fits = segments is not None and segments.shape == (n, h, w)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpulime import arrays
 from gpulime.engine.masked import Wanted
 from gpulime.engine.model import Predictor
 from gpulime.errors import check
@@ -44,24 +43,6 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.values)
-
-
-def keys_of(keys: Any, n: int) -> Tensor | None:
-    """The user's keys as (n,) int64.
-
-    Raises
-    ------
-    GpulimeError
-        If they are no n whole numbers.
-    """
-    if keys is None:
-        return None
-    found = arrays.tensor(keys)
-    fits = found is not None and found.shape == (n,) and not found.is_floating_point() and found.dtype != torch.bool
-    got = type(keys).__name__ if found is None else f"{tuple(found.shape)} {found.dtype}"
-    check(fits, f"keys must be (n,) whole numbers with n = {n}, such as gpulime.key(id); got {got}")
-    assert found is not None
-    return found.long().cpu()
 
 
 @dataclass(eq=False)

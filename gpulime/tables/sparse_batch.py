@@ -113,7 +113,10 @@ class SparseTables:
         around: bool,
         class_names: list[str] | None,
     ) -> None:
-        scaler = StandardScaler(with_mean=False).fit(sparse.csr_matrix(training))
+        matrix = sparse.csr_matrix(training)
+        infinite = matrix.indices[~np.isfinite(matrix.data)]
+        check(not len(infinite), lambda: f"training_data must be finite; it is not in column {columns.names[infinite[0]]!r}")
+        scaler = StandardScaler(with_mean=False).fit(matrix)
         self.mean, self.scale = scaler.mean_, scaler.scale_
         self.columns, self.function, self.around, self.class_names = columns, function, around, class_names
         self.seed, self.n_samples = seed, n_samples

@@ -68,6 +68,10 @@ class Table:
         self.columns, self.around, self.missing = columns, around, missing
         self.categorical_names = renamed(categorical_names, columns)
         numeric = [int(j) for j in np.flatnonzero(~columns.categorical)]
+        for row, j in np.argwhere(np.isinf(training))[:1].tolist():
+            raise GpulimeError(
+                f"training_data must be finite, or missing; row {row} has {training[row, j]} in {columns.names[j]!r}"
+            )
         self.edges = {} if discretizer is None else _edges(discretizer, columns, training, numeric, labels, random)
         self.intervals = {j: _intervals(columns.names[j], edges) for j, edges in self.edges.items()}
         self.divided = columns.categorical | np.isin(np.arange(len(columns)), list(self.edges))

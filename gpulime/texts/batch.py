@@ -13,7 +13,7 @@ from gpulime import arrays
 from gpulime import labels as classes
 from gpulime.classes import Names
 from gpulime.engine.masked import Wanted
-from gpulime.errors import GpulimeError, about, check, stage
+from gpulime.errors import about, check, stage
 from gpulime.texts.words import Split, Words, check_words, split
 
 
@@ -57,10 +57,7 @@ class Batch:
                 words.append(split(text, split_expression, bow, char_level))
                 check_words(words[-1])
         labels = None if self.labels is None else classes.of_batch(self.labels, n, names, "text")
-        keys = torch.zeros(n, dtype=torch.int64) if self.keys is None else arrays.tensor(self.keys)
-        if keys is None or keys.shape != (n,) or keys.dtype != torch.int64:
-            got = f"{tuple(keys.shape)} {keys.dtype}" if keys is not None else type(self.keys).__name__
-            raise GpulimeError(f"keys must be (n,) = ({n},) int64; got {got}")
+        keys = torch.zeros(n, dtype=torch.int64) if self.keys is None else arrays.keys(self.keys, n)
         return Divided(words, keys.cpu(), self._wanted(labels))
 
     def _wanted(self, labels: Tensor | None) -> Wanted:

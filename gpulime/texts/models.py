@@ -16,7 +16,7 @@ from gpulime.texts.counts import Counts, has_counts
 from gpulime.texts.hide import ATTENTION, DROP, MASK, Hide, replacement
 from gpulime.texts.strings import Strings
 from gpulime.texts.token_model import TokenModel
-from gpulime.texts.tokens import Tokenisation
+from gpulime.texts.tokens import LIMITS, Tokenisation
 
 AUTO = "auto"
 AUTO_STRINGS, AUTO_COUNTS = 1024, 8192  # in a call of a function of strings, and of one of counts
@@ -63,11 +63,20 @@ def _of_module(model: nn.Module, tokenizer: Any, hide: Hide, batch_size: int | s
     check(tokenizer is not None, f"{name} is an nn.Module and needs its tokenizer: pass tokenizer=, or a function of strings")
     config = getattr(model, "config", None)
     tokenisation = Tokenisation.of(tokenizer, config, max_length)
+    _check_positions(model, config, max_length)
     replacement(hide, tokenizer)  # fails early
     kind, labels = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
     one = None if kind == "regression" else "sigmoid"
     activation = one if labels == 1 else "sigmoid" if kind == "multi_label_classification" else "softmax"
     return TextModel(TokenModel(model, batch_size), tokenisation, activation, classes.of_model(model))
+
+
+def _check_positions(model: nn.Module, config: Any, max_length: int | None) -> None:
+    """Raise `GpulimeError` if ``max_length`` is above the limit of the config, and the model embeds no more positions."""
+    embedded = {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
+    limits = [limit for name in LIMITS if (limit := getattr(config, name, None)) in embedded]
+    if max_length is not None and limits:
+        check(max_length <= min(limits), f"max_length must be at most the model's {min(limits)} positions; got {max_length}")
 
 
 def checked(batch_size: int | str) -> int | str:

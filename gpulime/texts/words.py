@@ -118,6 +118,28 @@ def split(text: Any, split_expression: Split = r"\W+", bow: bool = True, char_le
     return Words(text, pieces, words, bow)
 
 
+def compiled(separators: str) -> re.Pattern[str]:
+    """The regular expression of what separates words, or the end of the text.
+
+    Raises
+    ------
+    GpulimeError
+        If it is none.
+    """
+    right = "split_expression must be a regular expression, or a callable text -> words"
+    check(isinstance(separators, str), lambda: f"{right}; got {separators!r:.{SHOWN}}")
+    try:
+        return re.compile(f"(?:{separators})|$")
+    except re.error as error:
+        raise GpulimeError(f"{right}; got {separators!r:.{SHOWN}}: {error}") from error
+
+
+def check_split(split_expression: Split) -> None:
+    """Raise `GpulimeError` unless texts can be divided by it."""
+    if not callable(split_expression):
+        compiled(split_expression)
+
+
 def _between(text: str, separators: str) -> tuple[list[str], list[bool]]:
     """Pieces of the text, and for each if it is a word: what stands between matches.
 
@@ -126,7 +148,7 @@ def _between(text: str, separators: str) -> tuple[list[str], list[bool]]:
     pieces: list[str] = []
     words: list[bool] = []
     end = 0
-    for match in re.finditer(f"(?:{separators})|$", text):
+    for match in compiled(separators).finditer(text):
         between, separator = text[end : match.start()], match[0]
         if between:
             pieces.append(between)

@@ -158,9 +158,15 @@ BAD[2, 0, 0, 0] = float("-inf")
         ({"images": GOOD.long()}, "images must be floating or uint8; got torch.int64"),
         ({"images": GOOD.cfloat()}, "images must be floating or uint8; got torch.complex64"),
         ({"images": BAD}, "image 2: 2 of its 1440 values are NaN or infinite"),
-        ({"keys": torch.zeros(2, dtype=torch.int64)}, r"keys must be \(n,\) = \(3,\) int64; got \(2,\) torch.int64"),
-        ({"keys": torch.zeros(3)}, r"keys must be \(n,\) = \(3,\) int64; got \(3,\) torch.float32"),
-        ({"keys": ["a", "b", "c"]}, r"keys must be \(n,\) = \(3,\) int64; got list"),
+        (
+            {"keys": torch.zeros(2, dtype=torch.int64)},
+            r"keys must be \(n,\) whole numbers with n = 3, such as gpulime.key\(id\); got \(2,\) torch.int64",
+        ),
+        (
+            {"keys": torch.zeros(3)},
+            r"keys must be \(n,\) whole numbers with n = 3, such as gpulime.key\(id\); got \(3,\) torch.float32",
+        ),
+        ({"keys": ["a", "b", "c"]}, r"keys must be \(n,\) whole numbers with n = 3, such as gpulime.key\(id\); got list"),
         ({"maps": torch.zeros(3, 24, 21).int()}, r"segments must be \(n, h, w\) = \(3, 24, 20\); got \(3, 24, 21\)"),
         ({"maps": torch.zeros(3, 24, 20)}, "segments must be integer labels; got torch.float32"),
         ({"labels": torch.tensor([1, 2])}, r"labels must be integers, \(n,\) or \(n, l\) with n = 3, or n lists; got \(2,\)"),
