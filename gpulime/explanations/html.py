@@ -125,7 +125,7 @@ def _value(explanation: Explanation) -> str:
         return ""
     figures = f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        return markup.table("Predicted value", [markup.row([(figures, RIGHT)])])
+        return markup.table("Predicted value", [markup.row([(figures, LEFT)])])
     x = WIDTH * min(max((value - low) / (high - low), 0), 1)
     mark = f'<path d="M0 5.5H{WIDTH}M{x:.1f} 0v11" stroke="currentColor"/>'
     mark += f'<circle cx="{x:.1f}" cy="5.5" r="4" fill="{shades.FOR}"/>'

@@ -556,3 +556,22 @@ def test_a_segments_number_stands_on_the_segment():
         across, down = overlay.centre(ring, segment)
         assert ring[int(down * 9), int(across * 11)] == segment
     assert overlay.centre(ring, 2) == (0.5, 0.5)
+
+
+def test_a_regression_has_a_value_and_neither_classes_nor_targets(tmp_path):
+    facts = {"labels": [0], "pred_probs": [150.0], "r2": [0.9], "r2_loo": [0.8], "intercept": [100.0], "n_segments": 2}
+    facts |= {"prediction": None, "predicted_prob": None, "parts": ["bmi <= 2", "age"], "values": ["1", "60"], "target": 1}
+    rows = [row(name, status="ok", kind="row", coef=[[30.0, -20.0]], **facts) for name in ("a", "b")]
+    shown = show(tmp_path / "value", *rows, class_names=None, mode="regression", kind="row")
+    assert shown.texts("legend") == ["Value", "R² left out"]
+    assert ["hidden" in label for label in shown.all("label") if label["text"].startswith("Class")] == [True]
+    assert "class" not in shown.texts("option")
+    assert "value, lowest first" in shown.texts("option")
+    article = shown.all("article")[0]["text"]
+    assert "Predicted value150" in article
+    assert not re.search("target|class|right|wrong", article)
+    assert not index(shown)["targets"]
+    assert "raise the value" in shown.texts("p", **{"class": "guide"})[0]
+    classes = show(tmp_path / "classes", *rows, class_names=None, mode="classification", kind="row")
+    assert classes.texts("legend")[0] == "Probability"
+    assert "target class 1" in " ".join(classes.all("article")[0]["text"].split())

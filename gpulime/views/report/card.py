@@ -81,9 +81,10 @@ def plain(
     row: Mapping[str, Any], manifest: Mapping[str, Any], named: Callable[[int], str], right: bool | None
 ) -> dict[str, Any]:
     """One explained text or table row for the template: its explanation as HTML, as in a notebook."""
+    classless = row["target"] is None or is_regression(manifest)
     return {
         "name": row["image_id"],
-        "target": None if row["target"] is None else named(row["target"]),
+        "target": None if classless else named(row["target"]),
         "right": right,
         "n_segments": row["n_segments"],
         "few_samples": few_samples(row["n_samples"], row["n_segments"], PARTS[kind_of(row)]),
@@ -97,6 +98,11 @@ def fragment(row: Mapping[str, Any], manifest: Mapping[str, Any], label: int | N
     explanation = explanations.of_row(row, None, manifest)[0]
     assert isinstance(explanation, Explanation)
     return Markup(html.one(explanation, None if label is None else [label], predict_proba=label is None, most=MOST_BARS))
+
+
+def is_regression(manifest: Mapping[str, Any]) -> bool:
+    """Tell if a run explains a value, which has no classes."""
+    return manifest.get("mode") == "regression"
 
 
 def top_label(row: Mapping[str, Any]) -> int:

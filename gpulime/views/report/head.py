@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpulime.runs.store.row import IMAGE, PARTS, prediction
-from gpulime.views.report.card import said, score, top_label
+from gpulime.views.report.card import is_regression, said, score, top_label
 
 FEW = 4  # numbers of samples that are listed; of more, the least and the most
 BINS = 20  # of scores in [0, 1]; one more bin holds scores below 0
@@ -45,7 +45,8 @@ def _top(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     if None in of_labels[0] + of_labels[1] or len({*map(len, of_labels)}) > 1:  # without a label, or damaged
         return {}
     top, found = top_label(row), prediction(row, manifest)
-    right = None if row["target"] is None or found is None else found[0] == row["target"]
+    classless = row["target"] is None or is_regression(manifest)
+    right = None if classless or found is None else found[0] == row["target"]
     scores = {name: score(row[name][top]) if row[name] else None for name in SCORES}
     return {"label": row["labels"][top], "prediction": row["pred_probs"][top], "right": right, **scores}
 

@@ -308,7 +308,7 @@ function line(image, rank) {
   cell(number(rank), "number");
   cell("");
   row.lastChild.append(link(image.page, image.name, image.place));
-  cell(index.classes[image.label]);
+  if (!index.regression) cell(index.classes[image.label]);
   cell(Math.abs(image.probability) < 1e4 ? image.probability.toFixed(3) : image.probability.toExponential(2), "number");
   cell(image.r2 === null ? "\u2013" : image.r2 < -10 ? `< ${MINUS}10` : image.r2.toFixed(2).replace("-", MINUS), "number");
   if (index.targets) cell(["wrong", "right"][image.right] ?? "", ["wrong", "right"][image.right] ?? "");

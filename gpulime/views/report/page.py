@@ -22,7 +22,7 @@ from gpulime.runs.store import shards, store
 from gpulime.runs.store.atomic import publish_pieces
 from gpulime.runs.store.row import IMAGE, PARTS, judged, kind_of, marked
 from gpulime.runs.store.row_index import Places
-from gpulime.views.report.card import card, plain
+from gpulime.views.report.card import card, is_regression, plain
 from gpulime.views.report.head import SCORES, TOP, TOP_OF, head, with_top
 from gpulime.views.report.start import start_here
 from gpulime.views.report.template import template, visible
@@ -44,11 +44,11 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
     ``picture`` turns a row into the model's input as a picture, or None if it is missing. Without ``class_names`` labels are
     shown as numbers. Returns the first page.
     """
+    manifest = store.read_manifest(run) or {}
 
     def named(label: int) -> str:
-        return called(label, class_names)
+        return "value" if is_regression(manifest) else called(label, class_names)
 
-    manifest = store.read_manifest(run) or {}
     kind = manifest.get("kind", IMAGE)
     places = Places(run, store.schema().names, lambda rows: _light(rows, manifest))
     rows = marked(places.rows)
@@ -67,7 +67,8 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
         "failures": _failures(rows),
         "start": start_here(explained.tolist(), places.row, manifest, _address),
         "config_hash": manifest.get("config_hash"),
-        "output": "Output" if manifest.get("fixed", {}).get("lime.activation", "softmax") is None else "Probability",
+        "regression": is_regression(manifest),
+        "output": _output(manifest),
         "pages": pages,
         "pager": {number: page_name(number) for number in range(1, pages + 1)},
         **_assets(),
@@ -85,7 +86,7 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
                 for row, is_right in zip(map(places.row, shown), right, strict=True)
             ),
             here=len(shown),
-            index=_index(images, summary["score"], start, len(shown), named, kind),
+            index=_index(images, summary["score"], start, len(shown), named, kind) | {"regression": is_regression(manifest)},
             **shared,
         )
         publish_pieces(run, page_name(number), (piece.encode("utf-8", "backslashreplace") for piece in html))
@@ -102,6 +103,13 @@ def _address(position: int) -> str:
     """The address of the card of an explained input, from the first page."""
     number, card = divmod(position, MOST_CARDS)
     return f"{page_name(number + 1) if number else ''}#i{card + 1}"
+
+
+def _output(manifest: Mapping[str, Any]) -> str:
+    """What the model gives for a label."""
+    if is_regression(manifest):
+        return "Value"
+    return "Output" if manifest.get("fixed", {}).get("lime.activation", "softmax") is None else "Probability"
 
 
 def _subtitle(rows: pa.Table, manifest: Mapping[str, Any]) -> str:
