@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -14,9 +13,12 @@ from torch import Tensor
 from gpulime import device as devices
 from gpulime.classes import Names, name_of
 from gpulime.errors import GpulimeError, check
+from gpulime.explanations import saved
 
 if TYPE_CHECKING:
     import pandas
+
+INTEGERS = (torch.bool, torch.uint8, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,6 +74,7 @@ class Explanations:
         "coefficients": 0.0,
         "standard_errors": 0.0,
     }  # tensors (n, ..., k), and their value beyond an input's count
+    WHOLE: ClassVar[tuple[str, ...]] = ("labels", "predicted", "counts", "samples", "non_finite")  # the rest are floats
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -140,18 +143,26 @@ class Explanations:
             frame.insert(2, "class_name", frame["label"].map(names))
         return frame
 
+    def save(self, path: str | Path) -> None:
+        """Write to a NumPy .npz file, without pickle; `load` or `numpy.load` reads it.
+
+        Raises
+        ------
+        GpulimeError
+            Unless these are explanations of images, texts or rows.
+        """
+        saved.save(self, path)
+
     @classmethod
-    def load(cls, path: str | Path) -> Explanations:
-        """Read what ``save`` wrote, such as explanations of images.
+    def load(cls, path: str | Path) -> Self:
+        """Read what ``save`` wrote; ``gpulime.Explanations.load`` reads explanations of every kind.
 
         Raises
         ------
         GpulimeError
             If the file holds something else, or was written by a newer version.
         """
-        images = import_module("gpulime.explanations.images")  # by name: the engine imports this file, and no pixels
-        loaded: Explanations = images.ExplainedImages.load(path)
-        return loaded
+        return cast(Self, saved.load(cls, path))
 
     @classmethod
     def cat(cls, parts: list[Self]) -> Self:
@@ -186,6 +197,28 @@ class Explanations:
     def _names(self) -> list[list[str]] | None:
         """The names of each input's parts, such as the words of a text; None if parts have no names."""
         return None
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the tensors that are not (n, l)."""
+        n, l, k = self.coefficients.shape
+        of_inputs = ("counts", "non_finite", "predicted", "predicted_probs", "samples")
+        return {"coefficients": (n, l, k), "standard_errors": (n, l, k), **dict.fromkeys(of_inputs, (n,))}
+
+    def _sound(self) -> bool:
+        """Tell if shapes, types and values belong together, as they do unless a file was changed."""
+        n, l, k = self.coefficients.shape
+        shapes, tensors = self._shapes(), self._tensors()
+        shaped = all(tensor.shape == shapes.get(name, (n, l)) for name, tensor in tensors.items())
+        typed = all(one.dtype in INTEGERS if name in self.WHOLE else one.is_floating_point() for name, one in tensors.items())
+        if not (shaped and typed) or min(n, l, k) < 1:
+            return False
+        listed = all(len(values) == n for values in self._lists().values())
+        return bool(listed and (self.counts <= k).all() and (self.counts >= 0).all() and (self.labels >= 0).all())
+
+    @classmethod
+    def _of_json(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The fields as they were before they became JSON, which has no tuples."""
+        return values
 
     def _tensors(self) -> dict[str, Tensor]:
         """The fields that are tensors (n, ...)."""

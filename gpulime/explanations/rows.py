@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpulime.errors import check
 from gpulime.explanations import batch
-from gpulime.explanations.explanation import BatchExplanation
+from gpulime.explanations.explanation import MODES, BatchExplanation
 from gpulime.explanations.shown import ShownList
 from gpulime.explanations.table import TableDomainMapper
 
@@ -37,6 +37,7 @@ class ExplainedRows(ShownList, batch.Explanations):
     mode: str = "classification"
 
     PADDED: ClassVar[dict[str, float]] = batch.Explanations.PADDED | {"columns": -1}
+    WHOLE: ClassVar[tuple[str, ...]] = (*batch.Explanations.WHOLE, "columns")
 
     @overload
     def __getitem__(self, index: int) -> BatchExplanation: ...
@@ -65,3 +66,15 @@ class ExplainedRows(ShownList, batch.Explanations):
 
     def _names(self) -> list[list[str]]:
         return self.names
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        n, _, k = self.coefficients.shape
+        return super()._shapes() | {"columns": (n, k), "bounds": (n, 2)}
+
+    def _sound(self) -> bool:
+        each = zip(self.counts.tolist(), self.names, self.features, self.values, strict=True)
+        return (
+            super()._sound()
+            and self.mode in MODES
+            and all(len(one) == count and all(isinstance(it, str) for it in one) for count, *lists in each for one in lists)
+        )

@@ -51,8 +51,10 @@ class Shown:
         show_predicted_value: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Write the page of `as_html` to a file, in UTF-8."""
-        Path(file_path).write_text(self.as_html(labels, predict_proba, show_predicted_value, **kwargs), encoding="utf-8")
+        """Write the page of `as_html` to a file, in UTF-8; lone surrogates, which it cannot hold, become escapes."""
+        Path(file_path).write_text(
+            self.as_html(labels, predict_proba, show_predicted_value, **kwargs), "utf-8", "backslashreplace"
+        )
 
     def show_in_notebook(
         self: Any, labels: Any = None, predict_proba: bool = True, show_predicted_value: bool = True, **kwargs: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self, overload
+from typing import Any, ClassVar, Self, overload
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class ExplainedTexts(ShownList, batch.Explanations):
     unseen: Tensor
 
     PADDED: ClassVar[dict[str, float]] = batch.Explanations.PADDED | {"unseen": False}
+    WHOLE: ClassVar[tuple[str, ...]] = (*batch.Explanations.WHOLE, "unseen")
 
     @overload
     def __getitem__(self, index: int) -> BatchExplanation: ...
@@ -66,3 +67,21 @@ class ExplainedTexts(ShownList, batch.Explanations):
 
     def _names(self) -> list[list[str]]:
         return self.words
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return super()._shapes() | {"unseen": (len(self), self.coefficients.shape[2])}
+
+    def _sound(self) -> bool:
+        each = zip(self.texts, self.words, self.spans, self.counts.tolist(), strict=True)
+        return super()._sound() and all(
+            isinstance(text, str)
+            and len(words) == len(spans) == count
+            and all(isinstance(word, str) for word in words)
+            and all(0 <= start <= stop <= len(text) for places in spans for start, stop in places)
+            for text, words, spans, count in each
+        )
+
+    @classmethod
+    def _of_json(cls, values: dict[str, Any]) -> dict[str, Any]:
+        spans = [[[(int(start), int(stop)) for start, stop in places] for places in text] for text in values["spans"]]
+        return values | {"spans": spans}

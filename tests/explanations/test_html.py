@@ -362,6 +362,9 @@ def test_a_file_is_the_page_in_utf8(tmp_path):
     assert saved == one.as_html(labels=[2])
     assert (tmp_path / "two.html").read_text(encoding="utf-8") == saved
     assert "\N{PARTY POPPER}" in saved
+    one.class_names = ["a", "b", "cut off \ud83c"]
+    one.save_to_file(tmp_path / "three.html")
+    assert "cut off \\ud83c" in (tmp_path / "three.html").read_text(encoding="utf-8")
 
 
 def test_a_notebook_gets_the_fragment_through_the_public_module(monkeypatch):
