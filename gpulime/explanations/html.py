@@ -123,13 +123,13 @@ def _value(explanation: Explanation) -> str:
     low, high = explanation.min_value, explanation.max_value
     if value is None:
         return ""
-    figures = f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+    figures = markup.figures(value, ".4g")
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         return markup.table("Predicted value", [markup.row([(figures, LEFT)])])
     x = WIDTH * min(max((value - low) / (high - low), 0), 1)
     mark = f'<path d="M0 5.5H{WIDTH}M{x:.1f} 0v11" stroke="currentColor"/>'
     mark += f'<circle cx="{x:.1f}" cy="5.5" r="4" fill="{shades.FOR}"/>'
-    ends = [f"{end:.4g}".replace("-", "\N{MINUS SIGN}") for end in (low, high)]
+    ends = [markup.figures(end, ".4g") for end in (low, high)]
     cells = [(f"{ends[0]}&nbsp; {_drawing(mark)} {ends[1]}", LEFT)]
     return markup.table(f"Predicted value: <b>{figures}</b>, between the samples' least and largest", [markup.row(cells)])
 
@@ -160,7 +160,7 @@ def _facts(explanation: Explanation, label: int) -> str:
     facts = [shades.score(explanation, label)]
     for name, values in (("intercept", explanation.intercept), ("local prediction", explanation.local_preds)):
         value = np.ravel(np.asarray(values.get(label, math.nan), dtype=float))[0]
-        facts += [f"{name} {value:.3g}".replace("-", "\N{MINUS SIGN}")] * bool(np.isfinite(value))
+        facts += [f"{name} {markup.figures(value, '.3g')}"] * bool(np.isfinite(value))
     return " · ".join(filter(None, facts))
 
 
@@ -195,11 +195,7 @@ def _summary(i: int, explanation: Explanation) -> str:
     picked = shades.strongest(explanation.local_exp[label], STRONGEST)
     largest = shades.scale(picked)
     named = explanation.domain_mapper.map_exp_ids(picked)
-    style = "display:inline-block;margin-right:12px"
-    parts = "".join(
-        f'<span style="{style}">{markup.square(w)} {markup.name(name)}&nbsp;{shades.signed(w, largest)}</span> '
-        for name, w in named
-    )
+    parts = " ".join(markup.weighted(markup.name(name), weight, largest) for name, weight in named)
     predicted = explanation.predicted_value if regression else explanation.predictions.get(label)
     name = "value" if regression else _called(explanation, label)
     return markup.row([(str(i), LEFT), (name, LEFT), (markup.number(predicted, 3), RIGHT), (parts or "none", LEFT)])

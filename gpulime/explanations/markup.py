@@ -35,6 +35,17 @@ def tint(weight: float, largest: float, faded: bool) -> str:
     return f"{shades.FOR if weight > 0 else shades.AGAINST}{round(255 * depth):02x}"
 
 
+def weighted(part: str, weight: float, largest: float, after: str = "") -> str:
+    """A part, as HTML, with a square in the colour of its weight, and the weight."""
+    said = f"{square(weight)} {part}&nbsp;{shades.signed(weight, largest)}{after}"
+    return f'<span style="display:inline-block;margin-right:12px">{said}</span>'
+
+
+def figures(value: float, form: str) -> str:
+    """A number with a minus sign of the width of a plus."""
+    return f"{value:{form}}".replace("-", "\N{MINUS SIGN}")
+
+
 def number(value: float | None, decimals: int) -> str:
     """A number, or a dash if it is missing or not finite."""
     return "\N{EN DASH}" if value is None or not math.isfinite(float(value)) else f"{float(value):.{decimals}f}"
@@ -59,7 +70,8 @@ def row(cells: Iterable[tuple[str, str]], tag: str = "td") -> str:
 
 
 def table(caption: str, rows: Iterable[str], head: str = "") -> str:
-    """A table with a caption, both HTML."""
-    shown = f'<caption style="text-align:left;padding:0 0 4px;color:inherit;white-space:nowrap">{caption}</caption>'
+    """A table with a caption, both HTML; a caption with a long name may have several lines."""
+    lines = "" if WRAPPED in caption else ";white-space:nowrap"
+    shown = f'<caption style="text-align:left;padding:0 0 4px;color:inherit{lines}">{caption}</caption>'
     heading = f"<thead>{head}</thead>" if head else ""
     return f'<table cellpadding="3" style="{TABLE}">{shown}{heading}<tbody>{"".join(rows)}</tbody></table>'

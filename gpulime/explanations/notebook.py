@@ -91,13 +91,9 @@ def _row(explanation: ImageExplanation, label: int) -> str:
     largest, known = shades.scale(picked), shades.errors(explanation, label)
     decimals = shades.decimals(largest)
     half = {s: f'&nbsp;<span style="{QUIET}">±{shades.INTERVAL * error:.{decimals}f}</span>' for s, error in known.items()}
-    segments = " ".join(
-        f'<span style="white-space:nowrap;margin-right:10px">{square(w)} {segment}&nbsp;{shades.signed(w, largest)}'
-        f"{half.get(segment, '')}</span>"
-        for segment, w in picked
-    )
+    segments = " ".join(markup.weighted(str(segment), w, largest, half.get(segment, "")) for segment, w in picked)
     cells = (
-        (escape(name_of(label, explanation.class_names) or str(label)), CELL),
+        (markup.name(name_of(label, explanation.class_names) or label), CELL),
         (number(explanation.predictions.get(label), 3), NUMBER),
         (number(explanation.scores_loo.get(label), 2), NUMBER),
         (number(explanation.scores.get(label), 2), NUMBER),

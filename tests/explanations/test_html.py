@@ -262,6 +262,7 @@ def test_long_names_are_broken_into_lines():
         broken = Shown(fragment).all("bdi", text=name)
         assert broken
         assert len(broken) == fragment.count(name)
+        assert all("nowrap" not in caption["style"] for caption in Shown(fragment).all("caption") if name in caption["text"])
         assert all("overflow-wrap:anywhere" in element["style"] and "max-width:24em" in element["style"] for element in broken)
 
 
