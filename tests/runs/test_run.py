@@ -299,7 +299,7 @@ def test_several_targets_are_explained_and_multi_hot_is_read(tmp_path):
         "its target must be a class number, 0 or more; got 0.5",
         "its target must be a class number, 0 or more; got {'boxes': []}",
         "its target must have one entry of 0 or 1 for each of 4 classes; got 3 entries",
-        "its target must be one of 4 class names; got 'fox'",
+        "its target must be one of 4 class names; got 'fox': 'w', 'x', 'y', 'z'",
     ]
     for rows, more in ((found["target"], ["has no target, and labels is 'target'"]), (found["top+target"], [])):
         assert [row["error"] for row in rows if row["status"] == "error"] == more + errors
