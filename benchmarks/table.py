@@ -6,13 +6,14 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, geometric_mean
 from typing import Any
 
-from benchmarks import ablation, gpu_rows, growth, run
+from benchmarks import ablation, gpu_rows, growth, picks, run, tabular, texts
 from benchmarks import rows as store
 from benchmarks.convergence import stopping, summary
 from benchmarks.entries import ENTRIES
@@ -146,6 +147,48 @@ def of_stopping(rows: Sequence[stopping.Row]) -> str:
     return lines(columns, shown)
 
 
+def _beside_lime(rows: Sequence[Any], about: Callable[[Any], str], time: Callable[[Any], str]) -> str:
+    """Each entry's sides of gpulime beside lime, which was measured in turns with them; a coverage has no time."""
+    shown = []
+    for _, group in groupby(sorted(rows, key=lambda row: row.entry), key=lambda row: row.entry):
+        sides = list(group)
+        of_lime = next((time(row) for row in sides if row.side == "lime"), "")
+        ours = [row for row in sides if row.side != "lime"]
+        shown += [
+            (about(row), time(row), of_lime, f"**{row.ratio}**", row.bound, row.error, VERDICTS[row.ok] if row.bound else "")
+            for row in ours
+        ]
+    return lines(" | time | lime's | times as fast | which must be | error | ", shown)
+
+
+def of_texts(rows: Sequence[texts.Row]) -> str:
+    """Texts: milliseconds of each, and coverages of intervals."""
+    shown = [replace(row, ratio=row.ratio or row.coverage) for row in rows]
+    return _beside_lime(
+        shown,
+        lambda row: f"{row.side.removeprefix('gpulime.')}: {row.about}, {row.words} words, {row.samples} samples",
+        lambda row: f"{1000 * float(row.s):.3g} ms" if row.s else "coverage",
+    )
+
+
+def of_tables(rows: Sequence[tabular.Row]) -> str:
+    """Tables: milliseconds a row, and coverages of intervals."""
+    return _beside_lime(
+        rows,
+        lambda row: f"{row.entry.replace('_', ' ')} ({row.table}, {row.model})",
+        lambda row: f"{row.ms_per_row} ms" if row.ms_per_row else "coverage",
+    )
+
+
+def of_picks(rows: Sequence[picks.Row]) -> str:
+    """Picks of explanations beside lime's."""
+    return _beside_lime(
+        rows,
+        lambda row: f"{row.entry}: {row.picks} of {row.n}, {row.side}",
+        lambda row: f"{row.cpu_s} s",
+    )
+
+
 def of_gpu(rows: Sequence[gpu_rows.Row]) -> str:
     """Rows with a time or a bound, or with the reason for having no time."""
     shown = [
@@ -191,6 +234,9 @@ PAGES: Mapping[Path, Blocks] = {
         "growth": partial(devices, growth.Row, of_growth),
         "convergence": partial(devices, summary.Row, of_convergence),
         "stopping": partial(devices, stopping.Row, of_stopping),
+        "texts": partial(devices, texts.Row, of_texts),
+        "tables": partial(devices, tabular.Row, of_tables),
+        "picks": partial(devices, picks.Row, of_picks),
     },
     ROOT / "docs" / "gpu.md": {"gpu": partial(devices, gpu_rows.Row, of_gpu)},
 }
