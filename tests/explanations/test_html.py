@@ -382,6 +382,15 @@ def test_a_notebook_gets_the_fragment_through_the_public_module(monkeypatch):
         one.show_in_notebook()
 
 
+def test_ipython_itself_shows_it(monkeypatch):
+    display, shown = pytest.importorskip("IPython.display"), []
+    monkeypatch.setattr(display, "display", shown.append)
+    one = classification()
+    one.show_in_notebook(text=True)
+    assert [type(what) for what in shown] == [display.HTML]
+    assert shown[0].data == one._repr_html_()
+
+
 def test_drawing_takes_nothing_from_the_random_state():
     state = np.random.RandomState(0)
     one = Explanation(text_mapper(), class_names=NAMES, random_state=state)
