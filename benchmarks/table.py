@@ -8,17 +8,21 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, geometric_mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks import ablation, gpu_rows, growth, picks, run, tabular, texts
+from benchmarks import ablation, gpu_rows, growth, run
 from benchmarks import rows as store
 from benchmarks.convergence import stopping, summary
 from benchmarks.entries import ENTRIES
 from benchmarks.peers import compare
 from benchmarks.peers.field import COMPARISONS
+
+if TYPE_CHECKING:
+    from benchmarks import picks, tabular, texts
 
 Blocks = Mapping[str, Callable[[], str]]
 ROOT = store.HERE.parent
@@ -220,6 +224,11 @@ def devices(kind: type[Any], table: Callable[[list[Any]], str], field: str = "da
     return "\n".join(found) or NOTHING
 
 
+def beside_lime(module: str, table: Callable[[list[Any]], str]) -> str:
+    """The tables of a benchmark by its module, imported here: `benchmarks.gpu` runs where the packages they need may lack."""
+    return devices(import_module(f"benchmarks.{module}").Row, table)
+
+
 entries = partial(devices, run.Row, of_run, "entry")
 peers = partial(devices, compare.Row, of_peers, "comparison")
 
@@ -234,9 +243,9 @@ PAGES: Mapping[Path, Blocks] = {
         "growth": partial(devices, growth.Row, of_growth),
         "convergence": partial(devices, summary.Row, of_convergence),
         "stopping": partial(devices, stopping.Row, of_stopping),
-        "texts": partial(devices, texts.Row, of_texts),
-        "tables": partial(devices, tabular.Row, of_tables),
-        "picks": partial(devices, picks.Row, of_picks),
+        "texts": partial(beside_lime, "texts", of_texts),
+        "tables": partial(beside_lime, "tabular", of_tables),
+        "picks": partial(beside_lime, "picks", of_picks),
     },
     ROOT / "docs" / "gpu.md": {"gpu": partial(devices, gpu_rows.Row, of_gpu)},
 }
