@@ -256,15 +256,18 @@ def _fit(flight: Flight, settings: Settings, drawn: Tensor | None, where: slice,
     finite = outputs.abs() <= LARGEST  # not NaN
     outputs = outputs.where(finite, 0.0)
 
+    moments = Moments(counts, k, outputs[:, 0], x0)
+    pieces = list(_slices(flight.n_samples, max(1, MASK_ENTRIES[counts.device.type] // (k * len(counts)))))
+    at_once = inputs.at_once and len(pieces) == 1
+
     def samples(rows: slice) -> Samples:
         masks = flight.draw(index, numbers[rows]) if drawn is None else drawn[where, rows]
         regressors = inputs.regressors(index, numbers[rows], masks)
         weights = proximity(regressors, counts, settings, x0)
-        return regressors, outputs[:, rows].double(), weights, None
+        # Pieces are used twice, so they are converted here.
+        return regressors if at_once else regressors.double(), outputs[:, rows].double(), weights, None
 
-    moments = Moments(counts, k, outputs[:, 0], x0)
-    pieces = list(_slices(flight.n_samples, max(1, MASK_ENTRIES[counts.device.type] // (k * len(counts)))))
-    if inputs.at_once and len(pieces) == 1:
+    if at_once:
         x, y, weights, _ = samples(pieces[0])
         fitted = shared.solved(moments, x, y, weights, settings)
     else:
