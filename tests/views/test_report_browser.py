@@ -275,6 +275,31 @@ def test_cards_are_sorted_and_those_without_a_value_come_last(opened):
         assert names(opened) == expected, order
 
 
+def test_the_cards_to_start_with_can_come_first(chromium, tmp_path):
+    """Of images on one grid; also cards of texts and rows, whose script does nothing else, are sorted by it."""
+    shown = [
+        (0.1, 0.0, 0.0),
+        (0.0, 0.9, 0.3),
+        (0.2, 0.0, 0.0),
+        (0.0, 0.0, 0.8),
+        (0.9, 0.0, 0.0),
+        (0.0, 0.1, 0.0),
+        (0.1, 0.1, 0.0),
+    ]
+    rows = [
+        explained(f"{i}", HALVES, [], segmenter="torch grid(rows=1, columns=3)") | {"coef": [one] * 2}
+        for i, one in enumerate(shown)
+    ]
+    show(tmp_path, *rows, picture=lambda row: GRAY)
+    chromium.size(1280, 1000)
+    chromium.open((tmp_path / "report.html").as_uri())
+    links = chromium.js("[...document.querySelectorAll('#start a')].map((link) => link.textContent)")
+    assert len(links) == 5
+    choose(chromium, sort="s+")
+    assert names(chromium)[:5] == links
+    assert chromium.problems() == []
+
+
 def table(chromium):
     """The lines of the table of the whole run, as texts of their cells; none while it is hidden."""
     lines = "[...document.querySelectorAll('.run:not([hidden]) tbody tr')]"

@@ -234,7 +234,8 @@ function filter() {
 }
 
 const TEXT = new Intl.Collator(undefined, { numeric: true });
-const KEYS = { p: (one) => one.probability, r: (one) => one.r2, t: (one) => one.right, c: (one) => index.classes[one.label], i: (one) => one.name };
+const picked = new Map((index.picked ?? []).map((place, rank) => [place, rank]));
+const KEYS = { s: (one) => picked.get(one.place) ?? null, p: (one) => one.probability, r: (one) => one.r2, t: (one) => one.right, c: (one) => index.classes[one.label], i: (one) => one.name };
 /** All images in the order that is asked for: those without the value come last, equal ones stay in the order of the run. */
 function sorted() {
   const [name, direction] = controls.sort.value;

@@ -86,7 +86,8 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
                 for row, is_right in zip(map(places.row, shown), right, strict=True)
             ),
             here=len(shown),
-            index=_index(images, summary["score"], start, len(shown), named, kind) | {"regression": is_regression(manifest)},
+            index=_index(images, summary["score"], start, len(shown), named, kind)
+            | {"regression": is_regression(manifest), "picked": shared["start"] and shared["start"]["places"]},
             **shared,
         )
         publish_pieces(run, page_name(number), (piece.encode("utf-8", "backslashreplace") for piece in html))

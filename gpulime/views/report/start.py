@@ -49,6 +49,7 @@ def start_here(
     else:
         picked = pick([explanations.of_row(row, None, manifest)[0] for row in whole], PICKED)  # type: ignore[arg-type]
     return {
+        "places": picked.indices,
         "inputs": [{"name": whole[i]["image_id"], "address": address(i)} for i in picked.indices],
         "share": f"{100 * picked.coverage[-1]:.0f}",
         "read": len(whole),
