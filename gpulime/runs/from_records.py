@@ -107,7 +107,13 @@ def _device(model: Any, device: str) -> str | None:
 def _module(model: Any) -> Any:
     """The network of a pipeline of transformers, or the model itself."""
     inner = getattr(model, "model", None)
-    return inner if isinstance(inner, nn.Module) else model
+    is_pipeline = not isinstance(model, nn.Module) and isinstance(inner, nn.Module) and hasattr(model, "tokenizer")
+    return inner if is_pipeline else model
+
+
+def _owned(model: Any, device: str | None) -> Any:
+    """A network, also that of a pipeline, moved to the run's device; any other model as it is."""
+    return model if device is None else ownership.own(_module(model), devices.named(device))
 
 
 def _texts(
@@ -116,14 +122,13 @@ def _texts(
     from gpulime.runs.reading.texts import TextSource
     from gpulime.text_explainer import TextExplainer
 
-    model = loaded.model
-    if isinstance(model, nn.Module):
-        right = "model.tokenizer must name a function that makes the tokenizer of this network of token ids"
-        check(loaded.tokenizer is not None, f"{right}; got {type(model).__name__} and no tokenizer")
-        model = ownership.own(model, devices.named(lime["device"]))
+    model, tokenizer = _owned(loaded.model, lime["device"]), loaded.tokenizer or getattr(loaded.model, "tokenizer", None)
+    right = "model.tokenizer must name a function that makes the tokenizer of this network of token ids"
+    fits = tokenizer is not None or not isinstance(model, nn.Module)
+    check(fits, f"{right}; got {type(model).__name__} and no tokenizer")
     explainer = TextExplainer(
         model,
-        loaded.tokenizer,
+        tokenizer if isinstance(model, nn.Module) else loaded.tokenizer,
         class_names=loaded.class_names,
         **dataclasses.asdict(config.text),
         **{name: getattr(config.lime, name) for name in OF_TEXTS},
@@ -148,7 +153,7 @@ def _rows(
     settings: dict[str, Any] = {**dataclasses.asdict(config.table), **lime}
     settings |= {} if chosen is None else {"n_samples": chosen}
     explainer = TableExplainer(
-        loaded.model,
+        _owned(loaded.model, lime["device"]),
         data,
         feature_names=None if framed else training.table.column_names,
         class_names=loaded.class_names,

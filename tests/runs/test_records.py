@@ -22,7 +22,9 @@ from sklearn.pipeline import make_pipeline
 
 import gpulime
 from gpulime.cli import main
+from gpulime.config import DataConfig
 from gpulime.runs import open_run
+from gpulime.runs.reading import records
 from gpulime.runs.store import store
 
 NAMES = ["setosa", "versicolor", "virginica"]
@@ -362,3 +364,75 @@ def test_a_run_without_training_rows_says_so_when_its_source_grows(here, tmp_pat
         assert table(here, tmp_path / "run", "--data.training=null", source=source) == code
         source.write_text(source.read_text() + "f999,5,3,1,0.2,setosa\n")
     assert "rows of training (data.source, as data.training is not set) was '" in capsys.readouterr().err
+
+
+NETWORKS = """
+import torch
+
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 3)
+
+def tokenizer():
+    from texts import tiny
+    return tiny.tokenizer()
+
+class Wrapped(torch.nn.Module):
+    def __init__(self):
+        from texts import tiny
+        super().__init__()
+        self.model = tiny.bert(tokenizer())  # a part with this name is no pipeline's network
+        self.config = self.model.config
+
+    def forward(self, **tokens):
+        return self.model(**tokens)
+
+def pipeline():
+    from transformers import TextClassificationPipeline
+    return TextClassificationPipeline(model=Wrapped().model.eval(), tokenizer=tokenizer(), device="cpu")
+"""
+
+
+@pytest.fixture
+def networks(tmp_path, monkeypatch):
+    (tmp_path / "networks.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.delitem(sys.modules, "networks", raising=False)
+
+
+@pytest.mark.usefixtures("networks")
+def test_a_network_of_rows(here, tmp_path):
+    assert table(here, tmp_path / "run", "--model.pickle=null", "--model.factory=networks:net", "--lime.device=cpu") == 0
+    row = store.read(tmp_path / "run").to_pylist()[0]
+    assert sum(row["pred_probs"]) == pytest.approx(1, abs=1e-6)  # after a softmax
+
+
+@pytest.mark.usefixtures("networks")
+def test_a_network_of_token_ids_is_the_same_with_its_tokenizer_and_in_a_pipeline(here, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    settings = ["--model.pickle=null", "--lime.device=cpu", "--lime.n_samples=64", "--lime.quality=lime"]
+    assert texts(here, tmp_path / "a", "--model.factory=networks:Wrapped", *settings) == 2
+    assert "model.tokenizer must name a function that makes the tokenizer" in capsys.readouterr().err
+    tokenizer = "--model.tokenizer=networks:tokenizer"
+    assert texts(here, tmp_path / "a", "--model.factory=networks:Wrapped", tokenizer, *settings) == 3
+    assert texts(here, tmp_path / "b", "--model.factory=networks:pipeline", *settings) == 3
+    a, b = ([row["coef"] for row in store.read(tmp_path / run).to_pylist()] for run in ("a", "b"))
+    assert a[:4] == b[:4]
+    assert None not in a[:4]
+
+
+def test_numbers_and_types_do_not_depend_on_the_blocks_of_a_file(tmp_path, monkeypatch):
+    write(tmp_path / "rows.csv", ["a", "b"], [*([i, 1.5] for i in range(99)), ["broken"], ["wide", 1.5]])
+    whole = records.read(str(tmp_path / "rows.csv"), DataConfig(columns="all"))
+    monkeypatch.setattr(records, "BLOCK", 200)
+    pieces = records.read(str(tmp_path / "rows.csv"), DataConfig(columns="all"))
+    assert whole.broken.keys() == pieces.broken.keys() == {99}
+    assert whole.table.equals(pieces.table)
+    assert pa.types.is_string(pieces.table["a"].type)  # as one value is no number, in the last block
+    assert pa.types.is_floating(pieces.table["b"].type)
+
+
+def test_characters_that_stand_for_others_are_not_counted(tmp_path):
+    (tmp_path / "posts.csv").write_bytes("post\n\ufffd a\n".encode() + b"caf\xe9\n")
+    assert records.read(str(tmp_path / "posts.csv"), DataConfig(text="post")).replaced == 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,16 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
+from torch import Tensor
 
 from gpulime.config import DataConfig
 from gpulime.errors import GpulimeError, about, check, nearest
+from gpulime.labels import padded
+from gpulime.runs.reading.read import Read
 from gpulime.runs.reading.sources import TARGET_COLUMNS, Found, Item, check_ids, target_of
+from gpulime.runs.source import Group
 
+BLOCK = 2**26  # bytes that Arrow parses at once; a record must fit into it
+REPLACEMENT = "\ufffd"  # in place of bytes that are not UTF-8
 ERROR = "record"  # error_type of a record that cannot be read
 ENDINGS = (".csv", ".parquet", ".jsonl")
-ALL = "all"  # data.columns: all columns but the ids and the targets
 BROKEN = "record {} cannot be read"  # its id if ids come from a column
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # values of a table in a .csv that are missing
 
@@ -162,6 +167,19 @@ def classes(item: Item, labels: str | Sequence[int]) -> list[int]:
     return [] if item.target is None else [item.target]
 
 
+def aimed(reads: Sequence[Read], labels: str | Sequence[int]) -> tuple[Tensor | None, bool]:
+    """Labels (n, l) of records, and True if the classes with the highest output are explained, too."""
+    wanted = [read.classes if isinstance(labels, str) else labels for read in reads]
+    return None if labels == "top" else padded(wanted), labels in ("top", "top+target")
+
+
+def grouped(reads: Iterable[Read], batch: Callable[[Sequence[Read]], Any]) -> Iterator[Group]:
+    """Neighbouring records that could be read, with their batch; and those that could not, with None."""
+    for sound, group in itertools.groupby(reads, lambda read: read.error is None):
+        some = list(group)
+        yield some, batch(some) if sound else None
+
+
 def input_columns(data: DataConfig, names: Sequence[str], of_target: str | None) -> list[str]:
     """The columns of the model's input: ``data.columns``, or all but those of ids and targets."""
     if isinstance(data.columns, list):
@@ -187,9 +205,11 @@ def read(source: str, data: DataConfig) -> Source:
     try:
         if ending == ".parquet":
             return Source(pyarrow.parquet.read_table(path), {})
-        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-            text = file.read()
-        return replace((_csv if ending == ".csv" else _jsonl)(text, data), replaced=text.count("\ufffd"))
+        with open(path, "rb") as file:
+            content = file.read()
+        text = content.decode("utf-8-sig", "replace")
+        replaced = text.count(REPLACEMENT) - content.count(REPLACEMENT.encode())
+        return replace((_csv if ending == ".csv" else _jsonl)(text, data), replaced=replaced)
     except (pa.ArrowException, OSError) as error:
         raise GpulimeError(f"cannot be read: {' '.join(str(error).split())}") from error
 
@@ -204,7 +224,7 @@ def _csv(text: str, data: DataConfig) -> Source:
 
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip)
     # One thread, since records have no numbers otherwise.
-    options = pyarrow.csv.ReadOptions(use_threads=False, block_size=2**26)
+    options = pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK)
     strings = [name for name in (data.id, data.text, *data.strings) if name is not None]
     convert = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(strings, pa.string()),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpulime import labels as classes
 from gpulime.errors import GpulimeError, check
 from gpulime.explanations.rows import ExplainedRows
 from gpulime.runs.reading import records
@@ -52,9 +50,7 @@ class RowSource:
         for start in range(0, len(items), AT_ONCE):
             waiting()
             reads = self._reads(items[start : start + AT_ONCE])
-            for sound, group in itertools.groupby(reads, lambda read: read.error is None):
-                some = list(group)
-                yield some, self._batch(some) if sound else None
+            yield from records.grouped(reads, self._batch)
 
     def passes(self, items: Sequence[Item]) -> list[Sequence[Item]]:
         """Rows with missing values come last.
@@ -102,9 +98,9 @@ class RowSource:
         return values
 
     def _batch(self, reads: Sequence[Read]) -> Rows:
-        wanted = [read.classes if isinstance(self.labels, str) else self.labels for read in reads]
+        labels, top = records.aimed(reads, self.labels)
         return Rows(
             values=np.stack([read.content for read in reads]),
-            labels=None if self.labels == "top" else classes.padded(wanted),
-            top=self.labels in ("top", "top+target"),
+            labels=labels,
+            top=top,
         )

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from gpulime import labels as classes
 from gpulime.engine.masks import key
 from gpulime.errors import GpulimeError, check
 from gpulime.explanations.texts import ExplainedTexts
@@ -47,9 +46,7 @@ class TextSource:
         for start in range(0, len(items), AT_ONCE):
             waiting()
             reads = map(self.read, items[start : start + AT_ONCE])
-            for sound, group in itertools.groupby(reads, lambda read: read.error is None):
-                some = list(group)
-                yield some, self._batch(some) if sound else None
+            yield from records.grouped(reads, self._batch)
 
     def passes(self, items: Sequence[Item]) -> list[Sequence[Item]]:
         """All texts together."""
@@ -83,10 +80,10 @@ class TextSource:
         }
 
     def _batch(self, reads: Sequence[Read]) -> Batch:
-        wanted = [read.classes if isinstance(self.labels, str) else self.labels for read in reads]
+        labels, top = records.aimed(reads, self.labels)
         return Batch(
             texts=[read.content for read in reads],
-            labels=None if self.labels == "top" else classes.padded(wanted),
+            labels=labels,
             keys=torch.tensor([key(read.item.image_id) for read in reads]),
-            top=self.labels in ("top", "top+target"),
+            top=top,
         )
