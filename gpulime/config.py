@@ -62,7 +62,7 @@ def _setting(default: Any, line: str) -> Any:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The classifier that is explained."""
+    """The model that is explained."""
 
     factory: str | None = _setting(
         None, "function that makes the model, by import path: torchvision.models.resnet18, timm.create_model, my_project:make"
@@ -89,7 +89,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Images, and their conversion to the model's input; sizes that are not set are the model's own."""
+    """Inputs, and the conversion of images to the model's input; sizes that are not set are the model's own."""
 
     source: str = _setting(
         "skimage", "a folder (flat, or one folder a class), a .txt or .csv list of files, one image, or skimage"
@@ -158,7 +158,7 @@ class LimeConfig:
         "fast", "preset of n_samples, sampler, estimator and link; a setting given beside it wins"
     )
     n_samples: int | Literal["auto"] | None = _setting(
-        None, "masked copies of each image, and so forwards; auto: until its answer is settled; if not set, the preset's"
+        None, "masked copies of each input, and so forwards; auto: until its answer is settled; if not set, the preset's"
     )
     segments: dict[str, Any] | str = _setting(
         "slic", "slic, quickshift, felzenszwalb or grid; with options {slic: {n_segments: 60}}"

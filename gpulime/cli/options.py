@@ -74,10 +74,12 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "doctor": [],
 }
 START = """
-Start from one of the files in configs/, then try it on images of your own:
+Start from one of the files in configs/, then try it on inputs of your own:
 
   gpulime explain --config configs/quickstart.yaml
   gpulime explain --config configs/quickstart.yaml --data.source my_photos --out runs/mine
+  gpulime explain --config configs/texts.yaml --data.source posts.csv --data.text post --model.estimator pipeline.skops
+  gpulime explain --config configs/table.yaml --data.source rows.csv --model.estimator model.skops
 """
 
 VERDICTS = """
@@ -200,7 +202,8 @@ def _words(field: Field[Any]) -> tuple[str, str]:
 
 def _help(field: Field[Any]) -> str:
     default = config.default(field)
-    shown = f" (default: {str(default).lower()})" if default not in (None, {}, []) else ""
+    said = str(default).lower() if isinstance(default, bool) else str(default)
+    shown = f" (default: {said})" if default not in (None, {}, []) else ""
     return f"{field.metadata['help']}{shown}".replace("%", "%%")
 
 

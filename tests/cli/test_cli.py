@@ -303,3 +303,10 @@ def test_options_that_are_no_settings_are_refused_in_plain_words(arguments, mess
 def test_a_dataset_of_a_factory_is_asked_for_by_options(ran):
     assert main.main(["explain", "--data.factory", "my:make", "--data.kwargs", "{n: 3}", "--data.channels", "1"]) == 0
     assert (ran[0].data.factory, ran[0].data.kwargs, ran[0].data.channels) == ("my:make", {"n": 3}, 1)
+
+
+def test_the_help_shows_defaults_as_they_are(capsys):
+    assert main.main(["explain", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert r"what separates words (default: \W+)" in said
+    assert "a word is one part wherever it occurs; if false, each occurrence is a part (default: true)" in said
