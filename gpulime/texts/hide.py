@@ -11,7 +11,7 @@ from torch import Tensor
 from gpulime.errors import GpulimeError, check
 
 Hide = str | Callable[[Any], Any]
-DROP, MASK, ATTENTION = WAYS = ("drop", "mask", "attention")
+DROP, MASK, ATTENTION = "drop", "mask", "attention"
 
 
 def replacement(hide: Hide, tokenizer: Any) -> Callable[[Tensor], Tensor] | None:
