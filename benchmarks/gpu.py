@@ -91,6 +91,7 @@ STEPS: dict[str, Step] = {
     "telling_tests": partial(pytest, what=TELLING, marker="gpu and not long"),
     "profile": gpu_engine.profile,
     "efficiency_resnet_50": partial(gpu_engine.efficiency, subject=gpu_engine.RESNET50),
+    "fewer": gpu_engine.fewer,
     "extrapolation": gpu_engine.extrapolation,
     "masked_images": gpu_kernels.masked_images,
     "bernoulli": gpu_kernels.bernoulli,

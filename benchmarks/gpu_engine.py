@@ -98,6 +98,27 @@ def efficiency(bench: Bench, subject: Subject) -> Iterator[Row]:
     yield row.kept(share, f"at least {subject.least:g} of the bare model's forwards/s", holds)
 
 
+def fewer(bench: Bench, subject: Subject = RESNET50) -> Iterator[Row]:
+    """The fit of ``quality="fast"`` and "high" beside the forwards that they need; errors are those of the same in float32."""
+    made = Made(bench, subject)
+    exact = made.exact.to(memory_format=torch.channels_last)
+    for quality in ("fast",) if bench.tiny else ("fast", "high"):
+        side = f"{subject.name}, quality={quality!r}"
+        how: dict[str, Any] = {"segments": GRID, "mean": MEAN, "std": STD, "batch_size": made.b, "quality": quality}
+        explainer = gpulime.Explainer(made.model, compile=made.compile, **how)
+        found = explainer.explain(made.images)
+        expected = gpulime.Explainer(exact, **how).explain(made.images, found.labels)
+        error = float((found.coefficients - expected.coefficients).abs().max() / expected.coefficients.abs().max())
+        if not error <= TOLERANCE:
+            yield bench.wrong("fewer", side, error, TOLERANCE)
+            continue
+        times = bench.times(lambda: explainer.explain(made.images), seconds=10, most=20, ahead=False)  # noqa: B023
+        rows = len(made.images) * int(found.samples[0])
+        share = rows / median(times) / made.bare_rate
+        row = bench.row("fewer", side, times, len(made.images), "images").erring(error, TOLERANCE)
+        yield row.kept(share, "at least 0.95 of the bare model's forwards/s", None if bench.tiny else share >= 0.95)
+
+
 def extrapolation(bench: Bench, subject: Subject = RESNET50) -> Iterator[Row]:
     """A validation set of 50,000 images from a minute of the queue, with segmentation and copies back."""
     made, side = Made(bench, subject), f"{NIGHT:,} images, {subject.name}"
