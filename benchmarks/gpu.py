@@ -55,7 +55,8 @@ def machine(bench: Bench) -> Iterator[Row]:
 def pytest(bench: Bench, what: Sequence[str], marker: str, seconds: int = TESTS_S) -> Iterator[Row]:
     """The tests that need a GPU, of folders and files."""
     _needs("pytest")
-    error = run([*PYTEST, *what, "-m", marker], seconds, sign=" passed")  # tests that are all skipped prove nothing
+    several = ["-n", "12", "-p", "no:benchmark"] if importlib.util.find_spec("xdist") else []
+    error = run([*PYTEST, *several, *what, "-m", marker], seconds, sign=" passed")  # tests that are all skipped prove nothing
     yield bench.verdict("tests", f"pytest {' '.join(what)} -m '{marker}'", error)
 
 

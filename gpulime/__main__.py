@@ -1,10 +1,12 @@
 """``python -m gpulime`` is the command ``gpulime``."""
 
+import os
 import signal
 import sys
 from typing import NoReturn
 
 from gpulime.cli.main import main
+from gpulime.runs.progress.exits import DEVICE_LOST
 from gpulime.runs.progress.signals import SIGNALS
 
 
@@ -13,6 +15,10 @@ def run() -> NoReturn:
     code = main()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if code == DEVICE_LOST:  # Python would free memory of the lost GPU, and PyTorch would abort
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

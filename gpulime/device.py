@@ -290,22 +290,42 @@ def synchronize(device: torch.device) -> None:
 
 
 def lost(error: BaseException, device: torch.device) -> bool:
-    """True if the CUDA context is unusable (illegal access, device-side assert, ECC error).
+    """True if the CUDA context is unusable (illegal access, device-side assert, ECC error); then ``error`` is kept for good.
 
     Such errors appear late, in any following call, and may be the cause of another error. So the causes of ``error`` are
     checked, too, and a GPU is synchronised. For work on a CPU an error must name CUDA: a function may use a GPU of its own.
     """
+    if _names_loss(error, device) or _fails(device):
+        keep_for_good(error)
+        return True
+    return False
+
+
+def _names_loss(error: BaseException, device: torch.device) -> bool:
     behind: BaseException | None = error
     while behind is not None:
         text = str(behind) if isinstance(behind, RuntimeError) else ""
         if _LOST.search(text) and (device.type == "cuda" or _CUDA.search(text)):
             return True
         behind = behind.__cause__ or behind.__context__
+    return False
+
+
+def _fails(device: torch.device) -> bool:
     try:
         synchronize(device)
     except RuntimeError:
         return True
     return False
+
+
+def keep_for_good(held: object) -> None:
+    """Never free ``held``, nor what it refers to, such as the tensors in the frames of an error.
+
+    Memory that a second stream or a copy to the host has used is freed with an event. On a lost GPU that event fails, and
+    PyTorch ends the process by SIGABRT: finished rows would not be written, and the exit code would be wrong.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -160,7 +160,8 @@ class Isolate(Generic[Item, Piece]):
             if isinstance(error, self.passes):
                 raise
             if devices.lost(error, self.device):
-                self._coming.clear()
+                devices.keep_for_good(self._coming)
+                self._coming = deque()
                 raise DeviceError(self._unexplained()) from error
             if devices.out_of_memory(error):  # another item may need less memory
                 self.predictor.most = self._most

@@ -1,8 +1,12 @@
 """Items that have failed before they came keep their place, whatever fails around them."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
-from gpulime.engine.isolate import Explained, Failed, Isolate
+import pytest
+
+from gpulime.engine.isolate import DeviceError, Explained, Failed, Isolate
 from gpulime.segments import CPU
 
 TORN = ValueError("no memory on the host")
@@ -42,3 +46,40 @@ def test_a_piece_that_never_comes_fails_its_item_and_not_the_failed_one_before_i
     found = [*isolate.put(["A"], ["a"], 1), *isolate.put([Failed("F", UNREAD)], (), 1), *isolate.put(["B"], ["b"], 1)]
     found += isolate.finish()
     assert found == [Explained("A", "a", 0), Failed("F", UNREAD), Failed("B", TORN)]
+
+
+class Memory:
+    """Memory of a GPU, which PyTorch cannot free once the GPU is lost."""
+
+
+def test_memory_of_a_lost_gpu_is_never_freed():
+    """Neither that of the frames of the error nor that of pieces on their way to the host."""
+    freed = []
+
+    def memory(name):
+        held = Memory()
+        weakref.finalize(held, freed.append, name)
+        return held
+
+    def fetching(piece):
+        on_its_way = memory("piece")
+        return lambda: on_its_way
+
+    def fails(item):
+        rows = memory("rows")
+        if item == "B":
+            raise RuntimeError(f"CUDA error: device-side assert triggered: {rows}")
+        yield item
+
+    def run():
+        isolate = Isolate(SimpleNamespace(most=16), CPU, lambda alone: Late(), lambda item: iter([item]), len, fetching)
+        assert not list(isolate.put(["A"], fails("A"), 1))
+        assert not list(isolate.put(["B"], fails("B"), 1))
+
+    with pytest.raises(DeviceError) as lost:
+        run()
+    assert lost.value.items == ["A", "B"]
+    freed.clear()  # the rows of A were explained before
+    del lost
+    gc.collect()
+    assert freed == []

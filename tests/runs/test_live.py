@@ -201,6 +201,16 @@ def test_nothing_changes_the_code_once_it_is_known(monkeypatch):
             signal.signal(number, handler)
 
 
+def test_a_lost_device_ends_the_process_before_python_frees_its_memory():
+    """Anything that Python would do at its end, such as freeing memory, is left out."""
+    code = (
+        "import atexit; from gpulime import __main__; atexit.register(print, 'the end', flush=True); "
+        "print('rows are kept'); __main__.main = lambda: 70; __main__.run()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (70, "rows are kept\n", "")
+
+
 def test_the_numbers_of_a_call_and_of_all_calls_agree(photographs, tmp_path):
     from_config.run(config(photographs, tmp_path / "run"))
     facts = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
