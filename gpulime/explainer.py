@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -285,6 +287,23 @@ class Explainer(Engine[ExplainedImages]):
             got = type(masks).__name__ if given is None else f"{tuple(given.shape)} {given.dtype}"
             raise GpulimeError(f"masks must be (n, s, k) bool with n = {n} images, none of them 0; got {got}")
         return torch.cat(list(self.predicted(batch, given)))
+
+    def with_fill(self, fill: fills.Fill) -> Explainer:
+        """The same explainer, with the same model, and another fill of hidden segments.
+
+        Parameters
+        ----------
+        fill : str, float, sequence or tensor
+            As for `Explainer`.
+
+        Raises
+        ------
+        GpulimeError
+            If there is no such fill.
+        """
+        made = copy(self)
+        made.preparation = made.masker = replace(self.preparation, fill=fills.resolve(fill))
+        return made
 
     def count_classes(self, images: Tensor) -> int:
         """Count the columns of the model's output by a call with images (n, c, h, w)."""

@@ -31,6 +31,8 @@ from gpulime.errors import GpulimeError, check, stage
 from gpulime.explanations.batch import Explanations
 
 E = TypeVar("E", bound=Explanations)  # the explanations of one kind of inputs
+F = TypeVar("F", bound=Flight)
+T = TypeVar("T")  # the result of a flight
 # Rows of a flight, about; its inputs finish together. Few on a CPU, so that the first results come early. Small inputs fill a
 # flight on a GPU up to some bytes of inputs and masks, since the launches of a flight take longer than their forwards.
 FLIGHT_ROWS = defaultdict(lambda: 2**14, cpu=2**10)
@@ -151,15 +153,34 @@ class Engine(Generic[E]):
 
     def predicted(self, batch: Any, masks: Tensor) -> Iterator[Tensor]:
         """Outputs (n, s, l) of a batch for its labels and given masks (n, s, k) bool, without a fit; a few inputs at a time."""
-        queue = Queue(self.predictor, self.batch_size, Flight.outputs)
-        self.predictor.announce(len(masks) * masks.shape[1])
+
+        def begin(piece: Masked, where: slice) -> Flight:
+            fits = f"masks must be (n, s, k) with k of {piece.most} {piece.parts} or more; got {tuple(masks.shape)}"
+            check(masks.shape[2] >= piece.most, fits)
+            given = _widened(masks[where].to(piece.keys.device), piece.k)
+            return Flight(piece, masks.shape[1], given, self.top_labels)
+
+        return self.passed(batch, masks.shape[1], begin, Flight.outputs)
+
+    def passed(self, batch: Any, s: int, begin: Callable[[Masked, slice], F], solve: Callable[[F], T]) -> Iterator[T]:
+        """Pass a batch without a fit; results come in the order of the inputs, a few of them at a time.
+
+        Parameters
+        ----------
+        batch : as for `prepare`
+        s : int
+            About the rows of an input, by which inputs are put together in flights.
+        begin : callable
+            (some inputs, their place in the batch, a slice) -> flight
+        solve : callable
+            Complete flight -> result.
+        """
+        queue: Queue[T] = Queue(self.predictor, self.batch_size, cast(Callable[[Flight], T], solve))
+        self.predictor.announce(len(batch) * s)
         done = 0
         for inputs in self.masker.masked(batch):
-            fits = f"masks must be (n, s, k) with k of {inputs.most} {inputs.parts} or more; got {tuple(masks.shape)}"
-            check(masks.shape[2] >= inputs.most, fits)
-            for piece in _pieces(inputs, masks.shape[1]):
-                given = _widened(masks[done : done + len(piece)].to(piece.keys.device), piece.k)
-                yield from queue.put(Flight(piece, masks.shape[1], given, self.top_labels))
+            for piece in _pieces(inputs, s):
+                yield from queue.put(begin(piece, slice(done, done + len(piece))))
                 done += len(piece)
         yield from queue.finish()
 

@@ -1,0 +1,7 @@
+"""Judge explanations: LIME's and the maps of any other method, in batches, through an explainer's queue."""
+
+# Imported here, not at first use: a function would give way to the module of the same name once that is imported.
+from gpulime.evaluate.curves import Curves, curves
+from gpulime.evaluate.scores import Scores
+
+__all__ = ["Curves", "Scores", "curves"]

@@ -1,0 +1,49 @@
+"""Scores of explanations: a number for each input and label by name, and the reason of each that is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+Reasons = dict[tuple[int, int], str]  # (input, place of the label) -> reason
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scores:
+    """Scores of n inputs and l labels; a subclass has a field or property (n, l) float64 for each of its ``NAMES``.
+
+    Attributes
+    ----------
+    labels : (n, l) int64, classes
+    reasons : dict (i, j) -> str, for each input i and place of a label j that could not be judged: all its scores are NaN
+    """
+
+    labels: Tensor
+    reasons: Reasons
+
+    NAMES: ClassVar[tuple[str, ...]] = ()
+    MISSING: ClassVar[dict[str, str]] = {}  # name of a score -> the reason if it alone is NaN
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def values(self) -> dict[str, Tensor]:
+        """Every score (n, l) float64 by its name."""
+        return {name: getattr(self, name) for name in self.NAMES}
+
+    def reason(self, name: str, i: int, j: int) -> str | None:
+        """The reason why a score of input i and label j is NaN; None if it is not."""
+        if not bool(getattr(self, name)[i, j].isnan()):
+            return None
+        return self.reasons.get((i, j), self.MISSING.get(name, "the model's output is NaN or infinite"))
+
+    def unknown(self, values: Tensor) -> Tensor:
+        """Values (n, l, ...) with NaN for each label that could not be judged."""
+        if not self.reasons:
+            return values
+        i, j = (list(places) for places in zip(*self.reasons, strict=True))
+        values = values.clone()
+        values[i, j] = float("nan")
+        return values

@@ -1,0 +1,80 @@
+"""Units of images that are hidden one after the other: segments, or buckets of pixels of equal area."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpulime.errors import check
+from gpulime.evaluate import ranks
+from gpulime.evaluate.attributions import Attributions
+from gpulime.evaluate.scores import Reasons
+from gpulime.images.segments import Segments
+
+PAIRS = 64  # of image and label whose pixels are ranked at once, to bound memory
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """The units of n inputs and their importance for l labels.
+
+    Attributes
+    ----------
+    labels : (n, l) int64
+    values : (n, l, k) float64, finite; larger is more important
+    counts : (n,) int64, units of each input; the ones beyond are never hidden
+    shares : (n, k) float64, the share of each unit in the area that can be hidden; 0 beyond an input's count
+    """
+
+    labels: Tensor
+    values: Tensor
+    counts: Tensor
+    shares: Tensor
+
+    def part(self, where: slice) -> Units:
+        """The units of some inputs."""
+        return Units(self.labels[where], self.values[where], self.counts[where], self.shares[where])
+
+    def constant(self) -> Reasons:
+        """Reasons of labels that give no order, since all units of an input, more than one, are equal."""
+        beyond = torch.arange(self.values.shape[2], device=self.counts.device) >= self.counts[:, None, None]
+        low, high = self.values.masked_fill(beyond, torch.inf).amin(-1), self.values.masked_fill(beyond, -torch.inf).amax(-1)
+        places = ((low == high) & (self.counts > 1)[:, None]).nonzero().tolist()
+        return {(i, j): f"the map is constant, {float(low[i, j]):.3g} in {int(self.counts[i])} units" for i, j in places}
+
+
+def of_segments(given: Attributions, parts: Segments) -> Units:
+    """Segments, by the mean of the map inside, which is LIME's coefficient."""
+    k = parts.ids.shape[1]
+    pixels = ranks.sizes(parts.labels, k)
+    pixels = pixels.masked_fill(torch.arange(k, device=pixels.device) >= parts.counts[:, None], 0)
+    values = ranks.segment_means(given.maps, parts.labels, k)
+    return Units(given.labels, values, parts.counts, pixels / pixels.sum(1, keepdim=True))
+
+
+def at_once(n: int, l: int) -> Iterator[slice]:
+    """A few of n images with l labels at a time."""
+    size = max(1, PAIRS // l)
+    return (slice(start, start + size) for start in range(0, n, size))
+
+
+def of_pixels(given: Attributions, where: slice, steps: int) -> tuple[Tensor, Units]:
+    """Buckets of the pixels of some images, a label map (n * l, h, w) for each label; and these units of n * l inputs."""
+    maps, labels = given.maps[where], given.labels[where]
+    pixels = maps.shape[2] * maps.shape[3]
+    check(steps <= pixels, f"steps must be at most h * w = {pixels} pixels; got {steps}")
+    buckets = ranks.buckets(maps, steps).flatten(0, 1)
+    number = torch.arange(steps, device=maps.device)
+    values = (-number).double().expand(len(buckets), 1, steps)
+    counts = torch.full((len(buckets),), steps, device=maps.device)
+    return buckets, Units(labels.reshape(-1, 1), values, counts, ranks.sizes(buckets, steps) / pixels)
+
+
+def constant_maps(maps: Tensor) -> Reasons:
+    """Reasons of maps (n, l, h, w) whose pixels are all equal."""
+    low, high = maps.flatten(2).aminmax(dim=-1)
+    places = (low == high).nonzero().tolist()
+    return {(i, j): f"the map is constant, {float(low[i, j]):.3g} in all pixels" for i, j in places}
