@@ -14,6 +14,8 @@ EXTRAS = {
     "cuda12": ["cupy-cuda12x>=14"],
     "cuda13": ["cupy-cuda13x>=14"],
     "peers": ["lime==0.2.0.1", "captum", "shap"],
+    # Other methods beside LIME, and plugs into other packages; zennit 1.0 needs Python 3.11.11.
+    "compare": ["captum>=0.9", "zennit>=0.5.1"],
     "docs": ["mkdocs<2", "mkdocs-material==9.*", "mkdocstrings[python]<2"],
 }
 # docs/results.md reads results with these.
@@ -21,7 +23,8 @@ READERS = ["pandas", "duckdb", "polars"]
 # Their verdicts change with their versions; CI and the hooks of .pre-commit-config.yaml use these.
 LINTERS = ["import-linter==2.17", "mypy==2.4.1", "ruff==0.17.6"]
 TESTED = ["lime==0.2.0.1", "ipython", "matplotlib", "skops", "timm", "transformers"]
-EXTRAS["test"] = [*EXTRAS["demo"], *READERS, *LINTERS, *TESTED, "pytest"]
+JUDGES = ["torchcam>=0.5", "quantus>=0.6"]  # references of gpulime.evaluate, and a plug
+EXTRAS["test"] = [*EXTRAS["demo"], *EXTRAS["compare"], *JUDGES, *READERS, *LINTERS, *TESTED, "pytest"]
 EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["docs"], "pre-commit", "pre-commit-hooks"]
 
 setup(
