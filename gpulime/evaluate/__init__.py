@@ -3,5 +3,6 @@
 # Imported here, not at first use: a function would give way to the module of the same name once that is imported.
 from gpulime.evaluate.curves import Curves, curves
 from gpulime.evaluate.scores import Scores
+from gpulime.evaluate.similarity import similarities
 
-__all__ = ["Curves", "Scores", "curves"]
+__all__ = ["Curves", "Scores", "curves", "similarities"]
