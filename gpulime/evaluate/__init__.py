@@ -2,7 +2,9 @@
 
 # Imported here, not at first use: a function would give way to the module of the same name once that is imported.
 from gpulime.evaluate.curves import Curves, curves
+from gpulime.evaluate.method_maps import as_method
+from gpulime.evaluate.randomisation import Randomisation, randomisation
 from gpulime.evaluate.scores import Scores
 from gpulime.evaluate.similarity import similarities
 
-__all__ = ["Curves", "Scores", "curves", "similarities"]
+__all__ = ["Curves", "Randomisation", "Scores", "as_method", "curves", "randomisation", "similarities"]

@@ -1,0 +1,106 @@
+"""Maps of a method: how it is called, checked, and made of an explainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gpulime import labels as classes
+from gpulime.engine import outputs
+from gpulime.engine.eval_mode import evaluating
+from gpulime.errors import check
+from gpulime.evaluate.seeded import seeded
+
+if TYPE_CHECKING:
+    from gpulime.explainer import Explainer
+
+Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(model, images (n, c, h, w) as the model takes them, labels (n, l)) -> maps (n, l, h, w), larger is more important."""
+
+ROWS = 64  # of a model call
+
+
+def as_method(make: Callable[[nn.Module], Explainer], segments: Any = None, keys: Any = None) -> Method:
+    """Make a method of an explainer, so that explanations of several models differ by the models alone.
+
+    Parameters
+    ----------
+    make : callable
+        model -> `gpulime.Explainer`, with the same settings and seed in each call. It gets images as the model takes them: use
+        ``normalized=True``, or ``mean=0, std=1`` for a model of images in [0, 1].
+    segments, keys
+        As for `gpulime.Explainer.explain`. Without ``segments`` they are the segmenter's, which sees the images alone.
+
+    Examples
+    --------
+    >>> lime = as_method(lambda model: gpulime.Explainer(model, n_samples=64, mean=0, std=1))
+    """
+
+    def lime(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return make(model).explain(images, labels, segments, keys).heatmaps().float()
+
+    return lime
+
+
+def maps_of(method: Method, model: nn.Module, images: Tensor, labels: Tensor, seed: int = 0) -> Tensor:
+    """Maps (n, l, h, w) float32 of a method, which draws the same random numbers in each call with one seed.
+
+    Raises
+    ------
+    GpulimeError
+        If the method returns no such maps; (n, h, w) is taken for one label.
+    """
+    with seeded(seed, images.device), evaluating(model):
+        maps = method(model, images, labels)
+    name = getattr(method, "__name__", type(method).__name__)
+    check(isinstance(maps, Tensor), f"method {name!r} must return a tensor; got {type(maps).__name__}")
+    (n, l), (h, w) = labels.shape, images.shape[2:]
+    maps = maps.detach()[:, None] if l == 1 and maps.shape == (n, h, w) else maps.detach()
+    expected = f"maps (n, l, h, w) = {(n, l, h, w)}"
+    check(maps.shape == (n, l, h, w), f"method {name!r} must return {expected}; got {tuple(maps.shape)}")
+    return maps.float()
+
+
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Outputs (n, classes) of a module in eval mode, without gradients."""
+    with torch.no_grad(), evaluating(model):
+        return torch.cat([outputs.read(model(rows), len(rows)) for rows in images.split(ROWS)])
+
+
+def check_images(images: Any, name: str = "images") -> None:
+    """Raise `GpulimeError` unless images are a floating tensor (n, c, h, w), as the model takes them."""
+    fits = isinstance(images, Tensor) and images.ndim == 4 and images.numel() > 0 and images.is_floating_point()
+    got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+    check(fits, f"{name} must be a floating tensor (n, c, h, w), as the model takes it; got {got}")
+
+
+def explained_labels(given: Any, model: nn.Module, images: Tensor) -> Tensor:
+    """Labels (n, l) int64 as `gpulime.Explainer.explain` takes them; without any, the class with the highest output.
+
+    Raises
+    ------
+    GpulimeError
+        If labels are invalid, or beyond the model's classes.
+    """
+    found = logits(model, images)
+    if given is None:
+        return found.argmax(1, keepdim=True)
+    labels = classes.of_batch(given, len(images)).to(images.device)
+    most, last = int(labels.max()), found.shape[1] - 1
+    check(most <= last, f"labels must be at most {last}, the model's last class; got {most}")
+    return torch.where(labels < 0, labels[:, :1], labels)
+
+
+def faults(maps: Tensor, name: str) -> dict[tuple[int, int], str]:
+    """Why maps (n, l, h, w) cannot be compared, by image and label; "NAME is constant" or "NAME is not finite"."""
+    flat = maps.flatten(2)
+    infinite, constant = ~flat.isfinite().all(2), (flat == flat[..., :1]).all(2)
+    found = dict.fromkeys(_places(constant), f"{name} is constant")
+    return found | dict.fromkeys(_places(infinite), f"{name} is not finite")
+
+
+def _places(where: Tensor) -> list[tuple[int, int]]:
+    return [(i, j) for i, j in where.nonzero().tolist()]
