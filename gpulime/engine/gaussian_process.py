@@ -112,26 +112,50 @@ class Posterior(Estimate):
         return kernels[0] @ odd[1] + kernels[2] @ odd[3], kernels[1] @ even[2]
 
 
-def posterior(rows: Tensor, first: Tensor, second: Tensor, scales_: Tensor, limit: Slopes) -> Posterior:
-    """Posterior from pairs.
+@dataclass(frozen=True)
+class Prior:
+    """Covariances of functions at pairs of masks, and of their slopes; the outputs have no part in it.
 
-    Parameters
+    Attributes
     ----------
     rows : (n, m, k) float64, first mask of each pair as -1 and 1; 0 beyond an input's count
-    first, second : (n, m, l) float64, outputs for the masks and for their complements
-    scales_ : (n, k), from `scales`
+    scales : (n, k), from `scales`
     limit : Slopes
+    kernels, sections, variances : (n, m, m), (n, m, k) and (n, k) of each order, of `gpulime.engine.walsh`
+    unexpected : (n, k), variance of the slopes of interactions that the scales do not expect: of parts that do not matter alone
+    white : kernel, sections and variance of white noise, or None
     """
-    kernels = walsh.kernels(rows, rows, scales_)
-    sections = walsh.sections(rows, scales_, limit)
-    priors = walsh.variances(scales_, limit)
+
+    rows: Tensor
+    scales: Tensor
+    limit: Slopes
+    kernels: list[Tensor]
+    sections: list[Tensor]
+    variances: list[Tensor]
+    unexpected: Tensor
+    white: tuple[Tensor, Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, rows: Tensor, scales: Tensor, limit: Slopes) -> Prior:
+        """Covariances for rows, scales and the slopes of their products."""
+        return cls(
+            rows,
+            scales,
+            limit,
+            walsh.kernels(rows, rows, scales),
+            walsh.sections(rows, scales, limit),
+            walsh.variances(scales, limit),
+            walsh.variances((scales > 0).double(), limit)[1],
+            walsh.white(rows, scales, limit),
+        )
+
+
+def posterior(prior: Prior, first: Tensor, second: Tensor) -> Posterior:
+    """Posterior from outputs (n, m, l) float64 for the masks of the pairs and for their complements."""
     even = (first + second) / 2
     mean = even.mean(1)
-    problem = (kernels, sections, priors)
-    # Noise in the even part may be interactions of parts that do not matter alone, which the scales do not expect.
-    unexpected = walsh.variances((scales_ > 0).double(), limit)[1]
-    odd_ = _process((first - second) / 2, (1, 3), ODD, problem, 0.0, white=walsh.white(rows, scales_, limit))
-    even_ = _process(even - mean[:, None], (2,), EVEN, problem, FLAT, unexpected)
+    odd_ = _process((first - second) / 2, (1, 3), ODD, prior, 0.0, white=prior.white)
+    even_ = _process(even - mean[:, None], (2,), EVEN, prior, FLAT, prior.unexpected)
     return Posterior(
         slopes=odd_.slopes + even_.slopes,
         variances=odd_.variances + even_.variances,
@@ -140,8 +164,8 @@ def posterior(rows: Tensor, first: Tensor, second: Tensor, scales_: Tensor, limi
         odd=odd_,
         even=even_,
         mean=mean,
-        rows=rows,
-        scales=scales_,
+        rows=prior.rows,
+        scales=prior.scales,
     )
 
 
@@ -167,14 +191,11 @@ def scales(rows: Tensor, odd: Tensor, counts: Tensor) -> Tensor:
     return found * (counts[:, None] / found.sum(1, keepdim=True))
 
 
-Problem = tuple[list[Tensor], list[Tensor], list[Tensor]]  # kernels (n, m, m), sections (n, m, k), variances (n, k), by order
-
-
 def _process(
     values: Tensor,
     orders: tuple[int, ...],
     grid: Sequence[tuple[float, ...]],
-    problem: Problem,
+    prior: Prior,
     flat: float,
     unexpected: Tensor | None = None,
     white: tuple[Tensor, Tensor, Tensor] | None = None,
@@ -184,11 +205,13 @@ def _process(
     ``unexpected`` (n, k) are variances of the noise's slopes, of which the values tell nothing; ``white`` are kernel, sections
     and variances of noise whose slopes they do tell.
     """
-    kernels, sections, priors = ([of_order[d - 1] for d in orders] for of_order in problem)
+    kernels, sections, variances = (
+        [of_order[d - 1] for d in orders] for of_order in (prior.kernels, prior.sections, prior.variances)
+    )
     if unexpected is not None:
-        priors = [*priors, unexpected]
+        variances = [*variances, unexpected]
     if white is not None:
-        sections, priors = [*sections, white[1]], [*priors, white[2]]
+        sections, variances = [*sections, white[1]], [*variances, white[2]]
     m = values.shape[1]
     size = values.square().mean(1).sqrt()
     known = size > 1e-12
@@ -220,10 +243,10 @@ def _process(
     q = ((scaled[:, None] * solved).sum(2) / m).clamp(min=1e-300)  # (n, g, l), variance of each label
     each_share = [*some[..., :-1].unbind(-1), some[..., -1] + JITTER]
     section = torch.stack([a[..., None, None] * one[:, None] for a, one in zip(each_share, sections, strict=False)]).sum(0)
-    prior = torch.stack([a[..., None] * one[:, None] for a, one in zip(each_share, priors, strict=False)]).sum(0)
+    expected = torch.stack([a[..., None] * one[:, None] for a, one in zip(each_share, variances, strict=False)]).sum(0)
     slopes = solved.mT @ section  # (n, g, l, k)
     half = root @ section
-    left = (prior - half.square().sum(2)).clamp(min=0)
+    left = (expected - half.square().sum(2)).clamp(min=0)
     mean = (mix * slopes).sum(1)
     variance = (mix * (q[..., None] * left[:, :, None] + slopes.square())).sum(1) - mean.square()
     errors = solved / inverse.diagonal(dim1=-2, dim2=-1)[..., None]

@@ -7,16 +7,17 @@ outputs less the probabilities predicted from all other pairs. So the sum stays 
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 from torch import Tensor
 
 from gpulime.engine import gaussian_process
 from gpulime.engine.designs import hadamard
-from gpulime.engine.gaussian_process import Estimate, Posterior
+from gpulime.engine.gaussian_process import Estimate, Posterior, Prior
 from gpulime.engine.proximity import proximity
 from gpulime.engine.ridge import ridge
 from gpulime.engine.settings import REGULAR, Settings
-from gpulime.engine.walsh import Slopes
 
 CLASSES = 24  # with the highest mean probability; all others count as one
 NEAR = 1e-2  # of a sum of probabilities to 1, in bfloat16, too
@@ -24,36 +25,28 @@ LEAST = 1e-7  # probabilities below count as this
 ROWS = 8192  # rows of the projection, a single block
 PROJECTION = -1  # its seed
 INFLUENCE_ROWS = 1024  # of these, for the influence of each pair
-TOGETHER = 2**19  # entries of the kernels of a projection at once, to stay in a CPU's cache
+# Entries of the kernels of a projection at once: few on a CPU, to stay in its cache.
+TOGETHER = defaultdict(lambda: 2**25, cpu=2**19)
 
 
-def posterior(
-    rows: Tensor,
-    outputs: Tensor,
-    labels: Tensor,
-    fresh: Tensor,
-    scales: Tensor,
-    counts: Tensor,
-    limit: Slopes,
-    settings: Settings,
-) -> Estimate:
+def posterior(prior: Prior, outputs: Tensor, labels: Tensor, fresh: Tensor, counts: Tensor, settings: Settings) -> Estimate:
     """Estimate the slopes from pairs, with the probabilities of all classes.
 
     Parameters
     ----------
-    rows : (n, m, k) float64, first mask of each pair as -1 and 1; 0 beyond an input's count
+    prior : Prior, of the process of the rest
     outputs : (n, 2 m, classes) float64, probabilities for each mask and its complement
     labels : (n, l), classes to explain
     fresh : (n, l) bool, False for labels that repeat an earlier one
-    scales : (n, k), of the parts, for the process of the rest
+    counts : (n,) parts of each input
     """
     z, place = log_probabilities(outputs, labels)
     first, second = z[:, ::2], z[:, 1::2]
-    of_model = gaussian_process.scales(rows, (first - second) / 2, counts)
-    model = gaussian_process.posterior(rows, first, second, of_model, limit)
+    of_model = gaussian_process.scales(prior.rows, (first - second) / 2, counts)
+    model = gaussian_process.posterior(Prior.of(prior.rows, of_model, prior.limit), first, second)
     predicted = (z - model.errors).softmax(-1)
     rest = (_of(outputs, labels) - _of(predicted, place)) * fresh[:, None]
-    found = gaussian_process.posterior(rows, rest[:, ::2], rest[:, 1::2], scales, limit)
+    found = gaussian_process.posterior(prior, rest[:, ::2], rest[:, 1::2])
     slopes, noise, influence = _projected(model, place, counts, settings)
     variances = found.variances + noise + influence.square().sum(1)
     return Estimate(found.slopes + slopes, variances, found.influence + influence, found.left_out)
@@ -102,7 +95,7 @@ def _projected(model: Posterior, place: Tensor, counts: Tensor, settings: Settin
     masks = block & valid[:, None]
     w = proximity(masks, counts, settings)
     x = torch.where(masks, 1.0, -1.0) * valid[:, None]  # float32: rounding is far below the noise of the rows
-    pieces = x.split(max(1, TOGETHER // (n * m)), 1)
+    pieces = x.split(max(1, TOGETHER[x.device.type] // (n * m)), 1)
     p = torch.cat([model.predict(piece).softmax(-1) for piece in pieces], 1)
     slopes, noise = _slopes(x, w.float(), _of(p, place), valid)
     few = slice(0, INFLUENCE_ROWS)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gpulime.engine import gaussian_process, logit, walsh
-from gpulime.engine.gaussian_process import Estimate
+from gpulime.engine.gaussian_process import Estimate, Prior
 from gpulime.engine.proximity import proximity
 from gpulime.engine.ridge import ridge
 from gpulime.engine.selection import select
@@ -37,13 +37,13 @@ def solved(masks: Tensor, outputs: Tensor, labels: Tensor, fresh: Tensor, counts
     z, all_y = masks[:, pairs].double(), outputs[:, pairs].double()
     y = all_y.gather(2, labels[:, None].expand(-1, all_y.shape[1], -1)) * fresh[:, None]
     rows = (2 * z[:, ::2] - 1) * valid[:, None]
-    limit = walsh.limit(counts, k, settings)
     scales = gaussian_process.scales(rows, (y[:, ::2] - y[:, 1::2]) / 2, counts)
     estimates: list[Estimate] = []
+    prior = Prior.of(rows, scales, walsh.limit(counts, k, settings))
     if settings.link != "logit":
-        estimates.append(gaussian_process.posterior(rows, y[:, ::2], y[:, 1::2], scales, limit))
+        estimates.append(gaussian_process.posterior(prior, y[:, ::2], y[:, 1::2]))
     if settings.link != "identity":
-        estimates.append(logit.posterior(rows, all_y, labels, fresh, scales, counts, limit, settings))
+        estimates.append(logit.posterior(prior, all_y, labels, fresh, counts, settings))
     found = estimates[0] if len(estimates) == 1 else _better(estimates, logit.probabilities(all_y).all(1))
     ranks = torch.arange(k, device=z.device).expand_as(found.slopes)
     if settings.num_features is not None or settings.feature_selection == "lasso_path":

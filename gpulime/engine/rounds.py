@@ -23,8 +23,9 @@ from gpulime.engine.surrogate import FITTED, LARGEST, Moments, Surrogate
 from gpulime.errors import check, stage
 
 GROWTH = 0.25  # of an input's samples in another round, at least a block
-# Entries of covariances of the inputs that are estimated at once: few on a CPU, to stay in its cache.
-ENTRIES = defaultdict(lambda: 2**21, cpu=2**19)
+# Entries of covariances of the inputs that are estimated at once: few on a CPU, to stay in its cache. On a GPU the
+# launches of an estimate take longer than the work for an input.
+ENTRIES = defaultdict(lambda: 2**24, cpu=2**19)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gpulime.engine import gaussian_process, walsh
 from gpulime.engine.designs import Antithetic
+from gpulime.engine.gaussian_process import Prior
 from gpulime.engine.ridge import LEAST_FREE
 from gpulime.engine.settings import REGULAR, Settings
 from gpulime.engine.surrogate import CONSTANT, Surrogate
@@ -100,7 +101,7 @@ def solved(
     if settings.estimator == "gp":
         limit = walsh.limit(counts, masks.shape[2], settings)
         scales = gaussian_process.scales(rows, odd, counts)
-        found = gaussian_process.posterior(rows, first, second, scales, limit)
+        found = gaussian_process.posterior(Prior.of(rows, scales, limit), first, second)
         values, influence = found.slopes, found.influence[:, 1:]
         variances = found.variances.maximum(influence.square().sum(1))  # larger if the process does not fit
     else:

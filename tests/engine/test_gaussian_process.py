@@ -8,6 +8,7 @@ from test_walsh import all_masks, limit_of, slopes_of
 
 from gpulime.engine import gaussian_process, walsh
 from gpulime.engine.designs import Blocks
+from gpulime.engine.gaussian_process import Prior
 
 K = 6
 
@@ -28,21 +29,25 @@ def problem(k=K, l=3, pairs=16, seed=0):
     return rows, *outputs, torch.rand(1, k, generator=generator, dtype=torch.float64) + 0.1
 
 
+def posterior(rows, first, second, scales, limit):
+    return gaussian_process.posterior(Prior.of(rows, scales, limit), first, second)
+
+
 def test_slopes_are_those_of_the_predicted_function(one_point):
-    found = gaussian_process.posterior(*problem(), limit_of(K))
+    found = posterior(*problem(), limit_of(K))
     everywhere = found.predict(all_masks(K)[1][None])[0]
     torch.testing.assert_close(found.slopes[0], slopes_of(everywhere, K), rtol=0, atol=1e-10)
 
 
 def test_slopes_are_averaged_over_the_grid():
-    found = gaussian_process.posterior(*problem(), limit_of(K))
+    found = posterior(*problem(), limit_of(K))
     everywhere = found.predict(all_masks(K)[1][None])[0]
     torch.testing.assert_close(found.slopes[0], slopes_of(everywhere, K), rtol=0, atol=1e-10)
 
 
 def test_variances_are_those_of_the_process(one_point):
     rows, first, second, scales = problem(l=1)
-    found = gaussian_process.posterior(rows, first, second, scales, limit_of(K))
+    found = posterior(rows, first, second, scales, limit_of(K))
     _, x = all_masks(K)
     expected = torch.zeros(K, dtype=torch.float64)
     odd, even = (first - second) / 2, (first + second) / 2
@@ -68,24 +73,19 @@ def test_variances_are_those_of_the_process(one_point):
 
 def test_left_out_pairs_are_predicted_by_the_others(one_point):
     rows, first, second, scales = problem()
-    found = gaussian_process.posterior(rows, first, second, scales, limit_of(K))
+    found = posterior(rows, first, second, scales, limit_of(K))
     for i in (0, 7):
         kept = torch.arange(rows.shape[1]) != i
         mean = (first + second).mean(1) / 2  # the even part's mean stays
         given = first[:, kept] - mean[:, None], second[:, kept] - mean[:, None]
         refit = gaussian_process._process(
-            (given[0] - given[1]) / 2, (1, 3), gaussian_process.ODD, of(rows[:, kept], scales), 0.0
+            (given[0] - given[1]) / 2, (1, 3), gaussian_process.ODD, Prior.of(rows[:, kept], scales, limit_of(K)), 0.0
         )
         torch.testing.assert_close(found.odd.slopes - refit.slopes, found.odd.influence[:, i], rtol=1e-8, atol=1e-12)
         kernels = walsh.kernels(rows[:, [i]], rows[:, kept], scales)
         predicted = sum(kernels[d - 1] @ (s @ refit.values) for d, s in refit.smoothers.items())[:, 0]
         errors = (first - second)[:, i] / 2 - predicted
         torch.testing.assert_close(found.odd.left_out[:, i], errors, rtol=1e-8, atol=1e-12)
-
-
-def of(rows, scales):
-    limit = limit_of(K)
-    return walsh.kernels(rows, rows, scales), walsh.sections(rows, scales, limit), walsh.variances(scales, limit)
 
 
 def test_a_linear_function_is_found():
@@ -95,7 +95,7 @@ def test_a_linear_function_is_found():
     counts = torch.tensor([20])
     scales = gaussian_process.scales(rows, values, counts)
     assert torch.equal(scales[0].argsort(descending=True)[:5], torch.arange(5))
-    found = gaussian_process.posterior(rows, 5 + values, 5 - values, scales, limit_of(20))
+    found = posterior(rows, 5 + values, 5 - values, scales, limit_of(20))
     torch.testing.assert_close(found.slopes[0, 0], truth, rtol=0, atol=1e-3)
     assert found.variances.sqrt().max() < 3e-3
 
@@ -103,7 +103,7 @@ def test_a_linear_function_is_found():
 def test_a_constant_function_has_no_slopes():
     rows, first, _, scales = problem()
     constant = torch.full_like(first, 3.0)
-    found = gaussian_process.posterior(rows, constant, constant, scales, limit_of(K))
+    found = posterior(rows, constant, constant, scales, limit_of(K))
     assert not found.slopes.any()
     assert not found.variances.any()
 
@@ -113,8 +113,8 @@ def test_inputs_are_estimated_alike_alone_and_beside_larger_ones():
     wide = [torch.nn.functional.pad(tensor, (0, 3)) for tensor in (rows, scales)]
     other = problem(k=9, seed=1)
     both = [torch.cat([one, more]) for one, more in zip((wide[0], first, second, wide[1]), other, strict=True)]
-    together = gaussian_process.posterior(*both, limit_of(K, 9))
-    alone = gaussian_process.posterior(rows, first, second, scales, limit_of(K))
+    together = posterior(*both, limit_of(K, 9))
+    alone = posterior(rows, first, second, scales, limit_of(K))
     torch.testing.assert_close(together.slopes[:1, :, :K], alone.slopes, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(together.variances[:1, :, :K], alone.variances, rtol=1e-9, atol=1e-12)
     assert not together.slopes[0, :, K:].any()
@@ -129,7 +129,7 @@ def test_errors_know_interactions_of_parts_that_do_not_matter_alone():
     mixed = torch.randn(n, k, k, generator=generator, dtype=torch.float64).triu(1)
     even = torch.einsum("nmj,njl,nml->nm", rows, mixed, rows)[..., None]
     odd = 10 * rows[..., :1]
-    found = gaussian_process.posterior(rows, even + odd, even - odd, gaussian_process.scales(rows, odd, counts), limit)
+    found = posterior(rows, even + odd, even - odd, gaussian_process.scales(rows, odd, counts), limit)
     both = mixed + mixed.mT
     truth = limit.inside[0, 2] * both.sum(2) + limit.outside[0, 2] * (mixed.sum((1, 2))[:, None] - both.sum(2))
     truth[:, 0] += 10 * limit.inside[0, 1]

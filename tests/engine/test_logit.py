@@ -8,6 +8,7 @@ from test_walsh import all_masks, limit_of, slopes_of
 
 from gpulime.engine import gaussian_process, logit, pairs
 from gpulime.engine.designs import Blocks
+from gpulime.engine.gaussian_process import Prior
 from gpulime.engine.settings import Settings
 
 K = 10
@@ -51,7 +52,7 @@ def model_of(masks, outputs, counts):
     z, place = logit.log_probabilities(outputs[:, 1:], LABELS)
     rows = 2.0 * masks[:, 1::2].double() - 1
     scales = gaussian_process.scales(rows, (z[:, ::2] - z[:, 1::2]) / 2, counts)
-    return gaussian_process.posterior(rows, z[:, ::2], z[:, 1::2], scales, limit_of(K)), place
+    return gaussian_process.posterior(Prior.of(rows, scales, limit_of(K)), z[:, ::2], z[:, 1::2]), place
 
 
 def test_projection_gives_the_slopes_of_the_fit_to_all_masks():
@@ -70,7 +71,7 @@ def test_variances_are_those_of_other_rows(monkeypatch):
     rows = 2.0 * masks[:, 1::2].double() - 1
     z, place = logit.log_probabilities(outputs[:, 1:], LABELS)
     scales = gaussian_process.scales(rows, (z[:, ::2] - z[:, 1::2]) / 2, counts)
-    model = gaussian_process.posterior(rows, z[:, ::2], z[:, 1::2], scales, limit_of(24))
+    model = gaussian_process.posterior(Prior.of(rows, scales, limit_of(24)), z[:, ::2], z[:, 1::2])
     found = []
     for seed in range(40):
         monkeypatch.setattr(logit, "PROJECTION", seed)
@@ -92,7 +93,7 @@ def test_influence_is_the_change_without_a_pair(monkeypatch):
         rows = 2.0 * masks[:, kept][:, 1::2].double() - 1
         z, place = logit.log_probabilities(outputs[:, 1:], LABELS)
         z = z[:, [j - 1 for j in kept[1:]]]
-        refit = gaussian_process.posterior(rows, z[:, ::2], z[:, 1::2], scales, limit_of(K))
+        refit = gaussian_process.posterior(Prior.of(rows, scales, limit_of(K)), z[:, ::2], z[:, 1::2])
         seen.append(slopes - logit._projected(refit, place, counts, Settings())[0])
         said.append(influence[:, i])
     said, seen = torch.stack(said).flatten(), torch.stack(seen).flatten()
