@@ -1,10 +1,28 @@
 """Judge explanations: LIME's and the maps of any other method, in batches, through an explainer's queue."""
 
 # Imported here, not at first use: a function would give way to the module of the same name once that is imported.
+from gpulime.evaluate import bam
 from gpulime.evaluate.curves import Curves, curves
+from gpulime.evaluate.data_randomisation import DataRandomisation, Networks, data_randomisation, train_networks
 from gpulime.evaluate.method_maps import as_method
 from gpulime.evaluate.randomisation import Randomisation, randomisation
 from gpulime.evaluate.scores import Scores
 from gpulime.evaluate.similarity import similarities
+from gpulime.evaluate.tcav import Tcav, tcav
 
-__all__ = ["Curves", "Randomisation", "Scores", "as_method", "curves", "randomisation", "similarities"]
+__all__ = [
+    "Curves",
+    "DataRandomisation",
+    "Networks",
+    "Randomisation",
+    "Scores",
+    "Tcav",
+    "as_method",
+    "bam",
+    "curves",
+    "data_randomisation",
+    "randomisation",
+    "similarities",
+    "tcav",
+    "train_networks",
+]

@@ -12,13 +12,11 @@ from gpulime import labels as classes
 from gpulime.engine import outputs
 from gpulime.engine.eval_mode import evaluating
 from gpulime.errors import check
+from gpulime.evaluate.methods.method import Method
 from gpulime.evaluate.seeded import seeded
 
 if TYPE_CHECKING:
     from gpulime.explainer import Explainer
-
-Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(model, images (n, c, h, w) as the model takes them, labels (n, l)) -> maps (n, l, h, w), larger is more important."""
 
 ROWS = 64  # of a model call
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from gpulime.errors import GpulimeError, check, line_of, unknown
 from gpulime.evaluate.entropy import entropies
 from gpulime.evaluate.layers import can_reset, reset, staged
-from gpulime.evaluate.method_maps import Method, check_images, explained_labels, faults, logits, maps_of
+from gpulime.evaluate.method_maps import check_images, explained_labels, faults, logits, maps_of
+from gpulime.evaluate.methods.method import Method
 from gpulime.evaluate.similarity import similarities, undefined
 
 ORDERS = ("cascading", "independent")
