@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,10 +25,11 @@ from gpulime.errors import check, whole
 from gpulime.explanations.rows import ExplainedRows
 from gpulime.tables import model as models
 from gpulime.tables import sparse_batch
-from gpulime.tables.batch import Tables
+from gpulime.tables.batch import Rows, Tables
 from gpulime.tables.columns import Columns
+from gpulime.tables.hidden import HidingSparse, HidingTables
 from gpulime.tables.sparse import SparseFunction, is_sparse
-from gpulime.tables.sparse_batch import SparseTables
+from gpulime.tables.sparse_batch import SparseRows, SparseTables
 from gpulime.tables.table import Table
 
 
@@ -150,6 +152,7 @@ class TableExplainer(Engine[ExplainedRows]):
         settings = Settings(alpha, kernel or "exponential", kernel_width, distance, feature_selection, num_features)
         fits = max(1, min(models.BATCH_ROWS, models.BATCH_BYTES // (8 * len(columns))))
         size = BatchSize(fits if batch_size == "auto" else batch_size)
+        self._tables = tables
         super().__init__(predictor, size, tables, sampler, n_samples, whole("top_labels", top_labels, 1), settings)
 
     def __repr__(self) -> str:
@@ -185,12 +188,7 @@ class TableExplainer(Engine[ExplainedRows]):
         GpulimeError
             If an argument is invalid, or the model's output is not as expected.
         """
-        shape = getattr(inputs, "shape", None)
-        n = len(inputs) if shape is None else shape[0]
-        check(labels is None or self.mode == "classification", "labels are for a classification; this is a regression")
-        wanted = None if labels is None else numbers.of_batch(labels, n, self.class_names)
-        self.columns.forget()  # so that the answer does not depend on earlier calls
-        batch = cast(Tables, self.masker).batch(inputs, wanted, None if keys is None else arrays.keys(keys, n))
+        batch = self.batch(inputs, labels, keys)
         explained = ExplainedRows.cat(list(self.explained(batch)))
         for i in explained.non_finite.nonzero().flatten().tolist():
             count = int(explained.non_finite[i])
@@ -200,6 +198,39 @@ class TableExplainer(Engine[ExplainedRows]):
                 stacklevel=2,
             )
         return explained
+
+    def batch(self, inputs: Any, labels: Any = None, keys: Any = None) -> Rows | SparseRows:
+        """Check rows, labels and keys as for `explain`, and encode the rows for `prepare` and `passed`."""
+        shape = getattr(inputs, "shape", None)
+        n = len(inputs) if shape is None else shape[0]
+        check(labels is None or self.mode == "classification", "labels are for a classification; this is a regression")
+        wanted = None if labels is None else numbers.of_batch(labels, n, self.class_names)
+        self.columns.forget()  # so that the answer does not depend on earlier calls
+        return self._tables.batch(inputs, wanted, None if keys is None else arrays.keys(keys, n))
+
+    def redrawn(self, seed: int, n_samples: int | None = None) -> Self:
+        """The same explainer, with the same model, and other neighbourhoods."""
+        made = super().redrawn(seed, n_samples)
+        made.masker = made._tables = self._tables.redrawn(seed, made.n_samples)
+        return made
+
+    def with_fill(self, fill: Any = None) -> Self:
+        """The same explainer with rows whose hidden columns show a fill, in place of neighbourhoods: for given masks only.
+
+        Parameters
+        ----------
+        fill : (1, d) row as in the training data, optional
+            By default the mean of each numeric column and the most frequent category, and 0 for sparse rows.
+        """
+        made = copy(self)
+        if isinstance(self._tables, SparseTables):
+            check(fill is None, "hidden entries of sparse rows are 0; leave fill out")
+            made.masker = HidingSparse(self._tables)
+            return made
+        values = self.table.typical[None] if fill is None else self.columns.encode(fill, "fill")
+        check(len(values) == 1, f"fill must be one row; got {len(values)}")
+        made.masker = HidingTables(self._tables, torch.from_numpy(values[0]))
+        return made
 
     def solve(self, flight: Flight) -> ExplainedRows | None:
         """Fit the surrogates of a flight; a regression has the bounds of its outputs, too."""

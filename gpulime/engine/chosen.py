@@ -45,7 +45,8 @@ class ChosenFlight(Flight):
     def of(cls, inputs: Masked, index: Tensor, masks: Tensor) -> Self:
         """Choose masks (p, k) bool of the inputs ``index`` (p,) int64; one input's masks best follow one another."""
         every = torch.arange(len(inputs), device=index.device)
-        shown = torch.nn.functional.pad(masks, (0, 0, 1, 0), value=True)
+        # Columns beyond an input's count have no meaning; they are cut or added as these inputs have them.
+        shown = torch.nn.functional.pad(masks, (0, inputs.k - masks.shape[1], 1, 0), value=True)
         return cls(inputs, 1, shown, index=torch.cat([every, index]), shown=shown)
 
     def __post_init__(self) -> None:

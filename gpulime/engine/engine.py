@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, TypeVar, cast
+from copy import copy
+from typing import Any, Generic, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -183,6 +184,20 @@ class Engine(Generic[E]):
                 yield from queue.put(begin(piece, slice(done, done + len(piece))))
                 done += len(piece)
         yield from queue.finish()
+
+    def redrawn(self, seed: int, n_samples: int | None = None) -> Self:
+        """The same explainer, with the same model, and other masks.
+
+        Parameters
+        ----------
+        seed : int
+        n_samples : int, optional
+            By default the same number.
+        """
+        made = copy(self)
+        made.seed, made.n_samples = seed, self.n_samples if n_samples is None else n_samples
+        made.sampler = cast(Any, type(self.sampler))(seed, made.n_samples)
+        return made
 
     def _announced(self, batch: Any) -> Iterator[Flight]:
         """Flights of a batch; once the first one is there, and so the inputs are valid, the batch's rows are announced."""

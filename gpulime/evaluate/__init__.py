@@ -2,8 +2,10 @@
 
 # Imported here, not at first use: a function would give way to the module of the same name once that is imported.
 from gpulime.evaluate import bam
+from gpulime.evaluate.baselines import centre_maps, random_maps
 from gpulime.evaluate.curves import Curves, curves
 from gpulime.evaluate.data_randomisation import DataRandomisation, Networks, data_randomisation, train_networks
+from gpulime.evaluate.held_out import HeldOut, held_out
 from gpulime.evaluate.method_maps import as_method
 from gpulime.evaluate.randomisation import Randomisation, randomisation
 from gpulime.evaluate.scores import Scores
@@ -13,14 +15,18 @@ from gpulime.evaluate.tcav import Tcav, tcav
 __all__ = [
     "Curves",
     "DataRandomisation",
+    "HeldOut",
     "Networks",
     "Randomisation",
     "Scores",
     "Tcav",
     "as_method",
     "bam",
+    "centre_maps",
     "curves",
     "data_randomisation",
+    "held_out",
+    "random_maps",
     "randomisation",
     "similarities",
     "tcav",

@@ -12,6 +12,7 @@ from gpulime import arrays
 from gpulime.errors import GpulimeError, check
 from gpulime.evaluate.scores import Reasons
 from gpulime.explainer import Explainer
+from gpulime.explanations.batch import Explanations
 from gpulime.explanations.images import ExplainedImages
 from gpulime.images import fills
 from gpulime.images.batch import Batch
@@ -20,22 +21,26 @@ from gpulime.images.segments import Segments
 
 @dataclass(frozen=True, eq=False)
 class Attributions:
-    """Importance of the pixels of n images for l labels.
+    """Importance of the pixels of n images for l labels: maps, or the coefficients of segments.
 
     Attributes
     ----------
     images : (n, c, h, w) float or uint8, as given
     labels : (n, l) int64
-    maps : (n, l, h, w) float, finite; larger is more important
     reasons : as in `gpulime.evaluate.Scores`, of labels that cannot be judged
-    explained : ExplainedImages or None
+    maps : (n, l, h, w) float, finite, larger is more important; None for explanations
+    explained : ExplainedImages, or None for maps
+    coefficients : (n, l, k) float64, finite; None for maps
+    intercepts : (n, l) float64, of the linear models; None for maps
     """
 
     images: Tensor
     labels: Tensor
-    maps: Tensor
     reasons: Reasons
+    maps: Tensor | None = None
     explained: ExplainedImages | None = None
+    coefficients: Tensor | None = None
+    intercepts: Tensor | None = None
 
     @classmethod
     def of(cls, explainer: Explainer, images: Any, given: Any, labels: Any = None) -> Attributions:
@@ -49,37 +54,41 @@ class Attributions:
         batch = Batch(images, labels).as_tensors(explainer.class_names)
         batch.highest_label()
         n, _, h, w = batch.images.shape
-        device = explainer.predictor.device(batch.images)
-        wanted = None if batch.labels is None else batch.labels.where(batch.labels >= 0, batch.labels[:, :1]).to(device)
-        reasons: Reasons = {}
+        device, wanted = explainer.predictor.device(batch.images), batch.labels
         if isinstance(given, ExplainedImages):
             found = tuple(given.segments.shape)
             check(found == (n, h, w), f"explanations must be of the images, (n, h, w) = {(n, h, w)}; got {found}")
             given = given.to(device)
-            wanted = given.labels if wanted is None else wanted
-            place = _places(given.labels, wanted, reasons)
-            maps = given.heatmaps()[torch.arange(n, device=device)[:, None], place]
-        else:
-            maps = _maps(given, wanted, (n, h, w)).to(device)
-            assert wanted is not None
-        bad = ~maps.isfinite().flatten(2).all(-1)
-        for i, j in bad.nonzero().tolist():
-            reasons.setdefault((i, j), "the map holds NaN or infinite values")
-        maps = maps.masked_fill(bad[..., None, None], 0)
-        return cls(batch.images, wanted, maps, reasons, given if isinstance(given, ExplainedImages) else None)
+            where, wanted, reasons = places(given, wanted)
+            coefficients, unknown = finite(given.coefficients[where], "the explanation's coefficients are NaN")
+            own = given, coefficients, given.intercepts[where]
+            return cls(batch.images, wanted, unknown | reasons, None, *own)
+        maps = _maps(given, wanted, (n, h, w)).to(device)
+        assert wanted is not None
+        wanted = wanted.where(wanted >= 0, wanted[:, :1]).to(device)
+        return cls(batch.images, wanted, *finite(maps, "the map holds NaN or infinite values")[::-1])
+
+    def pixels(self, where: slice) -> Tensor:
+        """Maps (m, l, h, w) of some images."""
+        if self.coefficients is None or self.explained is None:
+            assert self.maps is not None
+            return self.maps[where]
+        coefficients, segments = self.coefficients[where], self.explained.segments[where]
+        padded = torch.nn.functional.pad(coefficients, (0, 1))  # kept pixels may have the label k
+        place = segments.flatten(1).long()[:, None].expand(-1, padded.shape[1], -1)
+        return padded.gather(2, place).view(*padded.shape[:2], *segments.shape[1:])
 
     def segments(self, explainer: Explainer, segments: Any = None, keep: Any = None) -> Segments:
-        """The segments of the explanations; else the given ones, or the explainer's."""
+        """The segments of the explanations; else the given ones, or the explainer's. Kept pixels have the label ``most``."""
         if self.explained is not None:
             check(segments is None and keep is None, "explanations bring their own segments; leave segments and keep out")
-            k = max(self.explained.segment_ids.shape[1], int(self.explained.segments.max()) + 1)
-            ids = _widened(self.explained.segment_ids, k)
-            return Segments(self.explained.segments, self.explained.counts, ids)
+            found = self.explained
+            return _marked(found.segments, found.counts, found.segment_ids)
         batch = Batch(self.images, segments=segments, keep=keep)
         parts = [inputs.segments for inputs in explainer.preparation.masked(batch)]
         k = max(part.ids.shape[1] for part in parts)
-        ids = torch.cat([_widened(part.ids, k) for part in parts])
-        return Segments(torch.cat([part.labels for part in parts]), torch.cat([part.counts for part in parts]), ids)
+        ids = [torch.nn.functional.pad(part.ids, (0, k - part.ids.shape[1]), value=-1) for part in parts]
+        return _marked(*(torch.cat(tensors) for tensors in ([p.labels for p in parts], [p.counts for p in parts], ids)))
 
     def pictures(self, fill: str, parts: Segments) -> Tensor:
         """A named fill of the segments as pictures (n, c, h, w), in the units of the images."""
@@ -87,18 +96,40 @@ class Attributions:
         return fills.fill(fill, images.to(parts.labels.device), parts.labels, parts.ids.shape[1])
 
 
-def _widened(ids: Tensor, k: int) -> Tensor:
-    return torch.nn.functional.pad(ids, (0, k - ids.shape[1]), value=-1)
+def _marked(labels: Tensor, counts: Tensor, ids: Tensor) -> Segments:
+    """Segments whose kept pixels, with their image's count as label, get one label in all images."""
+    most, kept = int(counts.max()), labels >= counts[:, None, None]
+    return Segments(
+        labels.masked_fill(kept, most), counts, torch.nn.functional.pad(ids[:, :most], (0, 1), value=-1), keeps=True
+    )
 
 
-def _places(explained: Tensor, wanted: Tensor, reasons: Reasons) -> Tensor:
-    """The place (n, l) of each label among those explained; reasons for labels that are not among them."""
-    same = wanted[..., None] == explained[:, None]
-    known = same.any(-1)
-    check(bool(known.any()), lambda: f"none of the labels was explained; explained are {explained.unique().tolist()[:10]}")
-    for i, j in (~known).nonzero().tolist():
-        reasons[i, j] = f"class {int(wanted[i, j])} was not explained"
-    return same.long().argmax(-1)
+def finite(values: Tensor, reason: str) -> tuple[Tensor, Reasons]:
+    """Values (n, l, ...) with 0 in place of all of a label's that are not finite, and the reasons of these."""
+    bad = ~values.flatten(2).isfinite().all(-1)
+    filled = values.masked_fill(bad.view(*bad.shape, *[1] * (values.ndim - 2)), 0)
+    return filled, dict.fromkeys(((i, j) for i, j in bad.nonzero().tolist()), reason)
+
+
+def places(explained: Explanations, wanted: Tensor | None) -> tuple[tuple[Tensor, Tensor], Tensor, Reasons]:
+    """Find labels (n, l), by default all, among those explained.
+
+    Returns
+    -------
+    Index (n, 1) and (n, l) of each label in the tensors of the explanations, the labels, and reasons of ones not explained
+    """
+    known = explained.labels
+    rows = torch.arange(len(known), device=known.device)[:, None]
+    if wanted is None:
+        return (rows, torch.arange(known.shape[1], device=known.device).expand(known.shape)), known, {}
+    check(len(wanted) == len(known), f"labels must be for the n = {len(known)} explanations; got {len(wanted)} of them")
+    wanted = wanted.where(wanted >= 0, wanted[:, :1]).to(known.device)
+    same = wanted[..., None] == known[:, None]
+    found = same.any(-1)
+    check(bool(found.any()), lambda: f"none of the labels was explained; explained are {known.unique().tolist()[:10]}")
+    lacking = (~found).nonzero().tolist()
+    reasons = {(i, j): f"class {int(wanted[i, j])} was not explained" for i, j in lacking}
+    return (rows, same.long().argmax(-1)), wanted, reasons
 
 
 def _maps(given: Any, labels: Tensor | None, shape: tuple[int, int, int]) -> Tensor:

@@ -9,31 +9,26 @@ Fong and Vedaldi, "Interpretable explanations of black boxes by meaningful pertu
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from gpulime.engine.chosen import ChosenFlight
 from gpulime.engine.engine import Engine
-from gpulime.engine.masked import Masked
-from gpulime.engine.stopping import first_of
-from gpulime.errors import check, unknown, whole
-from gpulime.evaluate import ranks
+from gpulime.errors import GpulimeError, check, unknown, whole
 from gpulime.evaluate.attributions import Attributions
-from gpulime.evaluate.scores import Reasons, Scores
-from gpulime.evaluate.staircase import CURVES, DELETION, INSERTION, Staircase
-from gpulime.evaluate.units import Units, at_once, constant_maps, of_pixels, of_segments
+from gpulime.evaluate.games import Engines, Played, play
+from gpulime.evaluate.scores import Reasons, Scores, without
+from gpulime.evaluate.staircase import CURVES, DELETION, INSERTION
+from gpulime.evaluate.subjects import Judged, subject
+from gpulime.evaluate.units import at_once, constant_maps, of_pixels
 from gpulime.explainer import Explainer
-from gpulime.images import fills
 from gpulime.images.batch import Batch
+from gpulime.text_explainer import TextExplainer
 
-Fills = dict[str, str | Tensor]  # of each curve
 UNITS = SEGMENTS, PIXELS = ("segments", "pixels")
-JUDGED = ("deletion", "insertion", "area", "minimal_deletion")  # fields (n, l, ...)
 STEPS = 28  # of pixels, RISE's number of steps at 224 x 224
 
 
@@ -90,11 +85,21 @@ class Curves(Scores):
         """IROF as Quantus computes it: k less the area under points 1 to k at steps of 1; (n, l) float64, in [0, k] or so."""
         return self._units[..., -1] - torch.trapezoid(self._relative[..., 1:], self._units[..., 1:])
 
-    def without(self, reasons: Reasons) -> Curves:
-        """The same with NaN for labels that could not be judged."""
-        made = replace(self, reasons=reasons)
-        known: dict[str, Any] = {name: made.unknown(getattr(self, name)) for name in JUDGED}
-        return replace(made, **known)
+    @classmethod
+    def of(cls, played: Played, labels: Tensor, reasons: Reasons) -> Self:
+        """Curves of played games; NaN for labels (n, l) that could not be judged."""
+        minimal = _minimal(played.highest, labels, played.area)
+        found = (without(values, reasons) for values in (played.deletion, played.insertion, played.area, minimal))
+        deletion, insertion, area, minimal = found
+        return cls(
+            labels=labels,
+            reasons=reasons,
+            deletion=deletion,
+            insertion=insertion,
+            area=area,
+            hidden=played.hidden,
+            minimal_deletion=minimal,
+        )
 
     @property
     def _relative(self) -> Tensor:
@@ -107,8 +112,8 @@ class Curves(Scores):
 
 
 def curves(
-    explainer: Explainer,
-    images: Any,
+    explainer: Judged,
+    inputs: Any,
     explained: Any,
     unit: str = SEGMENTS,
     steps: int | None = None,
@@ -124,16 +129,18 @@ def curves(
     ----------
     explainer : Explainer
         Its model, activation, normalisation and batches are used; its fill and segmenter by default.
-    images : (n, c, h, w) float or uint8, as for ``explain``
-    explained : ExplainedImages, or maps (n, h, w) or (n, l, h, w)
-        Explanations of the images, or maps of any method: larger is more important for the label.
+    inputs : images (n, c, h, w), n texts or rows (n, d), as for ``explain``
+    explained : Explanations, or for images maps (n, h, w) or (n, l, h, w)
+        Explanations of the inputs, or maps of any method: larger is more important for the label.
     unit : {"segments", "pixels"}
         Hide whole segments, by their coefficient or by the mean of the map inside; or pixels, in steps of equal area.
         LIME's maps are constant within a segment, so their order of pixels there is arbitrary: take segments.
     steps : int, optional
         Steps of a curve, each of as many units as it takes; by default one for each segment, and 28 for pixels.
     fill : as for `gpulime.Explainer`, or a mapping of "deletion" and "insertion" to one each; optional
-        Pixels of hidden units; by default the explainer's. RISE's protocol, for images in [0, 1] and the mean colour ``mean``:
+        Pixels of hidden units; by default the explainer's. For rows a row (1, d), by default the mean of each numeric column
+        and the most frequent category; words are hidden as the explainer hides them. RISE's protocol, for images in [0, 1] and
+        the mean colour ``mean``:
         ``{"deletion": mean, "insertion": torchvision.transforms.functional.gaussian_blur(images, 11, 5)}``.
     labels : as for ``explain``
         Classes of the maps. For explanations by default all that were explained.
@@ -154,90 +161,68 @@ def curves(
     if unit not in UNITS:
         raise unknown("unit", unit, UNITS)
     steps = None if steps is None else whole("steps", steps, 1)
-    check(unit == SEGMENTS or keep is None, "keep needs unit='segments'; pixels are hidden by their own rank")
-    given, used = Attributions.of(explainer, images, explained, labels), _fills(explainer, fill)
     if unit == SEGMENTS:
-        parts = given.segments(explainer, segments, keep)
-        units = of_segments(given, parts)
-        batch = Batch(given.images, units.labels, parts.labels, extra=extra)
-        made, reasons = play(explainer, batch, units, steps, used), units.constant()
-    else:
-        made, reasons = _by_pixels(explainer, given, steps or STEPS, used, segments, extra), constant_maps(given.maps)
-    return made.without(reasons | given.reasons)
+        judged = subject(explainer, inputs, explained, labels, segments, keep, None, extra)
+        played = play(_engines(explainer, _fills(fill)), judged.batch, judged.units, steps)
+        return Curves.of(played, judged.units.labels, judged.units.constant() | judged.reasons)
+    if not isinstance(explainer, Explainer):
+        raise GpulimeError(f"unit='pixels' is for images; got a {type(explainer).__name__}")
+    check(keep is None, "keep needs unit='segments'; pixels are hidden by their own rank")
+    given, used = (
+        Attributions.of(explainer, inputs, explained, labels),
+        _fills(explainer.preparation.fill if fill is None else fill),
+    )
+    if any(isinstance(spec, str) and spec == "mean" for spec in used.values()):  # of LIME's segments, not of the buckets
+        mean = given.pictures("mean", given.segments(explainer, segments))
+        used = {name: mean if isinstance(spec, str) and spec == "mean" else spec for name, spec in used.items()}
+    return _by_pixels(explainer, given, steps or STEPS, used, extra)
 
 
-def _by_pixels(
-    explainer: Explainer, given: Attributions, steps: int, used: Fills, segments: Any, extra: Sequence[Tensor]
-) -> Curves:
+def _by_pixels(explainer: Explainer, given: Attributions, steps: int, used: dict[str, Any], extra: Sequence[Tensor]) -> Curves:
     """Curves of pixels: every pair of image and label is an input, whose segments are the buckets."""
     n, l = given.labels.shape
-    if "mean" in used.values():  # of the segments that LIME hides, not of a bucket
-        mean = given.pictures("mean", given.segments(explainer, segments))
-        used = {name: mean if spec == "mean" else spec for name, spec in used.items()}
-    played = []
+    played: list[Played] = []
+    reasons: Reasons = {}
     for where in at_once(n, l):
-        buckets, units = of_pixels(given, where, steps)
+        maps = given.pixels(where)
+        reasons |= constant_maps(maps, where.start)
+        buckets, units = of_pixels(maps, given.labels[where], steps)
         pairs, *more = (tensor[where].repeat_interleave(l, 0) for tensor in (given.images, *extra))
-        own = {name: _repeated(spec, where, l) for name, spec in used.items()}
-        played.append(play(explainer, Batch(pairs, units.labels, buckets, extra=tuple(more)), units, None, own))
-    found = {name: torch.cat([getattr(one, name) for one in played]) for name in (*JUDGED, "hidden")}
-    found = {name: values.view(n, l, *values.shape[2:]) for name, values in found.items() if name in JUDGED}
-    return Curves(labels=given.labels, reasons={}, hidden=torch.arange(steps + 1).expand(n, -1), **found)
+        fills = {name: _repeated(spec, where, l) for name, spec in used.items()}
+        if used[DELETION] is used[INSERTION]:
+            fills[INSERTION] = fills[DELETION]
+        played.append(play(_engines(explainer, fills), Batch(pairs, units.labels, buckets, extra=tuple(more)), units))
+    together = {name: torch.cat([getattr(one, name) for one in played]) for name in vars(played[0])}
+    together = {name: values.view(n, l, -1) for name, values in together.items()}
+    together["hidden"] = together["hidden"][:, 0]
+    return Curves.of(Played(**together), given.labels, reasons | given.reasons)
 
 
-def play(explainer: Explainer, batch: Any, units: Units, steps: int | None, used: Fills) -> Curves:
-    """Play both games with given units; they share the passes of the empty input if they share a fill."""
-    order = ranks.order(units.values, units.counts)
-    hidden = _hidden(units.counts, steps)
-    found: dict[str, Tensor] = {}
-    same = used[DELETION] is used[INSERTION]
-    for names in [CURVES] if same else [(name,) for name in CURVES]:
-        outputs, best = _passed(explainer.with_fill(used[names[0]]), batch, units, order, hidden, names)
-        found |= dict(zip(names, outputs.unbind(1), strict=True))
-        if DELETION in names:
-            highest = best[:, 0]
-    shares = units.shares[:, None].expand(order.shape).gather(2, order).cumsum(2)
-    area = torch.nn.functional.pad(shares, (1, 0)).gather(2, hidden[:, None].expand(-1, order.shape[1], -1)).clamp(max=1)
-    minimal = _minimal(highest, units.labels, area)
-    return Curves(labels=units.labels, reasons={}, area=area, hidden=hidden, minimal_deletion=minimal, **found)
-
-
-def _fills(explainer: Explainer, fill: Any) -> Fills:
+def _fills(fill: Any) -> dict[str, Any]:
     """The fill of each curve."""
     if not isinstance(fill, Mapping):
-        return dict.fromkeys(CURVES, explainer.preparation.fill if fill is None else fills.resolve(fill))
+        return dict.fromkeys(CURVES, fill)
     check(set(fill) == set(CURVES), lambda: f"fill must map {DELETION!r} and {INSERTION!r} to a fill each; got {list(fill)}")
-    return {name: fills.resolve(fill[name]) for name in CURVES}
+    return {name: fill[name] for name in CURVES}
 
 
-def _repeated(spec: str | Tensor, where: slice, l: int) -> str | Tensor:
+def _engines(explainer: Judged, used: dict[str, Any]) -> Engines:
+    """The explainer with the fill of each curve; one for both if they share it."""
+
+    def engine(spec: Any) -> Engine[Any]:
+        if isinstance(explainer, TextExplainer):
+            check(spec is None, "words are hidden as the explainer's hide says; leave fill out")
+            return explainer
+        return explainer if spec is None and isinstance(explainer, Explainer) else explainer.with_fill(spec)
+
+    first = engine(used[DELETION])
+    return {DELETION: first, INSERTION: first if used[INSERTION] is used[DELETION] else engine(used[INSERTION])}
+
+
+def _repeated(spec: Any, where: slice, l: int) -> Any:
     """A fill for pairs of some images and l labels."""
     each = isinstance(spec, Tensor) and spec.ndim == 4 and len(spec) > 1
     return spec[where].repeat_interleave(l, 0) if isinstance(spec, Tensor) and each else spec
-
-
-def _hidden(counts: Tensor, steps: int | None) -> Tensor:
-    """Units hidden at each point, (n, m + 1): all different up to an input's count, which repeats."""
-    each = counts if steps is None else counts.clamp(max=steps)
-    step = torch.minimum(torch.arange(int(each.max()) + 1, device=counts.device), each[:, None])
-    return (2 * step * counts[:, None] + each[:, None]) // (2 * each[:, None])  # rounded to the nearest
-
-
-def _passed(
-    engine: Engine[Any], batch: Any, units: Units, order: Tensor, hidden: Tensor, names: tuple[str, ...]
-) -> tuple[Tensor, Tensor]:
-    """Outputs and the classes with the highest one, (n, curves, l, m + 1) both."""
-    rank, first = order.argsort(-1), first_of(units.labels)
-    stairs: deque[Staircase] = deque()
-
-    def begin(inputs: Masked, where: slice) -> ChosenFlight:
-        stairs.append(Staircase.of(rank[where], hidden[where], units.counts[where], first[where], names))
-        return ChosenFlight.of(inputs, stairs[-1].index, stairs[-1].masks)
-
-    rows = 1 + len(names) * units.labels.shape[1] * hidden.shape[1]
-    found = [stairs.popleft().read(answers) for answers in engine.passed(batch, rows, begin, ChosenFlight.answers)]
-    outputs, best = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return outputs, best
 
 
 def _minimal(best: Tensor, labels: Tensor, area: Tensor) -> Tensor:

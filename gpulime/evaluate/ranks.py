@@ -34,13 +34,14 @@ def segment_means(maps: Tensor, segments: Tensor, k: int) -> Tensor:
 
     Returns
     -------
-    (n, l, k) float64; 0 for a segment without pixels
+    (n, l, k) float64; the map's least value for a segment without pixels
     """
     n, l = maps.shape[:2]
-    where = segments.flatten(1).long()
-    sums = maps.new_zeros(n, l, k, dtype=torch.float64)
-    sums.scatter_add_(2, where[:, None].expand(n, l, -1), maps.flatten(2).double())
-    return sums / sizes(segments, k).clamp(min=1)[:, None]
+    where, flat = segments.flatten(1).long(), maps.flatten(2).double()
+    low = flat.amin(-1, keepdim=True)  # subtracted, so that all means of a constant map are equal
+    sums = torch.zeros(n, l, k, dtype=torch.float64, device=maps.device)
+    sums.scatter_add_(2, where[:, None].expand(n, l, -1), flat - low)
+    return low + sums / sizes(segments, k).clamp(min=1)[:, None]
 
 
 def sizes(segments: Tensor, k: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 Reasons = dict[tuple[int, int], str]  # (input, place of the label) -> reason
@@ -39,11 +40,12 @@ class Scores:
             return None
         return self.reasons.get((i, j), self.MISSING.get(name, "the model's output is NaN or infinite"))
 
-    def unknown(self, values: Tensor) -> Tensor:
-        """Values (n, l, ...) with NaN for each label that could not be judged."""
-        if not self.reasons:
-            return values
-        i, j = (list(places) for places in zip(*self.reasons, strict=True))
-        values = values.clone()
-        values[i, j] = float("nan")
+
+def without(values: Tensor, reasons: Reasons) -> Tensor:
+    """Values (n, l, ...) with NaN for each label that has a reason."""
+    if not reasons:
         return values
+    i, j = (list(places) for places in zip(*reasons, strict=True))
+    values = values.clone()
+    values[i, j] = torch.nan
+    return values

@@ -47,11 +47,14 @@ class Units:
 
 
 def of_segments(given: Attributions, parts: Segments) -> Units:
-    """Segments, by the mean of the map inside, which is LIME's coefficient."""
-    k = parts.ids.shape[1]
-    pixels = ranks.sizes(parts.labels, k)
-    pixels = pixels.masked_fill(torch.arange(k, device=pixels.device) >= parts.counts[:, None], 0)
-    values = ranks.segment_means(given.maps, parts.labels, k)
+    """Segments, by their coefficient or the mean of the map inside."""
+    k = parts.most
+    pixels = ranks.sizes(parts.labels, k + 1)[:, :k]  # kept pixels have the label k
+    if given.maps is not None:
+        values = ranks.segment_means(given.maps, parts.labels, k + 1)[..., :k]
+    else:
+        assert given.coefficients is not None
+        values = given.coefficients[..., :k]
     return Units(given.labels, values, parts.counts, pixels / pixels.sum(1, keepdim=True))
 
 
@@ -61,9 +64,8 @@ def at_once(n: int, l: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, n, size))
 
 
-def of_pixels(given: Attributions, where: slice, steps: int) -> tuple[Tensor, Units]:
-    """Buckets of the pixels of some images, a label map (n * l, h, w) for each label; and these units of n * l inputs."""
-    maps, labels = given.maps[where], given.labels[where]
+def of_pixels(maps: Tensor, labels: Tensor, steps: int) -> tuple[Tensor, Units]:
+    """Buckets of pixels of maps (n, l, h, w): a label map (n * l, h, w) for each label, and its units, of n * l inputs."""
     pixels = maps.shape[2] * maps.shape[3]
     check(steps <= pixels, f"steps must be at most h * w = {pixels} pixels; got {steps}")
     buckets = ranks.buckets(maps, steps).flatten(0, 1)
@@ -73,8 +75,8 @@ def of_pixels(given: Attributions, where: slice, steps: int) -> tuple[Tensor, Un
     return buckets, Units(labels.reshape(-1, 1), values, counts, ranks.sizes(buckets, steps) / pixels)
 
 
-def constant_maps(maps: Tensor) -> Reasons:
-    """Reasons of maps (n, l, h, w) whose pixels are all equal."""
+def constant_maps(maps: Tensor, start: int) -> Reasons:
+    """Reasons of maps (n, l, h, w) whose pixels are all equal; ``start`` is the number of the first image."""
     low, high = maps.flatten(2).aminmax(dim=-1)
     places = (low == high).nonzero().tolist()
-    return {(i, j): f"the map is constant, {float(low[i, j]):.3g} in all pixels" for i, j in places}
+    return {(start + i, j): f"the map is constant, {float(low[i, j]):.3g} in all pixels" for i, j in places}

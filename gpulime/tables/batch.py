@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,12 @@ class Tables:
     n_samples: int
     mode: str
     class_names: list[str] | None
+
+    def redrawn(self, seed: int, n_samples: int) -> Tables:
+        """The same with other neighbourhoods."""
+        table = copy(self.table)
+        table.state = np.random.RandomState(seed % 2**32).get_state()
+        return replace(self, table=table, seed=seed, n_samples=n_samples)
 
     def batch(self, inputs: Any, labels: Tensor | None, keys: Tensor | None) -> Rows:
         """A batch of the user's rows (n, d)."""

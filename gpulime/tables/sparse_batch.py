@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ class MaskedSparse(Masked):
         wanted: Wanted,
         explain: Callable[[dict[str, Any], Tensor], ExplainedRows],
     ) -> None:
-        self.values, self.scale, self.counts, self.numbers, self._explain = values, scale, counts, numbers, explain
+        self.values, self.scale, self.counts, self.numbers, self.explain = values, scale, counts, numbers, explain
         self.k, self.most = values.shape[2], int(counts.max())
         self.kind = (1 + self.k,), torch.float64, values.device
         self.keys, self.wanted = keys, wanted
@@ -84,11 +85,11 @@ class MaskedSparse(Masked):
     def part(self, where: slice) -> MaskedSparse:
         """Select rows by a slice."""
         some = (self.values[where], self.scale[where], self.counts[where], self.numbers[where], self.keys[where])
-        return MaskedSparse(*some, self.wanted.part(where), self._explain)
+        return type(self)(*some, self.wanted.part(where), self.explain)
 
     def explained(self, found: dict[str, Any]) -> ExplainedRows:
         """The explanations of these rows, with their columns and values."""
-        return self._explain(found, self.numbers)
+        return self.explain(found, self.numbers)
 
 
 class SparseTables:
@@ -120,6 +121,12 @@ class SparseTables:
         self.mean, self.scale = scaler.mean_, scaler.scale_
         self.columns, self.function, self.around, self.class_names = columns, function, around, class_names
         self.seed, self.n_samples = seed, n_samples
+
+    def redrawn(self, seed: int, n_samples: int) -> SparseTables:
+        """The same with other neighbourhoods."""
+        made = copy(self)
+        made.seed, made.n_samples = seed, n_samples
+        return made
 
     def batch(self, inputs: Any, labels: Tensor | None, keys: Tensor | None) -> SparseRows:
         """A batch of the user's rows, a sparse matrix (n, d)."""

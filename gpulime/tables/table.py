@@ -49,6 +49,7 @@ class Table:
     edges : dict, column -> its edges (m,)
     divided : (d,) bool, columns that are categorical or have bins
     mean, scale : (d,) float64, by which the other columns are standardised; 0 and 1 for those
+    typical : (d,) float64, the mean of each numeric column, rounded if it holds integers, and the most frequent category
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Table:
         scaler = StandardScaler(with_mean=False).fit(training)
         self.mean, self.scale = np.where(self.divided, 0.0, scaler.mean_), np.where(self.divided, 1.0, scaler.scale_)
         self._fit_cells(training)
+        self.typical = np.array([self._typical(j, column) for j, column in enumerate(training.T)])
         self.state = random.get_state()
 
     def _fit_cells(self, training: Array) -> None:
@@ -97,6 +99,16 @@ class Table:
             self.entries[j], counts = np.unique(column, return_counts=True)
             self.cumulative[j] = neighbourhood.cumulative(counts)
         self.statistics, self.values = statistics, Values(statistics)
+
+    def _typical(self, j: int, column: Array) -> float:
+        """The mean or the most frequent value of column j; missing values count only if there are no others."""
+        known = column[~np.isnan(column)]
+        if not known.size:
+            return np.nan
+        if self.columns.categorical[j]:
+            values, counts = np.unique(known, return_counts=True)
+            return float(values[counts.argmax()])
+        return float(np.rint(known.mean()) if self.columns.whole[j] else known.mean())
 
     def refuse_missing(self, rows: Array, what: str) -> None:
         """Raise `GpulimeError` for missing values if they have no bin."""

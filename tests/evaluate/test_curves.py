@@ -201,11 +201,11 @@ def test_labels_that_were_not_explained_are_nan(cnn, pictures):
         ({"fill": "white"}, "fill must be one of"),
         ({"fill": {"deletion": 0}}, r"fill must map 'deletion' and 'insertion' to a fill each; got \['deletion'\]"),
         ({"keep": 3, "unit": "pixels"}, "keep needs unit='segments'"),
-        ({"images": torch.rand(3, 24, 20)}, r"images must be \(n, c, h, w\); got \(3, 24, 20\)"),
+        ({"inputs": torch.rand(3, 24, 20)}, r"images must be \(n, c, h, w\); got \(3, 24, 20\)"),
     ],
 )
 def test_what_makes_no_sense_is_refused(change, message, cnn, pictures):
-    given = {"images": pictures(3), "explained": torch.rand(3, 24, 20), "labels": 0, "segments": PARTS} | change
+    given = {"inputs": pictures(3), "explained": torch.rand(3, 24, 20), "labels": 0, "segments": PARTS} | change
     with pytest.raises(GpulimeError, match=message):
         curves(explainer(cnn), **given)
 
@@ -219,3 +219,8 @@ def test_explanations_of_other_images_and_labels_are_refused(cnn, pictures):
         curves(explainer(cnn), images, explained, labels=5)
     with pytest.raises(GpulimeError, match="explanations bring their own segments"):
         curves(explainer(cnn), images, explained, segments=PARTS)
+
+
+def test_a_constant_map_is_found_in_spite_of_rounding(cnn, pictures):
+    found = curves(explainer(cnn), pictures(3), torch.full((3, 24, 20), 0.1), labels=0, segments=PARTS)
+    assert sorted(found.reasons) == [(1, 0), (2, 0)]
