@@ -24,7 +24,7 @@ class Units:
     Attributes
     ----------
     labels : (n, l) int64
-    values : (n, l, k) float64, finite; larger is more important
+    values : (n, l, k) float64, finite; larger is more important; 0 beyond an input's count
     counts : (n,) int64, units of each input; the ones beyond are never hidden
     shares : (n, k) float64, the share of each unit in the area that can be hidden; 0 beyond an input's count
     """
@@ -55,7 +55,8 @@ def of_segments(given: Attributions, parts: Segments) -> Units:
     else:
         assert given.coefficients is not None
         values = given.coefficients[..., :k]
-    return Units(given.labels, values, parts.counts, pixels / pixels.sum(1, keepdim=True))
+    valid = torch.arange(k, device=values.device) < parts.counts[:, None, None]
+    return Units(given.labels, values.where(valid, 0), parts.counts, pixels / pixels.sum(1, keepdim=True))
 
 
 def at_once(n: int, l: int) -> Iterator[slice]:
