@@ -93,7 +93,7 @@ def test_hidden_columns_of_a_frame_show_means_and_frequent_categories():
     explained = explainer.explain(given, labels=0)
     seen.clear()
     curves(explainer, given, explained)
-    empty = pandas.concat(seen)[2:].query("size == 3 and weight == 1.5 and colour == 'r'")
+    empty = pandas.concat(seen)[2:].query("size == 3 and weight == 1.5 and colour == 'red'")
     assert len(empty) == 2  # one for each row
 
 
