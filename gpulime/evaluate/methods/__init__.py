@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpulime.evaluate.methods.complete import DeepLift, IntegratedGradients, Lrp
 from gpulime.evaluate.methods.gradcam import GradCam
 from gpulime.evaluate.methods.gradients import Gradient, GuidedBackprop, Noisy
 from gpulime.evaluate.methods.method import Method, NotAvailableError
@@ -9,10 +10,25 @@ from gpulime.evaluate.methods.own_relus import own_relus
 
 METHODS: dict[str, Method] = {
     "gradient": Gradient(),
+    "gradcam": GradCam(),
+    "ig": IntegratedGradients(),
     "smoothgrad": Noisy(),
     "vargrad": Noisy(kind="vargrad"),
     "guided_backprop": GuidedBackprop(),
-    "gradcam": GradCam(),
+    "deeplift": DeepLift(),
+    "lrp": Lrp(),
 }
 
-__all__ = ["METHODS", "GradCam", "Gradient", "GuidedBackprop", "Method", "Noisy", "NotAvailableError", "own_relus"]
+__all__ = [
+    "METHODS",
+    "DeepLift",
+    "GradCam",
+    "Gradient",
+    "GuidedBackprop",
+    "IntegratedGradients",
+    "Lrp",
+    "Method",
+    "Noisy",
+    "NotAvailableError",
+    "own_relus",
+]
