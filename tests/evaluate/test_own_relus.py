@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from benchmarks.models import model, synthetic
 from gpulime.evaluate.methods import NotAvailableError, own_relus
-from gpulime.evaluate.methods.method import Scores
+from gpulime.evaluate.methods.method import Classifier
 from gpulime.evaluate.methods.own_relus import traced
 
 
@@ -112,9 +112,9 @@ class Discarded(nn.Module):
 
 def test_a_relu_in_place_without_use_of_its_result_is_found():
     image = torch.rand(1, 1, 3, 3)
-    assert torch.equal(traced(Scores(nn.Sequential(nn.Flatten(), nn.ReLU())), image)(image), image.flatten(1))
+    assert torch.equal(traced(Classifier(nn.Sequential(nn.Flatten(), nn.ReLU())), image)(image), image.flatten(1))
     with pytest.raises(NotAvailableError, match="other outputs"):
-        traced(Scores(Discarded()), image)
+        traced(Classifier(Discarded()), image)
 
 
 @pytest.mark.long

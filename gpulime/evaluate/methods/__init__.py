@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from gpulime.evaluate.methods.complete import DeepLift, IntegratedGradients, Lrp
+from gpulime.evaluate.methods.fgvis import Fgvis
 from gpulime.evaluate.methods.gradcam import GradCam
 from gpulime.evaluate.methods.gradients import Gradient, GuidedBackprop, Noisy
 from gpulime.evaluate.methods.method import Method, NotAvailableError
 from gpulime.evaluate.methods.own_relus import own_relus
+from gpulime.evaluate.methods.perturbations import KernelShap, Occlusion
+from gpulime.evaluate.methods.rise import Rise
 
 METHODS: dict[str, Method] = {
     "gradient": Gradient(),
@@ -17,18 +20,26 @@ METHODS: dict[str, Method] = {
     "guided_backprop": GuidedBackprop(),
     "deeplift": DeepLift(),
     "lrp": Lrp(),
+    "occlusion": Occlusion(),
+    "kernelshap": KernelShap(),
+    "rise": Rise(),
+    "fgvis": Fgvis(),
 }
 
 __all__ = [
     "METHODS",
     "DeepLift",
+    "Fgvis",
     "GradCam",
     "Gradient",
     "GuidedBackprop",
     "IntegratedGradients",
+    "KernelShap",
     "Lrp",
     "Method",
     "Noisy",
     "NotAvailableError",
+    "Occlusion",
+    "Rise",
     "own_relus",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpulime.evaluate.methods import relevance
-from gpulime.evaluate.methods.method import Attribution, Attributor, NotAvailableError, Scores
+from gpulime.evaluate.methods.method import Attribution, Attributor, Classifier, NotAvailableError
 from gpulime.evaluate.methods.own_relus import traced
 
 
@@ -31,36 +31,37 @@ class Complete(Attribution):
     packages: ClassVar[tuple[str, ...]] = ("captum.attr",)
     from_zero: ClassVar[bool] = True  # False: attributions add up to the score
 
-    def library(self, scores: Scores, example: Tensor) -> Attributor:
+    def library(self, classifier: Classifier, example: Tensor) -> Attributor:
         """Prepare the library's method, as `Attribution.attributor` does."""
         raise NotImplementedError
 
-    def attributor(self, scores: Scores, example: Tensor) -> Attributor:
-        attribute = self.library(scores, example)
+    def attributor(self, classifier: Classifier, example: Tensor) -> Attributor:
+        attribute = self.library(classifier, example)
 
         def checked(images: Tensor, labels: Tensor) -> Tensor:
             found = attribute(images, labels)
-            change, allowed = self.allowed(scores, images, labels)
+            change, allowed = self.allowed(classifier, images, labels)
             total = found.detach().flatten(1).sum(1)
             error = (total - change).abs()
             worst = int((error / allowed).nan_to_num(torch.inf).argmax())
             if not bool((error <= allowed).all()):  # NaN, too
-                what = "the score changes by" if self.from_zero else "the score is"
+                added, right, near = (f"{float(values[worst]):.4g}" for values in (total, change, allowed))
+                score = "the score changes by" if self.from_zero else "the score is"
                 raise NotAvailableError(
-                    f"it is not complete: attributions add up to {float(total[worst]):.4g}, and {what} {float(change[worst]):.4g} "
-                    f"(label {int(labels[worst])}, tolerance {float(allowed[worst]):.2g})"
+                    f"it is not complete: attributions add up to {added}, and {score} {right} "
+                    f"(label {int(labels[worst])}, tolerance {near})"
                 )
             return found
 
         return checked
 
-    def allowed(self, scores: Scores, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def allowed(self, classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """What attributions must add up to (b,), and the largest error (b,)."""
         with torch.no_grad():
-            outputs = scores(images)
+            outputs = classifier(images)
             change = outputs.gather(1, labels[:, None])[:, 0]
             if self.from_zero:
-                change = change - scores(torch.zeros_like(images[:1]))[0, labels]
+                change = change - classifier(torch.zeros_like(images[:1]))[0, labels]
         scale = torch.maximum(change.abs(), outputs.std(1, correction=0))
         return change, self.tolerance * scale
 
@@ -85,14 +86,14 @@ class IntegratedGradients(Complete):
     tolerance: float = 0.05
     steps: int = 50
 
-    def library(self, scores: Scores, example: Tensor) -> Attributor:
+    def library(self, classifier: Classifier, example: Tensor) -> Attributor:
         from captum.attr import IntegratedGradients as Integrated
 
-        integrated = Integrated(scores)
+        integrated = Integrated(classifier)
 
         def attribute(images: Tensor, labels: Tensor) -> Tensor:
             found = torch.zeros_like(images)
-            change, allowed = self.allowed(scores, images, labels)
+            change, allowed = self.allowed(classifier, images, labels)
             left, steps = torch.arange(len(images), device=images.device), self.steps
             while len(left) and steps <= 8 * self.steps:
                 parts = {"n_steps": steps, "internal_batch_size": max(self.at_once, len(left))}
@@ -113,10 +114,10 @@ class DeepLift(Complete):
     Shrikumar, Greenside and Kundaje, "Learning important features through propagating activation differences", ICML 2017.
     """
 
-    def library(self, scores: Scores, example: Tensor) -> Attributor:
+    def library(self, classifier: Classifier, example: Tensor) -> Attributor:
         from captum.attr import DeepLift as Lift
 
-        lift = Lift(traced(scores, example))
+        lift = Lift(traced(classifier, example))
         return lambda images, labels: lift.attribute(images, torch.zeros_like(images), target=labels)
 
 
@@ -137,5 +138,5 @@ class Lrp(Complete):
     packages: ClassVar[tuple[str, ...]] = ("zennit.composites",)
     from_zero: ClassVar[bool] = False
 
-    def library(self, scores: Scores, example: Tensor) -> Attributor:
-        return relevance.attributor(scores, example)
+    def library(self, classifier: Classifier, example: Tensor) -> Attributor:
+        return relevance.attributor(classifier, example)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gpulime.evaluate.methods.method import Attribution, Attributor, NotAvailableError, Scores
+from gpulime.evaluate.methods.method import Attribution, Attributor, Classifier, NotAvailableError
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class GradCam(Attribution):
 
     packages: ClassVar[tuple[str, ...]] = ("captum.attr",)
 
-    def attributor(self, scores: Scores, example: Tensor) -> Attributor:
+    def attributor(self, classifier: Classifier, example: Tensor) -> Attributor:
         from captum.attr import LayerAttribution, LayerGradCam
 
-        layer = last_convolution(scores, example) if self.layer is None else scores.get_submodule(f"model.{self.layer}")
-        cam, size = LayerGradCam(scores, layer), tuple(example.shape[2:])
+        layer = last_convolution(classifier, example) if self.layer is None else classifier.get_submodule(f"model.{self.layer}")
+        cam, size = LayerGradCam(classifier, layer), tuple(example.shape[2:])
 
         def attribute(images: Tensor, labels: Tensor) -> Tensor:
             coarse = cam.attribute(images, target=labels, relu_attributions=self.relu)

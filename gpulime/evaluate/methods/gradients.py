@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gpulime.evaluate.methods.method import Attribution, Attributor, NotAvailableError, Scores
+from gpulime.evaluate.methods.method import Attribution, Attributor, Classifier, NotAvailableError
 from gpulime.evaluate.methods.own_relus import traced
 
 
@@ -23,8 +23,8 @@ class Gradient(Attribution):
 
     channels: str = "abs"
 
-    def attributor(self, scores: Scores, example: Tensor) -> Attributor:
-        return lambda images, labels: gradient(scores, images, labels)
+    def attributor(self, classifier: Classifier, example: Tensor) -> Attributor:
+        return lambda images, labels: gradient(classifier, images, labels)
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Noisy(Attribution):
 
     packages: ClassVar[tuple[str, ...]] = ("captum.attr",)
 
-    def attributor(self, scores: Scores, example: Tensor) -> Attributor:
+    def attributor(self, classifier: Classifier, example: Tensor) -> Attributor:
         from captum.attr import NoiseTunnel, Saliency
 
-        tunnel = NoiseTunnel(Saliency(scores))
+        tunnel = NoiseTunnel(Saliency(classifier))
 
         def one(image: Tensor, label: Tensor) -> Tensor:
             spread = self.spread * float(image.max() - image.min())
@@ -85,18 +85,18 @@ class GuidedBackprop(Attribution):
 
     packages: ClassVar[tuple[str, ...]] = ("captum.attr",)
 
-    def attributor(self, scores: Scores, example: Tensor) -> Attributor:
+    def attributor(self, classifier: Classifier, example: Tensor) -> Attributor:
         from captum.attr import GuidedBackprop as Guided
 
-        model = traced(scores, example)
+        model = traced(classifier, example)
         if not any(isinstance(part, nn.ReLU) for part in model.modules()):
             raise NotAvailableError("the model has no ReLU: Guided Backprop would be the gradient")
         guided = Guided(model)
         return lambda images, labels: guided.attribute(images, target=labels)
 
 
-def gradient(scores: Scores, images: Tensor, labels: Tensor) -> Tensor:
+def gradient(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """Gradient (b, c, h, w) of each image's label (b,)."""
     images = images.detach().requires_grad_()
-    chosen = scores(images).gather(1, labels[:, None])
+    chosen = classifier(images).gather(1, labels[:, None])
     return torch.autograd.grad(chosen.sum(), images)[0]

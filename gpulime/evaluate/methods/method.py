@@ -58,7 +58,7 @@ class Method(Protocol):
         ...
 
 
-class Scores(nn.Module):
+class Classifier(nn.Module):
     """A model whose output is always a tensor (b, classes)."""
 
     def __init__(self, model: Callable[[Tensor], Any]) -> None:
@@ -89,7 +89,7 @@ class Attribution:
 
     packages: ClassVar[tuple[str, ...]] = ()  # modules of the extra ``compare``
 
-    def attributor(self, scores: Scores, example: Tensor) -> Attributor:
+    def attributor(self, classifier: Classifier, example: Tensor) -> Attributor:
         """Prepare a model (b, c, h, w) -> (b, classes); ``example`` (1, c, h, w) is one of its inputs."""
         raise NotImplementedError
 
@@ -99,8 +99,8 @@ class Attribution:
             raise unknown("channels", self.channels, CHANNELS)
         for package in self.packages:
             needed(package)
-        with prepared(model, images, labels) as (scores, inputs, wanted), reported(model):
-            attribute = self.attributor(scores, inputs[:1])
+        with prepared(model, images, labels) as (classifier, inputs, wanted), reported(model):
+            attribute = self.attributor(classifier, inputs[:1])
             maps = []
             for column in wanted.T:
                 pairs = zip(inputs.split(self.at_once), column.split(self.at_once), strict=True)
@@ -110,12 +110,12 @@ class Attribution:
 
 
 @contextmanager
-def prepared(model: Any, images: Any, labels: Any) -> Iterator[tuple[Scores, Tensor, Tensor]]:
+def prepared(model: Any, images: Any, labels: Any) -> Iterator[tuple[Classifier, Tensor, Tensor]]:
     """Check a method's arguments; the model is in eval mode meanwhile, with gradients and without autocast.
 
     Yields
     ------
-    Scores, images in the model's dtype and labels (n, l), on the model's device
+    Classifier, images in the model's dtype and labels (n, l), on the model's device
     """
     fits = isinstance(images, Tensor) and images.ndim == 4 and images.numel() > 0 and images.is_floating_point()
     got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
@@ -131,12 +131,12 @@ def prepared(model: Any, images: Any, labels: Any) -> Iterator[tuple[Scores, Ten
             stack.enter_context(evaluating(model))
         images = images.detach().to(device, dtype, copy=True)
         wanted = wanted.where(wanted >= 0, wanted[:, :1])  # -1 pads rows
-        scores = Scores(model).eval()
+        classifier = Classifier(model).eval()
         with torch.no_grad():
-            columns = scores(images[:1]).shape[1]
+            columns = classifier(images[:1]).shape[1]
         fits = int(wanted.min()) >= 0 and int(wanted.max()) < columns
         check(fits, lambda: f"labels must be in [0, {columns}), the model's classes; got {wanted.min()} to {wanted.max()}")
-        yield scores, images, wanted
+        yield classifier, images, wanted
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gpulime.errors import line_of
-from gpulime.evaluate.methods.method import NotAvailableError, Scores
+from gpulime.evaluate.methods.method import Classifier, NotAvailableError
 
 RELUS = (nn.functional.relu, torch.relu, torch.relu_, "relu", "relu_")  # functions, and methods of a tensor
 
@@ -101,12 +101,12 @@ def _replace(node: fx.Node, top: float, name: str, root: nn.Module, split: bool)
     graph.erase_node(node)
 
 
-def traced(scores: Scores, example: Tensor) -> Scores:
+def traced(classifier: Classifier, example: Tensor) -> Classifier:
     """`own_relus` of a model, compared with it on one input (1, c, h, w), as `matching` does."""
-    return matching(Scores(own_relus(scores.model)).eval(), scores, example)
+    return matching(Classifier(own_relus(classifier.model)).eval(), classifier, example)
 
 
-def matching(made: Scores, scores: Scores, example: Tensor) -> Scores:
+def matching(made: Classifier, classifier: Classifier, example: Tensor) -> Classifier:
     """Compare a model that was made by torch.fx with its origin on one input (1, c, h, w), and return it.
 
     Raises
@@ -115,7 +115,7 @@ def matching(made: Scores, scores: Scores, example: Tensor) -> Scores:
         If the outputs differ, for instance since the model reads a tensor after a ReLU in place, but not the ReLU's result.
     """
     with torch.no_grad():
-        expected, found = scores(example), made(example)
+        expected, found = classifier(example), made(example)
     near = 1e-4 * float(expected.abs().max())
     if not bool((found - expected).abs().max() <= near):  # NaN, too
         raise NotAvailableError("torch.fx traces a model with other outputs, as if a ReLU in place is used without its result")

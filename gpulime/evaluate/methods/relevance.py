@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from gpulime.evaluate.methods.method import Attributor, Scores
+from gpulime.evaluate.methods.method import Attributor, Classifier
 from gpulime.evaluate.methods.own_relus import matching, own_relus
 
 SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -29,7 +29,7 @@ class Linear(nn.Module):
         return result
 
 
-def attributor(scores: Scores, example: Tensor) -> Attributor:
+def attributor(classifier: Classifier, example: Tensor) -> Attributor:
     """Prepare a model for zennit.
 
     Raises
@@ -41,7 +41,7 @@ def attributor(scores: Scores, example: Tensor) -> Attributor:
     from zennit.composites import EpsilonPlus
     from zennit.rules import Norm
 
-    model = matching(Scores(canonical(own_relus(scores.model, split=False))).eval(), scores, example)
+    model = matching(Classifier(canonical(own_relus(classifier.model, split=False))).eval(), classifier, example)
     composite = EpsilonPlus(layer_map=[(Linear, Norm())], zero_params="bias")
     attribute = Gradient(model, composite)
 
