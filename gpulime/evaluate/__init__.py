@@ -6,19 +6,25 @@ from gpulime.evaluate.baselines import centre_maps, random_maps
 from gpulime.evaluate.curves import Curves, curves
 from gpulime.evaluate.data_randomisation import DataRandomisation, Networks, data_randomisation, train_networks
 from gpulime.evaluate.held_out import HeldOut, held_out
+from gpulime.evaluate.localisation import Localisation, localisation
 from gpulime.evaluate.method_maps import as_method
 from gpulime.evaluate.randomisation import Randomisation, randomisation
 from gpulime.evaluate.scores import Scores
+from gpulime.evaluate.sensitivity import Sensitivity, sensitivity
 from gpulime.evaluate.similarity import similarities
+from gpulime.evaluate.stability import Stability, stability
 from gpulime.evaluate.tcav import Tcav, tcav
 
 __all__ = [
     "Curves",
     "DataRandomisation",
     "HeldOut",
+    "Localisation",
     "Networks",
     "Randomisation",
     "Scores",
+    "Sensitivity",
+    "Stability",
     "Tcav",
     "as_method",
     "bam",
@@ -26,9 +32,12 @@ __all__ = [
     "curves",
     "data_randomisation",
     "held_out",
+    "localisation",
     "random_maps",
     "randomisation",
+    "sensitivity",
     "similarities",
+    "stability",
     "tcav",
     "train_networks",
 ]

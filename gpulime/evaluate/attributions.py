@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gpulime import arrays
 from gpulime.errors import GpulimeError, check
-from gpulime.evaluate.scores import Reasons
+from gpulime.evaluate import ranks
+from gpulime.evaluate.scores import Reasons, reasons_at
 from gpulime.explainer import Explainer
 from gpulime.explanations.batch import Explanations
 from gpulime.explanations.images import ExplainedImages
@@ -73,10 +74,7 @@ class Attributions:
         if self.coefficients is None or self.explained is None:
             assert self.maps is not None
             return self.maps[where]
-        coefficients, segments = self.coefficients[where], self.explained.segments[where]
-        padded = torch.nn.functional.pad(coefficients, (0, 1))  # kept pixels may have the label k
-        place = segments.flatten(1).long()[:, None].expand(-1, padded.shape[1], -1)
-        return padded.gather(2, place).view(*padded.shape[:2], *segments.shape[1:])
+        return ranks.painted(self.coefficients[where], self.explained.segments[where])
 
     def segments(self, explainer: Explainer, segments: Any = None, keep: Any = None) -> Segments:
         """The segments of the explanations; else the given ones, or the explainer's. Kept pixels have the label ``most``."""
@@ -108,7 +106,7 @@ def finite(values: Tensor, reason: str) -> tuple[Tensor, Reasons]:
     """Values (n, l, ...) with 0 in place of all of a label's that are not finite, and the reasons of these."""
     bad = ~values.flatten(2).isfinite().all(-1)
     filled = values.masked_fill(bad.view(*bad.shape, *[1] * (values.ndim - 2)), 0)
-    return filled, dict.fromkeys(((i, j) for i, j in bad.nonzero().tolist()), reason)
+    return filled, reasons_at(bad, reason)
 
 
 def places(explained: Explanations, wanted: Tensor | None) -> tuple[tuple[Tensor, Tensor], Tensor, Reasons]:

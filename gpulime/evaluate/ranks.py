@@ -1,4 +1,4 @@
-"""Ranks of the units of an input: segments by coefficient or by the mean of a map, pixels in buckets of equal area."""
+"""Ranks of units of an input: segments by coefficient or the mean of a map, pixels in buckets of equal area."""
 
 from __future__ import annotations
 
@@ -42,6 +42,13 @@ def segment_means(maps: Tensor, segments: Tensor, k: int) -> Tensor:
     sums = torch.zeros(n, l, k, dtype=torch.float64, device=maps.device)
     sums.scatter_add_(2, where[:, None].expand(n, l, -1), flat - low)
     return low + sums / sizes(segments, k).clamp(min=1)[:, None]
+
+
+def painted(values: Tensor, segments: Tensor) -> Tensor:
+    """Maps (n, l, h, w) of the values (n, l, k) of segments (n, h, w); 0 for pixels with the label k, which are kept."""
+    padded = torch.nn.functional.pad(values, (0, 1))
+    where = segments.flatten(1).long()[:, None].expand(-1, padded.shape[1], -1)
+    return padded.gather(2, where).view(*padded.shape[:2], *segments.shape[1:])
 
 
 def sizes(segments: Tensor, k: int) -> Tensor:

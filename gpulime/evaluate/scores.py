@@ -41,6 +41,11 @@ class Scores:
         return self.reasons.get((i, j), self.MISSING.get(name, "the model's output is NaN or infinite"))
 
 
+def reasons_at(where: Tensor, reason: str) -> Reasons:
+    """The same reason for each True in ``where`` (n, l)."""
+    return {(i, j): reason for i, j in where.nonzero().tolist()}  # noqa: C420, since dict.fromkeys would get lists
+
+
 def without(values: Tensor, reasons: Reasons) -> Tensor:
     """Values (n, l, ...) with NaN for each label that has a reason."""
     if not reasons:
