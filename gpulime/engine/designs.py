@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime.ops.bernoulli import bernoulli
 
 WORD = 24  # bits of a random number
@@ -39,7 +40,8 @@ class Design:
     def draw(self, keys: Tensor, counts: Tensor, k: int, start: int, stop: int) -> Tensor:
         """Draw rows ``start`` to ``stop``: (n, stop - start, k) bool, True if a part is shown.
 
-        Row 0 shows everything; values beyond an input's count have no meaning.
+        Row 0 shows everything; values beyond an input's count have no meaning. If ``counts`` are on the CPU, the host does not
+        wait for the GPU of the keys.
         """
         raise NotImplementedError
 
@@ -70,11 +72,11 @@ class Blocks(Design):
     def draw(self, keys: Tensor, counts: Tensor, k: int, start: int, stop: int) -> Tensor:
         """Draw rows ``start`` to ``stop`` (n, stop - start, k)."""
         masks = torch.ones(len(keys), stop - start, k, dtype=torch.bool, device=keys.device)
-        sizes, begin = _above(counts), max(1, start)
+        sizes, begin = _above(counts.cpu()), max(1, start)
         for m in sizes.unique().tolist():
-            where = (sizes == m).nonzero().flatten()
+            where = devices.sent((sizes == m).nonzero().flatten(), keys.device)
             first, last = (begin - 1) // (2 * m), -(-(stop - 1) // (2 * m))
-            rows = hadamard(keys[where], m, k, first, last, self.seed, counts[where])
+            rows = hadamard(keys[where], m, k, first, last, self.seed, devices.sent(counts, keys.device)[where])
             masks[where, begin - start :] = rows[:, begin - 1 - 2 * m * first : stop - 1 - 2 * m * first]
         return masks
 
@@ -103,13 +105,13 @@ def _disjoint(keys: Tensor, counts: Tensor, m: int, numbers: Tensor, signs: Tens
     and their complements show these parts in every way. Blocks differ in the signs of the other parts, which are the bits of
     the blocks' numbers in a random order; and at random in the sign that all parts have in common.
     """
-    powers = torch.tensor([0, *(2**i for i in range(m.bit_length() - 1))], device=keys.device)
+    powers = devices.sent(torch.tensor([0, *(2**i for i in range(m.bit_length() - 1))]), keys.device)
     rest = [column for column in range(m) if column & (column - 1)]  # no powers of 2
     bits = bernoulli(keys, torch.full_like(keys, OF_ALL_BLOCKS), (2 * m + 2 * ROUNDS) * WORD, seed).unflatten(-1, (-1, WORD))
     of_parts, of_columns, factors, shifts = _words(bits).split([m, m, ROUNDS, ROUNDS], -1)
     absent = torch.arange(m, device=keys.device) >= counts[:, None]
     place = (of_parts + absent * 2.0**WORD).argsort(-1).argsort(-1)
-    order = torch.tensor(rest, device=keys.device)[of_columns[:, : len(rest)].argsort(-1)]
+    order = devices.sent(torch.tensor(rest), keys.device)[of_columns[:, : len(rest)].argsort(-1)]
     columns = torch.cat([powers.expand(len(keys), -1), order], 1).gather(1, place)
     free = (counts[:, None] - len(powers)).clamp(min=0)  # bits of a block's number
     most = (1 << free) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -87,6 +88,11 @@ class Masked:
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """The counts (n,) on the CPU. A subclass that has them there sets this, so that the host does not wait for a GPU."""
+        return self.counts.cpu()
 
     def draw(self, sampler: Sampler, index: Tensor, samples: Tensor) -> Tensor:
         """Draw masks.

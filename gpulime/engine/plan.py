@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
+
 FEW = 16  # parts, up to which masks of an input are compared with each other
 
 
@@ -20,39 +22,43 @@ class Plan:
     source : (n, s) int64, the place of each sample
     """
 
-    def __init__(self, masks: Tensor, counts: Tensor, used: list[int], exhaustive: list[bool]) -> None:
-        n, device = len(masks), masks.device
-        valid = torch.arange(masks.shape[2], device=device) < counts[:, None]
-        self.counts, self.valid, self.exhaustive = counts, valid[:, None], exhaustive
+    def __init__(self, masks: Tensor, counts: Tensor, sizes: Tensor, used: list[int], exhaustive: list[bool]) -> None:
+        """``counts`` and ``sizes`` are the parts (n,) of each input, on the device of the masks and on the CPU."""
+        n, self.device = len(masks), masks.device
+        valid = torch.arange(masks.shape[2], device=self.device) < counts[:, None]
+        self.sizes, self.valid, self.exhaustive = sizes, valid[:, None], exhaustive
         self.masks, self.used = masks & self.valid, [1] * n
-        self.index, self.samples = torch.arange(n, device=device), torch.zeros(n, dtype=torch.int64, device=device)
-        self.source = self.index[:, None].repeat(1, masks.shape[1])
+        # Places are found on the CPU, so that the host does not wait for a GPU.
+        self._index, self._samples = torch.arange(n), torch.zeros(n, dtype=torch.int64)
+        self._source = self._index[:, None].repeat(1, masks.shape[1])
         self.extend(masks[:, :0], used)
 
     def extend(self, more: Tensor, used: list[int]) -> None:
         """Append masks (n, rows, k) if there are not enough, and predict the samples of each input up to ``used``."""
-        n, device = len(self.used), self.index.device
+        n = len(self.used)
         self.masks = torch.cat([self.masks, more & self.valid], 1)
-        self.source = torch.cat([self.source, self.index[:n, None].expand(-1, more.shape[1])], 1)
-        sample = torch.arange(self.masks.shape[1], device=device).expand(n, -1)
-        begin, end = torch.tensor([self.used, used], device=device)[..., None]
+        source = torch.cat([self._source, self._index[:n, None].expand(-1, more.shape[1])], 1)
+        sample = torch.arange(self.masks.shape[1]).expand(n, -1)
+        begin, end = torch.tensor([self.used, used])[..., None]
         wanted = (sample >= begin) & (sample < end)
-        input, number = (tensor[wanted] for tensor in (self.index[:n, None].expand_as(sample), sample))
+        input, number = wanted.nonzero().unbind(1)
         first, place = self._representatives(input, number)
-        self.source = self.source.masked_scatter(wanted, len(self.index) + place)
-        self.index = torch.cat([self.index, input[first]])
-        self.samples = torch.cat([self.samples, number[first]])
+        self._source = source.masked_scatter(wanted, len(self._index) + place)
+        self._index = torch.cat([self._index, input[first]])
+        self._samples = torch.cat([self._samples, number[first]])
+        self.index, self.samples, self.source = (
+            devices.sent(tensor, self.device) for tensor in (self._index, self._samples, self._source)
+        )
         self.used = used
 
     def _representatives(self, index: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The first of each set of equal masks of an input, and the set of each mask, both as positions (m,)."""
-        positions = torch.arange(len(index), device=index.device)
-        small = self.counts[index] <= FEW
+        positions = torch.arange(len(index))
+        small = self.sizes[index] <= FEW
         if not bool(small.any()):
             return positions, positions
-        masks = self.masks[index, samples, :FEW].long()
-        code = (masks << torch.arange(masks.shape[1], device=index.device)).sum(-1)
+        bits = self.masks[..., :FEW].long() << torch.arange(min(FEW, self.masks.shape[2]), device=self.device)
         most = self.masks.shape[1]
-        code = torch.where(small, most + code, samples) + index * (most + 2**FEW)
+        code = torch.where(small, most + bits.sum(-1).cpu()[index, samples], samples) + index * (most + 2**FEW)
         found, place = code.unique(return_inverse=True)
         return positions.new_full(found.shape, len(index)).scatter_reduce(0, place, positions, "amin"), place

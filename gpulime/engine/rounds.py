@@ -58,7 +58,7 @@ class PlannedFlight(Flight):
         Inputs with few parts get all of their masks if these are no more. ``in_pairs`` leaves a last row without a partner out.
         """
         counts, k = inputs.counts, inputs.k
-        sizes, blocks = counts.tolist(), (design.outside + design.steps(counts)).tolist()
+        sizes, blocks = inputs.sizes.tolist(), (design.outside + design.steps(inputs.sizes)).tolist()
         most = n_samples if stopping is None else stopping.max_samples
         whole = [count < 31 and 2**count <= (most or 0) for count in sizes]
         if n_samples is not None and in_pairs:
@@ -69,10 +69,12 @@ class PlannedFlight(Flight):
             few = f"max_samples = {stopping.max_samples} is below the {least} samples of a first block"
             check(least <= stopping.max_samples, f"{few} for {max(sizes)} {inputs.parts}; take at least {least}")
         s = max(used)
-        masks = design.draw(inputs.keys, counts, k, 0, s)
+        masks = design.draw(inputs.keys, inputs.sizes, k, 0, s)
         if any(whole):
-            masks = torch.where(torch.tensor(whole, device=counts.device)[:, None, None], exhaustive(counts, k, s), masks)
-        plan, sampled = Plan(masks, counts, used, whole), {size for size, all_ in zip(sizes, whole, strict=True) if not all_}
+            all_masks = devices.sent(torch.tensor(whole), counts.device)[:, None, None]
+            masks = torch.where(all_masks, exhaustive(counts, k, s), masks)
+        plan = Plan(masks, counts, inputs.sizes, used, whole)
+        sampled = {size for size, all_ in zip(sizes, whole, strict=True) if not all_}
         return cls(inputs, s, masks, top_labels, plan=plan, design=design, stopping=stopping, sampled=sampled)
 
     def __post_init__(self) -> None:
@@ -93,14 +95,14 @@ class PlannedFlight(Flight):
 
     def go_on(self, going: list[int]) -> None:
         """Plan another block for some inputs; several if they have many, so that estimates do not cost more and more."""
-        steps, used = self.design.steps(self.inputs.counts).tolist(), list(self.plan.used)
+        steps, used = self.design.steps(self.inputs.sizes).tolist(), list(self.plan.used)
         for i in going:
             more = max(1, int(GROWTH * used[i]) // steps[i]) * steps[i]
             most = self.stopping.max_samples if self.stopping else used[i] + more
             used[i] += min(more, (most - used[i]) // steps[i] * steps[i])
         start = self.plan.masks.shape[1]
         inputs, stop = self.inputs, max(start, *used)
-        self.plan.extend(self.design.draw(inputs.keys, inputs.counts, inputs.k, start, stop), used)
+        self.plan.extend(self.design.draw(inputs.keys, inputs.sizes, inputs.k, start, stop), used)
         self.going, self.size = going, len(self.plan.index)
         self.rest = torch.cat([self.rest, self.rest.new_empty(self.size - self.n - len(self.rest), self.classes)])
         self.drawn, self.composed = Drawn(), None
@@ -138,7 +140,7 @@ def solve(flight: PlannedFlight, settings: Settings) -> dict[str, Tensor] | None
 def _unsettled(flight: PlannedFlight, stopping: Stopping) -> list[int]:
     found, counts, plan = flight.found, flight.inputs.counts, flight.plan
     settled = stopping.settled(found["coefficients"], found["standard_errors"], flight.labels, counts, flight.looks).tolist()
-    steps = flight.design.steps(counts).tolist()
+    steps = flight.design.steps(flight.inputs.sizes).tolist()
     return [
         i for i in flight.going if not (settled[i] or plan.exhaustive[i]) and plan.used[i] + steps[i] <= stopping.max_samples
     ]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime.engine import gaussian_process, walsh
 from gpulime.engine.designs import Antithetic
 from gpulime.engine.gaussian_process import Prior
@@ -41,7 +42,7 @@ class Sizes(Antithetic):
     def draw(self, keys: Tensor, counts: Tensor, k: int, start: int, stop: int) -> Tensor:
         """Draw rows ``start`` to ``stop`` (n, stop - start, k)."""
         pairs = torch.arange(start // 2, (stop + 1) // 2, device=keys.device)
-        first = self._first(keys, counts, k, pairs) | (pairs == 0)[:, None]
+        first = self._first(keys, devices.sent(counts, keys.device), k, pairs) | (pairs == 0)[:, None]
         return torch.stack([first, ~first], 2).flatten(1, 2)[:, start % 2 :][:, : stop - start]
 
     def _first(self, keys: Tensor, counts: Tensor, k: int, numbers: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ class MaskedImages(Masked):
 
     def __post_init__(self) -> None:
         self.counts, self.k, self.most = self.segments.counts, self.segments.ids.shape[1], self.segments.most
+        if self.segments.sizes is not None:
+            self.sizes = self.segments.sizes
         self.kind: Kind = tuple(self.images.shape[1:]), self.images.dtype, self.images.device
 
     def rows(self, index: Tensor, samples: Tensor, masks: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class Segments:
     counts: Tensor  # (n,) int64, number of segments of each image
     ids: Tensor  # (n, k) int64, the segmenter's id of each segment; -1 beyond an image's count
     keeps: bool = False  # True if some pixels may never be hidden; then k is one more than the largest count
+    sizes: Tensor | None = None  # the counts on the CPU, if they are known there
 
     @property
     def most(self) -> int:
@@ -39,12 +40,13 @@ class Segments:
 
     def part(self, where: slice) -> Segments:
         """Select images by a slice."""
-        return replace(self, labels=self.labels[where], counts=self.counts[where], ids=self.ids[where])
+        sizes = None if self.sizes is None else self.sizes[where]
+        return replace(self, labels=self.labels[where], counts=self.counts[where], ids=self.ids[where], sizes=sizes)
 
     def to(self, device: torch.device) -> Segments:
         """Move to another device."""
         labels, counts, ids = (devices.sent(tensor, device) for tensor in (self.labels, self.counts, self.ids))
-        return Segments(labels, counts, ids, self.keeps)
+        return Segments(labels, counts, ids, self.keeps, self.sizes)
 
 
 OPS: dict[type, Callable[..., Tensor]] = {Slic: slic.slic, Quickshift: quickshift.quickshift}
@@ -117,7 +119,7 @@ def _grid(segmenter: Grid, pictures: Tensor) -> Segments:
     (n, _, h, w), device = pictures.shape, pictures.device
     k = min(segmenter.rows, h) * min(segmenter.columns, w)
     ids = torch.arange(k, device=device).expand(n, k).contiguous()
-    return Segments(segmenter.labels(n, h, w, device), torch.full((n,), k, device=device), ids)
+    return Segments(segmenter.labels(n, h, w, device), torch.full((n,), k, device=device), ids, sizes=torch.full((n,), k))
 
 
 @stage("segments")
@@ -167,16 +169,17 @@ def from_labels(labels: Tensor, keep: Sequence[int] = (), number: int = 0) -> Se
         return _keeping(labels.long(), keep, number)
     flat = labels.flatten(1).long()
     n, room = len(flat), min(flat.shape[1], _TABLE)
-    # The range of ids and the number of segments are read together, so that the host waits for a GPU once.
+    # The range of ids and the numbers of segments are read together, so that the host waits for a GPU once.
     present = torch.zeros(n, room, dtype=torch.bool, device=flat.device).scatter_(1, flat.clamp(0, room - 1), True)
     counts = present.sum(1)
-    low, high, k = torch.stack([*flat.aminmax(), counts.max()]).tolist()
+    low, high, *sizes = torch.cat([torch.stack(flat.aminmax()), counts]).tolist()
     if low < 0 or high >= room:
         return _by_rank(flat, labels.shape)
+    k = max(sizes)
     position = present.cumsum(1, dtype=torch.int32) - 1
     names = torch.arange(room, device=flat.device).expand(n, room)
     ids = names.new_full((n, k + 1), -1).scatter_(1, position.where(present, k).long(), names)  # column k takes absent ids
-    return Segments(position.gather(1, flat).view(labels.shape), counts, ids[:, :k].contiguous())
+    return Segments(position.gather(1, flat).view(labels.shape), counts, ids[:, :k].contiguous(), sizes=torch.tensor(sizes))
 
 
 def _keeping(labels: Tensor, keep: Sequence[int], number: int) -> Segments:
@@ -184,13 +187,14 @@ def _keeping(labels: Tensor, keep: Sequence[int], number: int) -> Segments:
     kept = torch.isin(labels, torch.tensor(keep, device=labels.device))
     numbered = from_labels(labels.where(~kept, labels.masked_fill(kept, -1).max() + 1))
     counts = numbered.counts - kept.flatten(1).any(1).long()
-    least, most = torch.stack(counts.aminmax()).tolist()
-    if least == 0:
-        first = number + int(counts.argmin())
+    sizes = counts.cpu()
+    most = int(sizes.max())
+    if not sizes.all():
+        first = number + int(sizes.argmin())
         raise GpulimeError(f"image {first}: keep = {list(keep)} leaves no segment that could be hidden")
     ids = torch.nn.functional.pad(numbered.ids, (0, most + 1 - numbered.ids.shape[1]), value=-1)
     beyond = torch.arange(most + 1, device=ids.device) >= counts[:, None]
-    return Segments(numbered.labels, counts, ids.masked_fill(beyond, -1), keeps=True)
+    return Segments(numbered.labels, counts, ids.masked_fill(beyond, -1), keeps=True, sizes=sizes)
 
 
 @stage("segments")
@@ -219,5 +223,6 @@ def _by_rank(flat: Tensor, shape: torch.Size) -> Segments:
     position = torch.zeros_like(flat)
     position[:, 1:] = (ordered.diff() != 0).cumsum(1)
     counts = position[:, -1] + 1
-    ids = flat.new_full((len(flat), int(counts.max())), -1).scatter_(1, position, ordered)
-    return Segments(torch.empty_like(flat).scatter_(1, order, position).view(shape).int(), counts, ids)
+    sizes = counts.cpu()
+    ids = flat.new_full((len(flat), int(sizes.max())), -1).scatter_(1, position, ordered)
+    return Segments(torch.empty_like(flat).scatter_(1, order, position).view(shape).int(), counts, ids, sizes=sizes)

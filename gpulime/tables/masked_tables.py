@@ -91,7 +91,7 @@ class MaskedTables(Masked):
         n, d = given.shape
         self.given, self.own, self.around, self.standard, self._explain = given, own, around, standard, explain
         self.shared = len(around.values) == 1 < n
-        self.counts = torch.full((n,), d, device=given.device)
+        self.sizes, self.counts = torch.full((n,), d), torch.full((n,), d, device=given.device)
         self.k = self.most = d
         self.kind = (d,), dtype, given.device
         self.keys, self.wanted = keys, wanted

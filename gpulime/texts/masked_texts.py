@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime.classes import Names
 from gpulime.engine.batch_size import Kind
 from gpulime.engine.masked import Masked, Wanted
@@ -29,7 +30,8 @@ class MaskedTexts(Masked):
     one, parts = "text", "words"
 
     def __post_init__(self) -> None:
-        self.counts = torch.tensor([len(words) for words in self.words], device=self.keys.device)
+        self.sizes = torch.tensor([len(words) for words in self.words])
+        self.counts = devices.sent(self.sizes, self.keys.device)
         self.k = self.most = max(len(words) for words in self.words)
         self.kind = self._kind()
         self.numbers = self._numbers()

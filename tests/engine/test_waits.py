@@ -165,6 +165,21 @@ def test_images_are_sent_to_cuda_without_waiting(watched, cnn, pictures):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("n_samples", [129, "auto"])
+def test_masks_of_pairs_are_planned_without_waiting(n_samples, watched, cnn):
+    """The numbers of segments, on which places and blocks depend, are known on the host.
+
+    Masks of up to 16 segments are compared there, for which it does wait.
+    """
+    explainer = Explainer(cnn.cuda(), n_samples, Grid(4, 6), quality="fast", batch_size=16, max_samples=512)
+    batch = Batch(torch.randint(0, 256, (3, 3, 24, 20), dtype=torch.uint8))
+    list(explainer.prepare(batch))  # checks once that the kernel fits
+    with watched:
+        [flight] = explainer.prepare(batch)
+    assert flight.inputs.sizes.tolist() == flight.inputs.counts.tolist() == [24] * 3
+
+
+@pytest.mark.gpu
 def test_what_is_sent_to_cuda_and_fetched_is_what_it_was():
     given = [torch.rand(300, 300), torch.rand(4, 3, 9, 9).contiguous(memory_format=torch.channels_last), torch.arange(7)[::2]]
     with torch.cuda.stream(torch.cuda.Stream()):
