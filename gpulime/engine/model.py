@@ -99,6 +99,11 @@ class Predictor:
         self._until, self._tell = self.forwards + rows, tell
 
     @property
+    def left(self) -> int:
+        """Announced rows that have not been passed."""
+        return max(0, self._until - self.forwards)
+
+    @property
     def not_compiled(self) -> str | None:
         """Reason why the model could not be compiled; None if it is compiled, or compiling was not asked for."""
         return None if self._compiled is None else self._compiled.reason

@@ -103,7 +103,7 @@ class Queue(Generic[T]):
         pieces = list(self._take(b))
         # The search uses each size three times only: not worth compiling.
         full = self.batch_size.get(kind, self.predictor.most) if self.batch_size.is_found(kind) else None
-        with self.batch_size.timed(b, kind):
+        with self.batch_size.timed(b, kind, self.predictor.left):
             outputs = self._outputs(pieces, full)
         parts = [outputs] if len(pieces) == 1 else outputs.split([stop - start for _, start, stop in pieces])
         for (flight, start, _), part in zip(pieces, parts, strict=True):
