@@ -234,7 +234,7 @@ peers = partial(devices, compare.Row, of_peers, "comparison")
 
 # The blocks of each page, between <!-- NAME --> and <!-- /NAME -->.
 PAGES: Mapping[Path, Blocks] = {
-    ROOT / "README.md": {"benchmarks": partial(entries, r"lime_\w+_float32|captum_(compiled_)?float32|no_model_lime")},
+    ROOT / "README.md": {"benchmarks": partial(entries, r"lime_\w+_float32|captum_float32|no_model_lime")},
     ROOT / "docs" / "moving-from-lime.md": {"benchmarks": partial(entries, r"drop_in_|lime_|no_model_lime")},
     ROOT / "docs" / "benchmarks.md": {
         "benchmarks": partial(entries, "(?!drop_in_|lime_|no_model_lime)"),
