@@ -15,7 +15,8 @@ from PIL import Image
 from gpulime.config import Config
 from gpulime.runs.progress.heartbeat import Beat, Effort, machine
 from gpulime.runs.store import shards, store
-from gpulime.runs.store.row import ADDED, VERSION_KEY
+from gpulime.runs.store.layout import VERSION_KEY
+from gpulime.runs.store.row import ADDED
 
 HOSTILE = ["</script><b>x", "../../x", "two\nlines", "\u202egpj.exe", "{{ 7 * 7 }}", "=1+1", "/etc/x"]
 HOSTILE += ["\"'><img src=http://a.b onerror=x>", "download_all"]

@@ -78,16 +78,22 @@ class Terms:
             doubt = f"functions cannot be compared with the ones that made them ({', '.join(self.unnamed)})"
             check(not self.unnamed, f"{run} holds results, and {doubt}: give a model_id, another for other functions")
             return True
-        was, now = _by_folder(manifest.get("fixed", {})), _by_folder(_plain(self.fixed))
-        changed = [
-            f"{name} was {_said(was, name)}, is {_said(now, name)}"
-            for name in {**was, **now}
-            if _said(was, name) != _said(now, name)  # as text, as in the hash: 1 is not 1.0, not set is not None
-        ]
-        changed[SHOWN:] = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
+        changed = differences(manifest.get("fixed", {}), self.fixed)
         there, remedy = ("holds results of", ", or delete it") if results else ("is being filled by a process with", "")
         older = ", of an earlier gpulime" if manifest["schema_version"] < SCHEMA_VERSION else ""
         raise GpulimeError(f"{run} {there} other settings{older}: {'; '.join(changed)}. Choose another out{remedy}")
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Settings that differ, each with both of its values; at most `SHOWN` of them and the number of the others."""
+    was, now = _by_folder(was), _by_folder(_plain(now))
+    changed = [
+        f"{name} was {_said(was, name)}, is {_said(now, name)}"
+        for name in {**was, **now}
+        if _said(was, name) != _said(now, name)  # as text, as in the hash: 1 is not 1.0, not set is not None
+    ]
+    changed[SHOWN:] = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
+    return changed
 
 
 def _said(settings: Mapping[str, Any], name: str) -> str:

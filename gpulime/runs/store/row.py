@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpulime.errors import GpulimeError, check, unknown
+from gpulime.runs.store.layout import VERSION_KEY, Layout
 
 SCHEMA_VERSION = 4
-VERSION_KEY = b"gpulime.schema_version"  # in the metadata of every shard
 # Columns that shards of earlier versions lack, and the version that added each.
 ADDED = {"prediction": 2, "predicted_prob": 2, "r2_loo": 2, "spread": 2, "note": 2, "coef_se": 3}
 ADDED |= {"kind": 4, "parts": 4, "text": 4, "spans": 4, "values": 4, "local_pred": 4}
@@ -273,3 +273,6 @@ def check_numbers(row: Mapping[str, Any]) -> None:
 def _spans(sizes: np.ndarray[Any, np.dtype[Any]]) -> str:
     found = np.flatnonzero(sizes)
     return f"{len(found)} from {found[0]} to {found[-1]}"
+
+
+EXPLANATIONS = Layout("results", schema(), record, "run the same command to explain its images again", ADDED)

@@ -24,11 +24,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gpulime.errors import GpulimeError, check
-from gpulime.runs.store.row import ADDED, SCHEMA_VERSION, STATUSES, VERSION_KEY, schema
+from gpulime.runs.store.layout import VERSION_KEY, Layout
+from gpulime.runs.store.row import EXPLANATIONS, STATUSES
 
 T = TypeVar("T")
 
-RESULTS = "results"
+RESULTS = EXPLANATIONS.folder
 NAME = re.compile(r"part-(\d+)-(\d+)-([0-9a-f]{8})\.parquet")
 CHUNK = 2**20  # bytes in memory while hashing a file
 BATCH = 256  # rows in memory at once when all columns of a shard are read
@@ -63,16 +64,16 @@ def checksum(path: Path) -> int:
     return total
 
 
-def shards(run: Path) -> list[Path]:
+def shards(run: Path, of: Layout = EXPLANATIONS) -> list[Path]:
     """The shards of a run, oldest first."""
-    before, now = None, _listed(run)
+    before, now = None, _listed(run / of.folder)
     while now != before:  # a listing during which shards were merged may show neither the old ones nor the new one
-        before, now = now, _listed(run)
+        before, now = now, _listed(run / of.folder)
     return now
 
 
-def _listed(run: Path) -> list[Path]:
-    return in_order(path for path in run.glob(f"{RESULTS}/*") if NAME.fullmatch(path.name))
+def _listed(folder: Path) -> list[Path]:
+    return in_order(path for path in folder.glob("*") if NAME.fullmatch(path.name))
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:
@@ -94,7 +95,7 @@ def parquet(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
+def opened(path: Path, whole: bool = True, of: Layout = EXPLANATIONS) -> Iterator[pq.ParquetFile]:
     """Open a shard for reading after checking it; unless ``whole``, only pages that are read are checked.
 
     Raises
@@ -114,10 +115,10 @@ def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
             facts = shard.metadata.metadata or {}
             # The shards of earlier versions had a random number in place of the sum, and stated no version.
             # They lack the columns of version 2, which tell if it is the name of the version that rotted.
-            summed = VERSION_KEY in facts or not ADDED.keys().isdisjoint(shard.schema_arrow.names)
+            summed = VERSION_KEY in facts or not of.added or not of.added.keys().isdisjoint(shard.schema_arrow.names)
             if found not in (None, named) and summed:
                 raise CorruptError(path, f"the CRC-32 of its bytes must be {named}, as its name says, got {found}")
-            _check_columns(path, shard, facts.get(VERSION_KEY, b"1"))
+            _check_columns(path, shard, facts.get(VERSION_KEY, b"1"), of)
             yield shard
     except FileNotFoundError:
         raise
@@ -131,20 +132,20 @@ def opened(path: Path, whole: bool = True) -> Iterator[pq.ParquetFile]:
         raise CorruptError(path, str(error)) from error
 
 
-def _check_columns(path: Path, shard: pq.ParquetFile, version: bytes) -> None:
-    readable = f"this gpulime reads up to {SCHEMA_VERSION}; a newer one is needed"
+def _check_columns(path: Path, shard: pq.ParquetFile, version: bytes, of: Layout) -> None:
+    readable = f"this gpulime reads up to {of.version}; a newer one is needed"
     check(version.isdigit(), f"shard {path} must state a whole schema version, got {version!r}")
-    check(int(version) <= SCHEMA_VERSION, f"shard {path} has schema version {int(version)}, {readable}")
+    check(int(version) <= of.version, f"shard {path} has schema version {int(version)}, {readable}")
     there = shard.schema_arrow
-    if there.equals(schema()):
+    if there.equals(of.schema):
         return
-    needed = [field for field in schema() if ADDED.get(field.name, 1) <= int(version)]
+    needed = [field for field in of.schema if of.added.get(field.name, 1) <= int(version)]
     wrong = [field.name for field in needed if field.name not in there.names or there.field(field.name).type != field.type]
     if wrong:
         raise CorruptError(path, f"it lacks columns of the store, or has them with other types: {', '.join(wrong)}")
 
 
-def each(run: Path, read: Callable[[Path, pq.ParquetFile], T]) -> tuple[list[T], list[CorruptError]]:
+def each(run: Path, read: Callable[[Path, pq.ParquetFile], T], of: Layout = EXPLANATIONS) -> tuple[list[T], list[CorruptError]]:
     """Apply ``read`` to every shard, given its path and open file, oldest first; and the errors of corrupt shards.
 
     Shards may appear or be merged meanwhile: the result is a consistent snapshot.
@@ -156,52 +157,52 @@ def each(run: Path, read: Callable[[Path, pq.ParquetFile], T]) -> tuple[list[T],
     """
     found: dict[Path, T] = {}
     corrupt: dict[Path, CorruptError] = {}
-    listed = shards(run)
+    listed = shards(run, of)
     while True:
         try:
             for path in listed:
                 if path not in found and path not in corrupt:
                     try:
-                        with opened(path) as shard:
+                        with opened(path, of=of) as shard:
                             found[path] = read(path, shard)
                     except CorruptError as error:
                         corrupt[path] = error
             return [found[path] for path in listed if path in found], [corrupt[path] for path in listed if path in corrupt]
         except FileNotFoundError as error:  # merged into another meanwhile; list again
-            before, listed = listed, shards(run)
+            before, listed = listed, shards(run, of)
             if listed == before:
                 raise GpulimeError(f"{error.filename} is listed and not there: is it a link to nowhere?") from error
 
 
-def rows(run: Path, columns: Sequence[str]) -> pa.Table:
+def rows(run: Path, columns: Sequence[str], of: Layout = EXPLANATIONS) -> pa.Table:
     """The rows of all sound shards, an image's repeats included, in the order of writing.
 
     A corrupt shard is skipped with one warning that names it.
     """
     wanted = list(columns)
-    tables, corrupt = each(run, lambda _, shard: filled(shard.read(wanted), wanted))
+    tables, corrupt = each(run, lambda _, shard: filled(shard.read(wanted), wanted, of), of)
     for error in corrupt:
-        warn(error, run)
-    return pa.concat_tables([schema().empty_table().select(wanted), *tables])
+        warn(error, run, of)
+    return pa.concat_tables([of.schema.empty_table().select(wanted), *tables])
 
 
-def filled(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+def filled(rows: pa.Table, columns: Sequence[str], of: Layout = EXPLANATIONS) -> pa.Table:
     """Columns of a shard, in this order; columns missing in earlier versions are null.
 
     Raises `pyarrow.ArrowInvalid` for values that no reader can use; `opened` makes a `CorruptError` of it.
     """
-    _check_values(rows)
+    _check_values(rows, of.schema)
     for name in columns:
         if name not in rows.column_names:
-            rows = rows.append_column(schema().field(name), pa.nulls(len(rows), schema().field(name).type))
-    return rows.select(columns).cast(nothing(columns).schema)  # another program may have made columns nullable
+            rows = rows.append_column(of.schema.field(name), pa.nulls(len(rows), of.schema.field(name).type))
+    return rows.select(columns).cast(nothing(columns, of).schema)  # another program may have made columns nullable
 
 
-def _check_values(rows: pa.Table) -> None:
+def _check_values(rows: pa.Table, schema: pa.Schema) -> None:
     """Refuse text that is not UTF-8, null in a required column, an unknown status and times out of range."""
     rows.validate(full=True)
     for name in rows.column_names:
-        if not schema().field(name).nullable and rows[name].null_count:
+        if not schema.field(name).nullable and rows[name].null_count:
             raise pa.ArrowInvalid(f"{name} must not be null")
     if "status" in rows.column_names and (unknown := {*rows["status"].unique().to_pylist()} - {*STATUSES}):
         raise pa.ArrowInvalid(f"status must be {' or '.join(STATUSES)}, got {min(unknown)!r:.80}")
@@ -219,18 +220,17 @@ def kept(shard: pq.ParquetFile, columns: Sequence[str], keep: Callable[[pa.Table
     return pa.concat_tables(parts)
 
 
-def nothing(columns: Sequence[str]) -> pa.Table:
+def nothing(columns: Sequence[str], of: Layout = EXPLANATIONS) -> pa.Table:
     """No rows, with these columns of the store."""
-    return schema().empty_table().select(columns).replace_schema_metadata()
+    return of.schema.empty_table().select(columns).replace_schema_metadata()
 
 
-def warn(error: CorruptError, run: Path) -> None:
+def warn(error: CorruptError, run: Path, of: Layout = EXPLANATIONS) -> None:
     """Warn once per process that a shard is skipped, with the remedy."""
     if error.path in _warned:  # Python forgets its warnings when filters change
         return
     _warned.add(error.path)
-    remedy = f"run the same command to explain its images again; gpulime verify {run} lists all damage"
-    warnings.warn(f"{error}. It is left out: {remedy}", stacklevel=2)
+    warnings.warn(f"{error}. It is left out: {of.remedy}; gpulime verify {run} lists all damage", stacklevel=2)
 
 
 def winners(rows: pa.Table) -> pa.Array:

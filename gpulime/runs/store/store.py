@@ -26,8 +26,9 @@ import pyarrow.parquet as pq
 from gpulime.errors import GpulimeError, about, check
 from gpulime.runs.progress.exits import NotWritableError
 from gpulime.runs.store.atomic import publish
+from gpulime.runs.store.layout import Layout
 from gpulime.runs.store.manifest import MANIFEST, manifest, read_manifest, write_manifest
-from gpulime.runs.store.row import SCHEMA_VERSION, decode_segments, encode_segments, record, schema
+from gpulime.runs.store.row import EXPLANATIONS, SCHEMA_VERSION, decode_segments, encode_segments, schema
 from gpulime.runs.store.row_index import Done, done, read
 from gpulime.runs.store.shards import COMPRESSION, RESULTS, name_of, shards
 
@@ -69,7 +70,9 @@ class Store:
     flush_rows, flush_seconds
         Write a shard at this many rows, or when the oldest buffered row is this many seconds old.
     config_hash : str, optional
-        The hash of the rows' settings; if given, no shard is written unless run.json has this hash.
+        The hash of the run's settings; if given, no shard is written unless run.json has this hash.
+    of : Layout
+        The kind of shards.
 
     Raises
     ------
@@ -86,9 +89,10 @@ class Store:
         flush_rows: int = 256,
         flush_seconds: float = 60.0,
         config_hash: str | None = None,
+        of: Layout = EXPLANATIONS,
     ) -> None:
         check(flush_rows >= 1, f"flush_rows must be 1 or more, got {flush_rows}")
-        self.run, self.rank, self.config_hash = run, rank, config_hash
+        self.run, self.rank, self.config_hash, self.of = run, rank, config_hash, of
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
         self._rows: list[pa.RecordBatch] = []
         self._oldest = 0.0
@@ -99,9 +103,9 @@ class Store:
         return len(self._rows)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add the row of one image as `record` takes it; if it does not fit the schema, buffered rows are kept."""
+        """Add one entry as the layout's ``record`` takes it; if it does not fit the schema, buffered ones are kept."""
         with about(f"row of image {row.get('image_id')!r}"):
-            one = record(row)
+            one = self.of.record(row)
         if not self._rows:
             self._oldest = time.monotonic()
         self._rows.append(one)
@@ -124,7 +128,7 @@ class Store:
         pq.write_table(table, shard, **COMPRESSION)
         data = shard.getvalue()
         name = name_of(self.rank, time.time_ns() // 1_000_000, zlib.crc32(data))
-        publish(self.run, f"{RESULTS}/{name}", data)
+        publish(self.run, f"{self.of.folder}/{name}", data)
         self._rows.clear()
 
     def _check_place(self) -> None:

@@ -19,7 +19,7 @@ from gpulime.errors import GpulimeError
 from gpulime.runs.progress import exits
 from gpulime.runs.store import compact, shards, store, verify
 from gpulime.runs.store.compact import compact as merge
-from gpulime.runs.store.row import VERSION_KEY
+from gpulime.runs.store.layout import VERSION_KEY
 
 
 def run(folder, *results, flush_rows=1, rank=0):

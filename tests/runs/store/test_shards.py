@@ -19,7 +19,8 @@ from gpulime.runs import open_run
 from gpulime.runs.progress import status, summary
 from gpulime.runs.progress.heartbeat import Effort
 from gpulime.runs.store import compact, shards, store, verify
-from gpulime.runs.store.row import ADDED, SCHEMA_VERSION, VERSION_KEY
+from gpulime.runs.store.layout import VERSION_KEY
+from gpulime.runs.store.row import ADDED, SCHEMA_VERSION
 from gpulime.views import diff, export
 from gpulime.views.report import page
 
