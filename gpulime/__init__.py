@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpulime import discretize, lime_image, lime_tabular, lime_text, runs, segments, submodular_pick
+    from gpulime import discretize, evaluate, lime_image, lime_tabular, lime_text, runs, segments, submodular_pick
     from gpulime.engine import masks, surrogate
     from gpulime.engine.masks import key
     from gpulime.errors import GpulimeError
@@ -54,6 +54,7 @@ _HOME = {
 }
 _MODULES = {
     "discretize": "gpulime.discretize",
+    "evaluate": "gpulime.evaluate",
     "fills": "gpulime.images.fills",
     "lime_image": "gpulime.lime_image",
     "lime_tabular": "gpulime.lime_tabular",
@@ -76,6 +77,7 @@ __all__ = [
     "TextExplainer",
     "__version__",
     "discretize",
+    "evaluate",
     "fills",
     "key",
     "lime_image",

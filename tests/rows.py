@@ -92,3 +92,18 @@ def beat_of(share, **changes):
     }
     facts |= {"ok": 3, "failed": 1, "effort": Effort(20.0, 4000, 19.4), "left": 20.0, "time": 0.0}
     return Beat(share=share, **(facts | changes))
+
+
+def photographs(root):
+    """Write six noisy pictures into two folders, and three files that are no whole images."""
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        folder = root / ("ant" if i < 3 else "bee")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    (root / "ant" / "page.jpg").write_text("<html>not found</html>")
+    (root / "bee" / "empty.jpg").touch()
+    whole = (root / "bee" / "3.png").read_bytes()
+    (root / "bee" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (root / "notes.txt").write_text("not an image")
+    return root

@@ -88,6 +88,32 @@ def status(given: Namespace) -> int:
     return 0
 
 
+def evaluate(given: Namespace) -> int:
+    """Measure how good a run's explanations are: deletion, insertion, held-out R2, beside random and other methods."""
+    run = _run(given, "evaluate")
+    with signals.heard():
+        from gpulime.runs.evaluation import calls
+        from gpulime.runs.evaluation.settings import Settings
+        from gpulime.runs.progress.partition import Share
+
+        found = calls.evaluate(
+            run,
+            Settings(
+                methods=tuple(given.methods or ()),
+                measurements=tuple(given.metrics or Settings.measurements),
+                fill=None if given.fill is None else options.value(given.fill),
+                **{name: given[name] for name in ("unit", "steps", "labels", "samples")},
+            ),
+            **{name: given[name] for name in ("limit", "retry_failed", "shard", "device", "trust")},
+        )
+    if given.json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        say(str(found))
+    ranks = Share.of(given.shard).world > 1  # torchrun would stop the others
+    return exits.ERROR_ROWS if found.failed and not ranks else exits.OK
+
+
 def export(given: Namespace) -> int:
     """Write explanations as files: an overlay per label as PNG, heat maps and label map as .npz."""
     run = _run(given, "export", " --to exported")
@@ -196,7 +222,7 @@ def _ids(given: Namespace) -> list[str] | None:
 
 
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
-    **{command.__name__: command for command in (explain, status, report, export, diff, verify, compact, bench)},
+    **{command.__name__: command for command in (explain, status, report, evaluate, export, diff, verify, compact, bench)},
     "doctor": examine,
 }
 

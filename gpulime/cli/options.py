@@ -34,6 +34,12 @@ _DEBUG = ("--debug", {"action": "store_true", "help": "show the traceback of an 
 _DRY = "print what would be done, how many forwards and how long; write nothing"
 _SECONDS = "for the present settings and for each variant, in five pieces (default: 6)"
 _VARIANTS = "variants to try: precision, channels_last, cudnn_benchmark, compile, batch_size, threads, workers (default: all)"
+_WITH = "methods to stand beside LIME: gradcam, ig, smoothgrad, rise ... (default: random segments and a centre blob alone)"
+_METRICS = "curves (deletion, insertion ...) and held_out (R2 and infidelity on unseen masks) (default: both)"
+_UNIT = "units that curves hide, one after the other (default: segments)"
+_FILL = "pixels of hidden units, as for lime.fill (default: that of the run); rows of other fills stay beside"
+_LABELS = "each image's most probable explained class, or all that were explained (default: top)"
+_TRUST = "run the code that RUN/run.json names, even if you have not run it in this folder before"
 # Options of the commands that are not settings.
 OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "explain": [
@@ -45,6 +51,23 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "status": [_RUN, ("--json", {"action": "store_true", "help": "as JSON, for other programs"})],
     "report": [_RUN],
+    "evaluate": [
+        _RUN,
+        ("--with", {"dest": "methods", "metavar": "NAME", "type": str, "nargs": "+", "help": _WITH}),
+        ("--metrics", {"metavar": "NAME", "type": str, "nargs": "+", "help": _METRICS}),
+        ("--unit", {"metavar": "segments|pixels", "type": str, "default": "segments", "help": _UNIT}),
+        ("--fill", {"metavar": "FILL", "type": str, "help": _FILL}),
+        ("--steps", {"metavar": "N", "type": int, "help": "steps of a curve (default: one for each segment, 28 for pixels)"}),
+        ("--labels", {"metavar": "top|all", "type": str, "default": "top", "help": _LABELS}),
+        ("--samples", {"metavar": "N", "type": int, "default": 100, "help": "masks of the held-out fit (default: 100)"}),
+        ("--limit", {"metavar": "N", "type": int, "help": "measure only the first N explained images"}),
+        ("--shard", {"metavar": "I/N", "type": str, "help": "measure only a part of the images, such as 2/8"}),
+        ("--retry-failed", {"action": "store_true", "help": "measure images again that failed in an earlier call"}),
+        ("--device", {"metavar": "TEXT", "type": str, "help": "cpu, cuda, cuda:1 ... (default: that of the run)"}),
+        ("--trust", {"action": "store_true", "help": _TRUST}),
+        ("--json", {"action": "store_true", "help": "the summary as JSON, for other programs"}),
+        _DEBUG,
+    ],
     "export": [
         _RUN,
         ("--to", {"metavar": "DIR", "type": str, "help": "folder for the files, empty or new"}),
@@ -91,6 +114,19 @@ Nothing is changed. Exit codes:
       images
 """
 
+EVALUATING = """
+It makes the model and the images again from RUN/run.json, compares their sums with those of the run, and measures the stored
+explanations: nothing is explained again. Rows go to RUN/evaluation and can be resumed; the report shows them. A method that
+this model does not allow is named with the reason. Higher is better for insertion, insertion minus deletion, IROF and held-out
+R2; lower for deletion, minimal deletion and infidelity. No metric is a proof: read it beside random and centre.
+
+  gpulime evaluate runs/quickstart
+  gpulime evaluate runs/quickstart --with gradcam ig --limit 100
+  gpulime evaluate runs/quickstart --fill blur --metrics curves --json
+
+Exit codes: 0 if all images were measured, 3 if some have changed, are missing or failed.
+"""
+
 COMPACTING = """
 The merged shard is written and read back before the old ones are deleted. Readers of gpulime may run meanwhile; another
 program that misses a file it has just listed must run again. Corrupt shards are left as they are.
@@ -112,6 +148,11 @@ HELP = {
     ),
     "status": ("RUN [--json]", None),
     "report": ("RUN", None),
+    "evaluate": (
+        "RUN [--with NAME ...] [--metrics NAME ...] [--unit UNIT] [--fill FILL] [--steps N] [--labels top|all] [--samples N] "
+        "[--limit N] [--shard I/N] [--retry-failed] [--device TEXT] [--trust] [--json] [--debug]",
+        EVALUATING,
+    ),
     "export": ("RUN --to DIR [--ids ID ...] [--ids-file FILE]", None),
     "diff": ("RUN_A RUN_B [--to DIR]", None),
     "verify": ("RUN [--inputs]", VERDICTS),
@@ -185,6 +226,14 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise GpulimeError(f"must be a mapping such as 'out: runs/mine'; got {content!r}")
     return content
+
+
+def value(text: str) -> Any:
+    """An option's value as in YAML: a number, a list or text."""
+    try:
+        return safe_load(text)
+    except YAMLError:
+        return text
 
 
 def _words(field: Field[Any]) -> tuple[str, str]:

@@ -56,9 +56,11 @@ class Engine(Generic[E]):
     settings : Settings of the fit
     stopping : Stopping or None, the rule that ends the samples of an input
     seed : int, of the masks; set by each explainer
+    progress : callable or None, called with the number of rows after each model batch of `passed`
     """
 
     seed: int
+    progress: Callable[[int], object] | None = None
 
     def __init__(
         self,
@@ -176,7 +178,7 @@ class Engine(Generic[E]):
         solve : callable
             Complete flight -> result.
         """
-        queue: Queue[T] = Queue(self.predictor, self.batch_size, cast(Callable[[Flight], T], solve))
+        queue: Queue[T] = Queue(self.predictor, self.batch_size, cast(Callable[[Flight], T], solve), self.progress)
         self.predictor.announce(len(batch) * s)
         done = 0
         for inputs in self.masker.masked(batch):

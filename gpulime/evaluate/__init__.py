@@ -1,5 +1,8 @@
 """Judge explanations: LIME's and the maps of any other method, in batches, through an explainer's queue."""
 
+from importlib import import_module
+from typing import Any
+
 # Imported here, not at first use: a function would give way to the module of the same name once that is imported.
 from gpulime.evaluate import bam
 from gpulime.evaluate.baselines import centre_maps, random_maps
@@ -35,9 +38,16 @@ __all__ = [
     "localisation",
     "random_maps",
     "randomisation",
+    "run",
     "sensitivity",
     "similarities",
     "stability",
     "tcav",
     "train_networks",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run":  # runs are built on this package, so it does not import them
+        return import_module("gpulime.runs.evaluation.calls").run
+    raise AttributeError(f"module 'gpulime.evaluate' has no attribute {name!r}")

@@ -25,6 +25,7 @@ from gpulime.runs.progress.terminal import note, say
 from gpulime.runs.reading import code, examples, factories, models, sources
 from gpulime.runs.reading.images import ImageSource
 from gpulime.runs.reading.label_maps import SEGMENTER, MaskFolder
+from gpulime.runs.reading.models import Loaded
 from gpulime.runs.reading.read import DatasetReader, FileReader, Picture, pictures_of
 from gpulime.runs.reading.sources import Found
 from gpulime.runs.reading.transform import Transform
@@ -66,7 +67,7 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     config = configs.resolved(config)
     share = Share.of(config.data.shard)
     job = (_images_job if config.kind == "image" else from_records.job)(
-        config, share, _device(config.lime.device, share), retry_failed
+        config, share, device_of(config.lime.device, share), retry_failed
     )
     if dry_run:
         say(str(plan(job)))
@@ -75,24 +76,47 @@ def run(config: configs.Config, *, retry_failed: bool = False, dry_run: bool = F
     return exits.ERROR_ROWS if outcome.failed and share.world == 1 else exits.OK
 
 
-def _images_job(config: configs.Config, share: Share, device: str, retry_failed: bool) -> Job:
+def explainer_of(config: configs.Config, device: str) -> tuple[Loaded, Explainer]:
+    """The model of a configuration, and the explainer of its images.
+
+    Raises
+    ------
+    GpulimeError
+        If a setting is invalid, or the model cannot be loaded.
+    """
     sampling.chosen(config.lime)  # before the model is loaded
     loaded = models.load(config.model, config.data, config.lime)
+    factories.keep(config.model)
+    lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std, "device": device}
+    del lime["labels"]
+    return loaded, Explainer(ownership.own(loaded.model, devices.named(device)), **lime)
+
+
+def facts_of(config: configs.Config, loaded: Loaded, explainer: Explainer) -> dict[str, Any]:
+    """The settings that change a row, as far as they come from the configuration and the model."""
+    return {
+        **sampling.resolved(configs.fixed(config), explainer),
+        "lime.labels": of_run(config.lime.labels, loaded.class_names),
+        "transform": dataclasses.asdict(loaded.transform),
+        "weights_sha256": loaded.weights_sha256,
+        "model_code": code.described(loaded.model),
+    }
+
+
+def _images_job(config: configs.Config, share: Share, device: str, retry_failed: bool) -> Job:
+    loaded, explainer = explainer_of(config, device)
     found, reader = images(config.data, loaded.transform, loaded.class_names)
     masks = None if config.data.masks is None else MaskFolder.of(config.data.masks, config.data)
     if masks is not None:
         masks.check([item.image_id for item in found.items])
-    lime = {**dataclasses.asdict(config.lime), "mean": loaded.transform.mean, "std": loaded.transform.std}
-    wanted = of_run(lime.pop("labels"), loaded.class_names)
-    lime["device"] = device
-    explainer = Explainer(ownership.own(loaded.model, devices.named(lime["device"])), **lime)
+    facts = facts_of(config, loaded, explainer)
     segmenter = SEGMENTER if masks else describe(explainer.segmenter, explainer.device)
     return Job(
         items=found.items,
         source=ImageSource(
             explainer=explainer,
             reader=dataclasses.replace(reader, masks=masks),
-            labels=wanted,
+            labels=facts["lime.labels"],
             class_names=loaded.class_names,
             data=config.data,
             segmenter=segmenter,
@@ -100,14 +124,10 @@ def _images_job(config: configs.Config, share: Share, device: str, retry_failed:
         ),
         terms=Terms(
             fixed={
-                **sampling.resolved(configs.fixed(config), explainer),
-                "lime.labels": wanted,
+                **facts,
                 "data.source": os.path.normpath(config.data.source),
                 "data.masks": config.data.masks and os.path.normpath(config.data.masks),
-                "transform": dataclasses.asdict(loaded.transform),
                 "segmenter": segmenter,
-                "weights_sha256": loaded.weights_sha256,
-                "model_code": code.described(loaded.model),
                 TARGETS: found.targets,
             },
             about={
@@ -128,7 +148,7 @@ def _images_job(config: configs.Config, share: Share, device: str, retry_failed:
     )
 
 
-def _device(wanted: str | None, share: Share) -> str:
+def device_of(wanted: str | None, share: Share) -> str:
     """Choose the device: the one in the settings, else a GPU if there is one; each rank on a machine gets its own."""
     device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     if device != "cuda" or share.device is None:

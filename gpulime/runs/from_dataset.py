@@ -154,29 +154,14 @@ def _terms(
     keep: Sequence[int],
 ) -> Terms:
     """Terms of a run with these arguments: the settings that all rows share."""
-    given = inspect.signature(Explainer).bind(model, **lime)
-    given.apply_defaults()
-    changing = {
-        name: value
-        for name, value in given.arguments.items()
-        if name != "model" and f"lime.{name}" not in configs.CHANGES_NO_ROW
-    }
-    functions = [
-        name for name, value in {**given.arguments, "masks": masks}.items() if callable(value) and not _comparable(value)
-    ]
-    functions += ["model"] if inspect.isfunction(model) and "model" not in functions else []
-    plain = {f"lime.{name}": _plain(value, model_id) for name, value in changing.items()}
+    functions = _functions({**_arguments(model, lime), "masks": masks}, model)
     return Terms(
         fixed={
-            **sampling.resolved(plain, explainer),
-            **_own_normalisation(explainer),
+            **facts_of(explainer, model, model_id, lime),
             "lime.labels": labels,
             **({"data.masks": masks.folder if isinstance(masks, MaskFolder) else _plain(masks, model_id)} if masks else {}),
             **({"data.keep": list(keep)} if keep else {}),
             "segmenter": SEGMENTER if masks else describe(explainer.segmenter, explainer.device),
-            "model_id": model_id,
-            **({} if model_id or "model" in functions else {"model_code": code.described(model)}),
-            "weights_sha256": code.sha256(model) if isinstance(model, nn.Module) else None,
         },
         about={
             "model": model_id or type(model).__name__,
@@ -184,6 +169,34 @@ def _terms(
         },
         unnamed=[] if model_id else functions,
     )
+
+
+def facts_of(explainer: Explainer, model: Any, model_id: str | None, lime: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that change a row, as far as they come from the model and the arguments ``lime`` of the explainer."""
+    given = _arguments(model, lime)
+    changing = {name: value for name, value in given.items() if f"lime.{name}" not in configs.CHANGES_NO_ROW}
+    plain = {f"lime.{name}": _plain(value, model_id) for name, value in changing.items() if name != "model"}
+    named = not model_id and "model" not in _functions(given, model)
+    return {
+        **sampling.resolved(plain, explainer),
+        **_own_normalisation(explainer),
+        "model_id": model_id,
+        **({"model_code": code.described(model)} if named else {}),
+        "weights_sha256": code.sha256(model) if isinstance(model, nn.Module) else None,
+    }
+
+
+def _arguments(model: Any, lime: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of an explainer, with its defaults."""
+    given = inspect.signature(Explainer).bind(model, **lime)
+    given.apply_defaults()
+    return dict(given.arguments)
+
+
+def _functions(given: Mapping[str, Any], model: Any) -> list[str]:
+    """Arguments that are functions and cannot be compared with those of another process."""
+    functions = [name for name, value in given.items() if callable(value) and not _comparable(value)]
+    return functions + (["model"] if inspect.isfunction(model) and "model" not in functions else [])
 
 
 def _own_normalisation(explainer: Explainer) -> dict[str, list[float]]:

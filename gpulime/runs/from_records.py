@@ -17,7 +17,7 @@ from gpulime.labels import of_run
 from gpulime.runs import sampling
 from gpulime.runs.progress.partition import Share
 from gpulime.runs.progress.terminal import note
-from gpulime.runs.reading import code, estimators, records
+from gpulime.runs.reading import code, estimators, factories, records
 from gpulime.runs.reading.estimators import Estimator
 from gpulime.runs.reading.records import Records
 from gpulime.runs.run import Job
@@ -46,6 +46,7 @@ def job(config: configs.Config, share: Share, device: str, retry_failed: bool) -
         If a setting, the model or the source is invalid.
     """
     loaded = estimators.load(config.model)
+    factories.keep(config.model)
     names = _names(loaded)
     found, source = records.find(config.data, names)
     for reason in list(source.broken.values())[:1]:

@@ -109,7 +109,7 @@ class Isolation:
         if self._first is not None:
             few = len(self._held) < UNPROVEN_IMAGES
             images = f"each {self.one}" if few else f"each of the first {UNPROVEN_IMAGES} {self.one}s"
-            reason = _reason(self._first) if isinstance(self._first, GpulimeError) else line_of(self._first)
+            reason = reason_of(self._first) if isinstance(self._first, GpulimeError) else line_of(self._first)
             raise ModelFailsError(f"the model fails for {images}, also alone: {reason}") from self._first
 
     def _outcomes(self, found: Iterator[Explained[Read, Explanations] | Failed[Read]]) -> Iterator[Outcome]:
@@ -129,7 +129,7 @@ class Isolation:
         if one.item.error is not None:  # it could not be read
             yield one.item
             return
-        failure = dataclasses.replace(one.item, error=_reason(one.error)[:MESSAGE_LENGTH], kind=kind(one.error))
+        failure = dataclasses.replace(one.item, error=reason_of(one.error)[:MESSAGE_LENGTH], kind=kind(one.error))
         if self.proven or devices.out_of_memory(one.error):
             yield failure
             return
@@ -149,7 +149,7 @@ class Isolation:
         raise DeviceLostError(f"the device is lost: {reason}; {end}", [read.item.image_id for read in in_hand]) from error
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     message = ALONE.sub("", str(error))
     return message if isinstance(error, GpulimeError) else f"{type(error).__name__}: {message}"
 

@@ -66,8 +66,8 @@ def test_python_m_gpulime_is_the_command():
     done = subprocess.run([sys.executable, "-m", "gpulime", "explian"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "gpulime: the command must be one of 'explain', 'status', 'report', 'export', 'diff', 'verify', 'compact', 'bench', "
-        "'doctor'; got 'explian' (did you mean 'explain'?)\n"
+        "gpulime: the command must be one of 'explain', 'status', 'report', 'evaluate', 'export', 'diff', 'verify', 'compact', "
+        "'bench', 'doctor'; got 'explian' (did you mean 'explain'?)\n"
     )
 
 

@@ -2,10 +2,9 @@
 
 import functools
 
-import numpy as np
 import pytest
+import rows
 import torch
-from PIL import Image
 
 from gpulime.runs.store import manifest
 
@@ -35,15 +34,4 @@ def _one_thread():
 @pytest.fixture
 def photographs(tmp_path):
     """Six noisy pictures in two folders, and three files that are no whole images."""
-    rng = np.random.default_rng(0)
-    root = tmp_path / "photographs"
-    for i in range(6):
-        folder = root / ("ant" if i < 3 else "bee")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    (root / "ant" / "page.jpg").write_text("<html>not found</html>")
-    (root / "bee" / "empty.jpg").touch()
-    whole = (root / "bee" / "3.png").read_bytes()
-    (root / "bee" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (root / "notes.txt").write_text("not an image")
-    return root
+    return rows.photographs(tmp_path / "photographs")

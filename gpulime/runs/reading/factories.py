@@ -1,4 +1,6 @@
-"""The calls of ``data.factory`` that this user has run: `gpulime report` makes a run's images again only by one of them.
+"""The code of settings that this user has run: the calls of ``data.factory``, and models.
+
+`gpulime report` makes a run's images again only by such a call, and `gpulime evaluate` its model.
 
 They are stored in ``$XDG_CACHE_HOME/gpulime/factories.json``, by default in ``~/.cache/gpulime``; the file may be deleted
 at any time. The environment variable ``GPULIME_CACHE`` names another folder; ``off`` stores nothing.
@@ -7,13 +9,14 @@ at any time. The environment variable ``GPULIME_CACHE`` names another folder; ``
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import secrets
 from pathlib import Path
 
-from gpulime.config import DataConfig
+from gpulime.config import DataConfig, ModelConfig
 
 VARIABLE = "GPULIME_CACHE"
 MOST = 1000  # calls; the oldest go first
@@ -33,17 +36,17 @@ def path() -> Path | None:
     return home / "gpulime" / "factories.json"
 
 
-def has_run(data: DataConfig) -> bool:
+def has_run(given: DataConfig | ModelConfig) -> bool:
     """Tell if this user has run this call in the current folder."""
-    return _name(data) in _names()
+    return _name(given) in _names()
 
 
-def keep(data: DataConfig) -> None:
+def keep(given: DataConfig | ModelConfig) -> None:
     """Store a call; do nothing if the file cannot be written."""
     file = path()
     if file is None:
         return
-    names = {**dict.fromkeys(name for name in _names() if name != _name(data)), _name(data): None}  # it is the newest now
+    names = {**dict.fromkeys(name for name in _names() if name != _name(given)), _name(given): None}  # it is the newest now
     text = json.dumps(dict.fromkeys(list(names)[-MOST:], 1), indent=1)
     aside = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
     with contextlib.suppress(OSError):
@@ -65,7 +68,8 @@ def _names() -> list[str]:
     return list(found) if isinstance(found, dict) else []
 
 
-def _name(data: DataConfig) -> str:
+def _name(given: DataConfig | ModelConfig) -> str:
     """A digest of the call and of the current folder, from which Python imports the factory."""
-    text = json.dumps([os.getcwd(), data.factory, data.kwargs], sort_keys=True, default=repr)
+    call = [given.factory, given.kwargs] if isinstance(given, DataConfig) else ["model", dataclasses.asdict(given)]
+    text = json.dumps([os.getcwd(), *call], sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()

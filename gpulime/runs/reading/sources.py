@@ -19,7 +19,7 @@ TARGET_COLUMNS = ("target", "class_index", "label")
 SKIMAGE = "skimage"
 PHOTOGRAPHS = ("chelsea", "coffee", "astronaut", "rocket")
 RUN_JSON = "run.json"
-RUN_FOLDERS = ("results", "_staging", "heartbeats")  # files and folders of a run directory
+RUN_FOLDERS = ("results", "evaluation", "_staging", "heartbeats")  # files and folders of a run directory
 SHOWN_IDS = 5
 
 

@@ -54,7 +54,7 @@ class Terms:
     def accept(self, run: Path) -> None:
         """Resume the run in a directory, or create one with these terms; raises as `fit`."""
         if not self.fit(run):
-            about = {**self.about, "fixed": self.fixed, "config_hash": self.config_hash, "versions": _versions()}
+            about = {**self.about, "fixed": self.fixed, "config_hash": self.config_hash, "versions": versions()}
             write_manifest(run, _plain(about))
 
     def fit(self, run: Path) -> bool:
@@ -115,7 +115,8 @@ def _plain(value: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(value, default=repr))
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of the packages that matter, and the time."""
     return {
         "gpulime": gpulime.__version__,
         "python": platform.python_version(),

@@ -212,11 +212,13 @@ def _check_values(rows: pa.Table, schema: pa.Schema) -> None:
             raise pa.ArrowInvalid("written_at must be after 1970 and before the year 10000")
 
 
-def kept(shard: pq.ParquetFile, columns: Sequence[str], keep: Callable[[pa.Table], pa.Table]) -> pa.Table:
+def kept(
+    shard: pq.ParquetFile, columns: Sequence[str], keep: Callable[[pa.Table], pa.Table], of: Layout = EXPLANATIONS
+) -> pa.Table:
     """Apply ``keep`` to columns of a shard, a few hundred rows at a time, so that dropped data is freed early."""
-    parts = [keep(nothing(columns))]
+    parts = [keep(nothing(columns, of))]
     for batch in shard.iter_batches(batch_size=BATCH, columns=list(columns)):
-        parts.append(keep(filled(pa.Table.from_batches([batch]), columns)).cast(parts[0].schema))
+        parts.append(keep(filled(pa.Table.from_batches([batch]), columns, of)).cast(parts[0].schema))
     return pa.concat_tables(parts)
 
 

@@ -1,0 +1,180 @@
+"""Summary of an evaluation: mean and standard error of each metric and method, in words and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gpulime.runs.evaluation import rows, settings
+from gpulime.runs.evaluation.rows import HELD_OUT, METRICS
+from gpulime.runs.evaluation.settings import CENTRE, LIME, RANDOM
+from gpulime.runs.progress.terminal import printable
+from gpulime.runs.store.atomic import publish
+from gpulime.runs.store.manifest import manifest
+from gpulime.runs.store.row import IMAGE
+
+FILE = "evaluation-summary.json"
+NAMES = {
+    rows.DELETION: "deletion",
+    rows.INSERTION: "insertion",
+    rows.GAP: "ins. - del.",
+    rows.IROF: "IROF",
+    rows.MINIMAL: "min. deletion",
+    rows.HELD_OUT_R2: "held-out R2",
+    rows.INFIDELITY: "infidelity",
+}
+FIRST = (LIME, RANDOM, CENTRE)  # of the methods, in this order
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of one method, over inputs: of each the mean over its labels."""
+
+    metric: str
+    method: str
+    unit: str
+    fill: str
+    mean: float | None
+    standard_error: float | None  # None for fewer than two inputs
+    inputs: int  # with a value
+    undefined: int  # rows without a value, failed inputs among them
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Results of an evaluation."""
+
+    kind: str  # of the inputs
+    inputs: int  # measured
+    failed: dict[str, int]  # kind of failure -> inputs
+    scores: list[Score]
+    settings: dict[str, Any]
+    absent: dict[str, str] = field(default_factory=dict)  # method -> the reason
+    left: int = 0  # inputs for other processes
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        found = dataclasses.asdict(self)
+        found["not_available"] = found.pop("absent")
+        return found
+
+    @property
+    def tables(self) -> list[tuple[str, list[str], list[tuple[str, list[Score | None]]]]]:
+        """A table for each measurement, unit and fill: its title, the metrics, and a line for each method."""
+        found = []
+        for measurement, metrics in METRICS.items():
+            some = [score for score in self.scores if score.metric in metrics]
+            for unit, fill in dict.fromkeys((score.unit, score.fill) for score in some):
+                cells = {(one.method, one.metric): one for one in some if (one.unit, one.fill) == (unit, fill)}
+                lines = [
+                    (name, [cells.get((name, metric)) for metric in metrics]) for name in dict.fromkeys(m for m, _ in cells)
+                ]
+                found.append((self._title(measurement, unit, fill), list(metrics), lines))
+        return found
+
+    def _title(self, measurement: str, unit: str, fill: str) -> str:
+        if measurement == HELD_OUT:
+            return f"on {self.settings.get('samples')} masks that were not fitted, by {unit}, fill {fill}"
+        return f"deletion and insertion by {unit}, fill {fill}"
+
+    def __str__(self) -> str:
+        failed = ", ".join(f"{printable(kind)} {count:,}" for kind, count in self.failed.items())
+        lines = [f"{self.inputs:,} {self.kind}s measured" + (f"; failed: {failed}" if failed else "")]
+        for title, metrics, methods in self.tables:
+            lines += ["", f"{title}: mean ± standard error"]
+            lines.append(f"{'':16}" + "".join(f"{NAMES[metric]:>18}" for metric in metrics))
+            lines += [f"{printable(name):16}" + "".join(f"{_said(one):>18}" for one in scores) for name, scores in methods]
+            lines.append(
+                f"{'better is':16}" + "".join(f"{'higher' if rows.HIGHER[metric] else 'lower':>18}" for metric in metrics)
+            )
+        lines += [f"\n{printable(name)} is not available: {printable(reason)}" for name, reason in self.absent.items()]
+        return "\n".join(lines)
+
+
+def _said(score: Score | None) -> str:
+    if score is None or score.mean is None:
+        return "-"
+    return number(score.mean) + ("" if score.standard_error is None else f" ± {number(score.standard_error)}")
+
+
+def number(value: float) -> str:
+    """A value with three decimals, or with two digits if it is smaller or very large."""
+    return f"{value:.3f}" if value == 0 or 5e-4 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+def of(run: Path, absent: Mapping[str, str], left: int = 0) -> Summary:
+    """Sum up the rows of an evaluation."""
+    table = rows.read(run, [*rows.KEY, "value", "error_type"])
+    lost = table.filter(table["error_type"].is_valid())
+    kinds = {
+        (image_id, kind) for image_id, kind in zip(lost["image_id"].to_pylist(), lost["error_type"].to_pylist(), strict=True)
+    }
+    measured = table.filter(table["error_type"].is_null())
+    return Summary(
+        kind=manifest(run).get("kind", IMAGE),
+        inputs=pc.count_distinct(measured["image_id"]).as_py(),
+        failed=dict(Counter(kind for _, kind in sorted(kinds)).most_common()),
+        scores=_scores(table),
+        settings=(settings.read(run) or {"fixed": {}})["fixed"],
+        absent=dict(absent),
+        left=left,
+    )
+
+
+def _scores(table: pa.Table) -> list[Score]:
+    by = ["metric", "method", "unit", "fill"]
+    of_inputs = table.group_by([*by, "image_id"]).aggregate([("value", "mean"), ("value", "count"), ([], "count_all")])
+    missing = pc.subtract(of_inputs["count_all"], of_inputs["value_count"])
+    together = (
+        of_inputs.append_column("missing", missing)
+        .group_by(by)
+        .aggregate(
+            [
+                ("value_mean", "mean"),
+                ("value_mean", "stddev", pc.VarianceOptions(ddof=1)),
+                ("value_mean", "count"),
+                ("missing", "sum"),
+            ]
+        )
+    )
+    found = [
+        Score(
+            **{name: one[name] for name in by},
+            mean=one["value_mean_mean"],
+            standard_error=_error(one["value_mean_stddev"], one["value_mean_count"]),
+            inputs=one["value_mean_count"],
+            undefined=one["missing_sum"],
+        )
+        for one in together.to_pylist()
+    ]
+    metrics = [metric for of_one in METRICS.values() for metric in of_one]
+    methods = [*FIRST, *sorted({one.method for one in found} - set(FIRST))]
+    return sorted(found, key=lambda one: (one.unit, one.fill, methods.index(one.method), metrics.index(one.metric)))
+
+
+def _error(spread: float | None, n: int) -> float | None:
+    return None if spread is None or not math.isfinite(spread) or n < 2 else spread / math.sqrt(n)
+
+
+def write(run: Path, found: Summary) -> Path:
+    """Write ``evaluation-summary.json`` into a run."""
+    publish(run, FILE, json.dumps(found.as_json(), indent=2).encode())
+    return run / FILE
+
+
+def absent(run: Path) -> dict[str, str]:
+    """The methods that could not be had when the run was evaluated last, from its summary."""
+    try:
+        found = json.loads((run / FILE).read_bytes()).get("not_available", {})
+        return {str(name): str(reason) for name, reason in found.items()}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
