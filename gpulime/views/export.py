@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import io
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,6 +23,8 @@ from gpulime.classes import name_of
 from gpulime.errors import GpulimeError, check, nearest
 from gpulime.explanations import html, shades
 from gpulime.runs import from_config
+from gpulime.runs.evaluation import rows as evaluation
+from gpulime.runs.evaluation.settings import LIME
 from gpulime.runs.store import row_index, store
 from gpulime.runs.store.row import DAMAGED, IMAGE, kind_of
 from gpulime.views.report.card import fragment, standard_errors
@@ -56,7 +60,7 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     segments (h, w) int32 and heatmaps (l, h, w) float32, and for each label a PNG of its overlay: on the gray picture if there
     is one, else transparent. A text or a table row has no segments and heatmaps, but the names of its parts (k,), and one
     HTML page in place of the overlays. Standard errors that are not known are NaN. Segments whose sign is not certain at
-    95 % are hatched and faded.
+    95 % are hatched and faded. If the run was evaluated, ``index.csv`` has a column for each metric of LIME, unit and fill.
 
     Raises
     ------
@@ -71,6 +75,7 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
     to.mkdir(parents=True, exist_ok=True)
     numbers = {image_id: i for i, image_id in enumerate(rows.rows["image_id"].to_pylist())}
     index: list[tuple[Any, ...]] = []
+    metrics = Metrics(run)
     without_picture = 0
     for number, image_id in enumerate(chosen):
         row = rows.row(numbers[image_id])
@@ -80,13 +85,34 @@ def export(run: Path, ids: Sequence[str] | None, to: Path) -> Exported:
         if ground is not None and ground.shape[:2] != (row["h"], row["w"]):
             ground = None
         without_picture += ground is None and kind_of(row) == IMAGE
-        index += _write(row, ground, to, stem, manifest)
+        lines = _write(row, ground, to, stem, manifest)
+        index += [(*line, *metrics.of(image_id, label)) for line, label in zip(lines, row["labels"], strict=True)]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *([_cell(value) for value in line] for line in index)])
+    csv.writer(text, lineterminator="\n").writerows(
+        [(*COLUMNS, *metrics.names), *([_cell(value) for value in line] for line in index)]
+    )
     aside = to / f"{INDEX}.part"
     aside.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))  # a name may hold half of a surrogate pair
     aside.replace(to / INDEX)
     return Exported(len(chosen), damaged, without_picture, manifest.get("kind", IMAGE))
+
+
+class Metrics:
+    """LIME's metrics of an evaluated run, by input and label; ``names`` are those of the columns."""
+
+    def __init__(self, run: Path) -> None:
+        table = evaluation.read(run, [*evaluation.KEY, "value"])
+        table = table.filter(pc.equal(table["method"], LIME))
+        self._values: dict[tuple[str, int], dict[str, float | None]] = defaultdict(dict)
+        for row in table.to_pylist():
+            name = f"{row['metric']} ({row['unit']}, {row['fill']})"
+            self._values[row["image_id"], row["label"]][name] = row["value"]
+        self.names = list(dict.fromkeys(name for values in self._values.values() for name in values))
+
+    def of(self, image_id: str, label: int) -> list[float | None]:
+        """The values of one input and label, None for those that it lacks."""
+        values = self._values.get((image_id, label), {})
+        return [values.get(name) for name in self.names]
 
 
 def _choose(run: Path, rows: pa.Table, ids: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from gpulime.runs.progress import exits
 from gpulime.runs.progress.terminal import printable
-from gpulime.runs.store.verify import Verified
+from gpulime.runs.store.verify import Evaluated, Verified
 
 MOST = 100  # names of one kind
 VERDICTS = {
@@ -53,6 +53,8 @@ def _facts(found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
     if found.leftovers:
         meaning = "of processes that were killed, or being written now; no reader sees them"
         yield "leftovers", f"{len(found.leftovers):,} in _staging/, {meaning}", ()
+    if found.evaluation is not None:
+        yield from _evaluation(found.evaluation, found)
     if found.inputs is not None:
         unknown = f"; {found.inputs.unknown:,} have no sum to compare with" if found.inputs.unknown else ""
         yield "inputs", f"{found.inputs.same:,} are what was explained{unknown}", ()
@@ -60,3 +62,19 @@ def _facts(found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
             yield "changed inputs", f"{len(found.inputs.changed):,}", found.inputs.changed
         if found.inputs.missing:
             yield "missing inputs", f"{len(found.inputs.missing):,}", found.inputs.missing
+
+
+def _evaluation(part: Evaluated, found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
+    lost = "".join(f", {count:,} {kind}" for kind, count in part.failed.items())
+    yield "evaluation", f"{part.shards:,} shards, {part.rows:,} rows of {part.inputs:,} {found.kind}s{lost}", ()
+    if part.corrupt:
+        remedy = f"run the same gpulime evaluate again to measure their {found.kind}s again; then delete them"
+        yield (
+            "corrupt shards",
+            f"{len(part.corrupt):,} of the evaluation; {remedy}",
+            (f"{error.path.name}: {error.reason}" for error in part.corrupt),
+        )
+    if part.other_settings:
+        yield "other settings", f"{part.other_settings:,} rows of the evaluation, which evaluation.json does not know", ()
+    if part.strangers:
+        yield "not shards", f"{len(part.strangers):,} in evaluation/, which other readers may stumble over", part.strangers

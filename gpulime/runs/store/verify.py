@@ -20,6 +20,8 @@ from tqdm import tqdm
 from gpulime import config as configs
 from gpulime.config import DataConfig
 from gpulime.errors import GpulimeError, check
+from gpulime.runs.evaluation import settings as evaluation
+from gpulime.runs.evaluation.rows import EVALUATION
 from gpulime.runs.progress import exits, heartbeat
 from gpulime.runs.reading import records
 from gpulime.runs.reading.decode import digest
@@ -45,6 +47,24 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """Contents and damage of the evaluation of a run."""
+
+    shards: int  # sound ones
+    corrupt: list[CorruptError]
+    rows: int
+    inputs: int
+    failed: dict[str, int]  # error_type -> inputs
+    other_settings: int  # rows whose config_hash is not that of evaluation.json
+    strangers: list[str]  # names in evaluation/ that are not shards
+
+    @property
+    def as_written(self) -> bool:
+        """True if nothing is damaged or foreign."""
+        return not (self.corrupt or self.other_settings or self.strangers)
+
+
+@dataclass(frozen=True)
 class Verified:
     """Contents and damage of a run."""
 
@@ -63,12 +83,14 @@ class Verified:
     leftovers: list[str]  # names in _staging/
     inputs: Inputs | None  # None if not requested
     kind: str = row.IMAGE  # of the inputs
+    evaluation: Evaluated | None = None
 
     @property
     def as_written(self) -> bool:
         """True if nothing is damaged, foreign or changed; leftovers do not count."""
         touched = self.inputs is not None and (self.inputs.changed or self.inputs.missing)
-        return not (self.corrupt or self.damaged or self.other_settings or self.strangers or touched)
+        sound = self.evaluation is None or self.evaluation.as_written
+        return sound and not (self.corrupt or self.damaged or self.other_settings or self.strangers or touched)
 
     @property
     def missing(self) -> int:
@@ -122,6 +144,32 @@ def verify(run: Path, inputs: bool = False) -> Verified:
         leftovers=_names(run / STAGING, lambda name: name == "writers.lock"),  # of earlier versions
         inputs=_inputs(manifest, images) if inputs else None,
         kind=manifest.get("kind", row.IMAGE),
+        evaluation=_evaluation(run),
+    )
+
+
+def _evaluation(run: Path) -> Evaluated | None:
+    """Read the whole evaluation of a run; None if there is none."""
+    if not (run / EVALUATION.folder).is_dir():
+        return None
+    facts = ["image_id", "error_type", "config_hash"]
+
+    def read(_: Path, shard: pq.ParquetFile) -> pa.Table:
+        return shards.kept(shard, EVALUATION.schema.names, lambda rows: rows.select(facts), EVALUATION)
+
+    found, corrupt = shards.each(run, read, EVALUATION)
+    rows = pa.concat_tables([shards.nothing(facts, EVALUATION), *found])
+    failed = {(row["image_id"], row["error_type"]) for row in rows.filter(rows["error_type"].is_valid()).to_pylist()}
+    about = evaluation.read(run)
+    others = 0 if about is None else sum(one != about.get("config_hash") for one in rows["config_hash"].to_pylist())
+    return Evaluated(
+        shards=len(found),
+        corrupt=corrupt,
+        rows=len(rows),
+        inputs=len(rows["image_id"].unique()),
+        failed=dict(Counter(kind for _, kind in sorted(failed)).most_common()),
+        other_settings=others,
+        strangers=_names(run / EVALUATION.folder, shards.NAME.fullmatch),
     )
 
 

@@ -15,9 +15,9 @@ const colours = ["--for", "--against"].map((name) => rgb(getComputedStyle(docume
 
 // ---- The images that are known, of the run or of this page alone, and the cards of this page
 
-const images = index.images.map(([name, label, probability, r2, right], i) => {
+const images = index.images.map(([name, label, probability, r2, right, ...measured], i) => {
   const place = index.first + i;
-  return { place, page: Math.floor(place / index.page) + 1, name, label, probability, r2, right };
+  return { place, page: Math.floor(place / index.page) + 1, name, label, probability, r2, right, measured };
 });
 const eager = !grid.classList.contains("lazy"); // all cards are drawn, for prints and pictures of the whole page too
 const cards = [...grid.children].map((element, i) => {
@@ -236,6 +236,7 @@ function filter() {
 const TEXT = new Intl.Collator(undefined, { numeric: true });
 const picked = new Map((index.picked ?? []).map((place, rank) => [place, rank]));
 const KEYS = { s: (one) => picked.get(one.place) ?? null, p: (one) => one.probability, r: (one) => one.r2, t: (one) => one.right, c: (one) => index.classes[one.label], i: (one) => one.name };
+index.metrics.forEach(([letter], at) => { KEYS[letter] = (one) => one.measured[at]; });
 /** All images in the order that is asked for: those without the value come last, equal ones stay in the order of the run. */
 function sorted() {
   const [name, direction] = controls.sort.value;
@@ -312,6 +313,7 @@ function line(image, rank) {
   if (!index.regression) cell(index.classes[image.label]);
   cell(Math.abs(image.probability) < 1e4 ? image.probability.toFixed(3) : image.probability.toExponential(2), "number");
   cell(image.r2 === null ? "\u2013" : image.r2 < -10 ? `< ${MINUS}10` : image.r2.toFixed(2).replace("-", MINUS), "number");
+  image.measured.forEach((value) => cell(value === null ? "\u2013" : value.toFixed(3).replace("-", MINUS), "number"));
   if (index.targets) cell(["wrong", "right"][image.right] ?? "", ["wrong", "right"][image.right] ?? "");
   cell(number(image.page), "number");
   return row;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +23,11 @@ from gpulime.runs.store import shards, store
 from gpulime.runs.store.atomic import publish_pieces
 from gpulime.runs.store.row import IMAGE, PARTS, judged, kind_of, marked
 from gpulime.runs.store.row_index import Places
+from gpulime.views.report import evaluation_page, measured
 from gpulime.views.report.card import card, is_regression, plain
 from gpulime.views.report.head import SCORES, TOP, TOP_OF, head, with_top
+from gpulime.views.report.judged import Judged
+from gpulime.views.report.measured import SORTED, WORDS, Measured
 from gpulime.views.report.start import start_here
 from gpulime.views.report.template import template, visible
 
@@ -49,7 +53,7 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
     def named(label: int) -> str:
         return "value" if is_regression(manifest) else called(label, class_names)
 
-    kind = manifest.get("kind", IMAGE)
+    kind, evaluation = manifest.get("kind", IMAGE), measured.of(run)
     places = Places(run, store.schema().names, lambda rows: _light(rows, manifest))
     rows = marked(places.rows)
     explained = np.flatnonzero(pc.equal(rows["status"], "ok"))
@@ -71,28 +75,45 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
         "output": _output(manifest),
         "pages": pages,
         "pager": {number: page_name(number) for number in range(1, pages + 1)},
+        "evaluation": evaluation,
+        "evaluation_page": evaluation_page.PAGE,
         **_assets(),
     }
+    index = images if evaluation is None else _with_metrics(images, evaluation)
     layout = template("page.html.j2")
     for number in range(pages, 0, -1):  # the first page last, after the pages that it links to
         start = (number - 1) * MOST_CARDS
         shown = explained[start : start + MOST_CARDS].tolist()
         right = images["right"][start : start + MOST_CARDS].to_pylist()
+        ids = images["image_id"][start : start + MOST_CARDS].to_pylist()
+        of_page = None if evaluation is None else Judged(evaluation, ids)
         html = layout.generate(
             number=number,
             # Read, made and written one after the other: a page is never held whole.
             cards=(
-                card(row, picture(row), named, is_right) if kind_of(row) == IMAGE else plain(row, manifest, named, is_right)
+                (card(row, picture(row), named, is_right) if kind_of(row) == IMAGE else plain(row, manifest, named, is_right))
+                | {"measured": None if of_page is None else of_page.of(row)}
                 for row, is_right in zip(map(places.row, shown), right, strict=True)
             ),
             here=len(shown),
-            index=_index(images, summary["score"], start, len(shown), named, kind)
+            index=_index(index, summary["score"], start, len(shown), named, kind)
             | {"regression": is_regression(manifest), "picked": shared["start"] and shared["start"]["places"]},
             **shared,
         )
         publish_pieces(run, page_name(number), (piece.encode("utf-8", "backslashreplace") for piece in html))
     _remove_pages_after(run, pages)
+    if evaluation is not None:
+        some = map(places.row, explained[: evaluation_page.MOST_CARDS].tolist())
+        evaluation_page.write(run, evaluation, list(some), picture, named, shared["style"])
     return run / PAGE
+
+
+def _with_metrics(images: pa.Table, evaluation: Measured) -> pa.Table:
+    """Add a column for each metric that is sorted by, of the top label."""
+    ids, labels = (images[name].to_pylist() for name in ("image_id", "label"))
+    for metric in SORTED:
+        images = images.append_column(metric, pa.array(evaluation.column(metric, ids, labels), pa.float64()))
+    return images
 
 
 def page_name(number: int) -> str:
@@ -148,6 +169,8 @@ def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[
     listed = images if whole else images.slice(start, here)
     columns = (listed[name].to_pylist() for name in ("image_id", "label", "prediction", score, "right"))
     rows = list(zip(*columns, strict=True))
+    metrics = [name for name in SORTED if name in listed.column_names and listed[name].null_count < len(listed)]
+    values = zip(*(listed[name].to_pylist() for name in metrics), strict=True) if metrics else itertools.repeat(())
     return {
         "first": 0 if whole else start,
         "start": start,
@@ -158,6 +181,7 @@ def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[
         "first_page_is_whole": len(images) <= MOST_INDEXED_FIRST,
         "classes": {label: visible(named(label)) for label in sorted({row[1] for row in rows})},
         "targets": any(row[4] is not None for row in rows),
+        "metrics": [[SORTED[name], WORDS[name]] for name in metrics],
         "images": [
             [
                 visible(name),
@@ -165,8 +189,9 @@ def _index(images: pa.Table, score: str, start: int, here: int, named: Callable[
                 round(prediction, 4),
                 None if r2 is None else round(r2, 3),
                 None if right is None else int(right),
+                *(None if value is None else round(value, 4) for value in measured_),
             ]
-            for name, label, prediction, r2, right in rows
+            for (name, label, prediction, r2, right), measured_ in zip(rows, values, strict=False)
         ],
     }
 

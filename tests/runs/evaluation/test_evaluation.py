@@ -1,0 +1,312 @@
+"""An evaluation: a row for each metric, method and image; a rerun resumes; what cannot be measured is said."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from evaluated import Tiny, config
+from PIL import Image
+
+import gpulime
+from gpulime import evaluate
+from gpulime.cli import main
+from gpulime.errors import GpulimeError
+from gpulime.evaluate import methods
+from gpulime.runs import from_config, open_run
+from gpulime.runs.evaluation import calls, rows
+from gpulime.runs.evaluation.rows import EVALUATION, METRICS
+from gpulime.runs.evaluation.settings import Settings
+from gpulime.runs.progress import exits
+from gpulime.runs.store import shards
+
+ALL = [metric for of_one in METRICS.values() for metric in of_one]
+
+
+def frame(run):
+    """The rows as pandas reads them."""
+    return pandas.read_parquet(run / "evaluation")
+
+
+def command(*arguments):
+    return main.main(["evaluate", *map(str, arguments)])
+
+
+def test_rows_are_what_the_metrics_give(run, pictures_of_run):
+    assert command(run) == exits.OK
+    found = frame(run)
+    keys = found[list(rows.KEY)]
+    assert not keys.duplicated().any()
+    names = [f"{folder}/{i}.png" for i, folder in enumerate(["ant"] * 3 + ["bee"] * 3)]
+    assert set(found.image_id) == set(names)
+    assert set(zip(found.method, found.metric, strict=True)) == {(m, one) for m in ("lime", "random", "centre") for one in ALL}
+    assert set(found.unit) == {"segments"}
+    assert set(found.fill) == {"mean"}
+    explainer = gpulime.Explainer(Tiny(), 40, {"grid": {"rows": 3, "columns": 3}}, top_labels=2)
+    opened = open_run(run)
+    explained = replace(opened.explanations(names))
+    images = torch.stack([_picture(pictures_of_run / name) for name in names])
+    keys = torch.tensor([gpulime.key(name) for name in names])
+    curves, held = evaluate.curves(explainer, images, explained), evaluate.held_out(explainer, images, explained, keys=keys)
+    own = found[found.method == "lime"].set_index(["image_id", "label", "metric"])
+    scores = {"deletion": curves.deletion_auc, "insertion": curves.insertion_auc, "gap": curves.gap, "irof": curves.irof}
+    scores |= {"minimal_deletion": curves.minimal_deletion, "held_out_r2": held.r2, "infidelity": held.infidelity}
+    for i, name in enumerate(names):
+        best = int(explained.predictions[i].argmax())
+        for metric, values in scores.items():
+            row = own.loc[name, int(explained.labels[i, best]), metric]
+            expected = float(values[i, best])
+            assert row.value == pytest.approx(expected, abs=1e-5, nan_ok=True)
+            assert isinstance(row.reason, str) == math.isnan(expected)
+    row = own.loc[names[0], int(explained.labels[0, int(explained.predictions[0].argmax())]), "deletion"]
+    np.testing.assert_allclose(np.trapezoid(row.curve, row.area), row.value, atol=1e-5)
+    assert len(row.curve) == 1 + 9
+    assert len(row["map"]) == rows.SIDE**2
+
+
+def _picture(path):
+    picture = np.asarray(Image.open(path))[4:36, 9:41]
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
+
+
+def test_lime_beats_random_and_the_summary_is_that_of_pandas(run, capsys):
+    assert command(run, "--json", "--labels", "all") == exits.OK
+    found = frame(run)
+    summary = json.loads(capsys.readouterr().out)
+    assert summary == json.loads((run / "evaluation-summary.json").read_text())
+    by = ["metric", "method", "unit", "fill"]
+    of_images = found.groupby([*by, "image_id"]).value.mean().groupby(by)
+    expected = pandas.DataFrame({"mean": of_images.mean(), "standard_error": of_images.sem(), "inputs": of_images.count()})
+    shown = pandas.DataFrame(summary["scores"]).set_index(by)
+    pandas.testing.assert_frame_equal(
+        shown[list(expected)].astype(float).sort_index(), expected.astype(float).sort_index(), check_index_type=False
+    )
+    undefined = found.value.isna().groupby([found[name] for name in by]).sum()
+    assert (shown.undefined.sort_index() == undefined.sort_index()).all()
+    assert summary["inputs"] == 6
+    gaps = shown.loc["gap"]["mean"].droplevel(["unit", "fill"])
+    assert gaps["lime"] > gaps["random"]
+    assert gaps["lime"] > gaps["centre"]
+
+
+def test_the_terminal_names_unit_and_fill(run, capsys):
+    assert command(run, "--unit", "pixels", "--fill", "0.5", "--steps", "6", "--samples", "20") == exits.OK
+    shown = capsys.readouterr().out
+    assert "deletion and insertion by pixels, fill 0.5: mean ± standard error" in shown
+    assert "on 20 masks that were not fitted, by segments, fill 0.5" in shown
+    found = frame(run)
+    assert {len(curve) for curve in found.curve.dropna()} == {7}
+    assert set(found[found.metric == "gap"].unit) == {"pixels"}
+
+
+def test_a_rerun_measures_only_what_is_left(run, monkeypatch):
+    settings = Settings(measurements=("curves",))
+    calls.evaluate(run, settings, limit=2)
+    first = frame(run)
+    assert first.image_id.nunique() == 2
+    seen, forward = [], Tiny.forward
+    monkeypatch.setattr(Tiny, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
+    calls.evaluate(run, settings)
+    again = frame(run)
+    assert again.image_id.nunique() == 6
+    assert len(again) == 3 * len(first)
+    assert not again[list(rows.KEY)].duplicated().any()
+    del seen[:]
+    assert calls.evaluate(run, settings).inputs == 6
+    assert not seen
+    calls.evaluate(run, replace(settings, methods=("gradient",)))
+    assert set(frame(run).method) == {"lime", "random", "centre", "gradient"}
+    assert (frame(run).method == "lime").sum() == (again.method == "lime").sum()
+    whole = shutil.copytree(run, run.with_name("whole"))
+    shutil.rmtree(whole / "evaluation")
+    calls.evaluate(whole, settings)
+    index = list(rows.KEY)
+    once, resumed = (one.set_index(index).value.sort_index() for one in (frame(whole), again))
+    pandas.testing.assert_series_equal(once, resumed, rtol=1e-5)
+
+
+def test_other_settings_are_refused_and_other_fills_have_rows_of_their_own(run, capsys):
+    assert command(run, "--metrics", "held_out", "--samples", "20") == exits.OK
+    assert command(run, "--metrics", "held_out", "--samples", "30") == exits.BAD_USAGE
+    assert "samples was 20, is 30. Take the same, or delete" in capsys.readouterr().err
+    assert command(run, "--metrics", "held_out", "--samples", "20", "--fill", "blur") == exits.OK
+    assert set(frame(run).fill) == {"mean", "blur"}
+    shutil.rmtree(run / "evaluation")
+    assert command(run, "--metrics", "held_out", "--samples", "30") == exits.OK
+
+
+def test_a_changed_image_is_a_row_with_its_reason(photographs, tmp_path, capsys):
+    run = tmp_path / "run"
+    from_config.run(config(photographs, run))
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(photographs / "ant" / "1.png")
+    (photographs / "bee" / "4.png").unlink()
+    assert command(run, "--metrics", "curves") == exits.ERROR_ROWS
+    found = frame(run)
+    lost = found[found.error_type.notna()]
+    assert set(zip(lost.image_id, lost.error_type, strict=True)) == {("ant/1.png", "changed"), ("bee/4.png", "decode")}
+    assert lost.value.isna().all()
+    assert lost.reason.str.contains("it has changed since it was explained: its sha256 was").sum() == 3 * 5
+    assert found[found.error_type.isna()].image_id.nunique() == 4
+    assert "4 images measured; failed: changed 1, decode 1" in capsys.readouterr().out
+    assert command(run, "--metrics", "curves", "--retry-failed") == exits.ERROR_ROWS
+    latest = rows.read(run).to_pandas()
+    assert len(latest) == len(found)
+    report = (run / "report.html").read_text()
+    assert "Not measured, changed: it has changed since it was explained" in report
+
+
+def test_a_method_that_cannot_be_had_is_named(run, capsys, monkeypatch):
+    def refuse(model, images, labels):
+        raise methods.NotAvailableError(f"{type(model).__name__} has no convolution")
+
+    monkeypatch.setitem(methods.METHODS, "gradcam", refuse)
+    assert command(run, "--with", "gradcam", "gradient", "--metrics", "curves") == exits.OK
+    shown = capsys.readouterr()
+    assert "gradcam is not available: Tiny has no convolution" in shown.out
+    assert json.loads((run / "evaluation-summary.json").read_text())["not_available"] == {"gradcam": "Tiny has no convolution"}
+    assert set(frame(run).method) == {"lime", "random", "centre", "gradient"}
+    assert "Tiny has no convolution" in (run / "evaluation.html").read_text()
+    assert command(run, "--with", "grad_cam") == exits.BAD_USAGE
+    assert "did you mean 'gradcam'?" in capsys.readouterr().err
+
+
+def test_an_image_on_which_a_method_fails_is_a_row_and_the_others_go_on(run, monkeypatch):
+    def fail(model, images, labels):
+        if len(images) > 1 or float(images.mean()) > 0.5:
+            raise RuntimeError("too bright")
+        return torch.rand(len(images), labels.shape[1], *images.shape[2:])
+
+    monkeypatch.setitem(methods.METHODS, "gradient", fail)
+    found = calls.evaluate(run, Settings(methods=("gradient",), measurements=("curves",)))
+    lost = frame(run)[lambda one: one.error_type.notna()]
+    assert set(lost.method) == {"gradient"}
+    assert lost.reason.str.contains("RuntimeError: too bright").all()
+    assert 0 < lost.image_id.nunique() < 6
+    assert sum(found.failed.values()) == lost.image_id.nunique()
+
+
+def test_a_constant_map_is_a_reason_and_no_failure(run, monkeypatch):
+    monkeypatch.setitem(methods.METHODS, "gradient", lambda model, x, labels: torch.zeros(*labels.shape, *x.shape[2:]))
+    found = calls.evaluate(run, Settings(methods=("gradient",), measurements=("curves",)))
+    own = frame(run)[lambda one: one.method == "gradient"]
+    assert own.value.isna().all()
+    assert own.reason.str.contains("the map is constant").all()
+    assert own.error_type.isna().all()
+    assert not found.failed
+
+
+def test_another_model_is_refused(run, capsys):
+    about = json.loads((run / "run.json").read_text())
+    about["config"]["model"]["kwargs"] = {"seed": 1}
+    (run / "run.json").write_text(json.dumps(about))
+    assert command(run) == exits.BAD_USAGE
+    assert "names code that you have not run in this folder (model.factory 'evaluated.Tiny')" in capsys.readouterr().err
+    assert command(run, "--trust") == exits.BAD_USAGE
+    shown = capsys.readouterr().err
+    assert "explains another model, or with other settings: " in shown
+    assert "weights_sha256 was" in shown
+    assert not (run / "evaluation").exists()
+
+
+def test_a_run_from_python(from_python, dataset, capsys):
+    assert command(from_python) == exits.BAD_USAGE
+    assert "call gpulime.evaluate.run(" in capsys.readouterr().err
+    with pytest.raises(GpulimeError, match="weights_sha256 was"):
+        gpulime.evaluate.run(from_python, Tiny(1), dataset)
+    dataset[2] = dataset[2] + 1
+    found = gpulime.evaluate.run(from_python, Tiny(), dataset[:4], methods=["gradient"], samples=20)
+    assert found.failed == {"changed": 1, "missing": 1}
+    own = frame(from_python)
+    assert set(own.fill) == {"0"}
+    assert own[own.error_type.isna()].image_id.tolist().count("0") == 4 * len(ALL)
+    explainer = gpulime.Explainer(Tiny(), 30, gpulime.segments.Grid(3, 3), fill=0.0, top_labels=2)
+    explained = open_run(from_python, pictures=False).explanations(["0"])
+    curves = evaluate.curves(explainer, dataset[0][None], explained)
+    best = int(explained.predictions[0].argmax())
+    value = own[(own.image_id == "0") & (own.method == "lime") & (own.metric == "gap")].value
+    assert value.tolist() == pytest.approx([float(curves.gap[0, best])], abs=1e-5)
+
+
+def test_segments_that_are_never_hidden_stay_shown(dataset, tmp_path):
+    masks = {str(i): np.arange(4).reshape(2, 2).repeat(12, 0).repeat(10, 1) for i in range(5)}
+    settings = {"n_samples": 30, "top_labels": 2, "model_id": "tiny"}
+    gpulime.runs.explain(Tiny(), dataset, tmp_path / "kept", masks=masks.__getitem__, keep=0, **settings)
+    gpulime.evaluate.run(tmp_path / "kept", Tiny(), dataset, methods=["gradient"])
+    found = frame(tmp_path / "kept")
+    assert {len(curve) for curve in found.curve.dropna()} == {1 + 3}
+    explainer = gpulime.Explainer(Tiny(), 30, top_labels=2)
+    segments = torch.tensor(np.stack([masks["0"]]))
+    explained = explainer.explain(dataset[0][None], segments=segments, keep=0, keys=torch.tensor([gpulime.key("0")]))
+    expected = evaluate.curves(explainer, dataset[0][None], explained).gap[0, 0]
+    value = found[(found.image_id == "0") & (found.method == "lime") & (found.metric == "gap")].value
+    assert value.tolist() == pytest.approx([float(expected)], abs=1e-5)
+
+
+def test_ranks_share_the_images(run, monkeypatch):
+    owned = []
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        calls.evaluate(run, Settings(measurements=("curves",)))
+        owned.append(set(frame(run).image_id))
+    assert owned[0] < owned[1]
+    assert len(owned[1]) == 6
+    assert {shards.number(path)[0] for path in shards.shards(run, EVALUATION)} == {0, 1}
+
+
+def test_verify_and_export_know_it(run, tmp_path, capsys):
+    command(run)
+    capsys.readouterr()
+    assert main.main(["verify", str(run)]) == exits.ERROR_ROWS  # three files are no images
+    assert "evaluation      1 shards, 126 rows of 6 images" in capsys.readouterr().out
+    assert main.main(["export", str(run), "--to", str(tmp_path / "exported")]) == 0
+    index = pandas.read_csv(tmp_path / "exported" / "index.csv")
+    found = frame(run)
+    own = found[(found.method == "lime") & (found.metric == "gap")].set_index(["image_id", "label"]).value
+    joined = index.dropna(subset="gap (segments, mean)").set_index(["image_id", "label"])["gap (segments, mean)"]
+    assert joined.sort_index().to_dict() == own.sort_index().to_dict()
+    [shard] = shards.shards(run, EVALUATION)
+    shard.write_bytes(shard.read_bytes()[:-40])
+    (run / "evaluation" / "notes.txt").touch()
+    assert main.main(["verify", str(run)]) == exits.DAMAGED
+    shown = capsys.readouterr().out
+    assert "1 of the evaluation; run the same gpulime evaluate again" in shown
+    assert "not shards      1 in evaluation/" in shown
+    with pytest.warns(UserWarning, match="run the same gpulime evaluate to measure its images again"):
+        assert command(run) == exits.OK
+    assert len(rows.read(run)) == 126
+
+
+def test_a_run_in_progress_and_an_empty_one_are_refused(photographs, tmp_path, capsys):
+    assert command(tmp_path) == exits.BAD_USAGE
+    assert "holds no run" in capsys.readouterr().err
+    for name in os.listdir(photographs / "ant"):
+        (photographs / "ant" / name).write_text("no image")
+    from_config.run(replace(config(photographs / "ant", tmp_path / "none")))
+    capsys.readouterr()
+    assert command(tmp_path / "none") == exits.BAD_USAGE
+    assert "holds no explanation: 4 rows, none of them ok" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--unit", "pixel"], "did you mean 'pixels'?"),
+        (["--metrics", "curve"], "did you mean 'curves'?"),
+        (["--labels", "best"], "labels must be one of 'top', 'all'"),
+        (["--steps", "0"], "steps must be at least 1; got 0"),
+        (["--fill", "meen"], "did you mean 'mean'?"),
+        (["--limit", "0"], "limit must be at least 1; got 0"),
+    ],
+)
+def test_wrong_options_are_one_line(run, arguments, message, capsys):
+    assert command(run, *arguments) == exits.BAD_USAGE
+    assert message in capsys.readouterr().err
+    assert not shards.shards(run, EVALUATION)

@@ -1,0 +1,116 @@
+"""Survival of an evaluation: kill -9 at any moment, signals, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import time
+
+import pandas
+import pytest
+from evaluated import Tiny
+from processes import Other
+
+from gpulime.cli import main
+from gpulime.runs.evaluation import calls, rows
+from gpulime.runs.evaluation.rows import EVALUATION
+from gpulime.runs.evaluation.settings import Settings
+from gpulime.runs.progress import exits
+from gpulime.runs.store import shards, store
+from gpulime.runs.store.shards import opened
+from gpulime.runs.store.store import Store
+
+SETTINGS = Settings(methods=("gradient",), measurements=("curves",))
+PARTS = 6 * 4  # entries of an evaluation: images by methods
+
+
+def slow(patch, flush_rows=4):
+    """Make an evaluation slow enough to be killed, and flush it often."""
+    made, forward = Store.__init__, Tiny.forward
+    patch.setattr(Store, "__init__", lambda self, *given, **more: made(self, *given, **{**more, "flush_rows": flush_rows}))
+    patch.setattr(Tiny, "forward", lambda self, x: time.sleep(0.002) or forward(self, x))
+
+
+def work(pipe, run):
+    """Evaluate, after a word that it begins."""
+    with pytest.MonkeyPatch.context() as patch:
+        slow(patch)
+        pipe.send("begins")
+        calls.evaluate(run, SETTINGS)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.long)])
+def test_kill_9_leaves_no_bad_shard_and_no_duplicate(run, kills):
+    random.seed(0)
+    for _ in range(kills):
+        other = Other(work, run)
+        other.hear()
+        time.sleep(random.uniform(0.02, 0.3))
+        other.process.kill()
+        other.end()
+        for path in shards.shards(run, EVALUATION):
+            with opened(path, of=EVALUATION) as shard:
+                shard.read()
+    calls.evaluate(run, SETTINGS)
+    table = shards.rows(run, rows.schema().names, EVALUATION)  # before any rule of readers
+    found = pandas.read_parquet(run / "evaluation")
+    assert len(table) == len(found) == PARTS * 5
+    assert not found[list(rows.KEY)].duplicated().any()
+
+
+def signalled(pipe, run):
+    """Evaluate by the command, and tell its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        slow(patch)
+        pipe.send("begins")
+        pipe.send(main.main(["evaluate", str(run), "--with", "gradient", "--metrics", "curves"]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_it_with_its_rows(run, number):
+    other = Other(signalled, run)
+    other.hear()
+    while not shards.shards(run, EVALUATION):
+        time.sleep(0.005)
+    os.kill(other.process.pid, number)
+    assert other.end() == [exits.DRAINED]
+    left = PARTS * 5 - len(rows.read(run))
+    assert 0 < left < PARTS * 5
+    calls.evaluate(run, SETTINGS)
+    assert len(shards.rows(run, ["image_id"], EVALUATION)) == PARTS * 5
+
+
+def test_a_full_disk_keeps_written_rows(run, monkeypatch, capsys):
+    slow(monkeypatch)
+    publish, calls_ = store.publish, []
+
+    def full(*given):
+        calls_.append(given)
+        if len(calls_) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return publish(*given)
+
+    monkeypatch.setattr("gpulime.runs.store.store.publish", full)
+    assert main.main(["evaluate", str(run), "--metrics", "curves"]) == exits.NOT_WRITABLE
+    assert "No space left on device" in capsys.readouterr().err
+    assert len(shards.shards(run, EVALUATION)) == 2
+    assert os.listdir(run / "_staging") == []
+    monkeypatch.setattr("gpulime.runs.store.store.publish", publish)
+    assert main.main(["evaluate", str(run), "--metrics", "curves"]) == exits.OK
+    assert len(shards.rows(run, ["image_id"], EVALUATION)) == 6 * 3 * 5
+
+
+def test_a_model_that_fails_for_all_images_ends_it(run, monkeypatch, capsys):
+    def fail(self, x):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(Tiny, "forward", fail)
+    about = json.loads((run / "run.json").read_text())
+    about["config"]["max_failures_in_a_row"] = 3
+    (run / "run.json").write_text(json.dumps(about))
+    assert main.main(["evaluate", str(run), "--metrics", "curves"]) == exits.FAILURES_IN_A_ROW
+    assert "3 images in a row failed" in capsys.readouterr().err
+    assert set(rows.read(run, ["error_type"])["error_type"].to_pylist()) == {"model"}
