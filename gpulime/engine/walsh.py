@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime.engine.proximity import proximity
 from gpulime.errors import check
 
@@ -100,9 +101,10 @@ def _weights(counts: Tensor, k: int, settings: Settings) -> Tensor:
 
 def _shares(weights: Tensor, counts: Tensor) -> Tensor:
     """Shares (n, k + 1) of the total weight by the number of shown parts; weights beyond a count are ignored."""
-    k = counts[:, None].double()
-    shown = torch.arange(weights.shape[1], dtype=torch.float64, device=weights.device)
-    log_share = torch.lgamma(k + 1) - torch.lgamma(shown + 1) - torch.lgamma((k - shown).clamp(min=0) + 1) - k * math.log(2)
+    k, shown = counts[:, None], torch.arange(weights.shape[1], device=weights.device)
+    # Logarithms of factorials are sums, since PyTorch compiles lgamma at run time on a GPU.
+    log = devices.sent(torch.arange(weights.shape[1]).clamp(min=1).double().log().cumsum(0), weights.device)
+    log_share = log[k] - log[shown] - log[(k - shown).clamp(min=0)] - k * math.log(2)
     mass = weights * log_share.exp().masked_fill(shown > k, 0.0)
     share: Tensor = mass / mass.sum(-1, keepdim=True)
     return share

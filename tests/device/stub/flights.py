@@ -61,12 +61,12 @@ class Seen(NamedTuple):
 class Case:
     """An explainer with the same images for each flight, the first of which has passed."""
 
-    def __init__(self, segments: str, num_features: int | None) -> None:
+    def __init__(self, segments: str, **settings: Any) -> None:
         self.model = Model()
-        settings = {"mean": 0.5, "std": 0.5, "num_features": num_features}
-        self.explainer = gpulime.Explainer(self.model, S, SEGMENTS[segments], batch_size=B, **settings)
+        settings = {"n_samples": None if "quality" in settings else S, "mean": 0.5, "std": 0.5, **settings}
+        self.explainer = gpulime.Explainer(self.model, segments=SEGMENTS[segments], batch_size=B, **settings)
         self.batch = gpulime.Batch(torch.zeros(N, 3, SIDE, SIDE, dtype=torch.uint8))
-        calls.answer(0, ROWS * COLUMNS - 1, ROWS * COLUMNS)  # lowest and highest id, number of segments
+        calls.answer(0, ROWS * COLUMNS - 1, *[ROWS * COLUMNS] * N)  # lowest and highest id, numbers of segments
         self.first = self.flight(calls.counts)
 
     def flight(self, look: Callable[[], Any]) -> Seen:

@@ -22,7 +22,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct call *calls;
 static struct room { char *start; size_t used; } device, pinned;
 static _Thread_local int current;
-static char answer[64]; /* bytes that the host gets if it reads that many */
+static char answer[256]; /* bytes that the host gets if it reads that many */
 static size_t answered;
 
 /* For tests. */
