@@ -6,6 +6,8 @@ from typing import Any
 # Imported here, not at first use: a function would give way to the module of the same name once that is imported.
 from gpulime.evaluate import bam
 from gpulime.evaluate.baselines import centre_maps, random_maps
+from gpulime.evaluate.compare import compare
+from gpulime.evaluate.comparison import Comparison
 from gpulime.evaluate.curves import Curves, curves
 from gpulime.evaluate.data_randomisation import DataRandomisation, Networks, data_randomisation, train_networks
 from gpulime.evaluate.held_out import HeldOut, held_out
@@ -19,6 +21,7 @@ from gpulime.evaluate.stability import Stability, stability
 from gpulime.evaluate.tcav import Tcav, tcav
 
 __all__ = [
+    "Comparison",
     "Curves",
     "DataRandomisation",
     "HeldOut",
@@ -32,6 +35,7 @@ __all__ = [
     "as_method",
     "bam",
     "centre_maps",
+    "compare",
     "curves",
     "data_randomisation",
     "held_out",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from importlib import import_module
 from itertools import chain
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +152,13 @@ def reported(model: Any) -> Iterator[None]:
         if devices.out_of_memory(error):
             raise
         raise NotAvailableError(f"it fails for {type(model).__name__}: {line_of(error)}") from error
+
+
+def suited(method: Method, segments: Tensor) -> Method:
+    """The method with label maps (n, h, w) as its segments, if it has a setting ``segments`` and that is None."""
+    if is_dataclass(method) and not isinstance(method, type) and getattr(method, "segments", segments) is None:
+        return cast(Method, replace(method, segments=segments))
+    return method
 
 
 def needed(package: str) -> Any:

@@ -1,0 +1,221 @@
+"""Methods in one table: each row against direct calls, costs against counts, and methods that fail or are equal."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.models import synthetic
+from gpulime import Explainer, GpulimeError, evaluate
+from gpulime.evaluate.cost import counted
+from gpulime.evaluate.methods import METHODS, KernelShap, NotAvailableError, Rise
+
+IMAGES = synthetic(4, 20, 22)
+MEAN, STD = 0.5, 0.25
+SEGMENTS = {"grid": {"rows": 4, "columns": 3}}
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 5)
+    layers[4].weight.data *= 8
+    return nn.Sequential(*layers).eval()
+
+
+@pytest.fixture
+def explainer(small):
+    return Explainer(small, 50, segments=SEGMENTS, mean=MEAN, std=STD)
+
+
+def test_rows_are_means_of_direct_calls(small, explainer):
+    found = evaluate.compare({"lime": explainer, "gradient": METHODS["gradient"]}, explainer, IMAGES, n_samples=30)
+    top = explainer.explain(IMAGES).labels[:, :1]
+    assert torch.equal(found.labels, top)
+    explained = explainer.explain(IMAGES, top)
+    gradient = METHODS["gradient"](small, (IMAGES - MEAN) / STD, top)
+    assert [row.method for row in found.rows] == ["lime", "gradient", "random", "centre"]
+    blind = evaluate.random_maps(explained.segments, top), evaluate.centre_maps(explained.segments, top)
+    for row, given in zip(found.rows, (explained, gradient, *blind), strict=True):
+        played = evaluate.curves(explainer, IMAGES, given, labels=top)
+        held = evaluate.held_out(explainer, IMAGES, given, 30, labels=top)
+        assert row.status == "ok"
+        assert row.judged == 4
+        assert row.deletion == pytest.approx(float(played.deletion_auc.mean()), abs=1e-6)
+        assert row.insertion == pytest.approx(float(played.insertion_auc.mean()), abs=1e-6)
+        assert row.gap == pytest.approx(row.insertion - row.deletion, abs=1e-6)
+        assert row.held_out_r2 == pytest.approx(float(held.r2.mean()), abs=1e-5)
+    torch.testing.assert_close(found.maps["gradient"], gradient)
+    torch.testing.assert_close(found.maps["lime"].double(), explained.heatmaps(), rtol=1e-5, atol=1e-6)
+    assert found["lime"].gap > max(found["random"].gap, found["centre"].gap)
+
+
+def test_costs_are_those_of_the_explanation_for_each_image(small, explainer):
+    explainer.explain(IMAGES)  # the first batch is passed again once, to see if the model is steady
+    found = evaluate.compare({"lime": explainer, "gradient": METHODS["gradient"], "rise": Rise(30)}, explainer, IMAGES)
+    assert found["lime"].forwards == 50
+    assert found["lime"].backwards == 0
+    assert found["gradient"].forwards == 1 + 1 / 4  # and a look at one image
+    assert found["gradient"].backwards == 1
+    assert 31 <= found["rise"].forwards <= 33
+    assert 0 < found["gradient"].seconds < 60
+    assert math.isnan(found["random"].forwards)
+
+
+def test_forwards_and_backwards_are_counted_from_outside(small):
+    images = torch.randn(3, 3, 9, 9)
+
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("no")
+
+    broken = nn.Sequential(nn.Conv2d(3, 3, 1), Fails())
+    with counted(torch.device("cpu")) as cost:
+        for _ in range(2):
+            small(images)
+        torch.autograd.grad(small(images[:2])[:, 0].sum(), small[0].weight)
+        nn.Softmax(1)(images)  # no model
+        with pytest.raises(RuntimeError, match="no"):
+            broken(images)
+        small(images[:1])
+    small(images)
+    assert (cost.forwards, cost.backwards) == (3 + 3 + 2 + 1, 2)
+    assert cost.seconds > 0
+
+
+def test_equal_maps_are_told_and_constant_ones_have_no_scores(explainer):
+    methods = {
+        "gradient": METHODS["gradient"],
+        "again": lambda *given: 3 * METHODS["gradient"](*given),
+        "other": lambda *given: -METHODS["gradient"](*given),
+        "flat": lambda model, images, labels: torch.ones(4, 1, 20, 22),
+        "half": lambda model, images, labels: torch.arange(4).view(4, 1, 1, 1).clamp(max=1) * images[:, :1],
+    }
+    found = evaluate.compare(methods, explainer, IMAGES, 2, n_samples=0)
+    assert [row.status for row in found.rows[:3]] == ["ok", "equal to gradient", "ok"]
+    assert found["again"].gap == pytest.approx(found["gradient"].gap)
+    assert found["flat"].status == "4 of 4 not judged: the map is constant, 1 in 12 units"
+    assert math.isnan(found["flat"].gap)
+    assert found["half"].status.startswith("1 of 4 not judged: the map is constant")
+    assert found["half"].judged == 3
+    assert math.isfinite(found["half"].gap)
+    assert math.isnan(found["gradient"].held_out_r2)
+
+
+def test_methods_that_fail_have_their_reason_and_the_rest_goes_on(explainer):
+    def absent(model, images, labels):
+        raise NotAvailableError("it needs a moon")
+
+    def wrong(model, images, labels):
+        return torch.zeros(4, 1, 3, 3)
+
+    def raises(model, images, labels):
+        return 1 / 0
+
+    methods = {"absent": absent, "wrong": wrong, "raises": raises, "gradient": METHODS["gradient"]}
+    found = evaluate.compare(methods, explainer, IMAGES, 0, n_samples=5)
+    assert [row.status for row in found.rows] == [
+        "not available: it needs a moon",
+        "failed: method 'wrong' must return maps (n, l, h, w) = (4, 1, 20, 22); got (4, 1, 3, 3)",
+        "failed: ZeroDivisionError: division by zero",
+        *["ok"] * 3,
+    ]
+    assert math.isnan(found["absent"].gap)
+    assert set(found.maps) == {"gradient", "random", "centre"}
+
+
+def test_the_table_and_the_frame(explainer):
+    pandas = pytest.importorskip("pandas")
+    absent = {"gradcam": Missing()}
+    found = evaluate.compare({"lime": explainer, **absent}, explainer, IMAGES, [[0, 1]] * 4, fill=0.5, n_samples=20)
+    blurred = evaluate.compare({}, explainer, IMAGES, 0, fill={"deletion": [0.5, 0.5, 0.5], "insertion": "blur"}, n_samples=0)
+    assert blurred.fill == "[0.5, 0.5, 0.5] in deletion, blur in insertion"
+    lines = str(found).splitlines()
+    assert lines[0] == "4 images, 2 labels each; curves by segments, fill 0.5; cost for each image"
+    assert " ".join(lines[1].split()) == "method deletion insertion gap held-out R2 forwards backwards s status"
+    assert len(lines) == 6
+    assert lines[2].split()[0] == "lime"
+    assert lines[2].split()[1] == f"{found['lime'].deletion:.3f}"
+    assert lines[3].split() == ["gradcam", *"-" * 7, "not", "available:", "on", "strike"]
+    frame = found.to_frame()
+    assert isinstance(frame, pandas.DataFrame)
+    assert frame["method"].tolist() == ["lime", "gradcam", "random", "centre"]
+    assert frame["fill"].tolist() == ["0.5"] * 4
+    assert frame["gap"][0] == found["lime"].gap
+    with pytest.raises(GpulimeError, match="method must be one of 'lime', 'gradcam', 'random', 'centre'; got 'lim'"):
+        found["lim"]
+
+
+class Missing:
+    """A method that is not available."""
+
+    def __call__(self, model, images, labels):
+        raise NotAvailableError("on strike")
+
+
+def test_without_pandas_the_command_is_named(explainer, monkeypatch):
+    found = evaluate.compare({}, explainer, IMAGES, 0, n_samples=0)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(GpulimeError, match="to_frame needs pandas: pip install pandas"):
+        found.to_frame()
+
+
+def test_a_module_judges_with_a_grid_and_zeros(small):
+    images = (IMAGES - MEAN) / STD
+    found = evaluate.compare(["gradient"], small, images, 1, n_samples=0)
+    judge = Explainer(small, segments="grid", fill=0.0, mean=0.0, std=1.0, normalized=True)
+    played = evaluate.curves(judge, images, METHODS["gradient"](small, images, 1), labels=1)
+    assert found["gradient"].gap == pytest.approx(float(played.gap.mean()), abs=1e-6)
+
+
+def test_explanations_maps_segments_and_pixels(explainer):
+    segments = torch.arange(4).view(2, 2).repeat_interleave(10, 0).repeat_interleave(11, 1).expand(4, -1, -1)
+    explained = explainer.explain(IMAGES, 3, segments)
+    methods = {"lime": explained, "explainer": explainer, "maps": explained.heatmaps(), "kernelshap": KernelShap(20)}
+    found = evaluate.compare(methods, explainer, IMAGES, 3, segments, n_samples=0)
+    assert [found[name].status for name in methods] == ["ok", "equal to lime", "equal to lime", "ok"]
+    assert all(len(one.unique()) == 4 for one in found.maps["kernelshap"][:, 0])
+    assert found["maps"].gap == pytest.approx(found["lime"].gap, abs=1e-6)
+    assert math.isnan(found["lime"].forwards)
+    by_pixels = evaluate.compare({"maps": explained.heatmaps()}, explainer, IMAGES, 3, unit="pixels", steps=5, n_samples=0)
+    played = evaluate.curves(explainer, IMAGES, explained.heatmaps(), "pixels", 5, labels=3)
+    assert by_pixels["maps"].gap == pytest.approx(float(played.gap.mean()), abs=1e-6)
+
+
+def test_held_out_masks_are_fitted_by_no_explainer(small, explainer):
+    other = Explainer(small, 50, segments=SEGMENTS, mean=MEAN, std=STD, seed=1)
+    found = evaluate.compare({"other": other}, explainer, IMAGES, 0, n_samples=49)
+    expected = evaluate.held_out(explainer, IMAGES, other.explain(IMAGES, 0), 49, seed=2)
+    assert found["other"].held_out_r2 == pytest.approx(float(expected.r2.mean()), abs=1e-6)
+
+
+def test_all_methods_by_name(small):
+    pytest.importorskip("captum")
+    pytest.importorskip("zennit")
+    fast = [name for name in METHODS if name not in ("rise", "fgvis", "kernelshap")]
+    images = (IMAGES[:1] - MEAN) / STD
+    found = evaluate.compare(fast, small, images, n_samples=0)
+    assert {row.status for row in found.rows} == {"ok"}
+    assert len({round(row.gap, 6) for row in found.rows}) > 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"methods": ["gradcan"]}, "method must be one of 'gradient', .*got 'gradcan' .did you mean 'gradcam'"),
+        ({"methods": {"random": METHODS["rise"]}}, "'random' and 'centre' are compared anyway; give other names"),
+        ({"unit": "words"}, "unit must be one of 'segments', 'pixels'; got 'words'"),
+        ({"labels": 7}, "labels must be below the model's 5 classes"),
+        ({"fill": "men"}, "fill must be one of 'mean', 'blur'"),
+        ({"images": IMAGES[0]}, r"images must be \(n, c, h, w\)"),
+        ({"steps": 0}, "steps must be at least 1; got 0"),
+    ],
+)
+def test_bad_settings_raise(arguments, message, explainer):
+    given = {"methods": ["gradient"], "explainer": explainer, "images": IMAGES, "labels": 0, "n_samples": 0, **arguments}
+    with pytest.raises(GpulimeError, match=message):
+        evaluate.compare(**given)
