@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpulime.runs.evaluation import rows, settings
-from gpulime.runs.evaluation.rows import HELD_OUT, METRICS
+from gpulime.runs.evaluation.rows import EVALUATION, HELD_OUT, METRICS
 from gpulime.runs.evaluation.settings import CENTRE, LIME, RANDOM
 from gpulime.runs.progress.terminal import printable
+from gpulime.runs.store import shards
 from gpulime.runs.store.atomic import publish
 from gpulime.runs.store.manifest import manifest
 from gpulime.runs.store.row import IMAGE
@@ -32,6 +35,8 @@ NAMES = {
     rows.HELD_OUT_R2: "held-out R2",
     rows.INFIDELITY: "infidelity",
 }
+STORED = ["image_id", "label", "method", "map"]
+COMPARED = 64  # inputs whose maps are compared: a method that equals another does so on each
 FIRST = (LIME, RANDOM, CENTRE)  # of the methods, in this order
 
 
@@ -59,6 +64,7 @@ class Summary:
     scores: list[Score]
     settings: dict[str, Any]
     absent: dict[str, str] = field(default_factory=dict)  # method -> the reason
+    equal: dict[str, str] = field(default_factory=dict)  # method -> an earlier one with the same maps
     left: int = 0  # inputs for other processes
 
     def as_json(self) -> dict[str, Any]:
@@ -96,6 +102,7 @@ class Summary:
             lines.append(
                 f"{'better is':16}" + "".join(f"{'higher' if rows.HIGHER[metric] else 'lower':>18}" for metric in metrics)
             )
+        lines += [f"\n{printable(name)} gives the same maps as {printable(other)}" for name, other in self.equal.items()]
         lines += [f"\n{printable(name)} is not available: {printable(reason)}" for name, reason in self.absent.items()]
         return "\n".join(lines)
 
@@ -126,6 +133,7 @@ def of(run: Path, absent: Mapping[str, str], left: int = 0) -> Summary:
         scores=_scores(table),
         settings=(settings.read(run) or {"fixed": {}})["fixed"],
         absent=dict(absent),
+        equal=_equal(run),
         left=left,
     )
 
@@ -159,6 +167,29 @@ def _scores(table: pa.Table) -> list[Score]:
     metrics = [metric for of_one in METRICS.values() for metric in of_one]
     methods = [*FIRST, *sorted({one.method for one in found} - set(FIRST))]
     return sorted(found, key=lambda one: (one.unit, one.fill, methods.index(one.method), metrics.index(one.metric)))
+
+
+def _equal(run: Path) -> dict[str, str]:
+    """Methods whose stored maps are those of another one, of all inputs that are compared, up to rounding."""
+    ids = pa.array(shards.rows(run, ["image_id"], EVALUATION)["image_id"].unique().to_pylist()[:COMPARED], pa.string())
+
+    def some(table: pa.Table) -> pa.Table:
+        return table.filter(pc.and_(pc.is_in(table["image_id"], ids), table["map"].is_valid()))
+
+    found, _ = shards.each(run, lambda _, shard: shards.kept(shard, STORED, some, EVALUATION), EVALUATION)
+    maps: dict[str, dict[tuple[str, int], npt.NDArray[np.int16]]] = defaultdict(dict)
+    for row in (row for table in found for row in table.to_pylist()):
+        if row["method"] not in FIRST:
+            maps[row["method"]][row["image_id"], row["label"]] = np.frombuffer(row["map"], np.int8).astype(np.int16)
+    names = sorted(maps)
+    pairs = {name: next((other for other in names[:i] if _same(maps[name], maps[other])), None) for i, name in enumerate(names)}
+    return {name: other for name, other in pairs.items() if other is not None}
+
+
+def _same(maps: Mapping[Any, npt.NDArray[np.int16]], others: Mapping[Any, npt.NDArray[np.int16]]) -> bool:
+    """Tell if the maps of the same inputs and labels differ by one level at most."""
+    both = maps.keys() & others.keys()
+    return bool(both) and all(maps[one].shape == others[one].shape and abs(maps[one] - others[one]).max() <= 1 for one in both)
 
 
 def _error(spread: float | None, n: int) -> float | None:
