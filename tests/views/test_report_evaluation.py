@@ -160,6 +160,23 @@ def test_a_row_counts_once_and_a_measured_one_before_a_failure(run):
     assert {task_of(row) for row in rows.read(copy).to_pylist()} == {lost}
 
 
+def test_rows_of_another_program_do_not_break_the_pages(run, tmp_path):
+    copy = tmp_path / "foreign"
+    with store.Store(copy) as results:
+        results.append(explained("a", HALVES, [0.5, -0.25, 0.1]))
+    store.write_manifest(copy, {"config_hash": "0f" * 8})
+    deletion, insertion, *others = measured("a", "lime", 0.5)
+    odd = [{**deletion, "curve": [0.5, None, 0.1], "map": b"short"}, {**insertion, "area": [0.0]}, *others]
+    with Store(copy, of=EVALUATION) as results:
+        results.append({"image_id": "a", "rows": [*odd, {**deletion, "metric": "of a later version"}]})
+        results.append({"image_id": "b", "rows": measured("b", "lime", 0.25)})  # of no image of the run
+    page.write(copy, lambda row: None, None)
+    shown = Page(copy / "report.html")
+    assert f"{0.5:.3f}" in [" ".join(text.split()) for text in shown.texts("td")]
+    assert not [line for line in shown.all("polyline") if line["points"].count(",") > 2]
+    assert "of a later version" not in (copy / "evaluation.html").read_text()
+
+
 @pytest.fixture(scope="module")
 def chromium():
     if reason := probes.chromium():

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpulime import evaluate
 from gpulime.engine.masks import key
@@ -17,7 +17,8 @@ from gpulime.errors import check, unknown
 from gpulime.evaluate.baselines import centre_maps, random_maps
 from gpulime.evaluate.curves import STEPS
 from gpulime.evaluate.method_maps import maps_of
-from gpulime.evaluate.methods import METHODS, NotAvailableError
+from gpulime.evaluate.methods import METHODS
+from gpulime.evaluate.methods.method import Classifier, suited
 from gpulime.explanations.batch import Explanations
 from gpulime.explanations.images import ExplainedImages
 from gpulime.images import fills
@@ -155,12 +156,12 @@ class Meter:
             maps = random_maps(segments, labels, keys=keys) if method == RANDOM else centre_maps(segments, labels)
             return maps, maps
         assert isinstance(self.subject, Images)
-        if self.subject.model is None:
-            raise NotAvailableError("the model is a function, and this method needs a torch.nn.Module")
         explainer = self.subject.explainer
-        device = explainer.predictor.device(group.inputs)
+        model, device = explainer.predictor.model, explainer.predictor.device(group.inputs)
+        module = model if isinstance(model, nn.Module) else Classifier(model)
         images = explainer.preparation.for_model(Batch(group.inputs).as_tensors().on(device).images)
-        maps = maps_of(METHODS[method], self.subject.model, images, explained.labels.to(device))
+        suiting = suited(METHODS[method], explained.segments.to(device))
+        maps = maps_of(suiting, module, images, explained.labels.to(device))
         return maps, maps
 
     def _rows(self, image_id: str, i: int, part: Part, found: Any, maps: Tensor | None) -> list[Row]:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
-
 from gpulime import config as configs
 from gpulime.config import Config, DataConfig, ModelConfig
 from gpulime.errors import GpulimeError, about, check
@@ -54,7 +52,7 @@ def of_config(run: Path, manifest: Mapping[str, Any], share: Share, device: str 
     else:
         reader = DatasetReader(models.made_dataset(config.data), loaded.transform.channels, in_unit=True)
         factories.keep(config.data)
-    return Images(explainer, manifest, config.data, reader, loaded.model, keeps=config.data.keep is not None)
+    return Images(explainer, manifest, config.data, reader, keeps=config.data.keep is not None)
 
 
 def of_python(run: Path, manifest: Mapping[str, Any], model: Any, data: Any, workers: int, lime: Mapping[str, Any]) -> Images:
@@ -75,8 +73,7 @@ def of_python(run: Path, manifest: Mapping[str, Any], model: Any, data: Any, wor
     facts = from_dataset.facts_of(explainer, model, fixed.get("model_id"), settings)
     check_same(run, manifest, facts)
     reader = DatasetReader(dataset, channels or channels_of(model))
-    module = model if isinstance(model, nn.Module) else None
-    return Images(explainer, manifest, configs.DataConfig(workers=workers), reader, module, keeps="data.keep" in fixed)
+    return Images(explainer, manifest, configs.DataConfig(workers=workers), reader, keeps="data.keep" in fixed)
 
 
 def check_same(run: Path, manifest: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpulime.config import DataConfig
 from gpulime.engine.engine import Engine
@@ -94,7 +94,6 @@ class Images:
 
     Attributes
     ----------
-    model : the module that other methods explain; None for a function
     keeps : True if some segments of the run are never hidden
     """
 
@@ -102,7 +101,6 @@ class Images:
     manifest: Mapping[str, Any]
     data: DataConfig
     reader: FileReader | DatasetReader
-    model: nn.Module | None
     keeps: bool
     kind: str = IMAGE
 
@@ -170,7 +168,6 @@ class Records:
     explainer: Engine[Any]
     manifest: Mapping[str, Any]
     source: TextSource | RowSource
-    model: None = None
 
     @property
     def kind(self) -> str:

@@ -139,7 +139,8 @@ def of(run: Path, absent: Mapping[str, str], left: int = 0) -> Summary:
 
 
 def _scores(table: pa.Table) -> list[Score]:
-    by = ["metric", "method", "unit", "fill"]
+    by, metrics = ["metric", "method", "unit", "fill"], [metric for of_one in METRICS.values() for metric in of_one]
+    table = table.filter(pc.is_in(table["metric"], pa.array(metrics)))  # another program may have written others
     of_inputs = table.group_by([*by, "image_id"]).aggregate([("value", "mean"), ("value", "count"), ([], "count_all")])
     missing = pc.subtract(of_inputs["count_all"], of_inputs["value_count"])
     together = (
@@ -164,7 +165,6 @@ def _scores(table: pa.Table) -> list[Score]:
         )
         for one in together.to_pylist()
     ]
-    metrics = [metric for of_one in METRICS.values() for metric in of_one]
     methods = [*FIRST, *sorted({one.method for one in found} - set(FIRST))]
     return sorted(found, key=lambda one: (one.unit, one.fill, methods.index(one.method), metrics.index(one.metric)))
 

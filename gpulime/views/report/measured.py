@@ -104,9 +104,9 @@ class Measured:
         grid, counts = np.linspace(0, 1, GRID), Counter[tuple[str, str]]()
         sums: dict[tuple[str, str], Points] = defaultdict(lambda: np.zeros(GRID))
         for row in self._rows():
-            if row["curve"]:
+            if (points := _points(row)) is not None:
                 key = row["metric"], row["method"]
-                sums[key] += np.interp(grid, row["area"], row["curve"])
+                sums[key] += np.interp(grid, *points)
                 counts[key] += 1
         methods = sorted({method for _, method in sums}, key=place)
         return {
@@ -153,10 +153,14 @@ def place(method: str) -> tuple[int, str]:
 
 
 def _drawn(of_metric: Mapping[str, Mapping[str, Any]]) -> Drawn:
-    deletion, insertion = (
-        (np.array(row["area"]), np.array(row["curve"])) if row.get("curve") else None
-        for row in (of_metric.get(metric, {}) for metric in (DELETION, INSERTION))
-    )
+    deletion, insertion = (_points(of_metric.get(metric, {})) for metric in (DELETION, INSERTION))
     stored: bytes = of_metric.get(DELETION, {}).get("map") or b""
     whole = len(stored) == rows.SIDE**2
     return Drawn(deletion, insertion, np.frombuffer(stored, np.int8).reshape(rows.SIDE, rows.SIDE) if whole else None)
+
+
+def _points(row: Mapping[str, Any]) -> tuple[Points, Points] | None:
+    """The curve of a row as (area, output); None if it has none, or one that cannot be drawn, as of another program."""
+    area, curve = (np.array(row.get(name) or [], float) for name in ("area", "curve"))
+    rises = bool(len(area) and (np.diff(area) >= 0).all() and area[0] >= 0 and area[-1] <= 1)
+    return (area, curve) if rises and len(area) == len(curve) and bool(np.isfinite(curve).all()) else None

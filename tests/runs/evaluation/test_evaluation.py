@@ -310,3 +310,19 @@ def test_wrong_options_are_one_line(run, arguments, message, capsys):
     assert command(run, *arguments) == exits.BAD_USAGE
     assert message in capsys.readouterr().err
     assert not shards.shards(run, EVALUATION)
+
+
+def test_a_function_is_measured_and_methods_that_need_its_layers_cannot_be_had(dataset, tmp_path):
+    def bright(x):
+        return torch.stack([x[:, :, :12].mean((1, 2, 3)), x[:, :, 12:].mean((1, 2, 3))], 1)
+
+    settings = {"n_samples": 30, "segments": gpulime.segments.Grid(3, 3), "activation": None, "mean": torch.tensor(0.5)}
+    gpulime.runs.explain(bright, dataset, tmp_path / "run", std=0.5, **settings)
+    with pytest.raises(GpulimeError, match=r"settings of .*run.json \(functions and arrays among them must be given again\)"):
+        gpulime.evaluate.run(tmp_path / "run", bright, dataset)
+    given = {"mean": torch.tensor(0.5), "methods": ["gradcam", "occlusion"], "metrics": ["curves"]}
+    found = gpulime.evaluate.run(tmp_path / "run", bright, dataset, **given)
+    assert "gradcam" in found.absent
+    gaps = {score.method: score.mean for score in found.scores if score.metric == "gap"}
+    assert set(gaps) == {"lime", "random", "centre", "occlusion"}
+    assert gaps["lime"] == max(gaps.values())
