@@ -20,6 +20,8 @@ from gpulime.evaluate.methods.method import Method
 from gpulime.evaluate.object_attributions import attributions
 from gpulime.evaluate.patches import insignificant_patches
 
+__all__ = ["Score", "idr", "iir", "insignificant_patches", "mcs", "relative_mcs"]
+
 LEAST_CHANGE = 0.1  # relative, of an attribution, that counts as one
 
 
@@ -155,14 +157,12 @@ def idr(scene_model: nn.Module, images: Tensor, scenes: Tensor, objects: Tensor,
 
 def iir(
     scene_only_model: nn.Module,
-    images: Tensor,
+    patched: Tensor,
     scenes: Tensor,
     objects: Tensor,
     labels: Any,
     method: Method,
-    bounds: tuple[float, float] | None = None,
     least_change: float = LEAST_CHANGE,
-    **descent: Any,
 ) -> Score:
     """Input independence rate: the share of scenes whose attribution stays the same under a patch that changes no output.
 
@@ -170,10 +170,10 @@ def iir(
     ----------
     scene_only_model : nn.Module
         A model of scenes that saw no object in training.
-    images, scenes, objects, labels, method
-        As for `idr`. The patch begins as the object, and stays within its pixels.
-    bounds, descent
-        As for `gpulime.evaluate.patches.insignificant_patches`.
+    patched : (n, c, h, w) float
+        Scenes with patches that look like objects and hardly change the model's output, from `insignificant_patches`.
+    scenes, objects, labels, method
+        As for `idr`. The attribution is that of the object's pixels.
     least_change : float
         A change of the attribution by this share or more counts as one.
 
@@ -186,9 +186,8 @@ def iir(
     GpulimeError
         If an argument is invalid.
     """
-    _check_pairs(images, scenes)
+    _check_pairs(patched, scenes)
     before, reasons = attributions("model of the scene", scene_only_model, scenes, objects, labels, method)
-    patched = insignificant_patches(scene_only_model, images, scenes, objects, bounds, **descent)
     after, more = attributions("model of the patched scene", scene_only_model, patched, objects, labels, method)
     return _score(((before - after).abs() < least_change * before).double(), more | reasons)
 

@@ -133,15 +133,14 @@ def test_the_input_dependence_rate_is_that_of_a_plain_loop():
 
 def test_the_input_independence_rate_is_that_of_a_plain_loop():
     images, scenes, objects = problem()
-    descent = {"bounds": (0.0, 1.0), "steps": 3}
     method = lambda model, images, labels: images.mean(1)[:, None] ** 2  # noqa: E731
-    found = bam.iir(Brightness(), images, scenes, objects, SCENE, method, **descent)
-    patched = insignificant_patches(Brightness(), images, scenes, objects, **descent)
+    patched = bam.insignificant_patches(Brightness(), images, scenes, objects, bounds=(0.0, 1.0), steps=3)
+    found = bam.iir(Brightness(), patched, scenes, objects, SCENE, method)
     before, after = (attributed(Brightness(), one, objects, SCENE, method) for one in (scenes, patched))
     assert found.values.tolist() == [float(abs(a - b) < 0.1 * a) for a, b in zip(before, after, strict=True)]
     assert found.mean < 1
-    assert bam.iir(Brightness(), images, scenes, objects, SCENE, method, least_change=1e9, **descent).mean == 1
-    assert bam.iir(Brightness(), scenes, scenes, objects, SCENE, method, steps=0).mean == 1  # nothing is pasted
+    assert bam.iir(Brightness(), patched, scenes, objects, SCENE, method, least_change=1e9).mean == 1
+    assert bam.iir(Brightness(), scenes, scenes, objects, SCENE, method).mean == 1  # nothing changes
 
 
 def test_images_that_a_model_gets_wrong_do_not_count():
