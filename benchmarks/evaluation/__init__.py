@@ -1,0 +1,1 @@
+"""Reproductions of published results on judging explanations: ``python -m benchmarks.evaluation.NAME [--save]``."""
