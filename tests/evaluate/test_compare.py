@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.models import synthetic
 from gpulime import Explainer, GpulimeError, evaluate
 from gpulime.evaluate.cost import counted
-from gpulime.evaluate.methods import METHODS, KernelShap, NotAvailableError, Rise
+from gpulime.evaluate.methods import METHODS, Fgvis, KernelShap, NotAvailableError, Rise
 
 IMAGES = synthetic(4, 20, 22)
 MEAN, STD = 0.5, 0.25
@@ -193,12 +193,15 @@ def test_held_out_masks_are_fitted_by_no_explainer(small, explainer):
     assert found["other"].held_out_r2 == pytest.approx(float(expected.r2.mean()), abs=1e-6)
 
 
-def test_all_methods_by_name(small):
+def test_all_methods_by_name(small, device):
     pytest.importorskip("captum")
     pytest.importorskip("zennit")
-    fast = [name for name in METHODS if name not in ("rise", "fgvis", "kernelshap")]
+    fast = {name: method for name, method in METHODS.items() if name != "kernelshap"} | {
+        "rise": Rise(50),
+        "fgvis": Fgvis(steps=9),
+    }
     images = (IMAGES[:1] - MEAN) / STD
-    found = evaluate.compare(fast, small, images, n_samples=0)
+    found = evaluate.compare(fast, small.to(device), images, n_samples=0)
     assert {row.status for row in found.rows} == {"ok"}
     assert len({round(row.gap, 6) for row in found.rows}) > 5
 

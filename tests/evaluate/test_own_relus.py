@@ -73,6 +73,16 @@ def test_the_model_is_not_changed_and_its_weights_are_not_copied():
     assert all(torch.equal(before[name], tensor) for name, tensor in shared.state_dict().items())
 
 
+def test_no_layer_works_in_place_since_it_would_write_into_the_output_of_a_hook():
+    layers = nn.Sequential(nn.ReLU(), nn.Hardswish(inplace=True))
+    made = own_relus(layers)
+    made.get_submodule("own_relus_0").register_full_backward_hook(lambda part, before, after: None)
+    x = torch.randn(5, requires_grad=True)
+    made(x).sum().backward()  # fails in place
+    assert torch.equal(made(x), layers(x))
+    assert layers[1].inplace
+
+
 def test_a_second_pass_changes_nothing():
     shared, images = Shared(), torch.randn(2, 3, 8, 8)
     once = own_relus(shared)
