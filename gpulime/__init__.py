@@ -53,6 +53,7 @@ _HOME = {
     "pick": "gpulime.picks",
 }
 _MODULES = {
+    "captum": "gpulime.captum",  # it and quantus need packages of these names, so `dir` and ``*`` leave them out
     "discretize": "gpulime.discretize",
     "evaluate": "gpulime.evaluate",
     "fills": "gpulime.images.fills",
@@ -60,6 +61,7 @@ _MODULES = {
     "lime_tabular": "gpulime.lime_tabular",
     "lime_text": "gpulime.lime_text",
     "masks": "gpulime.engine.masks",
+    "quantus": "gpulime.quantus",
     "runs": "gpulime.runs",
     "segments": "gpulime.segments",
     "submodular_pick": "gpulime.submodular_pick",

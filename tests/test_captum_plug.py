@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import gpulime
 from benchmarks.convergence import fashion
 from benchmarks.models import synthetic
 from gpulime import Explainer, GpulimeError
@@ -22,8 +23,8 @@ MASK = torch.arange(16).view(4, 4).repeat_interleave(4, 0).repeat_interleave(5, 
 
 @pytest.fixture
 def lime():
-    """The plug's class; in a fixture, since the module may be missing captum."""
-    return import_module("gpulime.captum").Lime
+    """The plug's class."""
+    return gpulime.captum.Lime
 
 
 @pytest.fixture
