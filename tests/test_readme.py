@@ -71,6 +71,25 @@ def test_the_plain_pytorch_is_equivalent():
     assert names["coefficients"].abs().max() > 1e-3
 
 
+def test_the_examples_of_judging_run(capsys, monkeypatch):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 5), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 20 * 16, 5)
+    ).eval()
+    images = torch.rand(2, 3, 24, 20)
+    boxes, mean, std = torch.tensor([[0, 0, 10, 12]] * 2), 0.5, 0.5
+    names = {"gpulime": gpulime, "model": model, "images": images, "boxes": boxes, "mean": mean, "std": std}
+    names["inputs"] = (images - mean) / std
+    exec(block("docs/evaluation.md", "evaluate.curves"), names)
+    curves, explanations = names["curves"], names["explanations"]
+    assert curves.insertion_auc.shape == curves.gap.shape == explanations.labels.shape
+    exec(block("docs/evaluation.md", "evaluate.compare"), names)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("lime", "gradient", "random", "centre"))
+    exec(block("docs/evaluation.md", "evaluate.randomisation"), names)
+    assert names["found"].similarities["spearman"].shape[1:] == (2, 1)
+
+
 def test_results_read_without_gpulime(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pictures = [torch.rand(3, 16, 16) for _ in range(2)]
