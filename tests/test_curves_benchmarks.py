@@ -1,0 +1,106 @@
+"""The benchmarks of evaluation, on a small network and small pictures."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+
+from benchmarks import models, rows
+from benchmarks.convergence import fashion
+from benchmarks.evaluation import cost, defaults, fills, sensitivity
+from gpulime.segments import Grid
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Replace EfficientNet, photographs and results/."""
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.setattr(defaults, "RESULTS", tmp_path)
+    monkeypatch.setattr(rows, "where", lambda device="cpu": {"device": "this one"})
+    for module in (cost, defaults, fills):
+        monkeypatch.setattr(module, "MODEL", "28x28 CNN")
+        monkeypatch.setattr(module, "photographs", lambda n: models.synthetic(n, 28, 28))
+        monkeypatch.setattr(module, "where", lambda: {"device": "this one"})
+    monkeypatch.setattr(defaults, "SETTINGS", {name: (Grid(2, 3), fill) for name, fill in defaults.FILLS.items()})
+    monkeypatch.setattr(defaults, "DEFAULT", "mean")
+    monkeypatch.setattr(fills, "Slic", lambda n_segments: Grid(3, 3))
+    monkeypatch.setattr(cost, "Slic", lambda n_segments: Grid(3, 3))
+    explainer = defaults.explainer
+    monkeypatch.setattr(defaults, "explainer", lambda *setting: explainer(*setting, compile=False))
+    return tmp_path
+
+
+def read(folder):
+    """Rows of the file in a folder of results."""
+    (path,) = folder.glob("*.csv")
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_settings_are_compared_with_the_default(small, capsys):
+    assert defaults.main(["--photographs", "6", "--save"]) == 0
+    found = {row["setting"]: row for row in read(small / "evaluation" / "defaults")}
+    assert list(found) == sorted(["black", "blur", "centre", "grey", "mean", "random"])
+    assert all(row["n"] == "6" for row in found.values())
+    assert float(found["mean"]["gap"]) > float(found["random"]["gap"])
+    assert found["mean"]["gap_less"] == "+0.000"
+    less = float(found["blur"]["gap"]) - float(found["mean"]["gap"])
+    assert float(found["blur"]["gap_less"]) == pytest.approx(less, abs=0.0015)
+    gaps = [float(found["grey"][f"gap_{name}"]) for name in defaults.JUDGES]
+    assert float(found["grey"]["gap"]) == pytest.approx(sum(gaps) / 3, abs=0.002)
+    assert found["mean"]["segments"] == "6"
+    assert found["centre"]["r2"] == ""
+    assert "<svg" in (small / "evaluation" / "defaults" / "defaults.svg").read_text()
+    assert "4 photographs\n" in capsys.readouterr().out
+
+
+def test_fills_have_rows_for_all_methods(small):
+    found = list(fills.measured(models.synthetic(2, 28, 28), compile=False))
+    assert len(found) == 2 * 4 * 5
+    assert {row.method for row in found} == {"LIME", "Grad-CAM", "abs. gradient", "random segments", "centre blob"}
+    for row in found:
+        assert float(row.gap) == pytest.approx(float(row.insertion) - float(row.deletion), abs=0.0015)
+        assert bool(row.ok) == (row.method == "LIME")
+    gaps = {(row.unit, row.fill, row.method): float(row.gap) for row in found}
+    for row in found:
+        if row.ok:
+            others = [gaps[row.unit, row.fill, name] for name in fills.BASELINES]
+            assert row.ok == ("yes" if float(row.gap) > max(others) else "no")
+
+
+def test_the_loop_has_the_same_curves_and_forwards(small, monkeypatch):
+    monkeypatch.setattr(cost, "LOOP", 1e9)
+    ours, theirs = cost.against_loop(compile=False, turns=1)
+    assert ours.forwards == theirs.forwards == str(2 * 2 * 9)
+    assert ours.ok == "yes"
+    monkeypatch.setattr(cost, "LOOP", 0)
+    assert cost.against_loop(compile=False, turns=1)[0].ok == "no"
+    with pytest.raises(RuntimeError, match="curves differ by"):
+        cost.check_same(torch.tensor([1.0, 0.5, 0.2]), torch.tensor([1.0, 0.2, 0.6]), 2)
+
+
+def test_torchcam_runs_beside_curves(small, monkeypatch):
+    pytest.importorskip("torchcam.metrics")
+    monkeypatch.setattr(cost, "STEPS", 4)
+    ours, theirs = cost.against_torchcam(turns=1, n=2)
+    assert ours.forwards == theirs.forwards == "16"
+    assert (ours.side, theirs.side) == ("gpulime", "torchcam")
+
+
+def test_sensitivity_has_rows_for_both_sides(monkeypatch, small, capsys):
+    pytest.importorskip("captum")
+    if not fashion.DATA.exists():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    monkeypatch.setattr(sensitivity, "where", lambda: {"device": "this one"})
+    monkeypatch.setattr(sensitivity, "N", 1)
+    monkeypatch.setattr(sensitivity, "SAMPLES", 60)
+    sensitivity.main(["--save"])
+    found = read(small / "evaluation" / "sensitivity")
+    assert [(row["side"], row["radius"], row["ok"]) for row in found] == [
+        ("captum", "0", "yes"),
+        ("captum", "0.02", "yes"),
+        ("gpulime", "0", "yes"),
+        ("gpulime", "0.02", "yes"),
+    ]
