@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from gpulime import evaluate
 from gpulime.engine.masks import key
@@ -60,12 +61,14 @@ class Meter:
     ----------
     absent : method -> the reason, for methods that cannot be had for this model
     seen : methods that have explained an input
+    heed : called before each forward of another method, whose maps may take minutes; it may raise `Stopped`
     """
 
     subject: Subject
     settings: Settings
     absent: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    heed: Callable[[], None] = lambda: None
     _last: tuple[Any, tuple[Any, Tensor | None]] | None = None
 
     def __post_init__(self) -> None:
@@ -161,7 +164,11 @@ class Meter:
         module = model if isinstance(model, nn.Module) else Classifier(model)
         images = explainer.preparation.for_model(Batch(group.inputs).as_tensors().on(device).images)
         suiting = suited(METHODS[method], explained.segments.to(device))
-        maps = maps_of(suiting, module, images, explained.labels.to(device))
+        hook = register_module_forward_pre_hook(lambda *_: self.heed())  # of any module, since methods work on copies
+        try:
+            maps = maps_of(suiting, module, images, explained.labels.to(device))
+        finally:
+            hook.remove()
         return maps, maps
 
     def _rows(self, image_id: str, i: int, part: Part, found: Any, maps: Tensor | None) -> list[Row]:

@@ -126,7 +126,7 @@ def perform(job: Job) -> Summary:
             writer.check()
             stop.check()
 
-        job.subject.explainer.progress = lambda _: heed()
+        job.subject.explainer.progress, meter.heed = (lambda _: heed()), stop.check
         stack.callback(setattr, job.subject.explainer, "progress", None)
         in_a_row = 0
         with closing(_measured(job, meter, explained, {i: todo[i] for i in owned}, heed)) as measured:
@@ -138,7 +138,8 @@ def perform(job: Job) -> Summary:
                     _check_failures(in_a_row, job, made[0])
     stop.check()
     left = 0 if job.share.is_all else len(_todo(job, meter, explained))
-    return summary.of(job.run, meter.absent, left)
+    before = {name: why for name, why in summary.absent(job.run).items() if name not in meter.seen}
+    return summary.of(job.run, before | meter.absent, left)
 
 
 def _todo(job: Job, meter: Meter, explained: Explained) -> dict[int, set[Task]]:

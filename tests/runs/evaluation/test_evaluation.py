@@ -173,6 +173,9 @@ def test_a_method_that_cannot_be_had_is_named(run, capsys, monkeypatch):
     assert json.loads((run / "evaluation-summary.json").read_text())["not_available"] == {"gradcam": "Tiny has no convolution"}
     assert set(frame(run).method) == {"lime", "random", "centre", "gradient"}
     assert "Tiny has no convolution" in (run / "evaluation.html").read_text()
+    assert calls.evaluate(run, Settings(measurements=("curves",))).absent == {"gradcam": "Tiny has no convolution"}
+    monkeypatch.setitem(methods.METHODS, "gradcam", lambda model, images, labels: images.mean(1, keepdim=True))
+    assert calls.evaluate(run, Settings(methods=("gradcam",), measurements=("curves",))).absent == {}
     assert command(run, "--with", "grad_cam") == exits.BAD_USAGE
     assert "did you mean 'gradcam'?" in capsys.readouterr().err
 

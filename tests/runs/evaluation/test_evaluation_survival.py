@@ -15,6 +15,7 @@ from evaluated import Tiny
 from processes import Other
 
 from gpulime.cli import main
+from gpulime.evaluate.methods import METHODS
 from gpulime.runs.evaluation import calls, rows
 from gpulime.runs.evaluation.rows import EVALUATION
 from gpulime.runs.evaluation.settings import Settings
@@ -81,6 +82,25 @@ def test_a_signal_ends_it_with_its_rows(run, number):
     assert 0 < left < PARTS * 5
     calls.evaluate(run, SETTINGS)
     assert len(shards.rows(run, ["image_id"], EVALUATION)) == PARTS * 5
+
+
+def long(model, images, labels):
+    """A method that takes minutes."""
+    for _ in range(100_000):
+        model(images)
+    raise AssertionError("it was not stopped")
+
+
+def test_a_signal_stops_a_long_method(run, monkeypatch):
+    monkeypatch.setitem(METHODS, "gradient", long)
+    other = Other(signalled, run)
+    other.hear()
+    first = 4 * 3 * 5  # rows of the first images that are read together, before those of the method
+    while len(shards.rows(run, ["image_id"], EVALUATION)) < first:
+        time.sleep(0.01)
+    os.kill(other.process.pid, signal.SIGTERM)
+    assert other.end() == [exits.DRAINED]
+    assert len(rows.read(run)) == first
 
 
 def test_a_full_disk_keeps_written_rows(run, monkeypatch, capsys):
