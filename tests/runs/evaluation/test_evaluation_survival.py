@@ -70,7 +70,10 @@ def signalled(pipe, run):
         pipe.send(main.main(["evaluate", str(run), "--with", "gradient", "--metrics", "curves"]))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+OTHERS = [pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGINT, signal.SIGUSR1)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *OTHERS])
 def test_a_signal_ends_it_with_its_rows(run, number):
     other = Other(signalled, run)
     other.hear()
