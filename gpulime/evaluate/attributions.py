@@ -76,6 +76,13 @@ class Attributions:
             return self.maps[where]
         return ranks.painted(self.coefficients[where], self.explained.segments[where])
 
+    def maps_of(self, i: Tensor, j: Tensor) -> Tensor:
+        """Maps (p, h, w) of images i (p,) for their labels at the places j (p,)."""
+        if self.coefficients is None or self.explained is None:
+            assert self.maps is not None
+            return self.maps[i, j]
+        return ranks.painted(self.coefficients[i, j][:, None], self.explained.segments[i])[:, 0]
+
     def segments(self, explainer: Explainer, segments: Any = None, keep: Any = None) -> Segments:
         """The segments of the explanations; else the given ones, or the explainer's. Kept pixels have the label ``most``."""
         if self.explained is not None:

@@ -20,11 +20,12 @@ from gpulime.engine.engine import Engine
 from gpulime.errors import GpulimeError, check, unknown, whole
 from gpulime.evaluate.attributions import Attributions
 from gpulime.evaluate.games import Engines, Played, play
+from gpulime.evaluate.pixels import play_pixels
 from gpulime.evaluate.scores import Reasons, Scores, without
 from gpulime.evaluate.staircase import CURVES, DELETION, INSERTION
 from gpulime.evaluate.subjects import Judged, subject
-from gpulime.evaluate.units import at_once, constant_maps, of_pixels
 from gpulime.explainer import Explainer
+from gpulime.images import fills
 from gpulime.images.batch import Batch
 from gpulime.text_explainer import TextExplainer
 
@@ -168,34 +169,14 @@ def curves(
     if not isinstance(explainer, Explainer):
         raise GpulimeError(f"unit='pixels' is for images; got a {type(explainer).__name__}")
     check(keep is None, "keep needs unit='segments'; pixels are hidden by their own rank")
-    given, used = (
-        Attributions.of(explainer, inputs, explained, labels),
-        _fills(explainer.preparation.fill if fill is None else fill),
-    )
+    given = Attributions.of(explainer, inputs, explained, labels)
+    used = _fills(explainer.preparation.fill if fill is None else fill)
     if any(isinstance(spec, str) and spec == "mean" for spec in used.values()):  # of LIME's segments, not of the buckets
         mean = given.pictures("mean", given.segments(explainer, segments))
         used = {name: mean if isinstance(spec, str) and spec == "mean" else spec for name, spec in used.items()}
-    return _by_pixels(explainer, given, steps or STEPS, used, extra)
-
-
-def _by_pixels(explainer: Explainer, given: Attributions, steps: int, used: dict[str, Any], extra: Sequence[Tensor]) -> Curves:
-    """Curves of pixels: every pair of image and label is an input, whose segments are the buckets."""
-    n, l = given.labels.shape
-    played: list[Played] = []
-    reasons: Reasons = {}
-    for where in at_once(n, l):
-        maps = given.pixels(where)
-        reasons |= constant_maps(maps, where.start)
-        buckets, units = of_pixels(maps, given.labels[where], steps)
-        pairs, *more = (tensor[where].repeat_interleave(l, 0) for tensor in (given.images, *extra))
-        fills = {name: _repeated(spec, where, l) for name, spec in used.items()}
-        if used[DELETION] is used[INSERTION]:
-            fills[INSERTION] = fills[DELETION]
-        played.append(play(_engines(explainer, fills), Batch(pairs, units.labels, buckets, extra=tuple(more)), units))
-    together = {name: torch.cat([getattr(one, name) for one in played]) for name in vars(played[0])}
-    together = {name: values.view(n, l, -1) for name, values in together.items()}
-    together["hidden"] = together["hidden"][:, 0]
-    return Curves.of(Played(**together), given.labels, reasons | given.reasons)
+    more = Batch(given.images, extra=extra).as_tensors().extra
+    played, constant = play_pixels(lambda which: _engines(explainer, _of(used, which)), given, steps or STEPS, more)
+    return Curves.of(played, given.labels, constant | given.reasons)
 
 
 def _fills(fill: Any) -> dict[str, Any]:
@@ -219,10 +200,16 @@ def _engines(explainer: Judged, used: dict[str, Any]) -> Engines:
     return {DELETION: first, INSERTION: first if used[INSERTION] is used[DELETION] else engine(used[INSERTION])}
 
 
-def _repeated(spec: Any, where: slice, l: int) -> Any:
-    """A fill for pairs of some images and l labels."""
-    each = isinstance(spec, Tensor) and spec.ndim == 4 and len(spec) > 1
-    return spec[where].repeat_interleave(l, 0) if isinstance(spec, Tensor) and each else spec
+def _of(used: dict[str, Any], which: Tensor) -> dict[str, Any]:
+    """The fills for some images, by their numbers; a fill may be a picture for each."""
+
+    def chosen(spec: Any) -> Any:
+        found = fills.resolve(spec)
+        each = isinstance(found, Tensor) and found.ndim == 4 and len(found) > 1
+        return found[which.to(found.device)] if isinstance(found, Tensor) and each else found
+
+    first = chosen(used[DELETION])
+    return {DELETION: first, INSERTION: first if used[INSERTION] is used[DELETION] else chosen(used[INSERTION])}
 
 
 def _minimal(best: Tensor, labels: Tensor, area: Tensor) -> Tensor:

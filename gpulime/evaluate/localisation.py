@@ -80,7 +80,7 @@ def localisation(explained: Any, regions: Any, threshold: float = 0.5, tolerance
     maps, infinite = finite(maps.double(), "the map holds NaN or infinite values")
     inside = _regions(regions, maps)
     empty = reasons_at(~inside.flatten(2).any(-1), "the region is empty")
-    reasons: Reasons = empty | constant_maps(maps, 0) | infinite
+    reasons: Reasons = empty | reasons_at(constant_maps(maps), "the map is constant, the same in all pixels") | infinite
     near = torch.nn.functional.max_pool2d(inside.double(), 2 * tolerance + 1, 1, tolerance) > 0
     largest = maps.flatten(2).amax(-1)[..., None, None]
     top, positive = maps == largest, maps.clamp(min=0)

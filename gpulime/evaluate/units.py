@@ -1,20 +1,16 @@
-"""Units of images that are hidden one after the other: segments, or buckets of pixels of equal area."""
+"""Units of inputs that are hidden one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gpulime.errors import check
 from gpulime.evaluate import ranks
 from gpulime.evaluate.attributions import Attributions
 from gpulime.evaluate.scores import Reasons
 from gpulime.images.segments import Segments
-
-PAIRS = 64  # of image and label whose pixels are ranked at once, to bound memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +29,6 @@ class Units:
     values: Tensor
     counts: Tensor
     shares: Tensor
-
-    def part(self, where: slice) -> Units:
-        """The units of some inputs."""
-        return Units(self.labels[where], self.values[where], self.counts[where], self.shares[where])
 
     def constant(self) -> Reasons:
         """Reasons of labels that give no order, since all units of an input, more than one, are equal."""
@@ -59,25 +51,7 @@ def of_segments(given: Attributions, parts: Segments) -> Units:
     return Units(given.labels, values.where(valid, 0), parts.counts, pixels / pixels.sum(1, keepdim=True))
 
 
-def at_once(n: int, l: int) -> Iterator[slice]:
-    """A few of n images with l labels at a time."""
-    size = max(1, PAIRS // l)
-    return (slice(start, start + size) for start in range(0, n, size))
-
-
-def of_pixels(maps: Tensor, labels: Tensor, steps: int) -> tuple[Tensor, Units]:
-    """Buckets of pixels of maps (n, l, h, w): a label map (n * l, h, w) for each label, and its units, of n * l inputs."""
-    pixels = maps.shape[2] * maps.shape[3]
-    check(steps <= pixels, f"steps must be at most h * w = {pixels} pixels; got {steps}")
-    buckets = ranks.buckets(maps, steps).flatten(0, 1)
-    number = torch.arange(steps, device=maps.device)
-    values = (-number).double().expand(len(buckets), 1, steps)
-    counts = torch.full((len(buckets),), steps, device=maps.device)
-    return buckets, Units(labels.reshape(-1, 1), values, counts, ranks.sizes(buckets, steps) / pixels)
-
-
-def constant_maps(maps: Tensor, start: int) -> Reasons:
-    """Reasons of maps (n, l, h, w) whose pixels are all equal; ``start`` is the number of the first image."""
+def constant_maps(maps: Tensor) -> Tensor:
+    """Tell for maps (n, l, h, w) if all pixels are equal, (n, l) bool."""
     low, high = maps.flatten(2).aminmax(dim=-1)
-    places = (low == high).nonzero().tolist()
-    return {(start + i, j): f"the map is constant, {float(low[i, j]):.3g} in all pixels" for i, j in places}
+    return low == high

@@ -89,7 +89,7 @@ def test_an_explanation_orders_segments_by_its_coefficients(cnn, pictures):
 @pytest.mark.parametrize("steps", [1, 7, 50])
 @pytest.mark.parametrize("fill", [0.25, "mean"])
 def test_curves_by_pixels_are_those_of_a_loop(steps, fill, monkeypatch, cnn, pictures):
-    monkeypatch.setattr("gpulime.evaluate.units.PAIRS", 4)
+    monkeypatch.setattr("gpulime.evaluate.pixels.PAIRS", 4)
     images, maps = pictures(3), torch.rand(3, 2, 24, 20).round(decimals=2)
     found = curves(explainer(cnn), images, maps, "pixels", steps, fill, LABELS, PARTS if fill == "mean" else None)
     assert found.deletion.shape == (3, 2, steps + 1)
@@ -110,6 +110,26 @@ def test_every_mask_is_predicted_once(calls, cnn, pictures):
     curves(explainer(cnn, batch_size=1000), pictures(3), maps, labels=labels, segments=PARTS)
     # The whole and the empty image, and for each different label both curves without their ends.
     assert sum(map(len, calls)) == 3 * 2 + 2 * (2 * 0 + 1 * 1 + 2 * 8)
+    calls.clear()
+    found = curves(explainer(cnn, batch_size=1000), pictures(3), maps, "pixels", 7, labels=labels)
+    assert sum(map(len, calls)) == 5 * (2 + 2 * 6)  # pairs of an image and a label
+    torch.testing.assert_close(found.deletion[1, 0], found.deletion[1, 1])
+
+
+def test_fills_may_be_pictures_and_arrays(cnn, pictures):
+    images, maps, fill = pictures(3), torch.rand(3, 2, 24, 20), pictures(3, seed=5)
+    for unit in ("segments", "pixels"):
+        given = {"unit": unit, "steps": 5, "labels": LABELS, "segments": PARTS}
+        found = curves(explainer(cnn), images, maps, fill=fill.numpy(), **given)
+        mixed = curves(explainer(cnn), images, maps, fill={"deletion": fill, "insertion": "blur"}, **given)
+        torch.testing.assert_close(mixed.deletion, found.deletion)
+        for i in range(3):
+            where = slice(i, i + 1)
+            own = given | {"labels": LABELS[where], "segments": PARTS[where]}
+            alone = curves(explainer(cnn), images[where], maps[where], fill=fill[where], **own)
+            torch.testing.assert_close(found.gap[where], alone.gap)
+            alone = curves(explainer(cnn), images[where], maps[where], fill="blur", **own)
+            torch.testing.assert_close(mixed.insertion_auc[where], alone.insertion_auc)
 
 
 def test_fewer_steps_hide_several_segments_at_once(cnn, pictures):
@@ -170,7 +190,7 @@ def test_maps_without_an_order_are_nan_and_the_rest_goes_on(cnn, pictures):
         known = ~found.gap.isnan()
         assert known.tolist() == [[unit == "segments"] * 2, [False, True], [True, False]]
         assert found.reasons[2, 1] == found.reason("gap", 2, 1) == "the map holds NaN or infinite values"
-        assert found.reason("irof", 1, 0).startswith("the map is constant, 0.5 in ")
+        assert found.reason("irof", 1, 0).startswith("the map is constant, ")
         assert found.reason("gap", 1, 1) is None
         assert all((value.isnan() | known).all() for value in found.values().values())
 

@@ -53,7 +53,7 @@ def test_maps_without_a_place_are_nan_and_the_rest_goes_on():
     reasons = [found.reason("share", i, 0) for i in range(5)]
     assert reasons == [
         "the map holds NaN or infinite values",
-        "the map is constant, 0.3 in all pixels",
+        "the map is constant, the same in all pixels",
         "the map has no positive value",
         "the region is empty",
         None,
