@@ -34,7 +34,10 @@ _DEBUG = ("--debug", {"action": "store_true", "help": "show the traceback of an 
 _DRY = "print what would be done, how many forwards and how long; write nothing"
 _SECONDS = "for the present settings and for each variant, in five pieces (default: 6)"
 _VARIANTS = "variants to try: precision, channels_last, cudnn_benchmark, compile, batch_size, threads, workers (default: all)"
-_WITH = "methods to stand beside LIME: gradcam, ig, smoothgrad, rise ... (default: random segments and a centre blob alone)"
+_WITH = (
+    "methods to stand beside LIME, random segments and a centre blob: gradient, gradcam, ig, smoothgrad, vargrad, "
+    "guided_backprop, deeplift, lrp, occlusion, kernelshap, rise, fgvis"
+)
 _METRICS = "curves (deletion, insertion ...) and held_out (R2 and infidelity on unseen masks) (default: both)"
 _UNIT = "units that curves hide, one after the other (default: segments)"
 _FILL = "pixels of hidden units, as for lime.fill (default: that of the run); rows of other fills stay beside"
@@ -148,11 +151,7 @@ HELP = {
     ),
     "status": ("RUN [--json]", None),
     "report": ("RUN", None),
-    "evaluate": (
-        "RUN [--with NAME ...] [--metrics NAME ...] [--unit UNIT] [--fill FILL] [--steps N] [--labels top|all] [--samples N] "
-        "[--limit N] [--shard I/N] [--retry-failed] [--device TEXT] [--trust] [--json] [--debug]",
-        EVALUATING,
-    ),
+    "evaluate": ("RUN [--with NAME ...] [--metrics NAME ...] [--unit UNIT] [--fill FILL] [--json] ...", EVALUATING),
     "export": ("RUN --to DIR [--ids ID ...] [--ids-file FILE]", None),
     "diff": ("RUN_A RUN_B [--to DIR]", None),
     "verify": ("RUN [--inputs]", VERDICTS),

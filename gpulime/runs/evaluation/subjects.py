@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -210,7 +211,8 @@ class Records:
 def _loss(row: Row, read: Read) -> Loss | None:
     """The loss of an input that cannot be read or has changed; None if it is as it was explained."""
     if read.error is not None:
-        return Loss(row, read.kind or MISSING, read.error)
+        gone = bool(row["path"]) and not os.path.exists(row["path"])
+        return Loss(row, MISSING if gone else read.kind or MISSING, read.error)
     if row["image_sha256"] is None or read.sha256 != row["image_sha256"]:
         was, now = (str(one)[:12] for one in (row["image_sha256"], read.sha256))
         return Loss(row, CHANGED, f"it has changed since it was explained: its sha256 was {was}..., is {now}...")

@@ -36,7 +36,9 @@ NAMES = {
     rows.INFIDELITY: "infidelity",
 }
 STORED = ["image_id", "label", "method", "map"]
+LOST = 10  # lost inputs that are named
 COMPARED = 64  # inputs whose maps are compared: a method that equals another does so on each
+WIDTH = 22  # of a column
 FIRST = (LIME, RANDOM, CENTRE)  # of the methods, in this order
 
 
@@ -61,6 +63,7 @@ class Summary:
     kind: str  # of the inputs
     inputs: int  # measured
     failed: dict[str, int]  # kind of failure -> inputs
+    lost: dict[str, str]  # input -> the reason of its failure, of the first `LOST`
     scores: list[Score]
     settings: dict[str, Any]
     absent: dict[str, str] = field(default_factory=dict)  # method -> the reason
@@ -95,22 +98,32 @@ class Summary:
     def __str__(self) -> str:
         failed = ", ".join(f"{printable(kind)} {count:,}" for kind, count in self.failed.items())
         lines = [f"{self.inputs:,} {self.kind}s measured" + (f"; failed: {failed}" if failed else "")]
+        lines += [f"{printable(name)}: {printable(reason)}" for name, reason in self.lost.items()]
+        if (more := sum(self.failed.values()) - len(self.lost)) > 0:
+            lines.append(f"and {more:,} more, with their reasons in the rows")
         for title, metrics, methods in self.tables:
-            lines += ["", f"{title}: mean ± standard error"]
-            lines.append(f"{'':16}" + "".join(f"{NAMES[metric]:>18}" for metric in metrics))
-            lines += [f"{printable(name):16}" + "".join(f"{_said(one):>18}" for one in scores) for name, scores in methods]
+            some = any(self.is_partial(one) for _, scores in methods for one in scores)
+            fewer = f"; in brackets the {self.kind}s with a value, if not all have one" if some else ""
+            lines += ["", f"{title}: mean ± standard error{fewer}"]
+            lines.append(f"{'':16}" + "".join(f"{NAMES[metric]:>{WIDTH}}" for metric in metrics))
+            for name, scores in methods:
+                lines.append(f"{printable(name):16}" + "".join(f"{self._said(one):>{WIDTH}}" for one in scores))
             lines.append(
-                f"{'better is':16}" + "".join(f"{'higher' if rows.HIGHER[metric] else 'lower':>18}" for metric in metrics)
+                f"{'better is':16}" + "".join(f"{'higher' if rows.HIGHER[metric] else 'lower':>{WIDTH}}" for metric in metrics)
             )
         lines += [f"\n{printable(name)} gives the same maps as {printable(other)}" for name, other in self.equal.items()]
         lines += [f"\n{printable(name)} is not available: {printable(reason)}" for name, reason in self.absent.items()]
         return "\n".join(lines)
 
+    def is_partial(self, score: Score | None) -> bool:
+        """Tell if a mean is over some of the measured inputs only."""
+        return score is not None and 0 < score.inputs < self.inputs
 
-def _said(score: Score | None) -> str:
-    if score is None or score.mean is None:
-        return "-"
-    return number(score.mean) + ("" if score.standard_error is None else f" ± {number(score.standard_error)}")
+    def _said(self, score: Score | None) -> str:
+        if score is None or score.mean is None:
+            return "-"
+        error = "" if score.standard_error is None else f" ± {number(score.standard_error)}"
+        return number(score.mean) + error + (f" ({score.inputs:,})" if self.is_partial(score) else "")
 
 
 def number(value: float) -> str:
@@ -120,16 +133,16 @@ def number(value: float) -> str:
 
 def of(run: Path, absent: Mapping[str, str], left: int = 0) -> Summary:
     """Sum up the rows of an evaluation."""
-    table = rows.read(run, [*rows.KEY, "value", "error_type"])
-    lost = table.filter(table["error_type"].is_valid())
-    kinds = {
-        (image_id, kind) for image_id, kind in zip(lost["image_id"].to_pylist(), lost["error_type"].to_pylist(), strict=True)
-    }
+    table = rows.read(run, [*rows.KEY, "value", "error_type", "reason"])
+    lost = table.filter(table["error_type"].is_valid()).select(["image_id", "error_type", "reason"]).to_pylist()
+    kinds = {(one["image_id"], one["error_type"]) for one in lost}
+    reasons = {one["image_id"]: one["reason"] for one in reversed(lost)}
     measured = table.filter(table["error_type"].is_null())
     return Summary(
         kind=manifest(run).get("kind", IMAGE),
         inputs=pc.count_distinct(measured["image_id"]).as_py(),
         failed=dict(Counter(kind for _, kind in sorted(kinds)).most_common()),
+        lost=dict(sorted(reasons.items())[:LOST]),
         scores=_scores(table),
         settings=(settings.read(run) or {"fixed": {}})["fixed"],
         absent=dict(absent),

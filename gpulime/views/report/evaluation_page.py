@@ -109,6 +109,7 @@ def _tables(measured: Measured) -> list[dict[str, Any]]:
                             {
                                 "mean": number(None if one is None else one.mean),
                                 "error": "" if one is None or one.standard_error is None else number(one.standard_error),
+                                "of": f"{one.inputs:,}" if one is not None and measured.summary.is_partial(one) else "",
                                 "is_best": one is not None and one.mean is not None and one.mean == top,
                             }
                             for one, top in zip(cells, best, strict=True)

@@ -21,7 +21,7 @@ from gpulime.cli import main
 from gpulime.errors import GpulimeError
 from gpulime.evaluate import methods
 from gpulime.runs import from_config, open_run
-from gpulime.runs.evaluation import calls, rows
+from gpulime.runs.evaluation import calls, rows, summary
 from gpulime.runs.evaluation.rows import EVALUATION, METRICS
 from gpulime.runs.evaluation.settings import Settings
 from gpulime.runs.progress import exits
@@ -150,11 +150,13 @@ def test_a_changed_image_is_a_row_with_its_reason(photographs, tmp_path, capsys)
     assert command(run, "--metrics", "curves") == exits.ERROR_ROWS
     found = frame(run)
     lost = found[found.error_type.notna()]
-    assert set(zip(lost.image_id, lost.error_type, strict=True)) == {("ant/1.png", "changed"), ("bee/4.png", "decode")}
+    assert set(zip(lost.image_id, lost.error_type, strict=True)) == {("ant/1.png", "changed"), ("bee/4.png", "missing")}
     assert lost.value.isna().all()
     assert lost.reason.str.contains("it has changed since it was explained: its sha256 was").sum() == 3 * 5
     assert found[found.error_type.isna()].image_id.nunique() == 4
-    assert "4 images measured; failed: changed 1, decode 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 images measured; failed: changed 1, missing 1\nant/1.png: it has changed since it was explained" in said
+    assert "bee/4.png: there is no such file" in said
     assert command(run, "--metrics", "curves", "--retry-failed") == exits.ERROR_ROWS
     latest = rows.read(run).to_pandas()
     assert len(latest) == len(found)
@@ -329,3 +331,13 @@ def test_a_function_is_measured_and_methods_that_need_its_layers_cannot_be_had(d
     gaps = {score.method: score.mean for score in found.scores if score.metric == "gap"}
     assert set(gaps) == {"lime", "random", "centre", "occlusion"}
     assert gaps["lime"] == max(gaps.values())
+
+
+def test_a_mean_over_some_of_the_inputs_says_so():
+    score = summary.Score(rows.INSERTION, "lime", "segments", "mean", 0.25, 0.125, 3, 5)
+    whole = replace(score, method="random", inputs=8, undefined=0)
+    found = str(summary.Summary("image", 8, {}, {}, [score, whole], {}))
+    assert "in brackets the images with a value, if not all have one" in found
+    assert "0.250 ± 0.125 (3)" in found
+    assert "(8)" not in found
+    assert "in brackets" not in str(summary.Summary("image", 8, {}, {}, [whole], {}))
