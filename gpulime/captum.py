@@ -186,6 +186,7 @@ def _labels(target: Any, images: Tensor, explainer: Explainer, extra: tuple[Tens
     found = None if isinstance(target, tuple) else arrays.tensor(target)
     if found is None or found.is_floating_point() or found.numel() not in (1, n) or found.ndim > 1:
         raise GpulimeError(f"target must be a class, or n = {n} of them; got {target!r:.100}")
+    check(int(found.min()) >= 0, f"target must be 0 or more; got {target!r:.100}")
     return found.long().reshape(-1, 1).expand(n, 1)
 
 
@@ -198,6 +199,17 @@ def _columns(image: Tensor, explainer: Explainer, extra: tuple[Tensor, ...]) -> 
 
 
 def _explained(explainer: Explainer, batch: Batch, show_progress: bool) -> ExplainedImages:
+    """Explanations of a batch; an error about its labels is one about the argument ``target``."""
+    try:
+        return _streamed(explainer, batch, show_progress)
+    except GpulimeError:
+        highest, extra = int(batch.labels.max()), tuple(one[:1] for one in batch.extra)
+        columns = _columns(batch.images[:1], explainer, extra) if highest else 1  # a forward, after a failure alone
+        check(highest < columns, f"target must be below the forward function's {columns} classes; got {highest}")
+        raise
+
+
+def _streamed(explainer: Explainer, batch: Batch, show_progress: bool) -> ExplainedImages:
     if not show_progress:
         return explainer.explain(batch.images, batch.labels, batch.segments, extra=batch.extra)
     from tqdm import tqdm

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gpulime import arrays
+from gpulime.errors import GpulimeError
 from gpulime.explainer import Explainer
 
 OF_QUANTUS = ("device", "method", "xai_lib", "softmax")  # arguments that are for Quantus' own explanation functions
@@ -51,6 +51,13 @@ def explain_func(model: Any, inputs: Any, targets: Any, segments: Any = "grid", 
         maps = np.broadcast_to(np.asarray(maps), (len(images), *maps.shape))
     defaults = {"normalized": True, "mean": 0.0, "std": 1.0, "fill": 0.0, "segments": "grid" if maps is not None else segments}
     chosen = {name: value for name, value in settings.items() if name not in OF_QUANTUS}
-    labels = torch.as_tensor(np.asarray(targets)).long().reshape(-1, 1)
-    found = Explainer(model, **{**defaults, **chosen}).explain(images, labels, maps)
+    found = Explainer(model, **{**defaults, **chosen}).explain(images, _labels(targets), maps)
     return found.heatmaps()[:, :1].float().cpu().numpy()
+
+
+def _labels(targets: Any) -> Tensor:
+    """Targets as labels (n, 1)."""
+    found = None if targets is None else arrays.tensor(targets)
+    if found is None or (found.is_floating_point() and not bool((found == found.long()).all())):
+        raise GpulimeError(f"targets must be given, (n,) class numbers: the metric's y_batch; got {targets!r:.100}")
+    return found.long().reshape(-1, 1)

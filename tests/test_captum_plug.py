@@ -206,7 +206,9 @@ def test_noise_tunnel(lime, small):
         ({"target": None}, "target must be given, since the forward function returns 4 columns; got None"),
         ({"target": [1, 2]}, r"target must be a class, or n = 3 of them; got \[1, 2\]"),
         ({"target": (1, 2, 3)}, r"got \(1, 2, 3\)"),
-        ({"target": 4}, "labels must be below the model's 4 classes"),
+        ({"target": 4}, "target must be below the forward function's 4 classes; got 4"),
+        ({"target": [0, 9, 1], "show_progress": True}, "target must be below the forward function's 4 classes; got 9"),
+        ({"target": -1}, "target must be 0 or more; got -1"),
         ({"baselines": torch.zeros(2, 3, 16, 18)}, r"fill must be \(n, c, h, w\) = \(3, 3, 16, 18\); got \(2, 3, 16, 18\)"),
     ],
 )

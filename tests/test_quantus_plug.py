@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks.models import synthetic
-from gpulime import Explainer
+from gpulime import Explainer, GpulimeError
 from gpulime.quantus import explain_func
 
 IMAGES = (synthetic(3, 28, 28) - 0.5) / 0.25
@@ -53,6 +53,12 @@ def test_new_weights_change_the_maps(small):
     with torch.no_grad():
         small[-1].weight.copy_(small[-1].weight.flip(0))
     assert np.abs(explain_func(small, IMAGES, TARGETS, **SETTINGS) - before).max() > 1e-3
+
+
+@pytest.mark.parametrize(("targets", "got"), [(None, "None"), ([0.5, 1, 2], r"\[0.5, 1, 2\]"), (["a", "b", "c"], r"\['a'")])
+def test_targets_are_needed(targets, got, small):
+    with pytest.raises(GpulimeError, match=f"targets must be given, .n,. class numbers: the metric's y_batch; got {got}"):
+        explain_func(small, IMAGES, targets, **SETTINGS)
 
 
 FEW = {"nr_samples": 2}
