@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks.models import model, synthetic
-from gpulime.evaluate.methods import METHODS, Fgvis, NotAvailableError
+from gpulime.evaluate.methods import METHODS, Fgvis, NotAvailableError, NotCoveredWarning
 from gpulime.evaluate.methods.fgvis import defended
 from gpulime.evaluate.methods.method import Classifier
 
@@ -94,6 +94,14 @@ def test_the_defence_zeroes_the_gradient_of_units_beyond_their_activation():
 def test_a_model_without_a_relu_is_not_available():
     with pytest.raises(NotAvailableError, match="no ReLU, for which FGVis defines its defence"):
         METHODS["fgvis"](nn.Sequential(nn.Flatten(), nn.Linear(960, 2)), pictures(1), 0)
+
+
+def test_activations_without_a_defence_are_named():
+    layers = nn.Conv2d(3, 1, 3), nn.ReLU(), nn.Hardtanh(-1, 1), nn.Flatten(), nn.Linear(252, 2)
+    with pytest.warns(NotCoveredWarning, match="FGVis' defence has a rule for ReLUs alone.*the model's Hardtanh$"):
+        Fgvis(steps=1)(nn.Sequential(*layers), pictures(1), 0)
+    with pytest.raises(NotAvailableError, match="no ReLU"):
+        Fgvis(steps=1)(nn.Sequential(layers[0], *layers[2:]), pictures(1), 0)
 
 
 def test_one_output_is_a_probability_by_a_sigmoid():

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from benchmarks.models import model, synthetic
 from gpulime import GpulimeError
-from gpulime.evaluate.methods import METHODS, GradCam, Gradient, GuidedBackprop, Noisy, NotAvailableError
+from gpulime.evaluate.methods import METHODS, GradCam, Gradient, GuidedBackprop, Noisy, NotAvailableError, NotCoveredWarning
 
 
 class Guided(torch.autograd.Function):
@@ -102,8 +102,22 @@ def test_guided_backprop_holds_for_shared_relus_functions_and_relu6(small):
 def test_guided_backprop_without_a_relu_is_not_available():
     pytest.importorskip("captum")
     linear = nn.Sequential(nn.Flatten(), nn.GELU(), nn.Linear(3 * 13 * 15, 4))
-    with pytest.raises(NotAvailableError, match="no ReLU: Guided Backprop would be the gradient"):
+    with pytest.raises(NotAvailableError, match="no ReLU among its activations, GELU: Guided Backprop would be the gradient"):
         METHODS["guided_backprop"](linear, IMAGES, LABELS)
+    with pytest.raises(NotAvailableError, match="no ReLU: Guided Backprop would be the gradient"):
+        METHODS["guided_backprop"](linear[::2], IMAGES, LABELS)
+
+
+def test_guided_backprop_guides_a_clamp_and_names_what_it_does_not_guide(small):
+    pytest.importorskip("captum")
+    expected = METHODS["guided_backprop"](small, IMAGES, LABELS)
+    small.clipped = lambda x, top: x.clamp_min(0) if top == float("inf") else F.hardtanh(x, 0, top)
+    torch.testing.assert_close(METHODS["guided_backprop"](small, IMAGES, LABELS), expected)
+    small.clipped = lambda x, top: F.silu(x) if top == float("inf") else x * torch.sigmoid(x)
+    with pytest.warns(
+        NotCoveredWarning, match="rule for ReLUs alone, and takes the plain gradient of the model's silu, sigmoid"
+    ):
+        METHODS["guided_backprop"](small, IMAGES, LABELS)
 
 
 @pytest.mark.parametrize("relu", [False, True])

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from benchmarks.models import model, synthetic
 from gpulime.evaluate.methods import NotAvailableError, own_relus
+from gpulime.evaluate.methods.activations import other_activations
 from gpulime.evaluate.methods.method import Classifier
 from gpulime.evaluate.methods.own_relus import traced
 
@@ -96,6 +97,63 @@ def test_no_gradient_flows_from_saturated_units_and_it_is_the_true_one_elsewhere
     assert found.tolist() == [0, 0, 1, 1, 0, 0]
 
 
+CLIPPED = {
+    "clamp": lambda x: torch.clamp(x, min=0),
+    "clamp_": lambda x: x.clone().clamp_(0),
+    "clip": lambda x: x.clip(min=0, max=None),
+    "clamp_min": lambda x: x.clamp_min(0.0),
+    "threshold": lambda x: F.threshold(x, 0, 0),
+    "Threshold": nn.Threshold(0.0, 0.0),
+    "relu_": lambda x: torch.relu_(x.clone()),
+    "hardtanh": lambda x: F.hardtanh(x, 0, 6),
+    "between": lambda x: torch.clamp(input=x, min=0, max=6),
+    "Hardtanh": nn.Hardtanh(0, 6),
+}
+OTHERS = {
+    "leaky_relu": F.leaky_relu,
+    "hardtanh": F.hardtanh,
+    "clamp": lambda x: x.clamp(min=-1),
+    "clamp_max": lambda x: x.clamp_max(2),
+    "threshold": lambda x: F.threshold(x, 0.5, 0),
+    "maximum": lambda x: torch.maximum(x, -x),
+    "sigmoid": lambda x: x * x.sigmoid(),
+    "gelu": F.gelu,
+    "SiLU": nn.SiLU(),
+    "Hardswish": nn.Hardswish(),
+    "Threshold": nn.Threshold(0.0, 1.0),
+    "TransformerEncoderLayer": nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0),
+}
+
+
+class Activated(nn.Module):
+    """An activation, given as a function or a module."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x):
+        return self.activation(x) / x.norm().clamp(min=1e-6)  # a guard, and no activation
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_a_relu_by_another_name_is_one(name):
+    activated, x = Activated(CLIPPED[name]), torch.linspace(-9, 9, 8)
+    made = own_relus(activated)
+    assert len(relus_of(made)) == 1
+    assert other_activations(made) == other_activations(own_relus(made)) == []
+    torch.testing.assert_close(made(x), activated(x))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_activations_that_are_no_relu_are_named(name):
+    activated, x = Activated(OTHERS[name]).eval(), torch.linspace(-9, 9, 8)[None]
+    made = own_relus(nn.Sequential(nn.ReLU(), activated, nn.Softmax(1)))
+    assert other_activations(made) == [name]
+    assert len(relus_of(made)) == 1
+    torch.testing.assert_close(own_relus(activated)(x), activated(x))
+
+
 class Branches(nn.Module):
     """A path for bright images, which torch.fx cannot follow."""
 
@@ -133,5 +191,6 @@ def test_efficientnet_keeps_its_outputs():
     efficientnet, images = model("EfficientNet-Lite0"), (synthetic(2, 224, 224) - 0.5) / 0.5
     made = own_relus(efficientnet)
     assert len(relus_of(made)) == 33
+    assert other_activations(made) == []
     with torch.no_grad():
         torch.testing.assert_close(made(images), efficientnet(images), rtol=0, atol=1e-5)

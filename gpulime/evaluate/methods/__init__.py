@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpulime.evaluate.methods.activations import NotCoveredWarning
 from gpulime.evaluate.methods.complete import DeepLift, IntegratedGradients, Lrp
 from gpulime.evaluate.methods.fgvis import Fgvis
 from gpulime.evaluate.methods.gradcam import GradCam
@@ -39,6 +40,7 @@ __all__ = [
     "Method",
     "Noisy",
     "NotAvailableError",
+    "NotCoveredWarning",
     "Occlusion",
     "Rise",
     "own_relus",

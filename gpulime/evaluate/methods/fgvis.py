@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpulime.evaluate.methods.activations import warn_of_others
 from gpulime.evaluate.methods.method import Attribution, Attributor, Classifier, NotAvailableError
 from gpulime.evaluate.methods.own_relus import matching, own_relus
 
-RELUS = nn.ReLU | nn.Hardtanh  # `own_relus` makes a ReLU6 a Hardtanh
 LEAST = 0.1  # of the image's probability, at which an image is finished
 ROUNDING = 1.0001  # of activations, which are no further than this beyond those of the image
 
@@ -28,6 +28,7 @@ class Fgvis(Attribution):
 
     The defence: at each ReLU, gradients of units beyond their activation for the image itself are set to 0. Otherwise the mask
     draws patterns that lower p as adversarial examples do, and are no evidence in the image.
+    Other activations are not defended; a `NotCoveredWarning` names them.
 
     Parameters
     ----------
@@ -50,8 +51,10 @@ class Fgvis(Attribution):
 
     def attributor(self, classifier: Classifier, example: Tensor) -> Attributor:
         model = matching(Classifier(own_relus(classifier.model, split=False)).eval(), classifier, example)
-        if not any(isinstance(part, RELUS) for part in model.modules()):
+        if not any(map(_is_relu, model.modules())):
             raise NotAvailableError("the model has no ReLU, for which FGVis defines its defence")
+        if self.defence:
+            warn_of_others(model, "FGVis' defence")
 
         def attribute(images: Tensor, labels: Tensor) -> Tensor:
             with defended(model, images) if self.defence else nullcontext():
@@ -101,9 +104,14 @@ def defended(model: nn.Module, images: Tensor) -> Iterator[None]:
 @contextmanager
 def hooked(model: nn.Module, hook: Callable[[nn.Module, Any, Tensor], None]) -> Iterator[None]:
     """Register a forward hook on all ReLUs of a model."""
-    handles = [part.register_forward_hook(hook) for part in model.modules() if isinstance(part, RELUS)]
+    handles = [part.register_forward_hook(hook) for part in model.modules() if _is_relu(part)]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_relu(part: nn.Module) -> bool:
+    """True for a ReLU, or a ReLU6 as `own_relus` makes it."""
+    return isinstance(part, nn.ReLU) or (isinstance(part, nn.Hardtanh) and part.min_val == 0)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from gpulime.evaluate.methods.activations import other_activations, warn_of_others
 from gpulime.evaluate.methods.method import Attribution, Attributor, Classifier, NotAvailableError
 from gpulime.evaluate.methods.own_relus import traced
 
@@ -76,6 +77,8 @@ class Noisy(Attribution):
 class GuidedBackprop(Attribution):
     """Gradient in which every ReLU passes back only positive gradients, by captum.
 
+    Other activations pass back their plain gradient; a `NotCoveredWarning` names them.
+
     References
     ----------
     Springenberg, Dosovitskiy, Brox and Riedmiller, "Striving for simplicity", ICLR 2015 workshop.
@@ -90,7 +93,10 @@ class GuidedBackprop(Attribution):
 
         model = traced(classifier, example)
         if not any(isinstance(part, nn.ReLU) for part in model.modules()):
-            raise NotAvailableError("the model has no ReLU: Guided Backprop would be the gradient")
+            others = ", ".join(other_activations(model))
+            has = f" among its activations, {others}" if others else ""
+            raise NotAvailableError(f"the model has no ReLU{has}: Guided Backprop would be the gradient")
+        warn_of_others(model, "Guided Backprop")
         guided = Guided(model)
         return lambda images, labels: guided.attribute(images, target=labels)
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from gpulime.errors import line_of
+from gpulime.evaluate.methods.activations import INFINITE, OWN, top_of
 from gpulime.evaluate.methods.method import Classifier, NotAvailableError
-
-RELUS = (nn.functional.relu, torch.relu, torch.relu_, "relu", "relu_")  # functions, and methods of a tensor
 
 
 class Tracer(fx.Tracer):
@@ -25,6 +24,8 @@ class Tracer(fx.Tracer):
 
 def own_relus(model: Any, split: bool = True) -> fx.GraphModule:
     """Rebuild a model so that each call of a ReLU is a module of its own, which does not work in place.
+
+    Calls that are a ReLU under another name count, too: ``clamp(min=0)``, ``hardtanh(x, 0, 6)`` or `nn.Threshold` at 0.
 
     Hooks of captum change the gradient of modules ``nn.ReLU``. They miss functions and `nn.ReLU6`, and fail on a module that is
     called twice or works in place. Without this pass Guided Backprop of such a model equals its gradient.
@@ -58,9 +59,9 @@ def own_relus(model: Any, split: bool = True) -> fx.GraphModule:
     for part in root.modules():  # a layer in place behind a hook would write into the hook's output
         if getattr(part, "inplace", False) is True:
             part.inplace = False  # type: ignore[assignment]
-    calls = [(node, top) for node in graph.nodes if (top := _top(node, root)) is not None]
+    calls = [(node, top) for node in graph.nodes if (top := top_of(node, root)) is not None]
     for number, (node, top) in enumerate(calls):
-        _replace(node, top, f"own_relus_{number}", root, split)
+        _replace(node, top, f"{OWN}{number}", root, split)
     graph.lint()
     return fx.GraphModule(root, graph, type(model).__name__)
 
@@ -71,24 +72,10 @@ def _copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, kept)
 
 
-def _top(node: fx.Node, root: nn.Module) -> float | None:
-    """The highest output of a node that is a ReLU: infinity, or 6; None for other nodes."""
-    if node.op == "call_module":
-        called = root.get_submodule(str(node.target))
-        if isinstance(called, nn.Hardtanh) and called.min_val == 0:  # a ReLU6 is one
-            return float(called.max_val)
-        return float("inf") if isinstance(called, nn.ReLU) else None
-    if node.op in ("call_function", "call_method"):
-        if node.target is nn.functional.relu6:
-            return 6.0
-        return float("inf") if node.target in RELUS else None
-    return None
-
-
 def _replace(node: fx.Node, top: float, name: str, root: nn.Module, split: bool) -> None:
     """Put own modules in place of a node."""
     graph, source = node.graph, node.args[0] if node.args else node.kwargs["input"]
-    is_plain = top == float("inf")
+    is_plain = top == INFINITE
     root.add_module(name, nn.ReLU() if is_plain or split else nn.Hardtanh(0.0, top))
     with graph.inserting_before(node):
         made = graph.call_module(name, (source,))
