@@ -11,6 +11,8 @@ from torch import Tensor
 from gpulime.engine.flight import Flight
 from gpulime.engine.masked import Masked
 
+UNDEFINED, ALONE = -1, -2  # in place of the class with the highest output: an output is NaN; there is only one
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -19,7 +21,7 @@ class Answers:
     Attributes
     ----------
     outputs : (n + p, l), of the labels of each place's input
-    best : (n + p,) int64, the class with the highest output
+    best : (n + p,) int64, the class with the highest output, or `UNDEFINED` or `ALONE`
     """
 
     outputs: Tensor
@@ -34,7 +36,7 @@ class ChosenFlight(Flight):
     ----------
     index : (n + p,) int64, the input of each place; the first n places are the inputs as they are
     shown : (1 + p, k) bool, their masks: one for all inputs as they are, then each chosen mask
-    best : (n + p,) int64, the class with the highest output
+    best : (n + p,) int64, as in `Answers`
     """
 
     index: Tensor = field(kw_only=True)
@@ -64,7 +66,8 @@ class ChosenFlight(Flight):
 
     def receive(self, start: int, outputs: Tensor) -> None:
         """Keep the outputs (b, classes) of the places from ``start`` on for the labels, and the class with the highest."""
-        self.best[start : start + len(outputs)] = outputs.argmax(1)
+        best = outputs.argmax(1).masked_fill(outputs.isnan().any(1), UNDEFINED)
+        self.best[start : start + len(outputs)] = best if outputs.shape[1] > 1 else ALONE
         super().receive(start, outputs)
 
     def _begin(self, first: Tensor) -> None:

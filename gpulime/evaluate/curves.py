@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from gpulime.engine.chosen import ALONE
 from gpulime.engine.engine import Engine
 from gpulime.errors import GpulimeError, check, unknown, whole
 from gpulime.evaluate.attributions import Attributions
@@ -23,7 +24,7 @@ from gpulime.evaluate.games import Engines, Played, play
 from gpulime.evaluate.pixels import play_pixels
 from gpulime.evaluate.scores import Reasons, Scores, without
 from gpulime.evaluate.staircase import CURVES, DELETION, INSERTION
-from gpulime.evaluate.subjects import Judged, subject
+from gpulime.evaluate.subjects import Judged, check_explainer, subject
 from gpulime.explainer import Explainer
 from gpulime.images import fills
 from gpulime.images.batch import Batch
@@ -31,6 +32,11 @@ from gpulime.text_explainer import TextExplainer
 
 UNITS = SEGMENTS, PIXELS = ("segments", "pixels")
 STEPS = 28  # of pixels, RISE's number of steps at 224 x 224
+
+NOT_FINITE = "the model's output is NaN or infinite"
+NO_SHARE = "the output for the whole input is 0, so no share of it can be given"
+NOT_PREDICTED = "the label is not the predicted class of the whole input"
+ONE_OUTPUT = "the model has one output, so no other class can take its place"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,7 +49,9 @@ class Curves(Scores):
     insertion : (n, l, m + 1) float32, output with only the most important units shown; last the input as it is
     area : (n, l, m + 1) float64 in [0, 1], share of the area that is hidden, or shown, at each point
     hidden : (n, m + 1) int64, units that are hidden, or shown, at each point
-    minimal_deletion : (n, l) float64 in [0, 1], least share of the area at which the predicted class changes in deletion
+    minimal_deletion : (n, l) float64 in [0, 1], least share of the area at which the predicted class changes in deletion; 1 if
+        the class never changes. Lower is better. NaN if the label is not the predicted class of the whole input
+    predicted : (n,) int64, class with the highest output for the whole input; -1 if an output is NaN, -2 if there is only one
     """
 
     deletion: Tensor
@@ -51,12 +59,10 @@ class Curves(Scores):
     area: Tensor
     hidden: Tensor
     minimal_deletion: Tensor
+    predicted: Tensor
 
     NAMES: ClassVar[tuple[str, ...]] = ("deletion_auc", "insertion_auc", "gap", "irof", "minimal_deletion")
-    MISSING: ClassVar[dict[str, str]] = {
-        "irof": "the output for the input as it is is 0, or the model's output is NaN or infinite",
-        "minimal_deletion": "the label is not the predicted class, or it stays so with everything hidden",
-    }
+    MISSING: ClassVar[dict[str, str]] = dict.fromkeys(NAMES, NOT_FINITE)
 
     @property
     def deletion_auc(self) -> Tensor:
@@ -70,14 +76,15 @@ class Curves(Scores):
 
     @property
     def gap(self) -> Tensor:
-        """Insertion minus deletion, (n, l) float64. Higher is better; 0 for an order that knows nothing."""
+        """Insertion minus deletion, (n, l) float64. Higher is better; about 0 on average for an order that knows nothing."""
         return self.insertion_auc - self.deletion_auc
 
     @property
     def irof(self) -> Tensor:
         """Area over the deletion curve, divided by its first point, over the share of units; (n, l) float64, higher is better.
 
-        The IROF of its paper: units count the same, regardless of their area.
+        The IROF of its paper: each unit counts the same, regardless of its area. So it favours many small segments: each one
+        that is hidden once the output is low widens the low part of the curve by a full step. Compare it on the same segments.
         """
         return 1 - torch.trapezoid(self._relative, self._units / self._units[..., -1:])
 
@@ -86,10 +93,22 @@ class Curves(Scores):
         """IROF as Quantus computes it: k less the area under points 1 to k at steps of 1; (n, l) float64, in [0, k] or so."""
         return self._units[..., -1] - torch.trapezoid(self._relative[..., 1:], self._units[..., 1:])
 
+    def reason(self, name: str, i: int, j: int) -> str | None:
+        """The reason why a score of input i and label j is NaN; None if it is not."""
+        why = super().reason(name, i, j)
+        if why is None or (i, j) in self.reasons:
+            return why
+        if name == "irof" and float(self.deletion[i, j, 0]) == 0:
+            return NO_SHARE
+        if name == "minimal_deletion":
+            best, label = int(self.predicted[i]), int(self.labels[i, j])
+            return ONE_OUTPUT if best == ALONE else NOT_PREDICTED if best >= 0 and best != label else why
+        return why
+
     @classmethod
     def of(cls, played: Played, labels: Tensor, reasons: Reasons) -> Self:
         """Curves of played games; NaN for labels (n, l) that could not be judged."""
-        minimal = _minimal(played.highest, labels, played.area)
+        minimal = _minimal(played, labels)
         found = (without(values, reasons) for values in (played.deletion, played.insertion, played.area, minimal))
         deletion, insertion, area, minimal = found
         return cls(
@@ -100,6 +119,7 @@ class Curves(Scores):
             area=area,
             hidden=played.hidden,
             minimal_deletion=minimal,
+            predicted=played.highest[:, 0, 0],
         )
 
     @property
@@ -159,6 +179,7 @@ def curves(
     GpulimeError
         If an argument is invalid, or explanations or maps do not belong to the images.
     """
+    check_explainer(explainer)
     if unit not in UNITS:
         raise unknown("unit", unit, UNITS)
     steps = None if steps is None else whole("steps", steps, 1)
@@ -212,9 +233,14 @@ def _of(used: dict[str, Any], which: Tensor) -> dict[str, Any]:
     return {DELETION: first, INSERTION: first if used[INSERTION] is used[DELETION] else chosen(used[INSERTION])}
 
 
-def _minimal(best: Tensor, labels: Tensor, area: Tensor) -> Tensor:
-    """Least share of the area (n, l) at which the highest class (n, l, m + 1) is no more the label; NaN if it never changes."""
-    changed = best != labels[..., None]
-    first = changed.long().argmax(-1, keepdim=True)
-    known = changed.any(-1) & ~changed[..., 0]
-    return area.gather(2, first)[..., 0].masked_fill(~known, torch.nan)
+def _minimal(played: Played, labels: Tensor) -> Tensor:
+    """Least share of the area (n, l) at which the highest class is no more the label; 1 if it never changes.
+
+    NaN if the label is not the highest class at first, or an output on the way to the change is NaN or infinite.
+    """
+    unknown = (played.highest < 0) | ~played.deletion.isfinite()
+    ends = unknown | (played.highest != labels[..., None])
+    first = ends.long().argmax(-1, keepdim=True)
+    found = played.area.gather(2, first).where(ends.any(-1, keepdim=True), 1)
+    missing = unknown.gather(2, first) | ends[..., :1]
+    return found.masked_fill(missing, torch.nan)[..., 0]

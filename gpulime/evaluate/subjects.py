@@ -44,6 +44,15 @@ class Subject:
     intercepts: Tensor | None = None
 
 
+def check_explainer(explainer: Any, *kinds: type) -> None:
+    """Raise `GpulimeError` unless it is an explainer, of one of these kinds if any are given."""
+    kinds = kinds or (Explainer, TextExplainer, TableExplainer)
+    if not isinstance(explainer, kinds):
+        names = ", ".join(kind.__name__ for kind in kinds[:-1]) + " or " * (len(kinds) > 1) + kinds[-1].__name__
+        hint = ", such as gpulime.Explainer(model)" if callable(explainer) and Explainer in kinds else ""
+        raise GpulimeError(f"explainer must be an {names}{hint}; got {type(explainer).__name__}")
+
+
 def subject(
     explainer: Judged,
     inputs: Any,

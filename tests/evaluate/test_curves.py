@@ -66,7 +66,7 @@ def test_curves_by_segments_are_those_of_a_loop(fills, cnn, pictures):
         np.testing.assert_allclose(found.irof[i, j], 1 - np.trapezoid(relative, np.arange(k + 1) / k), atol=1e-5)
         np.testing.assert_allclose(found.irof_quantus[i, j], k - np.trapezoid(relative[1:]), atol=1e-5)
         changed = [share for share, one in zip(area, best, strict=True) if one != label]
-        least = changed[0] if changed and best[0] == label else np.nan
+        least = (changed[0] if changed else 1) if best[0] == label else np.nan
         np.testing.assert_allclose(found.minimal_deletion[i, j], least, atol=1e-5)
 
 
@@ -195,6 +195,61 @@ def test_maps_without_an_order_are_nan_and_the_rest_goes_on(cnn, pictures):
         assert all((value.isnan() | known).all() for value in found.values().values())
 
 
+COLUMNS = torch.arange(20).expand(3, 24, 20) // 5  # four segments, hidden from left to right
+
+
+class Left(torch.nn.Module):
+    """Class 0 while as many of four columns are shown as ``least`` says, then class 1; ``broken`` from some on."""
+
+    def __init__(self, least, broken=-1, value=torch.nan):
+        super().__init__()
+        self.least, self.broken, self.value = least, broken, value
+
+    def forward(self, rows):
+        shown = (rows[:, 0, 0, ::5] == 1).sum(1)
+        outputs = torch.where((shown >= self.least)[:, None], torch.tensor([0.9, 0.1]), torch.tensor([0.2, 0.8]))
+        return outputs.masked_fill((shown <= self.broken)[:, None], self.value)
+
+
+@pytest.mark.parametrize("unit", ["segments", "pixels"])
+@pytest.mark.parametrize(
+    ("model", "label", "expected", "reason"),
+    [
+        (Left(3), 0, 0.5, None),
+        (Left(0), 0, 1, None),  # it never changes
+        (Left(1), 0, 1, None),  # only with everything hidden
+        (Left(3), 1, np.nan, "the label is not the predicted class of the whole input"),
+        (Left(3, 3), 1, np.nan, "the label is not the predicted class of the whole input"),
+        (Left(0, 2), 0, np.nan, "the model's output is NaN or infinite"),
+        (Left(0, 2, torch.inf), 0, np.nan, "the model's output is NaN or infinite"),
+        (Left(0, 4), 0, np.nan, "the model's output is NaN or infinite"),
+        (Left(0, 4), 1, np.nan, "the model's output is NaN or infinite"),
+        (Left(3, 1), 0, 0.5, None),  # the class changes before
+    ],
+)
+def test_minimal_deletion_is_1_without_a_change_and_nan_with_its_reason(unit, model, label, expected, reason):
+    judge, images = explainer(model, fill=0, activation=None, mean=0, std=1), torch.ones(3, 3, 24, 20)
+    found = curves(judge, images, -COLUMNS.float(), unit, 4, labels=label, segments=COLUMNS if unit == "segments" else None)
+    np.testing.assert_allclose(found.minimal_deletion[:, 0], expected)
+    assert found.reason("minimal_deletion", 2, 0) == reason
+    assert found.reason("gap", 0, 0) == (None if model.broken < 0 else "the model's output is NaN or infinite")
+
+
+def test_a_model_with_one_output_has_no_minimal_deletion(pictures):
+    judge = explainer(lambda rows: rows.mean((1, 2, 3))[:, None], activation=None)
+    found = curves(judge, pictures(3), torch.rand(3, 24, 20), labels=0, segments=PARTS)
+    assert found.minimal_deletion.isnan().all()
+    assert found.reason("minimal_deletion", 0, 0) == "the model has one output, so no other class can take its place"
+    assert not found.gap.isnan().any()
+
+
+def test_irof_divides_by_the_output_for_the_whole_input():
+    judge = explainer(lambda rows: rows[:, :2].mean((2, 3)) - 1, fill=0, activation=None, mean=0, std=1)
+    found = curves(judge, torch.ones(3, 3, 24, 20), -COLUMNS.float(), labels=0, segments=COLUMNS)
+    assert found.irof.isnan().all()
+    assert found.reason("irof", 1, 0) == "the output for the whole input is 0, so no share of it can be given"
+
+
 def test_labels_that_were_not_explained_are_nan(cnn, pictures):
     images = pictures(3)
     explained = explainer(cnn).explain(images, labels=LABELS)
@@ -211,6 +266,11 @@ def test_labels_that_were_not_explained_are_nan(cnn, pictures):
         ({"explained": torch.rand(3, 24, 21)}, r"\(n, l, h, w\) with n, h, w = 3, 24, 20.*; got \(3, 24, 21\)"),
         ({"explained": torch.rand(2, 24, 20)}, r"got \(2, 24, 20\)"),
         ({"explained": "map"}, "got str"),
+        (
+            {"explainer": torch.nn.Identity()},
+            "explainer must be an Explainer, TextExplainer or TableExplainer, .* got Identity",
+        ),
+        ({"explainer": torch.nn.Identity(), "unit": "pixels"}, "explainer must be an Explainer, .* got Identity"),
         ({"labels": None}, "labels must be the classes that the maps are for; got None"),
         ({"labels": LABELS}, r"labels must be \(n, l\) with l = 1 maps; got \(3, 2\)"),
         ({"labels": 7}, "labels must be below the model's 7 classes; image 0 has 7"),
@@ -227,7 +287,7 @@ def test_labels_that_were_not_explained_are_nan(cnn, pictures):
 def test_what_makes_no_sense_is_refused(change, message, cnn, pictures):
     given = {"inputs": pictures(3), "explained": torch.rand(3, 24, 20), "labels": 0, "segments": PARTS} | change
     with pytest.raises(GpulimeError, match=message):
-        curves(explainer(cnn), **given)
+        curves(**{"explainer": explainer(cnn)} | given)
 
 
 def test_explanations_of_other_images_and_labels_are_refused(cnn, pictures):
