@@ -21,9 +21,9 @@ from gpulime.engine.proximity import proximity
 from gpulime.engine.settings import SHAPLEY, Settings
 from gpulime.errors import check, whole
 from gpulime.evaluate.scores import Scores, without
-from gpulime.evaluate.subjects import Judged, Subject, subject
+from gpulime.evaluate.subjects import Judged, Subject, check_explainer, subject
 
-CONSTANT = "the model's output is the same for all masks, or NaN or infinite, or the map is 0 everywhere"
+CONSTANT = "the model's output is the same for all masks, or NaN or infinite, or the only part has an importance of 0"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,19 +35,19 @@ class HeldOut(Scores):
     Attributes
     ----------
     r2 : (n, l) float64, at most 1: share of the variance of outputs that is predicted; samples are weighted as in the fit.
-        1 is exact, 0 no better than the mean, below 0 worse. An explanation predicts by its linear model; of a map, which has
-        neither intercept nor scale, the prediction is the output for the whole input less ``beta * h``
-    r2_unweighted : (n, l) float64, the same with equal weights
+        1 is exact, 0 no better than the mean, below 0 worse. R2 of explanations and R2 of maps are not the same formula. An
+        explanation predicts by its own linear model, with its intercept. A map has neither intercept nor scale: the prediction
+        is the output for the whole input less ``beta * h``, with ``beta`` weighted as the samples. It is only scaled, so an
+        offset, the same number in all parts, counts against a map
     infidelity : (n, l) float64, mean of ``(beta * h - d)**2`` with ``beta = mean(h * d) / mean(h**2)``; lower is better
     infidelity_unscaled : (n, l) float64, mean of ``(h - d)**2``; it compares only maps in the units of the output, as LIME's
     """
 
     r2: Tensor
-    r2_unweighted: Tensor
     infidelity: Tensor
     infidelity_unscaled: Tensor
 
-    NAMES: ClassVar[tuple[str, ...]] = ("r2", "r2_unweighted", "infidelity", "infidelity_unscaled")
+    NAMES: ClassVar[tuple[str, ...]] = ("r2", "infidelity", "infidelity_unscaled")
     MISSING: ClassVar[dict[str, str]] = dict.fromkeys(NAMES, CONSTANT)
 
 
@@ -83,13 +83,14 @@ def held_out(
     Returns
     -------
     HeldOut
-        NaN, with a reason, for labels that were not explained and for maps that are not finite.
+        NaN, with a reason, for labels that were not explained and for maps that are constant or not finite.
 
     Raises
     ------
     GpulimeError
         If an argument is invalid, or explanations or maps do not belong to the inputs.
     """
+    check_explainer(explainer)
     s = whole("n_samples", n_samples, 2) + 1
     seed = explainer.seed + 1 if seed is None else whole("seed", seed, 0)
     check(seed != explainer.seed, f"seed must differ from the explainer's, whose masks were fitted; got {seed}")
@@ -106,12 +107,13 @@ def held_out(
         return _judge(flight, judged, where, engine.settings)
 
     found = torch.cat(list(engine.passed(judged.batch, s, begin, solve)))
-    scores = dict(zip(HeldOut.NAMES, without(found, judged.reasons).unbind(-1), strict=True))
-    return HeldOut(labels=judged.units.labels, reasons=judged.reasons, **scores)
+    reasons = judged.units.constant() | judged.reasons
+    scores = dict(zip(HeldOut.NAMES, without(found, reasons).unbind(-1), strict=True))
+    return HeldOut(labels=judged.units.labels, reasons=reasons, **scores)
 
 
 def _judge(flight: Flight, judged: Subject, where: slice, settings: Settings) -> Tensor:
-    """The scores (n, l, 4) of a complete flight, in the order of `HeldOut`."""
+    """The scores (n, l, 3) of a complete flight, in the order of `HeldOut`."""
     inputs, outputs = flight.inputs, flight.outputs().double()
     index = torch.arange(flight.n, device=outputs.device)[:, None]
     samples = torch.arange(1, flight.n_samples, device=outputs.device)
@@ -127,14 +129,18 @@ def _judge(flight: Flight, judged: Subject, where: slice, settings: Settings) ->
     hidden = ((origin[:, None] - x) @ values.mT).mT
     whole, y = outputs[:, :1].mT, outputs[:, 1:].mT
     fall = whole - y
-    rows: list[Tensor] = []
-    for w in (weights[:, None], torch.ones_like(weights)[:, None]):
-        beta = (w * hidden * fall).sum(-1, keepdim=True) / (w * hidden**2).sum(-1, keepdim=True)
-        predicted = whole - beta * hidden
-        if judged.intercepts is not None:
-            predicted = judged.intercepts[where, :, None] + (x @ values.mT).mT
-        mean = (w * y).sum(-1, keepdim=True) / w.sum(-1, keepdim=True)
-        variance = (w * (y - mean) ** 2).sum(-1)
-        rows.append((1 - (w * (y - predicted) ** 2).sum(-1) / variance).masked_fill(variance == 0, torch.nan))
-    rows += [((beta * hidden - fall) ** 2).mean(-1), ((hidden - fall) ** 2).mean(-1)]
-    return torch.stack(rows, -1)
+    w = weights[:, None]
+    predicted = whole - _beta(w, hidden, fall) * hidden
+    if judged.intercepts is not None:
+        predicted = judged.intercepts[where, :, None] + (x @ values.mT).mT
+    mean = (w * y).sum(-1, keepdim=True) / w.sum(-1, keepdim=True)
+    variance = (w * (y - mean) ** 2).sum(-1)
+    r2 = (1 - (w * (y - predicted) ** 2).sum(-1) / variance).masked_fill(variance == 0, torch.nan)
+    scaled = _beta(torch.ones_like(w), hidden, fall) * hidden
+    return torch.stack([r2, ((scaled - fall) ** 2).mean(-1), ((hidden - fall) ** 2).mean(-1)], -1)
+
+
+def _beta(w: Tensor, hidden: Tensor, fall: Tensor) -> Tensor:
+    """The scale (n, l, 1) of ``hidden`` that predicts ``fall`` best, with the weights w (n, 1, s - 1)."""
+    beta: Tensor = (w * hidden * fall).sum(-1, keepdim=True) / (w * hidden**2).sum(-1, keepdim=True)
+    return beta

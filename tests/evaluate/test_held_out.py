@@ -8,7 +8,7 @@ import torch
 
 from gpulime import Explainer, GpulimeError, key
 from gpulime.engine.masks import Bernoulli
-from gpulime.evaluate import held_out
+from gpulime.evaluate import curves, held_out
 from gpulime.segments import Grid
 
 LABELS = torch.tensor([[1, 2], [0, 3], [6, 5]])
@@ -52,7 +52,6 @@ def test_explanations_predict_masks_that_were_not_fitted(kernel, monkeypatch, cn
         weights = np.ones(50) if kernel else np.exp(-(distances**2) / (2 * 0.25**2))
         predicted = explained.intercepts[i, j].item() + masks @ values
         np.testing.assert_allclose(found.r2[i, j], r2(y[1:], predicted, weights), rtol=1e-6)
-        np.testing.assert_allclose(found.r2_unweighted[i, j], r2(y[1:], predicted, np.ones(50)), rtol=1e-6)
 
 
 def test_maps_predict_by_their_means_and_a_scale(cnn, pictures):
@@ -63,13 +62,10 @@ def test_maps_predict_by_their_means_and_a_scale(cnn, pictures):
         y = outputs[:, LABELS[i, j]]
         values = np.array([maps[i, j][PARTS[i] == number].mean().item() for number in range(COUNTS[i])])
         hidden, fall = ~masks @ values, y[0] - y[1:]
-        for name, weights in (
-            ("r2", np.exp(-((1 - np.sqrt(masks.mean(1))) ** 2) / (2 * 0.25**2))),
-            ("r2_unweighted", np.ones(50)),
-        ):
-            beta = (weights * hidden * fall).sum() / (weights * hidden**2).sum()
-            expected = r2(y[1:], y[0] - beta * hidden, weights)
-            np.testing.assert_allclose(getattr(found, name)[i, j], expected, rtol=1e-6)
+        weights = np.exp(-((1 - np.sqrt(masks.mean(1))) ** 2) / (2 * 0.25**2))
+        beta = (weights * hidden * fall).sum() / (weights * hidden**2).sum()
+        np.testing.assert_allclose(found.r2[i, j], r2(y[1:], y[0] - beta * hidden, weights), rtol=1e-6)
+        beta = (hidden * fall).sum() / (hidden**2).sum()
         np.testing.assert_allclose(found.infidelity[i, j], ((beta * hidden - fall) ** 2).mean(), rtol=1e-6)
         np.testing.assert_allclose(found.infidelity_unscaled[i, j], ((hidden - fall) ** 2).mean(), rtol=1e-6)
     scaled = held_out(explainer(cnn), images, 1000 * maps, 50, 11, LABELS, PARTS, keys=KEYS)
@@ -109,7 +105,6 @@ def test_a_linear_model_is_predicted_exactly(pictures):
     found = held_out(model, images, explained)
     ones = torch.ones(3, 2, dtype=torch.float64)
     torch.testing.assert_close(found.r2, ones, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.r2_unweighted, ones, atol=1e-5, rtol=0)
     assert found.infidelity.max() < 1e-9
     assert found.infidelity_unscaled.max() < 1e-9
 
@@ -135,17 +130,31 @@ def test_kept_pixels_are_never_hidden(cnn, pictures):
 
 def test_bad_maps_are_nan_and_the_rest_goes_on(cnn, pictures):
     images, maps = pictures(3), torch.rand(3, 2, 24, 20)
-    maps[0, 1], maps[2, 0, 5, 5] = 0, torch.inf
+    maps[0, 1], maps[2, 0, 5, 5] = 0.3, torch.inf
     found = held_out(explainer(cnn), images, maps, labels=LABELS, segments=PARTS)
     assert found.r2.isnan().tolist() == [[False, True], [False, False], [True, False]]
     assert found.reason("r2", 2, 0) == "the map holds NaN or infinite values"
-    assert found.reason("r2", 0, 1).endswith("or the map is 0 everywhere")
+    assert found.reason("r2", 0, 1) == found.reason("infidelity", 0, 1) == "the map is constant, 0.3 in 4 units"
     assert found.reason("r2", 1, 1) is None
+
+
+def test_explanations_that_are_0_are_nan_as_in_curves(pictures):
+    judge, images = explainer(lambda rows: torch.ones(len(rows), 7)), pictures(3)
+    explained = judge.explain(images, LABELS, PARTS)
+    found, played = held_out(judge, images, explained), curves(judge, images, explained)
+    assert found.r2.isnan().all()
+    assert found.reasons == played.reasons
+    assert found.reason("r2", 1, 0) == "the map is constant, 0 in 7 units"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"explainer": torch.nn.Identity()},
+            "explainer must be an Explainer, TextExplainer or TableExplainer, .* got Identity",
+        ),
+        ({"explainer": "lime"}, "explainer must be an Explainer, TextExplainer or TableExplainer; got str"),
         ({"seed": 0}, "seed must differ from the explainer's, whose masks were fitted; got 0"),
         ({"n_samples": 1}, "n_samples must be at least 2; got 1"),
         ({"keys": [1]}, r"keys must be \(n,\) whole numbers with n = 3"),
@@ -157,4 +166,4 @@ def test_what_makes_no_sense_is_refused(change, message, cnn, pictures):
     judge = explainer(cnn)
     judge.count_classes(pictures(1))
     with pytest.raises(GpulimeError, match=message):
-        held_out(judge, **given)
+        held_out(**{"explainer": judge} | given)
