@@ -9,13 +9,14 @@ Zhou et al., "Learning deep features for discriminative localization", CVPR 2016
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from gpulime import arrays
-from gpulime.errors import GpulimeError, check
+from gpulime.errors import GpulimeError, check, whole
 from gpulime.evaluate.attributions import finite
 from gpulime.evaluate.scores import Reasons, Scores, reasons_at, without
 from gpulime.evaluate.units import constant_maps
@@ -64,10 +65,11 @@ def localisation(explained: Any, regions: Any, threshold: float = 0.5, tolerance
     Raises
     ------
     GpulimeError
-        If regions do not belong to the maps.
+        If regions do not belong to the maps, or another argument is invalid.
     """
-    check(0 < threshold <= 1, f"threshold must be in (0, 1]; got {threshold!r}")
-    check(tolerance >= 0, f"tolerance must be 0 or more pixels; got {tolerance!r}")
+    fits = isinstance(threshold, Real) and not isinstance(threshold, bool) and 0 < threshold <= 1
+    check(fits, f"threshold must be a number in (0, 1]; got {threshold!r}")
+    tolerance = whole("tolerance", tolerance, 0, " pixels")
     if isinstance(explained, ExplainedImages):
         maps, labels = explained.heatmaps(), explained.labels
     else:

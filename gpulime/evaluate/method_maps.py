@@ -49,8 +49,9 @@ def maps_of(method: Method, model: nn.Module, images: Tensor, labels: Tensor, se
     Raises
     ------
     GpulimeError
-        If the method returns no such maps; (n, h, w) is taken for one label.
+        If the method cannot be called, or returns no such maps; (n, h, w) is taken for one label.
     """
+    check_method(method)
     with seeded(seed, images.device), evaluating(model):
         maps = method(model, images, labels)
     name = getattr(method, "__name__", type(method).__name__)
@@ -60,6 +61,14 @@ def maps_of(method: Method, model: nn.Module, images: Tensor, labels: Tensor, se
     expected = f"maps (n, l, h, w) = {(n, l, h, w)}"
     check(maps.shape == (n, l, h, w), f"method {name!r} must return {expected}; got {tuple(maps.shape)}")
     return maps.float()
+
+
+def check_method(method: Any, name: str = "method") -> None:
+    """Raise `GpulimeError` unless a method can be called."""
+    right = f"{name} must be a callable (model, images, labels (n, l)) -> maps (n, l, h, w)"
+    how = "gpulime.evaluate.methods.METHODS has some by name, and gpulime.evaluate.as_method makes one of an explainer"
+    got = repr(method) if isinstance(method, str) else type(method).__name__
+    check(callable(method), f"{right}; got {got}; {how}")
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:

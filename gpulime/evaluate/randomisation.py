@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gpulime.errors import GpulimeError, check, line_of, unknown
 from gpulime.evaluate.entropy import entropies
 from gpulime.evaluate.layers import can_reset, reset, staged
-from gpulime.evaluate.method_maps import check_images, explained_labels, faults, logits, maps_of
+from gpulime.evaluate.method_maps import check_images, check_method, explained_labels, faults, logits, maps_of
 from gpulime.evaluate.methods.method import Method
 from gpulime.evaluate.similarity import similarities, undefined
 
@@ -129,6 +129,9 @@ def randomisation(
     if order not in ORDERS:
         raise unknown("order", order, ORDERS)
     check_images(images)
+    check_method(method)
+    if another is not None:
+        check_method(another, "another")
     layers, kept = staged(model, images, batch_norm, stages)
     if stages is None:
         _warn(model, kept)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -19,9 +20,10 @@ from gpulime.engine.masked import Masked
 from gpulime.engine.masks import key
 from gpulime.errors import GpulimeError, check, whole
 from gpulime.evaluate.attributions import Attributions
-from gpulime.evaluate.method_maps import maps_of
+from gpulime.evaluate.method_maps import check_method, maps_of
 from gpulime.evaluate.methods.method import Method
 from gpulime.evaluate.scores import Reasons, Scores, without
+from gpulime.evaluate.subjects import check_explainer
 from gpulime.explainer import Explainer
 from gpulime.explanations.images import ExplainedImages
 from gpulime.images.batch import Batch
@@ -93,7 +95,12 @@ def sensitivity(
     GpulimeError
         If an argument is invalid.
     """
-    check(0 <= radius < float("inf"), f"radius must be a number, 0 or more; got {radius!r}")
+    check_explainer(explainer, Explainer)
+    fits = isinstance(radius, Real) and not isinstance(radius, bool) and 0 <= radius < float("inf")
+    check(fits, f"radius must be a number, 0 or more; got {radius!r}")
+    radius = float(radius)
+    if method is not None:
+        check_method(method)
     draws = whole("draws", draws, 1)
     batch = Batch(images, labels, segments, keys, extra=extra).as_tensors(explainer.class_names)
     check(method is None or explainer.predictor.module is not None, "a method needs a model that is an nn.Module")

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gpulime.errors import whole
+from gpulime.errors import GpulimeError, whole
 from gpulime.evaluate.ranks import order, painted
 from gpulime.evaluate.scores import Scores, without
 from gpulime.evaluate.similarity import similarities, spearman
-from gpulime.evaluate.subjects import Judged, Subject, subject
+from gpulime.evaluate.subjects import Judged, Subject, check_explainer, subject
 from gpulime.explanations.batch import Explanations
 from gpulime.images.batch import Batch
 
@@ -82,7 +82,10 @@ def stability(
     GpulimeError
         If an argument is invalid, or the explanations do not belong to the inputs.
     """
+    check_explainer(explainer)
     seeds = whole("seeds", seeds, 2)
+    if not isinstance(explained, Explanations):
+        raise GpulimeError(f"explained must be explanations, since maps have no seed; got {type(explained).__name__}")
     judged = subject(explainer, inputs, explained, labels, keys=keys, extra=extra)
     k, found = judged.units.values.shape[2], [judged.units.values]
     for i in range(1, seeds):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gpulime.engine.eval_mode import evaluating
 from gpulime.errors import GpulimeError, check, whole
-from gpulime.evaluate.method_maps import check_images
+from gpulime.evaluate.method_maps import check_images, logits
 from gpulime.evaluate.seeded import seeded
 
 LEAST_SETS = 3  # of random images: their pairs are the other sample of the test
@@ -100,6 +100,8 @@ def tcav(
     for name, one in [*given.items(), *((f"randoms[{i}]", one) for i, one in enumerate(randoms))]:
         check_images(one, name)
         check(name == "images" or len(one) >= LEAST_IMAGES, f"{name} must have at least {LEAST_IMAGES} images; got {len(one)}")
+    last = logits(model, images[:1]).shape[1] - 1
+    check(label <= last, f"label must be at most {last}, the model's last class; got {label}")
     sets = [_concept(i, one) for i, one in enumerate([*concepts.values(), *randoms])]
     named, drawn = dict(zip(concepts, sets, strict=False)), sets[len(concepts) :]
     pairs = [[concept, other] for concept in named.values() for other in drawn]

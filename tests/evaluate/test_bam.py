@@ -220,6 +220,8 @@ def test_invalid_arguments():
         bam.mcs(Halves(), Brightness(), images, objects.float(), OBJECT, SCENE, loud)
     with pytest.raises(GpulimeError, match=r"scenes must be \(6, 2, 20, 20\), as images are; got \(5, 2, 20, 20\)"):
         bam.idr(Brightness(), images, scenes[:5], objects, SCENE, loud)
+    with pytest.raises(GpulimeError, match=r"method must be a callable .* got 'gradcam'; gpulime.evaluate.methods.METHODS"):
+        bam.mcs(Halves(), Brightness(), images, objects, OBJECT, SCENE, "gradcam")
     with pytest.raises(GpulimeError, match=r"labels must be \(n,\), the right class"):
         bam.idr(Brightness(), images, scenes, objects, [[0, 1]] * N, loud)
     with pytest.raises(GpulimeError, match="labels must be integers"):

@@ -113,3 +113,8 @@ def test_networks_that_prove_nothing_are_refused():
 
     with pytest.raises(GpulimeError, match="the same weights for two seeds"):
         train_networks(seeded, IMAGES, LABELS)
+
+
+def test_a_method_must_be_callable(networks):
+    with pytest.raises(GpulimeError, match=r"method must be a callable .* got 'gradcam'; gpulime.evaluate.methods.METHODS"):
+        data_randomisation(networks, IMAGES, "gradcam")

@@ -68,8 +68,11 @@ def test_maps_without_a_place_are_nan_and_the_rest_goes_on():
         ({"regions": "box"}, "got str"),
         ({"explained": MAP}, r"maps must be \(n, h, w\) or .*; got \(3, 4\)"),
         ({"explained": "map"}, "got str"),
-        ({"threshold": 0}, r"threshold must be in \(0, 1\]; got 0"),
-        ({"tolerance": -1}, "tolerance must be 0 or more pixels; got -1"),
+        ({"threshold": 0}, r"threshold must be a number in \(0, 1\]; got 0"),
+        ({"threshold": "half"}, r"threshold must be a number in \(0, 1\]; got 'half'"),
+        ({"threshold": None}, r"threshold must be a number in \(0, 1\]; got None"),
+        ({"tolerance": -1}, "tolerance must be at least 0 pixels; got -1"),
+        ({"tolerance": 1.5}, "tolerance must be a whole number, at least 0 pixels; got 1.5"),
     ],
 )
 def test_what_makes_no_sense_is_refused(change, message):

@@ -289,3 +289,14 @@ def test_entropy_is_that_of_a_histogram():
     assert entropies(maps)[1].isnan().all()
     found = randomisation(network(), IMAGES, gradient)
     torch.testing.assert_close(found.entropy_rise, (found.entropies[-1] - found.entropies[0]) / found.entropies[0])
+
+
+@pytest.mark.parametrize(("given", "got"), [("gradcam", "'gradcam'"), (Explainer(network()), "Explainer"), (3, "int")])
+def test_a_method_must_be_callable(given, got):
+    right = r"{} must be a callable \(model, images, labels \(n, l\)\) -> maps \(n, l, h, w\); got {}; gpulime.evaluate.methods"
+    with pytest.raises(GpulimeError, match=right.format("method", got)):
+        randomisation(network(), IMAGES, given)
+    called = Recorder(gradient)
+    with pytest.raises(GpulimeError, match=right.format("another", got)):
+        randomisation(network(), IMAGES, called, another=given)
+    assert called.models == []  # it is refused before the cascade

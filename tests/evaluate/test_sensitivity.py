@@ -100,6 +100,10 @@ def test_fixed_masks_leave_out_the_sampling_noise_of_captum(cnn, pictures):
     ("change", "message"),
     [
         ({"radius": -1}, "radius must be a number, 0 or more; got -1"),
+        ({"radius": "small"}, "radius must be a number, 0 or more; got 'small'"),
+        ({"radius": torch.nan}, "radius must be a number, 0 or more; got nan"),
+        ({"method": "gradcam"}, r"method must be a callable .* got 'gradcam'; gpulime.evaluate.methods.METHODS has some"),
+        ({"explainer": nn.Identity()}, r"explainer must be an Explainer, such as gpulime.Explainer\(model\); got Identity"),
         ({"draws": 0}, "draws must be at least 1; got 0"),
         ({"labels": None}, "labels must be the classes that are explained; got None"),
         ({"images": torch.rand(2, 3)}, r"images must be \(n, c, h, w\)"),
@@ -107,6 +111,6 @@ def test_fixed_masks_leave_out_the_sampling_noise_of_captum(cnn, pictures):
 )
 def test_what_makes_no_sense_is_refused(change, message, cnn, pictures):
     with pytest.raises(GpulimeError, match=message):
-        sensitivity(explainer(cnn), **{"images": pictures(2), "labels": 3} | change)
+        sensitivity(**{"explainer": explainer(cnn), "images": pictures(2), "labels": 3} | change)
     with pytest.raises(GpulimeError, match="a method needs a model that is an nn"):
         sensitivity(explainer(lambda rows: cnn(rows)), pictures(2), 3, method=gradient)

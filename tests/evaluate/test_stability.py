@@ -84,3 +84,8 @@ def test_labels_that_were_not_explained_are_nan(cnn, pictures):
     assert found.reason("top5", 1, 0) == "class 1 was not explained"
     with pytest.raises(GpulimeError, match="seeds must be at least 2; got 1"):
         stability(judge, pictures(3), explained, seeds=1)
+    with pytest.raises(GpulimeError, match="explained must be explanations, since maps have no seed; got Tensor"):
+        stability(judge, pictures(3), torch.rand(3, 24, 20), labels=0)
+    kinds = r"explainer must be an Explainer, TextExplainer or TableExplainer, such as gpulime.Explainer\(model\); got "
+    with pytest.raises(GpulimeError, match=f"{kinds}{type(cnn).__name__}$"):
+        stability(cnn, pictures(3), explained)

@@ -77,6 +77,8 @@ def test_invalid_arguments(monkeypatch):
         tcav(Red(), "features", pictures(4, 0), 0, red, [*RANDOMS[:3], RANDOMS[3][0]])
     with pytest.raises(GpulimeError, match="concept 'red' must have at least 4 images; got 3"):
         tcav(Red(), "features", pictures(4, 0), 0, {"red": red["red"][:3]}, RANDOMS)
+    with pytest.raises(GpulimeError, match="label must be at most 1, the model's last class; got 2"):
+        tcav(Red(), "features", pictures(4, 0), 2, red, RANDOMS)
     with pytest.raises(GpulimeError, match="concepts must be a mapping"):
         tcav(Red(), "features", pictures(4, 0), 0, {}, RANDOMS)
     monkeypatch.setitem(sys.modules, "captum.concept", None)
