@@ -25,6 +25,9 @@ def small(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "where", lambda: {"device": "this one"})
     monkeypatch.setattr(defaults, "SETTINGS", {name: (Grid(2, 3), fill) for name, fill in defaults.FILLS.items()})
     monkeypatch.setattr(defaults, "DEFAULT", "mean")
+    monkeypatch.setattr(defaults, "STEPS", 3)
+    monkeypatch.setattr(defaults, "MASKS", 10)
+    monkeypatch.setattr(fills, "STEPS", 4)
     monkeypatch.setattr(fills, "Slic", lambda n_segments: Grid(3, 3))
     monkeypatch.setattr(cost, "Slic", lambda n_segments: Grid(3, 3))
     explainer = defaults.explainer
@@ -40,10 +43,10 @@ def read(folder):
 
 
 def test_settings_are_compared_with_the_default(small, capsys):
-    assert defaults.main(["--photographs", "6", "--save"]) == 0
+    assert defaults.main(["--photographs", "5", "--save"]) == 0
     found = {row["setting"]: row for row in read(small / "evaluation" / "defaults")}
     assert list(found) == sorted(["black", "blur", "centre", "grey", "mean", "random"])
-    assert all(row["n"] == "6" for row in found.values())
+    assert all(row["n"] == "5" for row in found.values())
     assert float(found["mean"]["gap"]) > float(found["random"]["gap"])
     assert found["mean"]["gap_less"] == "+0.000"
     less = float(found["blur"]["gap"]) - float(found["mean"]["gap"])
@@ -73,7 +76,7 @@ def test_fills_have_rows_for_all_methods(small):
 def test_the_loop_has_the_same_curves_and_forwards(small, monkeypatch):
     monkeypatch.setattr(cost, "LOOP", 1e9)
     ours, theirs = cost.against_loop(compile=False, turns=1)
-    assert ours.forwards == theirs.forwards == str(2 * 2 * 9)
+    assert ours.forwards == theirs.forwards == str(2 * 9)
     assert ours.ok == "yes"
     monkeypatch.setattr(cost, "LOOP", 0)
     assert cost.against_loop(compile=False, turns=1)[0].ok == "no"
@@ -95,7 +98,7 @@ def test_sensitivity_has_rows_for_both_sides(monkeypatch, small, capsys):
         pytest.skip("needs Debian's package dataset-fashion-mnist")
     monkeypatch.setattr(sensitivity, "where", lambda: {"device": "this one"})
     monkeypatch.setattr(sensitivity, "N", 1)
-    monkeypatch.setattr(sensitivity, "SAMPLES", 60)
+    monkeypatch.setattr(sensitivity, "SAMPLES", 50)
     sensitivity.main(["--save"])
     found = read(small / "evaluation" / "sensitivity")
     assert [(row["side"], row["radius"], row["ok"]) for row in found] == [
