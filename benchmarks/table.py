@@ -29,6 +29,7 @@ ROOT = store.HERE.parent
 NOTHING = "Not measured yet.\n"
 WRONG = "none: its coefficients are wrong"
 ORDER = [comparison.name for each in COMPARISONS.values() for comparison in each]
+STAGES = ("logits", "head", "blocks 12-15", "blocks 6-11", "blocks 0-5", "stem", "convolution 2", "convolution 1")
 VERDICTS = {"yes": "ok", "no": "**FAILED**", "": ""}
 
 
@@ -211,6 +212,29 @@ def of_gpu(rows: Sequence[gpu_rows.Row]) -> str:
     return lines(" | ms (20 to 80 %) | rate | ratio | which must be | error | ", shown) if shown else ""
 
 
+def of_columns(rows: Sequence[Any], names: Mapping[str, str]) -> str:
+    """Some columns of rows, with their names in the table; a verdict is spelled out."""
+    cells = ([VERDICTS[value] if name == "ok" else value for name in names for value in [getattr(row, name)]] for row in rows)
+    return lines(" | ".join(names.values()), cells)
+
+
+def of_cascade(rows: Sequence[Any]) -> str:
+    """Signed rank correlation with the trained model's maps, a column for each stage, most damaged last, and the ceiling."""
+    found = []
+    for entry, of_entry in groupby(rows, key=lambda row: row.entry):
+        some = sorted(of_entry, key=lambda row: row.method)
+        stages = sorted({row.stage: float(row.spread) for row in some}.items(), key=lambda one: STAGES.index(one[0]))
+        shown: list[Sequence[str]] = []
+        for name, each in groupby(some, key=lambda row: row.method):
+            by_stage = {row.stage: row for row in each}
+            verdict = max((row.ok for row in by_stage.values()), key=["", "yes", "no"].index)
+            values = (by_stage[stage].spearman or "stopped" for stage, _ in stages)
+            shown.append((name, *values, next(iter(by_stage.values())).ceiling, VERDICTS[verdict]))
+        shown.append(("spread of the logits", *(f"{spread:.1e}" for _, spread in stages), "", ""))
+        found.append(lines(f"{entry} | {' | '.join(stage for stage, _ in stages)} | another seed | bounds", shown))
+    return "\n".join(found)
+
+
 def devices(kind: type[Any], table: Callable[[list[Any]], str], field: str = "date", names: str = "") -> str:
     """The tables of all devices, each below its device, versions, dates and commits, of rows whose field matches ``names``."""
     found = []
@@ -222,6 +246,12 @@ def devices(kind: type[Any], table: Callable[[list[Any]], str], field: str = "da
             place = f"{one.device}; torch {one.torch}, Python {one.python}; {', '.join(dates)}, commit {', '.join(commits)}"
             found.append(f"{place}\n\n{text}")
     return "\n".join(found) or NOTHING
+
+
+def judged(module: str, table: Callable[[list[Any]], str] | Mapping[str, str]) -> str:
+    """The tables of a benchmark of benchmarks/evaluation, by a function or by the names of some columns."""
+    show = table if callable(table) else partial(of_columns, names=table)
+    return devices(import_module(f"benchmarks.evaluation.{module}").Row, show)
 
 
 def beside_lime(module: str, table: Callable[[list[Any]], str]) -> str:
@@ -246,6 +276,90 @@ PAGES: Mapping[Path, Blocks] = {
         "texts": partial(beside_lime, "texts", of_texts),
         "tables": partial(beside_lime, "tabular", of_tables),
         "picks": partial(beside_lime, "picks", of_picks),
+    },
+    ROOT / "docs" / "evaluation.md": {
+        "fills": partial(
+            judged,
+            "fills",
+            {
+                "unit": "by",
+                "fill": "fill",
+                "method": "method",
+                "n": "photographs",
+                "deletion": "deletion",
+                "insertion": "insertion",
+                "gap": "insertion - deletion",
+                "ok": "LIME above random and centre",
+            },
+        ),
+        "defaults": partial(
+            judged,
+            "defaults",
+            {
+                "setting": "segments, fill",
+                "n": "photographs",
+                "segments": "segments of a photograph",
+                "gap": "insertion - deletion",
+                "gap_error": "standard error",
+                "gap_less": "less that of slic 60, mean",
+                "gap_less_error": "standard error of the difference",
+                "r2": "held-out R2",
+            },
+        ),
+        "cascade": partial(judged, "cascade", of_cascade),
+        "data_randomisation": partial(
+            judged,
+            "data_randomisation",
+            {
+                "method": "signed rank correlation",
+                "spearman": "permuted labels",
+                "reference": "another start",
+                "spearman_abs": "absolute: permuted",
+                "reference_abs": "absolute: another start",
+                "images": "images",
+            },
+        ),
+        "bam": partial(
+            judged,
+            "bam",
+            {
+                "entry": "data",
+                "method": "method",
+                "mcs": "MCS",
+                "idr": "IDR",
+                "iir": "IIR",
+                "iir_ceiling": "IIR of another seed",
+                "counted": "images that count",
+                "bound": "which must be",
+                "ok": "",
+                "note": "note",
+            },
+        ),
+        "sensitivity": partial(
+            judged,
+            "sensitivity",
+            {
+                "side": "side",
+                "radius": "radius",
+                "n": "pictures",
+                "sensitivity_max": "sensitivity_max",
+                "bound": "which must be",
+                "ok": "",
+            },
+        ),
+        "cost": partial(
+            judged,
+            "cost",
+            {
+                "entry": "curves of 8 photographs",
+                "side": "side",
+                "forwards": "forwards",
+                "ms": "CPU ms a forward",
+                "ratio": "ratio to the other side",
+                "bound": "at most",
+                "ok": "",
+            },
+        ),
     },
     ROOT / "docs" / "gpu.md": {"gpu": partial(devices, gpu_rows.Row, of_gpu)},
 }
