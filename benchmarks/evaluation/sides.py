@@ -28,7 +28,8 @@ COLOURS = {  # of Okabe and Ito, which colour-blind readers can tell apart
 
 def lime(seed: int = 0, samples: int | None = SAMPLES, keys: Tensor | None = None, **settings: Any) -> Method:
     """LIME with a grid of cells as segments, for images as the model takes them."""
-    options = {"n_samples": samples, "segments": Grid(CELLS, CELLS), "seed": seed, "mean": 0, "std": 1, **settings}
+    options = {"n_samples": samples, "segments": Grid(CELLS, CELLS), "seed": seed, "mean": 0, "std": 1, "normalized": True}
+    options |= settings
     return as_method(lambda model: Explainer(model, **options), keys=keys)
 
 
