@@ -26,10 +26,8 @@ TRAINING, EPOCHS, SCENE_EPOCHS = 8000, 8, 2
 IMAGES = 60  # that all models classify right
 SHARED = (1, 5, 10)  # commonality k: scenes, of 10, whose training images have the object of the relative score
 BAG, SCENE = 8, 0  # that object, and the scene in which it is judged
-LAYER, SETS = (
-    "7",
-    8,
-)  # TCAV's activations, before the last convolution: behind it gradients are the same for all images; its sets
+LAYER = "7"  # of TCAV, before the last convolution: behind it the gradient is the same for all images
+SETS = 8  # of random images, for TCAV
 # The authors' weight, 0.01, is for pixels from 0 to 255: after 300 steps the outputs still change by half as much as from the
 # object. Here it is for pixels from 0 to 1.
 DESCENT = {"bounds": (0.0, 1.0), "weight": 0.01 / 255, "rate": 5000.0}

@@ -155,7 +155,7 @@ def plot(rows: Sequence[Row]) -> None:
         for name, found in shown.items()
     }
     ceilings = {name: {row.method: float(row.ceiling) for row in found} for name, found in shown.items()}
-    y = "signed rank correlation with the trained model's maps"
+    y = "signed rank correlation"
     sides.line_panels(panels, ceilings, stages, y, RESULTS / Row.FOLDER / "cascade.png")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,18 +56,21 @@ def line_panels(
     """Write a picture with a panel of lines by stage for each entry; a dashed line is a ceiling below 1."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
+    figure = Figure(figsize=(5.4 * len(panels), 4), layout="constrained")
     for panel, (entry, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for method, values in lines.items():
-            colour = COLOURS.get(method, "0.4")
+        for method, values in sorted(lines.items(), key=lambda line: list(COLOURS).index(line[0])):
+            colour = COLOURS[method]
             panel.plot(range(len(values)), values, color=colour, marker="o", markersize=3.5, label=method)
             if (ceiling := ceilings[entry][method]) < 0.995:
                 panel.axhline(ceiling, color=colour, linestyle="--", linewidth=1, label=f"{method}, another seed")
         panel.axhline(0, color="0.8", linewidth=1, zorder=0)
-        panel.set_xticks(range(len(stages[entry])), stages[entry])
-        panel.set_ylim(-0.35, 1.05)
+        panel.set_xticks(range(len(stages[entry])), stages[entry], fontsize="small")
+        panel.set_ylim(-0.5, 1.05)
         panel.set_title(entry, fontsize="medium")
         panel.set_ylabel(y)
+        if any(math.isnan(values[-1]) for values in lines.values()):
+            note = "the spread of\nthe logits collapsed"
+            panel.annotate(note, (len(stages[entry]) - 1, 0.1), ha="right", fontsize="x-small", color="0.4")
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False, fontsize="x-small")
     write(figure, path)

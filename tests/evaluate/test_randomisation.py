@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -108,6 +109,21 @@ def test_similarities_are_those_of_a_plain_loop(order):
     np.testing.assert_allclose(found.spreads, spreads, rtol=1e-5)
     assert found.reasons == {}
     assert set(found.similarities) == {"spearman_abs", "spearman", "ssim", "hog"}
+
+
+def test_a_device_gives_the_same_similarities(device):
+    def activations(model, images, labels):
+        return model.bottom(images).tanh().sum(1) * model(images).gather(1, labels)[..., None]
+
+    def onto(name):
+        model, images = network().to(name), IMAGES.to(name)
+        model.top.reset_parameters = partial(nn.init.constant_, model.top.weight, 0.5)  # random numbers differ between devices
+        return randomisation(model, images, activations, stages={"logits": "top"}).similarities
+
+    expected, found = onto("cpu"), onto(device)
+    assert found["ssim"].device.type == device.type
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name].cpu(), values, atol=1e-3, rtol=0)
 
 
 def test_a_layer_gets_the_same_weights_in_each_order_and_others_with_another_seed():

@@ -18,11 +18,11 @@ def scaled(one):
 
 
 @pytest.mark.parametrize(("h", "w", "cell"), [(64, 49, 16), (33, 70, 11), (17, 31, 5)])
-def test_similarities_are_those_of_scipy_and_scikit_image(h, w, cell):
+def test_similarities_are_those_of_scipy_and_scikit_image(h, w, cell, device):
     maps, others = torch.randn(2, 3, h, w), torch.randn(2, 3, h, w)
     others[0] += maps[0]
     maps[1, 2] = (maps[1, 2] > 0).float()  # many equal values
-    found = similarities(maps, others)
+    found = similarities(maps.to(device), others.to(device))
     for i in range(2):
         for j in range(3):
             a, b = (one[i, j].double().numpy() for one in (maps, others))
