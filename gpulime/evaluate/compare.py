@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gpulime import device as devices
-from gpulime.errors import GpulimeError, check, line_of, unknown
+from gpulime import arrays
+from gpulime.errors import GpulimeError, check, unknown
 from gpulime.evaluate.attributions import Attributions
 from gpulime.evaluate.baselines import centre_maps, random_maps
+from gpulime.evaluate.bench import Bench
 from gpulime.evaluate.comparison import Compared, Comparison
-from gpulime.evaluate.cost import Cost, counted
-from gpulime.evaluate.curves import SEGMENTS, UNITS, curves
-from gpulime.evaluate.held_out import held_out
-from gpulime.evaluate.method_maps import maps_of
-from gpulime.evaluate.methods import METHODS, NotAvailableError
-from gpulime.evaluate.methods.method import Classifier, suited
+from gpulime.evaluate.curves import SEGMENTS, UNITS
+from gpulime.evaluate.methods import METHODS, GuidedBackprop
+from gpulime.evaluate.scores import Reasons
 from gpulime.explainer import Explainer
 from gpulime.explanations.images import ExplainedImages
 from gpulime.images.batch import Batch
@@ -30,7 +28,7 @@ SAME = 1e-4  # of a map's largest value, by which equal maps may differ
 
 
 def compare(
-    methods: Mapping[str, Any] | Sequence[str],
+    methods: Mapping[str, Any] | Sequence[str] | str,
     explainer: Explainer | nn.Module,
     images: Any,
     labels: Any = None,
@@ -45,9 +43,9 @@ def compare(
 
     Parameters
     ----------
-    methods : mapping of name -> method, or names of `gpulime.evaluate.methods.METHODS`
-        A method is an `gpulime.Explainer`; explanations of the images; maps (n, l, h, w); or a callable
-        (model, images as the model takes them, labels (n, l)) -> maps, such as an entry of ``METHODS``.
+    methods : mapping of name -> method, or names of `gpulime.evaluate.methods.METHODS`, or one of them
+        A method is an `gpulime.Explainer`; explanations of the images; maps (n, l, h, w), a tensor or an array; a callable
+        (model, images as the model takes them, labels (n, l)) -> maps, such as an entry of ``METHODS``; or its name there.
     explainer : Explainer or nn.Module
         Judges: its model, activation, segmenter and fill are used. A module is judged with a grid as segments, images as it
         takes them, and 0 as the fill.
@@ -66,15 +64,16 @@ def compare(
     -------
     Comparison
         Random segments and a centre blob always stand at its end. A method that cannot be had has its reason as its status.
+        If it fails for some images, they are tried one by one; those without a map are not judged.
 
     Raises
     ------
     GpulimeError
-        If images, labels or settings are invalid.
+        If methods, images, labels or settings are invalid.
     """
     if unit not in UNITS:
         raise unknown("unit", unit, UNITS)
-    named = methods if isinstance(methods, Mapping) else {name: _method(name) for name in methods}
+    named = _named(methods)
     check(not set(BLIND) & set(named), f"{' and '.join(map(repr, BLIND))} are compared anyway; give other names")
     judge = explainer if isinstance(explainer, Explainer) else _judge_of(explainer)
     if fill is not None and not isinstance(fill, Mapping):
@@ -84,23 +83,37 @@ def compare(
     wanted = _top(judge, ready) if batch.labels is None else batch.labels.where(batch.labels >= 0, batch.labels[:, :1])
     parts = Attributions(batch.images, wanted, {}).segments(judge, segments).labels
     seed = 1 + max(one.seed for one in (judge, *named.values()) if isinstance(one, Explainer))  # masks that none has fitted
-    bench = _Bench(judge, batch, ready, wanted.to(ready.device), parts, (unit, steps, fill), (n_samples, seed))
+    bench = Bench(judge, batch, ready, wanted.to(ready.device), parts, (unit, steps, fill), (n_samples, seed))
     blind = dict(zip(BLIND, (random_maps(parts, bench.labels, keys=keys), centre_maps(parts, bench.labels)), strict=True))
     of_blind = [bench.judged(name, maps) for name, maps in blind.items()]  # first, so that invalid settings raise
     rows: list[Compared] = []
     maps: dict[str, Tensor] = {}
-    for row, found in [*(bench.row(name, method) for name, method in named.items()), *of_blind]:
-        same = None if found is None else next((other for other, known in maps.items() if equal(found, known)), None)
-        rows.append(row if same is None else replace(row, status=f"equal to {same}"))
+    reasons: dict[str, Reasons] = {}
+    for judged in [*(bench.row(name, method) for name, method in named.items()), *of_blind]:
+        row, found = judged.row, judged.maps
         if found is not None:
-            maps[row.method] = found
-    return Comparison(rows, wanted.cpu(), unit, _shown(fill or judge.preparation.fill), maps)
+            same = next((other for other, known in maps.items() if equal(found, known)), None)
+            if (
+                same is None
+                and isinstance(named.get(row.method), GuidedBackprop)
+                and equal(found, bench.gradient(named[row.method]))
+            ):
+                same = "gradient"
+            row = row if same is None else row.noted(f"equal to {same}")
+            maps[row.method], reasons[row.method] = found, judged.reasons
+        rows.append(row)
+    return Comparison(rows, wanted.cpu(), unit, _shown(fill or judge.preparation.fill), maps, reasons)
 
 
 def equal(maps: Tensor, others: Tensor) -> bool:
-    """Tell if two methods' maps (n, l, h, w) are the same, up to a positive factor for each map and rounding."""
-    one, other = (given.double() / given.abs().amax((2, 3), keepdim=True).clamp(min=1e-30) for given in (maps, others))
-    return bool(((one - other).abs() <= SAME).all())
+    """Tell if two methods' maps (n, l, h, w) are the same, up to a positive factor for each map and rounding.
+
+    Maps are left out if one of the two is not finite; if all are, the methods are not the same.
+    """
+    finite = (maps + others).isfinite().all(-1).all(-1)
+    pairs = [given[finite].double() for given in (maps, others)]
+    one, other = (given / given.abs().amax((1, 2), keepdim=True).clamp(min=1e-30) for given in pairs)
+    return bool(finite.any()) and bool(((one - other).abs() <= SAME).all())
 
 
 def _shown(fill: Any) -> str:
@@ -112,10 +125,30 @@ def _shown(fill: Any) -> str:
     return f"{fill}"
 
 
-def _method(name: str) -> Any:
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return METHODS[name]
+def _named(methods: Any) -> dict[str, Any]:
+    """Methods by their names."""
+    given = [methods] if isinstance(methods, str) else methods
+    if not isinstance(given, Mapping):
+        fits = isinstance(given, Sequence | Set) and all(isinstance(name, str) for name in given)
+        check(fits, lambda: f"methods must be names, or a mapping of name -> method; got {given!r:.100}")
+        given = {name: name for name in given}
+    check(all(isinstance(name, str) for name in given), lambda: f"names of methods must be strings; got {list(given)!r:.100}")
+    return {name: _method(name, method) for name, method in given.items()}
+
+
+def _method(name: str, given: Any) -> Any:
+    """A method as `Bench` takes it."""
+    if isinstance(given, str):
+        if given not in METHODS:
+            raise unknown("method", given, METHODS)
+        return METHODS[given]
+    if isinstance(given, Explainer | ExplainedImages | Tensor) or callable(given):
+        return given
+    maps = arrays.tensor(given) if isinstance(given, np.ndarray | list | tuple) else None
+    if maps is None:
+        kinds = "an Explainer, explanations of images, maps (n, l, h, w), a callable or a name of METHODS"
+        raise GpulimeError(f"method {name!r} must be {kinds}; got {type(given).__name__}")
+    return maps
 
 
 def _judge_of(model: Any) -> Explainer:
@@ -126,61 +159,3 @@ def _top(judge: Explainer, ready: Tensor) -> Tensor:
     """The class (n, 1) with the highest output."""
     with judge.predictor.inference(ready.device):
         return torch.cat([judge.predictor(rows.clone()).argmax(1, keepdim=True) for rows in ready.split(ROWS)])
-
-
-@dataclass(frozen=True, eq=False)
-class _Bench:
-    """The images and labels on which all methods are judged."""
-
-    judge: Explainer
-    batch: Batch
-    ready: Tensor  # (n, c, h, w), as the model takes them
-    labels: Tensor  # (n, l)
-    segments: Tensor  # (n, h, w)
-    game: tuple[str, int | None, Any]  # unit, steps and fill of the curves
-    fresh: tuple[int, int]  # samples and seed of the held-out fit
-
-    def row(self, name: str, method: Any) -> tuple[Compared, Tensor | None]:
-        """The row of a method, and its maps (n, l, h, w) if it has any."""
-        try:
-            if isinstance(method, ExplainedImages | Tensor):
-                return self.judged(name, method)
-            given, cost = self._explained(method)
-            return self.judged(name, given, cost)
-        except NotAvailableError as error:
-            return Compared(name, status=f"not available: {error}"), None
-        except Exception as error:  # a user's method may raise anything
-            if devices.lost(error, self.ready.device):
-                raise
-            why = str(error) if isinstance(error, GpulimeError) else line_of(error)
-            return Compared(name, status=f"failed: {why}"), None
-
-    def _explained(self, method: Any) -> tuple[ExplainedImages | Tensor, Cost]:
-        """Explanations or maps of a method, and their cost."""
-        model = self.judge.predictor.model
-        with counted(self.ready.device) as cost:
-            if isinstance(method, Explainer):
-                images, keys = self.batch.images, self.batch.keys
-                return method.explain(images, self.labels, self.batch.segments, keys), cost
-            module = model if isinstance(model, nn.Module) else Classifier(model)
-            return maps_of(suited(method, self.segments), module, self.ready, self.labels), cost
-
-    def judged(self, name: str, given: ExplainedImages | Tensor, cost: Cost | None = None) -> tuple[Compared, Tensor]:
-        """The row of explanations or maps, and maps (n, l, h, w)."""
-        images, total = self.batch.images, self.labels.numel()
-        segments = None if isinstance(given, ExplainedImages) else self.segments
-        maps = Attributions.of(self.judge, images, given, self.labels).pixels(slice(None))
-        played = curves(self.judge, images, given, *self.game, self.labels, segments)
-        deletion, insertion, gap = (float(one.nanmean()) for one in (played.deletion_auc, played.insertion_auc, played.gap))
-        row = Compared(name, deletion, insertion, gap)
-        if self.fresh[0]:
-            held = held_out(self.judge, images, given, *self.fresh, self.labels, segments, keys=self.batch.keys)
-            row = replace(row, held_out_r2=float(held.r2.nanmean()))
-        if cost is not None:
-            n = len(self.labels)
-            row = replace(row, forwards=cost.forwards / n, backwards=cost.backwards / n, seconds=cost.seconds / n)
-        missing = played.gap.isnan().nonzero().tolist()
-        if missing:
-            why = played.reason("gap", *missing[0])
-            row = replace(row, status=f"{len(missing)} of {total} not judged: {why}")
-        return replace(row, judged=total - len(missing)), maps.float().cpu()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from gpulime.errors import GpulimeError, unknown
+from gpulime.evaluate.scores import Reasons
 
 if TYPE_CHECKING:
     import pandas
@@ -28,8 +30,9 @@ class Compared:
     held_out_r2 : float, see `gpulime.evaluate.HeldOut`; NaN if it was not asked for
     forwards, backwards, seconds : float, of the explanation alone, for each image
     judged : int, pairs of image and label that could be judged
-    status : "ok"; "equal to " and a method above with the same maps, up to a positive factor; "not available: ",
-        "failed: " or "2 of 8 not judged: " and the reason
+    status : "ok"; "not available: " or "failed: " and the reason; or notes, with a semicolon between them: "equal to " and a
+        method with the same maps, up to a positive factor; activations that the method does not cover; "2 of 8 not judged: "
+        and each different reason, with its number if there are several; and the same of the held-out R2, of those judged
     """
 
     method: str
@@ -43,6 +46,11 @@ class Compared:
     judged: int = 0
     status: str = OK
 
+    def noted(self, *notes: str) -> Compared:
+        """The same row with notes before those of its status."""
+        known = [] if self.status == OK else [self.status]
+        return replace(self, status="; ".join([*notes, *known]) or OK)
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -53,7 +61,8 @@ class Comparison:
     rows : sequence of Compared, in the order of the methods; then "random", random segments, and "centre", a centre blob
     labels : (n, l) int64, classes
     unit, fill : str, of the curves
-    maps : method -> (n, l, h, w) float32 on the CPU, of the methods that are available
+    maps : method -> (n, l, h, w) float32 on the CPU, of the methods that are available; NaN for labels without a map
+    reasons : method -> dict (i, j) -> str, for each image i and place of a label j that could not be judged
     """
 
     rows: Sequence[Compared]
@@ -61,6 +70,7 @@ class Comparison:
     unit: str
     fill: str
     maps: Mapping[str, Tensor] = field(repr=False)
+    reasons: Mapping[str, Reasons] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, method: str) -> Compared:
         """The row of a method."""
@@ -102,3 +112,13 @@ def _cells(row: Compared) -> tuple[str, ...]:
     scores = [f"{value:.3f}" for value in (row.deletion, row.insertion, row.gap, row.held_out_r2)]
     cost = [f"{row.forwards:,.0f}", f"{row.backwards:,.0f}", f"{row.seconds:.2f}"]
     return (row.method, *("-" if cell == "nan" else cell for cell in (*scores, *cost)), row.status)
+
+
+def not_judged(reasons: Reasons, total: int) -> str:
+    """Say how many of all labels are not judged, and why. Reasons that differ by their numbers alone are one, shown once."""
+    alike: dict[str, list[str]] = {}
+    for why in reasons.values():
+        alike.setdefault(re.sub(r"-?\d[\w.+-]*", "0", why), []).append(why)
+    groups = sorted(alike.values(), key=len, reverse=True)
+    listed = [f"{group[0]} ({len(group)})" if len(groups) > 1 else group[0] for group in groups]
+    return f"{len(reasons)} of {total} not judged: {'; '.join(listed)}"

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gpulime import device as devices
 from gpulime import labels as classes
 from gpulime.engine import outputs
 from gpulime.engine.eval_mode import evaluating
-from gpulime.errors import check
-from gpulime.evaluate.methods.method import Method
+from gpulime.errors import GpulimeError, check, line_of
+from gpulime.evaluate.methods.method import Method, suited
 from gpulime.evaluate.seeded import seeded
 
 if TYPE_CHECKING:
@@ -69,6 +70,23 @@ def check_method(method: Any, name: str = "method") -> None:
     how = "gpulime.evaluate.methods.METHODS has some by name, and gpulime.evaluate.as_method makes one of an explainer"
     got = repr(method) if isinstance(method, str) else type(method).__name__
     check(callable(method), f"{right}; got {got}; {how}")
+
+
+def maps_of_each(
+    method: Method, model: nn.Module, images: Tensor, labels: Tensor, segments: Tensor
+) -> tuple[Tensor, dict[int, str]]:
+    """Maps (n, l, h, w) of images one by one, NaN for those that the method cannot explain; and the reasons of these."""
+    maps = images.new_full((*labels.shape, *images.shape[2:]), torch.nan, dtype=torch.float32)
+    failed: dict[int, str] = {}
+    for i in range(len(images)):
+        one = slice(i, i + 1)
+        try:
+            maps[one] = maps_of(suited(method, segments[one]), model, images[one], labels[one])
+        except Exception as error:  # a user's method may raise anything
+            if devices.lost(error, images.device):
+                raise
+            failed[i] = str(error) if isinstance(error, GpulimeError) else line_of(error)
+    return maps, failed
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 
 import pytest
 import torch
@@ -128,6 +129,103 @@ def test_methods_that_fail_have_their_reason_and_the_rest_goes_on(explainer):
     assert set(found.maps) == {"gradient", "random", "centre"}
 
 
+class Blind(nn.Module):
+    """A model whose output is NaN for dark images."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x) * torch.where(x.mean((1, 2, 3)) < -1.5, torch.nan, 1.0)[:, None]
+
+
+def test_an_image_that_a_method_cannot_explain_leaves_the_others_their_maps(small, explainer):
+    pytest.importorskip("captum")
+    dark = IMAGES.clone()
+    dark[1] *= 0.1
+    judge = Explainer(Blind(small), 50, segments=SEGMENTS, mean=MEAN, std=STD)
+    found = evaluate.compare(["ig", "deeplift", "gradient"], judge, dark, 2, n_samples=20)
+    rest = [0, 2, 3]
+    expected = METHODS["ig"](small, ((dark - MEAN) / STD)[rest], 2)
+    assert found["ig"].status == "1 of 4 not judged: the model's output is NaN or infinite"
+    assert found["ig"].judged == 3
+    torch.testing.assert_close(found.maps["ig"][rest], expected)
+    assert found.maps["ig"][1].isnan().all()
+    assert found.maps["gradient"][1].isnan().all()
+    assert found.reasons["ig"] == {(1, 0): "the model's output is NaN or infinite"}
+    assert found["deeplift"].judged == 3
+    played = evaluate.curves(explainer, dark[rest], expected, labels=2)
+    held = evaluate.held_out(explainer, dark[rest], expected, 20, labels=2)
+    assert found["ig"].gap == pytest.approx(float(played.gap.mean()), abs=1e-6)
+    assert found["ig"].held_out_r2 == pytest.approx(float(held.r2.mean()), abs=0.05)  # other masks
+    nothing = evaluate.compare(["ig"], judge, dark[1:2].expand(2, -1, -1, -1), 2, n_samples=0)
+    assert nothing["ig"].status == "not available: the model's output is NaN or infinite"
+    assert set(nothing.maps) == {"random", "centre"}
+
+
+def test_all_different_reasons_are_counted_and_means_are_over_the_labels_that_are_judged(explainer):
+    def some(model, images, labels):
+        if len(images) > 1:
+            raise RuntimeError("one at a time")
+        seen.append(len(images))
+        if len(seen) == 1:
+            raise NotAvailableError("attributions add up to 1.2e-05")
+        if len(seen) == 2:
+            raise NotAvailableError("attributions add up to -3")
+        return images[:, :1] if len(seen) == 3 else torch.ones_like(images[:, :1])
+
+    seen: list[int] = []
+    found = evaluate.compare({"some": some}, explainer, IMAGES, 1, n_samples=5)
+    why = "attributions add up to 1.2e-05 (2); the map is constant, 1 in 12 units (1)"
+    assert found["some"].status == f"3 of 4 not judged: {why}"
+    assert found["some"].judged == 1
+    assert [found.reasons["some"][i, 0] for i in (0, 1)] == ["attributions add up to 1.2e-05", "attributions add up to -3"]
+    played = evaluate.curves(explainer, IMAGES[2:3], IMAGES[2:3, :1], labels=1)
+    for name in ("deletion", "insertion", "gap"):
+        score = "gap" if name == "gap" else f"{name}_auc"
+        assert getattr(found["some"], name) == pytest.approx(float(getattr(played, score)), abs=1e-6)
+
+
+def test_what_guided_backprop_does_not_cover_and_its_equality_to_the_gradient_are_told(small):
+    pytest.importorskip("captum")
+    images = (IMAGES - MEAN) / STD
+    found = evaluate.compare(["guided_backprop"], small, images, n_samples=0)
+    # one ReLU, behind which the head's signs differ: the gradient is not guided
+    assert found["guided_backprop"].status == "ok"
+    gated = nn.Sequential(small[0], nn.ReLU(), nn.SiLU(), *small[2:])
+    partly = evaluate.compare(["guided_backprop"], gated, images, n_samples=0)["guided_backprop"]
+    assert partly.status == "Guided Backprop has a rule for ReLUs alone, and takes the plain gradient of the model's SiLU"
+    small[4].weight.data.abs_()  # nothing negative flows back
+    found = evaluate.compare(["guided_backprop"], small, images, n_samples=0)
+    assert found["guided_backprop"].status == "equal to gradient"
+    assert "gradient" not in found.maps
+    both = evaluate.compare(["gradient", "guided_backprop"], gated, images, n_samples=0)
+    assert both["guided_backprop"].status.startswith("equal to gradient; Guided Backprop has a rule for ReLUs alone")
+
+
+def test_warnings_of_others_are_shown(explainer):
+    def warns(model, images, labels):
+        warnings.warn("mine", RuntimeWarning, stacklevel=1)
+        return images[:, :1]
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = evaluate.compare({"warns": warns}, explainer, IMAGES, 0, n_samples=0)
+    assert found["warns"].status == "ok"
+    assert "mine" in [str(one.message) for one in caught]
+
+
+def test_methods_are_names_and_maps_are_arrays(explainer):
+    maps = IMAGES[:, :1].contiguous()
+    given = {"plain": "gradient", "tensor": maps, "array": maps.numpy(), "small": maps[:, 0].numpy()[..., ::-1]}
+    found = evaluate.compare(given, explainer, IMAGES, 0, n_samples=0)
+    assert [found[name].status for name in given] == ["ok", "ok", "equal to tensor", "ok"]
+    one = evaluate.compare("gradient", explainer, IMAGES, 0, n_samples=0)
+    assert [row.method for row in one.rows] == ["gradient", "random", "centre"]
+    assert one["gradient"].gap == found["plain"].gap
+
+
 def test_the_table_and_the_frame(explainer):
     pandas = pytest.importorskip("pandas")
     absent = {"gradcam": Missing()}
@@ -210,6 +308,13 @@ def test_all_methods_by_name(small, device):
     ("arguments", "message"),
     [
         ({"methods": ["gradcan"]}, "method must be one of 'gradient', .*got 'gradcan' .did you mean 'gradcam'"),
+        ({"methods": {"mine": "gradcan"}}, "method must be one of 'gradient', .*got 'gradcan' .did you mean 'gradcam'"),
+        ({"methods": "gradcan"}, "method must be one of 'gradient', .*got 'gradcan' .did you mean 'gradcam'"),
+        ({"methods": {"mine": 3}}, "method 'mine' must be an Explainer, .* or a name of METHODS; got int"),
+        ({"methods": {"mine": [[1, 2], [3]]}}, "method 'mine' must be an Explainer, .* or a name of METHODS; got list"),
+        ({"methods": [METHODS["rise"]]}, r"methods must be names, or a mapping of name -> method; got \[Rise"),
+        ({"methods": METHODS["rise"]}, "methods must be names, or a mapping of name -> method; got Rise"),
+        ({"methods": {3: METHODS["rise"]}}, r"names of methods must be strings; got \[3\]"),
         ({"methods": {"random": METHODS["rise"]}}, "'random' and 'centre' are compared anyway; give other names"),
         ({"unit": "words"}, "unit must be one of 'segments', 'pixels'; got 'words'"),
         ({"labels": 7}, "labels must be below the model's 5 classes"),

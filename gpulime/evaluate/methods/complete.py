@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gpulime.evaluate.methods import relevance
-from gpulime.evaluate.methods.method import Attribution, Attributor, Classifier, NotAvailableError
+from gpulime.evaluate.methods.method import Attribution, Attributor, Classifier, NotAvailableError, check_outputs
 from gpulime.evaluate.methods.own_relus import traced
 
 
@@ -41,6 +41,7 @@ class Complete(Attribution):
         def checked(images: Tensor, labels: Tensor) -> Tensor:
             found = attribute(images, labels)
             change, allowed = self.allowed(classifier, images, labels)
+            check_outputs(change)
             total = found.detach().flatten(1).sum(1)
             error = (total - change).abs()
             worst = int((error / allowed).nan_to_num(torch.inf).argmax())

@@ -154,6 +154,12 @@ def reported(model: Any) -> Iterator[None]:
         raise NotAvailableError(f"it fails for {type(model).__name__}: {line_of(error)}") from error
 
 
+def check_outputs(outputs: Tensor) -> None:
+    """Raise `NotAvailableError` unless the model's outputs are finite."""
+    if not bool(outputs.isfinite().all()):
+        raise NotAvailableError("the model's output is NaN or infinite")
+
+
 def suited(method: Method, segments: Tensor) -> Method:
     """The method with label maps (n, h, w) as its segments, if it has a setting ``segments`` and that is None."""
     if is_dataclass(method) and not isinstance(method, type) and getattr(method, "segments", segments) is None:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from gpulime.errors import line_of
 from gpulime.evaluate.methods.activations import INFINITE, OWN, top_of
-from gpulime.evaluate.methods.method import Classifier, NotAvailableError
+from gpulime.evaluate.methods.method import Classifier, NotAvailableError, check_outputs
 
 
 class Tracer(fx.Tracer):
@@ -99,10 +99,12 @@ def matching(made: Classifier, classifier: Classifier, example: Tensor) -> Class
     Raises
     ------
     NotAvailableError
-        If the outputs differ, for instance since the model reads a tensor after a ReLU in place, but not the ReLU's result.
+        If the outputs are not finite; or differ, for instance since the model reads a tensor after a ReLU in place, but not the
+        ReLU's result.
     """
     with torch.no_grad():
         expected, found = classifier(example), made(example)
+    check_outputs(expected)
     near = 1e-4 * float(expected.abs().max())
     if not bool((found - expected).abs().max() <= near):  # NaN, too
         raise NotAvailableError("torch.fx traces a model with other outputs, as if a ReLU in place is used without its result")
