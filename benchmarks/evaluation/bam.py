@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.evaluation import scenes, sides
 from benchmarks.evaluation.scenes import CLASSES, Scenes
-from benchmarks.rows import RESULTS, columns, parser, save, where, yes
+from benchmarks.rows import RESULTS, columns, parser, read, save, where, yes
 from gpulime.evaluate import bam, tcav
 from gpulime.evaluate.methods import Method
 from gpulime.evaluate.object_attributions import attributions
@@ -178,7 +178,7 @@ def concepts() -> list[Row]:
     for name, (label, images) in cases.items():
         found = tcav(models()[name], LAYER, images, label, concept, others.images.split(IMAGES))
         score, p = f"{float(found.scores['bag'].mean()):.2f}", f"{found.p_values['bag']:.2g}"
-        note = f"chance {float(found.chance.mean()):.2f} +- {float(found.chance.std()):.2f}"
+        note = f"score {score}, p {p}, chance {float(found.chance.mean()):.2f} +- {float(found.chance.std()):.2f}"
         row = Row(f"bag, model of {name}s", "TCAV", tcav=score, p=p, counted=str(len(images)), note=note, **where())
         print(row, flush=True)
         rows.append(row)
@@ -198,8 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser("evaluation.bam", __doc__, parts).parse_args(argv)
     rows = [row for name in given.only or parts for row in parts[name]()]
     if given.save:
-        save(rows)
-        plot(rows)
+        plot(read(save(rows), Row))
     return int(any(row.ok == "no" for row in rows))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks import models
 from benchmarks.convergence import fashion, photographs
 from benchmarks.evaluation import sides
-from benchmarks.rows import RESULTS, columns, file_of, parser, read, save, where, yes
+from benchmarks.rows import RESULTS, columns, parser, read, save, where, yes
 from gpulime.evaluate import randomisation
 
 MOST = 8  # photographs
@@ -164,8 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser("evaluation.cascade", __doc__, ENTRIES).parse_args(argv)
     rows = [row for name in given.only or ENTRIES for row in measure(name)]
     if given.save:
-        save(rows)
-        plot(read(file_of(rows[0].device, Row.FOLDER), Row))
+        plot(read(save(rows), Row))
     return int(any(row.ok == "no" for row in rows))
 
 

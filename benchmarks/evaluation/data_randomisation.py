@@ -94,7 +94,7 @@ def plot(rows: Sequence[Row]) -> None:
         "permuted labels": {row.method: float(row.spearman) for row in rows},
         "true labels, another start": {row.method: float(row.reference) for row in rows},
     }
-    sides.bar_panels(scores, RESULTS / Row.FOLDER / "data_randomisation.png")
+    sides.bar_panels(scores, RESULTS / Row.FOLDER / "data_randomisation.png", alike=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -76,18 +76,18 @@ def line_panels(
     write(figure, path)
 
 
-def bar_panels(panels: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Write a picture with a panel of bars, one for each method, for each score."""
+def bar_panels(panels: Mapping[str, Mapping[str, float]], path: Path, alike: bool = False) -> None:
+    """Write a picture with a panel of bars, one for each method, for each score; ``alike`` scores share an axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2.6), layout="constrained")
-    for panel, (score, values) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+    for panel, (score, values) in zip(figure.subplots(1, len(panels), sharex=alike, sharey=True), panels.items(), strict=True):
         names = list(values)
         panel.barh(names, list(values.values()), color=[COLOURS.get(name, "0.6") for name in names])
-        panel.invert_yaxis()
         panel.axvline(0, color="0.6", linewidth=1)
         panel.set_title(score, fontsize="medium")
         panel.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].invert_yaxis()  # of all: the first method is on top
     write(figure, path)
 
 
