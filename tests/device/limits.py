@@ -12,6 +12,7 @@ import re
 GRAPHS = "the pretend device records no CUDA graphs"
 COMPILED = "the pretend device is none that torch.compile knows"
 STUB = "counts calls of PyTorch as it is: without this plug-in"
+BACKWARD = "the pretend device has no backward pass"
 LOST = "the pretend device is in no other process, and never lost"
 
 TESTS = {  # by file and name
@@ -20,6 +21,7 @@ TESTS = {  # by file and name
     r"test_masked_images_kernel\.py::.*test_a_graph_replays": GRAPHS,
     r"test_ablation\.py::.*(graph|compile)": COMPILED,
     r"test_masked_images\.py::test_(is_a_proper_custom_op|compiles_)": COMPILED,
+    r"test_compare\.py::test_all_methods_by_name": BACKWARD,
     r"test_isolation\.py::test_a_gpu_that_is_lost_ends_the_run": LOST,
 }
 
