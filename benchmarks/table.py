@@ -351,8 +351,9 @@ PAGES: Mapping[Path, Blocks] = {
             judged,
             "cost",
             {
-                "entry": "curves of 8 photographs",
+                "entry": "curves",
                 "side": "side",
+                "n": "photographs",
                 "forwards": "forwards",
                 "ms": "CPU ms a forward",
                 "ratio": "ratio to the other side",
