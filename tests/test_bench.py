@@ -652,6 +652,7 @@ def test_the_command_on_files(arguments, photographs, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"photographs", "run.yaml", "found.json"}
 
 
+@pytest.mark.long
 def test_the_command_on_random_images(arguments, tmp_path, capsys):
     assert main.main([*arguments, "--images", "random", "--data.source", "nowhere"]) == 0
     output = capsys.readouterr().out
