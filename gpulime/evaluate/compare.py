@@ -13,9 +13,9 @@ from gpulime import arrays
 from gpulime.errors import GpulimeError, check, unknown
 from gpulime.evaluate.attributions import Attributions
 from gpulime.evaluate.baselines import centre_maps, random_maps
-from gpulime.evaluate.bench import Bench
 from gpulime.evaluate.comparison import Compared, Comparison
 from gpulime.evaluate.curves import SEGMENTS, UNITS
+from gpulime.evaluate.judge import Judge
 from gpulime.evaluate.methods import METHODS, GuidedBackprop
 from gpulime.evaluate.scores import Reasons
 from gpulime.explainer import Explainer
@@ -75,34 +75,34 @@ def compare(
         raise unknown("unit", unit, UNITS)
     named = _named(methods)
     check(not set(BLIND) & set(named), f"{' and '.join(map(repr, BLIND))} are compared anyway; give other names")
-    judge = explainer if isinstance(explainer, Explainer) else _judge_of(explainer)
+    used = explainer if isinstance(explainer, Explainer) else _judge_of(explainer)
     if fill is not None and not isinstance(fill, Mapping):
-        judge, fill = judge.with_fill(fill), None
-    batch = Batch(images, labels, segments, keys).as_tensors(judge.class_names)
-    ready = judge.preparation.for_model(batch.on(judge.predictor.device(batch.images)).images)
-    wanted = _top(judge, ready) if batch.labels is None else batch.labels.where(batch.labels >= 0, batch.labels[:, :1])
-    parts = Attributions(batch.images, wanted, {}).segments(judge, segments).labels
-    seed = 1 + max(one.seed for one in (judge, *named.values()) if isinstance(one, Explainer))  # masks that none has fitted
-    bench = Bench(judge, batch, ready, wanted.to(ready.device), parts, (unit, steps, fill), (n_samples, seed))
-    blind = dict(zip(BLIND, (random_maps(parts, bench.labels, keys=keys), centre_maps(parts, bench.labels)), strict=True))
-    of_blind = [bench.judged(name, maps) for name, maps in blind.items()]  # first, so that invalid settings raise
+        used, fill = used.with_fill(fill), None
+    batch = Batch(images, labels, segments, keys).as_tensors(used.class_names)
+    ready = used.preparation.for_model(batch.on(used.predictor.device(batch.images)).images)
+    wanted = _top(used, ready) if batch.labels is None else batch.labels.where(batch.labels >= 0, batch.labels[:, :1])
+    parts = Attributions(batch.images, wanted, {}).segments(used, segments).labels
+    seed = 1 + max(one.seed for one in (used, *named.values()) if isinstance(one, Explainer))  # masks that none has fitted
+    judge = Judge(used, batch, ready, wanted.to(ready.device), parts, (unit, steps, fill), (n_samples, seed))
+    blind = dict(zip(BLIND, (random_maps(parts, judge.labels, keys=keys), centre_maps(parts, judge.labels)), strict=True))
+    of_blind = [judge.judged(name, maps) for name, maps in blind.items()]  # first, so that invalid settings raise
     rows: list[Compared] = []
     maps: dict[str, Tensor] = {}
     reasons: dict[str, Reasons] = {}
-    for judged in [*(bench.row(name, method) for name, method in named.items()), *of_blind]:
+    for judged in [*(judge.row(name, method) for name, method in named.items()), *of_blind]:
         row, found = judged.row, judged.maps
         if found is not None:
             same = next((other for other, known in maps.items() if equal(found, known)), None)
             if (
                 same is None
                 and isinstance(named.get(row.method), GuidedBackprop)
-                and equal(found, bench.gradient(named[row.method]))
+                and equal(found, judge.gradient(named[row.method]))
             ):
                 same = "gradient"
             row = row if same is None else row.noted(f"equal to {same}")
             maps[row.method], reasons[row.method] = found, judged.reasons
         rows.append(row)
-    return Comparison(rows, wanted.cpu(), unit, _shown(fill or judge.preparation.fill), maps, reasons)
+    return Comparison(rows, wanted.cpu(), unit, _shown(fill or used.preparation.fill), maps, reasons)
 
 
 def equal(maps: Tensor, others: Tensor) -> bool:
@@ -137,7 +137,7 @@ def _named(methods: Any) -> dict[str, Any]:
 
 
 def _method(name: str, given: Any) -> Any:
-    """A method as `Bench` takes it."""
+    """A method as `Judge` takes it."""
     if isinstance(given, str):
         if given not in METHODS:
             raise unknown("method", given, METHODS)

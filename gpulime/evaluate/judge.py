@@ -1,4 +1,4 @@
-"""Bench: the images, labels and settings by which all compared methods are judged."""
+"""Judge: the images, labels and settings by which all compared methods are judged."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class Judge:
     """The images and labels on which all methods are judged."""
 
-    judge: Explainer
+    explainer: Explainer
     batch: Batch
     ready: Tensor  # (n, c, h, w), as the model takes them
     labels: Tensor  # (n, l)
@@ -78,7 +78,7 @@ class Bench:
 
     def _maps(self, method: Method) -> tuple[Tensor, Cost, Mapping[int, str]]:
         """Maps of a method, of all images together or, if that fails, of one after the other."""
-        model = self.judge.predictor.model
+        model = self.explainer.predictor.model
         module = model if isinstance(model, nn.Module) else Classifier(model)
         try:
             with counted(self.ready.device) as cost:
@@ -104,9 +104,9 @@ class Bench:
         """The row of explanations or maps; ``failed`` has the reasons of images that a method could not explain."""
         images, total = self.batch.images, self.labels.numel()
         segments = None if isinstance(given, ExplainedImages) else self.segments
-        attributions = Attributions.of(self.judge, images, given, self.labels)
+        attributions = Attributions.of(self.explainer, images, given, self.labels)
         maps = without(attributions.pixels(slice(None)).float(), attributions.reasons)
-        played = curves(self.judge, images, given, *self.game, self.labels, segments)
+        played = curves(self.explainer, images, given, *self.game, self.labels, segments)
         known = ~played.gap.isnan()
         deletion, insertion, gap = (float(one[known].mean()) for one in (played.deletion_auc, played.insertion_auc, played.gap))
         reasons = {(i, j): (failed or {}).get(i, why) for (i, j), why in _missing(played, "gap").items()}
@@ -114,7 +114,7 @@ class Bench:
         if reasons:
             notes.append(not_judged(reasons, total))
         if self.fresh[0]:
-            held = held_out(self.judge, images, given, *self.fresh, self.labels, segments, keys=self.batch.keys)
+            held = held_out(self.explainer, images, given, *self.fresh, self.labels, segments, keys=self.batch.keys)
             row = replace(row, held_out_r2=float(held.r2[known].nanmean()))
             lacking = {place: why for place, why in _missing(held, "r2").items() if place not in reasons}
             if lacking:
