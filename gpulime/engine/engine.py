@@ -119,7 +119,8 @@ class Engine(Generic[E]):
                 "link='logit' needs outputs that are probabilities and sum to 1: activation='softmax', or None if the model "
                 f"has a softmax; got outputs from {float(flight.whole.min()):.3g} to {float(flight.whole.max()):.3g}",
             )
-        found = rounds.solve(flight, self.settings) if isinstance(flight, PlannedFlight) else _solve(flight, self.settings)
+        with devices.exact(flight.labels.device):  # the queue solves between model batches, which may have autocast on
+            found = rounds.solve(flight, self.settings) if isinstance(flight, PlannedFlight) else _solve(flight, self.settings)
         return None if found is None else cast(E, flight.inputs.explained(found | _common(flight)))
 
     def explained(self, batch: Any) -> Iterator[E]:
@@ -265,8 +266,7 @@ def _solve(flight: Flight, settings: Settings) -> dict[str, Tensor]:
         different = flight.n_samples if repeats is None else 1 + len(repeats.first)
         together = max(1, min(together, SHARED_ENTRIES[counts.device.type] // (different * k)))
     masks = flight.masks
-    with devices.exact(counts.device):
-        pieces = [_fit(flight, settings, masks, where, repeats) for where in _slices(len(counts), together)]
+    pieces = [_fit(flight, settings, masks, where, repeats) for where in _slices(len(counts), together)]
     found = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]} if len(pieces) > 1 else pieces[0]
     return found | {"samples": torch.full_like(counts, flight.n_samples)}
 

@@ -138,6 +138,17 @@ def test_the_callers_context_changes_nothing(context, fill, cnn, pictures):
     assert not actual.coefficients.requires_grad
 
 
+@pytest.mark.parametrize("settings", [{}, {"quality": "fast"}, {"quality": "fast", "link": "identity"}])
+def test_the_models_precision_is_not_that_of_the_fit(settings, pictures):
+    def model(images):  # its outputs are the same in both precisions
+        return (9 * (images[:, 0, ::4] != 0).float().mean(2)).softmax(-1)
+
+    settings = {"n_samples": 257, "segments": Grid(4, 4), "fill": 0, "activation": None, **settings}
+    found, expected = (explain(model, pictures(), precision=precision, **settings) for precision in ("bfloat16", "float32"))
+    for name in ("coefficients", "standard_errors", "scores"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
 def test_new_weights_are_seen(cnn, pictures):
     explainer = Explainer(cnn, n_samples=20, segments=Grid(3, 3), batch_size=16, precision="bfloat16")
     explainer.explain(pictures())
