@@ -1,8 +1,8 @@
 """``python -m benchmarks.evaluation.defaults [--save]``: segments, their number and fill, by what explanations are worth.
 
-Every setting explains the predicted class of the same photographs with the preset "fast". All maps play the same game:
-pixels in steps of equal area, with fills that no setting has chosen for itself; rows of a random order of segments and of a
-blob at the centre stand beside them. Held-out R2 is that of a setting's own segments and fill.
+Every setting explains the predicted class of the same photographs with the preset "fast", in bfloat16. All maps play the same
+game: pixels in steps of equal area, with fills that no setting has chosen for itself; rows of a random order of segments and of
+a blob at the centre stand beside them. Held-out R2 is that of a setting's own segments and fill.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from gpulime.evaluate import centre_maps, curves, held_out, random_maps
 from gpulime.explanations.images import ExplainedImages
 from gpulime.segments import Felzenszwalb, Grid, Quickshift, Segmenter, Slic
 
-BATCH, TOGETHER, STEPS, MASKS = 16, 4, 12, 50
+BATCH, TOGETHER, STEPS, MASKS = 32, 4, 12, 50
+PRECISION = "bfloat16"
 JUDGES = {"blur": "blur", "grey": GREY, "black": 0.0}  # fills of the game
 FILLS = {"mean": "mean", **JUDGES}
 DEFAULT = "slic 60, mean"
@@ -42,6 +43,7 @@ SEGMENTERS: dict[str, Segmenter] = {
 }
 SETTINGS: dict[str, tuple[Segmenter, Any]] = {f"{name}, mean": (made, "mean") for name, made in SEGMENTERS.items()}
 SETTINGS |= {f"slic 60, {fill}": (SEGMENTERS["slic 60"], value) for fill, value in FILLS.items()}
+SETTINGS["grid 7 x 7, blur"] = SEGMENTERS["grid 7 x 7"], "blur"
 NUMBERS = ("segments", "gap", *(f"gap_{name}" for name in JUDGES), "r2")
 
 
@@ -58,7 +60,7 @@ class Row(columns(f"photographs setting n {' '.join(NUMBERS)} gap_error r2_error
 
 def explainer(segments: Segmenter, fill: Any, compile: bool = True) -> Explainer:
     """The explainer of a setting; all share one compiled model."""
-    how = {"quality": "fast", "batch_size": BATCH, "compile": compile, "top_labels": 1, **NORMALISATION}
+    how = {"quality": "fast", "batch_size": BATCH, "precision": PRECISION, "compile": compile, "top_labels": 1, **NORMALISATION}
     return Explainer(models.model(MODEL), segments=segments, fill=fill, **how)
 
 
@@ -124,7 +126,7 @@ def plot(made: Sequence[Row], path: Path) -> None:
         panel.grid(axis="x", color="0.9")
     panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
-    title = f"{made[0].n} photographs of {made[0].photographs}, {MODEL}; means and standard errors"
+    title = f"{made[0].n} photographs of {made[0].photographs}, {MODEL} in {PRECISION}; means and standard errors"
     figure.suptitle(title, fontsize="medium")
     with rc_context({"svg.hashsalt": "gpulime"}):  # the same picture is the same file
         figure.savefig(path, metadata={"Date": None})
