@@ -306,6 +306,21 @@ PAGES: Mapping[Path, Blocks] = {
                 "r2": "held-out R2",
             },
         ),
+        "samples": partial(
+            judged,
+            "samples",
+            {
+                "quality": "quality",
+                "samples": "samples",
+                "n": "photographs",
+                "gap": "insertion - deletion",
+                "gap_error": "standard error",
+                "fit": "R2 of the fit",
+                "r2": "held-out R2",
+                "r2_error": "standard error",
+                "spearman": "rank correlation of two seeds",
+            },
+        ),
         "cascade": partial(judged, "cascade", of_cascade),
         "data_randomisation": partial(
             judged,

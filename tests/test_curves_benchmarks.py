@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import models, rows
 from benchmarks.convergence import fashion
-from benchmarks.evaluation import cost, defaults, fills, sensitivity
+from benchmarks.evaluation import cost, defaults, fills, samples, sensitivity
 from gpulime.segments import Grid
 
 
@@ -17,10 +17,11 @@ from gpulime.segments import Grid
 def small(monkeypatch, tmp_path):
     """Replace EfficientNet, photographs and results/."""
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
-    monkeypatch.setattr(defaults, "RESULTS", tmp_path)
+    for module in (defaults, samples):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(rows, "where", lambda device="cpu": {"device": "this one"})
-    for module in (cost, defaults, fills):
-        monkeypatch.setattr(module, "MODEL", "28x28 CNN")
+    for module in (cost, defaults, fills, samples):
+        monkeypatch.setattr(module, "MODEL", "28x28 CNN", raising=False)
         monkeypatch.setattr(module, "photographs", lambda n: models.synthetic(n, 28, 28))
         monkeypatch.setattr(module, "where", lambda: {"device": "this one"})
     monkeypatch.setattr(defaults, "SETTINGS", {name: (Grid(2, 3), fill) for name, fill in defaults.FILLS.items()})
@@ -31,7 +32,9 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(fills, "Slic", lambda n_segments: Grid(3, 3))
     monkeypatch.setattr(cost, "Slic", lambda n_segments: Grid(3, 3))
     explainer = defaults.explainer
-    monkeypatch.setattr(defaults, "explainer", lambda *setting: explainer(*setting, compile=False))
+    monkeypatch.setattr(defaults, "explainer", lambda *setting, **how: explainer(*setting, compile=False, **how))
+    for name, value in (("SEGMENTS", Grid(5, 5)), ("SAMPLES", {"lime": (40, 400), "fast": (129,)})):
+        monkeypatch.setattr(samples, name, value)
     return tmp_path
 
 
@@ -56,6 +59,19 @@ def test_settings_are_compared_with_the_default(small, capsys):
     assert found["mean"]["segments"] == "6"
     assert found["centre"]["r2"] == ""
     assert "<svg" in (small / "evaluation" / "defaults" / "defaults.svg").read_text()
+    assert "4 photographs\n" in capsys.readouterr().out
+
+
+def test_more_samples_predict_held_out_masks_better(small, capsys):
+    assert samples.main(["--photographs", "5", "--save"]) == 0
+    found = {(row["quality"], row["samples"]): row for row in read(small / "evaluation" / "samples")}
+    assert list(found) == [("fast", "129"), ("lime", "40"), ("lime", "400")]
+    few, many = found["lime", "40"], found["lime", "400"]
+    assert float(few["fit"]) > float(few["r2"]) + 0.1
+    assert float(many["r2"]) > float(few["r2"]) + 0.1
+    assert 1 > float(many["spearman"]) > float(few["spearman"])
+    assert many["n"] == "5"
+    assert "<svg" in (small / "evaluation" / "samples" / "samples.svg").read_text()
     assert "4 photographs\n" in capsys.readouterr().out
 
 

@@ -58,10 +58,10 @@ class Row(columns(f"photographs setting n {' '.join(NUMBERS)} gap_error r2_error
         return f"{self.setting:20} {self.segments:>5} segments: gap {self.gap} ({self.gap_error}){less}{of_r2}"
 
 
-def explainer(segments: Segmenter, fill: Any, compile: bool = True) -> Explainer:
+def explainer(segments: Segmenter, fill: Any, quality: str = "fast", compile: bool = True, **samples: int) -> Explainer:
     """The explainer of a setting; all share one compiled model."""
-    how = {"quality": "fast", "batch_size": BATCH, "precision": PRECISION, "compile": compile, "top_labels": 1, **NORMALISATION}
-    return Explainer(models.model(MODEL), segments=segments, fill=fill, **how)
+    how = {"quality": quality, "batch_size": BATCH, "precision": PRECISION, "compile": compile, "top_labels": 1, **samples}
+    return Explainer(models.model(MODEL), segments=segments, fill=fill, **how, **NORMALISATION)
 
 
 def gaps(judge: Explainer, images: Tensor, maps: Tensor, labels: Tensor) -> dict[str, Tensor]:
