@@ -132,6 +132,7 @@ def test_is_lime(num_features, hide_color, cnn, pictures):
 # One queue
 
 
+@pytest.mark.filterwarnings("ignore:.*not above")
 @pytest.mark.parametrize(
     ("n", "s", "b", "expected"),
     [
@@ -143,7 +144,7 @@ def test_is_lime(num_features, hide_color, cnn, pictures):
     ],
 )
 def test_model_batches_are_full(n, s, b, expected, cnn, calls, pictures):
-    explain(cnn, pictures(n), n_samples=s, batch_size=b, segments=Grid(1, 1))
+    explain(cnn, pictures(n), n_samples=s, batch_size=b, segments=Grid(3, 3))
     assert sizes(calls) == expected
 
 
@@ -213,7 +214,7 @@ def rows_of(calls):
 def sixteen(cnn, calls, pictures):
     """Sixteen images with different numbers of segments, their explanations in one call, and the rows that the model saw."""
     images = pictures(16, h=33, w=31)
-    expected = explain(cnn, images, keys=KEYS, segments=Slic(n_segments=12), fill=0.0, batch_size=64)
+    expected = explain(cnn, images, keys=KEYS, segments=Slic(n_segments=30), fill=0.0, batch_size=64)
     assert len(expected.counts.unique()) > 2
     assert sizes(calls) == [64] * 10
     seen = rows_of(calls)
@@ -224,7 +225,7 @@ def sixteen(cnn, calls, pictures):
 @pytest.mark.parametrize("b", [1, 7, 64, "auto"])
 def test_the_size_of_model_batches_changes_nothing(b, sixteen, cnn, calls):
     images, expected, seen = sixteen
-    actual = explain(cnn, images, keys=KEYS, segments=Slic(n_segments=12), fill=0.0, batch_size=b)
+    actual = explain(cnn, images, keys=KEYS, segments=Slic(n_segments=30), fill=0.0, batch_size=b)
     assert rows_of(calls) == seen
     assert_same(actual, expected)
 
@@ -232,7 +233,7 @@ def test_the_size_of_model_batches_changes_nothing(b, sixteen, cnn, calls):
 def test_the_order_changes_nothing(sixteen, cnn, calls):
     images, expected, seen = sixteen
     order = torch.randperm(16)
-    actual = explain(cnn, images[order], keys=KEYS[order], segments=Slic(n_segments=12), fill=0.0, batch_size=64)
+    actual = explain(cnn, images[order], keys=KEYS[order], segments=Slic(n_segments=30), fill=0.0, batch_size=64)
     assert rows_of(calls) == seen
     assert_same(actual, expected, order.tolist())
 
@@ -240,7 +241,7 @@ def test_the_order_changes_nothing(sixteen, cnn, calls):
 @pytest.mark.parametrize("sampler", ["bernoulli", "lime"])
 def test_company_changes_nothing(sampler, sixteen, cnn, calls):
     images, _, _ = sixteen
-    settings = {"segments": Slic(n_segments=12), "sampler": sampler, "num_features": 7, "fill": 0.0}
+    settings = {"segments": Slic(n_segments=30), "sampler": sampler, "num_features": 7, "fill": 0.0}
     together = explain(cnn, images, keys=KEYS, **settings)
     seen = rows_of(calls)
     calls.clear()

@@ -20,9 +20,10 @@ from gpulime.engine.logit import probabilities
 from gpulime.engine.masked import Masked, Masker
 from gpulime.engine.masks import Sampler
 from gpulime.engine.model import Predictor
+from gpulime.engine.planned_flight import PlannedFlight, has_equal_masks
 from gpulime.engine.proximity import proximity
 from gpulime.engine.queue import Queue
-from gpulime.engine.rounds import PlannedFlight
+from gpulime.engine.rounds import DesignedFlight
 from gpulime.engine.settings import SHAPLEY, WITH_SHAPLEY, Settings
 from gpulime.engine.shapley import Sizes
 from gpulime.engine.shared import Repeats
@@ -96,10 +97,12 @@ class Engine(Generic[E]):
 
     def _flight(self, inputs: Masked) -> Flight:
         if not isinstance(self.sampler, Design):
+            if has_equal_masks(inputs, self.n_samples):
+                return PlannedFlight.distinct(inputs, self.n_samples, self.sampler, self.top_labels)
             return Flight(inputs, self.n_samples, self.sampler, self.top_labels)
         n_samples = None if self.stopping else self.n_samples
         process, shapley = self.settings.estimator == "gp", self.settings.kernel == SHAPLEY
-        flight = PlannedFlight.of(inputs, n_samples, self.sampler, self.top_labels, self.stopping, process or shapley)
+        flight = DesignedFlight.of(inputs, n_samples, self.sampler, self.top_labels, self.stopping, process or shapley)
         if process and not shapley:
             for count in flight.sampled - self._known:
                 walsh.check_kernel(count, self.settings)
@@ -112,7 +115,7 @@ class Engine(Generic[E]):
 
     def solve(self, flight: Flight) -> E | None:
         """Fit the surrogates of a flight with complete outputs; None if it goes on for another round."""
-        if self.settings.link == "logit" and isinstance(flight, PlannedFlight) and not self._looked:
+        if self.settings.link == "logit" and isinstance(flight, DesignedFlight) and not self._looked:
             self._looked = True
             check(
                 bool(probabilities(flight.whole).all()),
@@ -120,7 +123,7 @@ class Engine(Generic[E]):
                 f"has a softmax; got outputs from {float(flight.whole.min()):.3g} to {float(flight.whole.max()):.3g}",
             )
         with devices.exact(flight.labels.device):  # the queue solves between model batches, which may have autocast on
-            found = rounds.solve(flight, self.settings) if isinstance(flight, PlannedFlight) else _solve(flight, self.settings)
+            found = rounds.solve(flight, self.settings) if isinstance(flight, DesignedFlight) else _solve(flight, self.settings)
         return None if found is None else cast(E, flight.inputs.explained(found | _common(flight)))
 
     def explained(self, batch: Any) -> Iterator[E]:

@@ -161,7 +161,10 @@ class Flight:
         l = self.classes if self.all_classes else self.labels.shape[1]
         self.rest = first.new_empty(self.size - self.n, l)
         if not self.all_classes:
-            self.columns = self.labels[:, None].expand(-1, self.n_samples - 1, -1).reshape(-1, l)
+            self.columns = self._columns()
+
+    def _columns(self) -> Tensor:
+        return self.labels[:, None].expand(-1, self.n_samples - 1, -1).reshape(-1, self.labels.shape[1])
 
     def outputs(self, where: slice = slice(None)) -> Tensor:
         """Outputs (m, s, l) of some inputs, by default of all, once the flight is complete."""

@@ -71,6 +71,7 @@ class Masked:
     extra : tuple of tensors (n, ...), further inputs of the model
     origin : (n, k) float64, the regressors of sample 0; None for ones
     shared : bool, True if samples 1 to s - 1 are the same rows for all inputs: the model then gets n + s - 1 rows
+    by_mask : bool, True if the rows of an input depend on their masks alone: samples with equal masks are predicted once
     at_once : bool, True if all samples of an input are fitted together, by `gpulime.engine.shared`, if memory allows
     one, parts : str, names of an input and of its parts in messages
     """
@@ -83,7 +84,7 @@ class Masked:
     wanted: Wanted
     extra: tuple[Tensor, ...] = ()
     origin: Tensor | None = None
-    shared = at_once = False
+    shared = by_mask = at_once = False
     one, parts = "input", "parts"
 
     def __len__(self) -> int:

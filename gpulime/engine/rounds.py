@@ -12,10 +12,11 @@ from torch import Tensor
 from gpulime import device as devices
 from gpulime.engine import pairs, shapley, surrogate
 from gpulime.engine.designs import Design, exhaustive
-from gpulime.engine.flight import Drawn, Flight
+from gpulime.engine.flight import Drawn
 from gpulime.engine.logit import probabilities
 from gpulime.engine.masked import Masked
 from gpulime.engine.plan import Plan
+from gpulime.engine.planned_flight import PlannedFlight
 from gpulime.engine.proximity import proximity
 from gpulime.engine.settings import SHAPLEY, Settings
 from gpulime.engine.stopping import Stopping, first_of
@@ -29,13 +30,9 @@ ENTRIES = defaultdict(lambda: 2**24, cpu=2**19)
 
 
 @dataclass
-class PlannedFlight(Flight):
-    """Inputs in the queue with planned masks; some may go on for further rounds.
+class DesignedFlight(PlannedFlight):
+    """Inputs in the queue with the masks of a design; some may go on for further rounds."""
 
-    Its places are those of the plan.
-    """
-
-    plan: Plan = field(kw_only=True)
     design: Design = field(kw_only=True)
     stopping: Stopping | None = field(kw_only=True, default=None)
     sampled: set[int] = field(kw_only=True, default_factory=set)  # numbers of parts of inputs that do not get all masks
@@ -52,7 +49,7 @@ class PlannedFlight(Flight):
         top_labels: int,
         stopping: Stopping | None,
         in_pairs: bool = False,
-    ) -> PlannedFlight:
+    ) -> DesignedFlight:
         """Plan ``n_samples``; None stands for a block, after which the stopping rule is asked.
 
         Inputs with few parts get all of their masks if these are no more. ``in_pairs`` leaves a last row without a partner out.
@@ -79,15 +76,7 @@ class PlannedFlight(Flight):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.all_classes, self.size, self.going = True, len(self.plan.index), list(range(self.n))
-
-    def pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Input and sample of the places ``start`` to ``stop``."""
-        return self.plan.index[start:stop], self.plan.samples[start:stop]
-
-    def draw(self, index: Tensor, samples: Tensor) -> Tensor:
-        """Masks (..., k) bool of inputs and samples."""
-        return self.plan.masks[index, samples]
+        self.all_classes, self.going = True, list(range(self.n))
 
     def _begin(self, first: Tensor) -> None:
         super()._begin(first)
@@ -109,7 +98,7 @@ class PlannedFlight(Flight):
 
 
 @stage("surrogate")
-def solve(flight: PlannedFlight, settings: Settings) -> dict[str, Tensor] | None:
+def solve(flight: DesignedFlight, settings: Settings) -> dict[str, Tensor] | None:
     """Estimate the inputs of a round; None if some of them go on for another one.
 
     Returns
@@ -137,7 +126,7 @@ def solve(flight: PlannedFlight, settings: Settings) -> dict[str, Tensor] | None
     return flight.found | {"samples": devices.sent(torch.tensor(plan.used), device)}
 
 
-def _unsettled(flight: PlannedFlight, stopping: Stopping) -> list[int]:
+def _unsettled(flight: DesignedFlight, stopping: Stopping) -> list[int]:
     found, counts, plan = flight.found, flight.inputs.counts, flight.plan
     settled = stopping.settled(found["coefficients"], found["standard_errors"], flight.labels, counts, flight.looks).tolist()
     steps = flight.design.steps(flight.inputs.sizes).tolist()

@@ -31,7 +31,7 @@ class MaskedImages(Masked):
     extra: tuple[Tensor, ...] = ()
     class_names: Names | None = None
 
-    one, parts = "image", "segments"
+    one, parts, by_mask = "image", "segments", True
 
     def __post_init__(self) -> None:
         self.counts, self.k, self.most = self.segments.counts, self.segments.ids.shape[1], self.segments.most

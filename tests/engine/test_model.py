@@ -732,5 +732,5 @@ def test_another_number_of_classes_in_a_later_batch_is_named(pictures):
         return rows.mean((2, 3))[:, : 3 if len(rows) == 16 else 2]
 
     with pytest.raises(GpulimeError, match=r"must return \(b, 3\) for each batch, as at first; got \(4, 2\)") as raised:
-        Explainer(model, 20, Grid(2, 2), batch_size=16, activation=None).explain(pictures(1))
+        Explainer(model, 20, Grid(3, 3), batch_size=16, activation=None).explain(pictures(1))
     assert raised.value.stage == "model"

@@ -19,12 +19,13 @@ def test_halves_hold_all_places_in_order(b):
     assert halves == [places[:b], places[b:]]
 
 
+@pytest.mark.filterwarnings("ignore:.*not above")
 def test_memory_that_runs_out_across_several_flights_changes_nothing(monkeypatch, cnn, pictures):
     """Each flight is an image with 6 rows; the first batch of 16 has rows of three, and memory fails at the third."""
     monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 6})
 
     def explained():
-        return Explainer(cnn, 6, Grid(2, 2), batch_size=16).explain(pictures(9), keys=torch.arange(9)).coefficients
+        return Explainer(cnn, 6, Grid(3, 3), batch_size=16).explain(pictures(9), keys=torch.arange(9)).coefficients
 
     expected, rows, composed = explained(), Flight.rows, []
 

@@ -23,6 +23,8 @@ LOOK = 4  # rows by which the engine sees that a model is steady
 class Games(Masked):
     """Inputs whose outputs are a function of the mask: a row is the input's number and its mask."""
 
+    by_mask = True
+
     def __init__(self, counts, numbers, keys):
         self.counts, self.numbers, self.keys = counts, numbers, keys
         self.most, self.k = int(counts.max()), K
@@ -104,11 +106,23 @@ def test_lime_draws_its_samples_for_few_parts_too():
     assert explain(Model(), [3], sampler="bernoulli").samples.tolist() == [129]
 
 
-def test_equal_masks_are_predicted_once():
+@pytest.mark.parametrize(("sampler", "estimator"), [("antithetic", "wls"), ("bernoulli", "ridge"), ("lime", "wls")])
+def test_equal_masks_are_predicted_once(sampler, estimator):
     model = Model()
-    found = explain(model, [9], sampler="antithetic", n_samples=401, estimator="wls")
+    found = explain(model, [9], sampler=sampler, n_samples=401, estimator=estimator)
     assert found.samples.tolist() == [401]
     assert model.rows < 330  # 400 draws of 512 masks hit about 280
+
+
+@pytest.mark.parametrize("sampler", ["bernoulli", "lime"])
+def test_explanations_are_the_same_if_equal_masks_are_predicted_once(sampler, monkeypatch):
+    settings = {"counts": [9, 30, 2], "sampler": sampler, "n_samples": 200, "estimator": "ridge"}
+    found = explain(model := Model(), **settings)
+    monkeypatch.setattr("gpulime.engine.engine.has_equal_masks", lambda inputs, n_samples: False)
+    expected = explain(every := Model(), **settings)
+    assert model.rows < every.rows - 200
+    for name in ("coefficients", "standard_errors", "scores_loo", "local_predictions", "labels", "samples"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-12, atol=0)
 
 
 PAIRS = [("bernoulli", "ridge"), ("antithetic", "wls"), ("antithetic", "ridge"), ("blocks", "wls"), ("blocks", "gp")]

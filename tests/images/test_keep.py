@@ -78,7 +78,7 @@ def test_kept_pixels_are_those_of_the_image_in_each_row(fill, sampler, pictures,
 
     explain(model, images, maps[:1], [255, -1], fill=fill, sampler=sampler)
     rows = torch.cat(seen)
-    assert torch.equal(rows[:, :, kept[0]], images[:, :, kept[0]].expand(S, -1, -1))
+    assert torch.equal(rows[:, :, kept[0]], images[:, :, kept[0]].expand(len(rows), -1, -1))
     assert (rows[1:] != images).any()
 
 

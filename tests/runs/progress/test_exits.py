@@ -77,7 +77,7 @@ def settings(folder, **changes):
         "lime": {
             "quality": "lime",
             "n_samples": 500,
-            "segments": {"grid": {"rows": 2, "columns": 2}},
+            "segments": {"grid": {"rows": 4, "columns": 4}},
             "top_labels": 2,
             "batch_size": 100,
         },
