@@ -52,21 +52,20 @@ def one(
     shown = _labels(explanation, labels)
     if not shown:
         return "<p>an explanation without labels</p>"
-    largest = max(shades.scale(explanation.local_exp[label]) for label in shown)
+    weights = {label: _weights(explanation, label) for label in shown}
+    largest = max(map(shades.scale, weights.values()))
     regression = explanation.mode == "regression"
     if regression:
         blocks = [_value(explanation)] if show_predicted_value else []
     else:
         blocks = [_probabilities(explanation)] if predict_proba else []
-    parts = max(len(explanation.local_exp[label]) for label in shown)
+    parts = max(map(len, weights.values()))
     most = most or (few if parts <= few else max(LEAST_BARS, MOST_BARS // len(shown)))
     blocks += [_bars(explanation, label, largest, most) for label in shown]
-    unsure = {label: shades.unsure(explanation.local_exp[label], shades.errors(explanation, label)) for label in shown}
+    unsure = {label: shades.unsure(weights[label], shades.errors(explanation, label)) for label in shown}
     first = shown[0]
     heading = "" if regression else _called(explanation, first)
-    instance = explanation.domain_mapper.instance_html(
-        explanation.local_exp[first], first, unsure=unsure[first], heading=heading, **kwargs
-    )
+    instance = explanation.domain_mapper.instance_html(weights[first], first, unsure=unsure[first], heading=heading, **kwargs)
     body = "".join(f'<div style="max-width:100%;overflow-x:auto">{block}</div>' for block in blocks if block)
     return (
         f'<div><div style="display:flex;flex-wrap:wrap;gap:16px 40px;align-items:flex-start">{body}</div>{instance}'
@@ -89,6 +88,12 @@ def _labels(explanation: Explanation, labels: Any) -> list[int]:
         return [label for label in explanation.available_labels() if label in explanation.local_exp]
     given = labels if isinstance(labels, list | tuple | set | range | np.ndarray) else [labels]
     return [explanation._chosen(label) for label in given]
+
+
+def _weights(explanation: Explanation, label: int) -> list[tuple[int, float]]:
+    """The weights of a label, without words that the model never sees: theirs are noise."""
+    unseen = {*getattr(explanation.domain_mapper, "unseen", ())}
+    return [pair for pair in explanation.local_exp[label] if pair[0] not in unseen]
 
 
 def _called(explanation: Explanation, label: int) -> str:
@@ -136,7 +141,7 @@ def _value(explanation: Explanation) -> str:
 
 def _bars(explanation: Explanation, label: int, largest: float, most: int) -> str:
     """A table of the parts of a label with a signed bar for each, and its 95 % interval."""
-    weights, known = explanation.local_exp[label], shades.errors(explanation, label)
+    weights, known = _weights(explanation, label), shades.errors(explanation, label)
     names = [name for name, _ in explanation.domain_mapper.map_exp_ids(weights)]
     half = {part: shades.INTERVAL * error for part, error in known.items()}
     unsure, decimals = shades.unsure(weights, known), shades.decimals(largest)
@@ -192,7 +197,7 @@ def _summary(i: int, explanation: Explanation) -> str:
     if not explanation.local_exp:
         return markup.row([(str(i), LEFT), ("none", LEFT), ("", RIGHT), ("", LEFT)])
     label = explanation._chosen(None)
-    picked = shades.strongest(explanation.local_exp[label], STRONGEST)
+    picked = shades.strongest(_weights(explanation, label), STRONGEST)
     largest = shades.scale(picked)
     named = explanation.domain_mapper.map_exp_ids(picked)
     parts = " ".join(markup.weighted(markup.name(name), weight, largest) for name, weight in named)

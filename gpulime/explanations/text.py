@@ -102,8 +102,8 @@ class TextDomainMapper(DomainMapper):
         if not self.unseen:
             return ""
         count, first = len(self.unseen), markup.name(self.words[min(self.unseen)])
-        said = f"The model does not see {count:,} of {len(self.words):,} words, such as {first}; their weights are noise."
-        return f'<p style="{markup.QUIET};margin:6px 0 0">{said}</p>'
+        said = f"The model does not see {count:,} of {len(self.words):,} words, such as {first}; their weights are noise"
+        return f'<p style="{markup.QUIET};margin:6px 0 0">{said}, and not shown.</p>'
 
     def _mark(self, weight: float, largest: float, faded: bool, opacity: bool) -> str:
         ground = markup.tint(weight if opacity else largest * (1 if weight > 0 else -1), largest, faded)

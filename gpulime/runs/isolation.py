@@ -208,6 +208,7 @@ class Recorder:
         is_probability = self.activation in ("softmax", "sigmoid")
         constant = [str(labels[j]) for j, score in zip(once, scores, strict=True) if score is None]
         unweighted = math.isnan(spreads[0])
+        unseen = row.never_seen(columns.get(row.UNSEEN) or [], columns.get("parts") or [])
         why = "the kernel gives every mask a weight of 0" if unweighted else "their output is the same for all samples"
         return {
             **self._common(outcome.item),
@@ -223,7 +224,10 @@ class Recorder:
             "r2": scores,
             "r2_loo": known(batch.scores_loo),
             "spread": known(batch.spreads),
-            "note": [row.note(*one, is_probability) for one in zip(spreads, predictions, strict=True)],
+            "note": [
+                "; ".join(filter(None, (row.note(*one, is_probability), unseen))) or None
+                for one in zip(spreads, predictions, strict=True)
+            ],
             "error": f"no r2 for classes {', '.join(constant)}: {why}" if constant else None,
             "n_samples": int(batch.samples[i]),
         }

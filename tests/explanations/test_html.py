@@ -328,7 +328,11 @@ def test_only_the_strongest_words_are_marked():
 def test_words_that_the_model_never_sees_are_counted():
     seen, unseen = (TextDomainMapper(WORDS, TEXT, SPANS, unseen) for unseen in ([], [1, 2]))
     assert "does not see" not in classification(seen).as_html()
-    assert "The model does not see 2 of 3 words, such as bad; their weights are noise." in classification(unseen).as_html()
+    page = classification(unseen).as_html(labels=[2])
+    assert "The model does not see 2 of 3 words, such as bad; their weights are noise, and not shown." in page
+    assert Shown(page).texts("mark") == ["good", "good"]
+    assert [row[0] for row in list(Shown(page).tables().values())[1]] == ["good"]
+    assert "bad" not in ExplanationList([classification(unseen)])._repr_html_()
 
 
 def test_several_are_a_table_with_the_strongest_parts():

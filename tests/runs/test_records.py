@@ -390,6 +390,12 @@ class Wrapped(torch.nn.Module):
 def pipeline():
     from transformers import TextClassificationPipeline
     return TextClassificationPipeline(model=Wrapped().model.eval(), tokenizer=tokenizer(), device="cpu")
+
+def short():
+    from texts import tiny
+    made = pipeline()
+    made.tokenizer = tiny.tokenizer(max_length=6)
+    return made
 """
 
 
@@ -420,6 +426,26 @@ def test_a_network_of_token_ids_is_the_same_with_its_tokenizer_and_in_a_pipeline
     a, b = ([row["coef"] for row in store.read(tmp_path / run).to_pylist()] for run in ("a", "b"))
     assert a[:4] == b[:4]
     assert None not in a[:4]
+
+
+@pytest.mark.usefixtures("networks")
+def test_words_that_the_model_never_sees_are_told_everywhere(here, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    settings = ["--model.pickle=null", "--lime.device=cpu", "--lime.n_samples=64", "--limit=3"]
+    assert texts(here, tmp_path / "run", "--model.factory=networks:short", *settings) == 0
+    said = capsys.readouterr()
+    assert "2 texts have words that the model never sees" in said.err
+    assert "p0 (7 words, 3 of them never seen by the model)" in said.out
+    strongest = [line.partition("strongest words")[2] for line in said.out.splitlines() if "strongest words" in line]
+    unseen = ["car", "makes", "noise"]
+    assert not [word for words in strongest[:2] for word in unseen if word in words.split()]
+    found = open_run(tmp_path / "run").explanations(["p0", "p2"])
+    assert found.unseen.sum(1).tolist() == [3, 0]
+    assert [word for word, no in zip(found.words[0], found.unseen[0], strict=True) if no] == unseen
+    notes = {row["image_id"]: row["note"] for row in store.read(tmp_path / "run").to_pylist()}
+    assert {note[:34] for note in notes["p0"]} == {"the model never sees 3 of 7 words,"}
+    assert notes["p2"] == [None] * 3
+    assert "The model does not see 3 of 7 words" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_numbers_and_types_do_not_depend_on_the_blocks_of_a_file(tmp_path, monkeypatch):

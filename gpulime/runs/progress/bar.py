@@ -14,7 +14,7 @@ from gpulime.explanations import shades
 from gpulime.runs.progress import terminal
 from gpulime.runs.progress.heartbeat import Effort
 from gpulime.runs.progress.terminal import printable
-from gpulime.runs.store.row import PARTS, kind_of
+from gpulime.runs.store.row import PARTS, UNSEEN, kind_of
 
 SHOWN_IMAGES = 20
 SHOWN_SEGMENTS = 3
@@ -41,6 +41,7 @@ class Progress:
         self.waiting, self.n_samples, self.one, self.per_sample = images, n_samples * per_sample, one, per_sample
         self.class_names, self.model_seconds = class_names, model_seconds
         self.ok, self.failed, self.printed = 0, 0, 0 if shown else SHOWN_IMAGES + 1
+        self.cut = 0  # texts with words that the model never sees
         self.samples, self.counted = 0.0, 0  # samples of finished images, and their number
         self.seen, self.total, self.started = 0, round(images * n_samples * per_sample), time.perf_counter()
         self.bar = tqdm(disable=True)
@@ -62,6 +63,9 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.close()
+        if self.cut:
+            texts = f"{self.cut:,} {self.one}{'s have' if self.cut > 1 else ' has'} words"
+            terminal.note(f"{texts} that the model never sees, such as those beyond its longest input: the column {UNSEEN}")
 
     @property
     def seconds(self) -> float:
@@ -97,6 +101,7 @@ class Progress:
         self._estimate()
         self.failed += row["status"] == "error"
         self.ok += row["status"] == "ok"
+        self.cut += bool(row.get(UNSEEN))
         if self.printed < SHOWN_IMAGES:
             self._print("\n".join(lines(row, self.class_names)))
         elif self.printed == SHOWN_IMAGES:
@@ -120,10 +125,12 @@ def lines(row: Mapping[str, Any], class_names: Sequence[str] | None) -> list[str
     if row["status"] == "error":
         return [printable(f"{name}: {row['error_type']}: {row['error']}")]
     part, names = PARTS[kind_of(row)].removesuffix("s"), row.get("parts")
-    found = [f"{name} ({row['n_segments']} {part}{'' if row['n_segments'] == 1 else 's'})"]
+    unseen = {*(row.get(UNSEEN) or [])}
+    never = f", {len(unseen)} of them never seen by the model" if unseen else ""
+    found = [f"{name} ({row['n_segments']} {part}{'' if row['n_segments'] == 1 else 's'}{never})"]
     for label, prob, r2, coef in zip(row["labels"], row["pred_probs"], row["r2_loo"], row["coef"], strict=True):
         called = class_names[label] if class_names is not None and label < len(class_names) else f"class {label}"
-        strongest = shades.strongest(list(enumerate(coef)), SHOWN_SEGMENTS)
+        strongest = shades.strongest([(j, w) for j, w in enumerate(coef) if j not in unseen], SHOWN_SEGMENTS)
         shown = [(f"#{j}" if names is None else printable(names[j]), w) for j, w in strongest]
         parts = "  ".join(f"{name} {w:+.{shades.decimals(abs(strongest[0][1]))}f}" for name, w in shown) or "none"
         score = "   -" if r2 is None else f"{r2:.2f}"

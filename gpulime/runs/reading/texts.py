@@ -70,13 +70,14 @@ class TextSource:
         return Read(item, content=text, sha256=self.records.sha256(name), classes=found)
 
     def columns(self, piece: ExplainedTexts, i: int, read: Read) -> dict[str, Any]:
-        """Text, words and their places."""
+        """Text, words, their places, and which of them the model never sees."""
         return {
             "kind": row.TEXT,
             "n_segments": len(piece.words[i]),
             "parts": piece.words[i],
             "text": piece.texts[i],
             "spans": [list(itertools.chain.from_iterable(places)) for places in piece.spans[i]],
+            row.UNSEEN: piece.unseen[i].nonzero().flatten().tolist(),
         }
 
     def _batch(self, reads: Sequence[Read]) -> Batch:

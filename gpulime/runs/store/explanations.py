@@ -12,7 +12,7 @@ from torch import Tensor
 from gpulime.explanations.images import ExplainedImages
 from gpulime.explanations.rows import ExplainedRows
 from gpulime.explanations.texts import ExplainedTexts
-from gpulime.runs.store.row import ROW, TEXT, decode_segments, kind_of
+from gpulime.runs.store.row import ROW, TEXT, UNSEEN, decode_segments, kind_of
 
 GRAY = 128  # of a missing picture
 Explained = ExplainedImages | ExplainedTexts | ExplainedRows
@@ -32,6 +32,7 @@ def of_row(row: Mapping[str, Any], picture: Any, manifest: Mapping[str, Any]) ->
     if kind == TEXT:
         spans = [list(zip(places[::2], places[1::2], strict=True)) for places in row["spans"]]
         unseen = torch.zeros(1, k, dtype=torch.bool)
+        unseen[0, row[UNSEEN] or []] = True
         return ExplainedTexts(**found, texts=[row["text"]], words=[row["parts"]], spans=[spans], unseen=unseen)
     if kind == ROW:
         return ExplainedRows(

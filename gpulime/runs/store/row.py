@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from gpulime.errors import GpulimeError, check, unknown
 from gpulime.runs.store.layout import VERSION_KEY, Layout
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # Columns that shards of earlier versions lack, and the version that added each.
 ADDED = {"prediction": 2, "predicted_prob": 2, "r2_loo": 2, "spread": 2, "note": 2, "coef_se": 3}
-ADDED |= {"kind": 4, "parts": 4, "text": 4, "spans": 4, "values": 4, "local_pred": 4}
+ADDED |= {"kind": 4, "parts": 4, "text": 4, "spans": 4, "values": 4, "local_pred": 4, "unseen": 5}
 STATUSES = ("ok", "error")
 MOST_PIXELS = 2**31  # of a label map
 SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # the most segments of each
@@ -32,6 +32,7 @@ PARTS = {IMAGE: "segments", TEXT: "words", ROW: "columns"}
 BLOCKS = {IMAGE: ("h", "w", "seg", "seg_dtype"), TEXT: ("parts", "text", "spans"), ROW: ("parts", "values")}
 NEEDED = ("n_segments", "labels", *PER_LABEL)
 LATER = ("r2_loo", "spread", "note", "coef_se", "local_pred")  # per label, too, but null in the rows of earlier versions
+UNSEEN = "unseen"  # of a text: the places of the words that the model never sees; null in the rows of earlier versions
 PREDICTED = ("prediction", "predicted_prob")  # the same, for an image
 HARDLY = 1e-4  # of a probability, or relative to the prediction for other outputs; a smaller spread gets a note
 
@@ -63,6 +64,7 @@ def schema() -> pa.Schema:
             ("parts", pa.list_(pa.string())),
             ("text", pa.string()),
             ("spans", pa.list_(pa.list_(pa.int32()))),
+            ("unseen", pa.list_(pa.int32())),
             ("values", pa.list_(pa.string())),
             ("prediction", pa.int32()),
             ("predicted_prob", pa.float32()),
@@ -182,13 +184,21 @@ def few_samples(n_samples: int, k: int, parts: str = "segments") -> str | None:
     return f"{few}: coefficients are uncertain"
 
 
+def never_seen(unseen: Sequence[int], words: Sequence[str]) -> str | None:
+    """A warning about a text with words that the model never sees, by their places among its words; None if there are none."""
+    if not unseen:
+        return None
+    which = f"{len(unseen):,} of {len(words):,} words, such as {words[unseen[0]]!r:.80}"
+    return f"the model never sees {which}: their coefficients are noise"
+
+
 def judged(rows: pa.Table) -> pa.Table:
     """Add a column ``damaged``: the damage of an explanation; null if it is whole, and for error rows.
 
     The columns become Python objects, so pass a few hundred rows at a time, as `shards.kept` does.
     """
     blocks = dict.fromkeys(name for block in BLOCKS.values() for name in block)
-    looked_at = rows.select(["status", "kind", *NEEDED, *blocks, *LATER, *PREDICTED]).to_pylist()
+    looked_at = rows.select(["status", "kind", *NEEDED, *blocks, UNSEEN, *LATER, *PREDICTED]).to_pylist()
     reasons = [_reason(row) if row["status"] == "ok" else None for row in looked_at]
     return rows.append_column("damaged", pa.array(reasons, pa.string()))
 
@@ -247,6 +257,9 @@ def _check_segments(row: Mapping[str, Any], k: int) -> None:
 
 def _check_parts(row: Mapping[str, Any], k: int) -> None:
     check(None not in row["parts"] and len(row["parts"]) == k, f"parts must be {k} names, got {row['parts']!r:.80}")
+    unseen = row[UNSEEN] or []
+    apart = len({*unseen}) == len(unseen) and all(part is not None and 0 <= part < k for part in unseen)
+    check(apart, f"unseen must be different places among {k} parts, got {unseen!r:.80}")
     if row["spans"] is None:
         return
     check(len(row["spans"]) == k, f"spans must have an entry for each of {k} parts, got {len(row['spans'])}")

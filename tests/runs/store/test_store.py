@@ -45,6 +45,7 @@ def explained(image_id="a.jpg", **changes):
         "parts": ["über", "b", "c"],
         "text": "über b über",
         "spans": [[0, 4, 7, 11], [5, 6], []],
+        "unseen": [2],
         "values": ["1", None],
         "prediction": 9,
         "predicted_prob": 0.625,

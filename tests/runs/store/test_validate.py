@@ -53,6 +53,8 @@ DAMAGED = {
     "a word of none": (OF_TEXT | {"parts": ["a", None, "c", "d"]}, "parts must be 4 names"),
     "words without places": (OF_TEXT | {"spans": [[0, 1]]}, "spans must have an entry for each of 4 parts, got 1"),
     "a place beyond the text": (OF_TEXT | {"spans": [[0, 8], [], [], []]}, r"in the text, 0 to 7, got \[0, 8\]"),
+    "an unseen word beyond the text": (OF_TEXT | {"unseen": [4]}, r"different places among 4 parts, got \[4\]"),
+    "a word that is unseen twice": (OF_TEXT | {"unseen": [3, 3]}, r"different places among 4 parts, got \[3, 3\]"),
     "half a place": (OF_TEXT | {"spans": [[0], [], [], []]}, r"spans must be pairs of places in the text, 0 to 7, got \[0\]"),
     "a row without values": ({"kind": "row", "parts": ["a", "b", "c", "d"]}, "an explanation must have values$"),
 }
