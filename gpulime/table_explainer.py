@@ -43,8 +43,9 @@ class TableExplainer(Engine[ExplainedRows]):
         ``training_data`` -> (b, classes) probabilities, (b,) probabilities of the second of two classes, or (b,) values of a
         regression. Or a module (b, d) tensor -> (b, classes) tensor.
     training_data : (rows, d) array, tensor, DataFrame or sparse matrix; or (rows, T, F) series
-        The model gets rows of the same kind: a DataFrame with the same columns and dtypes, an array in float64, series (b, T,
-        F). Columns of a DataFrame that are objects, categories, strings or bools are categorical. Of a sparse row only the
+        The model gets rows of the same kind: a DataFrame with the same columns and dtypes, a tensor or an array of the same
+        floating dtype, series (b, T, F). A scikit-learn estimator gets arrays in float64, and whole numbers become floats.
+        Columns of a DataFrame that are objects, categories, strings or bools are categorical. Of a sparse row only the
         entries that are not 0 are varied and explained, by normal numbers, so each row has its own neighbourhood.
     training_labels : (rows,), optional
         Classes, for ``discretizer="entropy"``.
@@ -133,7 +134,7 @@ class TableExplainer(Engine[ExplainedRows]):
             tables = SparseTables(training_data, columns, function, seed, n_samples, sample_around, self.class_names)
             kernel_width = 0.75 * len(columns) ** 0.5 if kernel_width is None else kernel_width  # as lime: by all columns
         else:
-            columns.name_by(model)
+            columns.suit(model, training_data)
             self.table = Table(
                 columns,
                 columns.encode(training_data, "training_data"),

@@ -243,6 +243,93 @@ def test_modules_get_tensors_on_their_device_and_in_their_dtype():
     torch.testing.assert_close(explained.coefficients, expected.coefficients, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("training", "kind"),
+    [
+        (torch.tensor(IRIS.data, dtype=torch.float32), torch.float32),
+        (torch.tensor(IRIS.data), torch.float64),
+        (torch.tensor(IRIS.data).round().long(), torch.float32),
+        (IRIS.data.astype(np.float32), np.float32),
+        (IRIS.data.astype(">f4"), np.float32),
+        (IRIS.data.round().astype(int), np.float64),
+        (IRIS.data.tolist(), np.float64),
+    ],
+    ids=["float32", "float64", "int64", "array", "big-endian", "whole", "list"],
+)
+def test_a_function_gets_rows_of_the_kind_of_the_training_data(training, kind, logistic):
+    seen = []
+
+    def function(rows):
+        seen.append(rows)
+        return torch.as_tensor(rows).float().matmul(weights).softmax(-1)
+
+    weights = torch.tensor(logistic.coef_.T, dtype=torch.float32)
+    explained = TableExplainer(function, training, n_samples=S).explain(ROWS)
+    assert {type(rows) for rows in seen} == {torch.Tensor if isinstance(kind, torch.dtype) else np.ndarray}
+    assert all(rows.dtype == kind and rows.shape[1] == 4 for rows in seen)
+    plain = TableExplainer(lambda rows: function(rows).numpy(), np.asarray(training, dtype=np.float64), n_samples=S)
+    torch.testing.assert_close(explained.coefficients, plain.explain(ROWS).coefficients, rtol=0, atol=1e-6)
+
+
+def test_a_network_in_a_function_and_series_of_tensors():
+    torch.manual_seed(0)
+    net, training = nn.Linear(4, 3), torch.tensor(IRIS.data, dtype=torch.float32)
+    explained = TableExplainer(lambda rows: net(rows).softmax(-1), training, n_samples=S).explain(training[:3])
+    expected = TableExplainer(net, training, n_samples=S).explain(training[:3])
+    torch.testing.assert_close(explained.coefficients, expected.coefficients, rtol=0, atol=1e-6)
+    series, shapes = training.reshape(-1, 2, 2), []
+
+    def function(rows):
+        shapes.append(tuple(rows.shape[1:]))
+        return net(rows.flatten(1)).softmax(-1)
+
+    again = TableExplainer(function, series, n_samples=S).explain(series[:1])
+    assert set(shapes) == {(2, 2)}
+    assert again.coefficients.shape == (1, 3, 4)
+
+
+@pytest.mark.parametrize("training", [torch.tensor(IRIS.data, dtype=torch.float32), IRIS.data.astype(np.float32)])
+def test_an_estimator_gets_arrays_in_float64_whatever_the_training_data_is(training, logistic):
+    seen = []
+
+    class Watched(LogisticRegression):
+        def predict_proba(self, rows):
+            seen.append(rows)
+            return super().predict_proba(rows)
+
+    model = Watched(max_iter=1000).fit(IRIS.data, IRIS.target)
+    for called in (model, model.predict_proba):
+        TableExplainer(called, training, n_samples=S).explain(ROWS)
+    assert all(type(rows) is np.ndarray and rows.dtype == np.float64 for rows in seen)
+
+
+@pytest.mark.parametrize(
+    ("function", "training", "message"),
+    [
+        (
+            lambda rows: nn.Linear(4, 3)(rows),
+            IRIS.data,
+            r"a float64 array \(\d+, 4\) \(TypeError: linear\(\): argument 'input'",
+        ),
+        (
+            lambda rows: nn.Linear(4, 3)(rows),
+            torch.tensor(IRIS.data),
+            r"a torch.float64 tensor \(\d+, 4\) \(RuntimeError: mat1",
+        ),
+        (lambda rows: rows.astype(float), torch.tensor(IRIS.data), r"a torch.float64 tensor .*AttributeError: 'Tensor' object"),
+    ],
+    ids=["array", "dtype", "tensor"],
+)
+def test_a_function_that_refuses_its_rows_is_told_what_it_got(function, training, message):
+    with pytest.raises(GpulimeError, match=f"the model failed for {message}.*: a function gets rows of the kind and dtype"):
+        TableExplainer(function, training, n_samples=S).explain(ROWS)
+
+
+def test_other_errors_of_a_function_are_left_as_they_are():
+    with pytest.raises(KeyError, match="mine"):
+        TableExplainer(lambda rows: {}["mine"], IRIS.data, n_samples=S).explain(ROWS)
+
+
 @pytest.mark.parametrize("shape", [(150,), (150, 1)])
 def test_a_single_probability_is_that_of_the_second_class(shape):
     def model(rows):

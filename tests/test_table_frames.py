@@ -157,7 +157,7 @@ def test_bad_frames(frame):
 def test_a_function_that_takes_a_frame_gets_an_array(wants):
     explainer = TableExplainer(wants, np.random.RandomState(0).normal(size=(50, 2)), n_samples=S)
     with pytest.raises(
-        GpulimeError, match=r"the model failed for an array \(200, 2\) .*pass training_data and inputs as DataFrames"
+        GpulimeError, match=r"the model failed for a float64 array \(200, 2\) .*of training_data: pass the DataFrame, tensor"
     ):
         explainer.explain(np.zeros((1, 2)))
 

@@ -16,6 +16,7 @@ from sklearn.svm import LinearSVC
 import gpulime
 from gpulime.engine.masks import resolve
 from gpulime.errors import GpulimeError
+from gpulime.lime_text import LimeTextExplainer
 from gpulime.texts.counts import Counts
 from gpulime.texts.words import split
 from tests.texts import tiny
@@ -360,6 +361,11 @@ def test_settings_that_cannot_be(pipeline, make, said):
         (("a text",), r"texts must be a sequence of strings; got str: pass \[text\] for one text"),
         ((3,), "texts must be a sequence of strings; got int"),
         (([],), "texts must be a sequence of strings; got none"),
+        (
+            ({"id": [1], "text": ["a game"]},),
+            r"got a dict with keys \['id', 'text'\]: pass the texts alone, such as explain\(dict\['text'\]\)",
+        ),
+        (({"a": "a game"},), r"got a dict with keys \['a'\]: pass the texts alone$"),
         ((["a game", ""],), "text 1: a text must have a word that can be hidden; got an empty one"),
         ((["a game", "?!"],), r"text 1: a text must have a word that can be hidden; got '\?!'"),
         ((["a game", None],), "text 1: a text must be a string; got NoneType None"),
@@ -375,6 +381,16 @@ def test_settings_that_cannot_be(pipeline, make, said):
 def test_texts_that_cannot_be(pipeline, arguments, said):
     with pytest.raises(GpulimeError, match=said):
         gpulime.TextExplainer(pipeline, n_samples=20).explain(*arguments)
+
+
+def test_texts_in_a_frame_are_a_column_of_it(pipeline, explained):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"n": range(len(TEXTS)), "post": TEXTS}, index=range(7, 7 + len(TEXTS)))
+    explainer, drop_in = gpulime.TextExplainer(pipeline, n_samples=S), LimeTextExplainer()
+    for explain in (explainer.explain, lambda texts: drop_in.explain_instances(texts, pipeline.predict_proba)):
+        with pytest.raises(GpulimeError, match=r"got a DataFrame with columns \['n', 'post'\]: .*explain\(frame\['post'\]\)"):
+            explain(frame)
+    assert_same(explainer.explain(frame["post"]), explained)
 
 
 def test_keys_of_another_integer_dtype(pipeline):

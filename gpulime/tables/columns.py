@@ -8,6 +8,7 @@ from math import isnan
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gpulime.errors import GpulimeError, check, nearest
@@ -30,6 +31,8 @@ class Columns:
     labels : the column labels of a DataFrame, or None
     categories : dict, number of a categorical column of a DataFrame -> its values
     steps : (T, F) of series, or None for rows
+    kind : dtype of the rows that the model gets; a torch.dtype stands for tensors
+    device : of these tensors
     """
 
     names: list[str]
@@ -39,6 +42,8 @@ class Columns:
     labels: Any = None
     categories: dict[int, Categories] = field(default_factory=dict)
     steps: tuple[int, int] | None = None
+    kind: Any = np.float64
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -112,13 +117,26 @@ class Columns:
             hint = "pass text and categories in a DataFrame, and rows of one width"
             raise GpulimeError(f"{what} must be numbers; got {_kind(rows)} ({first}): {hint}") from error
 
-    def name_by(self, model: Any) -> None:
-        """Take over the columns that a scikit-learn estimator was trained on: it gets DataFrames for arrays, too."""
+    def suit(self, model: Any, training: Any) -> None:
+        """Take over the kind of the training data, and the columns that a scikit-learn estimator was trained on.
+
+        A function gets tensors for tensors, and arrays of a floating dtype for such arrays. An estimator gets DataFrames if it
+        was trained on one, else arrays in float64.
+        """
+        if not hasattr(getattr(model, "__self__", model), "get_params"):
+            self._resemble(training)
         names = getattr(model, "feature_names_in_", None)
         if self.labels is None and self.steps is None and names is not None and len(names) == len(self):
             self.labels = list(names)
             if self.names == [str(j) for j in range(len(self))]:
                 self.names = list(map(str, names))
+
+    def _resemble(self, training: Any) -> None:
+        if isinstance(training, Tensor):
+            self.kind = training.dtype if training.is_floating_point() else torch.get_default_dtype()
+            self.device = training.device
+        elif isinstance(training, np.ndarray) and training.dtype.kind == "f":
+            self.kind = training.dtype.newbyteorder("=")
 
     def forget(self) -> None:
         """Forget values of categories that training lacks, of earlier rows."""
@@ -147,11 +165,13 @@ class Columns:
         return found
 
     def decode(self, values: Array) -> Any:
-        """Rows for the model from numbers (b, d) float64: a DataFrame with the training's columns and dtypes, or an array."""
+        """Rows for the model from numbers (b, d) float64: a DataFrame, an array or a tensor, as the training data."""
         if self.steps is not None:
-            return values.reshape(len(values), self.steps[1], self.steps[0]).transpose(0, 2, 1)
+            values = values.reshape(len(values), self.steps[1], self.steps[0]).transpose(0, 2, 1)
+        if isinstance(self.kind, torch.dtype):
+            return torch.from_numpy(values).to(self.kind).to(self.device)
         if self.labels is None:
-            return values
+            return values.astype(self.kind, copy=False)
         import pandas
 
         if self.dtypes is None:

@@ -20,8 +20,11 @@ from gpulime.errors import GpulimeError, check, line_of, unknown
 from gpulime.tables.columns import Columns
 
 BATCH_ROWS, BATCH_BYTES = 2**15, 2**26  # rows of a call, and their bytes, at most: calls of estimators are mostly overhead
-# Errors of functions that look for the columns of a DataFrame in an array.
-_WANTS_FRAME = re.compile(r"data ?frame|feature names|'numpy.ndarray' object has no attribute|only integers, slices", re.I)
+# Errors of functions that take rows of another kind or dtype.
+_REFUSED = re.compile(
+    r"data ?frame|feature names|(ndarray|Tensor)' object|only integers, slices|must be Tensor|dtype|scalar type|to numpy",
+    re.I,
+)
 
 
 @dataclass
@@ -43,11 +46,11 @@ class Function:
         given = self.columns.decode(rows.cpu().numpy())
         try:
             output = self.function(given)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            if not _WANTS_FRAME.search(str(error)) or hasattr(given, "columns"):
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, GpulimeError) or not _REFUSED.search(str(error)) or hasattr(given, "columns"):
                 raise
-            right = "if it takes a DataFrame, pass training_data and inputs as DataFrames"
-            raise GpulimeError(f"the model failed for an array {tuple(rows.shape)} ({line_of(error)}): {right}") from error
+            right = "a function gets rows of the kind and dtype of training_data: pass the DataFrame, tensor or array it takes"
+            raise GpulimeError(f"the model failed for {_kind(given)} ({line_of(error)}): {right}") from error
         return functions.read(output, len(rows), mode=self.mode)
 
 
@@ -135,3 +138,9 @@ def predictor(
     if activation == "auto":
         activation = "softmax" if mode == "classification" else None
     return Predictor(model, activation, precision, device, compile)
+
+
+def _kind(rows: Any) -> str:
+    """The kind of the model's rows in a message, such as "a float64 array (5000, 4)"."""
+    shape = tuple(rows.shape)
+    return f"a {rows.dtype} tensor {shape}" if isinstance(rows, Tensor) else f"a {rows.dtype} array {shape}"

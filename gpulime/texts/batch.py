@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,10 @@ from gpulime import arrays
 from gpulime import labels as classes
 from gpulime.classes import Names
 from gpulime.engine.masked import Wanted
-from gpulime.errors import about, check, stage
+from gpulime.errors import GpulimeError, about, check, stage
 from gpulime.texts.words import Split, Words, check_words, split
+
+MOST_NAMED = 5  # columns in a message
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,26 @@ class Divided:
 
 
 def listed(texts: Any) -> list[Any]:
-    """Texts as a list; refuses a single string.
+    """Texts as a list; refuses a single string, and a table of which only the names of columns would be seen.
 
     Raises
     ------
     GpulimeError
         If there are none, or the argument is no iterable of them.
     """
+    is_frame = hasattr(texts, "columns")
+    if is_frame or isinstance(texts, Mapping):
+        names = list(texts.columns if is_frame else texts)
+        kind, what = ("frame", "columns") if is_frame else ("dict", "keys")
+        hint = next((f", such as explain({kind}[{name!r}])" for name in names if _holds_texts(texts[name])), "")
+        got = f"{type(texts).__name__} with {what} {names[:MOST_NAMED]}"
+        raise GpulimeError(f"texts must be a sequence of strings; got a {got}: pass the texts alone{hint}")
     one = isinstance(texts, str | bytes) or not isinstance(texts, Iterable)
     check(not one, lambda: f"texts must be a sequence of strings; got {type(texts).__name__}: pass [text] for one text")
     found = list(texts)
     check(bool(found), "texts must be a sequence of strings; got none")
     return found
+
+
+def _holds_texts(column: Any) -> bool:
+    return isinstance(column, Iterable) and not isinstance(column, str) and isinstance(next(iter(column), None), str)
