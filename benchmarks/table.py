@@ -22,7 +22,7 @@ from benchmarks.peers import compare
 from benchmarks.peers.field import COMPARISONS
 
 if TYPE_CHECKING:
-    from benchmarks import picks, tabular, texts
+    from benchmarks import picks, tabular, texts, tutorials
 
 Blocks = Mapping[str, Callable[[], str]]
 ROOT = store.HERE.parent
@@ -185,6 +185,11 @@ def of_tables(rows: Sequence[tabular.Row]) -> str:
     )
 
 
+def of_tutorials(rows: Sequence[tutorials.Row]) -> str:
+    """Explanations of the scripts in examples/."""
+    return _beside_lime(rows, lambda row: f"examples/{row.entry}.py", lambda row: f"{row.ms} ms")
+
+
 def of_picks(rows: Sequence[picks.Row]) -> str:
     """Picks of explanations beside lime's."""
     return _beside_lime(
@@ -275,6 +280,7 @@ PAGES: Mapping[Path, Blocks] = {
         "stopping": partial(devices, stopping.Row, of_stopping),
         "texts": partial(beside_lime, "texts", of_texts),
         "tables": partial(beside_lime, "tabular", of_tables),
+        "tutorials": partial(beside_lime, "tutorials", of_tutorials),
         "picks": partial(beside_lime, "picks", of_picks),
     },
     ROOT / "docs" / "evaluation.md": {

@@ -103,7 +103,7 @@ def entries() -> list[Entry]:
     for discretize in (True, False):
         name = f"30_drop_in_5_features{'' if discretize else '_gaussian'}"
         found.append(Entry(name, "30 columns", "logistic", "drop-in", 10, num_features=5, discretize=discretize))
-    found.append(Entry("iris_forward_selection", "iris", "logistic", "fit", 4, num_features=3))
+    found.append(Entry("iris_forward_selection", "iris", "logistic", "fit", 20, num_features=3))
     found += [Entry(f"{table.split()[0]}_forward_selection", table, "logistic", "fit", 20, num_features=5) for table in MORE]
     return found
 
