@@ -72,7 +72,8 @@ class BaseDiscretizer:
         if data_stats:
             self.means, self.stds, self.mins, self.maxs = (data_stats[name] for name in Statistics._fields)
         for column, edges in zip(self.to_discretize, found, strict=True):
-            check(edges.size > 0, f"bins must return an edge or more for each column; got none for column {column}")
+            fits = edges.size > 0 or bool(np.isnan(data[:, column]).all())
+            check(fits, f"bins must return an edge or more for each column; got none for column {column}")
             self.names[column] = _names(feature_names[column], edges)
             self.lambdas[column] = partial(of_columns.find, edges)
             if not data_stats:
@@ -140,7 +141,7 @@ class EntropyDiscretizer(BaseDiscretizer):
     Raises
     ------
     GpulimeError
-        If there are no labels.
+        If there is no label for each row.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class EntropyDiscretizer(BaseDiscretizer):
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         check(labels is not None, "Labels must be not None when using EntropyDiscretizer: pass training_labels")
+        of_columns.check_classes(labels, len(data))
         super().__init__(data, categorical_features, feature_names, labels=labels, random_state=random_state)
 
     def bins(self, data: Array, labels: Any) -> list[Array]:
@@ -172,6 +174,8 @@ class StatsDiscretizer(BaseDiscretizer):
 
 
 def _names(name: str, edges: Array) -> list[str]:
-    """Names of a column's bins, as lime has them."""
+    """Names of a column's bins, as lime has them; a column without edges has no value in the training data."""
+    if not edges.size:
+        return [f"{name} is not missing"]
     inner = [f"{low:.2f} < {name} <= {high:.2f}" for low, high in pairwise(edges)]
     return [f"{name} <= {edges[0]:.2f}", *inner, f"{name} > {edges[-1]:.2f}"]

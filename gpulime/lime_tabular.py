@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from tqdm.auto import tqdm
 
@@ -36,7 +35,7 @@ from gpulime.lime_queue import LimeQueue, UnexplainedError
 from gpulime.lime_queued_rows import Call, Prepared, flight, plain, sequence, turned
 from gpulime.tables import lime_names, lime_rows, model, sparse
 from gpulime.tables.bins import Array
-from gpulime.tables.columns import Columns
+from gpulime.tables.columns import Columns, named, numbered, scaler
 from gpulime.tables.lime_rows import Frequencies
 
 __all__ = ["LimeTabularExplainer", "RecurrentTabularExplainer", "TableDomainMapper", "UnexplainedError"]
@@ -58,8 +57,8 @@ class LimeTabularExplainer:
         Classes, for ``discretizer="entropy"``.
     feature_names : sequence of d str, optional
         By default the columns of the DataFrame, or their numbers.
-    categorical_features : sequence of int, optional
-        Columns that are categorical; their values are integers.
+    categorical_features : sequence of int or str, optional
+        Columns that are categorical, by number or name; their values are numbers.
     categorical_names : mapping, optional
         Column -> names of its values.
     kernel_width : float, optional
@@ -96,7 +95,7 @@ class LimeTabularExplainer:
         mode: str = "classification",
         training_labels: Any = None,
         feature_names: Sequence[Any] | None = None,
-        categorical_features: Iterable[int] | None = None,
+        categorical_features: Iterable[Any] | None = None,
         categorical_names: Mapping[int, Any] | None = None,
         kernel_width: float | None = None,
         kernel: Callable[..., Any] | None = None,
@@ -120,8 +119,8 @@ class LimeTabularExplainer:
             self.validate_training_data_stats(training_data_stats)
         training_data, feature_names, labels = plain(training_data, feature_names)
         d = training_data.shape[1]
-        self.categorical_features = [] if categorical_features is None else list(categorical_features)
-        self.feature_names = [str(i) for i in range(d)] if feature_names is None else list(feature_names)
+        self.feature_names = named(range(d) if feature_names is None else feature_names, d)
+        self.categorical_features = numbered(categorical_features, self.feature_names)
         self._columns = Columns(self.feature_names, np.zeros(d, dtype=bool), np.zeros(d, dtype=bool), labels=labels)
         self._is_sparse = sparse.is_sparse(training_data)
         fits = not (self._is_sparse and self.categorical_features)
@@ -137,7 +136,7 @@ class LimeTabularExplainer:
         check(self.kernel_width > 0, f"kernel_width must be above 0, or None; got {kernel_width!r}")
         self.kernel = kernel or exponential_kernel
         self.verbose, self.feature_selection, self.class_names = verbose, feature_selection, class_names
-        self.scaler = StandardScaler(with_mean=False).fit(training_data)
+        self.scaler = scaler(training_data)
         self.feature_values: dict[int, Any] = {}
         self.feature_frequencies: dict[int, Array] = {}
         self._count(training_data)
@@ -294,7 +293,7 @@ class LimeTabularExplainer:
             num_samples=whole("num_samples", num_samples, 2, ", the row and one sample"),
             distance_metric=distance_metric,
             model_regressor=model_regressor,
-            settings=self._settings(num_features),
+            settings=self._settings(num_features, model_regressor),
         )
         predictor = self._predictor(predict_fn)
         with tqdm(total=len(rows) * num_samples, disable=not progress_bar) as bar:
@@ -309,13 +308,16 @@ class LimeTabularExplainer:
             )
             return ExplanationList(queue.run(len(rows)))
 
-    def _settings(self, num_features: int) -> Settings:
-        """Settings of the fit; nothing is selected if the highest weights may be all."""
+    def _settings(self, num_features: int, model_regressor: Any) -> Settings:
+        """Settings of the fit; nothing is selected if the highest weights may be all, and their order does not matter.
+
+        The order matters for a regressor of the user's: among coefficients of 0 it is that of the selection.
+        """
         method = self.feature_selection
         if method == "auto":
             method = "forward_selection" if num_features <= 6 else "highest_weights"
         found = Settings(feature_selection=method, num_features=num_features)
-        every = method == "highest_weights" and num_features >= len(self.feature_names)
+        every = method == "highest_weights" and num_features >= len(self.feature_names) and model_regressor is None
         return replace(found, feature_selection="none") if every else found
 
     def _predictor(self, predict_fn: Any) -> Predictor:
@@ -419,7 +421,7 @@ class RecurrentTabularExplainer(LimeTabularExplainer):
         mode: str = "classification",
         training_labels: Any = None,
         feature_names: Sequence[Any] | None = None,
-        categorical_features: Iterable[int] | None = None,
+        categorical_features: Iterable[Any] | None = None,
         categorical_names: Mapping[int, Any] | None = None,
         kernel_width: float | None = None,
         kernel: Callable[..., Any] | None = None,

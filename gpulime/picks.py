@@ -17,6 +17,7 @@ from gpulime.explanations.images import ExplainedImages
 from gpulime.images.clusters import by_features, by_place
 
 CLUSTERS = 32
+RIGHT = "pick needs the explanations of several inputs, as explain returns them, or a list of explanations"
 
 
 def pick(
@@ -65,11 +66,16 @@ def pick(
         If there are no explanations, an argument is invalid, or images cannot be compared.
     """
     count, num_features = whole("count", count, 1), whole("num_features", num_features, 1)
+    several = isinstance(explanations, Explanations | Sequence)
+    check(several, f"{RIGHT}; got {type(explanations).__name__}")
     n = len(explanations)
     check(n > 0, "there are no explanations to pick from")
     whole("clusters", clusters, 1)
     listed: list[Any] = [] if _named(explanations) else list(cast(Sequence[Any], explanations))
     of_images = bool(listed) and isinstance(listed[0], ImageExplanation)
+    for one in listed:
+        fits = isinstance(one, ImageExplanation) == of_images and hasattr(one, "as_list")  # as lime's own
+        check(fits, f"{RIGHT}, all of one kind; got {type(one).__name__} among them")
     check(of_images or features is None, "features are only for images; parts of rows and texts are compared by name")
     if of_images:
         found = by_place(listed) if features is None else by_features(listed, features, clusters, seed)

@@ -33,8 +33,8 @@ class SubmodularPick:
         Explain ``sample_size`` rows drawn without replacement, or all.
     sample_size : int
         Rows to explain if ``method`` is "sample"; more than n are all.
-    num_exps_desired : int
-        Explanations to pick; more than there are are all.
+    num_exps_desired : int, optional
+        Explanations to pick; None, or more than there are, picks all.
     num_features : int
         The most features of an explanation.
     random_state : int or numpy.random.RandomState, optional
@@ -67,13 +67,13 @@ class SubmodularPick:
         predict_fn: Any,
         method: str = "sample",
         sample_size: int = 1000,
-        num_exps_desired: int = 5,
+        num_exps_desired: int | None = 5,
         num_features: int = 10,
         *,
         random_state: int | np.random.RandomState | None = None,
         **kwargs: Any,
     ) -> None:
-        count = whole("num_exps_desired", num_exps_desired, 1)
+        wanted = None if num_exps_desired is None else whole("num_exps_desired", num_exps_desired, 1)
         sampled = _sampled(data, method, sample_size, random_state)
         options = {"num_features": num_features, "top_labels": 1} | kwargs
         self.failures: dict[int, BaseException] = {}
@@ -81,6 +81,7 @@ class SubmodularPick:
         self.failures = {sampled[i]: error for i, error in self.failures.items()}
         self.sample_indices = [sampled[i] for i in found]
         self.explanations = ExplanationList(found.values())
+        count = len(found) if wanted is None else wanted
         if count > len(found):
             warnings.warn(f"{count} explanations were asked for, but there are {len(found)}: all are picked", stacklevel=2)
         rows, columns, weights = by_name(self.explanations)

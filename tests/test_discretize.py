@@ -90,7 +90,8 @@ def test_a_missing_value_has_a_bin_of_its_own():
 def test_a_column_without_any_value():
     data = np.full((20, 1), np.nan)
     made_ = discretize.QuartileDiscretizer(data, [], ["age"], random_state=0)
-    assert made_.discretize(data).tolist() == [[2.0]] * 20
+    assert made_.names[0] == ["age is not missing", "age is missing"]
+    assert made_.discretize(data).tolist() == [[1.0]] * 20
     assert np.isnan(made_.undiscretize(made_.discretize(data))).all()
 
 

@@ -352,6 +352,41 @@ def test_frames(models):
         lime_tabular.LimeTabularExplainer(frame.assign(colour="red"))
 
 
+@pytest.mark.parametrize("wanted", [["pw", "sl"], [3, 0], [-1, 0]])
+def test_categorical_columns_have_names_or_numbers(wanted, models):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(IRIS.data.round(), columns=["sl", "sw", "pl", "pw"])
+    explainer = lime_tabular.LimeTabularExplainer(frame, categorical_features=wanted, discretizer="decile", random_state=0)
+    found = explainer.explain_instance(frame.iloc[70], lambda rows: models["iris"](rows.to_numpy()), num_samples=S)
+    names = [name for name, _ in found.as_list()]
+    assert {"pw=2", "sl=6"} <= set(names)
+    assert not any(name in names for name in ("pl=5", "sw=3"))
+
+
+@pytest.mark.parametrize("selection", ["auto", "highest_weights", "none", "forward_selection"])
+@pytest.mark.parametrize("bins", [True, False])
+def test_a_regressor_that_gives_zeros_has_limes_order(selection, bins, limes, models):
+    call = {"model_regressor": Lasso(alpha=0.05), "num_features": 10, "labels": (0, 1, 2)}
+    settings = {"feature_selection": selection, "discretize_continuous": bins}
+    (ours, _, _), (expected, _, _) = both(limes, MIXED, MIXED[70], models["mixed"], explain=call, **settings)
+    for label in range(3):
+        weights = expected[0].as_list(label)
+        assert [name for name, _ in ours[0].as_list(label)] == [name for name, _ in weights]
+        assert sum(weight == 0 for _, weight in weights) > 1
+
+
+@pytest.mark.parametrize("discretizer", ["quartile", "entropy"])
+def test_a_column_of_missing_values(discretizer, models):
+    data, row = IRIS.data.copy(), IRIS.data[70]
+    data[:, 1] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        settings = {"discretizer": discretizer, "training_labels": IRIS.target, "random_state": 0}
+        explainer = lime_tabular.LimeTabularExplainer(data, **settings)
+        found = explainer.explain_instance(row, lambda rows: models["iris"](np.nan_to_num(rows)), num_samples=S)
+    assert "1 is not missing" in dict(found.as_list())
+
+
 def test_an_option_that_has_no_effect_is_said():
     with pytest.warns(UserWarning, match="sample_around_instance=True has no effect with discretize_continuous=True"):
         lime_tabular.LimeTabularExplainer(IRIS.data, sample_around_instance=True)
@@ -364,6 +399,21 @@ BAD = [
         "Discretizer must be 'quartile', 'decile', 'entropy' or a BaseDiscretizer instance; got 'quart'",
     ),
     ({"discretizer": "entropy"}, {}, "Labels must be not None when using EntropyDiscretizer"),
+    (
+        {"discretizer": "entropy", "training_labels": IRIS.target[:5]},
+        {},
+        r"discretizer='entropy' needs training_labels, a class for each of 150 rows; got \(5,\)",
+    ),
+    ({"feature_names": ["a"]}, {}, "feature_names must name 4 columns; got 1 name$"),
+    ({"categorical_features": [9]}, {}, "categorical_features must be below the 4 columns; got 9"),
+    (
+        {"categorical_features": ["pww"], "feature_names": ["sl", "sw", "pl", "pw"]},
+        {},
+        "categorical_features must be columns; got 'pww' .did you mean 'pw'",
+    ),
+    ({"categorical_features": np.array([True, False])}, {}, "categorical_features must be numbers or names of columns; got"),
+    ({"categorical_features": "pw"}, {}, "categorical_features must be numbers or names of columns; got 'pw'"),
+    ({"categorical_features": 3}, {}, "categorical_features must be numbers or names of columns; got 3"),
     ({"mode": "regress"}, {}, "mode must be one of"),
     ({"feature_selection": "best"}, {}, "feature_selection must be one of"),
     ({}, {"labels": (5,)}, r"labels must be below the number of classes, 3; got \[5\]"),

@@ -236,7 +236,18 @@ def test_wrong_arguments_are_named():
         gpulime.pick(found, features=brightness)
     with pytest.raises(GpulimeError, match="parts must have names"):
         gpulime.pick(batch(torch.ones(2, 1, 3)))
-    for name, value in (("num_exps_desired", None), ("num_exps_desired", 0), ("sample_size", "all")):
+    for wrong, got in (
+        (found[0], "Explanation"),
+        (3, "int"),
+        ({0: found[0]}, "dict"),
+        ("ab", "str among"),
+        ([1, 2], "int among"),
+    ):
+        with pytest.raises(GpulimeError, match=f"pick needs the explanations of several inputs, .*; got {got}"):
+            gpulime.pick(wrong)
+    with pytest.raises(GpulimeError, match="all of one kind; got ImageExplanation among them"):
+        gpulime.pick([found[0], ImageExplanation(np.zeros((8, 8, 3)), np.zeros((8, 8), dtype=int))])
+    for name, value in (("num_exps_desired", 0), ("num_exps_desired", 2.5), ("sample_size", "all")):
         with pytest.raises(GpulimeError, match=f"{name} must be"):
             SubmodularPick(Drawn(found), np.arange(3), None, **{name: value})
     with pytest.raises(GpulimeError, match=r"method must be one of 'sample', 'full'; got 'ful' \(did"):
@@ -300,7 +311,9 @@ def test_frames_and_sparse_rows_are_data_and_too_much_is_all():
         assert sorted(picked.V) == [0, 1, 2]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        SubmodularPick(Drawn(found), np.arange(3), None, method="full", num_exps_desired=3)
+        for count in (3, None):
+            picked = SubmodularPick(Drawn(found), np.arange(3), None, method="full", num_exps_desired=count)
+            assert sorted(picked.V) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["table", "text"])

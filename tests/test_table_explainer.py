@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -222,6 +223,20 @@ def test_missing_values_have_a_bin_of_their_own():
         explainer.explain(data)
 
 
+@pytest.mark.parametrize("discretizer", ["quartile", "entropy"])
+def test_a_column_of_missing_values(discretizer):
+    data = IRIS.data.copy()
+    data[:, 1] = np.nan
+    rows = np.array([data[70], IRIS.data[70]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        labels = {"training_labels": IRIS.target}
+        explainer = TableExplainer(lambda rows: rows[:, 0] / 10, data, discretizer=discretizer, n_samples=S, **labels)
+        explained = explainer.explain(rows)
+    assert [names[1] for names in explained.names] == ["1 is missing", "1 is not missing"]
+    assert explained.coefficients.isfinite().all()
+
+
 def test_a_missing_value_that_training_lacks(logistic):
     rows = ROWS.copy()
     rows[0, 1] = np.nan
@@ -423,8 +438,9 @@ BAD_SETTINGS = [
         "training_data must be finite, or missing; row 1 has inf in 'b'",
     ),
     ({"training_data": sparse.csr_matrix([[0, np.inf], [1, 2]])}, "training_data must be finite; it is not in column '1'"),
-    ({"feature_names": ["a"]}, "feature_names must name 4 columns; got 1 names"),
+    ({"feature_names": ["a"]}, "feature_names must name 4 columns; got 1 name$"),
     ({"categorical_features": [4]}, "categorical_features must be below the 4 columns; got 4"),
+    ({"categorical_features": [0.5]}, "categorical_features must be numbers or names of columns; got 0.5"),
     ({"discretizer": "quartiles"}, "discretizer must be one of .*; got 'quartiles' .did you mean 'quartile'"),
     ({"discretizer": "entropy"}, "discretizer='entropy' needs training_labels, a class for each of 150 rows; got None"),
     ({"missing": "bins"}, "missing must be one of 'bin', 'error'; got 'bins'"),

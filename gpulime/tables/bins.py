@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpulime.errors import check
 from gpulime.tables.truncated import Intervals
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -36,23 +37,32 @@ def present(column: Array) -> Array:
 
 
 def percentiles(column: Array, percents: Sequence[int]) -> Array:
-    """Edges (m,) at some percentiles of the values that are not missing; 0 if all are."""
+    """Edges (m,) at some percentiles of the values that are not missing; none if all are."""
     values = present(column)
-    return np.array(np.percentile(values, percents)) if values.size else np.zeros(1)
+    return np.array(np.percentile(values, percents)) if values.size else np.zeros(0)
 
 
 def entropy(column: Array, labels: Array, random: Random) -> Array:
-    """Edges (m,), at most 7, that separate the classes of ``labels`` (rows,) best, by a decision tree; else the median."""
+    """Edges (m,), at most 7, that separate the classes of ``labels`` (rows,) best, by a decision tree; else the median.
+
+    There are none if all values are missing.
+    """
     from sklearn.tree import DecisionTreeClassifier
 
     known = ~np.isnan(column)
     if not known.any():
-        return np.zeros(1)
+        return np.zeros(0)
     tree = DecisionTreeClassifier(criterion="entropy", max_depth=3, random_state=random)
     tree.fit(column[known].reshape(-1, 1), np.asarray(labels)[known])
     inner = tree.tree_.children_left > -1
     edges = np.sort(tree.tree_.threshold[inner])
     return edges if edges.size else np.array([np.median(column[known])])
+
+
+def check_classes(labels: Any, n: int) -> None:
+    """Raise `GpulimeError` unless there is a class for each of n rows, for `entropy`."""
+    right = f"discretizer='entropy' needs training_labels, a class for each of {n} rows"
+    check(np.shape(labels)[:1] == (n,), f"{right}; got {None if labels is None else np.shape(labels)}")
 
 
 def find(edges: Array, values: Any) -> Array:

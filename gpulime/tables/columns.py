@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from gpulime.errors import GpulimeError, check, nearest
@@ -63,8 +65,7 @@ class Columns:
         right = "training_data must be a DataFrame, an array (rows, columns) or series (rows, T, F), with a row or more"
         check(len(shape) in (2, 3) and min(shape) > 0, f"{right}; got {_kind(training)}")
         steps = None if len(shape) == 2 else (shape[1], shape[2])
-        given = [str(j) for j in range(shape[-1])] if names is None else list(map(str, names))
-        check(len(given) == shape[-1], f"feature_names must name {shape[-1]} columns; got {len(given)} names")
+        given = named(range(shape[-1]) if names is None else names, shape[-1])
         if steps is not None:
             given = [f"{name}_t-{steps[0] - 1 - t}" for name in given for t in range(steps[0])]
         flags = _flags(categorical, given)
@@ -75,8 +76,7 @@ class Columns:
         from pandas.api import types
 
         check(len(frame) > 0 and frame.shape[1] > 0, f"training_data must have a row and a column or more; got {frame.shape}")
-        given = [str(label) for label in frame.columns] if names is None else list(map(str, names))
-        check(len(given) == frame.shape[1], f"feature_names must name {frame.shape[1]} columns; got {len(given)} names")
+        given = named(frame.columns if names is None else names, frame.shape[1])
         _refuse_doubles(frame, frame.columns, "training_data")
         dtypes = list(frame.dtypes)
         times = [name for name, dtype in zip(given, dtypes, strict=True) if types.is_datetime64_any_dtype(dtype)]
@@ -250,14 +250,56 @@ def _values(column: Any) -> list[Any]:
 def _flags(categorical: Iterable[Any] | None, names: Sequence[str]) -> Array:
     """The categorical columns (d,) bool, given by numbers or names."""
     flags = np.zeros(len(names), dtype=bool)
+    flags[numbered(categorical, names)] = True
+    return flags
+
+
+def numbered(categorical: Iterable[Any] | None, names: Sequence[str]) -> list[int]:
+    """The numbers of categorical columns, which are given by numbers or names, in the given order.
+
+    Raises
+    ------
+    GpulimeError
+        If one is no column.
+    """
+    right = "categorical_features must be numbers or names of columns"
+    check(
+        not isinstance(categorical, str) and (categorical is None or isinstance(categorical, Iterable)),
+        f"{right}; got {categorical!r}",
+    )
+    found = []
     for column in [] if categorical is None else categorical:
         if isinstance(column, str):
             check(column in names, f"categorical_features must be columns; got {column!r}{nearest(column, names)}")
-            flags[names.index(column)] = True
+            found.append(names.index(column))
             continue
-        check(-len(names) <= column < len(names), f"categorical_features must be below the {len(names)} columns; got {column}")
-        flags[column] = True
-    return flags
+        if not isinstance(column, Integral) or isinstance(column, bool):
+            raise GpulimeError(f"{right}; got {column!r}")
+        number, d = int(column), len(names)
+        check(-d <= number < d, f"categorical_features must be below the {d} columns; got {column}")
+        found.append(number % d)
+    return found
+
+
+def named(names: Iterable[Any], d: int) -> list[str]:
+    """Names of d columns.
+
+    Raises
+    ------
+    GpulimeError
+        If there are more or fewer.
+    """
+    check(not isinstance(names, str), f"feature_names must be a list of {d} names; got {names!r}")
+    found = list(map(str, names))
+    check(len(found) == d, f"feature_names must name {d} columns; got {len(found)} {'name' if len(found) == 1 else 'names'}")
+    return found
+
+
+def scaler(training: Any) -> StandardScaler:
+    """scikit-learn's scaler of training data (rows, d); a column without any value has mean 0 and scale 1."""
+    if isinstance(training, np.ndarray) and (empty := np.isnan(training).all(0)).any():
+        training = np.where(empty, 0.0, training)
+    return StandardScaler(with_mean=False).fit(training)
 
 
 def renamed(names: Mapping[Any, Any] | None, columns: Columns) -> dict[int, Any]:

@@ -7,12 +7,11 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.preprocessing import StandardScaler
 
 from gpulime.errors import GpulimeError, check, unknown
 from gpulime.tables import bins, neighbourhood
 from gpulime.tables.bins import Array, Random, Statistics, Values
-from gpulime.tables.columns import Columns, renamed
+from gpulime.tables.columns import Columns, renamed, scaler
 
 DISCRETIZERS = ("quartile", "decile", "entropy")
 MISSING = ("bin", "error")
@@ -77,8 +76,8 @@ class Table:
         self.intervals = {j: _intervals(columns.names[j], edges) for j, edges in self.edges.items()}
         self.divided = columns.categorical | np.isin(np.arange(len(columns)), list(self.edges))
         self.refuse_missing(training, "training_data")
-        scaler = StandardScaler(with_mean=False).fit(training)
-        self.mean, self.scale = np.where(self.divided, 0.0, scaler.mean_), np.where(self.divided, 1.0, scaler.scale_)
+        fitted = scaler(training)
+        self.mean, self.scale = np.where(self.divided, 0.0, fitted.mean_), np.where(self.divided, 1.0, fitted.scale_)
         self._fit_cells(training)
         self.typical = np.array([self._typical(j, column) for j, column in enumerate(training.T)])
         self.state = random.get_state()
@@ -210,9 +209,7 @@ def _edges(
     if not isinstance(discretizer, str) or discretizer not in DISCRETIZERS:
         raise unknown("discretizer", discretizer, [*DISCRETIZERS, "a mapping of columns to edges", "None"])
     if discretizer == "entropy":
-        right = f"discretizer='entropy' needs training_labels, a class for each of {len(training)} rows"
-        if labels is None or np.shape(labels) != (len(training),):
-            raise GpulimeError(f"{right}; got {None if labels is None else np.shape(labels)}")
+        bins.check_classes(labels, len(training))
         return {j: np.unique(bins.entropy(training[:, j], labels, random)) for j in numeric}
     percents = bins.QUARTILES if discretizer == "quartile" else bins.DECILES
     return {j: given[j] if j in given else np.unique(bins.percentiles(training[:, j], percents)) for j in numeric}
@@ -220,6 +217,8 @@ def _edges(
 
 def _intervals(name: str, edges: Array) -> list[str]:
     """The names of bins, with two digits or as many as make the edges differ; the last is that of missing values."""
+    if not edges.size:
+        return [f"{name} is not missing", f"{name} is missing"]
     digits = next((digits for digits in range(2, 17) if len({f"{edge:.{digits}f}" for edge in edges}) == len(edges)), 17)
     shown = [f"{edge:.{digits}f}" for edge in edges]
     inner = [f"{low} < {name} <= {high}" for low, high in pairwise(shown)]
