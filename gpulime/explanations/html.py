@@ -20,6 +20,8 @@ LEAST_BARS = 5
 FEW_PARTS = 10  # a page of its own shows all if no label has more
 MOST_INPUTS = 12
 STRONGEST = 5  # parts of an input in the table of several
+SIZE = 14_750  # bytes of a fragment, beside a text: bars have the room that the rest leaves
+BLOCK = '<div style="max-width:100%;overflow-x:auto">{}</div>'
 WIDTH, HEIGHT, GAP = 160, 11, 10  # of the drawing of bars, and to its right, in pixels
 BODY = "margin:2rem auto;max-width:64rem;padding:0 1rem;font:15px/1.5 system-ui,sans-serif"
 
@@ -47,7 +49,7 @@ def one(
     """One explanation as a fragment; parameters and errors are those of `Explanation.as_html`.
 
     Each label has ``most`` bars at most; by default as many as it has parts if no label has more than ``few``,
-    else the labels share `MOST_BARS`, with `LEAST_BARS` for each.
+    else the labels share `MOST_BARS`, with `LEAST_BARS` for each. There are fewer if they would take more than `SIZE`.
     """
     shown = _labels(explanation, labels)
     if not shown:
@@ -61,17 +63,24 @@ def one(
         blocks = [_probabilities(explanation)] if predict_proba else []
     parts = max(map(len, weights.values()))
     most = most or (few if parts <= few else max(LEAST_BARS, MOST_BARS // len(shown)))
-    blocks += [_bars(explanation, label, largest, most) for label in shown]
     unsure = {label: shades.unsure(weights[label], shades.errors(explanation, label)) for label in shown}
     first = shown[0]
     heading = "" if regression else _called(explanation, first)
     instance = explanation.domain_mapper.instance_html(weights[first], first, unsure=unsure[first], heading=heading, **kwargs)
-    body = "".join(f'<div style="max-width:100%;overflow-x:auto">{block}</div>' for block in blocks if block)
-    return (
-        f'<div><div style="display:flex;flex-wrap:wrap;gap:16px 40px;align-items:flex-start">{body}</div>{instance}'
+    legend = (
         f'<p style="{QUIET};margin:10px 0 0">{markup.square(1)} for, {markup.square(-1)} against'
-        f"{'; faded: the sign is not certain at 95 %' * any(unsure.values())}.</p></div>"
+        f"{'; faded: the sign is not certain at 95 %' * any(unsure.values())}.</p>"
     )
+    frame = _framed([*filter(None, blocks), *("" for _ in shown)], legend)
+    room = SIZE - markup.size(frame) - min(markup.size(instance), markup.ROOM)
+    blocks = [*filter(None, blocks), *(_bars(explanation, label, largest, most, room // len(shown)) for label in shown)]
+    return _framed(blocks, instance + legend)
+
+
+def _framed(blocks: Sequence[str], below: str) -> str:
+    """Blocks side by side, as far as there is room."""
+    beside = "".join(map(BLOCK.format, blocks))
+    return f'<div><div style="display:flex;flex-wrap:wrap;gap:16px 40px;align-items:flex-start">{beside}</div>{below}</div>'
 
 
 def many(title: str, explanations: Sequence[Explanation], left_out: int) -> str:
@@ -139,8 +148,8 @@ def _value(explanation: Explanation) -> str:
     return markup.table(f"Predicted value: <b>{figures}</b>, between the samples' least and largest", [markup.row(cells)])
 
 
-def _bars(explanation: Explanation, label: int, largest: float, most: int) -> str:
-    """A table of the parts of a label with a signed bar for each, and its 95 % interval."""
+def _bars(explanation: Explanation, label: int, largest: float, most: int, room: int) -> str:
+    """A table of the ``most`` strongest parts of a label that fit into ``room`` bytes: a signed bar and its 95 % interval."""
     weights, known = _weights(explanation, label), shades.errors(explanation, label)
     names = [name for name, _ in explanation.domain_mapper.map_exp_ids(weights)]
     half = {part: shades.INTERVAL * error for part, error in known.items()}
@@ -157,7 +166,8 @@ def _bars(explanation: Explanation, label: int, largest: float, most: int) -> st
         rows.append(markup.row(cells))
     name = "Weights" if explanation.mode == "regression" else _called(explanation, label)
     caption = f"<b>{name}</b> <small>{_facts(explanation, label)}</small>"
-    return markup.table(caption, rows) + markup.more(len(weights) - most, "part")
+    rows = markup.fitting(rows, room - markup.size(markup.table(caption, [])))
+    return markup.table(caption, rows) + markup.more(len(weights) - len(rows), "part")
 
 
 def _facts(explanation: Explanation, label: int) -> str:

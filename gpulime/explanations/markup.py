@@ -6,8 +6,9 @@ translucent, so that both are read on light and dark themes.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from gpulime.explanations import shades
@@ -19,6 +20,9 @@ LEFT, RIGHT = "text-align:left", "text-align:right"  # of cells, for tables of m
 QUIET = "opacity:0.7;font-size:90%"
 TABLE = "border-collapse:collapse;margin:0;font-variant-numeric:tabular-nums"
 LONG = 24  # characters of a name; a longer one is broken into lines of at most as many ems
+LONGEST = 100  # characters of a name that are shown; of a longer one the middle is left out
+MORE = 90  # bytes of the line that counts the rest
+ROOM = 5_250  # bytes of the view of an input, beside a text
 WRAPPED = "display:inline-block;max-width:24em;overflow-wrap:anywhere;white-space:normal;vertical-align:top"
 TINT = 0.4  # opacity of the deepest ground below text, in [0, 1]: text on it has a contrast of 4.5 in all common themes
 
@@ -52,9 +56,24 @@ def number(value: float | None, decimals: int) -> str:
 
 
 def name(text: object) -> str:
-    """Escaped text in its own direction, right-to-left names included; a long one is broken into lines."""
-    style = f' style="{WRAPPED}"' if len(str(text)) > LONG else ""
-    return f"<bdi{style}>{escape(str(text))}</bdi>" if style or not str(text).isascii() else escape(str(text))
+    """Escaped text in its own direction, right-to-left names included; a long one is broken into lines and shortened."""
+    said = str(text)
+    if len(said) > LONGEST:
+        said = f"{said[: LONGEST // 2]}\N{HORIZONTAL ELLIPSIS}{said[1 - LONGEST // 2 :]}"
+    style = f' style="{WRAPPED}"' if len(said) > LONG else ""
+    return f"<bdi{style}>{escape(said)}</bdi>" if style or not said.isascii() else escape(said)
+
+
+def fitting(rows: Sequence[str], room: int) -> list[str]:
+    """The first rows, as many as take ``room`` bytes with a line that counts the rest, and at least one."""
+    ends = list(itertools.accumulate(size(row) for row in rows))
+    room -= MORE if ends and ends[-1] > room else 0
+    return [row for row, end in zip(rows, ends, strict=True) if end <= room] or list(rows[:1])
+
+
+def size(html: str) -> int:
+    """Bytes of a piece in a file."""
+    return len(html.encode("utf-8", "backslashreplace"))
 
 
 def more(count: int, what: str) -> str:

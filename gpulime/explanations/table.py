@@ -89,7 +89,7 @@ class TableDomainMapper(DomainMapper):
             If False, show nothing.
         show_all : bool
             If True, show all columns in their order, of a sparse row all with a value; otherwise the `MOST_SHOWN`
-            with the strongest weights, and a line that counts the others with a weight.
+            with the strongest weights, fewer if names are long, and a line that counts the others with a weight.
         """
         if not show_table:
             return ""
@@ -104,8 +104,10 @@ class TableDomainMapper(DomainMapper):
             name, value = markup.name(self.feature_names[part]), markup.name(values.get(part, "0"))
             rows.append(markup.row(((name, LEFT), (value, RIGHT), (number, f"{RIGHT};{ground}"))))
         title = "Values and weights" + f" for and against {heading}" * bool(heading)
-        more = "" if show_all else markup.more(len(weights) - len(rows), "column")
-        return f'<div style="{TALLEST}" tabindex="0">{markup.table(title, rows, head)}</div>{more}'
+        if show_all:
+            return _scrolled(markup.table(title, rows, head))
+        rows = markup.fitting(rows, markup.ROOM - markup.size(_scrolled(markup.table(title, [], head))))
+        return _scrolled(markup.table(title, rows, head)) + markup.more(len(weights) - len(rows), "column")
 
     def _values(self) -> dict[int, Any]:
         """The value of each column; of a sparse row those that it has, for the others are 0."""
@@ -114,3 +116,7 @@ class TableDomainMapper(DomainMapper):
     def _name(self, part: int) -> str:
         shown = None if self.discretized_feature_names is None else self.discretized_feature_names[part]
         return str(self.feature_names[part] if shown is None else shown)
+
+
+def _scrolled(table: str) -> str:
+    return f'<div style="{TALLEST}" tabindex="0">{table}</div>'

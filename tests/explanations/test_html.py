@@ -242,6 +242,23 @@ def test_a_page_of_many_columns_is_small_and_counts_the_rest(labels, columns):
     assert "more columns" not in one.as_html(show_all=True)
 
 
+@pytest.mark.parametrize("labels", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", ["mean radius of cell {}", "a rather long column name number {}", "{} & <b>" + 120 * "\u00fc"])
+@pytest.mark.parametrize("columns", [10, 30, 200])
+def test_a_page_of_long_names_is_small_and_counts_the_rest(labels, name, columns):
+    names = [name.format(i) for i in range(columns)]
+    mapper = TableDomainMapper(names, ["1.25"] * columns, [f"1.00 < {name} <= 2.50" for name in names])
+    one = classification(mapper, weights_of_all(columns, labels))
+    one.top_labels, one.standard_errors = None, {label: dict.fromkeys(range(columns), 0.01) for label in range(labels)}
+    for page in (one.as_html(), one._repr_html_()):
+        assert len(page.encode()) < 15_000
+        for caption, rows in list(Shown(page).tables().items())[1:]:
+            here = len(rows) - caption.startswith("Values")  # its first row is the heading
+            assert here >= 1
+            assert here == columns or f"and {columns - here} more" in page
+    assert len(Shown(one.as_html(show_all=True)).all("svg")) > labels  # all columns of the table cost no bar
+
+
 def test_a_page_of_a_thousand_words_is_small_beside_its_text():
     words = [f"word{i}" for i in range(1000)]
     text = " ".join(words)
@@ -253,16 +270,17 @@ def test_a_page_of_a_thousand_words_is_small_beside_its_text():
     assert one.as_html().count("and 994 more parts") == 3
 
 
-def test_long_names_are_broken_into_lines():
-    name = "x" * 200
+def test_long_names_are_broken_into_lines_and_shortened():
+    name, shown = "a" * 100 + "b" * 100, f"{'a' * 50}\N{HORIZONTAL ELLIPSIS}{'b' * 49}"
     one = classification(TableDomainMapper([name, "b", "c"], [name, "1", "2"]))
     one.class_names = ["a", "b", name]
     several = ExplanationList([one])
     for fragment in (one._repr_html_(), several._repr_html_()):
-        broken = Shown(fragment).all("bdi", text=name)
+        broken = Shown(fragment).all("bdi", text=shown)
         assert broken
-        assert len(broken) == fragment.count(name)
-        assert all("nowrap" not in caption["style"] for caption in Shown(fragment).all("caption") if name in caption["text"])
+        assert len(broken) == fragment.count(shown)
+        assert name not in fragment
+        assert all("nowrap" not in caption["style"] for caption in Shown(fragment).all("caption") if shown in caption["text"])
         assert all("overflow-wrap:anywhere" in element["style"] and "max-width:24em" in element["style"] for element in broken)
 
 

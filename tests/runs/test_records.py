@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from markup import Page
+from rows import as_version
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -446,6 +447,7 @@ def test_words_that_the_model_never_sees_are_told_everywhere(here, tmp_path, cap
     assert {note[:34] for note in notes["p0"]} == {"the model never sees 3 of 7 words,"}
     assert notes["p2"] == [None] * 3
     assert "The model does not see 3 of 7 words" in (tmp_path / "run" / "report.html").read_text()
+    assert not open_run(as_version(tmp_path / "run", 4)).explanations(["p0"]).unseen.any()  # not known
 
 
 def test_numbers_and_types_do_not_depend_on_the_blocks_of_a_file(tmp_path, monkeypatch):
