@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from gpulime.classes import called
-from gpulime.errors import GpulimeError
+from gpulime.errors import GpulimeError, check
 from gpulime.explanations import shades
 from gpulime.runs.progress.terminal import printable
 from gpulime.runs.store import row_index, store
@@ -176,18 +176,20 @@ def compare(a: Path, b: Path) -> Diff:
     Raises
     ------
     GpulimeError
-        If a directory holds no run, both are the same, or no image is in both.
+        If a directory holds no run, both are the same, their inputs are of different kinds, or no input is in both.
     """
     about_a, about_b = store.manifest(a), store.manifest(b)
     if a.resolve() == b.resolve():
         raise GpulimeError(f"A and B must be two runs; both are {a}")
+    kind_a, kind_b = (about.get("kind", IMAGE) for about in (about_a, about_b))
+    check(kind_a == kind_b, f"runs of one kind can be compared: {a} explains {kind_a}s, {b} explains {kind_b}s")
     places_a, places_b = (row_index.judged(run) for run in (a, b))
     ids_a, ids_b = (of_run.rows["image_id"].to_pylist() for of_run in (places_a, places_b))
     place = {image_id: i for i, image_id in enumerate(ids_b)}
     pairs = [(i, place[image_id]) for i, image_id in enumerate(ids_a) if image_id in place]
     oks_a, oks_b = (pc.equal(of_run.rows["status"], "ok").to_pylist() for of_run in (places_a, places_b))
     if not pairs:
-        raise GpulimeError(f"no image is in both: {a} has {len(ids_a)}, {b} has {len(ids_b)}, by other ids")
+        raise GpulimeError(f"no {kind_a} is in both: {a} has {len(ids_a)}, {b} has {len(ids_b)}, by other ids")
     explained = [(i, j) for i, j in pairs if oks_a[i] and oks_b[j]]
     both = _together(places_a, places_b, explained)
     images = sorted(
@@ -205,7 +207,7 @@ def compare(a: Path, b: Path) -> Diff:
         images=images,
         names_a=about_a.get("class_names"),
         names_b=about_b.get("class_names"),
-        kind=about_a.get("kind", IMAGE),
+        kind=kind_a,
     )
 
 
@@ -232,12 +234,12 @@ def _image(a: Row, b: Row, top_a: tuple[int, float] | None, top_b: tuple[int, fl
 
 def _parts(a: Row, b: Row) -> tuple[bool, bool, Callable[[Array, Array], float | None]]:
     """Tell if the parts of an input in both runs can be compared and are the same; and the overlap of the strongest ones."""
-    if kind_of(a) == kind_of(b) == IMAGE:
+    if kind_of(a) == IMAGE:  # so is B's, as runs of different kinds are refused
         map_a, map_b = (store.decode_segments(row["seg"], row["seg_dtype"], row["h"], row["w"]) for row in (a, b))
         same = np.array_equal(map_a, map_b)
         return map_a.shape == map_b.shape, same, lambda x, y: top_overlap(map_a, x, map_b, y)
     names_a, names_b = a["parts"] or [], b["parts"] or []
-    return kind_of(a) == kind_of(b), names_a == names_b, lambda x, y: names_overlap(names_a, x, names_b, y)
+    return True, names_a == names_b, lambda x, y: names_overlap(names_a, x, names_b, y)
 
 
 def _top(row: Row) -> tuple[int, float]:

@@ -216,6 +216,13 @@ def test_export_and_diff(runs, kind, tmp_path, capsys):
     assert len(Page(tmp_path / "diff.html").texts("h3")) == {"texts": 4, "table": 15}[kind]
 
 
+def test_runs_of_different_kinds_are_not_compared(runs, tmp_path, capsys):
+    a, b = runs / "texts-a", runs / "table-a"
+    assert main.main(["diff", str(a), str(b), "--to", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"gpulime: runs of one kind can be compared: {a} explains texts, {b} explains rows\n"
+    assert not (tmp_path / "diff.html").exists()
+
+
 def test_a_skops_file_loads_known_types_alone(here, tmp_path, capsys):
     skops_io = pytest.importorskip("skops.io")
     skops_io.dump(joblib.load(here / "forest.joblib"), tmp_path / "forest.skops")
