@@ -111,7 +111,7 @@ def evaluate(given: Namespace) -> int:
     else:
         say(str(found))
     ranks = Share.of(given.shard).world > 1  # torchrun would stop the others
-    return exits.ERROR_ROWS if found.failed and not ranks else exits.OK
+    return exits.ERROR_ROWS if (found.failed or found.failing) and not ranks else exits.OK
 
 
 def export(given: Namespace) -> int:

@@ -16,7 +16,8 @@ from gpulime.evaluate.baselines import centre_maps, random_maps
 from gpulime.evaluate.comparison import Compared, Comparison
 from gpulime.evaluate.curves import SEGMENTS, UNITS
 from gpulime.evaluate.judge import Judge
-from gpulime.evaluate.methods import METHODS, GuidedBackprop
+from gpulime.evaluate.methods import METHODS
+from gpulime.evaluate.same_maps import EQUAL, equal
 from gpulime.evaluate.scores import Reasons
 from gpulime.explainer import Explainer
 from gpulime.explanations.images import ExplainedImages
@@ -24,7 +25,6 @@ from gpulime.images.batch import Batch
 
 BLIND = ("random", "centre")
 ROWS = 64  # of a model call
-SAME = 1e-4  # of a map's largest value, by which equal maps may differ
 
 
 def compare(
@@ -93,27 +93,13 @@ def compare(
         row, found = judged.row, judged.maps
         if found is not None:
             same = next((other for other, known in maps.items() if equal(found, known)), None)
-            if (
-                same is None
-                and isinstance(named.get(row.method), GuidedBackprop)
-                and equal(found, judge.gradient(named[row.method]))
-            ):
+            plain = getattr(named.get(row.method), "plain", None)
+            if same is None and plain is not None and equal(found, judge.maps(plain)):
                 same = "gradient"
-            row = row if same is None else row.noted(f"equal to {same}")
+            row = row if same is None else row.noted(f"{EQUAL} {same}")
             maps[row.method], reasons[row.method] = found, judged.reasons
         rows.append(row)
     return Comparison(rows, wanted.cpu(), unit, _shown(fill or used.preparation.fill), maps, reasons)
-
-
-def equal(maps: Tensor, others: Tensor) -> bool:
-    """Tell if two methods' maps (n, l, h, w) are the same, up to a positive factor for each map and rounding.
-
-    Maps are left out if one of the two is not finite; if all are, the methods are not the same.
-    """
-    finite = (maps + others).isfinite().all(-1).all(-1)
-    pairs = [given[finite].double() for given in (maps, others)]
-    one, other = (given / given.abs().amax((1, 2), keepdim=True).clamp(min=1e-30) for given in pairs)
-    return bool(finite.any()) and bool(((one - other).abs() <= SAME).all())
 
 
 def _shown(fill: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -115,10 +115,14 @@ def _cells(row: Compared) -> tuple[str, ...]:
 
 
 def not_judged(reasons: Reasons, total: int) -> str:
-    """Say how many of all labels are not judged, and why. Reasons that differ by their numbers alone are one, shown once."""
+    """Say how many of all labels are not judged, and why."""
+    return f"{len(reasons)} of {total} not judged: {listed(reasons.values())}"
+
+
+def listed(reasons: Iterable[str]) -> str:
+    """Reasons in one line, the most frequent first; ones that differ by their numbers alone are shown once, as one."""
     alike: dict[str, list[str]] = {}
-    for why in reasons.values():
+    for why in reasons:
         alike.setdefault(re.sub(r"-?\d[\w.+-]*", "0", why), []).append(why)
     groups = sorted(alike.values(), key=len, reverse=True)
-    listed = [f"{group[0]} ({len(group)})" if len(groups) > 1 else group[0] for group in groups]
-    return f"{len(reasons)} of {total} not judged: {'; '.join(listed)}"
+    return "; ".join(f"{group[0]} ({len(group)})" if len(groups) > 1 else group[0] for group in groups)

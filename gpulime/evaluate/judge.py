@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,8 +16,9 @@ from gpulime.evaluate.cost import Cost, counted
 from gpulime.evaluate.curves import curves
 from gpulime.evaluate.held_out import held_out
 from gpulime.evaluate.method_maps import maps_of, maps_of_each
-from gpulime.evaluate.methods import Gradient, NotAvailableError, NotCoveredWarning
-from gpulime.evaluate.methods.method import Attribution, Classifier, Method, suited
+from gpulime.evaluate.methods import NotAvailableError
+from gpulime.evaluate.methods.activations import noted
+from gpulime.evaluate.methods.method import Classifier, Method, suited
 from gpulime.evaluate.scores import Reasons, Scores, without
 from gpulime.explainer import Explainer
 from gpulime.explanations.images import ExplainedImages
@@ -52,7 +51,7 @@ class Judge:
         try:
             if isinstance(method, ExplainedImages | Tensor):
                 return self.judged(name, method)
-            with _noted() as notes:
+            with noted() as notes:
                 given, cost, failed = self._explained(method)
             return self.judged(name, given, cost, failed, notes)
         except NotAvailableError as error:
@@ -63,10 +62,9 @@ class Judge:
             why = str(error) if isinstance(error, GpulimeError) else line_of(error)
             return Row(Compared(name, status=f"failed: {why}"))
 
-    def gradient(self, method: Attribution) -> Tensor:
-        """Maps (n, l, h, w) of the plain gradient, with the settings of a method that changes it."""
-        plain = self._maps(Gradient(method.channels, method.at_once))[0]
-        return plain.float().cpu()
+    def maps(self, method: Method) -> Tensor:
+        """Maps (n, l, h, w) of a method, on the CPU."""
+        return self._maps(method)[0].float().cpu()
 
     def _explained(self, method: Any) -> tuple[ExplainedImages | Tensor, Cost, Mapping[int, str]]:
         """Explanations or maps of a method, their cost, and why images have none."""
@@ -80,15 +78,16 @@ class Judge:
         """Maps of a method, of all images together or, if that fails, of one after the other."""
         model = self.explainer.predictor.model
         module = model if isinstance(model, nn.Module) else Classifier(model)
+        activation = self.explainer.predictor.activation
         try:
             with counted(self.ready.device) as cost:
-                return maps_of(suited(method, self.segments), module, self.ready, self.labels), cost, {}
+                return maps_of(suited(method, self.segments, activation), module, self.ready, self.labels), cost, {}
         except Exception as error:
             if len(self.labels) == 1 or devices.lost(error, self.ready.device):
                 raise
             failure = error
         with counted(self.ready.device) as cost:
-            maps, failed = maps_of_each(method, module, self.ready, self.labels, self.segments)
+            maps, failed = maps_of_each(method, module, self.ready, self.labels, self.segments, activation)
         if len(failed) == len(self.labels):
             raise failure
         return maps, cost, failed
@@ -129,20 +128,3 @@ def _missing(scores: Scores, name: str) -> Reasons:
     """Why a score is missing, by image and label."""
     places = [(i, j) for i, j in getattr(scores, name).isnan().nonzero().tolist()]
     return {(i, j): scores.reason(name, i, j) or "" for i, j in places}
-
-
-@contextmanager
-def _noted() -> Iterator[list[str]]:
-    """Collect what methods say of activations that they do not cover; other warnings are shown as ever."""
-    notes: list[str] = []
-    caught: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", NotCoveredWarning)
-            yield notes
-    finally:
-        for one in caught:
-            if not issubclass(one.category, NotCoveredWarning):
-                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-            elif str(one.message) not in notes:
-                notes.append(str(one.message))

@@ -12,6 +12,7 @@ from gpulime import device as devices
 from gpulime import labels as classes
 from gpulime.engine import outputs
 from gpulime.engine.eval_mode import evaluating
+from gpulime.engine.model import Activation
 from gpulime.errors import GpulimeError, check, line_of
 from gpulime.evaluate.methods.method import Method, suited
 from gpulime.evaluate.seeded import seeded
@@ -73,7 +74,7 @@ def check_method(method: Any, name: str = "method") -> None:
 
 
 def maps_of_each(
-    method: Method, model: nn.Module, images: Tensor, labels: Tensor, segments: Tensor
+    method: Method, model: nn.Module, images: Tensor, labels: Tensor, segments: Tensor, activation: Activation
 ) -> tuple[Tensor, dict[int, str]]:
     """Maps (n, l, h, w) of images one by one, NaN for those that the method cannot explain; and the reasons of these."""
     maps = images.new_full((*labels.shape, *images.shape[2:]), torch.nan, dtype=torch.float32)
@@ -81,7 +82,7 @@ def maps_of_each(
     for i in range(len(images)):
         one = slice(i, i + 1)
         try:
-            maps[one] = maps_of(suited(method, segments[one]), model, images[one], labels[one])
+            maps[one] = maps_of(suited(method, segments[one], activation), model, images[one], labels[one])
         except Exception as error:  # a user's method may raise anything
             if devices.lost(error, images.device):
                 raise

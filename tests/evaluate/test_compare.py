@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from benchmarks.models import synthetic
 from gpulime import Explainer, GpulimeError, evaluate
 from gpulime.evaluate.cost import counted
-from gpulime.evaluate.methods import METHODS, Fgvis, KernelShap, NotAvailableError, Rise
+from gpulime.evaluate.methods import METHODS, Fgvis, KernelShap, NotAvailableError, Occlusion, Rise
 
 IMAGES = synthetic(4, 20, 22)
 MEAN, STD = 0.5, 0.25
@@ -202,6 +203,17 @@ def test_what_guided_backprop_does_not_cover_and_its_equality_to_the_gradient_ar
     assert "gradient" not in found.maps
     both = evaluate.compare(["gradient", "guided_backprop"], gated, images, n_samples=0)
     assert both["guided_backprop"].status.startswith("equal to gradient; Guided Backprop has a rule for ReLUs alone")
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+@pytest.mark.parametrize("method", [Occlusion(windows=3), Rise(40, 3), KernelShap(40)])
+def test_methods_that_hide_parts_explain_what_the_explainer_does(method, activation, small):
+    if isinstance(method, Occlusion):
+        pytest.importorskip("captum")
+    judge = Explainer(small, 50, segments=SEGMENTS, mean=MEAN, std=STD, activation=activation)
+    given = {"own": method, "given": replace(method, activation=activation), "softmax": replace(method, activation="softmax")}
+    found = evaluate.compare(given, judge, IMAGES[:1], 1, n_samples=0)
+    assert [found[name].status for name in given] == ["ok", "equal to own", "ok"]
 
 
 def test_warnings_of_others_are_shown(explainer):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import fx, nn
@@ -102,3 +104,20 @@ def warn_of_others(model: nn.Module, method: str) -> None:
     if others:
         message = f"{method} has a rule for ReLUs alone, and takes the plain gradient of the model's {others}"
         warnings.warn(message, NotCoveredWarning, stacklevel=4)
+
+
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """Collect what methods say of activations that they do not cover; other warnings are shown as ever."""
+    notes: list[str] = []
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", NotCoveredWarning)
+            yield notes
+    finally:
+        for one in caught:
+            if not issubclass(one.category, NotCoveredWarning):
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            elif str(one.message) not in notes:
+                notes.append(str(one.message))

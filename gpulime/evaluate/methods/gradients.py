@@ -88,6 +88,11 @@ class GuidedBackprop(Attribution):
 
     packages: ClassVar[tuple[str, ...]] = ("captum.attr",)
 
+    @property
+    def plain(self) -> Gradient:
+        """The method that this one is for a model without negative gradients at its ReLUs."""
+        return Gradient(self.channels, self.at_once)
+
     def attributor(self, classifier: Classifier, example: Tensor) -> Attributor:
         from captum.attr import GuidedBackprop as Guided
 

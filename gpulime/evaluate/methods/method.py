@@ -18,9 +18,12 @@ from gpulime import labels as classes
 from gpulime.engine import outputs
 from gpulime.engine.eval_mode import evaluating
 from gpulime.engine.home import home
+from gpulime.engine.model import Activation
 from gpulime.errors import GpulimeError, check, line_of, unknown
 
 Attributor = Callable[[Tensor, Tensor], Tensor]  # images (b, c, h, w) and a label each (b,) -> (b, c | 1, h, w)
+
+OWN_ACTIVATION = "own"  # the activation of the explainer that a method stands beside
 
 CHANNELS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda found: found.sum(1),
@@ -160,11 +163,21 @@ def check_outputs(outputs: Tensor) -> None:
         raise NotAvailableError("the model's output is NaN or infinite")
 
 
-def suited(method: Method, segments: Tensor) -> Method:
-    """The method with label maps (n, h, w) as its segments, if it has a setting ``segments`` and that is None."""
-    if is_dataclass(method) and not isinstance(method, type) and getattr(method, "segments", segments) is None:
-        return cast(Method, replace(method, segments=segments))
-    return method
+def suited(method: Method, segments: Tensor, activation: Activation) -> Method:
+    """The method with label maps (n, h, w) and an explainer's activation, if it has such settings and leaves them open."""
+    if not is_dataclass(method) or isinstance(method, type):
+        return method
+    open_ones: dict[str, Any] = {}
+    if getattr(method, "segments", segments) is None:
+        open_ones["segments"] = segments
+    if getattr(method, "activation", None) == OWN_ACTIVATION:
+        open_ones["activation"] = activation
+    return cast(Method, replace(method, **open_ones)) if open_ones else method
+
+
+def chosen(activation: Activation) -> Activation:
+    """The activation of a method that is called without an explainer."""
+    return "softmax" if activation == OWN_ACTIVATION else activation
 
 
 def needed(package: str) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gpulime.engine.model import ACTIVATIONS, Activation
 from gpulime.errors import whole
-from gpulime.evaluate.methods.method import Attribution, Attributor, Classifier, prepared
+from gpulime.evaluate.methods.method import OWN_ACTIVATION, Attribution, Attributor, Classifier, chosen, prepared
 from gpulime.explainer import Explainer
 
 
@@ -22,7 +22,8 @@ class Occlusion(Attribution):
     windows : int
         A window's side is the image's, divided by this; windows move by half their side. 7 makes 169 windows of 32 pixels at
         224 x 224.
-    activation : as for `gpulime.Explainer`
+    activation : "own", or as for `gpulime.Explainer`
+        "own" is that of the explainer whose images are compared or evaluated; softmax if there is none.
 
     References
     ----------
@@ -30,7 +31,7 @@ class Occlusion(Attribution):
     """
 
     windows: int = 7
-    activation: Activation = "softmax"
+    activation: Activation = OWN_ACTIVATION
 
     packages: ClassVar[tuple[str, ...]] = ("captum.attr",)
 
@@ -40,7 +41,8 @@ class Occlusion(Attribution):
         c, *sides = example.shape[1:]
         window = [max(1, side // whole("windows", self.windows, 1)) for side in sides]
         shapes = {"sliding_window_shapes": (c, *window), "strides": (c, *(max(1, side // 2) for side in window))}
-        activation = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
+        given = chosen(self.activation)
+        activation = ACTIVATIONS[given] if isinstance(given, str) else given
         occluded = Occluded(lambda images: classifier(images) if activation is None else activation(classifier(images)))
         return lambda images, labels: occluded.attribute(images, target=labels, **shapes)[:, :1]
 
@@ -55,7 +57,8 @@ class KernelShap:
         Masks of each image, in pairs.
     segments : as for `gpulime.Explainer`, or label maps (n, h, w); optional
         By default cells of a 7 x 7 grid, since a segmenter sees normalised images here.
-    activation : as for `gpulime.Explainer`
+    activation : "own", or as for `gpulime.Explainer`
+        "own" is that of the explainer whose images are compared or evaluated; softmax if there is none.
     seed : int
     batch_size : int or "auto"
 
@@ -66,7 +69,7 @@ class KernelShap:
 
     n_samples: int = 1000
     segments: Any = None
-    activation: Activation = "softmax"
+    activation: Activation = OWN_ACTIVATION
     seed: int = 0
     batch_size: int | str = "auto"
 
@@ -82,7 +85,7 @@ class KernelShap:
                 sampler="antithetic",
                 estimator="wls",
                 kernel="shapley",
-                activation=self.activation,
+                activation=chosen(self.activation),
                 mean=0.0,
                 std=1.0,
                 normalized=True,

@@ -17,7 +17,7 @@ from gpulime.engine.masks import Bernoulli
 from gpulime.engine.model import Activation, Predictor
 from gpulime.engine.queue import Queue
 from gpulime.errors import whole
-from gpulime.evaluate.methods.method import prepared
+from gpulime.evaluate.methods.method import OWN_ACTIVATION, chosen, prepared
 
 SHIFT_BITS = 16  # of a mask's shift along each side
 MASK_ENTRIES = 2**24  # of masks at once, when they are averaged
@@ -80,7 +80,8 @@ class Rise:
         4000 by default, as the paper takes for VGG-16.
     cells : int
         Cells of a mask along each side.
-    activation : as for `gpulime.Explainer`
+    activation : "own", or as for `gpulime.Explainer`
+        "own" is that of the explainer whose images are compared or evaluated; softmax if there is none.
     seed : int
     batch_size : int or "auto"
 
@@ -91,7 +92,7 @@ class Rise:
 
     n_masks: int = 4000
     cells: int = 7
-    activation: Activation = "softmax"
+    activation: Activation = OWN_ACTIVATION
     seed: int = 0
     batch_size: int | str = "auto"
 
@@ -99,7 +100,7 @@ class Rise:
         """Explain, as `Method` says; ``keys`` (n,) int64 seed the masks of each image, 0 by default."""
         s = 1 + whole("n_masks", self.n_masks, 1)  # the engine's sample 0 is the image
         with prepared(model, images, labels) as (_, inputs, wanted):
-            predictor = Predictor(model, self.activation, "float32", inputs.device)
+            predictor = Predictor(model, chosen(self.activation), "float32", inputs.device)
             rows = inputs.contiguous(memory_format=predictor.memory_format)
             seeds = torch.zeros(len(rows), dtype=torch.int64) if keys is None else arrays.keys(keys, len(rows))
             masked = SmoothMasked(rows, seeds.to(rows.device), Wanted(wanted, top=False), whole("cells", self.cells, 1))

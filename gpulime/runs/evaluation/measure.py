@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,9 @@ from gpulime.evaluate.baselines import centre_maps, random_maps
 from gpulime.evaluate.curves import STEPS
 from gpulime.evaluate.method_maps import maps_of
 from gpulime.evaluate.methods import METHODS
-from gpulime.evaluate.methods.method import Classifier, suited
+from gpulime.evaluate.methods.activations import noted
+from gpulime.evaluate.methods.method import Classifier, Method, suited
+from gpulime.evaluate.same_maps import EQUAL, same_maps
 from gpulime.explanations.batch import Explanations
 from gpulime.explanations.images import ExplainedImages
 from gpulime.images import fills
@@ -39,7 +41,7 @@ from gpulime.runs.evaluation.rows import (
     Part,
     Task,
 )
-from gpulime.runs.evaluation.settings import CENTRE, LIME, PIXELS, RANDOM, SEGMENTS, Settings
+from gpulime.runs.evaluation.settings import CENTRE, FIRST, LIME, PIXELS, RANDOM, SEGMENTS, Settings
 from gpulime.runs.evaluation.subjects import Group, Images, Subject, fill_name
 from gpulime.runs.store.row import IMAGE, PARTS
 
@@ -51,6 +53,14 @@ SCORES = {
 LEVELS = 127  # of a stored map, on each side of 0
 
 Row = dict[str, Any]
+
+
+class Made(NamedTuple):
+    """Attributions of a method: explanations or maps, the same as maps (n, l, h, w) of images, and notes (n, l)."""
+
+    given: Any
+    maps: Tensor | None
+    notes: list[list[list[str]]] | None = None
 
 
 @dataclass
@@ -69,7 +79,8 @@ class Meter:
     absent: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     heed: Callable[[], None] = lambda: None
-    _last: tuple[Any, tuple[Any, Tensor | None]] | None = None
+    _last: tuple[Any, Made] | None = None
+    _maps: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # input -> method -> maps (l, h, w), of one group
 
     def __post_init__(self) -> None:
         is_image = self.subject.kind == IMAGE
@@ -128,8 +139,9 @@ class Meter:
         """
         asked = part.method, tuple(row["image_id"] for row in group.rows)
         if self._last is None or self._last[0] != asked:  # maps may take much longer than their curves
-            self._last = asked, self._attributions(group, part.method)
-        given, maps = self._last[1]
+            self._last = asked, self._noted(group, part.method)
+        made = self._last[1]
+        given = made.given
         self.seen.add(part.method)
         own = {} if isinstance(given, Explanations) else own_parts(group.explained)
         engine = self._engine
@@ -138,7 +150,11 @@ class Meter:
         else:
             keys = torch.tensor([key(row["image_id"]) for row in group.rows])
             found = evaluate.held_out(engine, group.inputs, given, self.settings.samples, keys=keys, **own)
-        return [self._rows(one["image_id"], i, part, found, maps) for i, one in enumerate(group.rows)]
+        return [self._rows(one["image_id"], i, part, found, made) for i, one in enumerate(group.rows)]
+
+    def begin(self) -> None:
+        """Begin with a new group: forget the maps of the one before."""
+        self._maps.clear()
 
     @cached_property
     def _engine(self) -> Any:
@@ -146,32 +162,62 @@ class Meter:
         explainer: Any = self.subject.explainer
         return explainer if self.settings.fill is None else explainer.with_fill(self.settings.fill)
 
-    def _attributions(self, group: Group, method: str) -> tuple[Any, Tensor | None]:
-        """The explanations or maps of a method, and maps (n, l, h, w) to be stored; None for texts and table rows."""
+    def _noted(self, group: Group, method: str) -> Made:
+        """Attributions of a method, with notes: maps that an earlier method has, too, and what the method does not cover."""
+        with noted() as notes:
+            made = self._attributions(group, method)
+        if made.maps is None:
+            return made
+        maps, ids = made.maps.float().cpu(), [row["image_id"] for row in group.rows]
+        equal = [_equal(one, known) for one, known in zip(maps, self._others(group, method), strict=True)]
+        for image_id, one in zip(ids, maps, strict=True):
+            self._maps.setdefault(image_id, {})[method] = one
+        return made._replace(notes=[[[*same, *notes] for same in of_input] for of_input in equal])
+
+    def _others(self, group: Group, method: str) -> list[dict[str, Tensor]]:
+        """Maps (l, h, w) of earlier methods for each input: those of this call, and those that cost little."""
+        before = FIRST[: FIRST.index(method)] if method in FIRST else FIRST
+        found = {name: self._attributions(group, name).maps for name in before}
+        known = [self._maps.get(row["image_id"], {}) for row in group.rows]
+        plain = getattr(METHODS.get(method), "plain", None)
+        if plain is not None and any("gradient" not in one for one in known):
+            found["gradient"] = self._of_method(group, plain)
+        free = {name: maps.float().cpu() for name, maps in found.items() if maps is not None}
+        return [
+            {name: maps[i] for name, maps in free.items()} | {name: maps for name, maps in one.items() if name not in FIRST}
+            for i, one in enumerate(known)
+        ]
+
+    def _attributions(self, group: Group, method: str) -> Made:
+        """The explanations or maps of a method; maps to be stored are None for texts and table rows."""
         explained = group.explained
         if method == LIME:
-            return explained, explained.heatmaps() if isinstance(explained, ExplainedImages) else None
+            return Made(explained, explained.heatmaps() if isinstance(explained, ExplainedImages) else None)
         keys = torch.tensor([key(row["image_id"]) for row in group.rows])
         if not isinstance(explained, ExplainedImages):
-            return shuffled(explained, keys), None
-        if method in (RANDOM, CENTRE):
-            segments, labels = explained.segments, explained.labels
-            maps = random_maps(segments, labels, keys=keys) if method == RANDOM else centre_maps(segments, labels)
-            return maps, maps
+            return Made(shuffled(explained, keys), None)
+        segments, labels = explained.segments, explained.labels
+        if method == RANDOM:
+            maps = random_maps(segments, labels, keys=keys)
+        else:
+            maps = centre_maps(segments, labels) if method == CENTRE else self._of_method(group, METHODS[method])
+        return Made(maps, maps)
+
+    def _of_method(self, group: Group, method: Method) -> Tensor:
+        """Maps (n, l, h, w) of a method that is not LIME."""
         assert isinstance(self.subject, Images)
-        explainer = self.subject.explainer
+        explainer, explained = self.subject.explainer, group.explained
         model, device = explainer.predictor.model, explainer.predictor.device(group.inputs)
         module = model if isinstance(model, nn.Module) else Classifier(model)
         images = explainer.preparation.for_model(Batch(group.inputs).as_tensors().on(device).images)
-        suiting = suited(METHODS[method], explained.segments.to(device))
+        suiting = suited(method, explained.segments.to(device), explainer.predictor.activation)
         hook = register_module_forward_pre_hook(lambda *_: self.heed())  # of any module, since methods work on copies
         try:
-            maps = maps_of(suiting, module, images, explained.labels.to(device))
+            return maps_of(suiting, module, images, explained.labels.to(device))
         finally:
             hook.remove()
-        return maps, maps
 
-    def _rows(self, image_id: str, i: int, part: Part, found: Any, maps: Tensor | None) -> list[Row]:
+    def _rows(self, image_id: str, i: int, part: Part, found: Any, from_: Made) -> list[Row]:
         """The rows of input i of a group."""
         made = []
         for j, label in enumerate(found.labels[i].tolist()):
@@ -180,15 +226,32 @@ class Meter:
                 one = rows.row_of(image_id, self._task(part, label), metric) | {"value": value, "reason": reason}
                 if metric in (DELETION, INSERTION) and reason is None:
                     one |= self._curve(found, metric, i, j)
-                if metric == DELETION and maps is not None:
-                    one["map"] = small(maps[i, j])
+                if from_.maps is not None and metric == self._with_map:
+                    one["map"] = small(from_.maps[i, j])
+                if from_.notes is not None:
+                    one["notes"] = from_.notes[i][j] or None
                 made.append(one)
         return made
+
+    @property
+    def _with_map(self) -> str:
+        """The metric whose rows hold the maps."""
+        return DELETION if CURVES in self.settings.measurements else HELD_OUT_R2
 
     def _curve(self, found: Any, metric: str, i: int, j: int) -> Row:
         """The points of a curve, and the share of the area at each; without its repeated end."""
         points = 1 + int((found.hidden[i].diff() > 0).sum())
         return {"curve": getattr(found, metric)[i, j, :points].tolist(), "area": found.area[i, j, :points].tolist()}
+
+
+def _equal(maps: Tensor, others: Mapping[str, Tensor]) -> list[list[str]]:
+    """For each of the maps (l, h, w) of a method the first other method with the same one, as a note."""
+    notes: list[list[str]] = [[] for _ in maps]
+    for name, other in others.items():
+        for note, is_same in zip(notes, same_maps(maps[None], other[None])[0].tolist(), strict=True):
+            if is_same and not note:
+                note.append(f"{EQUAL} {name}")
+    return notes
 
 
 def own_parts(explained: ExplainedImages) -> dict[str, Any]:

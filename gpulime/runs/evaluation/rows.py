@@ -17,7 +17,7 @@ from gpulime.errors import GpulimeError
 from gpulime.runs.store import shards
 from gpulime.runs.store.layout import VERSION_KEY, Layout
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FOLDER = "evaluation"
 DELETION, INSERTION, GAP, IROF, MINIMAL = "deletion", "insertion", "gap", "irof", "minimal_deletion"
 HELD_OUT_R2, INFIDELITY = "held_out_r2", "infidelity"
@@ -72,6 +72,7 @@ def schema() -> pa.Schema:
             ("curve", pa.list_(pa.float32())),
             ("area", pa.list_(pa.float32())),
             ("map", pa.binary()),
+            ("notes", pa.list_(pa.string())),
             always("written_at", pa.timestamp("us", tz="UTC")),
             always("config_hash", pa.string()),
         ],
@@ -88,7 +89,7 @@ def record(entry: Mapping[str, Any]) -> pa.RecordBatch:
         raise GpulimeError(f"does not fit the columns of an evaluation: {error}") from error
 
 
-EVALUATION = Layout(FOLDER, schema(), record, "run the same gpulime evaluate to measure its images again")
+EVALUATION = Layout(FOLDER, schema(), record, "run the same gpulime evaluate to measure its images again", {"notes": 2})
 
 
 def read(run: Path, columns: Sequence[str] | None = None) -> pa.Table:

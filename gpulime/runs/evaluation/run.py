@@ -165,6 +165,7 @@ def _measured(
                 image_id = found.row["image_id"]
                 yield rows.failed(image_id, sorted(todo[place[image_id]]), found.kind, found.reason), True
                 continue
+            meter.begin()
             left = [todo[place[one["image_id"]]] for one in found.rows]
             for part in meter.parts:
                 wanted = [k for k, tasks in enumerate(left) if any(task.part == part for task in tasks)]

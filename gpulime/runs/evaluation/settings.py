@@ -17,7 +17,7 @@ from gpulime.runs.store.manifest import differences, versions
 from gpulime.runs.store.shards import shards
 
 MANIFEST = "evaluation.json"
-LIME, RANDOM, CENTRE = "lime", "random", "centre"
+FIRST = LIME, RANDOM, CENTRE = ("lime", "random", "centre")  # of the methods, in this order
 UNITS = SEGMENTS, PIXELS = ("segments", "pixels")
 LABELS = TOP, ALL = ("top", "all")
 SAMPLES = 100  # masks that were not fitted

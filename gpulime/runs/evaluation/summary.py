@@ -16,9 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gpulime.evaluate.comparison import listed
+from gpulime.evaluate.same_maps import EQUAL
 from gpulime.runs.evaluation import rows, settings
 from gpulime.runs.evaluation.rows import EVALUATION, HELD_OUT, METRICS
-from gpulime.runs.evaluation.settings import CENTRE, LIME, RANDOM
+from gpulime.runs.evaluation.settings import FIRST
 from gpulime.runs.progress.terminal import printable
 from gpulime.runs.store import shards
 from gpulime.runs.store.atomic import publish
@@ -39,7 +41,6 @@ STORED = ["image_id", "label", "method", "map"]
 LOST = 10  # lost inputs that are named
 COMPARED = 64  # inputs whose maps are compared: a method that equals another does so on each
 WIDTH = 22  # of a column
-FIRST = (LIME, RANDOM, CENTRE)  # of the methods, in this order
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,13 @@ class Summary:
 
     kind: str  # of the inputs
     inputs: int  # measured
-    failed: dict[str, int]  # kind of failure -> inputs
+    failed: dict[str, int]  # kind of failure -> inputs without any value
     lost: dict[str, str]  # input -> the reason of its failure, of the first `LOST`
     scores: list[Score]
     settings: dict[str, Any]
     absent: dict[str, str] = field(default_factory=dict)  # method -> the reason
-    equal: dict[str, str] = field(default_factory=dict)  # method -> an earlier one with the same maps
+    failing: dict[str, str] = field(default_factory=dict)  # method -> the number of measured inputs that it fails for, and why
+    notes: dict[str, list[str]] = field(default_factory=dict)  # method -> equal maps, and what it does not cover
     left: int = 0  # inputs for other processes
 
     def as_json(self) -> dict[str, Any]:
@@ -97,7 +99,7 @@ class Summary:
 
     def __str__(self) -> str:
         failed = ", ".join(f"{printable(kind)} {count:,}" for kind, count in self.failed.items())
-        lines = [f"{self.inputs:,} {self.kind}s measured" + (f"; failed: {failed}" if failed else "")]
+        lines = [f"{counted(self.inputs, self.kind)} measured" + (f"; failed: {failed}" if failed else "")]
         lines += [f"{printable(name)}: {printable(reason)}" for name, reason in self.lost.items()]
         if (more := sum(self.failed.values()) - len(self.lost)) > 0:
             lines.append(f"and {more:,} more, with their reasons in the rows")
@@ -111,9 +113,17 @@ class Summary:
             lines.append(
                 f"{'better is':16}" + "".join(f"{'higher' if rows.HIGHER[metric] else 'lower':>{WIDTH}}" for metric in metrics)
             )
-        lines += [f"\n{printable(name)} gives the same maps as {printable(other)}" for name, other in self.equal.items()]
-        lines += [f"\n{printable(name)} is not available: {printable(reason)}" for name, reason in self.absent.items()]
+        lines += [f"\n{printable(name)}: {printable(remark)}" for name, remark in self.remarks]
         return "\n".join(lines)
+
+    @property
+    def remarks(self) -> list[tuple[str, str]]:
+        """Methods, each with a note, a failure or the reason why it is not available."""
+        return [
+            *((name, note) for name, notes in self.notes.items() for note in notes),
+            *((name, f"failed for {why}") for name, why in self.failing.items()),
+            *((name, f"not available: {why}") for name, why in self.absent.items()),
+        ]
 
     def is_partial(self, score: Score | None) -> bool:
         """Tell if a mean is over some of the measured inputs only."""
@@ -133,22 +143,56 @@ def number(value: float) -> str:
 
 def of(run: Path, absent: Mapping[str, str], left: int = 0) -> Summary:
     """Sum up the rows of an evaluation."""
-    table = rows.read(run, [*rows.KEY, "value", "error_type", "reason"])
-    lost = table.filter(table["error_type"].is_valid()).select(["image_id", "error_type", "reason"]).to_pylist()
+    table = rows.read(run, [*rows.KEY, "value", "error_type", "reason", "notes"])
+    is_lost = table["error_type"].is_valid()
+    measured, failures = table.filter(pc.invert(is_lost)), table.filter(is_lost)
+    ids = measured["image_id"].unique()
+    in_part = pc.is_in(failures["image_id"], ids)
+    lost = failures.filter(pc.invert(in_part)).select(["image_id", "error_type", "reason"]).to_pylist()
     kinds = {(one["image_id"], one["error_type"]) for one in lost}
     reasons = {one["image_id"]: one["reason"] for one in reversed(lost)}
-    measured = table.filter(table["error_type"].is_null())
+    one = manifest(run).get("kind", IMAGE)
     return Summary(
-        kind=manifest(run).get("kind", IMAGE),
-        inputs=pc.count_distinct(measured["image_id"]).as_py(),
+        kind=one,
+        inputs=len(ids),
         failed=dict(Counter(kind for _, kind in sorted(kinds)).most_common()),
         lost=dict(sorted(reasons.items())[:LOST]),
         scores=_scores(table),
         settings=(settings.read(run) or {"fixed": {}})["fixed"],
         absent=dict(absent),
-        equal=_equal(run),
+        failing=_failing(failures.filter(in_part), len(ids), one),
+        notes=_notes(run, measured, one),
         left=left,
     )
+
+
+def _failing(failures: pa.Table, total: int, kind: str) -> dict[str, str]:
+    """Methods that failed for measured inputs: for how many of all, and why."""
+    whys: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in failures.select(["image_id", "method", "reason"]).to_pylist():
+        whys[row["method"]][row["image_id"]] = row["reason"]
+    return {name: f"{len(why)} of {counted(total, kind)}: {listed(why.values())}" for name, why in sorted(whys.items())}
+
+
+def _notes(run: Path, measured: pa.Table, kind: str) -> dict[str, list[str]]:
+    """Notes of each method, with the number of inputs if they are not all; and methods whose stored maps are the same."""
+    of_inputs = measured.group_by(["method", "image_id"]).aggregate([])
+    totals = Counter(of_inputs["method"].to_pylist())
+    noted = measured.filter(measured["notes"].is_valid()).select(["method", "image_id", "notes"]).to_pylist()
+    pairs = {(row["method"], note, row["image_id"]) for row in noted for note in row["notes"]}
+    counts = Counter((method, note) for method, note, _ in sorted(pairs))
+    found: dict[str, list[str]] = defaultdict(list)
+    for (method, note), count in counts.items():
+        found[method].append(note if count == totals[method] else f"{note} for {count:,} of {counted(totals[method], kind)}")
+    for method, other in _alike(run).items():
+        if not {(method, f"{EQUAL} {other}"), (other, f"{EQUAL} {method}")} & counts.keys():
+            found[method].append(f"the stored maps, {rows.SIDE} x {rows.SIDE}, are those of {other}")
+    return dict(found)
+
+
+def counted(n: int, one: str) -> str:
+    """A number of things: "1 image", "2 images"."""
+    return f"{n:,} {one}{'' if n == 1 else 's'}"
 
 
 def _scores(table: pa.Table) -> list[Score]:
@@ -182,8 +226,11 @@ def _scores(table: pa.Table) -> list[Score]:
     return sorted(found, key=lambda one: (one.unit, one.fill, methods.index(one.method), metrics.index(one.metric)))
 
 
-def _equal(run: Path) -> dict[str, str]:
-    """Methods whose stored maps are those of another one, of all inputs that are compared, up to rounding."""
+def _alike(run: Path) -> dict[str, str]:
+    """Methods whose stored maps are those of another one, of all inputs that are compared, up to rounding.
+
+    Whole maps are compared as they are made, so this is of use for methods of different calls.
+    """
     ids = pa.array(shards.rows(run, ["image_id"], EVALUATION)["image_id"].unique().to_pylist()[:COMPARED], pa.string())
 
     def some(table: pa.Table) -> pa.Table:

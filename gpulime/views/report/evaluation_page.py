@@ -13,8 +13,7 @@ from PIL import Image, ImageColor
 from gpulime.explanations import shades
 from gpulime.runs.evaluation import rows
 from gpulime.runs.evaluation.rows import GAP
-from gpulime.runs.evaluation.settings import LIME
-from gpulime.runs.evaluation.summary import FIRST
+from gpulime.runs.evaluation.settings import FIRST, LIME
 from gpulime.runs.reading.pixels import Shown
 from gpulime.runs.store import store
 from gpulime.views.report import overlay, plot

@@ -7,8 +7,7 @@ from typing import Any
 
 from gpulime.runs.evaluation import rows, summary
 from gpulime.runs.evaluation.rows import DELETION, GAP, HELD_OUT_R2, INSERTION
-from gpulime.runs.evaluation.settings import LIME
-from gpulime.runs.evaluation.summary import FIRST
+from gpulime.runs.evaluation.settings import FIRST, LIME
 from gpulime.views.report import plot
 from gpulime.views.report.card import top_label
 from gpulime.views.report.measured import WORDS, Measured

@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 
 from gpulime.runs.evaluation import rows, summary
 from gpulime.runs.evaluation.rows import DELETION, EVALUATION, GAP, HELD_OUT_R2, INSERTION
-from gpulime.runs.evaluation.settings import LIME, PIXELS, SEGMENTS
-from gpulime.runs.evaluation.summary import FIRST
+from gpulime.runs.evaluation.settings import FIRST, LIME, PIXELS, SEGMENTS
 from gpulime.runs.store import shards
 
 VALUES = [*rows.KEY, "value", "reason", "error_type", "written_at"]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from evaluated import Tiny, config
 from PIL import Image
+from torch import nn
 
 import gpulime
 from gpulime import evaluate
@@ -171,7 +172,7 @@ def test_a_method_that_cannot_be_had_is_named(run, capsys, monkeypatch):
     monkeypatch.setitem(methods.METHODS, "gradcam", refuse)
     assert command(run, "--with", "gradcam", "gradient", "--metrics", "curves") == exits.OK
     shown = capsys.readouterr()
-    assert "gradcam is not available: Tiny has no convolution" in shown.out
+    assert "gradcam: not available: Tiny has no convolution" in shown.out
     assert json.loads((run / "evaluation-summary.json").read_text())["not_available"] == {"gradcam": "Tiny has no convolution"}
     assert set(frame(run).method) == {"lime", "random", "centre", "gradient"}
     assert "Tiny has no convolution" in (run / "evaluation.html").read_text()
@@ -194,7 +195,114 @@ def test_an_image_on_which_a_method_fails_is_a_row_and_the_others_go_on(run, mon
     assert set(lost.method) == {"gradient"}
     assert lost.reason.str.contains("RuntimeError: too bright").all()
     assert 0 < lost.image_id.nunique() < 6
-    assert sum(found.failed.values()) == lost.image_id.nunique()
+    assert (found.inputs, found.failed) == (6, {})
+    assert found.failing == {"gradient": f"{lost.image_id.nunique()} of 6 images: RuntimeError: too bright"}
+
+
+def test_a_method_that_fails_for_all_images_is_named_and_no_image_is_lost(run, monkeypatch, capsys):
+    def fail(model, images, labels):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setitem(methods.METHODS, "rise", fail)
+    assert command(run, "--with", "rise", "--metrics", "curves") == exits.ERROR_ROWS
+    shown = capsys.readouterr().out
+    assert shown.startswith("6 images measured\n")
+    assert "rise: failed for 6 of 6 images: RuntimeError: no luck" in shown
+    assert "failed for 6 of 6 images: RuntimeError: no luck" in (run / "evaluation.html").read_text()
+
+
+def first(model, x, labels):
+    """A method whose maps are the first channel."""
+    return x[:, :1].expand(-1, labels.shape[1], -1, -1)
+
+
+@pytest.mark.parametrize("metrics", ["held_out", "curves"])
+def test_equal_maps_are_told_by_rows_and_summary_whatever_is_measured(metrics, run, monkeypatch, capsys):
+    monkeypatch.setitem(methods.METHODS, "gradient", first)
+    monkeypatch.setitem(methods.METHODS, "ig", lambda *given: 3 * first(*given))
+    monkeypatch.setitem(methods.METHODS, "gradcam", lambda *given: first(*given) * (1 + 1e-3 * torch.eye(32)))
+    monkeypatch.setitem(methods.METHODS, "rise", lambda model, x, labels: 2 * evaluate.centre_maps(x[:, 0].long(), labels))
+    call = (run, "--with", "gradient", "ig", "gradcam", "rise", "--metrics", metrics)
+    for _ in range(2):  # the second call has nothing left to do
+        assert command(*call) == exits.OK
+        shown = capsys.readouterr().out
+        assert "ig: equal to gradient\n" in shown
+        assert "rise: equal to centre\n" in shown
+        assert "gradcam: equal" not in shown
+    notes = {method: set(map(tuple, of.notes.dropna())) for method, of in frame(run).groupby("method")}
+    known = {"ig": {("equal to gradient",)}, "rise": {("equal to centre",)}}
+    assert notes == {name: known.get(name, set()) for name in ("lime", "random", "centre", "gradient", "ig", "gradcam", "rise")}
+    assert "equal to gradient" in (run / "evaluation.html").read_text()
+
+
+def test_maps_of_another_call_are_compared_as_they_are_stored(run, monkeypatch, capsys):
+    monkeypatch.setitem(methods.METHODS, "gradient", first)
+    monkeypatch.setitem(methods.METHODS, "ig", first)
+    for name in ("gradient", "ig"):
+        assert command(run, "--with", name, "--metrics", "held_out") == exits.OK
+    assert "ig: the stored maps, 32 x 32, are those of gradient" in capsys.readouterr().out
+
+
+def test_maps_that_are_equal_for_some_images_are_counted(run, monkeypatch):
+    def partly(model, x, labels):
+        bright = x.mean((1, 2, 3)) > 0.5
+        seen.extend(bright.tolist())
+        return torch.where(bright[:, None, None, None], first(model, x, labels), x[:, 1:2])
+
+    seen: list[bool] = []
+    monkeypatch.setitem(methods.METHODS, "gradient", first)
+    monkeypatch.setitem(methods.METHODS, "ig", partly)
+    found = calls.evaluate(run, Settings(methods=("gradient", "ig"), measurements=("held_out",)))
+    assert 0 < sum(seen) < 6
+    assert found.notes == {"ig": [f"equal to gradient for {sum(seen)} of 6 images"]}
+
+
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        (nn.ReLU(), "equal to gradient"),
+        (nn.SiLU(), "Guided Backprop has a rule for ReLUs alone, and takes the plain gradient of the model's SiLU"),
+    ],
+)
+def test_what_guided_backprop_is_not_is_told(gate, expected, dataset, tmp_path, capsys):
+    pytest.importorskip("captum")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), gate, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 3)).eval()
+    if isinstance(gate, nn.ReLU):
+        model[5].weight.data.abs_()  # nothing negative flows back
+    run, settings = tmp_path / "run", {"n_samples": 20, "segments": "grid", "top_labels": 1}
+    gpulime.runs.explain(model, dataset, run, **settings)
+    found = gpulime.evaluate.run(run, model, dataset, methods=["guided_backprop"], metrics=["held_out"], samples=9)
+    assert found.notes == {"guided_backprop": [expected]}
+    assert f"guided_backprop: {expected}" in str(found)
+    own = frame(run)[lambda one: one.method == "guided_backprop"]
+    assert set(map(tuple, own.notes)) == {(expected,)}
+    assert expected.replace("'", "&#39;") in (run / "evaluation.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["occlusion", "rise", "kernelshap"])
+def test_a_sigmoid_of_one_output_is_what_methods_explain(name, dataset, tmp_path, monkeypatch):
+    if name == "occlusion":
+        pytest.importorskip("captum")
+
+    def bright(x):
+        return 6 * x[:, :, :12].mean((1, 2, 3)) - 3
+
+    monkeypatch.setitem(methods.METHODS, "rise", methods.Rise(100, 3))
+    monkeypatch.setitem(methods.METHODS, "kernelshap", methods.KernelShap(50))
+    settings = {
+        "n_samples": 30,
+        "segments": gpulime.segments.Grid(3, 3),
+        "activation": "sigmoid",
+        "mean": 0.0,
+        "std": 1.0,
+        "fill": 0.0,
+    }
+    gpulime.runs.explain(bright, dataset, tmp_path / "run", **settings)
+    found = gpulime.evaluate.run(tmp_path / "run", bright, dataset, methods=[name], metrics=["curves"])
+    gaps = {score.method: score.mean for score in found.scores if score.metric == "gap"}
+    assert not found.failing
+    assert gaps[name] > max(gaps["random"], gaps["centre"])
 
 
 def test_a_constant_map_is_a_reason_and_no_failure(run, monkeypatch):
