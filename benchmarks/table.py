@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import ablation, gpu_rows, growth, run
 from benchmarks import rows as store
 from benchmarks.convergence import stopping, summary
+from benchmarks.convergence.measure import LIME_S, Pair
 from benchmarks.entries import ENTRIES
 from benchmarks.peers import compare
 from benchmarks.peers.field import COMPARISONS
+from gpulime.engine.quality import QUALITIES
 
 if TYPE_CHECKING:
     from benchmarks import picks, tabular, texts, tutorials
@@ -29,6 +31,11 @@ ROOT = store.HERE.parent
 NOTHING = "Not measured yet.\n"
 WRONG = "none: its coefficients are wrong"
 ORDER = [comparison.name for each in COMPARISONS.values() for comparison in each]
+EQUAL_ERROR = {  # entries of benchmarks.run: what they are beside, and the least ratio to an equal error
+    "lime_tutorial_float32": ("lime as its tutorials call it, float32", 5),
+    "lime_tutorial_bfloat16": ("the same, our model in bfloat16", 9),
+    "captum_float32": ("captum's Lime at its best batch, float32", 4),
+}
 STAGES = ("logits", "head", "blocks 12-15", "blocks 6-11", "blocks 0-5", "stem", "convolution 2", "convolution 1")
 VERDICTS = {"yes": "ok", "no": "**FAILED**", "": ""}
 
@@ -240,6 +247,23 @@ def of_cascade(rows: Sequence[Any]) -> str:
     return "\n".join(found)
 
 
+def equal_error() -> str:
+    """Ratios of time to an equal error: those at equal samples, times lime's 1000 samples over the forwards of "fast"."""
+    fast = QUALITIES["fast"]
+    photographs = store.read(summary.path("photographs"), summary.Row)
+    pair, s = Pair(fast.sampler, fast.estimator, fast.link), str(fast.n_samples - 1)
+    one = next(row for row in photographs if (row.pair, row.s) == (pair, s))
+    measured = [row for path in sorted(store.RESULTS.glob("*.csv")) for row in store.read(path, run.Row)]
+    shown = []
+    for entry, (beside, least) in EQUAL_ERROR.items():
+        for row in (row for row in measured if row.entry == entry and row.bound and row.ratio):
+            ratio = float(row.ratio) * LIME_S / int(one.forwards)
+            cells = (beside, row.ratio, one.forwards, one.to_lime, f"**{ratio:.1f}**", f"at least {least}")
+            shown.append((*cells, VERDICTS[store.yes(ratio >= least)]))
+    columns = "beside | at equal samples | forwards | their error, of lime's at 1000 | times as fast | which must be | "
+    return lines(columns, shown)
+
+
 def devices(kind: type[Any], table: Callable[[list[Any]], str], field: str = "date", names: str = "") -> str:
     """The tables of all devices, each below its device, versions, dates and commits, of rows whose field matches ``names``."""
     found = []
@@ -283,6 +307,7 @@ PAGES: Mapping[Path, Blocks] = {
         "tutorials": partial(beside_lime, "tutorials", of_tutorials),
         "picks": partial(beside_lime, "picks", of_picks),
     },
+    ROOT / "docs" / "samples.md": {"equal_error": equal_error},
     ROOT / "docs" / "evaluation.md": {
         "fills": partial(
             judged,
