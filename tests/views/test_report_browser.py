@@ -275,7 +275,7 @@ def test_cards_are_sorted_and_those_without_a_value_come_last(opened):
         assert names(opened) == expected, order
 
 
-def test_the_cards_to_start_with_can_come_first(chromium, tmp_path):
+def test_the_cards_to_start_with_come_first(chromium, tmp_path):
     """Of images on one grid; also cards of texts and rows, whose script does nothing else, are sorted by it."""
     shown = [
         (0.1, 0.0, 0.0),
@@ -295,8 +295,18 @@ def test_the_cards_to_start_with_can_come_first(chromium, tmp_path):
     chromium.open((tmp_path / "report.html").as_uri())
     links = chromium.js("[...document.querySelectorAll('#start a')].map((link) => link.textContent)")
     assert len(links) == 5
-    choose(chromium, sort="s+")
+    assert names(chromium)[:5] == links != list("01234")
+    assert chromium.js("location.hash") == ""
+    chromium.click("#start a:nth-of-type(2)")
+    assert chromium.js("document.querySelector(':target').textContent") == links[1]
+    choose(chromium, sort="")
+    assert names(chromium) == list("0123456")
+    choose(chromium, sort="p-")
+    assert names(chromium) == list("0123456")  # all have the same
+    chromium.click("[type=reset]")
     assert names(chromium)[:5] == links
+    choose(chromium, id="3")
+    assert names(chromium) == ["3"]
     assert chromium.problems() == []
 
 

@@ -21,7 +21,7 @@ const images = index.images.map(([name, label, probability, r2, right, ...measur
 });
 const eager = !grid.classList.contains("lazy"); // all cards are drawn, for prints and pictures of the whole page too
 const cards = [...grid.children].map((element, i) => {
-  const image = images[index.start - index.first + i];
+  const image = images[(index.shown?.[i] ?? index.start + i) - index.first]; // those to start with come first
   const rows = [...element.querySelectorAll(".labels tbody tr")]; // none of a text or a table row, whose card stays as it is
   return { ...image, element, rows, chosen: 0, drawn: "0", near: eager, labels: null, map: null };
 });

@@ -60,6 +60,9 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
     images = rows.take(explained).select(["image_id", *TOP.names])
     pages = max(1, -(-len(images) // MOST_CARDS))
     summary = head(rows, manifest, len(places.corrupt))
+    begin = start_here(explained.tolist(), places.row, manifest, _address)
+    picked = begin["places"] if begin and pages == 1 else []  # their cards come first; of several pages, links lead to them
+    right = images["right"].to_pylist()
     shared = {
         "title": run.resolve().name,
         "kind": kind,
@@ -69,7 +72,7 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
         "head": summary,
         "score": SCORES[summary["score"]],
         "failures": _failures(rows),
-        "start": start_here(explained.tolist(), places.row, manifest, _address),
+        "start": begin,
         "config_hash": manifest.get("config_hash"),
         "regression": is_regression(manifest),
         "output": _output(manifest),
@@ -83,8 +86,8 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
     layout = template("page.html.j2")
     for number in range(pages, 0, -1):  # the first page last, after the pages that it links to
         start = (number - 1) * MOST_CARDS
-        shown = explained[start : start + MOST_CARDS].tolist()
-        right = images["right"][start : start + MOST_CARDS].to_pylist()
+        here = range(start, min(start + MOST_CARDS, len(images)))
+        shown = [*picked, *(i for i in here if i not in picked)]
         ids = images["image_id"][start : start + MOST_CARDS].to_pylist()
         of_page = None if evaluation is None else Judged(evaluation, ids)
         html = layout.generate(
@@ -92,12 +95,12 @@ def write(run: Path, picture: Callable[[dict[str, Any]], Shown | None], class_na
             # Read, made and written one after the other: a page is never held whole.
             cards=(
                 (card(row, picture(row), named, is_right) if kind_of(row) == IMAGE else plain(row, manifest, named, is_right))
-                | {"measured": None if of_page is None else of_page.of(row)}
-                for row, is_right in zip(map(places.row, shown), right, strict=True)
+                | {"measured": None if of_page is None else of_page.of(row), "number": i - start + 1}
+                for i, row, is_right in ((i, places.row(int(explained[i])), right[i]) for i in shown)
             ),
             here=len(shown),
             index=_index(index, summary["score"], start, len(shown), named, kind)
-            | {"regression": is_regression(manifest), "picked": shared["start"] and shared["start"]["places"]},
+            | {"regression": is_regression(manifest), "picked": begin and begin["places"], "shown": shown if picked else None},
             **shared,
         )
         publish_pieces(run, page_name(number), (piece.encode("utf-8", "backslashreplace") for piece in html))
