@@ -390,11 +390,7 @@ class LimeTabularExplainer:
         if self.class_names is None:
             self.class_names = [str(label) for label in range(len(one.output))]
         if abs(one.output.sum() - 1) > 1e-5:  # as NumPy's allclose
-            warnings.warn(
-                "Prediction probabilities do not sum to 1. Check that your classifier outputs probabilities (not log "
-                "probabilities, or actual class predictions).",
-                stacklevel=2,
-            )
+            warnings.warn(model.NOT_ONE, stacklevel=2)
         explanation = Explanation(one.names, self.mode, list(self.class_names))
         explanation.predict_proba = one.output
         if call.top_labels:

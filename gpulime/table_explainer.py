@@ -147,6 +147,8 @@ class TableExplainer(Engine[ExplainedRows]):
             )
             predictor = models.predictor(model, columns, self.mode, activation, precision, device, compile)
             tables = Tables(self.table, predictor, seed, n_samples, self.mode, self.class_names)
+        if isinstance(predictor, models.Called):
+            predictor.warns = True
         if class_names is not None and self.class_names is not None:
             columns_of = predictor.columns or ClassColumns(divides=False)
             predictor.columns = replace(columns_of, named=len(self.class_names))

@@ -39,10 +39,11 @@ class TextExplainer(Engine[ExplainedTexts]):
     ----------
     model : callable, scikit-learn estimator, nn.Module or pipeline of transformers
         A function of strings: list of b strings -> (b, classes) probabilities or scores. One column, (b,) or (b, 1), is the
-        probability of the second of two classes if the first outputs are in [0, 1], else a score. A scikit-learn pipeline: if
-        its vectoriser counts single words and some masks of each text prove it exact, masked texts are summed from counts of
-        words. A text classification pipeline of transformers, or its model with the ``tokenizer``: each text is tokenised once,
-        and its token ids are masked on the model's device. A module is never modified and may be in train mode.
+        probability of the second of two classes if the first outputs are in [0, 1], else a score. A scikit-learn pipeline: its
+        ``predict_proba`` is explained, or ``predict`` of a regressor, as one output. If its vectoriser counts single words and
+        some masks of each text prove it exact, masked texts are summed from counts of words. A text classification pipeline of
+        transformers, or its model with the ``tokenizer``: each text is tokenised once, and its token ids are masked on the
+        model's device. A module is never modified and may be in train mode.
     tokenizer : fast tokenizer of transformers, optional
         For a module.
     hide : str or callable
@@ -149,7 +150,7 @@ class TextExplainer(Engine[ExplainedTexts]):
         activation = adapted.activation if activation == AUTO else activation
         predictor = Predictor(adapted.rows, activation, precision, device)
         named = None if class_names is None or names is None else len(names)
-        predictor.columns = ClassColumns(named, divides=adapted.tokenisation is None)
+        predictor.columns = ClassColumns(named, divides=adapted.tokenisation is None and not adapted.regression)
         self.preparation = Preparation(predictor, split_expression, bow, char_level, adapted.tokenisation, hide, names)
         settings = Settings(
             alpha,

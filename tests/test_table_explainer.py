@@ -473,6 +473,21 @@ def test_a_model_without_probabilities(logistic):
         TableExplainer(lambda rows: np.ones((2, 3)), IRIS.data, n_samples=S).explain(ROWS)
 
 
+def test_probabilities_that_do_not_sum_to_1_are_told_once(logistic):
+    explainer = TableExplainer(lambda rows: 2 * logistic.predict_proba(rows), IRIS.data, n_samples=S)
+    with pytest.warns(UserWarning, match="Prediction probabilities do not sum to 1. Check that your classifier") as told:
+        for _ in range(2):
+            explainer.explain(ROWS)
+    assert len(told) == 1
+    half, module = torch.tensor(IRIS.data).half(), nn.Linear(4, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TableExplainer(lambda rows: rows.float().softmax(1).half(), half, n_samples=S).explain(ROWS)
+        TableExplainer(module, IRIS.data, activation=None, n_samples=S).explain(ROWS)
+        TableExplainer(lambda rows: rows, IRIS.data, activation="softmax", n_samples=S).explain(ROWS)
+        TableExplainer(lambda rows: 9 * rows[:, 0], IRIS.data, mode="regression", n_samples=S).explain(ROWS)
+
+
 def test_outputs_that_are_not_finite_cost_their_row_alone(logistic):
     def model(rows):
         found = logistic.predict_proba(rows)

@@ -11,6 +11,7 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import LinearSVC
 
 import gpulime
@@ -330,7 +331,7 @@ class Model(torch.nn.Module):
         ),
         (
             lambda p: gpulime.TextExplainer(make_pipeline(CountVectorizer(), LinearSVC())),
-            "got Pipeline without predict_proba, so without probabilities",
+            "^LIME does not currently support classifier models without probability scores; Pipeline with LinearSVC",
         ),
         (lambda p: gpulime.TextExplainer(Model()), "Model is an nn.Module and needs its tokenizer: pass tokenizer="),
         (lambda p: gpulime.TextExplainer(Model(), str.split), "a fast tokenizer of transformers.*got method_descriptor"),
@@ -420,6 +421,33 @@ def test_class_labels_are_no_probabilities(pipeline):
     said = r"the model must return \(b, classes\) probabilities with b = \d+, as predict_proba does; got labels, such as '\w+'"
     with pytest.raises(GpulimeError, match=said):
         gpulime.TextExplainer(pipeline.predict, n_samples=20).explain(TEXTS)
+
+
+def test_a_classifier_without_probabilities_is_refused_as_lime_does():
+    model = make_pipeline(TfidfVectorizer(), LinearSVC()).fit(TEXTS, LABELS)
+    for made in (
+        lambda: gpulime.TextExplainer(model),
+        lambda: LimeTextExplainer().explain_instance(TEXTS[0], model),
+        lambda: LimeTextExplainer().explain_instance(TEXTS[0], make_pipeline(TfidfVectorizer(), Ridge())),
+    ):
+        with pytest.raises(NotImplementedError, match=r"^LIME does not currently support .* has no predict_proba: give the"):
+            made()
+
+
+@pytest.mark.parametrize("scale", [1, 100])
+def test_a_regressor_is_explained_as_one_output(scale):
+    model = make_pipeline(TfidfVectorizer(), Ridge()).fit(TEXTS, scale * np.linspace(0.2, 0.8, len(TEXTS)))
+
+    def twice(strings):  # two columns are not divided
+        return np.column_stack([model.predict(strings)] * 2)
+
+    expected = gpulime.TextExplainer(twice, n_samples=S).explain(TEXTS, labels=0)
+    for given, by_counts in ((model, True), (model.predict, True), (make_pipeline(FunctionTransformer(list), model), False)):
+        explainer = gpulime.TextExplainer(given, n_samples=S)
+        assert (type(explainer.predictor.model) is Counts) == by_counts
+        explained = pickle.loads(pickle.dumps(explainer)).explain(TEXTS)
+        assert explained.coefficients.shape[1] == 1
+        torch.testing.assert_close(explained.coefficients, expected.coefficients, rtol=0, atol=1e-9 * scale)
 
 
 def test_one_probability_is_that_of_the_second_class():

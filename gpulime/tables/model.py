@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from gpulime.errors import GpulimeError, check, line_of, unknown
 from gpulime.tables.columns import Columns
 
 BATCH_ROWS, BATCH_BYTES = 2**15, 2**26  # rows of a call, and their bytes, at most: calls of estimators are mostly overhead
+ROUNDING = 1e-3  # by which the sum of probabilities may miss 1, in float16 too
+NOT_ONE = (
+    "Prediction probabilities do not sum to 1. Check that your classifier outputs probabilities (not log probabilities, or "
+    "actual class predictions)."
+)
 # Errors of functions that take rows of another kind or dtype.
 _REFUSED = re.compile(
     r"data ?frame|feature names|(ndarray|Tensor)' object|only integers, slices|must be Tensor|dtype|scalar type|to numpy",
@@ -58,7 +64,13 @@ class Called(Predictor):
     """A function, called without changes to gradients, autocast or the random state, and without further test rows.
 
     One probability per row becomes those of two classes.
+
+    Attributes
+    ----------
+    warns : bool, True warns if the first outputs of a classification are no probabilities
     """
+
+    warns = False
 
     def __init__(self, function: Function, activation: Activation, precision: str, device: torch.device | str | None) -> None:
         super().__init__(function, activation, precision, device)
@@ -70,7 +82,11 @@ class Called(Predictor):
         yield
 
     def _look(self, outputs: Tensor, ends: Inputs) -> None:
-        """Give no warnings: outputs are explained as they are."""
+        """Explain outputs as they are, and warn of those of a classification that do not sum to 1."""
+        if self.warns and self.columns is not None and self.activation is None and outputs.shape[1] > 1:
+            off = (outputs.double().sum(1) - 1).abs()
+            if bool((off > ROUNDING).any()):
+                warnings.warn(NOT_ONE, stacklevel=2)
 
 
 class Series(nn.Module):

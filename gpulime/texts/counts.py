@@ -48,16 +48,29 @@ class _Table:
 class Counts(Strings):
     """A pipeline as a function of packed rows, by counts where that is exact, else by strings."""
 
-    def __init__(self, pipeline: Any, batch_size: int, replace: Replace = None, name: str = "model") -> None:
-        super().__init__(pipeline.predict_proba, batch_size, replace, name)
-        self.pipeline = pipeline
+    def __init__(
+        self,
+        pipeline: Any,
+        batch_size: int,
+        replace: Replace = None,
+        name: str = "model",
+        method: str = "predict_proba",
+    ) -> None:
+        super().__init__(getattr(pipeline, method), batch_size, replace, name)
+        self.pipeline, self.method = pipeline, method
         self.vectoriser, self.rest = pipeline.steps[0][1], pipeline[1:]
         self.analyse = self.vectoriser.build_analyzer()
         self.is_exact: bool | None = None  # features from counts are the vectoriser's; None until a text was tried
         self.tables: WeakKeyDictionary[Words, _Table | None] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.pipeline, self.batches.most, self.replace, self.name)  # tables refer to live texts
+        return type(self), (
+            self.pipeline,
+            self.batches.most,
+            self.replace,
+            self.name,
+            self.method,
+        )  # tables refer to live texts
 
     def predicted(self, masked: list[tuple[Words, Array]]) -> Tensor:
         """Outputs (m, classes) for texts and their masks, m in all."""
@@ -71,7 +84,7 @@ class Counts(Strings):
         return self.batches(lambda places: self._rest(features[int(places[0]) : int(places[-1]) + 1]), lengths)
 
     def _rest(self, features: Any) -> Tensor:
-        return read(self.rest.predict_proba(features), features.shape[0], self.name)
+        return read(getattr(self.rest, self.method)(features), features.shape[0], self.name)
 
     def table(self, words: Words) -> _Table | None:
         """The counts of a text's words; None if they are not exact."""
@@ -137,7 +150,7 @@ def has_counts(model: Any) -> bool:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.pipeline import Pipeline
 
-    if not (isinstance(model, Pipeline) and len(model.steps) > 1 and hasattr(model, "predict_proba")):
+    if not (isinstance(model, Pipeline) and len(model.steps) > 1):
         return False
     vectoriser = model.steps[0][1]
     return (

@@ -10,8 +10,9 @@ from torch import nn
 
 from gpulime import classes
 from gpulime.classes import Names
+from gpulime.engine.functions import NO_PROBABILITIES, NoProbabilitiesError
 from gpulime.engine.model import Activation, Model
-from gpulime.errors import GpulimeError, check, whole
+from gpulime.errors import check, whole
 from gpulime.texts.counts import Counts, has_counts
 from gpulime.texts.hide import ATTENTION, DROP, MASK, Hide, replacement
 from gpulime.texts.strings import Strings
@@ -19,6 +20,7 @@ from gpulime.texts.token_model import TokenModel
 from gpulime.texts.tokens import LIMITS, Tokenisation
 
 AUTO = "auto"
+METHODS = ("predict_proba", "predict")  # of estimators, which are explained
 AUTO_STRINGS, AUTO_COUNTS = 1024, 8192  # in a call of a function of strings, and of one of counts
 
 
@@ -32,12 +34,14 @@ class TextModel:
     tokenisation : Tokenisation or None, for models of token ids
     activation : applied to the outputs if the user names none
     class_names : list of str or None
+    regression : bool, True if a single output is no probability whatever its values are
     """
 
     rows: Model
     tokenisation: Tokenisation | None = None
     activation: Activation = None
     class_names: Names | None = None
+    regression: bool = False
 
 
 def of(model: Any, tokenizer: Any, hide: Hide, batch_size: int | str, max_length: int | None) -> TextModel:
@@ -54,8 +58,8 @@ def of(model: Any, tokenizer: Any, hide: Hide, batch_size: int | str, max_length
     if isinstance(model, nn.Module):
         return _of_module(model, tokenizer, hide, batch_size, max_length)
     check(tokenizer is None, f"tokenizer belongs to a model that is an nn.Module; got {type(model).__name__}")
-    replace = _replaced(hide)
-    return TextModel(function(model, batch_size, replace), class_names=_sklearn_names(model))
+    adapted = function(model, batch_size, _replaced(hide), regressors=True)
+    return TextModel(adapted, class_names=_sklearn_names(model), regression=_only_predicts(model))
 
 
 def _of_module(model: nn.Module, tokenizer: Any, hide: Hide, batch_size: int | str, max_length: int | None) -> TextModel:
@@ -87,23 +91,58 @@ def checked(batch_size: int | str) -> int | str:
     return whole("batch_size", batch_size, 1)
 
 
-def function(model: Any, batch_size: int | str, replace: Callable[[str], str] | str | None, name: str = "model") -> Strings:
+def function(
+    model: Any,
+    batch_size: int | str,
+    replace: Callable[[str], str] | str | None,
+    name: str = "model",
+    regressors: bool = False,
+) -> Strings:
     """Adapt a function of strings, or a scikit-learn model: by counts if its pipeline begins with them.
+
+    Parameters
+    ----------
+    regressors : bool
+        True takes ``predict`` of an estimator that does not classify.
 
     Raises
     ------
+    NoProbabilitiesError
+        If it is a classifier without probabilities.
     GpulimeError
-        If it is none, or has no probabilities.
+        If it is no function.
     """
-    owner = getattr(model, "__self__", None) if getattr(model, "__name__", "") == "predict_proba" else model
-    if has_counts(owner):
-        return Counts(owner, batch_size if isinstance(batch_size, int) else AUTO_COUNTS, replace, name)
-    called = getattr(model, "predict_proba", model)
-    if not callable(called):
-        right = f"the {name} must be a function of strings, such as a pipeline's predict_proba"
-        without = " without predict_proba, so without probabilities" if hasattr(model, "predict") else ""
-        raise GpulimeError(f"{right}; got {type(model).__name__}{without}")
+    owner, method = model, "predict_proba"
+    if getattr(model, "__name__", "") in METHODS:
+        owner, method = getattr(model, "__self__", None), model.__name__
+    elif regressors and _only_predicts(model):
+        method = "predict"
+    if hasattr(owner, method) and has_counts(owner):
+        return Counts(owner, batch_size if isinstance(batch_size, int) else AUTO_COUNTS, replace, name, method)
+    called = getattr(owner, method, model)
+    if not callable(called) and hasattr(model, "predict"):
+        right = "give the pipeline a classifier with predict_proba, or pass a function that returns (b, classes)"
+        raise NoProbabilitiesError(f"{NO_PROBABILITIES}; {_named(model)} has no predict_proba: {right}")
+    right = f"the {name} must be a function of strings, such as a pipeline's predict_proba"
+    check(callable(called), f"{right}; got {type(model).__name__}")
     return Strings(called, batch_size if isinstance(batch_size, int) else AUTO_STRINGS, replace, name)
+
+
+def _only_predicts(model: Any) -> bool:
+    """Tell if a model, or the owner of its method ``predict``, is an estimator that does not classify, as a regressor."""
+    owner = getattr(model, "__self__", None) if getattr(model, "__name__", "") == "predict" else model
+    if callable(owner) or not hasattr(owner, "predict") or hasattr(owner, "predict_proba") or hasattr(owner, "classes_"):
+        return False
+    from sklearn.base import BaseEstimator, is_classifier
+
+    return not (isinstance(owner, BaseEstimator) and is_classifier(owner))  # it may not be fitted
+
+
+def _named(model: Any) -> str:
+    """The type of an estimator, and of the last step of a pipeline."""
+    steps = getattr(model, "steps", None)
+    last = f" with {type(steps[-1][1]).__name__}" if steps else ""
+    return f"{type(model).__name__}{last}"
 
 
 def _replaced(hide: Hide) -> Callable[[str], str] | str | None:
