@@ -161,7 +161,7 @@ class LimeConfig:
         None, "masked copies of each input, and so forwards; auto: until its answer is settled; if not set, the preset's"
     )
     segments: dict[str, Any] | str = _setting(
-        "slic", "slic, quickshift, felzenszwalb or grid; with options {slic: {n_segments: 60}}"
+        lambda: {"slic": {"n_segments": 60}}, "slic, quickshift, felzenszwalb or grid, by name or with options as here"
     )
     fill: float | list[float] | str = _setting(
         "mean", "pixels of a hidden segment: mean (of the segment), blur, a number or a colour [r, g, b] in 0..1"

@@ -15,6 +15,7 @@ from gpulime.errors import GpulimeError
 # Defaults of an Explainer, and of a run, which is long and may be of another kind.
 DIFFER = {"compile": (False, "auto"), "quality": (None, "fast"), "kernel_width": (0.25, "auto"), "distance": ("cosine", "auto")}
 DIFFER["activation"] = ("softmax", "auto")
+DIFFER["segments"] = ("slic", {"slic": {"n_segments": 60}})
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 
