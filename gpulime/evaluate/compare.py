@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gpulime import arrays
+from gpulime.engine.flight import Flight
+from gpulime.engine.masked import Masked
 from gpulime.errors import GpulimeError, check, unknown
 from gpulime.evaluate.attributions import Attributions
 from gpulime.evaluate.baselines import centre_maps, random_maps
@@ -24,7 +27,6 @@ from gpulime.explanations.images import ExplainedImages
 from gpulime.images.batch import Batch
 
 BLIND = ("random", "centre")
-ROWS = 64  # of a model call
 
 
 def compare(
@@ -80,8 +82,11 @@ def compare(
         used, fill = used.with_fill(fill), None
     batch = Batch(images, labels, segments, keys).as_tensors(used.class_names)
     ready = used.preparation.for_model(batch.on(used.predictor.device(batch.images)).images)
-    wanted = _top(used, ready) if batch.labels is None else batch.labels.where(batch.labels >= 0, batch.labels[:, :1])
-    parts = Attributions(batch.images, wanted, {}).segments(used, segments).labels
+    parts = Attributions(batch.images, torch.empty(0), {}).segments(used, segments).labels
+    if batch.labels is None:
+        wanted = _top(used, replace(batch, segments=parts))
+    else:
+        wanted = batch.labels.where(batch.labels >= 0, batch.labels[:, :1])
     seed = 1 + max(one.seed for one in (used, *named.values()) if isinstance(one, Explainer))  # masks that none has fitted
     judge = Judge(used, batch, ready, wanted.to(ready.device), parts, (unit, steps, fill), (n_samples, seed))
     blind = dict(zip(BLIND, (random_maps(parts, judge.labels, keys=keys), centre_maps(parts, judge.labels)), strict=True))
@@ -141,7 +146,10 @@ def _judge_of(model: Any) -> Explainer:
     return Explainer(model, segments="grid", fill=0.0, mean=0.0, std=1.0, normalized=True)
 
 
-def _top(judge: Explainer, ready: Tensor) -> Tensor:
-    """The class (n, 1) with the highest output."""
-    with judge.predictor.inference(ready.device):
-        return torch.cat([judge.predictor(rows.clone()).argmax(1, keepdim=True) for rows in ready.split(ROWS)])
+def _top(judge: Explainer, batch: Batch) -> Tensor:
+    """The class (n, 1) with the highest output, through the judge's queue."""
+
+    def begin(inputs: Masked, _: slice) -> Flight:
+        return Flight(inputs, 1, torch.ones(len(inputs), 1, inputs.k, dtype=torch.bool, device=inputs.keys.device))
+
+    return torch.cat(list(judge.passed(batch, 1, begin, lambda flight: flight.labels)))

@@ -103,7 +103,8 @@ class Comparison:
             )
             for first, *cells, last in lines
         ]
-        what = f"{n} images, {l} label{'s' * (l > 1)} each; curves by {self.unit}, fill {self.fill}; cost for each image"
+        of = f"{n} image{'s' * (n > 1)}, {l} label{'s' * (l > 1)} each"
+        what = f"{of}; curves by {self.unit}, fill {self.fill}; cost for each image"
         return "\n".join([what, *shown])
 
 

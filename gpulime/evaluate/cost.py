@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from gpulime import device as devices
 from gpulime.engine import outputs
+from gpulime.evaluate.methods.method import Classifier
 
 
 @dataclass
@@ -33,9 +34,10 @@ class Cost:
 
 @contextmanager
 def counted(device: torch.device) -> Iterator[Cost]:
-    """Count what happens inside: outermost calls of modules with parameters, and gradients of their outputs.
+    """Count what happens inside: outermost calls of models, and gradients of their outputs.
 
-    The hooks are PyTorch's global ones, so methods need not cooperate; they see all threads of the process.
+    Models are modules with parameters, and functions that a method calls as a `Classifier`. The hooks are PyTorch's global
+    ones, so methods need not cooperate; they see all threads of the process.
     """
     cost, depth = Cost(), 0
 
@@ -47,7 +49,8 @@ def counted(device: torch.device) -> Iterator[Cost]:
         nonlocal depth
         depth -= 1
         found = outputs.found(output)
-        if depth or not isinstance(found, Tensor) or not found.ndim or next(module.parameters(), None) is None:
+        is_model = isinstance(module, Classifier) or next(module.parameters(), None) is not None
+        if depth or not isinstance(found, Tensor) or not found.ndim or not is_model:
             return
         cost.forwards += len(found)
         if found.requires_grad:

@@ -157,7 +157,8 @@ def curves(
         Hide whole segments, by their coefficient or by the mean of the map inside; or pixels, in steps of equal area.
         LIME's maps are constant within a segment, so their order of pixels there is arbitrary: take segments.
     steps : int, optional
-        Steps of a curve, each of as many units as it takes; by default one for each segment, and 28 for pixels.
+        Steps of a curve, each of as many units as it takes; by default one for each segment, and 28 for pixels,
+        or one for each pixel of a smaller image.
     fill : as for `gpulime.Explainer`, or a mapping of "deletion" and "insertion" to one each; optional
         Pixels of hidden units; by default the explainer's. For rows a row (1, d), by default the mean of each numeric column
         and the most frequent category; words are hidden as the explainer hides them. RISE's protocol, for images in [0, 1] and
@@ -196,7 +197,8 @@ def curves(
         mean = given.pictures("mean", given.segments(explainer, segments))
         used = {name: mean if isinstance(spec, str) and spec == "mean" else spec for name, spec in used.items()}
     more = Batch(given.images, extra=extra).as_tensors().extra
-    played, constant = play_pixels(lambda which: _engines(explainer, _of(used, which)), given, steps or STEPS, more)
+    steps = steps or min(STEPS, given.images[0, 0].numel())
+    played, constant = play_pixels(lambda which: _engines(explainer, _of(used, which)), given, steps, more)
     return Curves.of(played, given.labels, constant | given.reasons)
 
 

@@ -20,9 +20,10 @@ from gpulime.engine.masks import Bernoulli
 from gpulime.engine.proximity import proximity
 from gpulime.engine.settings import SHAPLEY, Settings
 from gpulime.errors import check, whole
-from gpulime.evaluate.scores import Scores, without
+from gpulime.evaluate.scores import Scores, reasons_at, without
 from gpulime.evaluate.subjects import Judged, Subject, check_explainer, subject
 
+ALONE = "there is one part only, which any importance predicts"
 CONSTANT = "the model's output is the same for all masks, or NaN or infinite, or the only part has an importance of 0"
 
 
@@ -83,7 +84,8 @@ def held_out(
     Returns
     -------
     HeldOut
-        NaN, with a reason, for labels that were not explained and for maps that are constant or not finite.
+        NaN, with a reason, for labels that were not explained, for maps that are constant or not finite, and for inputs of one
+        part.
 
     Raises
     ------
@@ -107,7 +109,9 @@ def held_out(
         return _judge(flight, judged, where, engine.settings)
 
     found = torch.cat(list(engine.passed(judged.batch, s, begin, solve)))
-    reasons = judged.units.constant() | judged.reasons
+    units = judged.units
+    alone = reasons_at((units.counts == 1)[:, None].expand_as(units.labels), ALONE)
+    reasons = alone | units.constant() | judged.reasons
     scores = dict(zip(HeldOut.NAMES, without(found, reasons).unbind(-1), strict=True))
     return HeldOut(labels=judged.units.labels, reasons=reasons, **scores)
 

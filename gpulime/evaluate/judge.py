@@ -70,9 +70,12 @@ class Judge:
         """Explanations or maps of a method, their cost, and why images have none."""
         if not isinstance(method, Explainer):
             return self._maps(method)
+        before = method.predictor.forwards
         with counted(self.ready.device) as cost:
-            images, keys = self.batch.images, self.batch.keys
-            return method.explain(images, self.labels, self.batch.segments, keys), cost, {}
+            explained = method.explain(self.batch.images, self.labels, self.batch.segments, self.batch.keys)
+        if not isinstance(method.predictor.model, nn.Module):  # a function, which is seen by no hook
+            cost.forwards = method.predictor.forwards - before
+        return explained, cost, {}
 
     def _maps(self, method: Method) -> tuple[Tensor, Cost, Mapping[int, str]]:
         """Maps of a method, of all images together or, if that fails, of one after the other."""

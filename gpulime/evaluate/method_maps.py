@@ -10,17 +10,15 @@ from torch import Tensor, nn
 
 from gpulime import device as devices
 from gpulime import labels as classes
-from gpulime.engine import outputs
+from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.eval_mode import evaluating
-from gpulime.engine.model import Activation
+from gpulime.engine.model import Activation, Predictor
 from gpulime.errors import GpulimeError, check, line_of
 from gpulime.evaluate.methods.method import Method, suited
 from gpulime.evaluate.seeded import seeded
 
 if TYPE_CHECKING:
     from gpulime.explainer import Explainer
-
-ROWS = 64  # of a model call
 
 
 def as_method(make: Callable[[nn.Module], Explainer], segments: Any = None, keys: Any = None) -> Method:
@@ -91,9 +89,14 @@ def maps_of_each(
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Outputs (n, classes) of a module in eval mode, without gradients."""
-    with torch.no_grad(), evaluating(model):
-        return torch.cat([outputs.read(model(rows), len(rows)) for rows in images.split(ROWS)])
+    """Outputs (n, classes) of a module in eval mode, without gradients.
+
+    Outputs of all classes for images without parts: flights of the queue keep those of the explained labels only. So this is
+    the queue's caller of the model, which halves a batch if memory runs out, and its batch size.
+    """
+    predictor, kind = Predictor(model, None, "float32", images.device), (tuple(images.shape[1:]), images.dtype, images.device)
+    with predictor.inference(images.device):
+        return torch.cat([predictor(rows.clone()) for rows in images.split(BatchSize("auto").get(kind, predictor.most))])
 
 
 def check_images(images: Any, name: str = "images") -> None:

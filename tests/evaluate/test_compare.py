@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import sys
 import warnings
@@ -14,6 +15,7 @@ from torch import nn
 from benchmarks.models import synthetic
 from gpulime import Explainer, GpulimeError, evaluate
 from gpulime.evaluate.cost import counted
+from gpulime.evaluate.method_maps import logits
 from gpulime.evaluate.methods import METHODS, Fgvis, KernelShap, NotAvailableError, Occlusion, Rise
 
 IMAGES = synthetic(4, 20, 22)
@@ -66,6 +68,51 @@ def test_costs_are_those_of_the_explanation_for_each_image(small, explainer):
     assert 31 <= found["rise"].forwards <= 33
     assert 0 < found["gradient"].seconds < 60
     assert math.isnan(found["random"].forwards)
+
+
+def test_a_function_has_forwards_and_methods_that_need_its_layers_say_so(small):
+    def function(x):
+        return x.mean((2, 3))
+
+    judge = Explainer(function, 20, segments=SEGMENTS, mean=MEAN, std=STD)
+    methods = {"lime": judge, "rise": Rise(30, 3), "kernelshap": KernelShap(40), "guided": METHODS["guided_backprop"]}
+    found = evaluate.compare(methods, judge, IMAGES, n_samples=0)
+    assert found["lime"].forwards == 20
+    assert 31 <= found["rise"].forwards <= 33
+    assert 40 <= found["kernelshap"].forwards <= 42
+    if importlib.util.find_spec("captum"):
+        assert found["guided"].status == "not available: it needs an nn.Module, to replace its ReLUs; got a function"
+
+
+def test_the_judge_passes_no_more_rows_than_its_batch_holds(small):
+    rows: list[int] = []
+    small.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+    evaluate.compare({}, Explainer(small, 50, segments=SEGMENTS, mean=MEAN, std=STD, batch_size=3), IMAGES, n_samples=5)
+    assert max(rows) == 3
+
+
+def test_classes_of_a_module_are_found_in_halves_if_memory_runs_out(small):
+    class Narrow(nn.Module):
+        def forward(self, x):
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("out of memory")
+            return small(x)
+
+    with pytest.warns(UserWarning, match="out of memory with 4 rows: going on with fewer"):
+        found = logits(Narrow(), IMAGES)
+    torch.testing.assert_close(found, small(IMAGES).detach())
+
+
+def test_pixels_of_an_image_of_fewer_than_28_are_hidden_one_by_one():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(75, 3))
+    found = evaluate.compare(
+        {}, Explainer(model, 20, "grid", mean=MEAN, std=STD), IMAGES[..., :5, :5], unit="pixels", n_samples=0
+    )
+    assert found["random"].judged == 4
+
+
+def test_one_image_is_no_images(explainer):
+    assert str(evaluate.compare({}, explainer, IMAGES[:1], 1, n_samples=0)).startswith("1 image, 1 label each;")
 
 
 def test_forwards_and_backwards_are_counted_from_outside(small):

@@ -49,8 +49,9 @@ def own_relus(model: Any, split: bool = True) -> fx.GraphModule:
     NotAvailableError
         If torch.fx cannot trace the model, as with control flow that depends on values.
     """
-    if not isinstance(model, nn.Module):
-        raise NotAvailableError(f"it needs an nn.Module, to replace its ReLUs; got a {type(model).__name__}")
+    given = model.model if isinstance(model, Classifier) else model
+    if not isinstance(given, nn.Module):
+        raise NotAvailableError(f"it needs an nn.Module, to replace its ReLUs; got a {type(given).__name__}")
     try:
         root = _copied(model).eval()
         graph = Tracer().trace(root)

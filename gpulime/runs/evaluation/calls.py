@@ -9,11 +9,12 @@ from typing import Any
 from gpulime import config as configs
 from gpulime.errors import check, whole
 from gpulime.runs.evaluation import rebuild, summary
+from gpulime.runs.evaluation.measure import check_names
 from gpulime.runs.evaluation.rows import CURVES, HELD_OUT
 from gpulime.runs.evaluation.run import Job, perform
 from gpulime.runs.evaluation.settings import SAMPLES, SEGMENTS, TOP, Settings
 from gpulime.runs.evaluation.subjects import Images
-from gpulime.runs.evaluation.summary import Summary
+from gpulime.runs.evaluation.summary import Summary, counted
 from gpulime.runs.progress import heartbeat
 from gpulime.runs.progress.partition import Share
 from gpulime.runs.progress.terminal import note
@@ -79,8 +80,8 @@ def run(
     path: str | Path,
     model: Any,
     data: Any,
-    methods: Sequence[str] = (),
-    metrics: Sequence[str] = (CURVES, HELD_OUT),
+    methods: Sequence[str] | str = (),
+    metrics: Sequence[str] | str = (CURVES, HELD_OUT),
     unit: str = SEGMENTS,
     fill: Any = None,
     steps: int | None = None,
@@ -103,9 +104,9 @@ def run(
         The run directory.
     model, data
         The model and the dataset of the run. An image that has changed has rows without a value, with the reason.
-    methods : sequence of str
+    methods : str or sequence of str
         Further methods of `gpulime.evaluate.methods.METHODS`.
-    metrics : sequence of "curves" and "held_out"
+    metrics : "curves", "held_out" or a sequence of both
         "curves": deletion, insertion, insertion minus deletion, IROF, minimal deletion. "held_out": R2 and infidelity on masks
         that were not fitted.
     unit : {"segments", "pixels"}
@@ -145,7 +146,9 @@ def run(
     """
     folder = configs.expanded(path)
     manifest = store.manifest(folder)
-    settings = Settings(tuple(methods), tuple(metrics), unit, fill, steps, labels, samples)
+    names, measured = ((given,) if isinstance(given, str) else tuple(given) for given in (methods, metrics))
+    check_names(names, "methods")
+    settings = Settings(names, measured, unit, fill, steps, labels, samples)
     subject = rebuild.of_python(folder, manifest, model, data, workers, lime)
     job = Job(folder, manifest, subject, settings, Share.of(shard, {}), limit, retry_failed)
     return _finished(job, report, None)
@@ -158,7 +161,7 @@ def _finished(job: Job, report: bool, bands: Sequence[int] | None) -> Summary:
         whole("limit", job.limit, 1)
     found = perform(job)
     if found.left:
-        note(f"{found.left:,} {found.kind}s are left for other processes; the last one sums up")
+        note(f"left for other processes: {counted(found.left, found.kind)}; the last one sums up")
         return found
     note(f"summary: {summary.write(job.run, found)}")
     if report:

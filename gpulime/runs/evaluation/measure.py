@@ -84,9 +84,7 @@ class Meter:
 
     def __post_init__(self) -> None:
         is_image = self.subject.kind == IMAGE
-        for name in self.settings.methods:
-            if name not in METHODS:
-                raise unknown("--with", name, METHODS)
+        check_names(self.settings.methods, "--with")
         one = self.subject.kind
         check(is_image or not self.settings.methods, f"--with names methods for images; this run explains {one}s")
         fixed = is_image or self.settings.fill is None
@@ -122,10 +120,11 @@ class Meter:
         return Task(label, part.method, PIXELS if by_pixels else PARTS[self.subject.kind], self.fill, part.measurement)
 
     def forwards(self, tasks: Iterable[Task], k: int) -> int:
-        """Forwards of the tasks of an input with k parts, without those of the methods themselves."""
+        """Forwards of the tasks of an input with k parts, without those of the methods; labels share held-out masks."""
         steps = self.settings.steps or STEPS if self.settings.unit == PIXELS else min(self.settings.steps or k, k)
         each = {CURVES: 2 * steps, HELD_OUT: self.settings.samples + 1}
-        return sum(each[task.measurement] for task in tasks)
+        shared = {task if task.measurement == CURVES else task._replace(label=0) for task in tasks}
+        return sum(each[task.measurement] for task in shared)
 
     def measure(self, group: Group, part: Part) -> list[list[Row]]:
         """The rows of each input of a group.
@@ -152,9 +151,17 @@ class Meter:
             found = evaluate.held_out(engine, group.inputs, given, self.settings.samples, keys=keys, **own)
         return [self._rows(one["image_id"], i, part, found, made) for i, one in enumerate(group.rows)]
 
-    def begin(self) -> None:
-        """Begin with a new group: forget the maps of the one before."""
+    def begin(self, group: Group) -> None:
+        """Begin with a new group: forget the maps of the one before.
+
+        Raises
+        ------
+        GpulimeError
+            If the fill does not fit its images.
+        """
         self._maps.clear()
+        if self.settings.fill is not None:
+            fills.fits(fills.resolve(self.settings.fill), tuple(group.inputs.shape))
 
     @cached_property
     def _engine(self) -> Any:
@@ -242,6 +249,13 @@ class Meter:
         """The points of a curve, and the share of the area at each; without its repeated end."""
         points = 1 + int((found.hidden[i].diff() > 0).sum())
         return {"curve": getattr(found, metric)[i, j, :points].tolist(), "area": found.area[i, j, :points].tolist()}
+
+
+def check_names(methods: Iterable[str], argument: str) -> None:
+    """Raise `GpulimeError`, with the name of the argument, unless all are names of `METHODS`."""
+    for name in methods:
+        if name not in METHODS:
+            raise unknown(argument, name, METHODS)
 
 
 def _equal(maps: Tensor, others: Mapping[str, Tensor]) -> list[list[str]]:

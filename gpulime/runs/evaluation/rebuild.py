@@ -63,6 +63,8 @@ def of_python(run: Path, manifest: Mapping[str, Any], model: Any, data: Any, wor
     GpulimeError
         If the run is of texts or table rows; if the model or the settings differ from those of the run.
     """
+    made = f"{run} was made by gpulime explain, so its model and its data are known: gpulime evaluate {run} measures it"
+    check("config" not in manifest, made)
     check(manifest.get("kind", IMAGE) == IMAGE, f"{run} explains {manifest.get('kind')}s: gpulime evaluate {run} measures them")
     dataset, fixed, given = examples.map_style(data), manifest.get("fixed", {}), dict(lime)
     channels = given.pop("channels", None)

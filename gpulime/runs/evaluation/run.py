@@ -23,7 +23,7 @@ from gpulime.runs.evaluation.measure import Meter
 from gpulime.runs.evaluation.rows import EVALUATION, Part, Task
 from gpulime.runs.evaluation.settings import LIME, TOP, Settings, Terms
 from gpulime.runs.evaluation.subjects import Group, Loss, Row, Subject
-from gpulime.runs.evaluation.summary import Summary
+from gpulime.runs.evaluation.summary import Summary, counted
 from gpulime.runs.isolation import MESSAGE_LENGTH, kind, reason_of
 from gpulime.runs.progress import terminal
 from gpulime.runs.progress.exits import DeviceLostError, EndOfRunError, FailuresInARowError
@@ -165,7 +165,7 @@ def _measured(
                 image_id = found.row["image_id"]
                 yield rows.failed(image_id, sorted(todo[place[image_id]]), found.kind, found.reason), True
                 continue
-            meter.begin()
+            meter.begin(found)
             left = [todo[place[one["image_id"]]] for one in found.rows]
             for part in meter.parts:
                 wanted = [k for k, tasks in enumerate(left) if any(task.part == part for task in tasks)]
@@ -218,19 +218,19 @@ def _stamped(made: Row, job: Job) -> Row:
 def _check_failures(in_a_row: int, job: Job, failed: Row) -> None:
     if in_a_row == job.max_failures_in_a_row:
         why = f"the last, {failed['image_id']!r}, for {failed['error_type']}: {str(failed['reason'])!r:.200}"
-        one = job.subject.kind
-        raise FailuresInARowError(f"{in_a_row} {one}s in a row failed (max_failures_in_a_row), {why}; their rows are kept")
+        some = counted(in_a_row, job.subject.kind)
+        raise FailuresInARowError(f"{some} in a row failed (max_failures_in_a_row), {why}; their rows are kept")
 
 
 def _tell(job: Job, meter: Meter, explained: Explained, todo: Mapping[int, set[Task]], owned: Sequence[int]) -> None:
     """Say what is done and what is left."""
     one = job.subject.kind
     if done := len(explained.ids) - len(owned):
-        others = "" if job.share.is_all else ", or belong to other processes"
-        note(f"{done:,} of {len(explained.ids):,} {one}s are measured already{others}")
+        others = "" if job.share.is_all else " or left to other processes"
+        note(f"measured already{others}: {done:,} of {counted(len(explained.ids), one)}")
     if owned:
         forwards = sum(meter.forwards(todo[i], explained.parts[i]) for i in owned)
-        note(f"about {forwards:,} forwards: {len(owned):,} {one}s, {', '.join(meter.methods)}, fill {meter.fill}")
+        note(f"about {forwards:,} forwards: {counted(len(owned), one)}, {', '.join(meter.methods)}, fill {meter.fill}")
 
 
 def _bar(total: int, job: Job) -> Any:

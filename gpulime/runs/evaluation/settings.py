@@ -95,6 +95,7 @@ class Terms:
             return
         remedy = f"Take the same, or delete {run / EVALUATION.folder} to begin anew"
         changed = differences(found["fixed"], self.settings.fixed)
+        changed = [one.replace("None", "one for each segment") if one.startswith("steps ") else one for one in changed]
         check(not changed, f"{run} holds an evaluation with other settings: {'; '.join(changed)}. {remedy}")
         same = found.get("run") == self.run_hash
         check(same, f"{run} holds an evaluation of a run with other settings ({found.get('run')}). {remedy}")

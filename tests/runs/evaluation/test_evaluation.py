@@ -143,6 +143,15 @@ def test_other_settings_are_refused_and_other_fills_have_rows_of_their_own(run, 
     assert command(run, "--metrics", "held_out", "--samples", "30") == exits.OK
 
 
+def test_messages_say_what_the_default_of_steps_is_and_how_many_forwards_are_to_come(run, capsys):
+    assert command(run, "--metrics", "held_out", "--labels", "all", "--samples", "20", "--limit", "1") == exits.OK
+    shown = capsys.readouterr()
+    assert f"about {3 * 21} forwards: 1 image, lime, random, centre" in shown.err  # labels share the masks
+    assert shown.out.startswith("1 image measured\n")
+    assert command(run, "--metrics", "curves", "--steps", "5", "--samples", "20") == exits.BAD_USAGE
+    assert "steps was one for each segment, is 5. Take the same" in capsys.readouterr().err
+
+
 def test_a_changed_image_is_a_row_with_its_reason(photographs, tmp_path, capsys):
     run = tmp_path / "run"
     from_config.run(config(photographs, run))
@@ -333,8 +342,12 @@ def test_a_run_from_python(from_python, dataset, capsys):
     assert "call gpulime.evaluate.run(" in capsys.readouterr().err
     with pytest.raises(GpulimeError, match="weights_sha256 was"):
         gpulime.evaluate.run(from_python, Tiny(1), dataset)
+    with pytest.raises(GpulimeError, match=r"^methods must be one of 'gradient', .*got 'gradcan' \(did you mean 'gradcam'"):
+        gpulime.evaluate.run(from_python, Tiny(), dataset, methods="gradcan")
+    with pytest.raises(GpulimeError, match="metrics must be one of 'curves', 'held_out'; got 'curve'"):
+        gpulime.evaluate.run(from_python, Tiny(), dataset, metrics="curve")
     dataset[2] = dataset[2] + 1
-    found = gpulime.evaluate.run(from_python, Tiny(), dataset[:4], methods=["gradient"], samples=20)
+    found = gpulime.evaluate.run(from_python, Tiny(), dataset[:4], methods="gradient", samples=20)
     assert found.failed == {"changed": 1, "missing": 1}
     own = frame(from_python)
     assert set(own.fill) == {"0"}
@@ -345,6 +358,11 @@ def test_a_run_from_python(from_python, dataset, capsys):
     best = int(explained.predictions[0].argmax())
     value = own[(own.image_id == "0") & (own.method == "lime") & (own.metric == "gap")].value
     assert value.tolist() == pytest.approx([float(curves.gap[0, best])], abs=1e-5)
+
+
+def test_a_run_of_the_command_is_evaluated_by_the_command(run, dataset):
+    with pytest.raises(GpulimeError, match=f"was made by gpulime explain, .*: gpulime evaluate {run} measures it"):
+        gpulime.evaluate.run(run, Tiny(), dataset)
 
 
 def test_segments_that_are_never_hidden_stay_shown(dataset, tmp_path):
@@ -417,6 +435,7 @@ def test_a_run_in_progress_and_an_empty_one_are_refused(photographs, tmp_path, c
         (["--steps", "0"], "steps must be at least 1; got 0"),
         (["--fill", "meen"], "did you mean 'mean'?"),
         (["--limit", "0"], "limit must be at least 1; got 0"),
+        (["--fill", "[0, 0.5, 1, 2]"], "fill must have one entry per channel, c = 3; got 4"),
     ],
 )
 def test_wrong_options_are_one_line(run, arguments, message, capsys):
