@@ -14,6 +14,7 @@ import gc
 import itertools
 import warnings
 
+import browser
 import probes
 import pytest
 import torch
@@ -53,6 +54,15 @@ def _sources_read_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(code, "_source", functools.cache(code._source))
         yield
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A page of a browser."""
+    if reason := probes.chromium():
+        pytest.skip(reason)
+    with browser.Browser(browser.find()) as one:
+        yield one
 
 
 @pytest.fixture(scope="module", autouse=True)

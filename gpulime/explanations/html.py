@@ -65,7 +65,7 @@ def one(
     most = most or (few if parts <= few else max(LEAST_BARS, MOST_BARS // len(shown)))
     unsure = {label: shades.unsure(weights[label], shades.errors(explanation, label)) for label in shown}
     first = shown[0]
-    heading = "" if regression else _called(explanation, first)
+    heading = "" if regression else _called(explanation, first, markup.ANYWHERE)
     instance = explanation.domain_mapper.instance_html(weights[first], first, unsure=unsure[first], heading=heading, **kwargs)
     legend = (
         f'<p style="{QUIET};margin:10px 0 0">{markup.square(1)} for, {markup.square(-1)} against'
@@ -105,8 +105,8 @@ def _weights(explanation: Explanation, label: int) -> list[tuple[int, float]]:
     return [pair for pair in explanation.local_exp[label] if pair[0] not in unseen]
 
 
-def _called(explanation: Explanation, label: int) -> str:
-    return markup.name(called(label, explanation.class_names))
+def _called(explanation: Explanation, label: int, style: str = markup.WRAPPED) -> str:
+    return markup.name(called(label, explanation.class_names), style)
 
 
 def _probabilities(explanation: Explanation) -> str:
@@ -164,8 +164,9 @@ def _bars(explanation: Explanation, label: int, largest: float, most: int, room:
         number = shades.signed(weight, largest) if math.isfinite(weight) else "\N{EN DASH}"
         cells = ((markup.name(name), LEFT), (drawn, ""), (f"{number}{interval}", RIGHT))
         rows.append(markup.row(cells))
-    name = "Weights" if explanation.mode == "regression" else _called(explanation, label)
-    caption = f"<b>{name}</b> <small>{_facts(explanation, label)}</small>"
+    name = "Weights" if explanation.mode == "regression" else _called(explanation, label, markup.ANYWHERE)
+    facts = _facts(explanation, label)
+    caption = f"<b>{name}</b>" + f' <br><small style="white-space:nowrap">{facts}</small>' * bool(facts)
     rows = markup.fitting(rows, room - markup.size(markup.table(caption, [])))
     return markup.table(caption, rows) + markup.more(len(weights) - len(rows), "part")
 
@@ -210,7 +211,7 @@ def _summary(i: int, explanation: Explanation) -> str:
     picked = shades.strongest(_weights(explanation, label), STRONGEST)
     largest = shades.scale(picked)
     named = explanation.domain_mapper.map_exp_ids(picked)
-    parts = " ".join(markup.weighted(markup.name(name), weight, largest) for name, weight in named)
+    parts = " ".join(markup.weighted(markup.name(name, markup.ANYWHERE), weight, largest) for name, weight in named)
     predicted = explanation.predicted_value if regression else explanation.predictions.get(label)
     name = "value" if regression else _called(explanation, label)
     return markup.row([(str(i), LEFT), (name, LEFT), (markup.number(predicted, 3), RIGHT), (parts or "none", LEFT)])

@@ -23,7 +23,8 @@ LONG = 24  # characters of a name; a longer one is broken into lines of at most 
 LONGEST = 100  # characters of a name that are shown; of a longer one the middle is left out
 MORE = 90  # bytes of the line that counts the rest
 ROOM = 5_250  # bytes of the view of an input, beside a text
-WRAPPED = "display:inline-block;max-width:24em;overflow-wrap:anywhere;white-space:normal;vertical-align:top"
+ANYWHERE = "overflow-wrap:anywhere;white-space:normal"
+WRAPPED = f"display:inline-block;max-width:24em;{ANYWHERE};vertical-align:top"
 TINT = 0.4  # opacity of the deepest ground below text, in [0, 1]: text on it has a contrast of 4.5 in all common themes
 
 
@@ -55,13 +56,16 @@ def number(value: float | None, decimals: int) -> str:
     return "\N{EN DASH}" if value is None or not math.isfinite(float(value)) else f"{float(value):.{decimals}f}"
 
 
-def name(text: object) -> str:
-    """Escaped text in its own direction, right-to-left names included; a long one is broken into lines and shortened."""
+def name(text: object, style: str = WRAPPED) -> str:
+    """Escaped text in its own direction, right-to-left names included.
+
+    A long one is shortened, and broken into lines: those of its cell, or with the style `ANYWHERE` those of the text around it.
+    """
     said = str(text)
     if len(said) > LONGEST:
         said = f"{said[: LONGEST // 2]}\N{HORIZONTAL ELLIPSIS}{said[1 - LONGEST // 2 :]}"
-    style = f' style="{WRAPPED}"' if len(said) > LONG else ""
-    return f"<bdi{style}>{escape(said)}</bdi>" if style or not said.isascii() else escape(said)
+    styled = f' style="{style}"' if len(said) > LONG else ""
+    return f"<bdi{styled}>{escape(said)}</bdi>" if styled or not said.isascii() else escape(said)
 
 
 def fitting(rows: Sequence[str], room: int) -> list[str]:
@@ -89,8 +93,7 @@ def row(cells: Iterable[tuple[str, str]], tag: str = "td") -> str:
 
 
 def table(caption: str, rows: Iterable[str], head: str = "") -> str:
-    """A table with a caption, both HTML; a caption with a long name may have several lines."""
-    lines = "" if WRAPPED in caption else ";white-space:nowrap"
-    shown = f'<caption style="text-align:left;padding:0 0 4px;color:inherit{lines}">{caption}</caption>'
+    """A table with a caption, both HTML; the caption has the table's width."""
+    shown = f'<caption style="text-align:left;padding:0 0 4px;color:inherit">{caption}</caption>'
     heading = f"<thead>{head}</thead>" if head else ""
     return f'<table cellpadding="3" style="{TABLE}">{shown}{heading}<tbody>{"".join(rows)}</tbody></table>'

@@ -101,7 +101,7 @@ class TextDomainMapper(DomainMapper):
         """A line about the words that the model never sees, if there are any."""
         if not self.unseen:
             return ""
-        count, first = len(self.unseen), markup.name(self.words[min(self.unseen)])
+        count, first = len(self.unseen), markup.name(self.words[min(self.unseen)], markup.ANYWHERE)
         said = f"The model does not see {count:,} of {len(self.words):,} words, such as {first}; their weights are noise"
         return f'<p style="{markup.QUIET};margin:6px 0 0">{said}, and not shown.</p>'
 

@@ -22,7 +22,7 @@ from gpulime.explanations.table import TableDomainMapper
 from gpulime.explanations.text import TextDomainMapper
 from gpulime.explanations.texts import ExplainedTexts
 
-TAGS = {"div", "p", "span", "b", "small", "bdi", "mark", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+TAGS = {"br", "div", "p", "span", "b", "small", "bdi", "mark", "table", "caption", "thead", "tbody", "tr", "th", "td"}
 DRAWN = {"svg", "rect", "path", "circle"}
 EVIL = "</script><script>alert('x')</script>\"&"
 COLUMNS, VALUES, BINS = ["width", EVIL, "age"], ["2.8", "True", "<nan>"], ["width <= 3.00", None, "age is missing"]
@@ -280,8 +280,8 @@ def test_long_names_are_broken_into_lines_and_shortened():
         assert broken
         assert len(broken) == fragment.count(shown)
         assert name not in fragment
-        assert all("nowrap" not in caption["style"] for caption in Shown(fragment).all("caption") if shown in caption["text"])
-        assert all("overflow-wrap:anywhere" in element["style"] and "max-width:24em" in element["style"] for element in broken)
+        assert all("overflow-wrap:anywhere" in element["style"] for element in broken)
+        assert any("max-width:24em" in element["style"] for element in broken)  # in cells
 
 
 @pytest.mark.parametrize("theme", THEMES)

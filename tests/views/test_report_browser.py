@@ -8,9 +8,7 @@ import itertools
 import json
 import re
 
-import browser
 import numpy as np
-import probes
 import pytest
 from PIL import Image
 from test_report import COEF, ERRORS, HALVES, PHOTOS, explained, failed, pixels, show
@@ -35,14 +33,6 @@ IMAGES = [
     ("dogs/six.jpg", [0.1, 0.8], 0.7, 1),
 ]
 ON_A_PAGE = 4
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if reason := probes.chromium():
-        pytest.skip(reason)
-    with browser.Browser(browser.find()) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,7 @@ import io
 import json
 import re
 
-import browser
 import numpy as np
-import probes
 import pytest
 from markup import Page
 from PIL import Image
@@ -174,14 +172,6 @@ def test_rows_of_another_program_do_not_break_the_pages(run, tmp_path):
     assert f"{0.5:.3f}" in [" ".join(text.split()) for text in shown.texts("td")]
     assert not [line for line in shown.all("polyline") if line["points"].count(",") > 2]
     assert "of a later version" not in (copy / "evaluation.html").read_text()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if reason := probes.chromium():
-        pytest.skip(reason)
-    with browser.Browser(browser.find()) as one:
-        yield one
 
 
 @pytest.mark.long
