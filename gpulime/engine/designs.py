@@ -28,6 +28,7 @@ class Design:
     """Draws complement pairs of masks."""
 
     name: str
+    repeats = True  # if masks of few parts may be equal
     outside = 1  # rows before the design's: sample 0, and the empty input if the estimate needs it
 
     def __init__(self, seed: int, n_samples: int) -> None:
@@ -68,6 +69,7 @@ class Blocks(Design):
     """
 
     name = "blocks"
+    repeats = False  # before all masks of few parts are drawn
 
     def draw(self, keys: Tensor, counts: Tensor, k: int, start: int, stop: int) -> Tensor:
         """Draw rows ``start`` to ``stop`` (n, stop - start, k)."""

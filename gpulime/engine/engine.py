@@ -93,7 +93,9 @@ class Engine(Generic[E]):
         for inputs in self.masker.masked(batch):
             self._check(inputs)
             for piece in _pieces(inputs, self.n_samples):
-                yield self._flight(piece)
+                with devices.exact(piece.counts.device):  # a design's masks are the same in the caller's autocast
+                    flight = self._flight(piece)
+                yield flight
 
     def _flight(self, inputs: Masked) -> Flight:
         if not isinstance(self.sampler, Design):

@@ -22,9 +22,14 @@ class Plan:
     source : (n, s) int64, the place of each sample
     """
 
-    def __init__(self, masks: Tensor, counts: Tensor, sizes: Tensor, used: list[int], exhaustive: list[bool]) -> None:
-        """``counts`` and ``sizes`` are the parts (n,) of each input, on the device of the masks and on the CPU."""
-        n, self.device = len(masks), masks.device
+    def __init__(
+        self, masks: Tensor, counts: Tensor, sizes: Tensor, used: list[int], exhaustive: list[bool], repeats: bool = True
+    ) -> None:
+        """``counts`` and ``sizes`` are the parts (n,) of each input, on the device of the masks and on the CPU.
+
+        Without ``repeats`` no masks are equal. With them, the host waits for the masks of a GPU if an input has few parts.
+        """
+        n, self.device, self.repeats = len(masks), masks.device, repeats
         valid = torch.arange(masks.shape[2], device=self.device) < counts[:, None]
         self.sizes, self.valid, self.exhaustive = sizes, valid[:, None], exhaustive
         self.masks, self.used = masks & self.valid, [1] * n
@@ -55,7 +60,7 @@ class Plan:
         """The first of each set of equal masks of an input, and the set of each mask, both as positions (m,)."""
         positions = torch.arange(len(index))
         small = self.sizes[index] <= FEW
-        if not bool(small.any()):
+        if not (self.repeats and bool(small.any())):
             return positions, positions
         bits = self.masks[..., :FEW].long() << torch.arange(min(FEW, self.masks.shape[2]), device=self.device)
         most = self.masks.shape[1]

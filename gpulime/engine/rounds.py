@@ -70,7 +70,7 @@ class DesignedFlight(PlannedFlight):
         if any(whole):
             all_masks = devices.sent(torch.tensor(whole), counts.device)[:, None, None]
             masks = torch.where(all_masks, exhaustive(counts, k, s), masks)
-        plan = Plan(masks, counts, inputs.sizes, used, whole)
+        plan = Plan(masks, counts, inputs.sizes, used, whole, design.repeats)
         sampled = {size for size, all_ in zip(sizes, whole, strict=True) if not all_}
         return cls(inputs, s, masks, top_labels, plan=plan, design=design, stopping=stopping, sampled=sampled)
 

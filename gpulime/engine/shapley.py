@@ -130,14 +130,14 @@ def _least_squares(rows: Tensor, odd: Tensor, w: Tensor, valid: Tensor) -> tuple
     eye = torch.eye(x.shape[2], dtype=x.dtype, device=x.device)
     factor, _ = torch.linalg.cholesky_ex(weighted.mT @ x + (REGULAR * scale.clamp(min=1e-300)).view(-1, 1, 1) * eye)
     root = torch.linalg.solve_triangular(factor, eye, upper=False)
-    inverse = root.mT @ root
-    ones = inverse @ valid[..., None].double()
+    inverse = devices.product(root.mT, root)
+    ones = devices.product(inverse, valid[..., None].double())
     ones = ones / (ones * valid[..., None]).sum(1, keepdim=True)
-    tangent = inverse - ones @ (valid[:, None].double() @ inverse)  # changes add up to 0
-    values = tangent @ (weighted.mT @ y) + ones @ gap[:, None]
-    steps = weighted @ tangent
+    tangent = inverse - devices.product(ones, valid[:, None].double() @ inverse)  # changes add up to 0
+    values = devices.product(tangent, weighted.mT @ y) + devices.product(ones, gap[:, None])
+    steps = devices.product(weighted, tangent)
     free = 1 - (steps * x).sum(-1, keepdim=True)
-    errors = (y - x @ values) / free.where(free > LEAST_FREE, torch.nan)
+    errors = (y - devices.product(x, values)) / free.where(free > LEAST_FREE, torch.nan)
     return values.mT, errors[..., None] * steps[:, :, None]
 
 
@@ -155,8 +155,8 @@ def _linear(
     """
     whole, empty = ends
     rounding = torch.finfo(torch.float32).eps
-    error = y - empty[:, None] - z.double() @ values.mT
-    without = error + (z.double().unflatten(1, (-1, 2)) @ influence.mT).flatten(1, 2)
+    error = y - empty[:, None] - devices.product(z.double(), values.mT)
+    without = error + devices.product(z.double().unflatten(1, (-1, 2)), influence.mT).flatten(1, 2)
     spread = (y - y.mean(1, keepdim=True)).square().sum(1)
     power = spread.masked_fill(spread <= y.shape[1] * (CONSTANT * rounding * whole).square(), torch.nan)
     return Surrogate(

@@ -102,12 +102,16 @@ def _weights(counts: Tensor, k: int, settings: Settings) -> Tensor:
 def _shares(weights: Tensor, counts: Tensor) -> Tensor:
     """Shares (n, k + 1) of the total weight by the number of shown parts; weights beyond a count are ignored."""
     k, shown = counts[:, None], torch.arange(weights.shape[1], device=weights.device)
-    # Logarithms of factorials are sums, since PyTorch compiles lgamma at run time on a GPU.
-    log = devices.sent(torch.arange(weights.shape[1]).clamp(min=1).double().log().cumsum(0), weights.device)
+    log = _log_factorials(weights.shape[1] - 1, weights.device)
     log_share = log[k] - log[shown] - log[(k - shown).clamp(min=0)] - k * math.log(2)
     mass = weights * log_share.exp().masked_fill(shown > k, 0.0)
     share: Tensor = mass / mass.sum(-1, keepdim=True)
     return share
+
+
+def _log_factorials(most: int, device: torch.device) -> Tensor:
+    """Logarithms (most + 1,) of 0!, 1!, ... as sums, since PyTorch compiles lgamma at run time on a GPU."""
+    return devices.sent(torch.arange(most + 1).clamp(min=1).double().log().cumsum(0), device)
 
 
 def _slopes(weights: Tensor, counts: Tensor, orders: int = ORDERS) -> Slopes:
@@ -211,22 +215,18 @@ def white(rows: Tensor, scales: Tensor, limit: Slopes) -> tuple[Tensor, Tensor, 
     """
     if limit.counts is None:
         return None
-    product, k = rows @ rows.mT, limit.counts[:, None, None]
-    same = product.sign() * (product.abs() == k)  # -1 for complements
-    size = torch.arange(1, rows.shape[2] + 1, device=rows.device)
-    t, c = limit.counts[:, None].double(), size.double()
+    alike = devices.product(rows, rows.mT)
+    same = alike.sign() * (alike.abs() == limit.counts[:, None, None])  # -1 for complements
+    t, c = limit.counts[:, None], torch.arange(1, rows.shape[2] + 1, device=rows.device)
     # Of the C(t - 1, c - 1) masks that show a part and c - 1 others, each has the value 2 / (t C(t - 1, c - 1)).
-    log = torch.lgamma(c) + torch.lgamma((t - c).clamp(min=0) + 1) - torch.lgamma(t + 1)
-    variance = (4 / t * log.exp()).masked_fill(c > t, 0.0).sum(1, keepdim=True)
+    log = _log_factorials(rows.shape[2], rows.device)
+    each = 4 / t.double() * (log[c - 1] + log[(t - c).clamp(min=0)] - log[t]).exp()
+    variance = each.masked_fill(c > t, 0.0).sum(1, keepdim=True)
     return same, shares(rows, limit.counts), variance * (scales > 0)
 
 
 def shares(rows: Tensor, counts: Tensor) -> Tensor:
     """Shapley values (n, m, k) of an odd function that is 1 at a row (n, m, k), -1 at its complement and 0 elsewhere."""
-    t = counts[:, None].double()
-    shown = (rows > 0).sum(-1).double()
-    value, other = (
-        2 * (torch.lgamma(c.clamp(min=1)) + torch.lgamma(t - c + 1) - torch.lgamma(t + 1)).exp()[..., None]
-        for c in (shown, t - shown)
-    )
+    log, t, shown = _log_factorials(rows.shape[2], rows.device), counts[:, None], (rows > 0).sum(-1)
+    value, other = (2 * (log[(c - 1).clamp(min=0)] + log[t - c] - log[t]).exp()[..., None] for c in (shown, t - shown))
     return torch.where(rows > 0, value, -other) * (rows != 0)

@@ -534,6 +534,15 @@ def test_new_weights_are_seen_inside_the_callers_autocast(cnn, pictures):
     torch.testing.assert_close(inside.predictions, explainer.explain(images).predictions)
 
 
+@pytest.mark.parametrize("sampler", ["blocks", "antithetic", "bernoulli", "lime"])
+def test_masks_are_the_same_inside_the_callers_autocast(sampler, cnn, pictures):
+    settings = {"n_samples": 257, "sampler": sampler, "estimator": "wls", "segments": Grid(4, 5)}
+    expected = explain(cnn, pictures(), **settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = explain(cnn, pictures(), **settings)
+    assert torch.equal(found.coefficients, expected.coefficients)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_softmax_inside_is_noticed_in_every_dtype(dtype, pictures):
     def model(x):

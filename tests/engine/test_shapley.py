@@ -11,6 +11,7 @@ from test_masked import Given
 from test_rounds import Games
 from test_walsh import all_masks
 
+from gpulime import Explainer
 from gpulime.engine import shapley, walsh
 from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.engine import Engine
@@ -19,6 +20,7 @@ from gpulime.engine.model import Predictor
 from gpulime.engine.settings import Settings
 from gpulime.engine.stopping import Stopping
 from gpulime.errors import GpulimeError
+from gpulime.segments import Grid
 
 ESTIMATORS = ["wls", "gp"]
 
@@ -203,3 +205,18 @@ def test_settings_that_do_not_fit_are_told_all_that_do(given, message):
     right = "needs all of sampler='antithetic', estimator='gp' or 'wls', link='identity' and num_features=None"
     with pytest.raises(GpulimeError, match=f"{right}, beside any quality; got {message}"):
         explain(saturated, [8], **given)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("columns", [1, 12])
+def test_values_are_the_same_on_each_device(columns, estimator, device, cnn, pictures):
+    how = {
+        "kernel": "shapley",
+        "sampler": "antithetic",
+        "estimator": estimator,
+        "link": "identity",
+        "segments": Grid(1, columns),
+    }
+    expected = Explainer(cnn, 258, **how).explain(pictures(2)).coefficients
+    found = Explainer(cnn.to(device), 258, **how).explain(pictures(2)).coefficients.cpu()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))

@@ -165,18 +165,19 @@ def test_images_are_sent_to_cuda_without_waiting(watched, cnn, pictures):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("n_samples", [129, "auto"])
-def test_masks_of_pairs_are_planned_without_waiting(n_samples, watched, cnn):
-    """The numbers of segments, on which places and blocks depend, are known on the host.
-
-    Masks of up to 16 segments are compared there, for which it does wait.
-    """
-    explainer = Explainer(cnn.cuda(), n_samples, Grid(4, 6), quality="fast", batch_size=16, max_samples=512)
+@pytest.mark.parametrize(
+    ("n_samples", "quality", "sides"),
+    [(129, "fast", (4, 6)), ("auto", "fast", (4, 6)), (129, "fast", (3, 5)), (1000, "lime", (3, 3))],
+    ids=str,
+)
+def test_masks_are_planned_without_waiting(n_samples, quality, sides, watched, cnn):
+    """The numbers of segments, on which places and blocks depend, are known on the host."""
+    explainer = Explainer(cnn.cuda(), n_samples, Grid(*sides), quality=quality, batch_size=16, max_samples=512)
     batch = Batch(torch.randint(0, 256, (3, 3, 24, 20), dtype=torch.uint8))
     list(explainer.prepare(batch))  # checks once that the kernel fits
     with watched:
         [flight] = explainer.prepare(batch)
-    assert flight.inputs.sizes.tolist() == flight.inputs.counts.tolist() == [24] * 3
+    assert flight.inputs.sizes.tolist() == flight.inputs.counts.tolist() == [sides[0] * sides[1]] * 3
 
 
 @pytest.mark.gpu
