@@ -229,6 +229,24 @@ def test_a_step_that_fails_is_a_row_and_the_next_ones_run(kept, monkeypatch):
     assert {key: row.reason for key, row in kept().items()} == {("fails", "step"): "RuntimeError: no", ("a", "b"): ""}
 
 
+def test_a_later_call_tries_what_was_left_out_but_no_part_of_the_tests(kept, monkeypatch):
+    tried = []
+
+    def lacks(bench):
+        tried.append("lacks")
+        raise ModuleNotFoundError("no such package")
+
+    def telling(bench):
+        tried.append("telling_tests")
+        yield bench.verdict("a", "b")
+
+    monkeypatch.setattr(gpu, "STEPS", {"tests": lambda bench: iter([]), "lacks": lacks})
+    assert run() == 0
+    monkeypatch.setattr(gpu, "STEPS", {"telling_tests": telling, **gpu.STEPS})
+    assert run(options=["--resume"]) == 0
+    assert tried == ["lacks", "lacks"]
+
+
 def test_what_a_profiler_has_seen():
     def event(name, start, end, device):
         return SimpleNamespace(name=name, device_type=device, time_range=Interval(start, end))
