@@ -37,7 +37,7 @@ def keys(given: Any, n: int) -> Tensor:
     fits = found is not None and found.shape == (n,) and not found.is_floating_point() and not found.is_complex()
     if found is None or not fits or found.dtype == torch.bool:
         got = type(given).__name__ if found is None else f"{tuple(found.shape)} {found.dtype}"
-        raise GpulimeError(f"keys must be (n,) whole numbers with n = {n}, such as gpulime.key(id); got {got}")
+        raise GpulimeError(f"keys must be {n} whole numbers, one for each input, such as gpulime.key(id); got {got}")
     return found.long()
 
 

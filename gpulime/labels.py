@@ -91,8 +91,10 @@ def of_batch(given: Any, n: int, names: Names | None = None, one: str = "image")
         flags = found.ndim == 1 and found.dtype == torch.bool
         listed = found.ndim in (1, 2) and len(found) == n and found.numel() > 0 and not flags
     if not listed:
-        same = f"; for the same classes in every {one} pass [[3, 7]] * n" if found is not None and found.ndim == 1 else ""
-        raise GpulimeError(f"labels must be integers, (n,) or (n, l) with n = {n}, or n lists; got {_shown(given)}{same}")
+        same = f"; for the same classes in every {one} pass [[3, 7]] * {n}" if found is not None and found.ndim == 1 else ""
+        raise GpulimeError(
+            f"labels must be integers, ({n},) or ({n}, l), or {n} lists, one for each {one}; got {_shown(given)}{same}"
+        )
     if found is not None and _are_numbers(found):
         return found.long().view(n, -1)
     rows = []

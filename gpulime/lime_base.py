@@ -36,7 +36,9 @@ def weights(kernel: Callable[..., Any], distances: Array, kernel_width: float) -
         If ``kernel`` returns another shape, a number below 0, NaN or infinity, or only zeros.
     """
     found = np.asarray(kernel(distances, kernel_width=kernel_width), dtype=np.float64)
-    check(found.shape == distances.shape, f"kernel must return weights (s,) = {distances.shape}; got {found.shape}")
+    check(
+        found.shape == distances.shape, f"kernel must return {len(distances)} weights, one for each distance; got {found.shape}"
+    )
     sound = bool(np.isfinite(found).all() and (found >= 0).all() and found.any())
     check(sound, "kernel must return finite weights of 0 or more, not all 0")
     return found

@@ -83,7 +83,9 @@ def plain(training: Any, names: Sequence[Any] | None) -> tuple[Any, Sequence[Any
     except (TypeError, ValueError) as error:
         right = "training_data must be numbers; gpulime.TableExplainer takes DataFrames with text and categories, too"
         raise GpulimeError(f"{right}: {str(error).splitlines()[0]}") from error
-    check(array.ndim == 2 and array.size > 0, f"training_data must be (rows, d), with a row or more; got {array.shape}")
+    got = array.shape if array.ndim else type(training).__name__
+    right = f"training_data must be an array (rows, columns), with a row or more; got {got}"
+    check(array.ndim == 2 and array.size > 0, right)
     if labels is not None and names is None:
         names = [str(label) for label in labels]
     return array, names, labels
@@ -97,7 +99,7 @@ def sequence(rows: Any) -> Sequence[Any]:
         matrix = rows.tocsr()
         return [matrix[i] for i in range(matrix.shape[0])]
     shape = getattr(rows, "shape", None)
-    right = "data_rows must be (n, d), or a sequence of rows"
+    right = "data_rows must be an array (rows, columns), or a sequence of rows"
     fits = isinstance(rows, Iterable) if shape is None else len(shape) > 1
     check(fits, f"{right}; got {type(rows).__name__ if shape is None else tuple(shape)}: pass [row] for one row")
     return list(rows)

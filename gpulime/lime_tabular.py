@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,8 @@ class LimeTabularExplainer:
             raise unknown("feature_selection", feature_selection, SELECTIONS)
         self.random_state: np.random.RandomState = check_random_state(random_state)
         self.mode = model.mode_of(None, mode)
+        is_mapping = categorical_names is None or isinstance(categorical_names, Mapping)
+        check(is_mapping, f"categorical_names must be a mapping of columns; got {type(categorical_names).__name__}")
         self.categorical_names = categorical_names or {}
         self.sample_around_instance = sample_around_instance
         self.training_data_stats = training_data_stats
@@ -132,8 +135,9 @@ class LimeTabularExplainer:
             if sample_around_instance:
                 nothing = "sample_around_instance=True has no effect with discretize_continuous=True"
                 warnings.warn(f"{nothing}: bins are sampled as in training", stacklevel=2)
+        fits = kernel_width is None or (isinstance(kernel_width, Real) and kernel_width > 0)
+        check(fits, f"kernel_width must be a number above 0, or None; got {kernel_width!r}")
         self.kernel_width = float(np.sqrt(d) * 0.75 if kernel_width is None else kernel_width)
-        check(self.kernel_width > 0, f"kernel_width must be above 0, or None; got {kernel_width!r}")
         self.kernel = kernel or exponential_kernel
         self.verbose, self.feature_selection, self.class_names = verbose, feature_selection, class_names
         self.scaler = scaler(training_data)
@@ -186,7 +190,7 @@ class LimeTabularExplainer:
         predict_fn: Any,
         labels: Iterable[int] = (1,),
         top_labels: int | None = None,
-        num_features: int = 10,
+        num_features: int | None = 10,
         num_samples: int = 5000,
         distance_metric: Any = "euclidean",
         model_regressor: Any = None,
@@ -206,7 +210,7 @@ class LimeTabularExplainer:
         top_labels : int, optional
             Number of most probable classes to explain.
         num_features : int
-            The most columns an explanation may use.
+            The most columns an explanation may use; None is all.
         num_samples : int
             s, the samples passed to the model, with the row itself.
         distance_metric : str or callable
@@ -252,7 +256,7 @@ class LimeTabularExplainer:
         predict_fn: Any,
         labels: Iterable[int] = (1,),
         top_labels: int | None = None,
-        num_features: int = 10,
+        num_features: int | None = 10,
         num_samples: int = 5000,
         distance_metric: Any = "euclidean",
         model_regressor: Any = None,
@@ -308,15 +312,18 @@ class LimeTabularExplainer:
             )
             return ExplanationList(queue.run(len(rows)))
 
-    def _settings(self, num_features: int, model_regressor: Any) -> Settings:
+    def _settings(self, num_features: int | None, model_regressor: Any) -> Settings:
         """Settings of the fit; nothing is selected if the highest weights may be all, and their order does not matter.
 
         The order matters for a regressor of the user's: among coefficients of 0 it is that of the selection.
         """
-        method = self.feature_selection
+        found = Settings(feature_selection=self.feature_selection, num_features=num_features)
+        if num_features is None:
+            return found
+        method = found.feature_selection
         if method == "auto":
             method = "forward_selection" if num_features <= 6 else "highest_weights"
-        found = Settings(feature_selection=method, num_features=num_features)
+        found = replace(found, feature_selection=method)
         every = method == "highest_weights" and num_features >= len(self.feature_names) and model_regressor is None
         return replace(found, feature_selection="none") if every else found
 
@@ -356,7 +363,8 @@ class LimeTabularExplainer:
             raise GpulimeError(f"a row must hold numbers; got {row!r:.100}: gpulime.TableExplainer takes text, too") from error
         d = len(self.feature_names)
         array = array[0] if array.shape == (1, d) else array
-        check(array.shape == (d,), f"a row must be (d,) = ({d},), as the training data; got {array.shape}")
+        hint = ": explain_instances takes several rows" if array.ndim == 2 else ""
+        check(array.shape == (d,), f"a row must have {d} values, as the training data; got {array.shape}{hint}")
         return array
 
     def _prepare_sparse(self, row: Any, call: Call, predictor: Predictor) -> Prepared:
@@ -456,7 +464,7 @@ class RecurrentTabularExplainer(LimeTabularExplainer):
         classifier_fn: Any,
         labels: Iterable[int] = (1,),
         top_labels: int | None = None,
-        num_features: int = 10,
+        num_features: int | None = 10,
         num_samples: int = 5000,
         distance_metric: Any = "euclidean",
         model_regressor: Any = None,
@@ -481,5 +489,7 @@ class RecurrentTabularExplainer(LimeTabularExplainer):
         )
 
     def _flat(self, row: Any) -> Array:
+        steps, shape = (self.n_timesteps, self.n_features), np.shape(row)
+        check(shape == steps, f"a row must be a series {steps}, as in the training data; got {shape}")
         array: Array = self._columns.encode(np.asarray(row)[None], "a row")[0]
         return array

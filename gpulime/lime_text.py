@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,8 @@ class LimeTextExplainer:
         if feature_selection not in SELECTIONS:
             raise unknown("feature_selection", feature_selection, SELECTIONS)
         check_split(split_expression)
-        check(float(kernel_width) > 0, f"kernel_width must be above 0; got {kernel_width!r}")
+        fits = isinstance(kernel_width, Real) and kernel_width > 0
+        check(fits, f"kernel_width must be a number above 0; got {kernel_width!r}")
         if bow and mask_string is not None:
             warnings.warn("mask_string has no effect with bow=True, which removes hidden words: pass bow=False", stacklevel=2)
         self.kernel_width, self.kernel = float(kernel_width), kernel or lime_base.exponential_kernel
@@ -143,7 +145,7 @@ class LimeTextExplainer:
         classifier_fn: Classifier,
         labels: Iterable[int] = (1,),
         top_labels: int | None = None,
-        num_features: int = 10,
+        num_features: int | None = 10,
         num_samples: int = 5000,
         distance_metric: Any = "cosine",
         model_regressor: Any = None,
@@ -163,7 +165,7 @@ class LimeTextExplainer:
         top_labels : int, optional
             Number of most probable classes to explain.
         num_features : int
-            The most words an explanation may use.
+            The most words an explanation may use; None is all.
         num_samples : int
             s, masked texts, including the text itself.
         distance_metric : str or callable
@@ -207,7 +209,7 @@ class LimeTextExplainer:
         classifier_fn: Classifier,
         labels: Iterable[int] = (1,),
         top_labels: int | None = None,
-        num_features: int = 10,
+        num_features: int | None = 10,
         num_samples: int = 5000,
         distance_metric: Any = "cosine",
         model_regressor: Any = None,

@@ -15,6 +15,8 @@ from gpulime.errors import GpulimeError, check, unknown, whole
 from gpulime.explanations.cover import by_name, cover, incidence
 from gpulime.explanations.explanation import ExplanationList
 from gpulime.lime_queue import UnexplainedError
+from gpulime.lime_text import LimeTextExplainer
+from gpulime.texts.batch import listed
 
 METHODS = ("sample", "full")
 
@@ -74,6 +76,13 @@ class SubmodularPick:
         **kwargs: Any,
     ) -> None:
         wanted = None if num_exps_desired is None else whole("num_exps_desired", num_exps_desired, 1)
+        if not hasattr(explainer, "explain_instance"):
+            right = "explainer must be a LimeTabularExplainer or a LimeTextExplainer"
+            hint = ": gpulime.pick(explainer.explain(data)) picks its explanations" if hasattr(explainer, "explain") else ""
+            raise GpulimeError(f"{right}; got {type(explainer).__name__}{hint}")
+        if isinstance(explainer, LimeTextExplainer):
+            data = listed(data)
+        check(hasattr(data, "__len__"), f"data must be an array, a DataFrame or a list of texts; got {type(data).__name__}")
         sampled = _sampled(data, method, sample_size, random_state)
         options = {"num_features": num_features, "top_labels": 1} | kwargs
         self.failures: dict[int, BaseException] = {}

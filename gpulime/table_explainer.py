@@ -205,9 +205,11 @@ class TableExplainer(Engine[ExplainedRows]):
     def batch(self, inputs: Any, labels: Any = None, keys: Any = None) -> Rows | SparseRows:
         """Check rows, labels and keys as for `explain`, and encode the rows for `prepare` and `passed`."""
         shape = getattr(inputs, "shape", None)
-        n = len(inputs) if shape is None else shape[0]
+        given = bool(shape) or isinstance(inputs, Sequence)
+        check(given, f"inputs must be rows as in training_data; got {type(inputs).__name__}")
+        n = shape[0] if shape else len(inputs)
         check(labels is None or self.mode == "classification", "labels are for a classification; this is a regression")
-        wanted = None if labels is None else numbers.of_batch(labels, n, self.class_names)
+        wanted = None if labels is None else numbers.of_batch(labels, n, self.class_names, "row")
         self.columns.forget()  # so that the answer does not depend on earlier calls
         return self._tables.batch(inputs, wanted, None if keys is None else arrays.keys(keys, n))
 

@@ -100,8 +100,11 @@ def test_labels_of_three_images(given, found):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([3, 7], r"labels must be integers, .* n = 3, or n lists; got \[3, 7\]; for the same .* pass \[\[3, 7\]\] \* n"),
-        ([[3], [1, 2]], r"labels must be integers, .* n = 3, or n lists; got \[\[3\], \[1, 2\]\]"),
+        (
+            [3, 7],
+            r"labels must be integers, .* or 3 lists, one for each image; got \[3, 7\]; for the same .* pass \[\[3, 7\]\] \* 3",
+        ),
+        ([[3], [1, 2]], r"labels must be integers, .* or 3 lists, one for each image; got \[\[3\], \[1, 2\]\]"),
         ({"a": 1}, "labels must be integers, .* got {'a': 1}"),
         ([[1], [], [2, 3]], "labels of image 1: there must be a class; got none"),
         ([0, 0.5, 1], "labels of image 1: must be a class number, 0 or more; got 0.5"),

@@ -252,7 +252,7 @@ def test_series(limes):
     unnamed = lime_tabular.RecurrentTabularExplainer(data)
     assert unnamed.feature_names[:5] == ["0_t-3", "0_t-2", "0_t-1", "0_t-0", "1_t-3"]
     explainer = lime_tabular.RecurrentTabularExplainer(data, **settings)
-    with pytest.raises(GpulimeError, match=r"a row must be \(n, 4, 2\), as the training data; got \(1, 3, 2\)"):
+    with pytest.raises(GpulimeError, match=r"a row must be a series \(4, 2\), as in the training data; got \(3, 2\)"):
         explainer.explain_instance(data[0, :3], predict)
 
 
@@ -271,9 +271,7 @@ def test_many_rows_equal_a_loop(models):
 def test_a_row_that_fails_fails_alone(models):
     rows = [IRIS.data[0], IRIS.data[1, :3], IRIS.data[2], ["a", "b", "c", "d"]]
     explainer = lime_tabular.LimeTabularExplainer(IRIS.data, random_state=3)
-    with pytest.raises(
-        UnexplainedError, match=r"row 1: a row must be \(d,\) = \(4,\), as the training data; got \(3,\)"
-    ) as caught:
+    with pytest.raises(UnexplainedError, match=r"row 1: a row must have 4 values, as the training data; got \(3,\)") as caught:
         explainer.explain_instances(rows, models["iris"], num_samples=S)
     assert sorted(caught.value.explanations) == [0, 2]
     assert "a row must hold numbers" in str(caught.value.failures[3])
@@ -418,6 +416,10 @@ BAD = [
     ({"feature_selection": "best"}, {}, "feature_selection must be one of"),
     ({}, {"labels": (5,)}, r"labels must be below the number of classes, 3; got \[5\]"),
     ({}, {"labels": ("a",)}, "labels must be class numbers"),
+    ({}, {"num_features": "10"}, "num_features must be a whole number, at least 1, or None for all; got '10'"),
+    ({"categorical_names": ["a"]}, {}, "categorical_names must be a mapping of columns; got list"),
+    ({"kernel_width": "wide"}, {}, "kernel_width must be a number above 0, or None; got 'wide'"),
+    ({}, {"data_row": IRIS.data[:2]}, r"a row must have 4 values, .*; got \(2, 4\): explain_instances takes several rows"),
     ({}, {"num_samples": 1}, "num_samples must be at least 2"),
 ]
 
@@ -426,22 +428,28 @@ BAD = [
 def test_bad_arguments(settings, call, message, models):
     with pytest.raises(GpulimeError, match=message):
         lime_tabular.LimeTabularExplainer(IRIS.data, **settings).explain_instance(
-            IRIS.data[0], models["iris"], **{"num_samples": 50} | call
+            **{"data_row": IRIS.data[0], "predict_fn": models["iris"], "num_samples": 50} | call
         )
+
+
+@pytest.mark.parametrize("selection", ["auto", "forward_selection", "highest_weights", "none"])
+def test_no_number_of_features_is_all(selection, models):
+    explainer = lime_tabular.LimeTabularExplainer(IRIS.data, feature_selection=selection, random_state=0)
+    assert len(explainer.explain_instance(IRIS.data[0], models["iris"], num_features=None, num_samples=50).as_list()) == 4
 
 
 def test_a_model_without_probabilities(models):
     explainer = lime_tabular.LimeTabularExplainer(IRIS.data)
     with pytest.raises(NotImplementedError, match="LIME does not currently support classifier models without probability"):
         explainer.explain_instance(IRIS.data[0], lambda rows: models["iris"](rows).argmax(1))
-    with pytest.raises(ValueError, match=r"must return \(b, classes\) probabilities with b = 50; got \(50, 3, 1\)"):
+    with pytest.raises(ValueError, match=r"for 50 rows and must return probabilities \(50, classes\); got \(50, 3, 1\)"):
         explainer.explain_instance(IRIS.data[0], lambda rows: models["iris"](rows)[..., None], num_samples=50)
     with pytest.warns(UserWarning, match="Prediction probabilities do not sum to 1"):
         explainer.explain_instance(IRIS.data[0], lambda rows: 3 * models["iris"](rows), num_samples=50)
     found = explainer.explain_instance(IRIS.data[0], lambda rows: models["iris"](rows)[:, 0], num_samples=50)
     assert len(found.predict_proba) == 2
     regression = lime_tabular.LimeTabularExplainer(IRIS.data, mode="regression")
-    with pytest.raises(ValueError, match=r"must return a number per row, \(b,\) with b = 50; got \(50, 3\)"):
+    with pytest.raises(ValueError, match=r"for 50 rows and must return a number for each, \(50,\); got \(50, 3\)"):
         regression.explain_instance(IRIS.data[0], models["iris"], num_samples=50)
 
 

@@ -234,7 +234,7 @@ def test_a_text_whose_prediction_fails_fails_alone(pipeline):
     [
         ({"feature_selection": "best"}, {}, "feature_selection must be one of 'none', 'auto'"),
         ({"split_expression": "("}, {}, "split_expression must be a regular expression"),
-        ({"kernel_width": 0}, {}, "kernel_width must be above 0; got 0"),
+        ({"kernel_width": 0}, {}, "kernel_width must be a number above 0; got 0"),
         ({}, {"labels": ["spam"]}, "labels must be class numbers if top_labels is None or 0; got .'spam'."),
         ({}, {"labels": (5,)}, "labels must be below the number of classes, 3; got .5."),
         ({}, {"num_samples": 1}, "num_samples must be at least 2"),
@@ -250,7 +250,9 @@ def test_other_arguments_are_refused(pipeline, settings, arguments, said):
 
 
 def test_class_labels_are_no_probabilities(pipeline):
-    with pytest.raises(GpulimeError, match=r"the classifier_fn must return \(b, classes\) probabilities .*; got labels"):
+    with pytest.raises(
+        GpulimeError, match=r"the classifier_fn was asked for \d+ rows and must return probabilities .*; got labels"
+    ):
         lime_text.LimeTextExplainer().explain_instance(TEXTS[0], pipeline.predict, num_samples=S)
 
 

@@ -252,6 +252,15 @@ def test_wrong_arguments_are_named():
             SubmodularPick(Drawn(found), np.arange(3), None, **{name: value})
     with pytest.raises(GpulimeError, match=r"method must be one of 'sample', 'full'; got 'ful' \(did"):
         SubmodularPick(Drawn(found), np.arange(3), None, method="ful")
+    with pytest.raises(GpulimeError, match=r"explainer must be a LimeTab.*; got int$"):
+        SubmodularPick(3, np.arange(3), None)
+    with pytest.raises(GpulimeError, match=r"got TextExplainer: gpulime.pick\(explainer.explain\(data\)\) picks"):
+        SubmodularPick(gpulime.TextExplainer(len), POSTS, None)
+    for data, said in (("a text", "got str: pass .text. for one"), ({"text": POSTS}, r"explain\(dict\['text'\]\)")):
+        with pytest.raises(GpulimeError, match=said):
+            SubmodularPick(lime_text.LimeTextExplainer(), data, None)
+    with pytest.raises(GpulimeError, match="data must be an array, a DataFrame or a list of texts; got NoneType"):
+        SubmodularPick(Drawn(found), None, None)
     with pytest.raises(GpulimeError, match="data must have a row"):
         SubmodularPick(Drawn(found), [], None)
 

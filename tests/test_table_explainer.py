@@ -171,7 +171,7 @@ def test_a_users_edges(logistic):
     assert explainer.explain(ROWS).names[1] == ["5.00 < a <= 6.00", "3.00 < b <= 3.30", "4.35 < c <= 5.10", "d > 1.00"]
     with pytest.raises(GpulimeError, match=r"an edge or more for each column; got none for \['a'\]"):
         TableExplainer(logistic, IRIS.data, feature_names=["a", "b", "c", "d"], discretizer={"a": []})
-    with pytest.raises(GpulimeError, match="columns must be named as in training_data; got 'e'"):
+    with pytest.raises(GpulimeError, match="discretizer names a column that training_data lacks: 'e'"):
         TableExplainer(logistic, IRIS.data, feature_names=["a", "b", "c", "d"], discretizer={"e": [1]})
 
 
@@ -414,13 +414,16 @@ def test_the_users_random_state_is_left_alone(logistic):
 
 BAD = [
     ({"inputs": IRIS.data[:, :3]}, r"inputs must be \(n, 4\), as the training data; got \(150, 3\)"),
-    ({"inputs": IRIS.data[0]}, r"inputs must be \(n, 4\), as the training data; got \(4,\)"),
+    ({"inputs": IRIS.data[0]}, r"inputs must be \(n, 4\), as the training data; got \(4,\): pass \[row\] for one row"),
+    ({"inputs": None}, "inputs must be rows as in training_data; got NoneType"),
+    ({"inputs": sparse.csr_matrix(ROWS)}, r"inputs must be dense, .*; got csr_matrix \(3, 4\): pass rows.toarray\(\)"),
+    ({"labels": [0, 1]}, r"labels must be integers, \(3,\) or \(3, l\), or 3 lists, one for each row; got \[0, 1\]"),
     ({"inputs": [["a", "b", "c", "d"]]}, "inputs must be numbers; got list .*: pass text and categories in a DataFrame"),
     ({"inputs": [[1, 2, 3, 4], [1, 2]]}, "inputs must be numbers; got list .*rows of one width"),
     ({"inputs": IRIS.data[:0]}, "inputs must have a row or more; got none"),
     ({"labels": 3}, "labels must be below the model's 3 classes; row 0 has 3"),
     ({"labels": "setosa"}, "must be one of 3 class names; got 'setosa'"),
-    ({"keys": [1, 2]}, r"keys must be \(n,\) whole numbers with n = 3, such as gpulime.key\(id\); got \(2,\)"),
+    ({"keys": [1, 2]}, r"keys must be 3 whole numbers, one for each input, such as gpulime.key\(id\); got \(2,\)"),
 ]
 
 
@@ -443,6 +446,10 @@ BAD_SETTINGS = [
     ({"categorical_features": [0.5]}, "categorical_features must be numbers or names of columns; got 0.5"),
     ({"discretizer": "quartiles"}, "discretizer must be one of .*; got 'quartiles' .did you mean 'quartile'"),
     ({"discretizer": "entropy"}, "discretizer='entropy' needs training_labels, a class for each of 150 rows; got None"),
+    ({"discretizer": {9: [1]}}, "discretizer must be a mapping of columns, by name or number below 4; got 9"),
+    ({"discretizer": {0: "few"}}, "discretizer must give numbers as the edges of '0'; got 'few'"),
+    ({"categorical_names": ["a"]}, "categorical_names must be a mapping of columns, by name or number; got list"),
+    ({"feature_names": "abcd"}, "feature_names must be a list of 4 names; got 'abcd'"),
     ({"missing": "bins"}, "missing must be one of 'bin', 'error'; got 'bins'"),
     ({"sample_around": True}, "sample_around=True needs discretizer=None"),
     ({"mode": "regress"}, "mode must be one of 'classification', 'regression'; got 'regress'"),
@@ -465,11 +472,11 @@ def test_a_model_without_probabilities(logistic):
             TableExplainer(model, IRIS.data, n_samples=S).explain(ROWS)
     with pytest.raises(GpulimeError, match=f"{limes_own}; LinearSVC has no predict_proba"):
         TableExplainer(LinearSVC().fit(IRIS.data, IRIS.target), IRIS.data)
-    with pytest.raises(GpulimeError, match=r"must return a number per row, \(b,\) with b = 302; got \(302, 3\)"):
+    with pytest.raises(GpulimeError, match=r"for 302 rows and must return a number for each, \(302,\); got \(302, 3\)"):
         TableExplainer(logistic.predict_proba, IRIS.data, mode="regression", n_samples=S).explain(ROWS)
-    with pytest.raises(GpulimeError, match=r"must return \(b, classes\) probabilities with b = 302; got NoneType"):
+    with pytest.raises(GpulimeError, match=r"for 302 rows and must return probabilities \(302, classes\); got NoneType"):
         TableExplainer(lambda rows: None, IRIS.data, n_samples=S).explain(ROWS)
-    with pytest.raises(GpulimeError, match=r"must return \(b, classes\) probabilities with b = 302; got \(2, 3\)"):
+    with pytest.raises(GpulimeError, match=r"for 302 rows and must return probabilities \(302, classes\); got \(2, 3\)"):
         TableExplainer(lambda rows: np.ones((2, 3)), IRIS.data, n_samples=S).explain(ROWS)
 
 

@@ -145,6 +145,8 @@ def test_bad_frames(frame):
         GpulimeError, match=r"inputs must be a DataFrame with the 6 columns .*age, income, colour, \.\.\.\); got ndarray"
     ):
         explainer.explain(frame.to_numpy())
+    with pytest.raises(GpulimeError, match=r"got Series \(6,\): pass frame.iloc\[\[i\]\] for one row"):
+        explainer.explain(frame.iloc[0])
     with pytest.raises(GpulimeError, match=r"lacks \['colour'\] .did you mean 'color'"):
         explainer.explain(frame.rename(columns={"colour": "color"}))
     with pytest.raises(GpulimeError, match="column 'age' of inputs must be numbers, as in training"):

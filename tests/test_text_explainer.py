@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -372,10 +373,10 @@ def test_settings_that_cannot_be(pipeline, make, said):
         ((["a game", None],), "text 1: a text must be a string; got NoneType None"),
         ((["a game"], "gam"), "labels: must be one of 3 class names; got 'gam' .did you mean 'game'"),
         ((["a game"], 7), "labels must be below the model's 3 classes; text 0 has 7"),
-        ((["a game", "car"], [[0], [1], [2]]), r"labels must be integers, \(n,\) or \(n, l\) with n = 2"),
+        ((["a game", "car"], [[0], [1], [2]]), r"labels must be integers, \(2,\) or \(2, l\), or 2 lists, one for each text"),
         ((["a game", "car"], [["car"], []]), "labels of text 1: there must be a class; got none"),
         ((["a game"], -2), "labels must not be negative; got -2"),
-        ((["a game"], None, [1, 2]), r"keys must be \(n,\) whole numbers with n = 1, .*; got \(2,\) torch.int64"),
+        ((["a game"], None, [1, 2]), r"keys must be 1 whole numbers, .*; got \(2,\) torch.int64"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -418,7 +419,7 @@ def test_a_length_above_the_models_positions():
 
 
 def test_class_labels_are_no_probabilities(pipeline):
-    said = r"the model must return \(b, classes\) probabilities with b = \d+, as predict_proba does; got labels, such as '\w+'"
+    said = r"the model was asked for \d+ rows and must return probabilities \(\d+, classes\), as predict_proba does; got labels"
     with pytest.raises(GpulimeError, match=said):
         gpulime.TextExplainer(pipeline.predict, n_samples=20).explain(TEXTS)
 
@@ -448,6 +449,16 @@ def test_a_regressor_is_explained_as_one_output(scale):
         explained = pickle.loads(pickle.dumps(explainer)).explain(TEXTS)
         assert explained.coefficients.shape[1] == 1
         torch.testing.assert_close(explained.coefficients, expected.coefficients, rtol=0, atol=1e-9 * scale)
+
+
+def test_a_function_of_one_string_is_told_that_it_gets_a_list():
+    for function in (lambda text: text.lower(), lambda text: re.sub("a", "b", text)):
+        with pytest.raises(
+            GpulimeError, match=r"the model failed for a list of \d+ strings .*: it must take a list of strings"
+        ):
+            gpulime.TextExplainer(function, n_samples=S).explain(TEXTS)
+    with pytest.raises(AttributeError, match="mine"):
+        gpulime.TextExplainer(lambda texts: len.mine, n_samples=S).explain(TEXTS)
 
 
 def test_one_probability_is_that_of_the_second_class():

@@ -33,8 +33,8 @@ def read(output: Any, b: int, name: str = "model", mode: str = CLASSIFICATION) -
         If the output has another shape, or does not consist of numbers; the message names it and the function.
     """
     regression = mode == REGRESSION
-    right = "a number per row, (b,)" if regression else "(b, classes) probabilities"
-    right = f"the {name} must return {right} with b = {b}"
+    right = f"a number for each, ({b},)" if regression else f"probabilities ({b}, classes)"
+    right = f"the {name} was asked for {b} rows and must return {right}"
     given = found(output)
     check(not _holds_dicts(given), f"{right}; got dicts, as of a transformers pipeline: pass that to gpulime.TextExplainer")
     array = arrays.numbers(given)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -99,12 +100,12 @@ class Columns:
             return self._encode_frame(rows, what)
         if is_frame(rows):
             rows = rows.to_numpy()
+        check(not issparse(rows), f"{what} must be dense, as the training data; got {_kind(rows)}: pass rows.toarray()")
         array = self._array(rows, what)
-        wanted: tuple[Any, ...] = ("n", len(self)) if self.steps is None else ("n", *self.steps)
-        check(
-            array.ndim == len(wanted) and array.shape[1:] == wanted[1:],
-            lambda: f"{what} must be ({', '.join(map(str, wanted))}), as the training data; got {array.shape}",
-        )
+        one = (len(self),) if self.steps is None else self.steps
+        hint = ": pass [row] for one row" if array.shape == one else ""
+        right = f"{what} must be (n, {', '.join(map(str, one))}), as the training data"
+        check(array.ndim == 1 + len(one) and array.shape[1:] == one, f"{right}; got {array.shape}{hint}")
         return array if self.steps is None else array.transpose(0, 2, 1).reshape(len(array), len(self))
 
     def _array(self, rows: Any, what: str) -> Array:
@@ -148,7 +149,8 @@ class Columns:
         listed = f"{', '.join(names[:MOST_NAMED])}{', ...' if len(names) > MOST_NAMED else ''}"
         right = f"{what} must be a DataFrame with the {len(self)} columns of the training data ({listed})"
         if not is_frame(rows):
-            raise GpulimeError(f"{right}; got {_kind(rows)}")
+            hint = ": pass frame.iloc[[i]] for one row" if type(rows).__name__ == "Series" else ""
+            raise GpulimeError(f"{right}; got {_kind(rows)}{hint}")
         lacking = [str(label) for label in self.labels if label not in rows.columns]
         check(not lacking, lambda: f"{right}; lacks {lacking[:MOST_NAMED]}{nearest(lacking[0], map(str, rows.columns))}")
         _refuse_doubles(rows, self.labels, what)
@@ -302,13 +304,20 @@ def scaler(training: Any) -> StandardScaler:
     return StandardScaler(with_mean=False).fit(training)
 
 
-def renamed(names: Mapping[Any, Any] | None, columns: Columns) -> dict[int, Any]:
+def renamed(what: str, given: Any, columns: Columns) -> dict[int, Any]:
     """What the user gives for columns, such as names of their values, by the number of the column instead of its name."""
+    right = f"{what} must be a mapping of columns, by name or number"
+    check(given is None or isinstance(given, Mapping), f"{right}; got {type(given).__name__}")
     found = {}
-    for column, values in (names or {}).items():
+    for column, values in (given or {}).items():
         if isinstance(column, str):
-            right = f"columns must be named as in training_data; got {column!r}{nearest(column, columns.names)}"
-            check(column in columns.names, right)
+            lacks = f"{what} names a column that training_data lacks: {column!r}{nearest(column, columns.names)}"
+            check(column in columns.names, lacks)
+        else:
+            check(
+                isinstance(column, Integral) and 0 <= int(column) < len(columns),
+                f"{right} below {len(columns)}; got {column!r}",
+            )
         found[columns.names.index(column) if isinstance(column, str) else int(column)] = values
     return found
 

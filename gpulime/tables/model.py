@@ -28,7 +28,8 @@ NOT_ONE = (
 )
 # Errors of functions that take rows of another kind or dtype.
 _REFUSED = re.compile(
-    r"data ?frame|feature names|(ndarray|Tensor)' object|only integers, slices|must be Tensor|dtype|scalar type|to numpy",
+    r"data ?frame|feature names|(ndarray|Tensor)' object|only integers, slices|must be Tensor|to numpy|"
+    r"(same|found) dtype|scalar type|should be the same",
     re.I,
 )
 

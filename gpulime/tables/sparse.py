@@ -59,7 +59,7 @@ def entries(row: Any, d: int) -> tuple[Array, Array]:
     """
     matrix = sparse.csr_matrix(row)
     if matrix.shape != (1, d):
-        raise GpulimeError(f"a sparse row must be (1, d) = {(1, d)}; got {tuple(matrix.shape)}")
+        raise GpulimeError(f"a sparse row must be {(1, d)}, as the training data; got {tuple(matrix.shape)}")
     matrix.sum_duplicates()
     kept = matrix.data != 0
     if not kept.any():

@@ -66,7 +66,7 @@ class Table:
             raise unknown("missing", missing, MISSING)
         check(not around or discretizer is None, "sample_around=True needs discretizer=None: bins are sampled as in training")
         self.columns, self.around, self.missing = columns, around, missing
-        self.categorical_names = renamed(categorical_names, columns)
+        self.categorical_names = renamed("categorical_names", categorical_names, columns)
         numeric = [int(j) for j in np.flatnonzero(~columns.categorical)]
         for row, j in np.argwhere(np.isinf(training))[:1].tolist():
             raise GpulimeError(
@@ -200,7 +200,7 @@ def _edges(
     """Edges of the bins of numeric columns."""
     given: dict[int, Array] = {}
     if isinstance(discretizer, Mapping):
-        given = {j: np.unique(np.asarray(edges, dtype=np.float64)) for j, edges in renamed(discretizer, columns).items()}
+        given = {j: _unique(columns.names[j], edges) for j, edges in renamed("discretizer", discretizer, columns).items()}
         beyond = sorted(set(given) - set(numeric))
         check(not beyond, f"discretizer gives edges for columns {beyond}, which are not numeric columns of the table")
         empty = [columns.names[j] for j, edges in given.items() if not edges.size]
@@ -213,6 +213,14 @@ def _edges(
         return {j: np.unique(bins.entropy(training[:, j], labels, random)) for j in numeric}
     percents = bins.QUARTILES if discretizer == "quartile" else bins.DECILES
     return {j: given[j] if j in given else np.unique(bins.percentiles(training[:, j], percents)) for j in numeric}
+
+
+def _unique(name: str, edges: Any) -> Array:
+    """The user's edges (m,) of a column in order."""
+    try:
+        return np.unique(np.asarray(edges, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise GpulimeError(f"discretizer must give numbers as the edges of {name!r}; got {edges!r:.100}") from error
 
 
 def _intervals(name: str, edges: Array) -> list[str]:

@@ -50,7 +50,7 @@ def _number(hide: str, tokenizer: Any) -> int:
 def _checked(given: Any, ids: Tensor) -> Tensor:
     fits = isinstance(given, Tensor) and given.shape == ids.shape and not given.is_floating_point()
     got = f"{tuple(given.shape)} {given.dtype}" if isinstance(given, Tensor) else type(given).__name__
-    check(fits, f"hide must return ids (t,) = {tuple(ids.shape)} for the ids of a text; got {got}")
+    check(fits, f"hide must return {len(ids)} whole numbers for the {len(ids)} ids of a text; got {got}")
     return given.to(ids)  # type: ignore[no-any-return]
 
 

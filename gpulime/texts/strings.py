@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 
 from gpulime.engine.functions import read
-from gpulime.errors import check
+from gpulime.errors import GpulimeError, check, line_of
 from gpulime.texts.batches import Batches
 from gpulime.texts.packed import Array, distinct, texts
 from gpulime.texts.words import Words
 
 Replace = Callable[[str], str] | str | None  # a hidden word -> what stands in its place; None removes it
+# Errors of functions that take a single string.
+_WANTS_ONE = re.compile(r"'list' object has no attribute|expected string or bytes-like|must be str, not list")
 
 
 class Strings:
@@ -66,4 +69,13 @@ class Strings:
         return given
 
     def _outputs(self, batch: list[str]) -> Tensor:
-        return read(self.function(batch), len(batch), self.name)
+        try:
+            outputs = self.function(batch)
+        except (AttributeError, TypeError) as error:
+            if not _WANTS_ONE.search(str(error)):
+                raise
+            right = "it must take a list of strings and return a row of probabilities for each"
+            raise GpulimeError(
+                f"the {self.name} failed for a list of {len(batch)} strings ({line_of(error)}): {right}"
+            ) from error
+        return read(outputs, len(batch), self.name)

@@ -47,5 +47,7 @@ def test_a_number_per_string_is_a_column():
     ],
 )
 def test_other_outputs_are_named(given, said):
-    with pytest.raises(GpulimeError, match=rf"the model must return \(b, classes\) probabilities with b = 2.*; {said}"):
+    with pytest.raises(
+        GpulimeError, match=rf"the model was asked for 2 rows and must return probabilities \(2, classes\).*; {said}"
+    ):
         read(given, 2)

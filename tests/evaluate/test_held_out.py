@@ -157,7 +157,7 @@ def test_explanations_that_are_0_are_nan_as_in_curves(pictures):
         ({"explainer": "lime"}, "explainer must be an Explainer, TextExplainer or TableExplainer; got str"),
         ({"seed": 0}, "seed must differ from the explainer's, whose masks were fitted; got 0"),
         ({"n_samples": 1}, "n_samples must be at least 2; got 1"),
-        ({"keys": [1]}, r"keys must be \(n,\) whole numbers with n = 3"),
+        ({"keys": [1]}, r"keys must be 3 whole numbers"),
         ({"labels": 9}, "labels must be below the model's 7 classes; image 0 has 9"),
     ],
 )

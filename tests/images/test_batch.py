@@ -160,16 +160,19 @@ BAD[2, 0, 0, 0] = float("-inf")
         ({"images": BAD}, "image 2: 2 of its 1440 values are NaN or infinite"),
         (
             {"keys": torch.zeros(2, dtype=torch.int64)},
-            r"keys must be \(n,\) whole numbers with n = 3, such as gpulime.key\(id\); got \(2,\) torch.int64",
+            r"keys must be 3 whole numbers, one for each input, such as gpulime.key\(id\); got \(2,\) torch.int64",
         ),
         (
             {"keys": torch.zeros(3)},
-            r"keys must be \(n,\) whole numbers with n = 3, such as gpulime.key\(id\); got \(3,\) torch.float32",
+            r"keys must be 3 whole numbers, one for each input, such as gpulime.key\(id\); got \(3,\) torch.float32",
         ),
-        ({"keys": ["a", "b", "c"]}, r"keys must be \(n,\) whole numbers with n = 3, such as gpulime.key\(id\); got list"),
+        ({"keys": ["a", "b", "c"]}, r"keys must be 3 whole numbers, one for each input, such as gpulime.key\(id\); got list"),
         ({"maps": torch.zeros(3, 24, 21).int()}, r"segments must be \(n, h, w\) = \(3, 24, 20\); got \(3, 24, 21\)"),
         ({"maps": torch.zeros(3, 24, 20)}, "segments must be integer labels; got torch.float32"),
-        ({"labels": torch.tensor([1, 2])}, r"labels must be integers, \(n,\) or \(n, l\) with n = 3, or n lists; got \(2,\)"),
+        (
+            {"labels": torch.tensor([1, 2])},
+            r"labels must be integers, \(3,\) or \(3, l\), or 3 lists, one for each image; got \(2,\)",
+        ),
         ({"labels": torch.full((3,), 0.5)}, "labels of image 0: must be a class number, 0 or more; got 0.5"),
         ({"labels": [[1], [-1, 2], [3]]}, "labels must not be negative; got -1"),
         ({"labels": torch.tensor([[0, 1], [1, -2], [2, 3]])}, "labels must not be negative; got -2"),

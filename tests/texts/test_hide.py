@@ -66,7 +66,7 @@ def test_ways_to_hide():
     [
         ("zebra", "a token of .*; 'zebra' is none of these"),
         (3, "hide must be 'drop', 'mask', 'attention', a token or a callable; got 3"),
-        (lambda ids: ids.float(), r"hide must return ids \(t,\) = \(3,\) for the ids of a text; got \(3,\) torch.float32"),
+        (lambda ids: ids.float(), r"hide must return 3 whole numbers for the 3 ids of a text; got \(3,\) torch.float32"),
         (lambda ids: 3, "got int"),
         (lambda ids: ids[:2], r"got \(2,\) torch.int64"),
     ],
