@@ -30,6 +30,9 @@ class Fgvis(Attribution):
     draws patterns that lower p as adversarial examples do, and are no evidence in the image.
     Other activations are not defended; a `NotCoveredWarning` names them.
 
+    The steps amplify rounding: on a deep network in float32 an image's map may differ visibly with the other images of its
+    batch, also with a mask in float64. ``at_once=1`` optimises each image alone, so that its map is the same in any batch.
+
     Parameters
     ----------
     steps : int, at most

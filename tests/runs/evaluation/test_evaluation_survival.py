@@ -1,4 +1,4 @@
-"""Survival of an evaluation: kill -9 at any moment, signals, a full disk."""
+"""Survival of an evaluation: kill -9 at any moment, signals, a full disk, a lost device, little memory, two at once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
 import pandas
 import pytest
+import torch
 from evaluated import Tiny
 from processes import Other
 
@@ -137,3 +139,83 @@ def test_a_model_that_fails_for_all_images_ends_it(run, monkeypatch, capsys):
     assert main.main(["evaluate", str(run), "--metrics", "curves"]) == exits.FAILURES_IN_A_ROW
     assert "3 images in a row failed" in capsys.readouterr().err
     assert set(rows.read(run, ["error_type"])["error_type"].to_pylist()) == {"model"}
+
+
+def test_a_lost_device_ends_it_and_a_new_process_goes_on(run, monkeypatch, capsys):
+    slow(monkeypatch)
+    forward, calls_ = Tiny.forward, []
+
+    def lost(self, x):
+        calls_.append(len(x))
+        if len(calls_) > 5:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return forward(self, x)
+
+    monkeypatch.setattr(Tiny, "forward", lost)
+    assert main.main(["evaluate", str(run), "--metrics", "curves"]) == exits.DEVICE_LOST
+    assert "the device is lost: CUDA error" in capsys.readouterr().err
+    before = len(shards.rows(run, ["image_id"], EVALUATION))
+    assert 0 < before < 6 * 3 * 5
+    monkeypatch.setattr(Tiny, "forward", forward)
+    assert main.main(["evaluate", str(run), "--metrics", "curves"]) == exits.OK
+    table = shards.rows(run, ["error_type"], EVALUATION)
+    assert len(table) == table["error_type"].null_count == 6 * 3 * 5
+
+
+def test_out_of_memory_halves_batches_and_isolates_methods(run, tmp_path, monkeypatch, capsys):
+    whole, forward = shutil.copytree(run, tmp_path / "whole"), Tiny.forward
+    call = ("--with", "gradient", "--metrics", "curves")
+    assert main.main(["evaluate", str(whole), *call]) == exits.OK
+
+    def narrow(self, x):
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(Tiny, "forward", narrow)
+    with pytest.warns(UserWarning, match="out of memory with .* rows: going on with fewer"):
+        assert main.main(["evaluate", str(run), *call]) == exits.OK
+    values = [pandas.read_parquet(one / "evaluation").set_index(list(rows.KEY)).value.sort_index() for one in (run, whole)]
+    pandas.testing.assert_series_equal(*values, rtol=1e-5)
+
+
+def test_two_at_once_measure_all_and_readers_take_each_row_once(run):
+    others = [Other(work, run) for _ in range(2)]
+    for other in others:
+        other.hear()
+    for other in others:
+        other.end()
+        assert other.process.exitcode == 0
+    found = rows.read(run).to_pandas()
+    assert len(found) == PARTS * 5
+    assert not found[list(rows.KEY)].duplicated().any()
+    assert found.error_type.isna().all()
+
+
+def hanging(pipe, run):
+    """Evaluate by the command with a model that hangs after five batches, and tell when it does."""
+    forward, calls_ = Tiny.forward, []
+
+    def hang(self, x):
+        calls_.append(len(x))
+        if len(calls_) > 5:
+            pipe.send("hangs")
+            time.sleep(600)
+        return forward(self, x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        slow(patch)
+        patch.setattr(Tiny, "forward", hang)
+        main.main(["evaluate", str(run), "--metrics", "curves"])
+
+
+def test_a_second_signal_ends_it_at_once_with_its_written_rows(run):
+    other = Other(hanging, run)
+    assert other.hear() == "hangs"
+    os.kill(other.process.pid, signal.SIGTERM)
+    time.sleep(0.1)
+    assert other.process.is_alive()  # the batch might still end
+    os.kill(other.process.pid, signal.SIGTERM)
+    assert other.end() == []
+    assert other.process.exitcode == -signal.SIGTERM
+    assert 0 < len(rows.read(run)) < 6 * 3 * 5
