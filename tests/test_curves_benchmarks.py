@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from gpulime.segments import Grid
 def small(monkeypatch, tmp_path):
     """Replace EfficientNet, photographs and results/."""
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
-    for module in (defaults, samples):
+    for module in (defaults, fills, samples):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(rows, "where", lambda device="cpu": {"device": "this one"})
     for module in (cost, defaults, fills, samples):
@@ -43,6 +44,20 @@ def read(folder):
     (path,) = folder.glob("*.csv")
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_kept_fills_are_drawn_without_measuring(small, monkeypatch):
+    pytest.importorskip("matplotlib")
+    of = {"photographs": "some", "n": "1", "deletion": "0.2", "insertion": "0.5", "gap": "0.3", "device": "this one"}
+    each = itertools.product(fills.UNITS, fills.FILLS, (fills.LIME, *fills.BASELINES))
+    rows.save([fills.Row(unit=unit, fill=fill, method=name, **of) for unit, fill, name in each])
+    monkeypatch.setattr(fills, "measured", None)
+    pictures = []
+    for _ in range(2):
+        assert fills.main(["--draw"]) == 0
+        pictures.append((small / "evaluation" / "fills" / "fills.svg").read_bytes())
+    assert pictures[0] == pictures[1]
+    assert pictures[0].startswith(b"<?xml")
 
 
 def test_settings_are_compared_with_the_default(small, capsys):

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.evaluation.fills [--save]``: deletion and insertion of methods under four fills.
+"""``python -m benchmarks.evaluation.fills [--save | --draw]``: deletion and insertion of methods under four fills.
 
 LIME explains with the fill of the game. Insertion minus deletion must put LIME above random segments and above a blob at the
-centre under each fill, in both units; deletion alone need not.
+centre under each fill, in both units; deletion alone need not. ``--draw`` draws the kept rows and measures nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from benchmarks import models
 from benchmarks.evaluation.photographs import GREY, MODEL, NORMALISATION, photographs, source
-from benchmarks.rows import columns, parser, save, where, yes
+from benchmarks.rows import RESULTS, columns, file_of, parser, read, save, where, yes
 from gpulime import Explainer
 from gpulime.evaluate import centre_maps, curves, random_maps
 from gpulime.evaluate.methods import GradCam, Gradient
@@ -70,16 +71,54 @@ def measured(images: Tensor, compile: bool = True) -> Iterator[Row]:
                 yield Row(source(), unit, fill, name, str(len(images)), *both, f"{gaps[name]:.3f}", ok, **where())
 
 
+def plot(made: Sequence[Row], path: Path) -> None:
+    """Write a picture of each method's deletion, and of its insertion minus deletion, under each fill in each unit."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    panels = figure.subplots(2, 2, sharey=True)
+    colours = {LIME: "#D55E00", "Grad-CAM": "#CC79A7", "abs. gradient": "#009E73", BASELINES[1]: "0.35", BASELINES[0]: "0.7"}
+    columns = {"deletion": "deletion, lower is better", "gap": "insertion minus deletion, higher is better"}
+    for along, unit in zip(panels, UNITS, strict=True):
+        for panel, (column, title) in zip(along, columns.items(), strict=True):
+            for method, colour in colours.items():
+                values = {row.fill: float(getattr(row, column)) for row in made if (row.unit, row.method) == (unit, method)}
+                panel.scatter(
+                    list(values.values()), [list(FILLS).index(fill) for fill in values], color=colour, label=method, zorder=3
+                )
+            panel.set_title(f"by {unit}: {title}", fontsize="medium")
+            panel.set_yticks(range(len(FILLS)), list(FILLS))
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.grid(axis="y", color="0.9")
+    panels[0, 0].invert_yaxis()
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(colours), frameon=False)
+    figure.suptitle(f"{made[0].n} photographs of {made[0].photographs}, {MODEL}", fontsize="medium")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context({"svg.hashsalt": "gpulime"}):  # the same picture is the same file
+        figure.savefig(path, metadata={"Date": None})
+
+
+def draw() -> None:
+    """Draw the kept rows of this device."""
+    plot(read(file_of(where()["device"], Row.FOLDER), Row), RESULTS / Row.FOLDER / "fills.svg")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; status 1 if LIME is not above the baselines."""
     made = parser("evaluation.fills", __doc__)
     made.add_argument("--photographs", type=int, default=N)
+    made.add_argument("--draw", action="store_true", help="draw the kept rows, and measure nothing")
     given, found = made.parse_args(argv), []
+    if given.draw:
+        draw()
+        return 0
     for row in measured(photographs(given.photographs)):
         found.append(row)
         print(row, flush=True)
     if given.save:
         save(found)
+        draw()
     return int(any(row.ok == "no" for row in found))
 
 
