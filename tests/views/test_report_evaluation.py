@@ -111,6 +111,7 @@ def test_the_page_of_methods_is_self_contained_and_escapes_names(run):
         "lime 0.700",
     ]
     assert shown.texts("h3") == [NAMES[0], NAMES[1], NAMES[2], NAMES[3]]
+    assert 'class="maps" style="--columns: 4"' in shown.source
 
 
 def test_a_map_is_blue_for_the_label_and_orange_against_it():
@@ -121,6 +122,11 @@ def test_a_map_is_blue_for_the_label_and_orange_against_it():
     assert pixels[0, 0].tolist() == [0x2B, 0x7F, 0xFF, 254]
     assert pixels[0, 1].tolist() == [0xFF, 0x7A, 0x1A, 128]
     assert pixels[1, 1, 3] == 0
+
+
+@pytest.mark.parametrize(("tiles", "columns"), [(0, 1), (1, 1), (5, 5), (8, 8), (9, 5), (10, 5), (16, 8), (17, 6)])
+def test_no_tile_stands_alone(tiles, columns):
+    assert evaluation_page.even_columns(tiles) == columns
 
 
 def test_the_same_maps_are_said(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from gpulime.views.report.template import template
 
 PAGE = "evaluation.html"
 MOST_CARDS = 48
+MOST_COLUMNS = 8  # of a card's maps
 # Of the curves of other methods: apart from LIME's blue, and visible on either theme.
 COLOURS = (
     "#d1495b",
@@ -145,7 +147,14 @@ def _card(
         "w": row["w"],
         "picture": None if shown is None else overlay.picture_uri(shown.pixels),
         "maps": maps,
+        "columns": even_columns(len(maps) + (shown is not None)),
     }
+
+
+def even_columns(tiles: int) -> int:
+    """Columns of rows that are as full as each other, so that no tile stands alone; at most `MOST_COLUMNS`."""
+    lines = max(1, math.ceil(tiles / MOST_COLUMNS))
+    return max(1, math.ceil(tiles / lines))
 
 
 def map_uri(map_: npt.NDArray[np.int8]) -> str:
