@@ -383,6 +383,9 @@ def check_used(config: Config) -> None:
     for name, entry in settings():
         value = attrgetter(name)(config)
         if value != default(entry) and not _concerns(name, config.kind):
+            if config.kind == "image" and name in OF_RECORDS:
+                remedy = "set data.text, the column of texts, or data.columns, those of a table"
+                raise GpulimeError(f"{name} ({value!r}) concerns texts and tables: {remedy}")
             chosen = "data.text explains texts, data.columns a table, and without either images are explained"
             raise GpulimeError(f"{name} ({value!r}) does not concern {config.kind}s, which this run explains: {chosen}")
 

@@ -18,7 +18,7 @@ from gpulime import __version__, config
 from gpulime.cli import options
 from gpulime.errors import GpulimeError, check, unknown
 from gpulime.runs.progress import exits, signals, terminal
-from gpulime.runs.progress.terminal import note, say
+from gpulime.runs.progress.terminal import counted, note, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def report(given: Namespace) -> int:
 
 
 def status(given: Namespace) -> int:
-    """Show the progress of a run: images on disk, running processes, time left."""
+    """Show the progress of a run: inputs on disk, running processes, time left."""
     run = _run(given, "status")
     from gpulime.runs.progress.status import status
 
@@ -115,7 +115,7 @@ def evaluate(given: Namespace) -> int:
 
 
 def export(given: Namespace) -> int:
-    """Write explanations as files: an overlay per label as PNG, heat maps and label map as .npz."""
+    """Write explanations as files: an overlay per label of an image, or a page of a text or row; numbers and maps as .npz."""
     run = _run(given, "export", " --to exported")
     check(given.to is not None, "export needs --to DIR, a folder that is not there yet: --to exported")
     from gpulime.views import export
@@ -127,7 +127,7 @@ def export(given: Namespace) -> int:
     if written.without_picture:
         transparent = "their overlays are transparent, to lay over any picture"
         note(f"{written.without_picture:,} images have no picture: {transparent}")
-    say(f"{written.images:,} {written.kind}s: {to / export.INDEX}")
+    say(f"{counted(written.images, written.kind)}: {to / export.INDEX}")
     return exits.ERROR_ROWS if written.damaged else exits.OK
 
 

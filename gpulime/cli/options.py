@@ -48,7 +48,7 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "explain": [
         ("--limit", {"metavar": "N", "type": int, "help": "the same as --data.limit"}),
         ("--shard", {"metavar": "I/N", "type": str, "help": "the same as --data.shard"}),
-        ("--retry-failed", {"action": "store_true", "help": "retry images that failed in an earlier call"}),
+        ("--retry-failed", {"action": "store_true", "help": "retry inputs that failed in an earlier call"}),
         ("--dry-run", {"action": "store_true", "help": _DRY}),
         _DEBUG,
     ],
@@ -63,9 +63,9 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("--steps", {"metavar": "N", "type": int, "help": "steps of a curve (default: one for each segment, 28 for pixels)"}),
         ("--labels", {"metavar": "top|all", "type": str, "default": "top", "help": _LABELS}),
         ("--samples", {"metavar": "N", "type": int, "default": 100, "help": "masks of the held-out fit (default: 100)"}),
-        ("--limit", {"metavar": "N", "type": int, "help": "measure only the first N explained images"}),
-        ("--shard", {"metavar": "I/N", "type": str, "help": "measure only a part of the images, such as 2/8"}),
-        ("--retry-failed", {"action": "store_true", "help": "measure images again that failed in an earlier call"}),
+        ("--limit", {"metavar": "N", "type": int, "help": "measure only the first N explained inputs"}),
+        ("--shard", {"metavar": "I/N", "type": str, "help": "measure only a part of the inputs, such as 2/8"}),
+        ("--retry-failed", {"action": "store_true", "help": "measure inputs again that failed in an earlier call"}),
         ("--device", {"metavar": "TEXT", "type": str, "help": "cpu, cuda, cuda:1 ... (default: that of the run)"}),
         ("--trust", {"action": "store_true", "help": _TRUST}),
         ("--json", {"action": "store_true", "help": "the summary as JSON, for other programs"}),
@@ -74,7 +74,10 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "export": [
         _RUN,
         ("--to", {"metavar": "DIR", "type": str, "help": "folder for the files, empty or new"}),
-        ("--ids", {"metavar": "ID", "type": str, "nargs": "+", "action": "extend", "help": "images to write (default: all)"}),
+        (
+            "--ids",
+            {"metavar": "ID", "type": str, "nargs": "+", "action": "extend", "help": "ids of inputs to write (default: all)"},
+        ),
         ("--ids-file", {"metavar": "FILE", "type": str, "help": "text file of ids to write, one a line, in addition to --ids"}),
     ],
     "diff": [
@@ -84,7 +87,7 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "verify": [
         _RUN,
-        ("--inputs", {"action": "store_true", "help": "also hash the images again, to find changed or missing ones"}),
+        ("--inputs", {"action": "store_true", "help": "also hash the inputs again, to find changed or missing ones"}),
     ],
     "compact": [
         _RUN,
@@ -111,10 +114,10 @@ Start from one of the files in configs/, then try it on inputs of your own:
 VERDICTS = """
 Nothing is changed. Exit codes:
 
-  0   all files are intact, and every image is explained
-  3   all files are intact; some images have error rows, or no row yet
+  0   all files are intact, and every input is explained
+  3   all files are intact; some inputs have error rows, or no row yet
   65  something differs: corrupt shards, damaged rows, rows of other settings, unknown files in results/, changed or missing
-      images
+      inputs
 """
 
 EVALUATING = """
@@ -127,7 +130,7 @@ R2; lower for deletion, minimal deletion and infidelity. No metric is a proof: r
   gpulime evaluate runs/quickstart --with gradcam ig --limit 100
   gpulime evaluate runs/quickstart --fill blur --metrics curves --json
 
-Exit codes: 0 if all images were measured, 3 if some have changed, are missing or failed.
+Exit codes: 0 if all inputs were measured, 3 if some have changed, are missing or failed.
 """
 
 COMPACTING = """

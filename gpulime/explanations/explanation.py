@@ -129,7 +129,7 @@ class Explanation(Shown):
         said = [name if value is None else f"{name} {value:.3f}" for name, value in zip(facts, values, strict=True)]
         more = ", ..." if self.mode == "classification" and len(self.local_exp) > SHOWN_LABELS else ""
         parts = max((len(weights) for weights in self.local_exp.values()), default=0)
-        score = shades.score(self, labels[0]).replace("R²", ", R2") if labels else ""
+        score = shades.score(self, labels[0]).replace("R²", ", R2").replace("\N{MINUS SIGN}", "-") if labels else ""
         return f"{type(self).__name__}({', '.join(said) or 'no label'}{more}; {parts} parts{score})"
 
     def available_labels(self) -> list[int]:

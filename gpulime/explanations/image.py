@@ -74,7 +74,7 @@ class ImageExplanation:
         labels = shades.labels_of(self)
         facts = [called(label, self.class_names) + _number(" {:.3f}", self.predictions.get(label)) for label in labels]
         more = ", ..." if len(facts) > SHOWN_LABELS else ""
-        score = shades.score(self, labels[0]).replace("R²", ", R2") if labels else ""
+        score = shades.score(self, labels[0]).replace("R²", ", R2").replace("\N{MINUS SIGN}", "-") if labels else ""
         h, w = self.segments.shape[:2]
         size = f"{len(np.unique(self.segments))} segments, {h} x {w} pixels"
         return f"ImageExplanation({', '.join(facts[:SHOWN_LABELS]) or 'no label'}{more}; {size}{score})"

@@ -53,7 +53,7 @@ def figures(value: float, form: str) -> str:
 
 def number(value: float | None, decimals: int) -> str:
     """A number, or a dash if it is missing or not finite."""
-    return "\N{EN DASH}" if value is None or not math.isfinite(float(value)) else f"{float(value):.{decimals}f}"
+    return "\N{EN DASH}" if value is None or not math.isfinite(float(value)) else figures(float(value), f".{decimals}f")
 
 
 def name(text: object, style: str = WRAPPED) -> str:

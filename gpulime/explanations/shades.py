@@ -46,7 +46,7 @@ def score(one: Explanation | ImageExplanation, label: int) -> str:
     """Text of a label's R2: left out if known, else fitted; empty if it has neither."""
     found = {"R² left out": one.scores_loo, "R² fitted": one.scores}
     known = ((name, float(scores.get(label, np.nan))) for name, scores in found.items())
-    return next((f"{name} {value:.2f}" for name, value in known if np.isfinite(value)), "")
+    return next((f"{name} {value:.2f}".replace("-", "\N{MINUS SIGN}") for name, value in known if np.isfinite(value)), "")
 
 
 def labels_of(one: Explanation | ImageExplanation) -> list[int]:

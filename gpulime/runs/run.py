@@ -25,7 +25,7 @@ from gpulime.runs.progress.exits import FailuresInARowError, WrongSettingError
 from gpulime.runs.progress.heartbeat import Beat, Effort, Heartbeat
 from gpulime.runs.progress.partition import ALL, Share, Todo
 from gpulime.runs.progress.signals import Stop
-from gpulime.runs.progress.terminal import note, say
+from gpulime.runs.progress.terminal import counted, note, say
 from gpulime.runs.reading.read import Picture
 from gpulime.runs.reading.sources import Item
 from gpulime.runs.source import Source
@@ -102,7 +102,7 @@ def perform(job: Job) -> Outcome:
             # Writes the final state, once the last row is written or lost.
             heart = stack.enter_context(Heartbeat(out, job.share, lambda state: _beat(job, left, progress, state)))
         if left.done:
-            note(f"{len(left.done):,} of {len(job.items):,} {one}s are done already")
+            note(f"{len(left.done):,} of {counted(len(job.items), one)} {'is' if len(job.items) == 1 else 'are'} done already")
             _look_again(job)
         if left.items and shown:
             note(estimate.work(len(left.items), n_samples, job.explainer.stopping is not None, one, per_sample))
@@ -196,7 +196,7 @@ def _finish(job: Job, progress: Progress, call: Effort) -> Outcome:
     if not job.share.is_all and (missing or heartbeat.at_work(job.out)):
         others = "other processes are still running; the last one sums up"
         left = f"{missing:,} of the run are left for other processes" if missing else others
-        say(f"{job.share}: {progress.ok + progress.failed:,} {job.source.kind}s are done here; {left}")
+        say(f"{job.share}: {counted(progress.ok + progress.failed, job.source.kind)} done here; {left}")
     else:
         say(f"\n{found}\n")
         say(f"summary: {summary.write(job.out, found)}")
@@ -256,4 +256,6 @@ def _check_names(names: Sequence[str] | None, classes: int | None) -> None:
 def _check_failures(in_a_row: int, most: int | None, last: Mapping[str, Any], one: str) -> None:
     if in_a_row == most:
         why = f"the last, {last['image_id']!r}, for {last['error_type']}: {str(last['error'])!r:.200}"
-        raise FailuresInARowError(f"{in_a_row} {one}s in a row failed (max_failures_in_a_row), {why}; their rows are kept")
+        raise FailuresInARowError(
+            f"{counted(in_a_row, one)} in a row failed (max_failures_in_a_row), {why}; their rows are kept"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from gpulime.runs.progress import exits
-from gpulime.runs.progress.terminal import printable
+from gpulime.runs.progress.terminal import counted, printable
 from gpulime.runs.store.verify import Evaluated, Verified
 
 MOST = 100  # names of one kind
@@ -40,7 +40,7 @@ def _facts(found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
     yield f"{found.kind}s", f"{found.images:,}: {found.ok:,} ok{failed}{damaged}", ()
     if found.missing:
         remedy = "the same gpulime explain resumes with them"
-        yield "no row yet", f"{found.missing:,} of the run's {found.wanted:,} {found.kind}s: {remedy}", ()
+        yield "no row yet", f"{found.missing:,} of the run's {counted(found.wanted or 0, found.kind)}: {remedy}", ()
     if found.damaged:
         yield "damaged rows", "they say ok and hold no whole explanation", (f"{i}: {why}" for i, why in found.damaged.items())
     if repeats := found.rows - found.images:
@@ -66,7 +66,7 @@ def _facts(found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
 
 def _evaluation(part: Evaluated, found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
     lost = "".join(f", {count:,} {kind}" for kind, count in part.failed.items())
-    yield "evaluation", f"{part.shards:,} shards, {part.rows:,} rows of {part.inputs:,} {found.kind}s{lost}", ()
+    yield "evaluation", f"{part.shards:,} shards, {part.rows:,} rows of {counted(part.inputs, found.kind)}{lost}", ()
     if part.corrupt:
         remedy = f"run the same gpulime evaluate again to measure their {found.kind}s again; then delete them"
         yield (

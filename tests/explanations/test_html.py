@@ -353,6 +353,17 @@ def test_words_that_the_model_never_sees_are_counted():
     assert "bad" not in ExplanationList([classification(unseen)])._repr_html_()
 
 
+def test_negative_numbers_have_one_sign():
+    one = classification(table_mapper())
+    one.scores_loo, one.predictions, one.predict_proba = {2: -0.36, 1: -0.5}, {2: 0.625, 1: -0.25}, None
+    one.intercept, one.local_preds = {2: -0.2}, {2: -0.6}
+    for source in (one._repr_html_(), ExplanationList([one])._repr_html_()):
+        said = " ".join(element["text"] for element in Fragment(source).elements)
+        assert "\N{MINUS SIGN}0.250" in said
+        assert not re.search(r"-\d", said)
+    assert "R2 left out -0.36" in repr(one)  # on a terminal
+
+
 def test_several_are_a_table_with_the_strongest_parts():
     several = ExplanationList([classification(), regression(table_mapper()), *[classification()] * 20])
     page = Shown(several._repr_html_())

@@ -279,6 +279,49 @@ def test_bad_settings_are_one_line(here, tmp_path, capsys, monkeypatch, changed,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "settings", "message"),
+    [
+        ("a.csv", "id,post\n1,car\n", [], "set data.text, the column of texts, or data.columns, those of a table"),
+        ("a.jsonl", '[{"post": "car"}]', ["--data.text=post"], "each line must be one JSON object, such as"),
+        ("a.jsonl", '[\n{"post": "car"},\n{"post": "car"}\n]', ["--data.text=post"], "it holds an array"),
+        ("a.csv", "id;post\n1;car\n", ["--data.text=post"], "must be separated by commas; its header is 'id;post'"),
+        ("a.csv", "a\tb\n1\t2\n", ["--data.columns=all"], "must be separated by commas; its header is 'a\\tb'"),
+    ],
+)
+def test_a_source_of_another_form_is_told_the_right_one(here, tmp_path, capsys, name, content, settings, message):
+    (tmp_path / name).write_text(content)
+    model, source = f"--model.pickle={here / 'posts.joblib'}", f"--data.source={tmp_path / name}"
+    assert main.main(["explain", model, source, f"--out={tmp_path / 'run'}", *settings]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_inputs_are_called_by_their_kind(here, tmp_path, capsys):
+    run = tmp_path / "run"
+    settings = ["--data.id=null", "--data.target=null"]
+    lines = (here / "iris.csv").read_text().splitlines()
+    (tmp_path / "one.csv").write_text("\n".join([*lines[:2], "f1,broken"]))
+    assert table(here, run, "--limit=1", *settings, source=tmp_path / "one.csv") == 0
+    assert table(here, run, *settings, source=tmp_path / "one.csv") == 3
+    said = "".join(capsys.readouterr())
+    assert "1 row x 300 samples" in said
+    assert "failed     1 (unreadable 1)" in said
+    assert main.main(["status", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 rows (100.0 %) on disk; 1 failed (unreadable 1)" in said
+    assert "the whole run on " in said
+    assert main.main(["export", str(run), "--to", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith("1 row: ")
+    table(here, tmp_path / "named")
+    assert main.main(["diff", str(run), str(tmp_path / "named")]) == 2
+    assert "no row is in both" in capsys.readouterr().err
+    assert repr(open_run(run)).endswith("1 row explained, 1 failed)")
+    with pytest.raises(KeyError, match="row '1' has no explanation: unreadable: must have 6 values"):
+        open_run(run)["1"]
+
+
 def test_tables_have_no_masks_to_sample(here, tmp_path, capsys):
     assert table(here, tmp_path, "--lime.sampler=blocks") == 2
     assert "lime.sampler ('blocks') does not concern rows, which this run explains" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from itertools import pairwise
 from gpulime.engine.quality import LIME
 from gpulime.runs.progress.exits import EndOfRunError
 from gpulime.runs.progress.partition import Share
-from gpulime.runs.progress.terminal import duration
+from gpulime.runs.progress.terminal import counted, duration
 
 SECONDS = 15.0  # of a trial, or longer until it has seen a few model batches
 BATCHES = 6
@@ -22,7 +22,7 @@ def work(images: int, n_samples: int, is_about: bool = False, one: str = "image"
     """Forwards of some inputs, and those that lime's own settings would take; ``per_sample`` is below 1 if these are shared."""
     about = "about " if is_about else ""
     forwards = round(images * n_samples * per_sample)
-    line = f"{about}{forwards:,} forwards: {images:,} {one}s x {about}{n_samples:,} samples"
+    line = f"{about}{forwards:,} forwards: {counted(images, one)} x {about}{n_samples:,} samples"
     if per_sample < 1:
         return f"{line}, shared; lime would take {images * n_samples:,}"
     of_lime = LIME.expected
@@ -50,7 +50,7 @@ class Plan:
         part = "" if self.share.is_all else f", {self.share}"
         again = f" ({self.again:,} of them failed before)" if self.again else ""
         lines = [
-            f"{self.images:,} {self.one}s{part}; {self.done:,} done already; {self.todo:,} to do{again}",
+            f"{counted(self.images, self.one)}{part}; {self.done:,} done already; {self.todo:,} to do{again}",
             work(self.todo, self.n_samples, self.is_about, self.one, self.per_sample),
         ]
         if self.rate is not None:

@@ -173,7 +173,7 @@ class Heartbeat:
             return
         self._warned = True
         who = f"another process ({last.pid} on {printable(last.host)}) writes to {self.path.parents[1]}"
-        warnings.warn(f"{who}: two runs explain the same images twice. No row is lost by it", stacklevel=2)
+        warnings.warn(f"{who}: two runs explain the same inputs twice. No row is lost by it", stacklevel=2)
 
 
 def read(run: Path) -> list[Beat]:

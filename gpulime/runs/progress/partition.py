@@ -61,7 +61,7 @@ class Share:
     def __str__(self) -> str:
         parts = [f"shard {self.shard + 1} of {self.shards}"] if self.shards > 1 else []
         parts += [f"rank {self.rank} of {self.world}"] if self.world > 1 else []
-        return ", ".join(parts) or "all images"
+        return ", ".join(parts) or "the whole run"
 
 
 ALL = Share()

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpulime.runs.progress import heartbeat
 from gpulime.runs.progress.heartbeat import Beat
-from gpulime.runs.progress.terminal import duration, printable
+from gpulime.runs.progress.terminal import counted, duration, printable
 from gpulime.runs.store import store
 from gpulime.runs.store.row import IMAGE
 
@@ -60,13 +60,15 @@ class Status:
 
     def _head(self) -> str:
         of_all = (
-            f" of {self.images:,} {self.kind}s ({100 * self.done / self.images:.1f} %)" if self.images else f" {self.kind}s"
+            f"{self.done:,} of {counted(self.images, self.kind)} ({100 * self.done / self.images:.1f} %)"
+            if self.images
+            else counted(self.done, self.kind)
         )
         failed = ", ".join(f"{printable(kind)} {count:,}" for kind, count in self.failed.items())
         failures = f"; {sum(self.failed.values()):,} failed ({failed})" if failed else "; none failed"
         rate = "" if self.rate is None else f"; {self.rate:.3g} {self.kind}s/s"
         left = "" if self.left is None else f"; {duration(self.left)} left"
-        return f"{self.run}: {self.done:,}{of_all} are on disk{failures}{rate}{left}"
+        return f"{self.run}: {of_all} on disk{failures}{rate}{left}"
 
     def _process(self, beat: Beat) -> str:
         done = beat.ok + beat.failed

@@ -31,6 +31,11 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def counted(count: int, one: str) -> str:
+    """A number of inputs of a kind: "1 row", "2 rows"."""
+    return f"{count:,} {one}{'' if count == 1 else 's'}"
+
+
 def say(text: str) -> None:
     """Print lines on stdout, without control characters."""
     _write(sys.stdout, f"{lines_of(text)}\n")

@@ -26,7 +26,7 @@ from gpulime.runs.source import Group
 
 BLOCK = 2**26  # bytes that Arrow parses at once; a record must fit into it
 REPLACEMENT = "\ufffd"  # in place of bytes that are not UTF-8
-ERROR = "record"  # error_type of a record that cannot be read
+ERROR = "unreadable"  # error_type of a record that cannot be read
 ENDINGS = (".csv", ".parquet", ".jsonl")
 BROKEN = "record {} cannot be read"  # its id if ids come from a column
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]  # values of a table in a .csv that are missing
@@ -232,10 +232,15 @@ def _csv(text: str, data: DataConfig) -> Source:
         strings_can_be_null=True,
     )
     table = pyarrow.csv.read_csv(pa.BufferReader(text.encode()), options, parse, convert)
+    header = table.column_names
+    separated = len(header) != 1 or not {*";\t|"} & {*header[0]}
+    check(separated, f"its values must be separated by commas; its header is {header[0] if header else ''!r:.80}")
     return Source(table, broken)
 
 
 def _jsonl(text: str, data: DataConfig) -> Source:
+    is_array = text.strip()[:1] == "[" and text.strip()[-1:] == "]"
+    check(not is_array, 'each line must be one JSON object, such as {"text": "..."}; it holds an array')
     records: list[dict[str, Any]] = []
     broken: dict[int, str] = {}
     for number, line in enumerate(line for line in text.split("\n") if line.strip()):

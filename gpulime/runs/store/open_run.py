@@ -12,9 +12,10 @@ from gpulime.explanations.batch import Explanations
 from gpulime.explanations.explanation import BatchExplanation
 from gpulime.explanations.image import ImageExplanation
 from gpulime.runs import from_config
+from gpulime.runs.progress.terminal import counted
 from gpulime.runs.store import explanations, shards, store
 from gpulime.runs.store.explanations import Explained
-from gpulime.runs.store.row import check_whole
+from gpulime.runs.store.row import IMAGE, check_whole
 from gpulime.runs.store.row_index import Places
 
 FACTS = (*shards.DECIDING, "error_type", "error")
@@ -40,6 +41,7 @@ class Run(Mapping[str, "ImageExplanation | BatchExplanation"]):
 
     def __init__(self, path: Path, pictures: bool = True) -> None:
         self.path, self.manifest = path, store.manifest(path)
+        self._kind = self.manifest.get("kind", IMAGE)
         self._picture = from_config.pictures(path) if pictures else lambda row: None
         self._rows = Places(path, FACTS, lambda rows: rows)
         self._places: dict[str, int] = {}
@@ -60,7 +62,7 @@ class Run(Mapping[str, "ImageExplanation | BatchExplanation"]):
         return image_id in self._places
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, {len(self):,} images explained, {len(self.failed):,} failed)"
+        return f"Run({str(self.path)!r}, {counted(len(self), self._kind)} explained, {len(self.failed):,} failed)"
 
     def __getitem__(self, image_id: str) -> ImageExplanation | BatchExplanation:
         """One input's explanation.
@@ -84,12 +86,12 @@ class Run(Mapping[str, "ImageExplanation | BatchExplanation"]):
         NoExplanationError, GpulimeError
             As for one image.
         """
-        check(len(ids) > 0 and not isinstance(ids, str), f"ids must be a list of at least one image id; got {ids!r}")
+        check(len(ids) > 0 and not isinstance(ids, str), f"ids must be a list of at least one id; got {ids!r}")
         return Explanations.cat([self._one(image_id) for image_id in ids])  # type: ignore[return-value]
 
     def _one(self, image_id: str) -> Explained:
         row = self.row(image_id)
-        with about(f"image {image_id!r}"):
+        with about(f"{self._kind} {image_id!r}"):
             check_whole(row)
         picture = self._picture(row)
         return explanations.of_row(row, None if picture is None else picture.pixels, self.manifest)
@@ -107,10 +109,12 @@ class Run(Mapping[str, "ImageExplanation | BatchExplanation"]):
     def _place(self, image_id: str) -> int:
         if image_id in self.failed:
             kind, reason = self.failed[image_id]
-            raise NoExplanationError(f"image {image_id!r} has no explanation: {kind}: {reason}")
+            raise NoExplanationError(f"{self._kind} {image_id!r} has no explanation: {kind}: {reason}")
         if image_id not in self._places:
             near = nearest(str(image_id), self._places)
-            raise NoExplanationError(f"{image_id!r} is none of the {len(self):,} images explained in {self.path}{near}")
+            raise NoExplanationError(
+                f"{image_id!r} is none of the {counted(len(self), self._kind)} explained in {self.path}{near}"
+            )
         return self._places[image_id]
 
 

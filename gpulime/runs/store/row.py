@@ -288,4 +288,4 @@ def _spans(sizes: np.ndarray[Any, np.dtype[Any]]) -> str:
     return f"{len(found)} from {found[0]} to {found[-1]}"
 
 
-EXPLANATIONS = Layout("results", schema(), record, "run the same command to explain its images again", ADDED)
+EXPLANATIONS = Layout("results", schema(), record, "run the same command to explain its inputs again", ADDED)

@@ -311,7 +311,8 @@ function line(image, rank) {
   cell("");
   row.lastChild.append(link(image.page, image.name, image.place));
   if (!index.regression) cell(index.classes[image.label]);
-  cell(Math.abs(image.probability) < 1e4 ? image.probability.toFixed(3) : image.probability.toExponential(2), "number");
+  const output = Math.abs(image.probability) < 1e4 ? image.probability.toFixed(3) : image.probability.toExponential(2);
+  cell(output.replace("-", MINUS), "number");
   cell(image.r2 === null ? "\u2013" : image.r2 < -10 ? `< ${MINUS}10` : image.r2.toFixed(2).replace("-", MINUS), "number");
   image.measured.forEach((value) => cell(value === null ? "\u2013" : value.toFixed(3).replace("-", MINUS), "number"));
   if (index.targets) cell(["wrong", "right"][image.right] ?? "", ["wrong", "right"][image.right] ?? "");

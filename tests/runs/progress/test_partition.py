@@ -73,7 +73,7 @@ def test_processes_that_share_a_run_have_numbers_of_their_own():
 
 
 def test_a_share_in_words():
-    assert str(Share.of(None, {})) == "all images"
+    assert str(Share.of(None, {})) == "the whole run"
     assert str(ranks(4, "2/8")[3]) == "shard 2 of 8, rank 3 of 4"
 
 
@@ -177,10 +177,7 @@ def test_the_last_of_several_ranks_sums_up_also_where_failures_are_tried_again(f
     beat.beat("running")
     capsys.readouterr()
     assert main.main([*arguments, "--retry-failed"]) == 0
-    assert (
-        "rank 0 of 2: 0 images are done here; other processes are still running; the last one sums up"
-        in capsys.readouterr().out
-    )
+    assert "rank 0 of 2: 0 images done here; other processes are still running; the last one sums up" in capsys.readouterr().out
     assert not (folder / "out" / "summary.json").exists()
     beat.beat("finished")
     assert main.main([*arguments, "--retry-failed"]) == 0

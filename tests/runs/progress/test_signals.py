@@ -252,13 +252,13 @@ from gpulime.runs.progress import signals
 
 def work():
     signals.leave_to_parent()
-    os.write(1, b"working\n")  # one write, so that the lines of two processes do not mix
+    os.write(1, b"working\\n")  # one write, so that the lines of two processes do not mix
     time.sleep(600)
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
     multiprocessing.Process(target=work).start()
-    os.write(1, b"started\n")
+    os.write(1, b"started\\n")
     time.sleep(600)
 """
 

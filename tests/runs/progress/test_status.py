@@ -32,8 +32,8 @@ def test_what_is_on_disk_and_what_a_process_tells(tmp_path, capsys):
     folder = beaten(run(tmp_path, explained("a"), explained("b"), failed("c")))
     assert main.main(["status", str(folder)]) == 0
     head, process = capsys.readouterr().out.splitlines()
-    assert head == f"{folder}: 3 of 10 images (30.0 %) are on disk; 1 failed (decode 1); 0.2 images/s; 20 s left"
-    assert f"all images on {BEAT.host} ({BEAT.pid}): running, last word 0 s ago; 6 of its 10 done" in process
+    assert head == f"{folder}: 3 of 10 images (30.0 %) on disk; 1 failed (decode 1); 0.2 images/s; 20 s left"
+    assert f"the whole run on {BEAT.host} ({BEAT.pid}): running, last word 0 s ago; 6 of its 10 done" in process
     assert "0.2 images/s, 200 forwards/s, 97 % of the time in the model" in process
 
 
@@ -91,7 +91,7 @@ def test_processes_of_earlier_divisions_are_left_aside(tmp_path):
         return [str(beat.share) for beat in status(folder).processes]
 
     beaten(folder, Share(), state="stopped", time=now - 900)
-    assert shown() == ["all images"]
+    assert shown() == ["the whole run"]
     beaten(folder, Share(0, 2, 0, 4), state="failed", time=now - 800)
     beaten(folder, Share(0, 2, 3, 4), state="finished", time=now - 800)
     beaten(folder, Share(1, 2, 0, 2), state="finished", time=now - 700)  # two machines, of four GPUs and of two
@@ -99,9 +99,9 @@ def test_processes_of_earlier_divisions_are_left_aside(tmp_path):
     beaten(folder, Share(0, 2, 0, 1), state="stopped", time=now - 600)  # the first goes on with one
     assert shown() == ["shard 1 of 2", "shard 2 of 2, rank 0 of 2"]
     beaten(folder, Share(), time=now - 10)  # a process for everything is started
-    assert shown() == ["all images"]
+    assert shown() == ["the whole run"]
     beaten(folder, Share(1, 2, 0, 2))  # and one of the others still works
-    assert "all images" in shown()
+    assert "the whole run" in shown()
     assert "shard 2 of 2, rank 0 of 2" in shown()
 
 

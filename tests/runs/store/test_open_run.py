@@ -197,7 +197,7 @@ def test_a_shard_that_is_gone_is_named(tmp_path):
 def test_a_batch_needs_ids(tmp_path):
     explanations = open_run(run(tmp_path, explained("a")))
     for ids in ([], "a"):
-        with pytest.raises(GpulimeError, match="ids must be a list of at least one image id"):
+        with pytest.raises(GpulimeError, match="ids must be a list of at least one id"):
             explanations.explanations(ids)
     with pytest.raises(GpulimeError, match="holds no run"):
         open_run(tmp_path / "nowhere")
