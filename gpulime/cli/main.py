@@ -158,12 +158,16 @@ def verify(given: Namespace) -> int:
 def compact(given: Namespace) -> int:
     """Merge a run's small result files into bigger ones; safe to stop at any time."""
     run = _run(given, "compact")
+    from gpulime.runs.evaluation.rows import EVALUATION
     from gpulime.runs.store import compact
+    from gpulime.runs.store.row import EXPLANATIONS
 
-    done = compact.compact(run, given.rows)
-    for error in done.corrupt:
-        note(f"gpulime: {error}. It is left as it is; gpulime verify {given.run} says more")
-    say(f"{done.before:,} shard{'s are' if done.before != 1 else ' is'} now {done.after:,}, of {done.rows:,} rows")
+    for of in (EXPLANATIONS, EVALUATION) if (run / EVALUATION.folder).is_dir() else (EXPLANATIONS,):
+        done = compact.compact(run, given.rows, of)
+        for error in done.corrupt:
+            note(f"gpulime: {error}. It is left as it is; gpulime verify {given.run} says more")
+        whose = "" if of is EXPLANATIONS else "of the evaluation: "
+        say(f"{whose}{done.before:,} shard{'s are' if done.before != 1 else ' is'} now {done.after:,}, of {done.rows:,} rows")
     return 0
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpulime.runs.evaluation.rows import EVALUATION
 from gpulime.runs.progress import heartbeat
 from gpulime.runs.progress.heartbeat import Beat
 from gpulime.runs.progress.terminal import counted, duration, printable
-from gpulime.runs.store import store
+from gpulime.runs.store import shards, store
 from gpulime.runs.store.row import IMAGE
 
 
@@ -27,6 +28,7 @@ class Status:
     processes: list[Beat]  # the last beat of each, without earlier shard counts or world sizes
     now: float  # time of this query, in seconds since 1970
     kind: str = IMAGE  # of the inputs
+    evaluated: int | None = None  # inputs with rows of an evaluation; None if there is none
 
     @property
     def running(self) -> list[Beat]:
@@ -56,7 +58,10 @@ class Status:
         return {**dataclasses.asdict(self), "done": self.done, "rate": self.rate, "left": self.left}
 
     def __str__(self) -> str:
-        return "\n".join([self._head(), *(self._process(beat) for beat in self.processes)])
+        lines = [self._head(), *(self._process(beat) for beat in self.processes)]
+        if self.evaluated is not None:
+            lines.append(f"  evaluation: rows of {counted(self.evaluated, self.kind)}")
+        return "\n".join(lines)
 
     def _head(self) -> str:
         of_all = (
@@ -103,4 +108,12 @@ def status(run: Path) -> Status:
         processes=heartbeat.current(beats, now),
         now=now,
         kind=manifest.get("kind", IMAGE),
+        evaluated=_evaluated(run),
     )
+
+
+def _evaluated(run: Path) -> int | None:
+    """Count the inputs with rows of an evaluation; None if there is none."""
+    if not shards.shards(run, EVALUATION):
+        return None
+    return len(shards.rows(run, ["image_id"], EVALUATION)["image_id"].unique())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpulime.errors import GpulimeError, check
+from gpulime.runs.evaluation import rows as rows_of_evaluation
+from gpulime.runs.evaluation.rows import EVALUATION
 from gpulime.runs.progress import heartbeat
 from gpulime.runs.store import manifest, shards
 from gpulime.runs.store.atomic import settle, staged, sync_folder
-from gpulime.runs.store.row import schema
+from gpulime.runs.store.layout import Layout
+from gpulime.runs.store.row import EXPLANATIONS
 from gpulime.runs.store.shards import CorruptError
 
 ROWS = 8192  # of a merged shard: some 40 MB at 224 x 224 with 5 labels
 GROUP = 256  # rows of one row group: in memory at once, and read for one image
-ALIKE = list(shards.DECIDING)  # rows that agree in these are one row, written twice
+ALIKE = {  # folder -> columns; rows that agree in these are one row, written twice
+    EXPLANATIONS.folder: list(shards.DECIDING),
+    EVALUATION.folder: [*rows_of_evaluation.KEY, "error_type", "written_at"],
+}
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -53,8 +60,8 @@ class _Sound:
     fresh: Mask
 
 
-def compact(run: Path, rows: int = ROWS) -> Compacted:
-    """Merge neighbouring shards of a run that hold less than half of ``rows`` each, to at most ``rows``.
+def compact(run: Path, rows: int = ROWS, of: Layout = EXPLANATIONS) -> Compacted:
+    """Merge neighbouring shards of a run, or of its evaluation, that hold less than half of ``rows`` each, to at most ``rows``.
 
     Raises
     ------
@@ -67,21 +74,21 @@ def compact(run: Path, rows: int = ROWS) -> Compacted:
     manifest.manifest(run)
     check(not heartbeat.may_write(run), f"a process is writing to {run}: compact it when that has ended")
     try:
-        return _compact(run, rows)
+        return _compact(run, rows, of)
     except FileNotFoundError as error:
         gone = f"{error.filename} is gone: does another process compact {run}?"
         raise GpulimeError(f"{gone} No row is lost; repeat the call") from error
 
 
-def _compact(run: Path, rows: int) -> Compacted:
-    read, corrupt = shards.each(run, _keys)
-    sound = _apart(read)
+def _compact(run: Path, rows: int, of: Layout) -> Compacted:
+    read, corrupt = shards.each(run, partial(_keys, of=of), of)
+    sound = _apart(read, of)
     spent = [one.path for one in sound if not one.fresh.any()]
     groups = list(_groups(sound, [error.path for error in corrupt], rows))
-    _delete(run, spent)
+    _delete(run, spent, of)
     for group in groups:
-        _merge(run, group)
-        _delete(run, [one.path for one in group])
+        _merge(run, group, of)
+        _delete(run, [one.path for one in group], of)
     return Compacted(
         before=len(sound),
         after=len(sound) - len(spent) - sum(len(group) - 1 for group in groups),
@@ -90,17 +97,18 @@ def _compact(run: Path, rows: int) -> Compacted:
     )
 
 
-def _keys(path: Path, shard: pq.ParquetFile) -> tuple[Path, pa.Table]:
+def _keys(path: Path, shard: pq.ParquetFile, of: Layout) -> tuple[Path, pa.Table]:
     # All columns are read: each page is checked before anything is deleted.
-    return path, shards.kept(shard, schema().names, lambda rows: rows.select(ALIKE))
+    return path, shards.kept(shard, of.schema.names, lambda rows: rows.select(ALIKE[of.folder]), of)
 
 
-def _apart(read: Sequence[tuple[Path, pa.Table]]) -> list[_Sound]:
+def _apart(read: Sequence[tuple[Path, pa.Table]], of: Layout) -> list[_Sound]:
     """Keep duplicate rows in the biggest shard only."""
     biggest_first = sorted(range(len(read)), key=lambda i: (-len(read[i][1]), read[i][0].name))
-    everything = pa.concat_tables([schema().empty_table().select(ALIKE), *(read[i][1] for i in biggest_first)])
+    alike = ALIKE[of.folder]
+    everything = pa.concat_tables([of.schema.empty_table().select(alike), *(read[i][1] for i in biggest_first)])
     places = everything.append_column("place", pa.array(np.arange(len(everything))))
-    first = places.group_by(ALIKE).aggregate([("place", "min")])["place_min"].to_numpy()
+    first = places.group_by(alike).aggregate([("place", "min")])["place_min"].to_numpy()
     fresh = np.zeros(len(everything), dtype=bool)
     fresh[first] = True
     ends = np.cumsum([len(read[i][1]) for i in biggest_first])
@@ -124,52 +132,52 @@ def _groups(sound: Sequence[_Sound], corrupt: Sequence[Path], rows: int) -> Iter
     yield from [group] if len(group) > 1 else []
 
 
-def _merge(run: Path, group: Sequence[_Sound]) -> None:
+def _merge(run: Path, group: Sequence[_Sound], of: Layout) -> None:
     """Write the rows of a group as one shard, at the position of its first shard."""
     first = group[0].path
     with staged(run, first) as path:
         with path.open("xb") as file:
-            with pq.ParquetWriter(file, schema(), **shards.COMPRESSION) as writer:
-                for table in _row_groups(group):
+            with pq.ParquetWriter(file, of.schema, **shards.COMPRESSION) as writer:
+                for table in _row_groups(group, of):
                     writer.write_table(table, row_group_size=GROUP)
             file.flush()
             os.fsync(file.fileno())
-        _check_same(path, group)
+        _check_same(path, group, of)
         rank, milliseconds = shards.number(first)
         settle(path, first.with_name(shards.name_of(rank, milliseconds, shards.checksum(path))))
 
 
-def _row_groups(group: Sequence[_Sound]) -> Iterator[pa.Table]:
+def _row_groups(group: Sequence[_Sound], of: Layout) -> Iterator[pa.Table]:
     """The rows to keep, a few hundred at a time."""
     held: list[pa.RecordBatch] = []
     for one in group:
         start = 0
-        with shards.opened(one.path) as shard:
+        with shards.opened(one.path, of=of) as shard:
             for batch in shard.iter_batches(batch_size=GROUP):
                 held.append(batch.filter(pa.array(one.fresh[start : start + len(batch)])))
                 start += len(batch)
                 if sum(map(len, held)) >= GROUP:
-                    yield _table(held)
+                    yield _table(held, of)
                     held = []
     if held:
-        yield _table(held)
+        yield _table(held, of)
 
 
-def _table(batches: Sequence[pa.RecordBatch]) -> pa.Table:
-    rows = pa.concat_tables(shards.filled(pa.Table.from_batches([batch]), schema().names) for batch in batches)
-    return rows.cast(schema()).combine_chunks()
+def _table(batches: Sequence[pa.RecordBatch], of: Layout) -> pa.Table:
+    rows = pa.concat_tables(shards.filled(pa.Table.from_batches([batch]), of.schema.names, of) for batch in batches)
+    return rows.cast(of.schema).combine_chunks()
 
 
-def _check_same(path: Path, group: Sequence[_Sound]) -> None:
+def _check_same(path: Path, group: Sequence[_Sound], of: Layout) -> None:
     """Read a merged shard back: it must hold the rows of its group, in their order."""
     with shards.parquet(path) as shard:
-        _, there = _keys(path, shard)
+        _, there = _keys(path, shard, of)
     wanted = pa.concat_tables([one.keys.filter(pa.array(one.fresh)) for one in group])
     check(there.equals(wanted), f"the merged shard must hold {len(wanted)} rows as they were, got {len(there)} or others")
 
 
-def _delete(run: Path, paths: Sequence[Path]) -> None:
+def _delete(run: Path, paths: Sequence[Path], of: Layout) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
     if paths:
-        sync_folder(run / shards.RESULTS)
+        sync_folder(run / of.folder)

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -190,6 +191,23 @@ def test_two_at_once_measure_all_and_readers_take_each_row_once(run):
     assert len(found) == PARTS * 5
     assert not found[list(rows.KEY)].duplicated().any()
     assert found.error_type.isna().all()
+
+
+def test_small_shards_are_merged_and_status_counts_the_images(run, monkeypatch, capsys):
+    slow(monkeypatch)
+    assert main.main(["status", str(run)]) == exits.OK
+    assert "evaluation" not in capsys.readouterr().out
+    calls.evaluate(run, replace(SETTINGS, methods=()), limit=5)
+    before, many = rows.read(run).to_pandas(), len(shards.shards(run, EVALUATION))
+    assert many > 1
+    capsys.readouterr()
+    assert main.main(["compact", str(run)]) == exits.OK
+    assert f"of the evaluation: {many} shards are now 1, of {5 * 3 * 5} rows" in capsys.readouterr().out
+    pandas.testing.assert_frame_equal(rows.read(run).to_pandas(), before)
+    calls.evaluate(run, replace(SETTINGS, methods=()), limit=5)
+    assert len(shards.shards(run, EVALUATION)) == 1  # nothing was left to measure
+    assert main.main(["status", str(run)]) == exits.OK
+    assert "  evaluation: rows of 5 images" in capsys.readouterr().out
 
 
 def hanging(pipe, run):

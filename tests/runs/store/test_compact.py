@@ -148,7 +148,7 @@ def test_a_merged_shard_that_reads_back_otherwise_costs_nothing(tmp_path, monkey
     run(tmp_path, *map(explained, "abc"))
     before = store.shards(tmp_path)
     real = compact._row_groups
-    monkeypatch.setattr(compact, "_row_groups", lambda group: list(real(group))[1:])
+    monkeypatch.setattr(compact, "_row_groups", lambda *given: list(real(*given))[1:])
     with pytest.raises(GpulimeError, match="the merged shard must hold 3 rows as they were, got 0 or others"):
         merge(tmp_path)
     assert store.shards(tmp_path) == before
@@ -178,9 +178,9 @@ def test_shards_that_appear_meanwhile_are_left_alone(tmp_path, monkeypatch):
     run(tmp_path, *map(explained, "abc"))
     real = compact._merge
 
-    def meanwhile(folder, group):
+    def meanwhile(*given):
         run(tmp_path, explained("new"))
-        real(folder, group)
+        real(*given)
 
     monkeypatch.setattr(compact, "_merge", meanwhile)
     merge(tmp_path)
@@ -193,10 +193,10 @@ def test_of_two_at_once_one_goes_on(tmp_path, monkeypatch):
     run(tmp_path, *map(explained, "abcd"))
     before, real = seen(tmp_path), compact._merge
 
-    def overtaken(folder, group):
+    def overtaken(*given):
         monkeypatch.setattr(compact, "_merge", real)
         assert merge(tmp_path).after == 1
-        real(folder, group)
+        real(*given)
 
     monkeypatch.setattr(compact, "_merge", overtaken)
     with pytest.raises(GpulimeError, match=r"is gone: does another process compact .*\? No row is lost; repeat the call"):
