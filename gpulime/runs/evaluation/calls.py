@@ -14,10 +14,10 @@ from gpulime.runs.evaluation.rows import CURVES, HELD_OUT
 from gpulime.runs.evaluation.run import Job, perform
 from gpulime.runs.evaluation.settings import SAMPLES, SEGMENTS, TOP, Settings
 from gpulime.runs.evaluation.subjects import Images
-from gpulime.runs.evaluation.summary import Summary, counted
+from gpulime.runs.evaluation.summary import Summary
 from gpulime.runs.progress import heartbeat
 from gpulime.runs.progress.partition import Share
-from gpulime.runs.progress.terminal import note
+from gpulime.runs.progress.terminal import counted, note
 from gpulime.runs.reading.read import pictures_of
 from gpulime.runs.store import store
 from gpulime.views.report import page

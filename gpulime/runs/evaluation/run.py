@@ -23,13 +23,13 @@ from gpulime.runs.evaluation.measure import Meter
 from gpulime.runs.evaluation.rows import EVALUATION, Part, Task
 from gpulime.runs.evaluation.settings import LIME, TOP, Settings, Terms
 from gpulime.runs.evaluation.subjects import Group, Loss, Row, Subject
-from gpulime.runs.evaluation.summary import Summary, counted
+from gpulime.runs.evaluation.summary import Summary
 from gpulime.runs.isolation import MESSAGE_LENGTH, kind, reason_of
 from gpulime.runs.progress import terminal
 from gpulime.runs.progress.exits import DeviceLostError, EndOfRunError, FailuresInARowError
 from gpulime.runs.progress.partition import ALL, Share
 from gpulime.runs.progress.signals import Stop
-from gpulime.runs.progress.terminal import note
+from gpulime.runs.progress.terminal import counted, note
 from gpulime.runs.store import atomic, row, shards, store
 from gpulime.runs.store.row_index import Places
 from gpulime.runs.store.store import Store, Writer

@@ -21,7 +21,7 @@ from gpulime.evaluate.same_maps import EQUAL
 from gpulime.runs.evaluation import rows, settings
 from gpulime.runs.evaluation.rows import EVALUATION, HELD_OUT, METRICS
 from gpulime.runs.evaluation.settings import FIRST
-from gpulime.runs.progress.terminal import printable
+from gpulime.runs.progress.terminal import counted, printable
 from gpulime.runs.store import shards
 from gpulime.runs.store.atomic import publish
 from gpulime.runs.store.manifest import manifest
@@ -188,11 +188,6 @@ def _notes(run: Path, measured: pa.Table, kind: str) -> dict[str, list[str]]:
         if not {(method, f"{EQUAL} {other}"), (other, f"{EQUAL} {method}")} & counts.keys():
             found[method].append(f"the stored maps, {rows.SIDE} x {rows.SIDE}, are those of {other}")
     return dict(found)
-
-
-def counted(n: int, one: str) -> str:
-    """A number of things: "1 image", "2 images"."""
-    return f"{n:,} {one}{'' if n == 1 else 's'}"
 
 
 def _scores(table: pa.Table) -> list[Score]:
