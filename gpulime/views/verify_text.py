@@ -66,7 +66,8 @@ def _facts(found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
 
 def _evaluation(part: Evaluated, found: Verified) -> Iterator[tuple[str, str, Iterable[str]]]:
     lost = "".join(f", {count:,} {kind}" for kind, count in part.failed.items())
-    yield "evaluation", f"{part.shards:,} shards, {part.rows:,} rows of {counted(part.inputs, found.kind)}{lost}", ()
+    found_there = f"{counted(part.shards, 'shard')}, {counted(part.rows, 'row')} of {counted(part.inputs, found.kind)}"
+    yield "evaluation", f"{found_there}{lost}", ()
     if part.corrupt:
         remedy = f"run the same gpulime evaluate again to measure their {found.kind}s again; then delete them"
         yield (

@@ -396,7 +396,7 @@ def test_verify_and_export_know_it(run, tmp_path, capsys):
     command(run)
     capsys.readouterr()
     assert main.main(["verify", str(run)]) == exits.ERROR_ROWS  # three files are no images
-    assert "evaluation      1 shards, 126 rows of 6 images" in capsys.readouterr().out
+    assert "evaluation      1 shard, 126 rows of 6 images" in capsys.readouterr().out
     assert main.main(["export", str(run), "--to", str(tmp_path / "exported")]) == 0
     index = pandas.read_csv(tmp_path / "exported" / "index.csv")
     found = frame(run)
