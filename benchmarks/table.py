@@ -247,6 +247,20 @@ def of_cascade(rows: Sequence[Any]) -> str:
     return "\n".join(found)
 
 
+def wanted() -> str:
+    """The bounds of fewer forwards, and why some are missed."""
+    from benchmarks.convergence.bounds import bounds
+
+    shown = [(one.about, one.wanted, one.reached, "ok" if one.ok else f"**missed**: {one.why}") for one in bounds()]
+    return lines(" | wanted | reached | ", shown)
+
+
+def of_shapley(rows: Sequence[Any]) -> str:
+    """Errors of Shapley values at 1024 forwards."""
+    shown = [(row.game, row.side, row.mse, row.ratio, row.covered) for row in rows if row.forwards == "1024"]
+    return lines("game | side | squared error | of shap's | covered", shown)
+
+
 def equal_error() -> str:
     """Ratios of time to an equal error: those at equal samples, times lime's 1000 samples over the forwards of "fast"."""
     fast = QUALITIES["fast"]
@@ -302,6 +316,8 @@ PAGES: Mapping[Path, Blocks] = {
         "growth": partial(devices, growth.Row, of_growth),
         "convergence": partial(devices, summary.Row, of_convergence),
         "stopping": partial(devices, stopping.Row, of_stopping),
+        "shapley": partial(beside_lime, "convergence.shapley", of_shapley),
+        "wanted": wanted,
         "texts": partial(beside_lime, "texts", of_texts),
         "tables": partial(beside_lime, "tabular", of_tables),
         "tutorials": partial(beside_lime, "tutorials", of_tutorials),

@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LinearRegression, Ridge
 
 from benchmarks.convergence import __main__ as command
-from benchmarks.convergence import measure, photographs, stopping, summary, synthetic, targets
+from benchmarks.convergence import bounds, measure, photographs, stopping, summary, synthetic, targets
 from benchmarks.convergence.games import Case, Game
 from benchmarks.convergence.measure import INDEPENDENT, LIME, Found, Memory
 from benchmarks.convergence.plot import apart, plot
@@ -266,3 +266,22 @@ def test_photographs_are_parted_and_predicted(monkeypatch):
     made = next(photographs.games())
     assert (made.name, made.label) == ("chelsea", 2)
     assert 30 < made.k < 90
+
+
+def test_each_bound_that_is_missed_has_its_reason():
+    found = list(bounds.bounds())
+    assert len(found) > 12
+    assert all(one.why for one in found if not one.ok)
+
+
+def test_bounds_of_a_case_compare_the_preset_with_lime():
+    def row(pair, s, to_lime, top5, ratio):
+        given = {"sampler": pair.sampler, "estimator": pair.estimator, "link": pair.link, "s": str(s)}
+        return summary.Row("case", "2", **given, forwards=str(s + 1), to_lime=to_lime, top5=top5, ratio=ratio)
+
+    rows = [row(bounds.LIME, 1000, "1", "0.9", "1"), row(bounds.FAST, 128, "2", "0.8", "0.3")]
+    rows += [row(bounds.FAST, 256, "0.5", "0.85", "0.2"), row(bounds.FAST, 512, "0.2", "0.95", "0.1")]
+    forwards, top5, ratio = bounds._of_case("case", rows, 129, 0.2)
+    assert (forwards.ok, top5.ok, ratio.ok) == (False, False, True)
+    assert float(forwards.reached) == pytest.approx((129 * 257) ** 0.5, abs=1)  # half-way on logarithmic scales
+    assert top5.reached == "0.85 with 257; it takes 513"
