@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import ablation, gpu_rows, growth, run
 from benchmarks import rows as store
 from benchmarks.convergence import stopping, summary
-from benchmarks.convergence.measure import LIME_S, Pair
+from benchmarks.convergence.measure import LIME_S
 from benchmarks.entries import ENTRIES
 from benchmarks.peers import compare
 from benchmarks.peers.field import COMPARISONS
@@ -252,7 +252,7 @@ def wanted() -> str:
     from benchmarks.convergence.bounds import bounds
 
     shown = [(one.about, one.wanted, one.reached, "ok" if one.ok else f"**missed**: {one.why}") for one in bounds()]
-    return lines(" | wanted | reached | ", shown)
+    return lines(" | wanted | reached | ", shown) if shown else NOTHING
 
 
 def of_shapley(rows: Sequence[Any]) -> str:
@@ -263,17 +263,22 @@ def of_shapley(rows: Sequence[Any]) -> str:
 
 def equal_error() -> str:
     """Ratios of time to an equal error: those at equal samples, times lime's 1000 samples over the forwards of "fast"."""
-    fast = QUALITIES["fast"]
-    photographs = store.read(summary.path("photographs"), summary.Row)
-    pair, s = Pair(fast.sampler, fast.estimator, fast.link), str(fast.n_samples - 1)
-    one = next(row for row in photographs if (row.pair, row.s) == (pair, s))
-    measured = [row for path in sorted(store.RESULTS.glob("*.csv")) for row in store.read(path, run.Row)]
+    from benchmarks.convergence.bounds import FAST, of, read_all
+
+    s = str(QUALITIES["fast"].expected - 1)
+    one = next((row for row in of("photographs") if (row.pair, row.s) == (FAST, s)), None)
+    if one is None:
+        return NOTHING
+    measured = read_all(run.Row)
     shown = []
     for entry, (beside, least) in EQUAL_ERROR.items():
-        for row in (row for row in measured if row.entry == entry and row.bound and row.ratio):
+        kept = [row for row in measured if row.entry == entry and row.bound and row.ratio]
+        for row in kept:
             ratio = float(row.ratio) * LIME_S / int(one.forwards)
             cells = (beside, row.ratio, one.forwards, one.to_lime, f"**{ratio:.1f}**", f"at least {least}")
             shown.append((*cells, VERDICTS[store.yes(ratio >= least)]))
+        if not kept:
+            shown.append((beside, "not measured yet", "", "", "", f"at least {least}", ""))
     columns = "beside | at equal samples | forwards | their error, of lime's at 1000 | times as fast | which must be | "
     return lines(columns, shown)
 
