@@ -56,7 +56,7 @@ class Explainer(Engine[ExplainedImages]):
         RandomState(seed). "antithetic": each mask is followed by its complement. "blocks": the same, with masks from randomised
         Hadamard matrices, whose segments are uncorrelated; it needs the fewest samples, best 1 + a multiple of a block (128 for
         32 to 63 segments, 256 for 64 to 127). With these two, an image of k segments gets all 2^k masks if they are no more
-        than ``n_samples``, and its coefficients are exact.
+        than ``n_samples`` (or ``max_samples``), and its coefficients are exact; "ridge" then has the penalty of so many samples.
     estimator : str
         "ridge", the default, is lime's. "wls": weighted least squares without a penalty. "gp": a Gaussian process over masks,
         for "antithetic" and "blocks": it needs the fewest samples.
@@ -68,7 +68,7 @@ class Explainer(Engine[ExplainedImages]):
     tolerance : float, optional
         For ``n_samples="auto"``: the samples of an image end once the root mean square of its standard errors is at most this,
         in units of the output. By default they end once each label's five largest coefficients and their signs are known, up to
-        differences below a twentieth of the largest.
+        differences below a twentieth of the largest. Both rules look at all segments, before ``num_features`` selects some.
     confidence : float
         For ``n_samples="auto"`` without a tolerance: the probability that they are the right ones.
     max_samples : int

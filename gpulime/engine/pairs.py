@@ -46,7 +46,7 @@ def solved(masks: Tensor, outputs: Tensor, labels: Tensor, fresh: Tensor, counts
         estimates.append(logit.posterior(prior, all_y, labels, fresh, counts, settings))
     found = estimates[0] if len(estimates) == 1 else _better(estimates, logit.probabilities(all_y).all(1))
     ranks = torch.arange(k, device=z.device).expand_as(found.slopes)
-    if settings.num_features is not None or settings.feature_selection == "lasso_path":
+    if settings.selects:
         found, ranks = selected(found, counts, settings)
     whole = outputs[:, 0].gather(1, labels)
     return _linear(z, y, proximity(masks[:, pairs], counts, settings), found, whole, ranks)

@@ -35,7 +35,7 @@ class DesignedFlight(PlannedFlight):
 
     design: Design = field(kw_only=True)
     stopping: Stopping | None = field(kw_only=True, default=None)
-    sampled: set[int] = field(kw_only=True, default_factory=set)  # numbers of parts of inputs that do not get all masks
+    most: int = field(kw_only=True)  # samples of an input that does not get all masks; with a stopping rule, at most
     looks: int = field(init=False, default=0)
     going: list[int] = field(init=False)  # inputs that are not settled
     found: dict[str, Tensor] = field(init=False, default_factory=dict)
@@ -56,8 +56,8 @@ class DesignedFlight(PlannedFlight):
         """
         counts, k = inputs.counts, inputs.k
         sizes, blocks = inputs.sizes.tolist(), (design.outside + design.steps(inputs.sizes)).tolist()
-        most = n_samples if stopping is None else stopping.max_samples
-        whole = [count < 31 and 2**count <= (most or 0) for count in sizes]
+        most = stopping.max_samples if stopping is not None else n_samples or 0
+        whole = [count < 31 and 2**count <= most for count in sizes]
         if n_samples is not None and in_pairs:
             n_samples -= (n_samples - design.outside) % 2
         used = [2**count if all_ else n_samples or block for count, block, all_ in zip(sizes, blocks, whole, strict=True)]
@@ -71,8 +71,7 @@ class DesignedFlight(PlannedFlight):
             all_masks = devices.sent(torch.tensor(whole), counts.device)[:, None, None]
             masks = torch.where(all_masks, exhaustive(counts, k, s), masks)
         plan = Plan(masks, counts, inputs.sizes, used, whole, design.repeats)
-        sampled = {size for size, all_ in zip(sizes, whole, strict=True) if not all_}
-        return cls(inputs, s, masks, top_labels, plan=plan, design=design, stopping=stopping, sampled=sampled)
+        return cls(inputs, s, masks, top_labels, plan=plan, design=design, stopping=stopping, most=most)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,25 +104,35 @@ def solve(flight: DesignedFlight, settings: Settings) -> dict[str, Tensor] | Non
     -------
     The tensors of `gpulime.explanations.batch.Explanations` by name; NaN for an input with a non-finite output.
     """
+    stopping = flight.stopping
+    selected_later = stopping is not None and settings.selects  # a part that is not selected has no error
+    _estimate_all(flight, flight.going, settings.of_all_parts() if selected_later else settings)
+    flight.looks += 1
+    if stopping is not None and (going := _unsettled(flight, stopping)):
+        flight.go_on(going)
+        return None
+    if selected_later:
+        _estimate_all(flight, list(range(flight.n)), settings)
+    return flight.found | {"samples": devices.sent(torch.tensor(flight.plan.used), flight.labels.device)}
+
+
+def _estimate_all(flight: DesignedFlight, inputs: list[int], settings: Settings) -> None:
+    """Estimate some inputs, and put the tensors into ``flight.found``."""
     plan, device = flight.plan, flight.labels.device
     outputs = torch.cat([flight.whole, flight.rest])  # by place
     groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
-    for i in flight.going:
+    for i in inputs:
         groups[plan.used[i], plan.exhaustive[i]].append(i)
     for (s, whole), members in groups.items():
         for some in _batched(members, max(1, ENTRIES[device.type] // (s * s))):
             where = devices.sent(torch.tensor(some), device)
             samples = plan.masks[where, :s], outputs[plan.source[where, :s]]
-            found = _estimated(*samples, flight.labels[where], flight.inputs.counts[where], settings, whole)
+            of_inputs = flight.labels[where], flight.inputs.counts[where]
+            found = _estimated(*samples, *of_inputs, settings, flight.most if whole else None)
             if not flight.found:
                 flight.found = {name: value.new_empty(flight.n, *value.shape[1:]) for name, value in found.items()}
             for name, value in found.items():
                 flight.found[name][where] = value
-    flight.looks += 1
-    if flight.stopping is not None and (going := _unsettled(flight, flight.stopping)):
-        flight.go_on(going)
-        return None
-    return flight.found | {"samples": devices.sent(torch.tensor(plan.used), device)}
 
 
 def _unsettled(flight: DesignedFlight, stopping: Stopping) -> list[int]:
@@ -136,14 +145,14 @@ def _unsettled(flight: DesignedFlight, stopping: Stopping) -> list[int]:
 
 
 def _estimated(
-    masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, whole: bool
+    masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, whole: int | None
 ) -> dict[str, Tensor]:
     """Estimate as `estimate` does; NaN for inputs with outputs that cannot be used.
 
     These are non-finite outputs of a label and, with the logit link, samples whose outputs are no probabilities.
     """
     usable = outputs.abs() <= LARGEST  # not NaN
-    if settings.link == "logit" and not whole:
+    if settings.link == "logit" and whole is None:
         usable = usable & probabilities(outputs)[..., None]
     outputs = outputs.where(usable, 0.0)
     finite = usable.gather(2, labels[:, None].expand(-1, masks.shape[1], -1)).all(-1)
@@ -155,28 +164,33 @@ def _estimated(
     return known | {"non_finite": non_finite}
 
 
-def estimate(masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, whole: bool) -> Surrogate:
+def estimate(
+    masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, whole: int | None
+) -> Surrogate:
     """Estimate the surrogates of inputs with s samples each.
 
     Parameters
     ----------
     masks : (n, s, k) bool; outputs : (n, s, classes); labels : (n, l); counts : (n,)
-    whole : bool, True if the masks are all that exist; else they are pairs
+    whole : None if the masks are pairs; if they are all that exist, the samples that they stand for: the ridge penalty is that
+        of a fit to so many
     """
     first = first_of(labels)  # an input with fewer labels than another repeats its first one
     fresh = first == torch.arange(labels.shape[1], device=labels.device)
     if settings.kernel == SHAPLEY:
-        return shapley.solved(masks, outputs, labels, fresh, counts, settings, whole).of_labels(first)
-    if settings.estimator == "gp" and not whole:
+        return shapley.solved(masks, outputs, labels, fresh, counts, settings, whole is not None).of_labels(first)
+    if settings.estimator == "gp" and whole is None:
         return pairs.solved(masks, outputs, labels, fresh, counts, settings).of_labels(first)
     s = masks.shape[1]
     y = outputs.gather(2, labels[:, None].expand(-1, s, -1))
     weights = proximity(masks, counts, settings)
-    if settings.estimator != "ridge" and not whole:
+    if whole is not None:
+        weights = weights * (whole / s)
+    elif settings.estimator != "ridge":
         weights = weights * (torch.arange(s, device=weights.device) > 0)  # the limit does not know row 0
-    samples = (masks.double(), y.double(), weights, None if whole else partners(s, masks.device))
+    samples = (masks.double(), y.double(), weights, partners(s, masks.device) if whole is None else None)
     found = surrogate.solved(Moments(counts, masks.shape[2], y[:, 0]), [...], lambda _: samples, settings)
-    return found.exact() if whole else found
+    return found if whole is None else found.exact(weights)
 
 
 def partners(s: int, device: torch.device) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 from gpulime.engine.proximity import DISTANCES, KERNELS, Distance, Kernel
@@ -17,7 +17,7 @@ WITH_SHAPLEY = (
     "beside any quality"
 )
 LINKS = ("identity", "logit", "auto")
-REGULAR = 1e-6  # penalty of "wls", so that no system is singular
+REGULAR = 1e-6  # penalty of "wls", so that no system is singular; relative to the weight of all samples if that is below 1
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class Settings:
             )
 
     @property
-    def penalty(self) -> float:
-        """Ridge penalty of the fit."""
-        return self.alpha if self.estimator == "ridge" else REGULAR
+    def selects(self) -> bool:
+        """If a model may leave parts out."""
+        return self.num_features is not None or self.feature_selection == "lasso_path"
+
+    def of_all_parts(self) -> Settings:
+        """The same without a selection of parts."""
+        return replace(self, num_features=None, feature_selection="none")
