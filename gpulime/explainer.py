@@ -56,7 +56,7 @@ class Explainer(Engine[ExplainedImages]):
         RandomState(seed). "antithetic": each mask is followed by its complement. "blocks": the same, with masks from randomised
         Hadamard matrices, whose segments are uncorrelated; it needs the fewest samples, best 1 + a multiple of a block (128 for
         32 to 63 segments, 256 for 64 to 127). With these two, an image of k segments gets all 2^k masks if they are no more
-        than ``n_samples`` (or ``max_samples``), and its coefficients are exact; "ridge" then has the penalty of so many samples.
+        than ``n_samples`` (or ``max_samples``). Its coefficients are then exact; "ridge" has the penalty of so many samples.
     estimator : str
         "ridge", the default, is lime's. "wls": weighted least squares without a penalty. "gp": a Gaussian process over masks,
         for "antithetic" and "blocks": it needs the fewest samples.

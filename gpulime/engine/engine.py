@@ -81,7 +81,7 @@ class Engine(Generic[E]):
                 raise GpulimeError(f"{WITH_SHAPLEY}; got sampler={sampler.name!r}")
             self.sampler = Sizes(sampler.seed, n_samples)
         self.stopping, self._warned, self._tried, self._looked = stopping, False, False, False
-        self._known: set[int] = set()  # numbers of parts for which the kernel is right
+        self._known: set[tuple[int, bool]] = set()  # numbers of parts, with all masks or not, for which the kernel is right
 
     @property
     def device(self) -> torch.device:
@@ -105,10 +105,12 @@ class Engine(Generic[E]):
         n_samples = None if self.stopping else self.n_samples
         process, shapley = self.settings.estimator == "gp", self.settings.kernel == SHAPLEY
         flight = DesignedFlight.of(inputs, n_samples, self.sampler, self.top_labels, self.stopping, process or shapley)
-        if process and not shapley:
-            for count in flight.sampled - self._known:
-                walsh.check_kernel(count, self.settings)
-                self._known.add(count)
+        if self.settings.estimator != "ridge" and not shapley and not callable(self.settings.distance):
+            counts = set(zip(inputs.sizes.tolist(), flight.plan.exhaustive, strict=True))
+            for count, whole in counts - self._known:
+                if whole or process:
+                    walsh.check_kernel(count, self.settings, whole)
+            self._known |= counts
         return flight
 
     def queue(self, progress: Callable[[int], object] | None = None) -> Queue[E]:

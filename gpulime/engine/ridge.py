@@ -22,12 +22,13 @@ LEAST_FREE = 1e-10
 SURELY_REGULAR = 1e-6  # from this alpha on no system is singular, and the check is skipped
 
 
-def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
     """Solve ``(G + alpha I) beta = c`` on the chosen parts of each label.
 
     Parameters
     ----------
     gram : (n, k, k), cross : (n, l, k), chosen : (n, l, k) bool
+    alpha : number, or (n, 1, 1, 1) that makes every system regular
 
     Returns
     -------
@@ -48,7 +49,7 @@ def ridge(gram: Tensor, cross: Tensor, chosen: Tensor, alpha: float) -> tuple[Te
     # Two triangular solves, since torch.cholesky_solve makes the host wait for a GPU.
     beta = torch.linalg.solve_triangular(factor.mT, torch.linalg.solve_triangular(factor, right, upper=False), upper=True)
     root = torch.linalg.solve_triangular(factor, eye, upper=False)
-    if alpha < SURELY_REGULAR:
+    if not isinstance(alpha, Tensor) and alpha < SURELY_REGULAR:
         singular = (info > 0) | (
             factor.diagonal(dim1=-2, dim2=-1).amin(-1) ** 2 < 1e-12 * gram.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None]
         )

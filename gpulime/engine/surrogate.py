@@ -22,7 +22,7 @@ from gpulime import device as devices
 from gpulime.engine.proximity import proximity
 from gpulime.engine.ridge import LeaveOneOut, ridge
 from gpulime.engine.selection import select
-from gpulime.engine.settings import Settings
+from gpulime.engine.settings import REGULAR, Settings
 from gpulime.errors import check, stage
 
 T = TypeVar("T")
@@ -34,6 +34,7 @@ Samples = tuple[Tensor, Tensor, Tensor, Tensor | None]
 CONSTANT = 4
 LARGEST = 1e30  # larger outputs count as infinite: results are kept in float32, and a fit sums squares of outputs
 FITTED = ("coefficients", "standard_errors", "intercepts", "scores", "scores_loo", "spreads", "local_predictions")
+LEAST_WEIGHT = 1e-100  # of samples 1 to s - 1; squares of its inverse are finite
 MATRICES = 5  # k x k matrices in memory at once during the fit of an input, at least
 
 
@@ -68,9 +69,14 @@ class Surrogate:
         index = torch.arange(len(place), device=place.device)[:, None]
         return Surrogate(**{name: value[index, place] for name, value in vars(self).items()})
 
-    def exact(self) -> Surrogate:
-        """The same, if all masks have been seen: without sampling errors, and without masks that the score has not seen."""
-        return replace(self, standard_errors=torch.zeros_like(self.coefficients), scores_loo=self.scores)
+    def exact(self, weights: Tensor) -> Surrogate:
+        """The same, if all masks have been seen: without sampling errors, and without masks that the score has not seen.
+
+        Of inputs with a single mask whose weight (n, s) is above 0 the masks tell nothing, so errors are NaN.
+        """
+        alone = (weights > 0).sum(1)[:, None, None] < 2
+        errors = torch.zeros_like(self.coefficients).masked_fill(alone & (self.ranks >= 0), torch.nan)
+        return replace(self, standard_errors=errors, scores_loo=self.scores)
 
 
 @stage("surrogate")
@@ -166,7 +172,9 @@ class Moments:
         gram, cross, spread = self.centre()
         ranks = select(gram, cross, self.counts, self.samples, settings, self.x0)
         chosen = (ranks[:, :1] >= 0).expand_as(ranks) if ranks.stride(1) == 0 else ranks >= 0
-        beta, root = ridge(gram, cross, chosen, settings.penalty)
+        # Without a penalty of the user's, slopes do not depend on the scale of the kernel.
+        weak = REGULAR * others.clamp(LEAST_WEIGHT, 1.0)[..., None, None]
+        beta, root = ridge(gram, cross, chosen, settings.alpha if settings.estimator == "ridge" else weak)
         mean, mean_y = (self.sums.x / weight + self.x0[..., None]).mT, (self.sums.y / weight).squeeze(-1)
         intercepts = self.y0 + mean_y - (beta * mean).sum(-1)
         residual = spread - 2 * (beta * cross).sum(-1) + (devices.product(beta, gram) * beta).sum(-1)

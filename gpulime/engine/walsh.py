@@ -72,23 +72,32 @@ def scatter(counts: Tensor, k: int, settings: Settings) -> Tensor:
     return (apart[:, None, None] * eye + common[:, None, None]) * (valid[:, None] & valid[:, :, None])
 
 
-def check_kernel(count: int, settings: Settings) -> None:
-    """Fail if the slopes of an input with ``count`` parts depend on products of many parts, or do not exist.
+def check_kernel(count: int, settings: Settings, whole: bool) -> None:
+    """Fail if the slopes of an input with ``count`` parts do not exist, or depend on products of many parts.
+
+    The latter does not matter if its masks are all that exist, the ``whole`` 2^count.
 
     Raises
     ------
     GpulimeError
-        If the kernel gives nearly all weight to masks near the whole input, or to none.
+        If the kernel gives nearly all weight to masks near the whole input, to masks of one size, or to none.
     """
-    found = limit(torch.tensor([count]), count, settings, ORDERS + 1)
-    first, outside, beyond = (float(one) for one in (found.inside[0, 1], found.outside[0, 1], found.inside[0, ORDERS + 1]))
+    found = limit(torch.tensor([count]), count, settings, ORDERS + 2)
+    first, outside = float(found.inside[0, 1]), float(found.outside[0, 1])
+    few = f"kernel={settings.kernel!r} with kernel_width={settings.kernel_width!r} and distance={settings.distance!r}"
+    little, larger = (
+        f"too little weight to most masks of {count} parts",
+        "take a larger kernel_width (0.25 is lime's for images)",
+    )
     # The slope of a single part is 2 by definition, so another number is a singular system. A comparison with NaN is false.
     exists = abs(first - 2) < EXACT and abs(outside) < EXACT
-    few = f"kernel={settings.kernel!r} with kernel_width={settings.kernel_width!r} and distance={settings.distance!r}"
+    check(exists, f"{few} gives {little} for estimator={settings.estimator!r}: {larger}")
+    beyond = float(
+        found.inside[0, ORDERS + 1 :].abs().max()
+    )  # two orders, since one is 0 for weights that are symmetric in size
     check(
-        exists and abs(beyond) <= MOST_BEYOND * 2,
-        f"{few} gives too little weight to most masks of {count} parts for estimator='gp', which knows products of up to "
-        f"{ORDERS} parts: take a larger kernel_width (0.25 is lime's for images), or estimator='wls'",
+        whole or beyond <= MOST_BEYOND * 2,
+        f"{few} gives {little} for estimator='gp', which knows products of up to {ORDERS} parts: {larger}",
     )
 
 

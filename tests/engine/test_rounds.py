@@ -14,6 +14,7 @@ from gpulime.engine.masks import resolve
 from gpulime.engine.model import Predictor
 from gpulime.engine.settings import Settings
 from gpulime.engine.stopping import Stopping
+from gpulime.engine.surrogate import fit
 from gpulime.errors import GpulimeError
 
 K = 30  # columns of a mask
@@ -249,7 +250,67 @@ def test_a_kernel_without_weights_fails_before_any_forward():
         with pytest.raises(GpulimeError, match="estimator='gp'"):
             explain(model, [4, 30], estimator="gp", kernel=kernel)
     assert not model.rows
-    explain(model, [4], estimator="gp", kernel=lambda d, width: (d == 0).double())  # all masks
+    explain(model, [4], estimator="gp", kernel_width=0.03)  # all masks, so products of many parts do not matter
+
+
+ALONE = {"the whole input": lambda d, width: (d == 0).double(), "the empty one": lambda d, width: (d == 1).double()}
+
+
+@pytest.mark.parametrize("kernel", ALONE.values(), ids=ALONE)
+def test_a_single_mask_with_weight_explains_nothing_also_if_all_masks_are_seen(kernel):
+    for estimator in ("wls", "gp"):
+        with pytest.raises(GpulimeError, match=f"too little weight to most masks of 4 parts for estimator='{estimator}'"):
+            explain(model := Model(), [4], estimator=estimator, kernel=kernel)
+        assert not model.rows
+    for settings in ({"estimator": "ridge"}, {"estimator": "wls", "distance": lambda masks: 1 - masks.mean(1)}):
+        found = explain(Model(), [4, 3], kernel=kernel, **settings)
+        assert found.standard_errors[0, 0, :4].isnan().all()
+        assert not found.standard_errors[1, 0, 3:].any()
+
+
+@pytest.mark.parametrize("settings", [{"n_samples": 1024}, {"stopping": Stopping(max_samples=1024)}], ids=str)
+@pytest.mark.parametrize("num_features", [None, 2])
+def test_with_all_masks_the_ridge_penalty_is_that_of_so_many_samples(num_features, settings):
+    found = explain(Model(), [1, 2, 3, 5], [0] * 4, estimator="ridge", num_features=num_features, **settings)
+    for i, k in enumerate((1, 2, 3, 5)):
+        masks = all_masks(k)[0].flip(0)
+        rows = torch.nn.functional.pad(masks, (1, K - k)).double()
+        outputs = Model()(rows)[:, found.labels[i]]
+        again = [one.repeat(1024 // 2**k, 1)[None] for one in (masks.bool(), outputs)]
+        assert again[0][0, 0].all()
+        expected = fit(*again, settings=Settings(num_features=num_features))
+        torch.testing.assert_close(found.coefficients[i, :, :k], expected.coefficients[0], rtol=0, atol=1e-9)
+
+
+def linear(rows):
+    return torch.stack([rows[:, 1:].mean(1), 1 - rows[:, 1:].mean(1)], 1)
+
+
+@pytest.mark.parametrize("scale", [1e-90, 1e-9, 1e-6, 1e6])
+def test_least_squares_do_not_depend_on_the_scale_of_the_kernel(scale):
+    found = explain(linear, [30, 4], estimator="wls", kernel=lambda d, width: scale * (-(d**2)).exp())
+    torch.testing.assert_close(found.coefficients[0, 0].abs(), torch.full((30,), 1 / 30).double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(found.coefficients[1, 0, :4].abs(), torch.full((4,), 1 / 30).double(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("settings", [{"num_features": 3}, {"num_features": 12}, {"feature_selection": "lasso_path"}], ids=str)
+@pytest.mark.parametrize("tolerance", [None, 0.002])
+def test_rounds_are_as_many_if_parts_are_selected(tolerance, settings):
+    """A part that is not selected has a coefficient of 0 without an error, which tells nothing about the choice."""
+
+    def model(rows):
+        z = rows[:, 1:]
+        noise = torch.sin(1e4 * (z * torch.arange(1, K + 1).sqrt()).sum(1))
+        first = 0.3 + z[:, :10].sum(1) / 40 + 0.05 * noise
+        return torch.stack([first, 1 - first], 1)
+
+    stopping = Stopping(tolerance, max_samples=600)
+    every, some = (explain(model, [30, 3], [0, 0], stopping=stopping, estimator="wls", **one) for one in ({}, settings))
+    assert every.samples[0] > 65
+    assert torch.equal(some.samples, every.samples)
+    alone = explain(model, [30, 3], [0, 0], n_samples=int(every.samples[0]), estimator="wls", **settings)
+    assert torch.equal(some.coefficients[0], alone.coefficients[0])
+    assert 0 < int((some.coefficients[0, 0] != 0).sum()) <= settings.get("num_features", 30)
 
 
 def test_non_finite_outputs_end_the_rounds():
