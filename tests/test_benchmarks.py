@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,18 @@ from benchmarks.peers.lime import drop_in_many, drop_in_module, lime_best
 from benchmarks.run import Row
 from benchmarks.rungs import op_inside, op_outside
 from benchmarks.setups import Setup
-from benchmarks.sides import BFLOAT16, FLOAT32, Process, Side, definition, difference, engine, masked_outputs, tolerance
+from benchmarks.sides import (
+    BFLOAT16,
+    FLOAT32,
+    Process,
+    Side,
+    compiled,
+    definition,
+    difference,
+    engine,
+    masked_outputs,
+    tolerance,
+)
 
 COMMITTED = rows.RESULTS
 SETUP = Setup("pixels", n=1, s=80, sampler="lime")
@@ -41,7 +53,7 @@ def kept(tmp_path, monkeypatch):
     return lambda: [row for path in tmp_path.glob("*.csv") for row in rows.read(path, Row)]
 
 
-COMPILED = (op_inside, op_outside)
+COMPILED = (compiled, op_inside, op_outside)
 SIDES = {(side.make, side.b) for entry in ENTRIES for side in (entry.ours, *entry.theirs) if side.make not in COMPILED}
 
 
@@ -156,8 +168,12 @@ def test_an_entry_without_its_package_is_skipped(kept, capsys):
     assert {row.entry for row in kept()} == {"other"}
 
 
-def test_save_replaces_the_rows_of_what_ran(kept):
+def test_save_replaces_the_rows_of_what_ran(kept, monkeypatch):
+    numbers = count()
     entries = [replace(ENTRY, name=name, repeats=1) for name in ("first", "second", "third")]
+    monkeypatch.setattr(
+        run, "measure", lambda entry, repeats, place: [Row(entry.name, "gpulime", ratio=str(next(numbers)), **place)]
+    )
     run.main(["--save"], entries)
     before = kept()
     rows.write(rows.file_of(before[0].device), [*before, Row("forgotten", "gpulime")], Row)  # by another version

@@ -77,6 +77,7 @@ def test_settings_are_compared_with_the_default(small, capsys):
     assert "4 photographs\n" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_more_samples_predict_held_out_masks_better(small, capsys):
     assert samples.main(["--photographs", "5", "--save"]) == 0
     found = {(row["quality"], row["samples"]): row for row in read(small / "evaluation" / "samples")}
@@ -90,6 +91,7 @@ def test_more_samples_predict_held_out_masks_better(small, capsys):
     assert "4 photographs\n" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_fills_have_rows_for_all_methods(small):
     found = list(fills.measured(models.synthetic(2, 28, 28), compile=False))
     assert len(found) == 2 * 4 * 5

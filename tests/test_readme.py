@@ -71,6 +71,7 @@ def test_the_plain_pytorch_is_equivalent():
     assert names["coefficients"].abs().max() > 1e-3
 
 
+@pytest.mark.long
 def test_the_examples_of_judging_run(capsys, monkeypatch):
     torch.manual_seed(0)
     model = torch.nn.Sequential(
