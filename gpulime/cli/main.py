@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit:  # --help and --version have answered
         return 0
     except (ArgumentError, GpulimeError) as error:
-        return _refuse(options.plain(str(error), COMMANDS))
+        return _refuse(options.plain(str(error), COMMANDS, next((word for word in argv if word in COMMANDS), None)))
     chosen = given[given.subcommand]
     debug = chosen.pop("debug", False)
     try:

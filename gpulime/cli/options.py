@@ -258,8 +258,8 @@ def _help(field: Field[Any]) -> str:
     return f"{field.metadata['help']}{shown}".replace("%", "%%")
 
 
-def plain(message: str, commands: Iterable[str]) -> str:
-    """The parser's message in one line: the setting, what it must be, what was given and the nearest name."""
+def plain(message: str, commands: Iterable[str], command: str | None) -> str:
+    """The parser's message in one line: the setting, what it must be, what was given and the nearest name of ``command``'s."""
     fields = dict(config.settings())
     if key := re.search(r'key "([\w.]+)"', message):
         given = re.search(r"(?:Got|Given) value: (.*)", message)
@@ -272,8 +272,8 @@ def plain(message: str, commands: Iterable[str]) -> str:
         return f"{option[1]} needs a value"
     if option := re.search(r"[Uu]nrecognized arguments: ([^\s=]+)", message):
         what = "option" if option[1].startswith("-") else "argument"
-        own = [name for given in OPTIONS.values() for name, _ in given if name.startswith("-")]
-        known = [*(f"--{name}" for name in fields), "--config", *own]
+        known = [name for name, _ in OPTIONS.get(command or "", []) if name.startswith("-")]
+        known += [*(f"--{name}" for name in fields), "--config"] if command in GROUPS else []
         return f"unknown {what} {option[1]!r}{nearest(option[1], known)}"
     if choice := re.search(r"invalid choice: '(.*?)'", message):
         return str(unknown("the command", choice[1], commands))

@@ -170,6 +170,19 @@ def test_a_bad_option_is_one_line_that_says_what_is_right(capsys, arguments, mes
     assert not output.out
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "near"),
+    [
+        ("export", "--out", " (did you mean '--to'?)"),
+        ("verify", "--lime.n_samples", ""),
+        ("bench", "--second", " (did you mean '--seconds'?)"),
+    ],
+)
+def test_an_unknown_option_is_compared_with_those_of_its_command(command, option, near, capsys):
+    assert main.main([command, option, "x"]) == 2
+    assert capsys.readouterr().err == f"gpulime: unknown option {option!r}{near}\n"
+
+
 def test_an_error_of_the_run_is_one_line(monkeypatch, capsys):
     def fail(_, **call):
         raise GpulimeError("no such picture: 'a\\nb'")
