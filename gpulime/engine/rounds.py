@@ -64,7 +64,8 @@ class DesignedFlight(PlannedFlight):
         if stopping is not None:
             least = max([0, *(block for block, all_ in zip(blocks, whole, strict=True) if not all_)])
             few = f"max_samples = {stopping.max_samples} is below the {least} samples of a first block"
-            check(least <= stopping.max_samples, f"{few} for {max(sizes)} {inputs.parts}; take at least {least}")
+            with stage("masks"):
+                check(least <= stopping.max_samples, f"{few} for {max(sizes)} {inputs.parts}; take at least {least}")
         s = max(used)
         masks = design.draw(inputs.keys, inputs.sizes, k, 0, s)
         if any(whole):

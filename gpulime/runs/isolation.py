@@ -110,7 +110,9 @@ class Isolation:
             few = len(self._held) < UNPROVEN_IMAGES
             images = f"each {self.one}" if few else f"each of the first {UNPROVEN_IMAGES} {self.one}s"
             reason = reason_of(self._first) if isinstance(self._first, GpulimeError) else line_of(self._first)
-            raise ModelFailsError(f"the model fails for {images}, also alone: {reason}") from self._first
+            at = kind(self._first)
+            failure = f"the model fails for {images}" if at == "model" else f"{images} fails in the stage {at!r}"
+            raise ModelFailsError(f"{failure}, also alone: {reason}") from self._first
 
     def _outcomes(self, found: Iterator[Explained[Read, Explanations] | Failed[Read]]) -> Iterator[Outcome]:
         try:

@@ -216,6 +216,13 @@ def test_a_model_that_fails_for_all_images_ends_the_run_at_once_in_one_line(n, e
     assert rows_of(tmp_path) == {}
 
 
+def test_settings_that_fail_for_all_images_are_not_the_models_fault(tmp_path):
+    """The samples of a block depend on the number of segments, so they are not known before."""
+    failure = f"^each of the first {UNPROVEN_IMAGES} images fails in the stage 'masks', also alone: max_samples = 4 is below"
+    with pytest.raises(ModelFailsError, match=failure):
+        explain(Model(), tmp_path, Marked(40), quality="fast", n_samples="auto", max_samples=4)
+
+
 class Leaves(Marked):
     def __getitem__(self, i):
         return sys.exit(0) if i == 3 else super().__getitem__(i)
