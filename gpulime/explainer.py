@@ -159,9 +159,7 @@ class Explainer(Engine[ExplainedImages]):
         seed: int = 0,
     ) -> None:
         self.sampling = sampling(quality, n_samples=n_samples, sampler=sampler, estimator=estimator, link=link)
-        fits = tolerance is None or self.sampling.n_samples == "auto"
-        check(fits, f"tolerance={tolerance!r} needs n_samples='auto'; got {self.sampling.n_samples!r}")
-        stopping = Stopping(tolerance, confidence, max_samples) if self.sampling.n_samples == "auto" else None
+        stopping = Stopping.of(self.sampling.n_samples, tolerance, confidence, max_samples)
         top_labels = whole("top_labels", top_labels, 1)
         self.seed = seed
         self.normalisation = Normalisation.of(mean, std, normalized, pretrained.normalisation(model))

@@ -134,9 +134,7 @@ class TextExplainer(Engine[ExplainedTexts]):
         seed: int = 0,
     ) -> None:
         self.sampling = sampling(quality, n_samples=n_samples, sampler=sampler, estimator=estimator, link=link)
-        fits = tolerance is None or self.sampling.n_samples == AUTO
-        check(fits, f"tolerance={tolerance!r} needs n_samples='auto'; got {self.sampling.n_samples!r}")
-        stopping = Stopping(tolerance, confidence, max_samples) if self.sampling.n_samples == AUTO else None
+        stopping = Stopping.of(self.sampling.n_samples, tolerance, confidence, max_samples)
         expected, self.seed = self.sampling.expected, seed
         draw: masks.Sampler | Design = masks.resolve(self.sampling.sampler, seed, expected)
         check(not isinstance(draw, Lime), "sampler='lime' draws lime's masks of images; lime's of texts: gpulime.lime_text")

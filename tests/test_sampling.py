@@ -99,6 +99,9 @@ def test_saved_explanations_keep_errors_and_samples(explainer, pictures, tmp_pat
     assert torch.equal(loaded.samples, found.samples)
 
 
+SHAPLEY = {"kernel": "shapley", "sampler": "antithetic", "estimator": "wls"}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -119,6 +122,10 @@ def test_saved_explanations_keep_errors_and_samples(explainer, pictures, tmp_pat
         ({"quality": "fast", "n_samples": "auto", "confidence": 1}, "confidence must be a number between 0 and 1"),
         ({"quality": "fast", "n_samples": "auto", "tolerance": 0}, "tolerance must be a number above 0, or None; got 0"),
         ({"quality": "fast", "n_samples": "auto", "max_samples": 1}, "max_samples must be at least 2"),
+        ({"quality": "fast", "n_samples": "auto", "tolerance": True}, "tolerance must be a number above 0, or None; got True"),
+        ({"confidence": 0.9}, "confidence=0.9 needs n_samples='auto'; got 1000"),
+        ({"quality": "fast", "max_samples": 500}, "max_samples=500 needs n_samples='auto'; got 257"),
+        (SHAPLEY | {"distance": lambda masks: masks.sum(-1)}, "kernel='shapley' weights masks by the number of shown parts"),
     ],
 )
 def test_wrong_settings_are_named(settings, message, explainer):
@@ -132,10 +139,27 @@ def test_too_few_samples_for_the_segments_are_refused_or_warned_of(explainer, pi
         explainer(n_samples=49, sampler="blocks", estimator="wls").explain(pictures(1))
     with pytest.warns(UserWarning, match="in pairs, is not above twice k = 49 segments"):
         explainer(n_samples=49, sampler="blocks").explain(pictures(1))
-    explainer(n_samples=49, sampler="blocks", estimator="gp").explain(pictures(1))  # a process needs no more than pairs
+    with pytest.warns(UserWarning, match="n_samples = 48 is below k = 49 segments: coefficients depend on the prior"):
+        explainer(n_samples=48, sampler="blocks", estimator="gp").explain(pictures(1))
+    explainer(n_samples=49, sampler="blocks", estimator="gp").explain(pictures(1))
 
 
 def test_logit_needs_probabilities(explainer, pictures):
     explain = explainer(quality="fast", n_samples=129, link="logit", activation=None).explain
     with pytest.raises(gpulime.GpulimeError, match="link='logit' needs outputs that are probabilities"):
         explain(pictures(1))
+
+
+def test_logit_needs_two_columns(pictures):
+    """Softmax asks for a sigmoid, after which only another link is left."""
+    settings = {"quality": "fast", "n_samples": 129, "segments": "grid", "mean": 0, "std": 1}
+
+    def model(rows):
+        return rows.mean((1, 2, 3))
+
+    for last, message in (("softmax", "use activation='sigmoid'"), ("sigmoid", "one column: take link='identity'")):
+        with pytest.raises(gpulime.GpulimeError, match=message):
+            Explainer(model, **settings, link="logit", activation=last).explain(pictures(1))
+    assert (
+        Explainer(model, **settings, link="identity", activation="sigmoid").explain(pictures(1)).coefficients.isfinite().all()
+    )

@@ -119,7 +119,7 @@ def _disjoint(keys: Tensor, counts: Tensor, m: int, numbers: Tensor, signs: Tens
     most = (1 << free) - 1
     number = numbers & most
     for factor, shift in zip(factors.long().split(1, -1), shifts.long().split(1, -1), strict=True):
-        number = (number * (2 * factor + 1) + shift) & most  # both steps can be undone, so no number occurs twice
+        number = (number * (2 * factor + 1) + shift) & most  # both steps can be undone, so no mask is predicted twice
         number = number ^ (number >> (free + 1) // 2)
     bit = place - len(powers)
     other = (number[..., None] >> bit.clamp(min=0)[:, None] & 1).bool() & (bit >= 0)[:, None]

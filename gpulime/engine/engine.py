@@ -121,10 +121,12 @@ class Engine(Generic[E]):
         """Fit the surrogates of a flight with complete outputs; None if it goes on for another round."""
         if self.settings.link == "logit" and isinstance(flight, DesignedFlight) and not self._looked:
             self._looked = True
+            needs = "link='logit' needs outputs that are probabilities and sum to 1"
+            check(flight.classes > 1, f"{needs}; the model returns one column: take link='identity'")
             check(
                 bool(probabilities(flight.whole).all()),
-                "link='logit' needs outputs that are probabilities and sum to 1: activation='softmax', or None if the model "
-                f"has a softmax; got outputs from {float(flight.whole.min()):.3g} to {float(flight.whole.max()):.3g}",
+                f"{needs}: activation='softmax', or None if the model has a softmax, or else link='identity'; "
+                f"got outputs from {float(flight.whole.min()):.3g} to {float(flight.whole.max()):.3g}",
             )
         with devices.exact(flight.labels.device):  # the queue solves between model batches, which may have autocast on
             found = rounds.solve(flight, self.settings) if isinstance(flight, DesignedFlight) else _solve(flight, self.settings)
@@ -222,24 +224,29 @@ class Engine(Generic[E]):
         k, estimator = inputs.most, self.settings.estimator
         pairs = isinstance(self.sampler, Design)
         different = (self.n_samples + 1) // 2 if pairs else self.n_samples  # a mask and its complement differ by a constant
-        if k >= different and estimator != "gp" and self.stopping is None and not (pairs and 2**k <= self.n_samples):
+        settled = self.stopping is not None or (pairs and 2**k <= self.n_samples)
+        if self.n_samples < k and estimator == "gp" and not settled:
+            why = "coefficients depend on the prior of estimator='gp'"
+            self._warn_of_few(f"n_samples = {self.n_samples} is below k = {k} {inputs.parts}: {why}; take at least k samples")
+        if k >= different and estimator != "gp" and not settled:
             few = f"n_samples = {self.n_samples}{', in pairs,' if pairs else ''}"
             without = f"{few} cannot fit k = {k} {inputs.parts} with"
             check(estimator == "ridge", f"{without} estimator={estimator!r}; take more samples or another estimator")
             check(self.settings.alpha > 0, f"{without} alpha = 0; take more samples or alpha > 0")
-            if not self._warned:
-                self._warned = True
-                more = f"{'not above twice' if pairs else 'not above'} k = {k} {inputs.parts}"
-                times = 4 if pairs else 2
-                why = "coefficients depend on the ridge penalty alpha"
-                warnings.warn(
-                    f"{few} is {more}: {why}; take at least {times} k = {times * k} samples",
-                    stacklevel=2,
-                )
+            more = f"{'not above twice' if pairs else 'not above'} k = {k} {inputs.parts}"
+            times = 4 if pairs else 2
+            why = "coefficients depend on the ridge penalty alpha"
+            self._warn_of_few(f"{few} is {more}: {why}; take at least {times} k = {times * k} samples")
         check_memory(k, inputs.keys.device, inputs.one, inputs.parts)
         if not self._tried and (callable(self.settings.kernel) or callable(self.settings.distance)):
             self._tried = True  # test the user's kernel and distance with two masks
             proximity(torch.ones(1, 2, k, dtype=torch.bool), torch.tensor([k]), self.settings)
+
+    def _warn_of_few(self, message: str) -> None:
+        """Warn of too few samples, once."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(message, stacklevel=3)
 
 
 def _pieces(inputs: Masked, n_samples: int) -> Iterator[Masked]:

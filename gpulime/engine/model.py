@@ -266,7 +266,8 @@ class Predictor:
         else:
             check(
                 self.activation != "softmax" or outputs.shape[1] > 1,
-                "the model returns one column, and softmax makes it 1 for every input; use activation='sigmoid'",
+                "the model returns one column, and softmax makes it 1 for every input; use activation='sigmoid', "
+                "or None if it is no logit",
             )
             return outputs
         # Outside the handler, so that the failed call's tensors are gone.

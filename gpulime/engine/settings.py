@@ -14,7 +14,7 @@ ESTIMATORS = ("ridge", "wls", "gp")
 SHAPLEY = "shapley"  # a kernel without distances
 WITH_SHAPLEY = (
     f"kernel={SHAPLEY!r} needs all of sampler='antithetic', estimator='gp' or 'wls', link='identity' and num_features=None, "
-    "beside any quality"
+    "also with quality="
 )
 LINKS = ("identity", "logit", "auto")
 REGULAR = 1e-6  # penalty of "wls", so that no system is singular; relative to the weight of all samples if that is below 1
@@ -46,6 +46,8 @@ class Settings:
             for name, right in (("estimator", ("wls", "gp")), ("link", ("identity",)), ("num_features", (None,))):
                 value = getattr(self, name)
                 check(value in right, f"{WITH_SHAPLEY}; got {name}={value!r}")
+            named = not callable(self.distance)
+            check(named, f"kernel={SHAPLEY!r} weights masks by the number of shown parts, so distance must not be a function")
         if self.feature_selection not in SELECTIONS:
             raise unknown("feature_selection", self.feature_selection, SELECTIONS)
         fits = isinstance(self.alpha, Real) and not isinstance(self.alpha, bool) and 0 <= self.alpha < math.inf

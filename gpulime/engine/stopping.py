@@ -30,10 +30,21 @@ class Stopping:
 
     def __post_init__(self) -> None:
         whole("max_samples", self.max_samples, 2, ", the whole input and one mask")
-        fits = isinstance(self.confidence, Real) and 0 < self.confidence < 1
+        fits = isinstance(self.confidence, Real) and 0 < float(self.confidence) < 1
         check(fits, f"confidence must be a number between 0 and 1, such as 0.95; got {self.confidence!r}")
-        fits = self.tolerance is None or (isinstance(self.tolerance, Real) and self.tolerance > 0)
+        number = isinstance(self.tolerance, Real) and not isinstance(self.tolerance, bool)
+        fits = self.tolerance is None or (number and self.tolerance > 0)
         check(fits, f"tolerance must be a number above 0, or None; got {self.tolerance!r}")
+
+    @classmethod
+    def of(cls, n_samples: int | str, tolerance: float | None, confidence: float, max_samples: int) -> Stopping | None:
+        """Make the rule for ``n_samples="auto"``; None for a number of samples, which allows no settings of the rule."""
+        if n_samples == "auto":
+            return cls(tolerance, confidence, max_samples)
+        given = {"tolerance": tolerance, "confidence": confidence, "max_samples": max_samples}
+        for name, value in given.items():
+            check(value == getattr(cls, name), f"{name}={value!r} needs n_samples='auto'; got {n_samples!r}")
+        return None
 
     def settled(self, coefficients: Tensor, errors: Tensor, labels: Tensor, counts: Tensor, look: int) -> Tensor:
         """Tell for each input if its samples suffice, (n,) bool.
@@ -56,7 +67,7 @@ class Stopping:
             fresh = first_of(labels) == torch.arange(labels.shape[1], device=labels.device)
             square = (errors.square() * (valid & fresh[..., None])).sum((1, 2)) / (counts * fresh.sum(1))
             return ~(square > self.tolerance**2)  # NaN is settled: more samples would not mend it
-        z = NormalDist().inv_cdf(1 - (1 - self.confidence) / (2 * look * (look + 1)))
+        z = -NormalDist().inv_cdf((1 - float(self.confidence)) / (2 * look * (look + 1)))
         size, order = coefficients.abs().masked_fill(~valid, 0.0).sort(-1, descending=True)
         error = z * errors.masked_fill(~valid, 0.0).gather(-1, order)
         small = SMALL * size[..., :1]

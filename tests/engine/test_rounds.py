@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 from test_masked import Given
@@ -311,6 +313,19 @@ def test_rounds_are_as_many_if_parts_are_selected(tolerance, settings):
     alone = explain(model, [30, 3], [0, 0], n_samples=int(every.samples[0]), estimator="wls", **settings)
     assert torch.equal(some.coefficients[0], alone.coefficients[0])
     assert 0 < int((some.coefficients[0, 0] != 0).sum()) <= settings.get("num_features", 30)
+
+
+@pytest.mark.parametrize("confidence", [1 - 1e-14, 1 - 2**-53, 5e-324])
+def test_every_confidence_below_1_ends_the_rounds(confidence):
+    rule, parts = Stopping(confidence=confidence), torch.tensor([[[1.0, 0.5]]])
+    settled = [
+        [bool(rule.settled(parts, error * parts, torch.tensor([[0]]), torch.tensor([2]), look)) for look in (1, 100)]
+        for error in (1e-3, 2.0)
+    ]
+    assert settled[0] == [True, True]
+    assert not settled[1][1]
+    with pytest.raises(GpulimeError, match="confidence must be a number between 0 and 1"):
+        Stopping(confidence=Fraction(10**20 - 1, 10**20))
 
 
 def test_non_finite_outputs_end_the_rounds():

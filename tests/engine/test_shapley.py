@@ -80,6 +80,7 @@ def test_few_parts_get_exact_values(estimator):
     assert not found.standard_errors.any()
 
 
+@pytest.mark.filterwarnings("ignore:n_samples = 4 is below k = 30")
 @pytest.mark.parametrize(("estimator", "n_samples"), [("gp", 4), ("gp", 41), ("gp", 258), ("wls", 63), ("wls", 1001)])
 def test_values_add_up(estimator, n_samples):
     counts = [30, 21, 11]
@@ -203,7 +204,7 @@ def test_sizes_of_the_design():
 )
 def test_settings_that_do_not_fit_are_told_all_that_do(given, message):
     right = "needs all of sampler='antithetic', estimator='gp' or 'wls', link='identity' and num_features=None"
-    with pytest.raises(GpulimeError, match=f"{right}, beside any quality; got {message}"):
+    with pytest.raises(GpulimeError, match=f"{right}, also with quality=; got {message}"):
         explain(saturated, [8], **given)
 
 
