@@ -282,7 +282,10 @@ def _solve(flight: Flight, settings: Settings) -> dict[str, Tensor]:
     masks = flight.masks
     pieces = [_fit(flight, settings, masks, where, repeats) for where in _slices(len(counts), together)]
     found = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]} if len(pieces) > 1 else pieces[0]
-    return found | {"samples": torch.full_like(counts, flight.n_samples)}
+    return found | {
+        "samples": torch.full_like(counts, flight.n_samples),
+        "exhaustive": torch.zeros_like(counts, dtype=torch.bool),
+    }
 
 
 def _common(flight: Flight) -> dict[str, Tensor]:

@@ -114,7 +114,8 @@ def solve(flight: DesignedFlight, settings: Settings) -> dict[str, Tensor] | Non
         return None
     if selected_later:
         _estimate_all(flight, list(range(flight.n)), settings)
-    return flight.found | {"samples": devices.sent(torch.tensor(flight.plan.used), flight.labels.device)}
+    of_inputs = {"samples": flight.plan.used, "exhaustive": flight.plan.exhaustive}
+    return flight.found | {name: devices.sent(torch.tensor(all_), flight.labels.device) for name, all_ in of_inputs.items()}
 
 
 def _estimate_all(flight: DesignedFlight, inputs: list[int], settings: Settings) -> None:

@@ -47,8 +47,9 @@ class Explanations:
         narrow that sample 0 has all the weight. Equal to ``scores`` if the samples are all masks that exist
     spreads : (n, l) float64, weighted standard deviation of the output over samples 1 to s - 1; NaN if none has any weight
     counts : (n,) int64, parts of each input
-    samples : (n,) int64, masks that the fit used, with the one that shows everything; ``2**counts`` if these are all; 0 if not
-        known
+    samples : (n,) int64, masks that the fit used, with the one that shows everything; 0 if not known
+    exhaustive : (n,) bool, True if these are all ``2**counts`` masks that exist, so that coefficients have no error; False if
+        not known
     non_finite : (n,) int64, samples whose output was NaN, infinite, beyond 1e30 or, with ``link="logit"``, no probabilities;
         then coefficients are NaN
     class_names : sequence of str or mapping of int to str, or None if they are not known
@@ -67,6 +68,7 @@ class Explanations:
     spreads: Tensor
     counts: Tensor
     samples: Tensor
+    exhaustive: Tensor
     non_finite: Tensor
     class_names: Names | None = None
 
@@ -74,7 +76,14 @@ class Explanations:
         "coefficients": 0.0,
         "standard_errors": 0.0,
     }  # tensors (n, ..., k), and their value beyond an input's count
-    WHOLE: ClassVar[tuple[str, ...]] = ("labels", "predicted", "counts", "samples", "non_finite")  # the rest are floats
+    WHOLE: ClassVar[tuple[str, ...]] = (
+        "labels",
+        "predicted",
+        "counts",
+        "samples",
+        "exhaustive",
+        "non_finite",
+    )  # the rest are floats
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -114,8 +123,8 @@ class Explanations:
         pandas.DataFrame
             ``input`` (0 ... n - 1), ``label``, ``class_name`` (only if ``class_names`` are known), ``part`` (for images the
             segment's id), ``name`` (only if parts have names, as words and columns do), ``coefficient``, ``standard_error``,
-            and of the input and label ``prediction``, ``score`` and ``score_loo``. In the order of the tensors, without what
-            they repeat or pad.
+            of the input and label ``prediction``, ``score`` and ``score_loo``, and of the input ``samples`` and
+            ``exhaustive``. In the order of the tensors, without what they repeat or pad.
 
         Raises
         ------
@@ -134,6 +143,7 @@ class Explanations:
         columns |= {name: getattr(self, f"{name}s").cpu()[i, j, part] for name in ("coefficient", "standard_error")}
         of_labels = {"prediction": self.predictions, "score": self.scores, "score_loo": self.scores_loo}
         columns |= {name: tensor.cpu()[i, j] for name, tensor in of_labels.items()}
+        columns |= {name: getattr(self, name).cpu()[i] for name in ("samples", "exhaustive")}
         frame = pandas.DataFrame({name: column.numpy() for name, column in columns.items()})
         if (named := self._names()) is not None:
             each = zip(i.tolist(), part.tolist(), strict=True)
@@ -201,7 +211,7 @@ class Explanations:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the tensors that are not (n, l)."""
         n, l, k = self.coefficients.shape
-        of_inputs = ("counts", "non_finite", "predicted", "predicted_probs", "samples")
+        of_inputs = ("counts", "exhaustive", "non_finite", "predicted", "predicted_probs", "samples")
         return {"coefficients": (n, l, k), "standard_errors": (n, l, k), **dict.fromkeys(of_inputs, (n,))}
 
     def _sound(self) -> bool:

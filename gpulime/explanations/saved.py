@@ -29,6 +29,7 @@ LATER = (
     "spreads",
     "standard_errors",
     "samples",
+    "exhaustive",
 )  # fields that files of earlier versions lack
 
 
@@ -84,6 +85,7 @@ def _unknown(labels: Tensor, coefficients: Tensor) -> dict[str, Any]:
     n, nan = len(labels), torch.full(labels.shape, torch.nan, dtype=torch.float64)
     of_inputs = {"predicted": torch.full((n,), -1), "predicted_probs": torch.full((n,), torch.nan)}
     of_inputs |= {"samples": torch.zeros(n, dtype=torch.int64), "standard_errors": torch.full_like(coefficients, torch.nan)}
+    of_inputs |= {"exhaustive": torch.zeros(n, dtype=torch.bool)}
     return of_inputs | {"scores_loo": nan, "spreads": nan.clone()}
 
 

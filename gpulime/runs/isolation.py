@@ -232,6 +232,7 @@ class Recorder:
             ],
             "error": f"no r2 for classes {', '.join(constant)}: {why}" if constant else None,
             "n_samples": int(batch.samples[i]),
+            "exhaustive": bool(batch.exhaustive[i]),
         }
 
     def _non_finite(self, outcome: Explained[Read, Explanations], message: str) -> Row:

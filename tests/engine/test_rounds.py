@@ -79,6 +79,7 @@ def test_few_parts_get_all_masks_and_exact_coefficients(sampler, estimator):
     model = Model()
     found = explain(model, [5, 30, 3], sampler=sampler, estimator=estimator)
     assert found.samples.tolist() == [32, 129, 8]
+    assert found.exhaustive.tolist() == [True, False, True]
     assert model.rows == 32 + 129 + 8 + LOOK
     for i, k in ((0, 5), (2, 3)):
         masks, _ = all_masks(k)
@@ -106,7 +107,8 @@ def test_a_process_predicts_no_row_without_its_complement(estimator, n_samples, 
 
 
 def test_lime_draws_its_samples_for_few_parts_too():
-    assert explain(Model(), [3], sampler="bernoulli").samples.tolist() == [129]
+    found = explain(Model(), [3], sampler="bernoulli")
+    assert (found.samples.tolist(), found.exhaustive.tolist()) == ([129], [False])
 
 
 @pytest.mark.parametrize(("sampler", "estimator"), [("antithetic", "wls"), ("bernoulli", "ridge"), ("lime", "wls")])

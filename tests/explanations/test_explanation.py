@@ -41,7 +41,8 @@ def explanations(n=N, l=L, k=K, c=C, seed=0):
         scores=numbers[2],
         scores_loo=numbers[3],
         standard_errors=coefficients.abs() / 10,
-        samples=torch.full((n,), 100),
+        samples=torch.arange(100, 100 + n),
+        exhaustive=torch.arange(n) == 1,
         spreads=numbers[4],
         segments=segments.int(),
         counts=counts,
@@ -76,7 +77,7 @@ def test_save_and_load(tmp_path):
         assert_equal(Explanations.load(tmp_path / name), batch)
         assert_equal(Explanations.load(str(tmp_path / name)), batch)
     with np.load(tmp_path / "batch", allow_pickle=False) as arrays:
-        assert all(arrays[name].dtype.kind in "ifuU" for name in arrays)
+        assert all(arrays[name].dtype.kind in "bifuU" for name in arrays)
 
 
 @pytest.mark.parametrize("names", [None, ["a", "b"], {281: "tabby"}])
@@ -139,10 +140,11 @@ def test_a_frame_has_a_row_for_each_part_of_each_label():
     batch = replace(batch, labels=labels, class_names={281: "tabby"})
     frame = batch.to_frame()
     columns = ["input", "label", "class_name", "part", "coefficient", "standard_error", "prediction", "score", "score_loo"]
+    columns += ["samples", "exhaustive"]
     assert list(frame.columns) == columns
     assert len(frame) == 2 * (K - 2) + 2 * K + K
     expected = [
-        (i, label, part, *numbers)
+        (i, label, part, *numbers, 100 + i, i == 1)
         for i, one in enumerate(batch)
         for j, label in enumerate(one.top_labels)
         for part, numbers in sorted(

@@ -65,6 +65,7 @@ def batch(n=2, l=2, k=3):
         predicted_probs=torch.full((n,), 0.75),
         counts=torch.tensor([k - 1] + [k] * (n - 1)),
         samples=torch.full((n,), 100),
+        exhaustive=torch.zeros(n, dtype=torch.bool),
         non_finite=torch.zeros(n, dtype=torch.int64),
         class_names=NAMES,
         **numbers,

@@ -52,9 +52,16 @@ def test_a_preset_s_numbers_are_part_of_a_run(tmp_path, monkeypatch):
         ran(tmp_path, quality="fast")
 
 
+@pytest.mark.parametrize(("n_samples", "used", "exhaustive"), [(512, 512, True), (511, 511, False)])
+def test_rows_tell_if_all_masks_were_seen(n_samples, used, exhaustive, tmp_path):
+    ran(tmp_path, sampler="blocks", n_samples=n_samples)
+    (row,) = store.read(tmp_path, ["n_samples", "exhaustive"]).to_pylist()
+    assert row == {"n_samples": used, "exhaustive": exhaustive}
+
+
 def test_lime_s_own_settings_add_nothing(tmp_path):
     """Runs of earlier versions have only these two entries, and go on."""
-    assert ran(tmp_path) == ran(tmp_path, quality="lime", confidence=0.5)
+    assert ran(tmp_path) == ran(tmp_path, quality="lime", confidence=0.95)
     assert fixed(tmp_path) == {"lime.n_samples": 1000, "lime.sampler": "bernoulli"}
 
 

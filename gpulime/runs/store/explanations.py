@@ -75,6 +75,7 @@ def _tensors(row: Mapping[str, Any]) -> dict[str, Any]:
         "spreads": _numbers(row, "spread"),
         "counts": torch.tensor([row["n_segments"]]),
         "samples": torch.tensor([row["n_samples"]]),
+        "exhaustive": torch.tensor([bool(row["exhaustive"])]),  # null in rows of earlier versions
         "non_finite": torch.zeros(1, dtype=torch.int64),
     }
 

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from gpulime.errors import GpulimeError, check, unknown
 from gpulime.runs.store.layout import VERSION_KEY, Layout
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 # Columns that shards of earlier versions lack, and the version that added each.
 ADDED = {"prediction": 2, "predicted_prob": 2, "r2_loo": 2, "spread": 2, "note": 2, "coef_se": 3}
-ADDED |= {"kind": 4, "parts": 4, "text": 4, "spans": 4, "values": 4, "local_pred": 4, "unseen": 5}
+ADDED |= {"kind": 4, "parts": 4, "text": 4, "spans": 4, "values": 4, "local_pred": 4, "unseen": 5, "exhaustive": 6}
 STATUSES = ("ok", "error")
 MOST_PIXELS = 2**31  # of a label map
 SEGMENT_DTYPES = {"u1": 2**8, "<u2": 2**16}  # the most segments of each
@@ -79,6 +79,7 @@ def schema() -> pa.Schema:
             ("spread", pa.list_(pa.float64())),
             ("note", pa.list_(pa.string())),
             always("n_samples", pa.int32()),
+            ("exhaustive", pa.bool_()),
             always("seed", pa.int64()),
             always("config_hash", pa.string()),
             ("image_sha256", pa.string()),

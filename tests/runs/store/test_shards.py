@@ -192,7 +192,7 @@ def test_a_shard_of_this_version_must_have_this_versions_columns(tmp_path):
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_run_of_an_earlier_version_is_read_everywhere(version, tmp_path):
     """Missing columns are null, also beside rows of this version and after both were merged."""
-    rows = [explained("a", r2_loo=[0.4, 0.3], coef_se=[[0.25] * 4] * 2, target=1), failed("bad")]
+    rows = [explained("a", r2_loo=[0.4, 0.3], coef_se=[[0.25] * 4] * 2, target=1, exhaustive=True), failed("bad")]
     folder = as_version(run(tmp_path / "run", *rows), version)
     later = [name for name, since in ADDED.items() if since > version]
     same = run(tmp_path / "same", *rows)
@@ -203,6 +203,7 @@ def test_a_run_of_an_earlier_version_is_read_everywhere(version, tmp_path):
     assert open_run(folder)["a"].scores[1] == 0.5
     assert open_run(folder).explanations(["a"]).standard_errors.isnan().all()
     assert (open_run(same).explanations(["a"]).standard_errors == 0.25).all()
+    assert [open_run(one).explanations(["a"]).exhaustive.tolist() for one in (folder, same)] == [[False], [True]]
     assert export.export(folder, None, tmp_path / "files").images == 1
     assert len(diff.compare(folder, same).images) == 1
     assert page.write(folder, lambda row: None, None).is_file()

@@ -60,6 +60,7 @@ def explained(image_id="a.jpg", **changes):
         "spread": [0.1, 0.0],
         "note": [None, "this output hardly moves"],
         "n_samples": 1000,
+        "exhaustive": True,
         "seed": 2**40,
         "config_hash": "0123456789abcdef",
         "image_sha256": "00" * 32,
