@@ -172,7 +172,8 @@ def test_images_are_sent_to_cuda_without_waiting(watched, cnn, pictures):
 )
 def test_masks_are_planned_without_waiting(n_samples, quality, sides, watched, cnn):
     """The numbers of segments, on which places and blocks depend, are known on the host."""
-    explainer = Explainer(cnn.cuda(), n_samples, Grid(*sides), quality=quality, batch_size=16, max_samples=512)
+    stopping = {"max_samples": 512} if n_samples == "auto" else {}
+    explainer = Explainer(cnn.cuda(), n_samples, Grid(*sides), quality=quality, batch_size=16, **stopping)
     batch = Batch(torch.randint(0, 256, (3, 3, 24, 20), dtype=torch.uint8))
     list(explainer.prepare(batch))  # checks once that the kernel fits
     with watched:
