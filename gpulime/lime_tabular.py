@@ -115,7 +115,6 @@ class LimeTabularExplainer:
         self.mode = model.mode_of(None, mode)
         is_mapping = categorical_names is None or isinstance(categorical_names, Mapping)
         check(is_mapping, f"categorical_names must be a mapping of columns; got {type(categorical_names).__name__}")
-        self.categorical_names = categorical_names or {}
         self.sample_around_instance = sample_around_instance
         self.training_data_stats = training_data_stats
         if training_data_stats:
@@ -124,6 +123,12 @@ class LimeTabularExplainer:
         d = training_data.shape[1]
         self.feature_names = named(range(d) if feature_names is None else feature_names, d)
         self.categorical_features = numbered(categorical_features, self.feature_names)
+        strangers = [key for key in categorical_names or {} if isinstance(key, str) and key not in self.feature_names]
+        check(not strangers, f"categorical_names must be of columns {self.feature_names}; got {strangers}")
+        self.categorical_names = {
+            self.feature_names.index(key) if isinstance(key, str) else key: names
+            for key, names in (categorical_names or {}).items()
+        }
         self._columns = Columns(self.feature_names, np.zeros(d, dtype=bool), np.zeros(d, dtype=bool), labels=labels)
         self._is_sparse = sparse.is_sparse(training_data)
         fits = not (self._is_sparse and self.categorical_features)

@@ -117,7 +117,10 @@ def resolve(spec: str | Mapping[str, Any] | Segmenter) -> Segmenter:
     if isinstance(spec, str):
         spec = {spec: {}}
     if isinstance(spec, Mapping):
-        check(len(spec) == 1, f"segments must name one segmenter; got {list(spec)}")
+        check(
+            len(spec) == 1,
+            f"segments must name one segmenter, such as {{grid: {{rows: 7, columns: 7}}}} as a whole; got {list(spec)}",
+        )
         name, options = next(iter(spec.items()))
         if name not in SEGMENTERS:
             raise unknown("segments", name, SEGMENTERS)

@@ -517,3 +517,19 @@ def test_a_regression_finds_the_largest_coefficients():
     assert len(names & strongest) >= 3
     with pytest.raises(NotImplementedError):
         explained.available_labels()
+
+
+def test_names_of_categories_go_by_the_name_of_their_column():
+    data = np.column_stack([np.random.RandomState(0).randint(0, 2, 60), np.random.RandomState(1).rand(60)])
+    settings = {"feature_names": ["sex", "age"], "categorical_features": ["sex"], "random_state": 0}
+    predict = lambda rows: np.stack([rows[:, 0], 1 - rows[:, 0]], 1)  # noqa: E731
+    by_name, by_number = (
+        lime_tabular.LimeTabularExplainer(data, categorical_names={key: ["F", "M"]}, **settings)
+        .explain_instance(data[0], predict)
+        .as_list()
+        for key in ("sex", 0)
+    )
+    assert by_name == by_number
+    assert any(name in ("sex=F", "sex=M") for name, _ in by_name)
+    with pytest.raises(GpulimeError, match=r"categorical_names must be of columns \['sex', 'age'\]; got \['sx'\]"):
+        lime_tabular.LimeTabularExplainer(data, categorical_names={"sx": ["F", "M"]}, **settings)

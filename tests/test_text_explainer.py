@@ -365,7 +365,7 @@ def test_settings_that_cannot_be(pipeline, make, said):
         (([],), "texts must be a sequence of strings; got none"),
         (
             ({"id": [1], "text": ["a game"]},),
-            r"got a dict with keys \['id', 'text'\]: pass the texts alone, such as explain\(dict\['text'\]\)",
+            r"got a dict with keys \['id', 'text'\]: pass the texts alone, such as dict\['text'\]",
         ),
         (({"a": "a game"},), r"got a dict with keys \['a'\]: pass the texts alone$"),
         ((["a game", ""],), "text 1: a text must have a word that can be hidden; got an empty one"),
@@ -390,9 +390,18 @@ def test_texts_in_a_frame_are_a_column_of_it(pipeline, explained):
     frame = pandas.DataFrame({"n": range(len(TEXTS)), "post": TEXTS}, index=range(7, 7 + len(TEXTS)))
     explainer, drop_in = gpulime.TextExplainer(pipeline, n_samples=S), LimeTextExplainer()
     for explain in (explainer.explain, lambda texts: drop_in.explain_instances(texts, pipeline.predict_proba)):
-        with pytest.raises(GpulimeError, match=r"got a DataFrame with columns \['n', 'post'\]: .*explain\(frame\['post'\]\)"):
+        with pytest.raises(GpulimeError, match=r"got a DataFrame with columns \['n', 'post'\]: .*such as frame\['post'\]"):
             explain(frame)
     assert_same(explainer.explain(frame["post"]), explained)
+
+
+def test_a_method_predict_that_gives_probabilities_has_two_classes(pipeline):
+    class Mine:
+        def predict(self, texts):
+            return pipeline.predict_proba(texts)
+
+    expected = gpulime.TextExplainer(lambda texts: pipeline.predict_proba(texts), n_samples=S).explain(TEXTS)
+    assert torch.equal(gpulime.TextExplainer(Mine().predict, n_samples=S).explain(TEXTS).labels, expected.labels)
 
 
 def test_keys_of_another_integer_dtype(pipeline):

@@ -1,4 +1,4 @@
-"""What was wanted of fewer forwards, what the kept rows reach, and why some of it is missed."""
+"""Bounds of fewer forwards, the numbers that the kept rows reach, and the reasons of those that are missed."""
 
 from __future__ import annotations
 

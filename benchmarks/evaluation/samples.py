@@ -1,4 +1,4 @@
-"""``python -m benchmarks.evaluation.samples [--save]``: what explanations are worth, by their number of samples.
+"""``python -m benchmarks.evaluation.samples [--save]``: the worth of explanations by their number of samples.
 
 Each preset explains the predicted class of the same photographs with more and more samples, twice, from two seeds. Beside what
 `benchmarks.evaluation.defaults` measures stand the R2 of the fit, which flatters few samples, and the stability of the map.

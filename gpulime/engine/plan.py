@@ -27,7 +27,7 @@ class Plan:
     ) -> None:
         """``counts`` and ``sizes`` are the parts (n,) of each input, on the device of the masks and on the CPU.
 
-        Without ``repeats`` no masks are equal. With them, the host waits for the masks of a GPU if an input has few parts.
+        Without ``repeats`` hardly any masks are equal. With them, the host waits for a GPU's masks if an input has few parts.
         """
         n, self.device, self.repeats = len(masks), masks.device, repeats
         valid = torch.arange(masks.shape[2], device=self.device) < counts[:, None]

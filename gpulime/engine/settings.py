@@ -14,10 +14,10 @@ ESTIMATORS = ("ridge", "wls", "gp")
 SHAPLEY = "shapley"  # a kernel without distances
 WITH_SHAPLEY = (
     f"kernel={SHAPLEY!r} needs all of sampler='antithetic', estimator='gp' or 'wls', link='identity' and num_features=None, "
-    "also with quality="
+    "which quality= does not set"
 )
 LINKS = ("identity", "logit", "auto")
-REGULAR = 1e-6  # penalty of "wls", so that no system is singular; relative to the weight of all samples if that is below 1
+REGULAR = 1e-6  # penalty of "wls", against singular systems; times the weight of samples 1 to s - 1 if that is below 1
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ NOT_ONE = (
 )
 # Errors of functions that take rows of another kind or dtype.
 _REFUSED = re.compile(
-    r"data ?frame|feature names|(ndarray|Tensor)' object|only integers, slices|must be Tensor|to numpy|"
+    r"data ?frame|feature names|only integers, slices|must be Tensor|to numpy|"
+    r"(ndarray|Tensor)' object has no attribute '(columns|i?loc|values|cpu|detach|numpy|float|astype|to)'|"
     r"(same|found) dtype|scalar type|should be the same",
     re.I,
 )

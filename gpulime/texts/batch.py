@@ -103,9 +103,9 @@ def listed(texts: Any) -> list[Any]:
     """
     is_frame = hasattr(texts, "columns")
     if is_frame or isinstance(texts, Mapping):
-        names = list(texts.columns if is_frame else texts)
+        names = list(getattr(texts, "column_names", None) or texts.columns) if is_frame else list(texts)
         kind, what = ("frame", "columns") if is_frame else ("dict", "keys")
-        hint = next((f", such as explain({kind}[{name!r}])" for name in names if _holds_texts(texts[name])), "")
+        hint = next((f", such as {kind}[{name!r}]" for name in names if _holds_texts(texts[name])), "")
         got = f"{type(texts).__name__} with {what} {names[:MOST_NAMED]}"
         raise GpulimeError(f"texts must be a sequence of strings; got a {got}: pass the texts alone{hint}")
     one = isinstance(texts, str | bytes) or not isinstance(texts, Iterable)

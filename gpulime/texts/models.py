@@ -129,13 +129,13 @@ def function(
 
 
 def _only_predicts(model: Any) -> bool:
-    """Tell if a model, or the owner of its method ``predict``, is an estimator that does not classify, as a regressor."""
+    """Tell if a model, or the owner of its method ``predict``, is a regressor of scikit-learn, or a pipeline with one."""
     owner = getattr(model, "__self__", None) if getattr(model, "__name__", "") == "predict" else model
-    if callable(owner) or not hasattr(owner, "predict") or hasattr(owner, "predict_proba") or hasattr(owner, "classes_"):
+    if not hasattr(owner, "predict"):
         return False
-    from sklearn.base import BaseEstimator, is_classifier
+    from sklearn.base import BaseEstimator, is_regressor
 
-    return not (isinstance(owner, BaseEstimator) and is_classifier(owner))  # it may not be fitted
+    return isinstance(owner, BaseEstimator) and is_regressor(owner)
 
 
 def _named(model: Any) -> str:

@@ -204,7 +204,7 @@ def test_sizes_of_the_design():
 )
 def test_settings_that_do_not_fit_are_told_all_that_do(given, message):
     right = "needs all of sampler='antithetic', estimator='gp' or 'wls', link='identity' and num_features=None"
-    with pytest.raises(GpulimeError, match=f"{right}, also with quality=; got {message}"):
+    with pytest.raises(GpulimeError, match=f"{right}, which quality= does not set; got {message}"):
         explain(saturated, [8], **given)
 
 

@@ -239,7 +239,7 @@ def _csv(text: str, data: DataConfig) -> Source:
 
 
 def _jsonl(text: str, data: DataConfig) -> Source:
-    is_array = text.strip()[:1] == "[" and text.strip()[-1:] == "]"
+    is_array = text.lstrip()[:1] == "[" and text.rstrip()[-1:] == "]"
     check(not is_array, 'each line must be one JSON object, such as {"text": "..."}; it holds an array')
     records: list[dict[str, Any]] = []
     broken: dict[int, str] = {}
