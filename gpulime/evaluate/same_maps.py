@@ -13,16 +13,22 @@ def same_maps(maps: Tensor, others: Tensor) -> Tensor:
 
     Returns
     -------
-    (n, l) bool; False where one of the two is not finite
+    (n, l) bool; False where one of the two is not finite, or constant: such a map says nothing of its method
     """
     one, other = (
         given / given.abs().amax((-2, -1), keepdim=True).clamp(min=1e-30) for given in (maps.double(), others.double())
     )
     found: Tensor = ((one - other).abs() <= TOLERANCE).flatten(2).all(2)  # NaN is no such difference
-    return found
+    return found & ~_constant(one) & ~_constant(other)
 
 
 def equal(maps: Tensor, others: Tensor) -> bool:
-    """Tell if all maps (n, l, h, w) of two methods are the same, except those of which one is not finite."""
-    finite = (maps + others).isfinite().flatten(2).all(2)
-    return bool(finite.any()) and bool(same_maps(maps, others)[finite].all())
+    """Tell if all maps (n, l, h, w) of two methods are the same, except those not finite in one or constant in both."""
+    compared = (maps + others).isfinite().flatten(2).all(2) & ~(_constant(maps) & _constant(others))
+    return bool(compared.any()) and bool(same_maps(maps, others)[compared].all())
+
+
+def _constant(maps: Tensor) -> Tensor:
+    """Tell which maps (n, l, h, w) are constant, such as Grad-CAM's zeros, up to rounding: (n, l) bool."""
+    spread: Tensor = maps.amax((-2, -1)) - maps.amin((-2, -1))
+    return spread <= TOLERANCE * maps.abs().amax((-2, -1))

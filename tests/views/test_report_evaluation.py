@@ -129,19 +129,20 @@ def test_no_tile_stands_alone(tiles, columns):
     assert evaluation_page.even_columns(tiles) == columns
 
 
-def test_the_same_maps_are_said(run):
-    found = summary.of(run, {})
-    assert found.notes == {}
-    extra = [{"image_id": name, "rows": measured(name, "gradient", 0.1)} for name in NAMES]
-    copy = run.with_name("equal")
-    store.write_manifest(copy, {"config_hash": "0f" * 8})
-    with Store(copy, of=EVALUATION) as results:
-        for one in extra:
-            results.append(one)
-            results.append({**one, "rows": [{**row, "method": "guided_backprop"} for row in one["rows"]]})
-    found = summary.of(copy, {})
-    assert found.notes == {"guided_backprop": ["the stored maps, 32 x 32, are those of gradient"]}
-    assert "guided_backprop: the stored maps, 32 x 32, are those of gradient" in str(found)
+def test_the_same_maps_are_said(run, tmp_path):
+    assert summary.of(run, {}).notes == {}
+    ramp = measured("a", "gradient", 0.1)[0]["map"]
+    for name, map_, expected in (
+        ("ramp", ramp, {"guided_backprop": ["the stored maps, 32 x 32, are those of gradient"]}),
+        ("constant", bytes(len(ramp)), {}),
+    ):
+        store.write_manifest(tmp_path / name, {"config_hash": "0f" * 8})
+        with Store(tmp_path / name, of=EVALUATION) as results:
+            for image_id in NAMES:
+                for method in ("gradient", "guided_backprop"):
+                    first, *others = measured(image_id, method, 0.1)
+                    results.append({"image_id": image_id, "rows": [first | {"map": map_}, *others]})
+        assert summary.of(tmp_path / name, {}).notes == expected
 
 
 def test_a_row_counts_once_and_a_measured_one_before_a_failure(run):

@@ -175,15 +175,23 @@ def _failing(failures: pa.Table, total: int, kind: str) -> dict[str, str]:
 
 
 def _notes(run: Path, measured: pa.Table, kind: str) -> dict[str, list[str]]:
-    """Notes of each method, with the number of inputs if they are not all; and methods whose stored maps are the same."""
-    of_inputs = measured.group_by(["method", "image_id"]).aggregate([])
-    totals = Counter(of_inputs["method"].to_pylist())
-    noted = measured.filter(measured["notes"].is_valid()).select(["method", "image_id", "notes"]).to_pylist()
-    pairs = {(row["method"], note, row["image_id"]) for row in noted for note in row["notes"]}
-    counts = Counter((method, note) for method, note, _ in sorted(pairs))
+    """Notes of each method, with the number of inputs if they are not all; and methods whose stored maps are the same.
+
+    An input counts if all of its labels have the note.
+    """
+    noted = measured.filter(measured["notes"].is_valid())
+    those = measured.filter(pc.is_in(measured["method"], noted["method"].unique()))
+    tasks = those.group_by(["method", "image_id", "label"]).aggregate([])
+    labels = Counter(zip(tasks["method"].to_pylist(), tasks["image_id"].to_pylist(), strict=True))
+    totals = Counter(method for method, _ in labels)
+    found_in = noted.select(["method", "image_id", "label", "notes"]).to_pylist()
+    of_labels = {(row["method"], note, row["image_id"], row["label"]) for row in found_in for note in row["notes"]}
+    of_inputs = Counter((method, note, image_id) for method, note, image_id, _ in sorted(of_labels))
+    counts = Counter((method, note) for (method, note, image_id), n in of_inputs.items() if n == labels[method, image_id])
     found: dict[str, list[str]] = defaultdict(list)
     for (method, note), count in counts.items():
         found[method].append(note if count == totals[method] else f"{note} for {count:,} of {counted(totals[method], kind)}")
+    # Full-size maps are compared within one call; only the stored ones tell of methods that different calls measured.
     for method, other in _alike(run).items():
         if not {(method, f"{EQUAL} {other}"), (other, f"{EQUAL} {method}")} & counts.keys():
             found[method].append(f"the stored maps, {rows.SIDE} x {rows.SIDE}, are those of {other}")
@@ -222,10 +230,7 @@ def _scores(table: pa.Table) -> list[Score]:
 
 
 def _alike(run: Path) -> dict[str, str]:
-    """Methods whose stored maps are those of another one, of all inputs that are compared, up to rounding.
-
-    Whole maps are compared as they are made, so this is of use for methods of different calls.
-    """
+    """Methods whose stored maps are those of another one, of all inputs that are compared, up to rounding."""
     ids = pa.array(shards.rows(run, ["image_id"], EVALUATION)["image_id"].unique().to_pylist()[:COMPARED], pa.string())
 
     def some(table: pa.Table) -> pa.Table:
@@ -242,9 +247,11 @@ def _alike(run: Path) -> dict[str, str]:
 
 
 def _same(maps: Mapping[Any, npt.NDArray[np.int16]], others: Mapping[Any, npt.NDArray[np.int16]]) -> bool:
-    """Tell if the maps of the same inputs and labels differ by one level at most."""
+    """Tell if the maps of the same inputs and labels differ by one level at most, and are not all constant."""
     both = maps.keys() & others.keys()
-    return bool(both) and all(maps[one].shape == others[one].shape and abs(maps[one] - others[one]).max() <= 1 for one in both)
+    if all(np.ptp(maps[one]) == 0 for one in both):
+        return False
+    return all(maps[one].shape == others[one].shape and abs(maps[one] - others[one]).max() <= 1 for one in both)
 
 
 def _error(spread: float | None, n: int) -> float | None:
