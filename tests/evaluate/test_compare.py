@@ -17,6 +17,7 @@ from gpulime import Explainer, GpulimeError, evaluate
 from gpulime.evaluate.cost import counted
 from gpulime.evaluate.method_maps import logits
 from gpulime.evaluate.methods import METHODS, Fgvis, KernelShap, NotAvailableError, Occlusion, Rise
+from gpulime.evaluate.same_maps import equal, same_maps
 
 IMAGES = synthetic(4, 20, 22)
 MEAN, STD = 0.5, 0.25
@@ -263,16 +264,28 @@ def test_methods_that_hide_parts_explain_what_the_explainer_does(method, activat
     assert [found[name].status for name in given] == ["ok", "equal to own", "ok"]
 
 
-def test_warnings_of_others_are_shown(explainer):
+def test_constant_maps_are_equal_to_nothing():
+    varied = torch.rand(2, 2, 3, 3)
+    for flat in (torch.zeros(2, 2, 3, 3), torch.full((2, 2, 3, 3), 0.3)):
+        assert not same_maps(flat, flat).any()
+        assert not same_maps(flat, varied).any()
+        assert not equal(flat, flat)
+        partly = torch.cat([varied[:1], flat[1:]])
+        assert same_maps(partly, partly).tolist() == [[True, True], [False, False]]
+        assert equal(partly, partly)  # constant maps of both are left out
+        assert not equal(partly, varied)
+
+
+def test_warnings_of_others_are_shown_once(explainer):
     def warns(model, images, labels):
         warnings.warn("mine", RuntimeWarning, stacklevel=1)
         return images[:, :1]
 
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = evaluate.compare({"warns": warns}, explainer, IMAGES, 0, n_samples=0)
+        warnings.simplefilter("default")
+        found = evaluate.compare({"warns": warns, "again": warns}, explainer, IMAGES, 0, n_samples=0)
     assert found["warns"].status == "ok"
-    assert "mine" in [str(one.message) for one in caught]
+    assert [str(one.message) for one in caught].count("mine") == 1
 
 
 def test_methods_are_names_and_maps_are_arrays(explainer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import fx, nn
@@ -28,6 +29,9 @@ BOUNDED: dict[str, dict[str, Any]] = {
     "hardtanh": {"min_val": -1.0, "max_val": 1.0},
     "threshold": {"threshold": None, "value": None},
 }
+
+
+_NOTES: ContextVar[list[str] | None] = ContextVar("notes", default=None)  # in `noted`
 
 
 class NotCoveredWarning(UserWarning):
@@ -99,25 +103,26 @@ def _guards(node: fx.Node) -> bool:
 
 
 def warn_of_others(model: nn.Module, method: str) -> None:
-    """Warn the caller of a method if a model of `own_relus` has activations for which the method has no rule."""
+    """Warn the caller of a method, or note, if a model of `own_relus` has activations for which the method has no rule."""
     others = ", ".join(other_activations(model))
     if others:
         message = f"{method} has a rule for ReLUs alone, and takes the plain gradient of the model's {others}"
-        warnings.warn(message, NotCoveredWarning, stacklevel=4)
+        notes = _NOTES.get()
+        if notes is None:
+            warnings.warn(message, NotCoveredWarning, stacklevel=4)
+        elif message not in notes:
+            notes.append(message)
 
 
 @contextmanager
 def noted() -> Iterator[list[str]]:
-    """Collect what methods say of activations that they do not cover; other warnings are shown as ever."""
+    """Collect as notes what `warn_of_others` would warn of.
+
+    Warnings are not caught: after each `warnings.catch_warnings` Python shows all once-per-place warnings again.
+    """
     notes: list[str] = []
-    caught: list[warnings.WarningMessage] = []
+    token = _NOTES.set(notes)
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", NotCoveredWarning)
-            yield notes
+        yield notes
     finally:
-        for one in caught:
-            if not issubclass(one.category, NotCoveredWarning):
-                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-            elif str(one.message) not in notes:
-                notes.append(str(one.message))
+        _NOTES.reset(token)
