@@ -178,22 +178,25 @@ class Meter:
         maps, ids = made.maps.float().cpu(), [row["image_id"] for row in group.rows]
         equal = [_equal(one, known) for one, known in zip(maps, self._others(group, method), strict=True)]
         for image_id, one in zip(ids, maps, strict=True):
-            self._maps.setdefault(image_id, {})[method] = one
+            self._maps[image_id][method] = one
         return made._replace(notes=[[[*same, *notes] for same in of_input] for of_input in equal])
 
     def _others(self, group: Group, method: str) -> list[dict[str, Tensor]]:
-        """Maps (l, h, w) of earlier methods for each input: those of this call, and those that cost little."""
-        before = FIRST[: FIRST.index(method)] if method in FIRST else FIRST
-        found = {name: self._attributions(group, name).maps for name in before}
-        known = [self._maps.get(row["image_id"], {}) for row in group.rows]
+        """Maps (l, h, w) of earlier methods for each input: those of this call, and those that cost little, made once."""
+        known = [self._maps.setdefault(row["image_id"], {}) for row in group.rows]
+        for name in FIRST[: FIRST.index(method)] if method in FIRST else FIRST:
+            if any(name not in one for one in known):  # measured by an earlier call
+                maps = self._attributions(group, name).maps
+                assert maps is not None
+                for one, made in zip(known, maps.float().cpu(), strict=True):
+                    one[name] = made
+        # A method is measured again if only some of its inputs lack a measurement: its own maps are no other's.
+        others = [{name: maps for name, maps in one.items() if name != method} for one in known]
         plain = getattr(METHODS.get(method), "plain", None)
-        if plain is not None and any("gradient" not in one for one in known):
-            found["gradient"] = self._of_method(group, plain)
-        free = {name: maps.float().cpu() for name, maps in found.items() if maps is not None}
-        return [
-            {name: maps[i] for name, maps in free.items()} | {name: maps for name, maps in one.items() if name not in FIRST}
-            for i, one in enumerate(known)
-        ]
+        if plain is not None and any("gradient" not in one for one in others):
+            maps = self._of_method(group, plain).float().cpu()
+            return [{"gradient": made} | one for made, one in zip(maps, others, strict=True)]
+        return others
 
     def _attributions(self, group: Group, method: str) -> Made:
         """The explanations or maps of a method; maps to be stored are None for texts and table rows."""

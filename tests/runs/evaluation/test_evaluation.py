@@ -22,7 +22,7 @@ from gpulime.cli import main
 from gpulime.errors import GpulimeError
 from gpulime.evaluate import methods
 from gpulime.runs import from_config, open_run
-from gpulime.runs.evaluation import calls, rows, summary
+from gpulime.runs.evaluation import calls, measure, rows, summary
 from gpulime.runs.evaluation.rows import EVALUATION, METRICS
 from gpulime.runs.evaluation.settings import Settings
 from gpulime.runs.progress import exits
@@ -264,6 +264,33 @@ def test_maps_that_are_equal_for_some_images_are_counted(run, monkeypatch):
     found = calls.evaluate(run, Settings(methods=("gradient", "ig"), measurements=("held_out",)))
     assert 0 < sum(seen) < 6
     assert found.notes == {"ig": [f"equal to gradient for {sum(seen)} of 6 images"]}
+
+
+def test_an_image_counts_as_equal_if_the_maps_of_all_its_labels_are(run, monkeypatch, capsys):
+    def one_label(model, x, labels):
+        other = x[:, 1:2].expand(-1, labels.shape[1] - 1, -1, -1)
+        return torch.cat([first(model, x, labels[:, :1]), other], 1)
+
+    monkeypatch.setitem(methods.METHODS, "gradient", first)
+    monkeypatch.setitem(methods.METHODS, "ig", one_label)
+    assert command(run, "--with", "gradient", "ig", "--labels", "all", "--metrics", "held_out") == exits.OK
+    assert frame(run)[lambda one: one.method == "ig"].notes.notna().sum() == 6 * len(METRICS["held_out"])
+    assert "equal to gradient" not in capsys.readouterr().out
+
+
+def test_maps_of_the_first_methods_are_made_once_and_no_method_equals_itself(run, monkeypatch):
+    def counting(segments, labels, **keys):
+        made.append(len(labels))
+        return evaluate.random_maps(segments, labels, **keys)
+
+    made: list[int] = []
+    monkeypatch.setattr(measure, "random_maps", counting)
+    monkeypatch.setitem(methods.METHODS, "gradient", first)
+    monkeypatch.setitem(methods.METHODS, "ig", lambda model, x, labels: first(model, x.flip(1), labels))
+    calls.evaluate(run, Settings(methods=("gradient", "ig"), measurements=("curves",)), limit=2)
+    assert sum(made) == 2
+    # Two images lack one measurement, the others two: the second one measures each method again, for other groups.
+    assert calls.evaluate(run, Settings(methods=("gradient", "ig"))).notes == {}
 
 
 @pytest.mark.parametrize(
