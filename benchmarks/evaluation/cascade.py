@@ -4,8 +4,8 @@ Reproduces the cascade of Adebayo et al., "Sanity Checks for Saliency Maps", Neu
 at once, Guided Backprop shows the same picture until the lower layers change. Each method stands beside its ceiling, the
 similarity of its maps with another seed.
 
-Adebayo's own network, Inception v3, and ImageNet's validation images are not used: EfficientNet-Lite0 is at hand, with eight
-photographs. The last two stages of EfficientNet-Lite0 are not reproduced: re-initialised BatchNorms shrink the logits' spread
+Adebayo's own network, Inception v3, and ImageNet's validation images are replaced by EfficientNet-Lite0 and eight photographs.
+The last two stages of EfficientNet-Lite0 are not reproduced: re-initialised BatchNorms shrink the logits' spread
 to nothing, so the cascade stops there rather than compare rounding errors.
 """
 

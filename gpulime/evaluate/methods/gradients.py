@@ -90,7 +90,7 @@ class GuidedBackprop(Attribution):
 
     @property
     def plain(self) -> Gradient:
-        """The method that this one is for a model without negative gradients at its ReLUs."""
+        """The plain gradient, which equals this method if no gradient at a ReLU is negative."""
         return Gradient(self.channels, self.at_once)
 
     def attributor(self, classifier: Classifier, example: Tensor) -> Attributor:

@@ -140,7 +140,8 @@ def run(
     Raises
     ------
     GpulimeError
-        If there is no run, the model or its settings differ, or there is an evaluation of other settings.
+        If there is no run, `gpulime explain` made it (`gpulime evaluate` measures such a run), the model or its settings
+        differ, or there is an evaluation of other settings.
     gpulime.runs.progress.exits.EndOfRunError
         If the device is lost, rows cannot be written or too many images fail in a row; finished rows are kept.
     """

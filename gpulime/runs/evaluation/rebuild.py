@@ -61,7 +61,8 @@ def of_python(run: Path, manifest: Mapping[str, Any], model: Any, data: Any, wor
     Raises
     ------
     GpulimeError
-        If the run is of texts or table rows; if the model or the settings differ from those of the run.
+        If `gpulime explain` made the run, which `gpulime evaluate` measures; if the run is of texts or table rows; if the
+        model or the settings differ from those of the run.
     """
     made = f"{run} was made by gpulime explain, so its model and its data are known: gpulime evaluate {run} measures it"
     check("config" not in manifest, made)
