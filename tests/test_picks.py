@@ -155,6 +155,7 @@ def batch(coefficients, names=None, labels=None):
         labels=torch.arange(l).expand(n, l) if labels is None else labels,
         predicted_probs=torch.zeros(n),
         counts=torch.full((n,), coefficients.shape[2]),
+        exhaustive=torch.zeros(n, dtype=torch.bool),
         **values,
         **whole,
         **({"names": names} if names else {}),
@@ -256,7 +257,7 @@ def test_wrong_arguments_are_named():
         SubmodularPick(3, np.arange(3), None)
     with pytest.raises(GpulimeError, match=r"got TextExplainer: gpulime.pick\(explainer.explain\(data\)\) picks"):
         SubmodularPick(gpulime.TextExplainer(len), POSTS, None)
-    for data, said in (("a text", "got str: pass .text. for one"), ({"text": POSTS}, r"explain\(dict\['text'\]\)")):
+    for data, said in (("a text", "got str: pass .text. for one"), ({"text": POSTS}, r"such as dict\['text'\]")):
         with pytest.raises(GpulimeError, match=said):
             SubmodularPick(lime_text.LimeTextExplainer(), data, None)
     with pytest.raises(GpulimeError, match="data must be an array, a DataFrame or a list of texts; got NoneType"):

@@ -61,7 +61,7 @@ def test_two_runs_at_once_lose_nothing_and_warn(tmp_path):
     second = start(tmp_path, 40)
     assert second.stdout.readline() == "written\n"
     assert f"another process ({first.pid} on " in (said := second.communicate("\n")[1])
-    assert said.count(f"writes to {tmp_path}: two runs explain the same images twice. No row is lost by it") == 1
+    assert said.count(f"writes to {tmp_path}: two runs explain the same inputs twice. No row is lost by it") == 1
     first.communicate("\n")
     assert len(store.shards(tmp_path)) == 80
     assert sorted(store.read(tmp_path, ["image_id"])["image_id"].to_pylist()) == sorted(map(str, range(40)))
