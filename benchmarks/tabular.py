@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,9 @@ import gpulime
 from benchmarks.rows import columns, parser, save, where, yes
 from gpulime import lime_base
 from gpulime.bench.clock import Quantiles, in_turns, timed
+from gpulime.engine.selection import select
 from gpulime.engine.settings import Settings
+from gpulime.engine.surrogate import Moments
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LABEL, SEED = 1, 0
@@ -57,8 +58,8 @@ MODELS: dict[str, Callable[[], ClassifierMixin]] = {
 class Entry:
     """One ratio: lime's time per row over ours must be ``least`` or more.
 
-    ``kind`` is "shared" (one neighbourhood for all rows), "keys" (each its own), "drop-in" (one row) or "fit" (the drop-in's
-    selection and fit alone).
+    ``kind`` is "shared" (one neighbourhood for all rows), "keys" (each its own), "drop-in" (one row) or "selection" (forward
+    selection alone).
     """
 
     name: str
@@ -103,8 +104,10 @@ def entries() -> list[Entry]:
     for discretize in (True, False):
         name = f"30_drop_in_5_features{'' if discretize else '_gaussian'}"
         found.append(Entry(name, "30 columns", "logistic", "drop-in", 10, num_features=5, discretize=discretize))
-    found.append(Entry("iris_forward_selection", "iris", "logistic", "fit", 20, num_features=3))
-    found += [Entry(f"{table.split()[0]}_forward_selection", table, "logistic", "fit", 20, num_features=5) for table in MORE]
+    found.append(Entry("iris_forward_selection", "iris", "logistic", "selection", 20, num_features=3))
+    found += [
+        Entry(f"{table.split()[0]}_forward_selection", table, "logistic", "selection", 20, num_features=5) for table in MORE
+    ]
     return found
 
 
@@ -159,8 +162,8 @@ def sides(entry: Entry) -> dict[str, tuple[int, Callable[[], Any]]]:
             found.append(made.explain_instance(row, model.predict_proba, **call))
         return found
 
-    if entry.kind == "fit":
-        return fits(entry, rows[0], model, data)
+    if entry.kind == "selection":
+        return selections(entry, rows[0], model, data)
     if entry.kind == "drop-in":
         drop_in = gpulime.lime_tabular.LimeTabularExplainer
         return {"gpulime": (1, lambda: limes(drop_in, 1)), "lime": (1, lambda: limes(LimeTabularExplainer, 1))}
@@ -170,8 +173,8 @@ def sides(entry: Entry) -> dict[str, tuple[int, Callable[[], Any]]]:
     return {"gpulime": (entry.n, ours), "lime": (entry.limes, lambda: limes(LimeTabularExplainer, entry.limes))}
 
 
-def fits(entry: Entry, row: Array, model: ClassifierMixin, data: Array) -> dict[str, tuple[int, Callable[[], Any]]]:
-    """Both sides' selection and fit for the samples of one row."""
+def selections(entry: Entry, row: Array, model: ClassifierMixin, data: Array) -> dict[str, tuple[int, Callable[[], Any]]]:
+    """Both sides' forward selection for the samples of one row: the columns in the order of choice."""
     from lime.lime_base import LimeBase
 
     asked: list[Array] = []
@@ -180,19 +183,21 @@ def fits(entry: Entry, row: Array, model: ClassifierMixin, data: Array) -> dict[
     bins = made.discretizer.discretize(asked[0])
     masks = (bins == bins[0]).astype(float)
     distances, width = np.sqrt((masks == 0).sum(1)), 0.75 * data.shape[1] ** 0.5
-    weights, outputs = lime_base.exponential_kernel(distances, width), model.predict_proba(asked[0])
+    weights, outputs = lime_base.exponential_kernel(distances, width), model.predict_proba(asked[0])[:, LABEL]
     settings = Settings(feature_selection="forward_selection", num_features=entry.num_features)
-    limes = LimeBase(lambda distances: weights)
-    tensor = torch.from_numpy(outputs[None, :, [LABEL]])
+    limes = LimeBase(None)
 
-    def ours() -> list[Any]:
-        [fit] = lime_base.fits(masks, weights, tensor, settings)
-        return [SimpleNamespace(local_exp={LABEL: list(zip(fit.parts, fit.coefficients, strict=True))})]
+    def ours() -> list[int]:
+        x, y, w = (torch.from_numpy(values)[None] for values in (masks, outputs[:, None], weights))
+        moments = Moments(torch.tensor([x.shape[2]]), x.shape[2], y[:, 0], x[:, 0])
+        moments.add(x, y, w)
+        gram, cross, _ = moments.centre()
+        ranks = select(gram, cross, moments.counts, entry.s, settings, moments.x0)[0, 0]
+        return ranks.argsort()[-entry.num_features :].tolist()
 
-    def theirs() -> list[Any]:
-        how = "forward_selection"
-        found = limes.explain_instance_with_data(masks, outputs, distances, LABEL, entry.num_features, feature_selection=how)
-        return [SimpleNamespace(local_exp={LABEL: found[1]})]
+    def theirs() -> list[int]:
+        chosen = limes.feature_selection(masks, outputs, weights, entry.num_features, "forward_selection")
+        return [int(column) for column in chosen]
 
     return {"gpulime": (1, ours), "lime": (1, theirs)}
 
@@ -209,7 +214,10 @@ def coefficients(found: Any, d: int) -> Array:
 
 
 def error(entry: Entry, found: dict[str, Any]) -> tuple[float, float, str]:
-    """The largest difference of the coefficients, its limit and its unit."""
+    """The largest difference of the coefficients, its limit and its unit; of a selection, the columns that differ."""
+    if entry.kind == "selection":
+        differ = sum(one != other for one, other in zip(found["gpulime"], found["lime"], strict=True))
+        return float(differ), 0.0, "columns other than lime's"
     d = TABLES[entry.table]()[0].shape[1]
     ours, theirs = (coefficients(found[side], d) for side in ("gpulime", "lime"))
     difference = np.abs(ours[: len(theirs)] - theirs)
