@@ -66,6 +66,8 @@ def forward_selection(gram: Tensor, cross: Tensor, valid: Tensor, wanted: int) -
         gain = torch.where(independent, right**2 / torch.where(independent, pivot, 1.0), 0.0)
         best = gain.masked_fill(~valid, -1).masked_fill(taken, -2).argmax(-1, keepdim=True)
         picks.append(best)
+        if len(picks) == wanted:
+            break
         taken = taken.scatter(-1, best, True)
         usable = independent.gather(-1, best)
         column = rest.gather(-1, best[..., None, :].expand(n, l, k, 1)).squeeze(-1)
