@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,12 @@ def selections(entry: Entry, row: Array, model: ClassifierMixin, data: Array) ->
         chosen = limes.feature_selection(masks, outputs, weights, entry.num_features, "forward_selection")
         return [int(column) for column in chosen]
 
-    return {"gpulime": (1, ours), "lime": (1, theirs)}
+    return {side: (n, partial(again, call, n)) for side, call, n in (("gpulime", ours, 16), ("lime", theirs, 2))}
+
+
+def again(call: Callable[[], Any], n: int) -> Any:
+    """Call n times: a single call of less than a millisecond measures the caches that the other side has left."""
+    return [call() for _ in range(n)][-1]
 
 
 def coefficients(found: Any, d: int) -> Array:

@@ -92,9 +92,8 @@ def check_kernel(count: int, settings: Settings, whole: bool) -> None:
     # The slope of a single part is 2 by definition, so another number is a singular system. A comparison with NaN is false.
     exists = abs(first - 2) < EXACT and abs(outside) < EXACT
     check(exists, f"{few} gives {little} for estimator={settings.estimator!r}: {larger}")
-    beyond = float(
-        found.inside[0, ORDERS + 1 :].abs().max()
-    )  # two orders, since one is 0 for weights that are symmetric in size
+    # Two orders, since one is 0 for weights that are symmetric in size.
+    beyond = float(found.inside[0, ORDERS + 1 :].abs().max())
     check(
         whole or beyond <= MOST_BEYOND * 2,
         f"{few} gives {little} for estimator='gp', which knows products of up to {ORDERS} parts: {larger}",
