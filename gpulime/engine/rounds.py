@@ -147,18 +147,18 @@ def _unsettled(flight: DesignedFlight, stopping: Stopping) -> list[int]:
 
 
 def _estimated(
-    masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, whole: int | None
+    masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, stands_for: int | None
 ) -> dict[str, Tensor]:
     """Estimate as `estimate` does; NaN for inputs with outputs that cannot be used.
 
     These are non-finite outputs of a label and, with the logit link, samples whose outputs are no probabilities.
     """
     usable = outputs.abs() <= LARGEST  # not NaN
-    if settings.link == "logit" and whole is None:
+    if settings.link == "logit" and stands_for is None:
         usable = usable & probabilities(outputs)[..., None]
     outputs = outputs.where(usable, 0.0)
     finite = usable.gather(2, labels[:, None].expand(-1, masks.shape[1], -1)).all(-1)
-    found = estimate(masks, outputs, labels, counts, settings, whole)
+    found = estimate(masks, outputs, labels, counts, settings, stands_for)
     non_finite = (~finite).sum(1)
     values = {name: getattr(found, name) for name in FITTED}
     bad = non_finite > 0
@@ -167,32 +167,32 @@ def _estimated(
 
 
 def estimate(
-    masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, whole: int | None
+    masks: Tensor, outputs: Tensor, labels: Tensor, counts: Tensor, settings: Settings, stands_for: int | None
 ) -> Surrogate:
     """Estimate the surrogates of inputs with s samples each.
 
     Parameters
     ----------
     masks : (n, s, k) bool; outputs : (n, s, classes); labels : (n, l); counts : (n,)
-    whole : None if the masks are pairs; if they are all that exist, the samples that they stand for: the ridge penalty is that
-        of a fit to so many
+    stands_for : None if the masks are pairs; if they are all that exist, the samples that they stand for: the ridge penalty is
+        that of a fit to so many
     """
     first = first_of(labels)  # an input with fewer labels than another repeats its first one
     fresh = first == torch.arange(labels.shape[1], device=labels.device)
     if settings.kernel == SHAPLEY:
-        return shapley.solved(masks, outputs, labels, fresh, counts, settings, whole is not None).of_labels(first)
-    if settings.estimator == "gp" and whole is None:
+        return shapley.solved(masks, outputs, labels, fresh, counts, settings, stands_for is not None).of_labels(first)
+    if settings.estimator == "gp" and stands_for is None:
         return pairs.solved(masks, outputs, labels, fresh, counts, settings).of_labels(first)
     s = masks.shape[1]
     y = outputs.gather(2, labels[:, None].expand(-1, s, -1))
     weights = proximity(masks, counts, settings)
-    if whole is not None:
-        weights = weights * (whole / s)
+    if stands_for is not None:
+        weights = weights * (stands_for / s)
     elif settings.estimator != "ridge":
         weights = weights * (torch.arange(s, device=weights.device) > 0)  # the limit does not know row 0
-    samples = (masks.double(), y.double(), weights, partners(s, masks.device) if whole is None else None)
+    samples = (masks.double(), y.double(), weights, partners(s, masks.device) if stands_for is None else None)
     found = surrogate.solved(Moments(counts, masks.shape[2], y[:, 0]), [...], lambda _: samples, settings)
-    return found if whole is None else found.exact(weights)
+    return found if stands_for is None else found.exact(weights)
 
 
 def partners(s: int, device: torch.device) -> Tensor:

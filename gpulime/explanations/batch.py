@@ -76,14 +76,8 @@ class Explanations:
         "coefficients": 0.0,
         "standard_errors": 0.0,
     }  # tensors (n, ..., k), and their value beyond an input's count
-    WHOLE: ClassVar[tuple[str, ...]] = (
-        "labels",
-        "predicted",
-        "counts",
-        "samples",
-        "exhaustive",
-        "non_finite",
-    )  # the rest are floats
+    # Tensors of whole numbers or bools; the rest are floats.
+    WHOLE: ClassVar[tuple[str, ...]] = ("labels", "predicted", "counts", "samples", "exhaustive", "non_finite")
 
     def __len__(self) -> int:
         return self.labels.shape[0]

@@ -64,13 +64,8 @@ class Counts(Strings):
         self.tables: WeakKeyDictionary[Words, _Table | None] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (
-            self.pipeline,
-            self.batches.most,
-            self.replace,
-            self.name,
-            self.method,
-        )  # tables refer to live texts
+        given = self.pipeline, self.batches.most, self.replace, self.name, self.method
+        return type(self), given  # without tables, which refer to live texts
 
     def predicted(self, masked: list[tuple[Words, Array]]) -> Tensor:
         """Outputs (m, classes) for texts and their masks, m in all."""
