@@ -167,7 +167,7 @@ class LimeConfig:
         "mean", "pixels of a hidden segment: mean (of the segment), blur, a number or a colour [r, g, b] in 0..1"
     )
     sampler: str | None = _setting(
-        None, "sampler of masks: blocks, antithetic, bernoulli, or lime for lime's own draws; if not set, the preset's"
+        None, "sampler of masks: blocks, antithetic, exhaustive, bernoulli, or lime for its own draws; if not set, the preset's"
     )
     estimator: str | None = _setting(None, "estimator of coefficients: gp, wls, or ridge as lime; if not set, the preset's")
     link: str | None = _setting(None, "model of the output, for gp: identity, logit or auto; if not set, the preset's")

@@ -57,6 +57,7 @@ class Explainer(Engine[ExplainedImages]):
         Hadamard matrices, whose segments are uncorrelated; it needs the fewest samples, best 1 + a multiple of a block (128 for
         32 to 63 segments, 256 for 64 to 127). With these two, an image of k segments gets all 2^k masks if they are no more
         than ``n_samples`` (or ``max_samples``). Its coefficients are then exact; "ridge" has the penalty of so many samples.
+        "exhaustive": all 2^k masks of every image, or an error if they are more.
     estimator : str
         "ridge", the default, is lime's. "wls": weighted least squares without a penalty. "gp": a Gaussian process over masks,
         for "antithetic" and "blocks": it needs the fewest samples.

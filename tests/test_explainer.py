@@ -416,6 +416,17 @@ def test_labels_beside_the_highest(cnn, pictures):
 # Settings
 
 
+@pytest.mark.parametrize("sampler", ["bernoulli", "lime"])
+def test_equal_masks_of_few_segments_are_predicted_once(sampler, device, monkeypatch, cnn, calls, pictures):
+    images, cnn = pictures(3).to(device), cnn.to(device)
+    found = explain(cnn, images, n_samples=600, segments=Grid(3, 3), sampler=sampler)
+    assert sum(sizes(calls)) <= 3 * 2**9 < 3 * 600
+    monkeypatch.setattr("gpulime.engine.engine.has_equal_masks", lambda inputs, n_samples: False)
+    calls.clear()
+    assert_same(found, explain(cnn, images, n_samples=600, segments=Grid(3, 3), sampler=sampler))
+    assert sum(sizes(calls)) == 3 * 600
+
+
 @pytest.mark.parametrize("c", [1, 2, 5])
 @pytest.mark.parametrize("fill", ["mean", "blur", 0.5])
 @pytest.mark.parametrize("segments", [Grid(3, 4), Slic(n_segments=6)])

@@ -1,7 +1,8 @@
 """Designs: masks that are not independent of each other, so that fewer of them settle the coefficients.
 
 Each row alone shows every part with probability 1/2, as lime's do, so the coefficients are the same in the limit. Rows 1 and 2,
-3 and 4, ... are complements of each other; row 0 shows everything and stands outside the design.
+3 and 4, ... are complements of each other; row 0 shows everything and stands outside the design. A design that draws all masks
+has no such pairs.
 
 References
 ----------
@@ -25,7 +26,7 @@ OF_ALL_BLOCKS = 2**31  # number of random bits that an input's blocks share
 
 
 class Design:
-    """Draws complement pairs of masks."""
+    """Draws masks of an input that depend on each other."""
 
     name: str
     repeats = True  # if masks of few parts may be equal
@@ -126,6 +127,17 @@ def _disjoint(keys: Tensor, counts: Tensor, m: int, numbers: Tensor, signs: Tens
     return columns[:, None].int(), signs[..., :1] ^ other
 
 
+class Exhaustive(Design):
+    """All masks of each input: none is left out, so `gpulime.engine.rounds` takes it only where they are not too many."""
+
+    name = "exhaustive"
+    repeats = False
+
+    def draw(self, keys: Tensor, counts: Tensor, k: int, start: int, stop: int) -> Tensor:
+        """Draw rows ``start`` to ``stop`` (n, stop - start, k)."""
+        return exhaustive(devices.sent(counts, keys.device), k, stop)[:, start:]
+
+
 def exhaustive(counts: Tensor, k: int, s: int) -> Tensor:
     """All masks of each input, row 0 with everything shown: (n, s, k) bool; rows from 2^count on have no meaning."""
     hidden = torch.arange(s, device=counts.device)[:, None] >> torch.arange(k, device=counts.device).clamp(max=62) & 1
@@ -150,4 +162,4 @@ def _parity(numbers: Tensor) -> Tensor:
     return (numbers & 1).bool()
 
 
-DESIGNS: dict[str, type[Design]] = {"antithetic": Antithetic, "blocks": Blocks}
+DESIGNS: dict[str, type[Design]] = {"antithetic": Antithetic, "blocks": Blocks, "exhaustive": Exhaustive}

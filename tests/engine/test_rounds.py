@@ -106,6 +106,21 @@ def test_a_process_predicts_no_row_without_its_complement(estimator, n_samples, 
     assert model.rows == used + 128 + LOOK
 
 
+@pytest.mark.parametrize("estimator", ["ridge", "wls", "gp"])
+@pytest.mark.parametrize("stopping", [None, Stopping(tolerance=0.1, max_samples=64)], ids=["fixed", "auto"])
+def test_all_masks_can_be_asked_for_by_name(estimator, stopping):
+    """As a design chooses them by itself; for more parts it is an error, before any forward."""
+    settings = {"stopping": stopping, "estimator": estimator, "n_samples": 64}
+    found, expected = (explain(Model(), [5, 6, 1], sampler=name, **settings) for name in ("exhaustive", "antithetic"))
+    assert found.samples.tolist() == [32, 64, 2]
+    assert found.exhaustive.all()
+    assert torch.equal(found.coefficients, expected.coefficients)
+    setting = "max_samples" if stopping else "n_samples"
+    with pytest.raises(GpulimeError, match=rf"all 2\^7 masks of 7 parts, and {setting} = 64: take so many samples"):
+        explain(model := Model(), [5, 7, 1], sampler="exhaustive", **settings)
+    assert model.rows == 0
+
+
 def test_lime_draws_its_samples_for_few_parts_too():
     found = explain(Model(), [3], sampler="bernoulli")
     assert (found.samples.tolist(), found.exhaustive.tolist()) == ([129], [False])

@@ -167,7 +167,7 @@ def test_images_are_sent_to_cuda_without_waiting(watched, cnn, pictures):
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("n_samples", "quality", "sides"),
-    [(129, "fast", (4, 6)), ("auto", "fast", (4, 6)), (129, "fast", (3, 5)), (1000, "lime", (3, 3))],
+    [(129, "fast", (4, 6)), ("auto", "fast", (4, 6)), (129, "fast", (3, 5)), (1000, "lime", (3, 4))],
     ids=str,
 )
 def test_masks_are_planned_without_waiting(n_samples, quality, sides, watched, cnn):
@@ -218,7 +218,7 @@ def test_uint8_images_are_not_looked_at(segments, unread, cnn):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("segments", [Grid(3, 4), Slic(n_segments=8)])
+@pytest.mark.parametrize("segments", [Grid(3, 4), Slic(n_segments=20)])
 @pytest.mark.parametrize("place", ["cpu", "cuda"])
 def test_images_of_the_host_are_prepared_beside_what_cuda_is_at(place, segments, cnn, pictures):
     """Images on the GPU are prepared in order, since the work that makes them may not be finished."""
