@@ -29,6 +29,7 @@ from gpulime.errors import GpulimeError
 
 ESTIMATORS = (("ridge", ""), ("wls", ""), ("gp", "identity"), ("gp", "logit"), ("gp", "auto"))
 UNPAIRED = ("bernoulli", "lime")  # without complement pairs "gp" is "wls"
+PAIRED = ("antithetic", "blocks")  # they take all masks by themselves where "exhaustive" can
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ PAIRS = (
     INDEPENDENT,
     *(
         Pair(sampler, *one)
-        for sampler in samplers.SAMPLERS
+        for sampler in (*UNPAIRED, *PAIRED)
         for one in ESTIMATORS
         if not (sampler in UNPAIRED and one[0] == "gp")
     ),
