@@ -15,7 +15,8 @@ O'Hagan, "Bayes-Hermite quadrature", 1991 (the posterior of a linear functional)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -72,6 +73,10 @@ class Estimate:
     variances: Tensor
     influence: Tensor
     left_out: Tensor
+
+    def with_jackknife(self) -> Self:
+        """The same with variances of at least the sum of squares of the influence: few pairs make a process too sure."""
+        return replace(self, variances=self.variances.maximum(self.influence.square().sum(1)))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def solved(masks: Tensor, outputs: Tensor, labels: Tensor, fresh: Tensor, counts
     estimates: list[Estimate] = []
     prior = Prior.of(rows, scales, walsh.limit(counts, k, settings))
     if settings.link != "logit":
-        estimates.append(gaussian_process.posterior(prior, y[:, ::2], y[:, 1::2]))
+        estimates.append(gaussian_process.posterior(prior, y[:, ::2], y[:, 1::2]).with_jackknife())
     if settings.link != "identity":
         estimates.append(logit.posterior(prior, all_y, labels, fresh, counts, settings))
     found = estimates[0] if len(estimates) == 1 else _better(estimates, logit.probabilities(all_y).all(1))

@@ -101,8 +101,8 @@ class LeaveOneOut:
         Returns
         -------
         press : (n, l), weighted sum of squared residuals; NaN if the leverage of a sample is 1
-        variances : (n, l, k) of the coefficients, valid if the noise differs from sample to sample (HC3). Samples of a pair
-            leave the fit together, and their terms are added before they are squared (CR3).
+        variances : (n, l, k) of the coefficients, valid if the noise differs from sample to sample (HC3). Terms of a pair are
+            added before they are squared, with residuals that are as large as the noise on average (CR2).
         """
         x, w = regressors.double(), weights[..., None]
         residual = outputs.double() - torch.baddbmm(self.intercepts[:, None], x, self.beta.mT)
@@ -125,13 +125,16 @@ class LeaveOneOut:
         influence = devices.product(d, root.mT)
         if partner is None:
             return press, devices.product((w * error).square().mT, influence.square())
-        # The residuals of both samples in the fit without them: (1 - H)^-1 of the 2 x 2 block of the pair.
+        # (1 - H)^-1/2 of the 2 x 2 block of a pair. Without the pair, as by (1 - H)^-1, errors would be twice too large if
+        # there are few pairs for each part.
         scale = w.sqrt()
         alone = (partner == torch.arange(len(partner), device=partner.device))[:, None]
         h = scale * scale[:, partner] * ((d * d[:, partner]).sum(-1, keepdim=True) + 1 / self.weight)
         h = h.masked_fill(alone, 0.0)
         one = scale * residual
-        both = scale * (free[:, partner] * one + h * one[:, partner]) / (free * free[:, partner] - h.square())
+        root = (free * free[:, partner] - h.square()).sqrt()
+        size = (free + free[:, partner] + 2 * root).sqrt() * root
+        both = scale * ((free[:, partner] + root) * one + h * one[:, partner]) / size
         crossed = (both * both[:, partner]).masked_fill(alone, 0.0)
         variances = both.square().mT @ influence.square() + crossed.mT @ (influence * influence[:, partner])
         return press, variances

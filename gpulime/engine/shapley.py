@@ -104,7 +104,7 @@ def solved(
         scales = gaussian_process.scales(rows, odd, counts)
         found = gaussian_process.posterior(Prior.of(rows, scales, limit), first, second)
         values, influence = found.slopes, found.influence[:, 1:]
-        variances = found.variances.maximum(influence.square().sum(1))  # larger if the process does not fit
+        variances = found.variances.maximum(influence.square().sum(1))  # few pairs make a process too sure
     else:
         values, influence = _least_squares(rows, odd, _share(shown[:, :s:2], counts[:, None]), valid)
         variances = influence.square().sum(1)

@@ -123,7 +123,7 @@ def test_lime_draws_what_lime_draws():
         (
             "bernouli",
             0,
-            r"one of 'bernoulli', 'lime', 'antithetic', 'blocks'; got 'bernouli' \(did you mean 'bernoulli'\?\)",
+            r"one of 'bernoulli', 'lime', 'antithetic', 'blocks', 'exhaustive'; got 'bernouli' \(did you mean 'bernoulli'\?\)",
         ),
         ("bernoulli", 2**64, "seed must fit 64 bits; got 18446744073709551616"),
         ("lime", -1, r"needs a seed in \[0, 2\*\*32\), as numpy's RandomState does; got -1"),

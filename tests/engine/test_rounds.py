@@ -156,10 +156,7 @@ def test_standard_errors_are_the_spread_over_seeds(sampler, estimator):
     )
     spread = found.coefficients[:, 0, :24].std(0).square().mean()
     said = found.standard_errors[:, 0, :24].square().mean()
-    most = (
-        3.0 if (sampler, estimator) == ("blocks", "wls") else 1.6
-    )  # pairs do not know that the columns of a block are orthogonal
-    assert 0.7 < float(said / spread) < most
+    assert 0.7 < float(said / spread) < 1.6
 
 
 def test_an_input_is_explained_alike_alone_and_beside_others():

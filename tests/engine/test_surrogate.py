@@ -209,10 +209,28 @@ def test_pieces_of_any_size_give_the_same_fit(size):
     assert_same_fit(moments(masks, outputs, weights, counts, pieces), fit(masks, outputs, counts))
 
 
+def without(rows, x, y, w):
+    """Coefficients of the fit without some samples."""
+    kept = np.setdiff1d(np.arange(len(y)), rows)
+    return Ridge(1.0).fit(x[kept], y[kept], sample_weight=w[kept]).coef_
+
+
+def shift(rows, x, y, w):
+    """Change of the coefficients by the residuals of some samples, which (1 - H)^-1/2 makes as large as their noise (CR2)."""
+    fitted = Ridge(1.0).fit(x, y, sample_weight=w)
+    root, centred = np.sqrt(w), x - np.average(x, axis=0, weights=w)
+    scaled = root[:, None] * centred
+    inverse = np.linalg.inv(scaled.T @ scaled + np.eye(x.shape[1]))
+    hat = scaled @ inverse @ scaled.T + np.outer(root, root) / w.sum()
+    values, vectors = np.linalg.eigh(np.eye(len(rows)) - hat[np.ix_(rows, rows)])
+    residual = (root * (y - fitted.predict(x)))[rows]
+    return inverse @ scaled[rows].T @ (vectors / np.sqrt(values) @ vectors.T) @ residual
+
+
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("num_features", [None, 4])
-def test_variances_are_those_of_fits_without_a_sample_or_a_pair(paired, num_features):
-    """The sum of squared changes of the coefficients, with the selected parts kept."""
+def test_variances_are_sums_over_samples_or_pairs(paired, num_features):
+    """The changes by single samples are those of the fits without them (HC3); the selected parts are kept."""
     masks, outputs, counts = samples([6], s=41)
     masks[:, 2::2] = ~masks[:, 1::2]
     settings = Settings(feature_selection="none" if num_features is None else "highest_weights", num_features=num_features)
@@ -222,11 +240,9 @@ def test_variances_are_those_of_fits_without_a_sample_or_a_pair(paired, num_feat
     groups = [[0], *([i, i + 1] for i in range(1, 41, 2))] if paired else [[i] for i in range(41)]
     for i, j, x, y, w in each(masks, outputs, counts):
         chosen = fitted.ranks[i, j].numpy() >= 0
-        expected = 0
-        for group in groups:
-            kept = np.setdiff1d(np.arange(41), group)
-            refit = Ridge(1.0).fit(x[kept][:, chosen], y[kept], sample_weight=w[kept])
-            expected = expected + (fitted.coefficients[i, j].numpy()[chosen] - refit.coef_) ** 2
+        beta, some = fitted.coefficients[i, j].numpy()[chosen], x[:, chosen]
+        changes = [shift(rows, some, y, w) if paired else beta - without(rows, some, y, w) for rows in groups]
+        expected = np.square(changes).sum(0)
         np.testing.assert_allclose(fitted.standard_errors[i, j].numpy()[chosen] ** 2, expected, rtol=1e-9)
         assert not fitted.standard_errors[i, j].numpy()[~chosen].any()
 

@@ -206,7 +206,11 @@ def test_bad_arguments_are_named_before_a_forward_is_spent(arguments, message, s
         ({"batch_size": "big"}, GOOD, "batch_size must be a positive integer or 'auto'; got 'big'"),
         ({"precision": "half"}, GOOD, "precision must be one of 'float32', 'bfloat16', 'float16'; got 'half'"),
         ({"activation": "sofmax"}, GOOD, "activation must be one of .* got 'sofmax' .did you mean 'softmax'"),
-        ({"sampler": "normal"}, GOOD, "sampler must be one of 'bernoulli', 'lime', 'antithetic', 'blocks'; got 'normal'"),
+        (
+            {"sampler": "normal"},
+            GOOD,
+            "sampler must be one of 'bernoulli', 'lime', 'antithetic', 'blocks', 'exhaustive'; got 'normal'",
+        ),
         ({"seed": 2**64}, GOOD, "seed must fit 64 bits"),
         ({"seed": 0.5}, GOOD, "seed must .* got 0.5"),
         ({"alpha": 0.0, "n_samples": 12}, GOOD, "n_samples = 12 cannot fit k = 12 segments with alpha = 0"),
