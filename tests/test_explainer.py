@@ -269,7 +269,7 @@ def test_keys_and_seeds_change_masks(cnn, calls, pictures):
         ("images.preparation.AT_ONCE_IMAGES", 2),
         ("engine.engine.FLIGHT_ROWS", {"cpu": 1}),
         ("engine.engine.FLIGHT_ROWS", {"cpu": 10**6}),
-        ("engine.engine.FIT_ENTRIES", 300),
+        ("engine.fit.FIT_ENTRIES", 300),
     ],
 )
 def test_pieces_of_work_change_nothing(name, value, monkeypatch, cnn, pictures):
@@ -299,7 +299,7 @@ def test_memory_does_not_grow_with_the_samples(monkeypatch, counted):
     assert max(rows) == 256
     rows.clear()
     drawn.clear()
-    monkeypatch.setattr("gpulime.engine.engine.MASK_ENTRIES", {"cpu": entries})
+    monkeypatch.setattr("gpulime.engine.fit.MASK_ENTRIES", {"cpu": entries})
     monkeypatch.setattr("gpulime.engine.flight.AHEAD_ENTRIES", defaultdict(lambda: entries))
     actual = run()
     assert max(rows) == 256

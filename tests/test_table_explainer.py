@@ -533,7 +533,7 @@ def test_samples_in_the_same_bins_may_be_fitted_as_one(settings, logistic, monke
     alone = explained()
     for name in ("coefficients", "standard_errors", "intercepts", "scores", "scores_loo", "spreads", "local_predictions"):
         torch.testing.assert_close(getattr(grouped, name), getattr(alone, name), rtol=0, atol=1e-9, msg=name)
-    monkeypatch.setattr("gpulime.engine.engine.MASK_ENTRIES", {"cpu": 1})
+    monkeypatch.setattr("gpulime.engine.fit.MASK_ENTRIES", {"cpu": 1})
     pieces = explained()
     for name in ("coefficients", "standard_errors", "scores_loo"):
         torch.testing.assert_close(getattr(alone, name), getattr(pieces, name), rtol=0, atol=1e-9, msg=name)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from gpulime import device as devices
-from gpulime.engine import rounds, shared, walsh
+from gpulime.engine import fit, rounds, walsh
 from gpulime.engine.batch_size import BatchSize, row_bytes
 from gpulime.engine.designs import Antithetic, Design
-from gpulime.engine.flight import MASK_ENTRIES, Flight
+from gpulime.engine.flight import Flight, slices
 from gpulime.engine.logit import probabilities
 from gpulime.engine.masked import Masked, Masker
 from gpulime.engine.masks import Sampler
@@ -26,10 +26,9 @@ from gpulime.engine.queue import Queue
 from gpulime.engine.rounds import DesignedFlight
 from gpulime.engine.settings import SHAPLEY, WITH_SHAPLEY, Settings
 from gpulime.engine.shapley import Sizes
-from gpulime.engine.shared import Repeats
 from gpulime.engine.stopping import Stopping
-from gpulime.engine.surrogate import FITTED, LARGEST, Moments, Samples, Surrogate, check_memory, solved
-from gpulime.errors import GpulimeError, check, stage
+from gpulime.engine.surrogate import check_memory
+from gpulime.errors import GpulimeError, check
 from gpulime.explanations.batch import Explanations
 
 E = TypeVar("E", bound=Explanations)  # the explanations of one kind of inputs
@@ -39,9 +38,6 @@ T = TypeVar("T")  # the result of a flight
 # flight on a GPU up to some bytes of inputs and masks, since the launches of a flight take longer than their forwards.
 FLIGHT_ROWS = defaultdict(lambda: 2**14, cpu=2**10)
 FLIGHT_BYTES = defaultdict(int, cuda=20 * 2**20)
-# Regressors of inputs with a shared neighbourhood that are fitted at once: few on a CPU, to stay in its cache.
-SHARED_ENTRIES = defaultdict(lambda: 2**26, cpu=2**20)
-FIT_ENTRIES = 2**24  # entries of Gram matrices, and of outputs, of the inputs that are fitted at once, to bound memory
 
 
 class Engine(Generic[E]):
@@ -129,7 +125,10 @@ class Engine(Generic[E]):
                 f"got outputs from {float(flight.whole.min()):.3g} to {float(flight.whole.max()):.3g}",
             )
         with devices.exact(flight.labels.device):  # the queue solves between model batches, which may have autocast on
-            found = rounds.solve(flight, self.settings) if isinstance(flight, DesignedFlight) else _solve(flight, self.settings)
+            if isinstance(flight, DesignedFlight):
+                found = rounds.solve(flight, self.settings)
+            else:
+                found = fit.solve(flight, self.settings)
         return None if found is None else cast(E, flight.inputs.explained(found | _common(flight)))
 
     def explained(self, batch: Any) -> Iterator[E]:
@@ -256,36 +255,12 @@ def _pieces(inputs: Masked, n_samples: int) -> Iterator[Masked]:
     if inputs.shared or size >= len(inputs):
         yield inputs
         return
-    yield from map(inputs.part, _slices(len(inputs), size))
+    yield from map(inputs.part, slices(len(inputs), size))
 
 
 def _widened(masks: Tensor, k: int) -> Tensor:
     """Pad or cut masks to (n, s, k); columns beyond an input's parts have no meaning."""
     return masks[..., :k] if masks.shape[-1] >= k else torch.nn.functional.pad(masks, (0, k - masks.shape[-1]))
-
-
-@stage("surrogate")
-def _solve(flight: Flight, settings: Settings) -> dict[str, Tensor]:
-    """Fit the surrogates of a flight with complete outputs, a few inputs at a time.
-
-    Returns
-    -------
-    The tensors of `gpulime.explanations.batch.Explanations` by name; NaN for an input with a non-finite output.
-    """
-    counts, k = flight.inputs.counts, flight.inputs.k
-    l = flight.labels.shape[1]
-    together = max(1, min(FIT_ENTRIES // (k * k * l), FIT_ENTRIES // (flight.n_samples * l)))
-    repeats = _repeats(flight)
-    if flight.inputs.shared:  # there may be many inputs in the flight
-        different = flight.n_samples if repeats is None else 1 + len(repeats.first)
-        together = max(1, min(together, SHARED_ENTRIES[counts.device.type] // (different * k)))
-    masks = flight.masks
-    pieces = [_fit(flight, settings, masks, where, repeats) for where in _slices(len(counts), together)]
-    found = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]} if len(pieces) > 1 else pieces[0]
-    return found | {
-        "samples": torch.full_like(counts, flight.n_samples),
-        "exhaustive": torch.zeros_like(counts, dtype=torch.bool),
-    }
 
 
 def _common(flight: Flight) -> dict[str, Tensor]:
@@ -297,72 +272,3 @@ def _common(flight: Flight) -> dict[str, Tensor]:
         "predicted_probs": flight.predicted_probs,
         "counts": flight.inputs.counts,
     }
-
-
-def _fit(flight: Flight, settings: Settings, drawn: Tensor | None, where: slice, repeats: Repeats | None) -> dict[str, Tensor]:
-    """Fit some inputs of a flight; masks that were not ``drawn`` before, (n, s, k), are drawn again."""
-    if repeats is not None:
-        return _known(_fit_repeats(flight, settings, where, repeats), torch.zeros_like(flight.inputs.counts[where]))
-    inputs, outputs = flight.inputs, flight.outputs(where)
-    counts, k = inputs.counts[where], inputs.k
-    x0 = None if inputs.origin is None else inputs.origin[where]
-    index, numbers = (torch.arange(size, device=counts.device) for size in (flight.n, flight.n_samples))
-    index = index[where, None]
-    finite = outputs.abs() <= LARGEST  # not NaN
-    outputs = outputs.where(finite, 0.0)
-
-    moments = Moments(counts, k, outputs[:, 0], x0)
-    pieces = list(_slices(flight.n_samples, max(1, MASK_ENTRIES[counts.device.type] // (k * len(counts)))))
-    at_once = inputs.at_once and len(pieces) == 1
-
-    def samples(rows: slice) -> Samples:
-        masks = flight.draw(index, numbers[rows]) if drawn is None else drawn[where, rows]
-        regressors = inputs.regressors(index, numbers[rows], masks)
-        weights = proximity(regressors, counts, settings, x0)
-        # Pieces are used twice, so they are converted here.
-        return regressors if at_once else regressors.double(), outputs[:, rows].double(), weights, None
-
-    if at_once:
-        x, y, weights, _ = samples(pieces[0])
-        fitted = shared.solved(moments, x, y, weights, settings)
-    else:
-        fitted = solved(moments, pieces, samples, settings)
-    return _known(fitted, (~finite.all(-1)).sum(1))
-
-
-def _fit_repeats(flight: Flight, settings: Settings, where: slice, repeats: Repeats) -> Surrogate:
-    """Fit some inputs of a flight whose samples are few different ones."""
-    inputs, labels, first = flight.inputs, flight.labels[where], flight.first[where]
-    counts, x0 = inputs.counts[where], None if inputs.origin is None else inputs.origin[where]
-    index = torch.arange(flight.n, device=counts.device)[where, None]
-    numbers = torch.cat([repeats.first.new_zeros(1), repeats.first])
-    regressors = inputs.regressors(index, numbers, flight.draw(index, numbers))
-    weights = proximity(regressors, counts, settings, x0)
-    means, variances = (values[:, labels].transpose(0, 1) for values in (repeats.means, repeats.variances))
-    outputs = torch.cat([first[:, None].double(), means], 1)
-    repeated = torch.cat([repeats.counts.new_ones(1), repeats.counts]), torch.cat([0 * means[:, :1], variances], 1)
-    return shared.solved(Moments(counts, inputs.k, first, x0), regressors, outputs, weights, settings, repeated)
-
-
-def _known(fitted: Surrogate, non_finite: Tensor) -> dict[str, Tensor]:
-    """The tensors of a fit by name; NaN for inputs with ``non_finite`` (n,) samples."""
-    unknown = (non_finite > 0)[:, None]
-
-    def known(values: Tensor) -> Tensor:
-        return values.masked_fill_(unknown if values.ndim == 2 else unknown[..., None], torch.nan)
-
-    return {name: known(getattr(fitted, name)) for name in FITTED} | {"non_finite": non_finite}
-
-
-def _repeats(flight: Flight) -> Repeats | None:
-    """The groups of equal samples that inputs share, on a CPU; None if there are none, or an output is not finite."""
-    if not flight.inputs.shared or flight.labels.is_cuda:
-        return None
-    groups = flight.inputs.groups(flight.n_samples)
-    if groups is None or not bool((flight.rest.abs() <= LARGEST).all() and (flight.first.abs() <= LARGEST).all()):
-        return None
-    return Repeats.of(groups, flight.rest)
-
-
-def _slices(n: int, together: int) -> Iterator[slice]:
-    return (slice(start, start + together) for start in range(0, n, together))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -182,3 +183,8 @@ class Flight:
         masks = self.drawn.masks
         others = masks[self.n :].view(self.n, self.n_samples - 1, masks.shape[-1])
         return torch.cat([masks[: self.n, None], others], dim=1)
+
+
+def slices(n: int, together: int) -> Iterator[slice]:
+    """Slices of n inputs or samples, ``together`` of them at a time."""
+    return (slice(start, start + together) for start in range(0, n, together))

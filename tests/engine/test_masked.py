@@ -222,8 +222,8 @@ def test_a_shared_neighbourhood_is_predicted_once(iris):
 
 def test_pieces_of_a_shared_neighbourhood_change_nothing(iris, monkeypatch):
     expected = tabular(iris, 1, False)[0]
-    monkeypatch.setattr("gpulime.engine.engine.MASK_ENTRIES", {"cpu": 50})
-    monkeypatch.setattr("gpulime.engine.engine.FIT_ENTRIES", 1)  # one input at a time
+    monkeypatch.setattr("gpulime.engine.fit.MASK_ENTRIES", {"cpu": 50})
+    monkeypatch.setattr("gpulime.engine.fit.FIT_ENTRIES", 1)  # one input at a time
     actual = tabular(iris, 1, False)[0]
     torch.testing.assert_close(actual.coefficients, expected.coefficients, rtol=0, atol=1e-12)
 

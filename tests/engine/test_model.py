@@ -484,7 +484,7 @@ def test_no_memory_to_draw_masks_is_survived_too(monkeypatch, cnn, pictures):
 
     monkeypatch.setattr(MaskedImages, "draw", starved)
     monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 1000})
-    monkeypatch.setattr("gpulime.engine.engine.MASK_ENTRIES", {"cpu": 2**9})
+    monkeypatch.setattr("gpulime.engine.fit.MASK_ENTRIES", {"cpu": 2**9})
     with pytest.warns(UserWarning, match="out of memory with 16 rows: going on with fewer"):
         actual = explain(cnn, pictures(10), n_samples=100)
     assert_near(actual.coefficients, expected.coefficients)

@@ -90,7 +90,7 @@ def test_a_flight_takes_few_launches(n, side, b, most, monkeypatch):
     """Images with 1000 samples each; the masks of many come of one launch."""
     monkeypatch.setattr("gpulime.engine.engine.FLIGHT_ROWS", {"cpu": 2**14})  # all as on a GPU
     monkeypatch.setattr("gpulime.engine.engine.FLIGHT_BYTES", {"cpu": FLIGHT_BYTES["cuda"]})
-    monkeypatch.setattr("gpulime.engine.engine.MASK_ENTRIES", {"cpu": MASK_ENTRIES["cuda"]})
+    monkeypatch.setattr("gpulime.engine.fit.MASK_ENTRIES", {"cpu": MASK_ENTRIES["cuda"]})
     monkeypatch.setattr("gpulime.engine.flight.AHEAD_ENTRIES", {"cpu": AHEAD_ENTRIES["cuda"]})
     monkeypatch.setattr("gpulime.images.preparation.SMALL_BYTES", {"cpu": 2**25})
 
