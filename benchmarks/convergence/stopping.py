@@ -113,13 +113,14 @@ def _row(case: Case, rule: str, found: Array, repeats: int, lime: float, rows: S
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the cases that have rows."""
     made = parser("convergence.stopping", __doc__, CASES)
+    made.add_argument("--most", type=int, help="games of each case; by default those of its rows")
     made.add_argument("--kept", type=Path, help="folder for outputs of models, so that no forward is done twice")
     given = made.parse_args(argv)
     for name in given.only or CASES:
         rows = read(summary.path(name), summary.Row)
         try:
             case = import_module(f"benchmarks.convergence.{name}").CASE  # here, since tables of results need no torchvision
-            found = run(case, rows, given.repeats or case.repeats, int(rows[0].games), given.kept)
+            found = run(case, rows, given.repeats or case.repeats, given.most or int(rows[0].games), given.kept)
         except (FileNotFoundError, ModuleNotFoundError) as missing:
             print(f"{name}: skipped, {missing}", flush=True)
             continue
