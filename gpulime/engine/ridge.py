@@ -10,6 +10,7 @@ Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +20,8 @@ from gpulime import device as devices
 
 # If 1 - leverage is below this, the sample determines a coefficient alone and the other samples cannot predict it.
 LEAST_FREE = 1e-10
+# Entries of the samples of all labels whose errors are computed together: on a CPU, only if they stay in its cache.
+LABEL_ENTRIES = defaultdict(lambda: 2**23, cpu=2**18)
 SURELY_REGULAR = 1e-6  # from this alpha on no system is singular, and the check is skipped
 
 
@@ -104,37 +107,45 @@ class LeaveOneOut:
         variances : (n, l, k) of the coefficients, valid if the noise differs from sample to sample (HC3). Terms of a pair are
             added before they are squared, with residuals that are as large as the noise on average (CR2).
         """
-        x, w = regressors.double(), weights[..., None]
-        residual = outputs.double() - torch.baddbmm(self.intercepts[:, None], x, self.beta.mT)
-        roots = self.root.mT
-        shifts = devices.product(-self.mean[:, None], roots)
-        groups = residual.split(1, -1) if roots.shape[1] > 1 else [residual]
-        # One label at a time, to bound memory. Centring happens inside baddbmm, so no centred copy of the masks is made.
-        found = [
-            self._errors(torch.baddbmm(shift, x, root), root, of_labels, w, partner)
-            for shift, root, of_labels in zip(shifts.unbind(1), roots.unbind(1), groups, strict=True)
-        ]
+        x, w = regressors.double(), weights[:, None, :, None]
+        residual = (outputs.double() - torch.baddbmm(self.intercepts[:, None], x, self.beta.mT))[:, None]
+        if self.root.shape[1] == 1:
+            return self._errors(x, self.root, residual, w, partner)
+        # Each label has its own parts: some labels at a time, to bound memory.
+        some = max(1, LABEL_ENTRIES[x.device.type] // max(1, x.numel()))
+        groups = zip(self.root.split(some, 1), residual.transpose(1, 3).split(some, 1), strict=True)
+        found = [self._errors(x, root, of_labels, w, partner) for root, of_labels in groups]
         press, variances = zip(*found, strict=True)
         return torch.cat(press, 1), torch.cat(variances, 1)
 
-    def _errors(self, d: Tensor, root: Tensor, residual: Tensor, w: Tensor, partner: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Errors for labels with the same parts; ``d`` (n, s, k) are the centred masks times ``root``."""
-        free = 1 - w * (torch.linalg.vector_norm(d, dim=-1, keepdim=True).square() + 1 / self.weight)
+    def _errors(self, x: Tensor, root: Tensor, residual: Tensor, w: Tensor, partner: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Errors for groups of labels with the same parts, of ``root`` (n, g, k, k) and ``residual`` (n, g, s, l / g)."""
+        columns = root.mT
+        shift = devices.product(-self.mean[:, None], columns)
+        # Centred masks times root (n, g, s, k). Centring happens inside baddbmm, so no centred copy of the masks is made.
+        d = torch.baddbmm(_side_by_side(shift), x, _side_by_side(columns)).unflatten(-1, root.shape[1:3]).transpose(1, 2)
+        weight = self.weight[:, None]
+        free = 1 - w * (torch.linalg.vector_norm(d, dim=-1, keepdim=True).square() + 1 / weight)
         error = residual / free.where(free > LEAST_FREE, torch.nan)
-        press = (w * error.square()).sum(1)
-        influence = devices.product(d, root.mT)
+        press = (w * error.square()).sum(2).flatten(1)
+        influence = devices.product(d, root)
         if partner is None:
-            return press, devices.product((w * error).square().mT, influence.square())
+            return press, devices.product((w * error).square().mT, influence.square()).flatten(1, 2)
         # (1 - H)^-1/2 of the 2 x 2 block of a pair. Without the pair, as by (1 - H)^-1, errors would be twice too large if
         # there are few pairs for each part.
         scale = w.sqrt()
         alone = (partner == torch.arange(len(partner), device=partner.device))[:, None]
-        h = scale * scale[:, partner] * ((d * d[:, partner]).sum(-1, keepdim=True) + 1 / self.weight)
+        h = scale * scale[:, :, partner] * ((d * d[:, :, partner]).sum(-1, keepdim=True) + 1 / weight)
         h = h.masked_fill(alone, 0.0)
         one = scale * residual
-        root = (free * free[:, partner] - h.square()).sqrt()
-        size = (free + free[:, partner] + 2 * root).sqrt() * root
-        both = scale * ((free[:, partner] + root) * one + h * one[:, partner]) / size
-        crossed = (both * both[:, partner]).masked_fill(alone, 0.0)
-        variances = both.square().mT @ influence.square() + crossed.mT @ (influence * influence[:, partner])
-        return press, variances
+        block = (free * free[:, :, partner] - h.square()).sqrt()
+        size = (free + free[:, :, partner] + 2 * block).sqrt() * block
+        both = scale * ((free[:, :, partner] + block) * one + h * one[:, :, partner]) / size
+        crossed = (both * both[:, :, partner]).masked_fill(alone, 0.0)
+        variances = both.square().mT @ influence.square() + crossed.mT @ (influence * influence[:, :, partner])
+        return press, variances.flatten(1, 2)
+
+
+def _side_by_side(matrices: Tensor) -> Tensor:
+    """Put g matrices (n, g, r, k) into one (n, r, g k)."""
+    return matrices.transpose(1, 2).flatten(2)

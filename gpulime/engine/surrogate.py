@@ -172,9 +172,10 @@ class Moments:
         gram, cross, spread = self.centre()
         ranks = select(gram, cross, self.counts, self.samples, settings, self.x0)
         chosen = (ranks[:, :1] >= 0).expand_as(ranks) if ranks.stride(1) == 0 else ranks >= 0
-        # Without a penalty of the user's, slopes do not depend on the scale of the kernel.
-        weak = REGULAR * others.clamp(LEAST_WEIGHT, 1.0)[..., None, None]
-        beta, root = ridge(gram, cross, chosen, settings.alpha if settings.estimator == "ridge" else weak)
+        alpha: float | Tensor = settings.alpha
+        if settings.estimator != "ridge":  # without a penalty of the user's, slopes do not depend on the scale of the kernel
+            alpha = REGULAR * others.clamp(LEAST_WEIGHT, 1.0)[..., None, None]
+        beta, root = ridge(gram, cross, chosen, alpha)
         mean, mean_y = (self.sums.x / weight + self.x0[..., None]).mT, (self.sums.y / weight).squeeze(-1)
         intercepts = self.y0 + mean_y - (beta * mean).sum(-1)
         residual = spread - 2 * (beta * cross).sum(-1) + (devices.product(beta, gram) * beta).sum(-1)

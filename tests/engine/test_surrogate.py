@@ -13,6 +13,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances, r2_score
 
+from gpulime.engine import ridge
 from gpulime.engine.proximity import DISTANCES, KERNELS, proximity
 from gpulime.engine.rounds import partners
 from gpulime.engine.selection import SELECTIONS
@@ -207,6 +208,16 @@ def test_pieces_of_any_size_give_the_same_fit(size):
     weights = proximity(masks, counts, Settings())
     pieces = torch.arange(200).split(size)
     assert_same_fit(moments(masks, outputs, weights, counts, pieces), fit(masks, outputs, counts))
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_errors_do_not_depend_on_how_many_labels_are_computed_together(together, monkeypatch):
+    masks, outputs, counts = samples(l=3)
+    settings = Settings(num_features=4)
+    monkeypatch.setitem(ridge.LABEL_ENTRIES, "cpu", 0)
+    one_by_one = fit(masks, outputs, counts, settings)
+    monkeypatch.setitem(ridge.LABEL_ENTRIES, "cpu", together * masks.numel())
+    assert_same_fit(fit(masks, outputs, counts, settings), one_by_one)
 
 
 def without(rows, x, y, w):
