@@ -66,7 +66,8 @@ class Case:
         settings = {"n_samples": None if "quality" in settings else S, "mean": 0.5, "std": 0.5, **settings}
         self.explainer = gpulime.Explainer(self.model, segments=SEGMENTS[segments], batch_size=B, **settings)
         self.batch = gpulime.Batch(torch.zeros(N, 3, SIDE, SIDE, dtype=torch.uint8))
-        calls.answer(0, ROWS * COLUMNS - 1, *[ROWS * COLUMNS] * N)  # lowest and highest id, numbers of segments
+        k = ROWS * COLUMNS
+        calls.answer([0, k - 1, *[k] * N], [0, k - 1, k])  # lowest and highest id, then segments: of each image, formerly most
         self.first = self.flight(calls.counts)
 
     def flight(self, look: Callable[[], Any]) -> Seen:
