@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, geometric_mean
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import ablation, gpu_rows, growth, run
+from benchmarks import ablation, gpu_rows, growth, host_time, run
 from benchmarks import rows as store
 from benchmarks.convergence import stopping, summary
 from benchmarks.convergence.measure import LIME_S
@@ -224,6 +224,15 @@ def of_gpu(rows: Sequence[gpu_rows.Row]) -> str:
     return lines(" | ms (20 to 80 %) | rate | ratio | which must be | error | ", shown) if shown else ""
 
 
+def of_host_time(rows: Sequence[host_time.Row]) -> str:
+    """Times of the host before and now."""
+    shown = [
+        (f"{row.entry}: {row.side}", row.before_ms, row.ms, spread(row, f"**{row.ratio}**"), row.bound, VERDICTS[row.ok])
+        for row in rows
+    ]
+    return lines(f" | ms at {rows[0].before} | ms | ratio (20 to 80 %) | which must be | ", shown)
+
+
 def of_columns(rows: Sequence[Any], names: Mapping[str, str]) -> str:
     """Some columns of rows, with their names in the table; a verdict is spelled out."""
     cells = ([VERDICTS[value] if name == "ok" else value for name in names for value in [getattr(row, name)]] for row in rows)
@@ -429,7 +438,10 @@ PAGES: Mapping[Path, Blocks] = {
             },
         ),
     },
-    ROOT / "docs" / "gpu.md": {"gpu": partial(devices, gpu_rows.Row, of_gpu)},
+    ROOT / "docs" / "gpu.md": {
+        "host_time": partial(devices, host_time.Row, of_host_time),
+        "gpu": partial(devices, gpu_rows.Row, of_gpu),
+    },
 }
 
 

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import threading
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,6 +83,20 @@ def test_every_image_gets_a_row(photographs, tmp_path, capsys):
     assert "1 .txt" in shown.err
     assert "explained  6\nfailed     3 (decode 3)\n" in shown.out
     assert (tmp_path / "run" / "report.html").stat().st_size > 1000
+
+
+def test_label_maps_are_compressed_in_the_writers_thread(photographs, tmp_path, monkeypatch):
+    """So the thread that calls the model goes on meanwhile: zlib releases the interpreter."""
+    compress, threads = zlib.compress, []
+
+    def compressed(*args):
+        threads.append(threading.current_thread().name)
+        return compress(*args)
+
+    monkeypatch.setattr(zlib, "compress", compressed)
+    from_config.run(config(photographs, tmp_path / "run"))
+    packed = [row for row in rows_of(tmp_path / "run").values() if row["seg"] is not None]
+    assert threads == ["gpulime writer"] * len(packed) != []
 
 
 def test_rows_are_what_the_explainer_gives(photographs, tmp_path):

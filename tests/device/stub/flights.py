@@ -1,7 +1,7 @@
 """Flights of the explainer on the stub of CUDA: calls and the host's time, by parts.
 
-Started by test_stub.py and host_time.py with the environment of `library.environment`. Each line of standard input is a
-question in JSON: the settings of a case, and ``ask``, which is "calls", "times" or "profile". The answer is a line of JSON.
+Started by test_stub.py and benchmarks.host_time with the environment of `library.environment`. Each line of standard input is
+a question in JSON: the settings of a case, and ``ask``, which is "calls", "times" or "profile". The answer is a line of JSON.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Seen(NamedTuple):
 class Case:
     """An explainer with the same images for each flight, the first of which has passed."""
 
-    def __init__(self, segments: str, **settings: Any) -> None:
+    def __init__(self, segments: str, repeats: int = REPEATS, **settings: Any) -> None:
+        self.repeats = repeats
         self.model = Model()
         settings = {"n_samples": None if "quality" in settings else S, "mean": 0.5, "std": 0.5, **settings}
         self.explainer = gpulime.Explainer(self.model, segments=SEGMENTS[segments], batch_size=B, **settings)
@@ -98,16 +99,17 @@ class Case:
         }
 
     def times(self) -> dict[str, float]:
-        """Milliseconds of the host: of preparation, a further model batch, the fit after the last forward, fetching.
+        """Milliseconds of the host; the fit is what follows the last forward.
 
         They are the least of several flights: other work on this machine only adds to them.
         """
-        flights = [self.flight(time.thread_time) for _ in range(REPEATS)]
+        flights = [self.flight(time.thread_time) for _ in range(self.repeats)]
         parts = {
             "prepare": [seen.prepared - seen.first for seen in flights],
-            "batch": [later - one for seen in flights for one, later in pairwise(seen.forwards[1:])],
+            "further model batch": [later - one for seen in flights for one, later in pairwise(seen.forwards[1:])],
             "fit": [seen.fitted - seen.forwards[-1] for seen in flights],
             "fetch": [seen.fetched - seen.fitted for seen in flights],
+            "fit and fetch": [seen.fetched - seen.forwards[-1] for seen in flights],
         }
         return {name: 1000 * min(seconds) for name, seconds in parts.items()}
 
