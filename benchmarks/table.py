@@ -227,8 +227,7 @@ def of_gpu(rows: Sequence[gpu_rows.Row]) -> str:
 def of_host_time(rows: Sequence[host_time.Row]) -> str:
     """Times of the host before and now."""
     shown = [
-        (f"{row.entry}: {row.side}", row.before_ms, row.ms, spread(row, f"**{row.ratio}**"), row.bound, VERDICTS[row.ok])
-        for row in rows
+        (f"{row.entry}: {row.side}", row.before_ms, row.ms, spread(row, row.ratio), row.bound, VERDICTS[row.ok]) for row in rows
     ]
     return lines(f" | ms at {rows[0].before} | ms | ratio (20 to 80 %) | which must be | ", shown)
 
