@@ -74,14 +74,16 @@ def read(path: Path, kind: type[Any]) -> list[Any]:
 
 
 def write(path: Path, rows: Iterable[Any], kind: type[Any]) -> None:
-    """Replace a file."""
+    """Replace a file; at any moment it has its old rows or the new ones, since a benchmark may be killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    coming = path.with_suffix(".coming")
+    with coming.open("w", newline="", encoding="utf-8") as file:
         place = [f.name for f in fields(Placed)]
         own = [f.name for f in fields(kind) if f.name not in place]
         writer = csv.DictWriter(file, [*own, *place], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
+    coming.replace(path)
 
 
 def save(rows: Sequence[Any], tiny: bool = False, entries: Sequence[str] | None = None) -> Path:
@@ -140,5 +142,8 @@ def on_device(parser: argparse.ArgumentParser, argv: Sequence[str] | None, defau
 
 def _git(*arguments: str) -> str:
     command = ["git", "--no-optional-locks", "-C", str(HERE), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # measurements also run on a machine without git
+        return ""
     return done.stdout.strip()

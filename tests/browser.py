@@ -15,7 +15,6 @@ import tempfile
 import time
 
 import numpy as np
-from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -149,6 +148,8 @@ class Browser:
 
     def screenshot(self, path=None):
         """A screenshot of the window, (h, w, 3) uint8, once everything in it is drawn."""
+        from PIL import Image  # here, since every test loads this module, also on a machine for GPUs that has no Pillow
+
         if self._scripts:
             self.js("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 100))))")
         else:
