@@ -1,7 +1,7 @@
 """``python -m benchmarks.gpu --minutes 8 --save``: the measurements that need a GPU, the most telling first.
 
-It ends by itself when the minutes are over; each row is kept as it comes. ``--resume`` goes on with the steps that are not done
-by the rows of this GPU in results/gpu/, also on a new machine. ``--only`` runs the named steps.
+It ends by itself when the minutes are over, or a step loses the GPU; each row is kept as it comes. ``--resume`` goes on with
+the steps that are not done by the rows of this GPU in results/gpu/, also on a new machine. ``--only`` runs the named steps.
 
 Needs torch, numpy and CuPy, and installs nothing. A step with other requirements (pytest, compute-sanitizer, torchvision,
 scikit-image, lime, captum) is left out with a note if they are missing. The error of coefficients needs scikit-learn.
@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,9 @@ import torch
 from benchmarks import gpu_engine, gpu_kernels, table
 from benchmarks.gpu_rows import Bench, Row
 from benchmarks.rows import HERE, file_of, on_device, parser, read, save, write
+from gpulime import device as devices
 from gpulime import doctor
+from gpulime.runs.progress.exits import DeviceLostError
 
 TESTS_S, SANITIZER_S, COMMAND_S = 200, 90, 460
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors")
@@ -36,7 +39,8 @@ TELLING = [
     for name in ("engine/test_waits", "test_explainer", "ops/test_masked_images_kernel", "ops/test_bernoulli")
 ]
 TELLING += ["tests/engine/test_compiled.py"]
-DONE = "done"  # the entry of the rows that name finished steps
+PHOTOGRAPHS = ("skimage", "PIL", "sklearn")  # what benchmarks of photographs need
+STEP = "step"  # the entry of the rows that name finished steps, with the reason if one failed
 
 Step = Callable[[Bench], Iterator[Row]]
 
@@ -64,6 +68,9 @@ def gpulime_bench(bench: Bench) -> Iterator[Row]:
     """``gpulime bench`` on random images."""
     _needs("torchvision", "jsonargparse", "pyarrow", "skimage")
     settings = ["--model.factory", "torchvision.models.resnet50", "--data.crop", "224", "--images", "random", "--seconds", "4"]
+    if bench.tiny:
+        settings += ["--model.factory", "torchvision.models.resnet18", "--data.crop", "32", "--lime.n_samples", "20"]
+        settings += ["--seconds", "0.1", "--lime.segments", "grid"]
     yield bench.verdict("bench", "gpulime bench", run([sys.executable, "-m", "gpulime", "bench", *settings], TESTS_S))
 
 
@@ -79,9 +86,10 @@ def sanitizer(bench: Bench, tool: str) -> Iterator[Row]:
     yield bench.verdict("sanitizer", f"compute-sanitizer {tool}", error)
 
 
-def command(bench: Bench, name: str) -> Iterator[Row]:
+def command(bench: Bench, name: str, needs: Sequence[str] = ()) -> Iterator[Row]:
     """Another command of benchmarks/, which keeps its own rows, on the GPU."""
-    options = ["--save"] * bench.saves + ["--tiny"] * bench.tiny
+    _needs(*needs)
+    options = ["--save"] * bench.saves + ["--tiny", "--repeats", "1"] * bench.tiny
     argv = [sys.executable, "-m", f"benchmarks.{name}", "--device", bench.device.type, *options]
     yield bench.verdict(name, f"benchmarks.{name}", run(argv, COMMAND_S))
 
@@ -100,26 +108,29 @@ STEPS: dict[str, Step] = {
     "quickshift": gpu_kernels.quickshift,
     "share_of_model": gpu_engine.share_of_model,
     "efficiency_28x28_cnn": partial(gpu_engine.efficiency, subject=gpu_engine.CNN28),
-    "compiled": gpu_engine.compiled,
+    "compiled_28x28_cnn": partial(gpu_engine.compiled, name="28x28 CNN"),
+    "compiled_resnet_50": partial(gpu_engine.compiled, name="ResNet-50"),
     "tests": partial(pytest, what=["tests"], marker="gpu", seconds=COMMAND_S),
     "efficiency_vit_b16": partial(gpu_engine.efficiency, subject=gpu_engine.VIT),
+    "compiled_vit_b16": partial(gpu_engine.compiled, name="ViT-B/16"),
     "bench": gpulime_bench,
     "memcheck": partial(sanitizer, tool="memcheck"),
     "racecheck": partial(sanitizer, tool="racecheck"),
-    "ablation": partial(command, name="ablation"),
-    "peers": partial(command, name="peers"),
+    "ablation": partial(command, name="ablation", needs=PHOTOGRAPHS),
+    "peers": partial(command, name="peers", needs=(*PHOTOGRAPHS, "lime")),
     "growth": partial(command, name="growth"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table of docs/gpu.md; return 1 if a check fails or a bound is missed."""
+    """Print the table of docs/gpu.md, with ``--save`` all of it; return 1 if a check fails or a bound is missed."""
     made = parser("gpu", __doc__, STEPS)
     made.add_argument("--minutes", type=float, default=float("inf"), help="end after these; by default run all steps")
     made.add_argument("--resume", action="store_true", help="leave out the steps that the kept rows of this GPU call done")
     options = on_device(made, argv, default="cuda")
     bench = Bench(torch.device(options.device), options.tiny, options.save)
-    done = _done(bench, options)
+    path = file_of(bench.place["device"], Row.FOLDER, options.tiny)
+    done = _done(path, options)
     steps = [name for name in options.only or STEPS if name not in done]
     found: list[Row] = []
     try:
@@ -127,26 +138,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             while steps:
                 for row in _rows(steps[0], bench):
                     found.append(row)
-                    if row.entry != DONE:
+                    if row.entry != STEP or row.reason:
                         print(row, flush=True)
                     if options.save:
                         save([row], options.tiny)
                 steps.pop(0)
     except LateError:
         print(f"\nthe {options.minutes:g} minutes are over; left for --resume: {', '.join(steps)}")
-    print(f"\n{table.of_gpu(found)}")
+    except DeviceLostError as lost:
+        print(f"\n{lost}; left for --resume: {', '.join(steps[1:])}")
+    print(f"\n{table.of_gpu(read(path, Row) if options.save else found)}")
     return int(any(row.ok == "no" for row in found))
 
 
-def _done(bench: Bench, options: Any) -> set[str]:
+def _done(path: Path, options: Any) -> set[str]:
     """Steps that are done by the kept rows; without ``--resume`` these are forgotten."""
-    path = file_of(bench.place["device"], Row.FOLDER, options.tiny)
     rows = read(path, Row)
     if options.resume:
-        done = {row.side for row in rows if row.entry == DONE}
+        done = {row.side for row in rows if row.entry == STEP}
         return done | ({"telling_tests"} if "tests" in done else set())  # they are a part of all tests
     if options.save and rows and not options.only:
-        write(path, [row for row in rows if row.entry != DONE], Row)
+        write(path, [row for row in rows if row.entry != STEP], Row)
     return set()
 
 
@@ -154,16 +166,23 @@ def _rows(name: str, bench: Bench) -> Iterator[Row]:
     """Rows of a step; at its end one that calls it done, also if it failed, so that the next steps still run.
 
     A step that lacks a package is not done: another machine may have it.
+
+    Raises
+    ------
+    DeviceLostError
+        If the step has made the GPU unusable for this process, in which the next ones would fail, too.
     """
     try:
         yield from STEPS[name](bench)
     except ModuleNotFoundError as missing:
         print(f"{name}: left out, {missing}", flush=True)
-        return
     except Exception as error:
         traceback.print_exc()
-        yield bench.verdict(name, "step", f"{type(error).__name__}: {error}".splitlines()[0])
-    yield Row(DONE, name, **bench.place)
+        yield bench.verdict(STEP, name, f"{type(error).__name__}: {error}".splitlines()[0])
+        if devices.lost(error, bench.device):
+            raise DeviceLostError(f"{name} has lost the device") from error
+    else:
+        yield Row(STEP, name, **bench.place)
 
 
 @contextmanager

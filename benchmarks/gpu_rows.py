@@ -86,7 +86,7 @@ class Bench:
         one = timed(call, self.device).wall
         if self.device.type != "cuda":
             return (one,)
-        repeats = max(5, min(most, int(seconds / max(1e-6, one))))
+        repeats = 2 if self.tiny else max(5, min(most, int(seconds / max(1e-6, one))))
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
         if ahead:
             torch.cuda._sleep(int(repeats * timed(call, self.device).wall * CYCLES))

@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None, axes: Sequence[Axis] = AXES) -> int:
     for axis in axes:
         if options.only and axis.name not in options.only:
             continue
-        chosen = replace(axis, values=axis.values[:2]) if options.tiny else axis
+        chosen = replace(axis, base=replace(axis.base, s=60, size=32), values=axis.values[:2]) if options.tiny else axis
         rows = grown(chosen, list(costs(chosen, options.device, options.repeats)), place)
         last = rows[-1]
         sound &= last.ok == "yes"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +33,7 @@ def kept(host, monkeypatch, tmp_path):
     monkeypatch.setattr("gpulime.images.masked_images.composer", masking.launcher)
     monkeypatch.setattr(masking, "masked_images", masking.by_kernel)
     found = lambda: rows.read(tmp_path / "tiny" / "gpu" / "none.csv", Row)  # noqa: E731
-    return lambda: {(row.entry, row.side): row for row in found() if row.entry != gpu.DONE}
+    return lambda: {(row.entry, row.side): row for row in found() if row.entry != gpu.STEP or row.reason}
 
 
 def run(*names, options=()):
@@ -71,7 +73,7 @@ def test_a_segmenter_with_other_ids_gets_no_time(kept, monkeypatch):
     monkeypatch.setitem(OPS, segments.Quickshift, lambda images, **options: quickshift(images, **options) + 1)
     assert run("quickshift") == 1
     row = kept()["quickshift", "kernel"]
-    assert (row.ok, row.ms, row.reason) == ("no", "", "0.00000 of the ids at 13x15")
+    assert (row.ok, row.ms, row.reason) == ("no", "", "0.00000 of the ids at 9x11")
 
 
 def test_the_engine_is_timed_beside_the_bare_model(kept):
@@ -110,8 +112,7 @@ def test_compiled_models_are_timed_beside_the_same_without_and_wrong_ones_are_no
     wrong = "reduce-overhead"
     compiled = lambda model, **how: model if how["mode"] != wrong else lambda rows: model(rows).flip(1) * 2  # noqa: E731
     monkeypatch.setattr(torch, "compile", compiled)
-    monkeypatch.setattr(gpu_engine, "NAMES", gpu_engine.NAMES[:1])
-    assert run("compiled") == 1
+    assert run("compiled_resnet_50") == 1
     plain, same, other = (kept()["compiled", f"ResNet-50, {way}"] for way in ("as it is", "compile=True", f"compile={wrong!r}"))
     assert (plain.ratio, same.error, bool(float(same.rate))) == ("1", "0", True)
     assert (other.ok, other.ms) == ("no", "")
@@ -131,6 +132,7 @@ def test_steps_that_are_commands_keep_their_verdicts(commands, kept):
     assert run("peers", "ablation", "growth", "tests", "bench") == 1
     assert set(kept()) >= {("peers", "benchmarks.peers"), ("tests", "pytest tests -m 'gpu'"), ("bench", "gpulime bench")}
     assert {(row.ok, row.reason) for row in kept().values()} == {("no", "exit code 1: a reason")}
+    assert {command[command.index("-m") + 1].partition(".")[0] for command in commands} == {"benchmarks", "pytest", "gpulime"}
 
 
 @pytest.mark.long
@@ -159,6 +161,29 @@ def test_tests_that_need_a_gpu_are_marked():
 @pytest.mark.gpu
 def test_a_test_with_the_marker_runs_only_with_a_gpu():
     assert torch.cuda.is_available()
+
+
+def test_it_prints_the_table_of_the_page(kept, tmp_path, monkeypatch, capsys):
+    """With all kept rows, also those of an earlier call."""
+    timed = lambda name: lambda bench: iter([bench.row(name, "kernel", (0.002, 0.003), 10, "rows")])  # noqa: E731
+    monkeypatch.setattr(gpu, "STEPS", {"a": timed("first"), "b": timed("second")})
+    run("a")
+    run(options=["--resume"])
+    printed = capsys.readouterr().out
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "tiny")
+    page = table.PAGES[table.ROOT / "docs" / "gpu.md"]["gpu"]()
+    shown = page[page.index("|") :]
+    assert printed.endswith(f"\n\n{shown}\n")
+    assert [line.split(":")[0] for line in shown.splitlines()[2:]] == ["| first", "| second"]
+
+
+def test_commands_of_the_page_end_before_the_device_s_minutes_do():
+    """A command may take ten minutes, all of them fifteen; a machine takes one to start, and Python some seconds."""
+    page = (TESTS.parent / "docs" / "gpu.md").read_text(encoding="utf-8")
+    minutes = [int(found) for found in re.findall(r"python -m benchmarks\.gpu --minutes (\d+)", page)]
+    assert max(minutes) < 10
+    assert len(minutes) == 2
+    assert sum(minutes) + len(minutes) <= 15
 
 
 def test_the_table_shows_rows_with_a_time_or_a_bound():
@@ -197,7 +222,7 @@ def test_it_ends_in_time_with_its_rows_ends_its_commands_and_goes_on(kept, monke
     assert run(options=["--minutes", "0.02"]) == 0
     assert "the 0.02 minutes are over; left for --resume: second, third" in capsys.readouterr().out
     assert set(kept()) == {("a", "b")}
-    assert [process.returncode for process in begun] == [-signal.SIGKILL]
+    assert begun[-1].returncode == -signal.SIGKILL
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert run(options=["--resume"]) == 0
     assert set(kept()) == {("a", "b"), ("c", "e")}
@@ -205,6 +230,41 @@ def test_it_ends_in_time_with_its_rows_ends_its_commands_and_goes_on(kept, monke
     assert runs == ["second", "second"]
     assert run() == 0  # from the beginning
     assert runs == ["second"] * 3
+
+
+KILLED = """
+import os, signal, sys
+from benchmarks import gpu, rows
+
+def step(bench):
+    for name in "abc":
+        yield bench.verdict("kept", name)
+    rows.asdict = lambda row: os.kill(os.getpid(), signal.SIGKILL)
+    yield bench.verdict("kept", "d")
+
+rows.RESULTS = rows.Path(sys.argv[1])
+gpu.STEPS = {"step": step}
+gpu.main(["--device", "cpu", "--tiny", "--save"])
+"""
+
+
+def test_rows_are_kept_if_it_is_killed_even_while_it_writes_one(kept, tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=TESTS.parent, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert set(kept()) == {("kept", name) for name in "abc"}
+
+
+def test_a_model_that_cannot_be_compiled_is_left_out_beside_the_same_without(kept, monkeypatch, capsys):
+    """A machine without a C compiler."""
+
+    def fails(model, **how):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.warns(UserWarning, match="cannot be compiled"):
+        assert run("compiled_28x28_cnn") == 0
+    assert "compiled_28x28_cnn: left out, torch.compile fails: RuntimeError: Failed to find C" in capsys.readouterr().out
+    assert set(kept()) == {("compiled", "28x28 CNN, as it is")}
 
 
 def test_it_ends_in_time_while_a_model_is_compiled(kept, monkeypatch, capsys):
@@ -226,7 +286,25 @@ def test_a_step_that_fails_is_a_row_and_the_next_ones_run(kept, monkeypatch):
 
     monkeypatch.setattr(gpu, "STEPS", {"fails": fails, "next": lambda bench: iter([bench.verdict("a", "b")])})
     assert run() == 1
-    assert {key: row.reason for key, row in kept().items()} == {("fails", "step"): "RuntimeError: no", ("a", "b"): ""}
+    assert {key: row.reason for key, row in kept().items()} == {("step", "fails"): "RuntimeError: no", ("a", "b"): ""}
+    monkeypatch.setitem(gpu.STEPS, "fails", lambda bench: iter([]))
+    assert run("fails") == 0
+    assert set(kept()) == {("a", "b")}
+
+
+def test_a_step_that_loses_the_device_leaves_the_next_ones_for_another_process(kept, monkeypatch, capsys):
+    """All of them would fail in this one, and count as done."""
+
+    def loses(bench):
+        yield bench.verdict("a", "b")
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(gpu, "STEPS", {"loses": loses, "next": lambda bench: iter([bench.verdict("c", "d")])})
+    assert run() == 1
+    assert "loses has lost the device; left for --resume: next\n" in capsys.readouterr().out
+    assert set(kept()) == {("a", "b"), ("step", "loses")}
+    assert run(options=["--resume"]) == 0
+    assert set(kept()) == {("a", "b"), ("c", "d"), ("step", "loses")}
 
 
 def test_a_later_call_tries_what_was_left_out_but_no_part_of_the_tests(kept, monkeypatch):
@@ -283,11 +361,13 @@ def test_a_missing_program_is_left_out_and_said(kept, monkeypatch, capsys):
 
 @pytest.mark.long
 def test_torch_numpy_and_cupy_are_enough():
+    """Without other packages and without programs, such as git."""
     missing = "skimage sklearn scipy PIL torchvision pyarrow matplotlib lime captum ray yaml pytest jinja2"
     program = f"import sys; sys.modules.update(dict.fromkeys('{missing}'.split())); from benchmarks import gpu; "
     program += "sys.exit(gpu.main(['--only', 'checks', '--device', 'cpu', '--tiny']))"
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, encoding="utf-8", check=False)
+    how = {"cwd": root, "capture_output": True, "encoding": "utf-8", "check": False}
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PATH": ""}, **how)
     assert done.stdout.startswith("kernels, CuPy: FAILED kernels cannot run here: gpulime doctor says why\n"), done.stderr
 
 
