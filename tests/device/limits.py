@@ -25,6 +25,18 @@ TESTS = {  # by file and name
     r"test_isolation\.py::test_a_gpu_that_is_lost_ends_the_run": LOST,
 }
 
+OWN = "the plug-in runs these tests itself"
+SANITIZER = "compute-sanitizer watches the kernels of a real GPU"
+PROFILER = "PyTorch's profiler sees no kernels here"
+
+STEPS = {  # of benchmarks.gpu
+    "telling_tests": OWN,
+    "tests": OWN,
+    "profile": PROFILER,
+    "memcheck": SANITIZER,
+    "racecheck": SANITIZER,
+}
+
 
 def reason(item):
     """The reason why a test cannot run on the pretend device, or None."""
