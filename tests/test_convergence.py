@@ -236,12 +236,9 @@ def test_adaptive_stopping_beside_equal_numbers(game, tmp_path, monkeypatch):
     case = Case("small", lambda: iter([game, replace(game, name="b"), replace(game, name="unknown")]), n_masks=2000)
     monkeypatch.setattr(targets.stored, "__defaults__", (tmp_path,))
     targets.compute(replace(case, games=lambda: iter([game, replace(game, name="b")])), tmp_path)
-    rows = [
-        summary.Row("small", "2", "lime", "ridge", "", "1000", "1000", mse="1e-4"),
-        *(summary.Row("small", "2", "blocks", "gp", "auto", str(s), str(s + 1), mse=str(1e-3 / s)) for s in (100, 400)),
-    ]
-    assert stopping.fixed(rows, 5e-6) == pytest.approx(201, rel=0.01)
-    found = stopping.run(case, rows, repeats=2, most=2)
+    alike = {s: [0.5e-3 / s, 1.5e-3 / s] for s in (100, 400)}
+    assert stopping.fixed(alike, 5e-6) == pytest.approx(201, rel=0.01)
+    found = stopping.run(case, 1e-2, repeats=2, most=2)
     assert [(row.rule, row.games, row.forwards, row.most, row.wrong) for row in found] == [
         (rule, "2", "64", "64", "0.000") for rule in stopping.rules(1.0)
     ]

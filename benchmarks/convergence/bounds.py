@@ -92,7 +92,7 @@ def _of_case(case: str, rows: Sequence[summary.Row], most: int, ratio: float) ->
 def _of_stopping(rows: Sequence[stopping.Row]) -> Iterator[Bound]:
     for case in dict.fromkeys(row.case for row in rows):
         for of_top, why in ((False, SETTLED), (True, SURE)):
-            some = [row for row in rows if row.case == case and row.rule.startswith("top") == of_top and row.fixed]
+            some = [row for row in rows if row.case == case and row.rule.startswith("top") == of_top and row.fixed.isdigit()]
             if some:
                 each = [float(row.forwards) / float(row.fixed) for row in some]
                 text = f"{min(each):.2f} to {max(each):.2f}" if len(each) > 1 else f"{each[0]:.2f}"
