@@ -43,4 +43,4 @@ def games() -> Iterator[Game]:
         yield of_picture(explainer, name, picture, segments, classes=1000)
 
 
-CASE = Case("photographs", games, n_masks=20_000)
+CASE = Case("photographs", games, n_masks=20_000, sizes=(128, 256, 384, 512))
