@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpulime import device as devices
 from gpulime import labels as classes
 from gpulime.device import exact
 from gpulime.engine.masked import Wanted
@@ -90,7 +91,7 @@ class LimeLabels(Wanted):
         beyond = [label for label in labels if not -classes <= label < classes]
         check(not beyond, f"labels must be below the number of classes, {classes}; got {beyond}")
         self.one.labels, self.one.output = labels, first
-        return torch.tensor([[label % classes for label in labels]], device=outputs.device)
+        return devices.sent(torch.tensor([[label % classes for label in labels]]), outputs.device)
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ class Fit:
     ----------
     parts : (m,) int64, columns of the regressors that it uses, the largest coefficient first
     coefficients, errors : (m,) float64, and their standard errors; NaN for a regressor of the user's
-    intercept, score, score_loo, prediction : float; ``prediction`` is the model's output for sample 0
-    local_pred : (1,) float64, the linear model's
+    intercept, score, score_loo : float
+    local_pred : (1,) float64, the linear model's output for sample 0
+    outputs : (s,), the explained model's
     """
 
     parts: Array
@@ -112,11 +114,13 @@ class Fit:
     score: float
     score_loo: float
     local_pred: Array
-    prediction: float
+    outputs: Array
 
 
-def fits(regressors: Array, weights: Array, outputs: Tensor, settings: Settings, model_regressor: Any = None) -> list[Fit]:
-    """Fit a linear model to each label, as lime does.
+def fits(
+    regressors: Array, weights: Array, outputs: Tensor, settings: Settings, model_regressor: Any = None
+) -> Callable[[], list[Fit]]:
+    """Fit a linear model to each label, as lime does; the returned function waits for a GPU to have fitted them.
 
     Parameters
     ----------
@@ -131,31 +135,46 @@ def fits(regressors: Array, weights: Array, outputs: Tensor, settings: Settings,
     Raises
     ------
     GpulimeError
-        If an output is NaN or infinite.
+        By the returned function, if an output is NaN or infinite.
     """
-    bad = int((~outputs.isfinite()).any(-1).sum())
-    check(bad == 0, f"classifier_fn's output was NaN or infinite for {bad} of {len(regressors)} samples")
+    device = outputs.device
+    finite = outputs.isfinite()
+    bad, outputs = (~finite).any(-1).sum(), outputs.where(finite, 0)  # what cannot be fitted is reported later, without a wait
     columns = regressors.astype(np.float64 if regressors.dtype.kind == "f" else bool, copy=False)
-    x = torch.from_numpy(columns)[None].to(outputs.device)
-    with exact(outputs.device):
-        counts = torch.tensor([x.shape[2]], device=outputs.device)
-        moments = Moments(counts, x.shape[2], outputs[:, 0], x[:, 0])
-        samples = x, outputs, torch.from_numpy(weights)[None].to(outputs.device), None
+    x = devices.sent(torch.from_numpy(columns)[None], device)
+    with exact(device):
+        moments = Moments(torch.full((1,), x.shape[2], device=device), x.shape[2], outputs[:, 0], x[:, 0])
+        samples = x, outputs, devices.sent(torch.from_numpy(weights)[None], device), None
         solve = solved if x.dtype == torch.bool else _solved
         fitted = solve(moments, [...], lambda _: samples, settings)
-    of_labels = zip(*(getattr(fitted, name)[0].cpu().numpy() for name in FITTED), strict=True)
-    found = []
-    for y, (coefficients, errors, ranks, intercept, score, score_loo, local) in zip(
-        outputs[0].T.cpu().numpy(), of_labels, strict=True
-    ):
-        used = np.argsort(np.where(ranks < 0, ranks.max() + 1, ranks), kind="stable")[: (ranks >= 0).sum()]
-        fit = Fit(used, coefficients[used], errors[used], intercept, score, score_loo, np.array([local]), y[0])
-        if not weights[1:].any():
-            fit = replace(fit, score=np.float64(1))  # scikit-learn's score, and so lime's, for a single point
+    fetched = devices.fetching([bad, outputs[0].T, *(getattr(fitted, name)[0] for name in FITTED)])
+
+    def found() -> list[Fit]:
+        wrong, *there = (tensor.numpy() for tensor in fetched())
+        check(wrong == 0, f"classifier_fn's output was NaN or infinite for {wrong} of {len(regressors)} samples")
+        fits = [_fit(weights, y, dict(zip(FITTED, of_label, strict=True))) for y, *of_label in zip(*there, strict=True)]
         if model_regressor is not None:
-            fit = _fitted(model_regressor, regressors[:, used], y, weights, fit)
-        found.append(_ordered(fit))
+            fits = [_fitted(model_regressor, regressors[:, fit.parts], weights, fit) for fit in fits]
+        return [_ordered(fit) for fit in fits]
+
     return found
+
+
+def _fit(weights: Array, y: Array, of_label: Mapping[str, Any]) -> Fit:
+    """A label's model, from its entries of a `Surrogate`, without the parts that were not selected."""
+    ranks = of_label["ranks"]
+    used = np.argsort(np.where(ranks < 0, ranks.max() + 1, ranks), kind="stable")[: (ranks >= 0).sum()]
+    single = not weights[1:].any()
+    return Fit(
+        parts=used,
+        coefficients=of_label["coefficients"][used],
+        errors=of_label["standard_errors"][used],
+        intercept=of_label["intercepts"],
+        score=np.float64(1) if single else of_label["scores"],  # scikit-learn's score, and so lime's, for a single point
+        score_loo=of_label["scores_loo"],
+        local_pred=np.array([of_label["local_predictions"]]),
+        outputs=y,
+    )
 
 
 def _solved(moments: Moments, rows: Sequence[Any], samples: Callable[[Any], Samples], settings: Settings) -> Surrogate:
@@ -173,8 +192,9 @@ def _solved(moments: Moments, rows: Sequence[Any], samples: Callable[[Any], Samp
     return replace(fitted, scores_loo=1 - press / total, standard_errors=errors)
 
 
-def _fitted(regressor: Any, data: Array, y: Array, weights: Array, fit: Fit) -> Fit:
+def _fitted(regressor: Any, data: Array, weights: Array, fit: Fit) -> Fit:
     """The user's regressor, fitted to the selected parts ``data`` (s, m)."""
+    y = fit.outputs
     regressor.fit(data, y, sample_weight=weights)
     return replace(
         fit,
@@ -224,8 +244,8 @@ def fill(
         explanation.scores[label] = explanation.score = fit.score
         explanation.scores_loo[label] = float(fit.score_loo)
         explanation.local_preds[label] = explanation.local_pred = fit.local_pred
-        explanation.predictions[label] = fit.prediction
+        explanation.predictions[label] = fit.outputs[0]
         if verbose:
             print("Intercept", fit.intercept)
             print("Prediction_local", fit.local_pred)
-            print("Right:", fit.prediction)
+            print("Right:", fit.outputs[0])

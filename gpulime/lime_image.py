@@ -16,6 +16,7 @@ from sklearn.metrics import pairwise_distances
 from sklearn.utils import check_random_state
 from tqdm.auto import tqdm
 
+from gpulime import device as devices
 from gpulime import lime_base
 from gpulime.engine.batch_size import BatchSize
 from gpulime.engine.flight import Flight
@@ -259,18 +260,23 @@ class LimeImageExplainer:
         masks[0] = 1
         return _Prepared(image, segments, masks)
 
-    def _solve(self, one: _Prepared, flight: Flight, call: _Call) -> ImageExplanation:
-        """Fit a linear model to each label, as lime does, and fill lime's fields."""
+    def _solve(self, one: _Prepared, flight: Flight, call: _Call) -> Callable[[], ImageExplanation]:
+        """Fit a linear model to each label, as lime does; the returned function waits for them and fills lime's fields."""
         distances = pairwise_distances(one.masks, one.masks[:1], metric=call.distance_metric).ravel()
         width = self.kernel_width if self.kernel_width is not None else 0.75 * one.masks.shape[1] ** 0.5
         weights = lime_base.weights(self.kernel, distances, width)
-        found = lime_base.fits(one.masks, weights, flight.outputs(), call.settings, call.model_regressor)
-        explanation = ImageExplanation(one.image, one.segments)
-        if call.top_labels:
-            explanation.top_labels = one.labels
-        ids = np.unique(one.segments)
-        lime_base.fill(explanation, one.labels, found, bool(call.top_labels), ids, self.verbose)
-        return explanation
+        fitted = lime_base.fits(one.masks, weights, flight.outputs(), call.settings, call.model_regressor)
+
+        def explained() -> ImageExplanation:
+            found = fitted()
+            explanation = ImageExplanation(one.image, one.segments)
+            if call.top_labels:
+                explanation.top_labels = one.labels
+            ids = np.unique(one.segments)
+            lime_base.fill(explanation, one.labels, found, bool(call.top_labels), ids, self.verbose)
+            return explanation
+
+        return explained
 
 
 def _flight(number: int, one: _Prepared, predictor: Predictor, hide_color: Any, call: _Call) -> Flight:
@@ -278,7 +284,7 @@ def _flight(number: int, one: _Prepared, predictor: Predictor, hide_color: Any, 
     return Flight(
         lime_rows.masked(number, one.image, one.segments, hide_color, predictor, labels),
         call.num_samples,
-        torch.from_numpy(one.masks.astype(bool))[None].to(predictor.device(torch.empty(0))),
+        devices.sent(torch.from_numpy(one.masks.astype(bool))[None], predictor.device(torch.empty(0))),
         ahead_bytes=AHEAD_BYTES,
     )
 

@@ -19,6 +19,7 @@ from gpulime.lime_base import LimeInput, LimeLabels
 Prepared = TypeVar("Prepared", bound=LimeInput)  # an input with its masks, ready for a flight; its `LimeLabels` refer to it
 Explanation = TypeVar("Explanation")
 
+AHEAD = {"cpu": 0, "cuda": 1}  # explanations on their way to the host while the next input is prepared
 HOPELESS = 3  # if this many first inputs all fail, the rest are not tried
 
 
@@ -63,7 +64,7 @@ class LimeQueue(Generic[Prepared, Explanation]):
     batch_size: BatchSize
     prepare: Callable[[int], Prepared]
     flight: Callable[[int, Prepared], Flight]
-    solve: Callable[[Prepared, Flight], Explanation]
+    solve: Callable[[Prepared, Flight], Callable[[], Explanation]]  # the returned function waits for a GPU
     progress: Callable[[int], object]  # called with the number of rows after each model batch, except for retried rows
     one: str = "image"  # name of an input in messages
     explanations: dict[int, Explanation] = field(default_factory=dict)
@@ -71,19 +72,21 @@ class LimeQueue(Generic[Prepared, Explanation]):
 
     def __post_init__(self) -> None:
         self._prepared: dict[int, Prepared] = {}  # of the inputs in flight
+        self._device = self.predictor.device(torch.empty(0))
         self._isolate = self._isolated()
 
     def _isolated(self) -> Isolate[int, Explanation]:
         return Isolate(
             self.predictor,
-            self.predictor.device(torch.empty(0)),
+            self._device,
             queue=lambda alone: Queue(self.predictor, self.batch_size, self._solved, None if alone else self.progress),
             flights=lambda number: iter([self.flight(number, self._prepared[number])]),
             size=lambda _: 1,
+            fetching=lambda explained: explained,
             once=True,
         )
 
-    def _solved(self, flight: Flight) -> Explanation:
+    def _solved(self, flight: Flight) -> Callable[[], Explanation]:
         return self.solve(cast(Prepared, cast(LimeLabels, flight.inputs.wanted).one), flight)
 
     @property
@@ -126,7 +129,7 @@ class LimeQueue(Generic[Prepared, Explanation]):
             self.failures[number] = error
             return
         self._prepared[number] = prepared
-        self._take(self._isolate.put([number], [flight]))
+        self._take(self._isolate.put([number], [flight], AHEAD[self._device.type]))
 
     def _take(self, outcomes: Iterator[Explained[int, Explanation] | Failed[int]]) -> None:
         try:

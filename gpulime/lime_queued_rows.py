@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpulime import device as devices
 from gpulime.engine.flight import Flight
 from gpulime.engine.model import Predictor
 from gpulime.engine.settings import Settings
@@ -49,11 +50,12 @@ def flight(number: int, one: Prepared, predictor: Predictor, call: Call) -> Flig
     """The row in the queue, its samples in the model's dtype on its device."""
     samples = torch.from_numpy(one.samples)
     device = predictor.device(samples)
+    samples = devices.sent(samples, device)
     if predictor.module is not None:
-        samples = samples.to(predictor.dtype(samples.to(device)))
+        samples = samples.to(predictor.dtype(samples))
     labels = LimeLabels(given=call.labels, most=call.top_labels, one=one)
     masks = torch.ones(1, call.num_samples, 1, dtype=torch.bool, device=device)  # not used: rows are samples
-    return lime_rows.LimeFlight(LimeRow(samples.to(device), number, labels), call.num_samples, masks)
+    return lime_rows.LimeFlight(LimeRow(samples, number, labels), call.num_samples, masks)
 
 
 def turned(explanation: Explanation) -> Explanation:

@@ -31,7 +31,7 @@ from gpulime.engine.settings import Settings
 from gpulime.errors import GpulimeError, check, unknown, whole
 from gpulime.explanations.explanation import Explanation, ExplanationList
 from gpulime.explanations.table import TableDomainMapper
-from gpulime.lime_base import exponential_kernel
+from gpulime.lime_base import Fit, exponential_kernel
 from gpulime.lime_queue import LimeQueue, UnexplainedError
 from gpulime.lime_queued_rows import Call, Prepared, flight, plain, sequence, turned
 from gpulime.tables import lime_names, lime_rows, model, sparse
@@ -388,15 +388,18 @@ class LimeTabularExplainer:
         names = lime_names.of_sparse_row(self.feature_names, where, values, matrix[0])
         return Prepared(scaled=scaled, samples=samples, distances=distances, parts=where, names=names)
 
-    def _solve(self, one: Prepared, done: Flight, call: Call) -> Explanation:
-        """Fit a linear model to each label, as lime does, and fill lime's fields."""
+    def _solve(self, one: Prepared, done: Flight, call: Call) -> Callable[[], Explanation]:
+        """Fit a linear model to each label, as lime does; the returned function waits for them and fills lime's fields."""
         weights = lime_base.weights(self.kernel, one.distances, self.kernel_width)
-        outputs = done.outputs()
-        found = lime_base.fits(one.scaled, weights, outputs, call.settings, call.model_regressor)
+        fitted = lime_base.fits(one.scaled, weights, done.outputs(), call.settings, call.model_regressor)
+        return lambda: self._explained(one, fitted(), call)
+
+    def _explained(self, one: Prepared, found: Sequence[Fit], call: Call) -> Explanation:
+        """Fill lime's fields."""
         if self.mode == "regression":
             explanation = Explanation(one.names, self.mode)
             lime_base.fill(explanation, one.labels, found, False, one.parts, self.verbose)
-            values = outputs[0, :, 0].cpu().numpy()
+            values = found[0].outputs
             explanation.predicted_value = values[0]
             explanation.min_value, explanation.max_value = values.min(), values.max()
             return turned(explanation)

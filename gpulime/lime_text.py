@@ -279,21 +279,25 @@ class LimeTextExplainer:
         check_words(indexed.words)
         return _Prepared(indexed=indexed, masks=lime_masks(self.random_state, call.num_samples, len(indexed.words)))
 
-    def _solve(self, one: _Prepared, flight: Flight, call: _Call) -> Explanation:
-        """Fit a linear model to each label, as lime does, and fill lime's fields."""
+    def _solve(self, one: _Prepared, flight: Flight, call: _Call) -> Callable[[], Explanation]:
+        """Fit a linear model to each label, as lime does; the returned function fills lime's fields."""
         masks = csr_matrix(one.masks, dtype=float) if callable(call.distance_metric) else one.masks.astype(float)
         distances = PERCENT * pairwise_distances(masks, masks[:1], metric=call.distance_metric).ravel()
         weights = lime_base.weights(self.kernel, distances, self.kernel_width)
-        found = lime_base.fits(one.masks, weights, flight.outputs(), call.settings, call.model_regressor)
-        names = self.class_names
-        if names is None:
-            names = [str(label) for label in range(len(one.output))]
-        explanation = Explanation(TextDomainMapper(one.indexed), class_names=names, random_state=self.random_state)
-        explanation.predict_proba = one.output
-        if call.top_labels:
-            explanation.top_labels = one.labels
-        lime_base.fill(explanation, one.labels, found, bool(call.top_labels), None, self.verbose)
-        return explanation
+        fitted = lime_base.fits(one.masks, weights, flight.outputs(), call.settings, call.model_regressor)
+
+        def explained() -> Explanation:
+            found, names = fitted(), self.class_names
+            if names is None:
+                names = [str(label) for label in range(len(one.output))]
+            explanation = Explanation(TextDomainMapper(one.indexed), class_names=names, random_state=self.random_state)
+            explanation.predict_proba = one.output
+            if call.top_labels:
+                explanation.top_labels = one.labels
+            lime_base.fill(explanation, one.labels, found, bool(call.top_labels), None, self.verbose)
+            return explanation
+
+        return explained
 
 
 def _flight(number: int, one: _Prepared, call: _Call) -> Flight:

@@ -182,15 +182,22 @@ def unread():
 @pytest.fixture
 def watched():
     """Fail at any wait for a GPU that PyTorch detects inside the context."""
-    return _watched()
+    return _watched("error")
+
+
+@pytest.fixture
+def waits():
+    """A context whose value is the list of warnings of waits for a GPU inside it."""
+    return _watched("warn")
 
 
 @contextlib.contextmanager
-def _watched():
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*prototype feature")
-            torch.cuda.set_sync_debug_mode("error")
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+def _watched(mode):
+    with warnings.catch_warnings(record=mode == "warn") as seen:
+        warnings.filterwarnings("always", message="called a synchronizing CUDA operation")
+        warnings.filterwarnings("ignore", message=".*prototype feature")
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            yield seen
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

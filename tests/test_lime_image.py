@@ -16,8 +16,9 @@ from skimage.segmentation import slic
 from sklearn.linear_model import Lasso, Ridge
 from torch import nn
 
-from gpulime import GpulimeError
+from gpulime import GpulimeError, lime_queue
 from gpulime import lime_image as ours
+from gpulime.engine.selection import SELECTIONS
 from gpulime.engine.settings import Settings
 from gpulime.engine.surrogate import fit
 from gpulime.images import masked_images
@@ -679,9 +680,11 @@ FAILING = {
 }
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+@pytest.mark.parametrize(("batch_size", "ahead"), [(1, 0), (7, 0), (1000, 0), (1, 1), (7, 1)])
 @pytest.mark.parametrize("failing", FAILING)
-def test_an_image_that_fails_takes_no_other_with_it(failing, batch_size):
+def test_an_image_that_fails_takes_no_other_with_it(failing, batch_size, ahead, monkeypatch):
+    """Also if the one before is on its way from a GPU."""
+    monkeypatch.setitem(lime_queue.AHEAD, "cpu", ahead)
     arguments, classifier, message = FAILING[failing]
     call = {**QUIET, "batch_size": batch_size, **arguments}
     images = [smooth(seed=0), DARK, smooth(seed=1), DARK, smooth(seed=2), smooth(seed=3)]
@@ -697,6 +700,57 @@ def test_an_image_that_fails_takes_no_other_with_it(failing, batch_size):
     assert error.__cause__ is error.failures[1]
     for i, explanation in loop.items():
         assert_same_explanation(error.explanations[i], explanation)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_outputs_that_are_not_finite_are_said_whatever_selects_segments(selection):
+    """They are fitted before they are looked at, so that nothing waits for a GPU."""
+    explainer = ours.LimeImageExplainer(feature_selection=selection)
+    with pytest.raises(GpulimeError, match=r"^classifier_fn's output was NaN or infinite for 20 of 20 samples$"):
+        explainer.explain_instance(DARK, nan_classifier, **{**QUIET, **FAILING["output"][0]}, num_features=3)
+
+
+@pytest.fixture
+def slow():
+    """A module on the GPU, of which each call takes a while; ``over`` is the event at the end of the last one."""
+
+    class Slow(Module):
+        def forward(self, rows):
+            torch.cuda._sleep(10**8)
+            outputs = super().forward(rows)
+            self.over = torch.cuda.current_stream().record_event()
+            return outputs
+
+    return Slow().cuda()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("arguments", [{}, {"num_features": 5}, {"labels": [1, 0], "top_labels": None}], ids=str)
+def test_the_host_waits_for_the_labels_of_an_image_of_a_gpu_and_for_its_explanation(arguments, slow, waits):
+    """NumPy chooses the labels, as in lime. An explanation is waited for by an event, which PyTorch does not call a wait."""
+    explainer, call = ours.LimeImageExplainer(random_state=0), {**SMALL, "batch_size": 5, **arguments}
+    explainer.explain_instance(IMAGE, slow, **call)  # warm up
+    with waits as seen:
+        for image in many(2):
+            explainer.explain_instance(image, slow, **call)
+        explainer.explain_instances(many(3), slow, **call)
+    assert len(seen) == 5, [str(wait.message) for wait in seen]
+
+
+@pytest.mark.gpu
+def test_an_image_is_segmented_while_a_gpu_is_at_the_one_before(slow):
+    over = []
+
+    def segmentation(image):
+        over.append(hasattr(slow, "over") and slow.over.query())
+        return superpixels(image)
+
+    call = {**SMALL, "segmentation_fn": segmentation, "batch_size": 5}
+    found = ours.LimeImageExplainer(random_state=0).explain_instances(many(3), slow, **call)
+    assert over == [False] * 3
+    explainer = ours.LimeImageExplainer(random_state=0)
+    for image, explanation in zip(many(3), found, strict=True):
+        assert_same_explanation(explanation, explainer.explain_instance(image, slow, batch_size=5, **SMALL))
 
 
 def test_one_image_s_error_is_its_own():

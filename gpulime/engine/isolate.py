@@ -19,7 +19,7 @@ from gpulime.engine.model import Predictor
 from gpulime.engine.queue import Queue
 
 Item = TypeVar("Item")
-Piece = TypeVar("Piece")  # a result of the queue, for one item or several
+Piece = TypeVar("Piece")  # a result of the queue on the host, for one item or several
 
 
 class DeviceError(Exception):
@@ -57,9 +57,9 @@ class Isolate(Generic[Item, Piece]):
     ----------
     queue : callable, alone -> an empty queue, for one item if ``alone`` is true
     flights : callable, item -> its flights, to be explained alone
-    size : callable, piece -> the number of its items
+    size : callable, result of the queue -> the number of its items
     fetching : callable, optional
-        Starts the copy of a piece to the host; calling its result waits for the copy.
+        Starts the copy of a result of the queue to the host; calling what it returns waits for the copy and gives the piece.
     passes : exception types that are re-raised, since no item causes them
     once : bool
         If True, an item that fails without others in flight is not tried again.
@@ -69,10 +69,10 @@ class Isolate(Generic[Item, Piece]):
         self,
         predictor: Predictor,
         device: torch.device,
-        queue: Callable[[bool], Queue[Piece]],
+        queue: Callable[[bool], Queue[Any]],
         flights: Callable[[Item], Iterator[Flight]],
-        size: Callable[[Piece], int],
-        fetching: Callable[[Piece], Callable[[], Piece]] = lambda piece: lambda: piece,
+        size: Callable[[Any], int],
+        fetching: Callable[[Any], Callable[[], Piece]] = lambda piece: lambda: piece,
         passes: tuple[type[BaseException], ...] = (),
         once: bool = False,
     ) -> None:
@@ -111,7 +111,7 @@ class Isolate(Generic[Item, Piece]):
         """Yield the pieces in flight to the host, and pass no more rows."""
         return self._together(iter(()))
 
-    def _together(self, pieces: Iterator[Piece], ahead: int = 0) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
+    def _together(self, pieces: Iterator[Any], ahead: int = 0) -> Iterator[Explained[Item, Piece] | Failed[Item]]:
         most = self.predictor.most
         error = yield from self._attempt(pieces, ahead)
         if error is None:
@@ -139,14 +139,14 @@ class Isolate(Generic[Item, Piece]):
             yield self._failed(error)
             yield from self._already_failed()
 
-    def _passed(self, item: Item) -> Iterator[Piece]:
+    def _passed(self, item: Item) -> Iterator[Any]:
         queue = self._new_queue(True)
         for flight in self._flights(item):
             yield from queue.put(flight)
         yield from queue.finish()
 
     def _attempt(
-        self, pieces: Iterator[Piece], ahead: int = 0
+        self, pieces: Iterator[Any], ahead: int = 0
     ) -> Generator[Explained[Item, Piece] | Failed[Item], None, BaseException | None]:
         """Yield all but the last ``ahead`` pieces; return the error that ended them, or None."""
         try:
@@ -189,6 +189,7 @@ class Isolate(Generic[Item, Piece]):
 
     def _failed(self, error: BaseException) -> Failed[Item]:
         """The failure of the first item, which is none of those that had failed already."""
+        self._coming.clear()  # its piece, if that did not arrive
         item = self._waiting.popleft()
         assert not isinstance(item, Failed)
         return Failed(item, error)

@@ -74,9 +74,10 @@ def masked(key: int, image: Array, segments: Array, hide_color: Any, called: Pre
     images, fills = (_tensor(array) for array in (image, fill))
     device = called.device(images)
     if called.module is not None:
-        dtype = called.dtype(images.to(device))
-        images, fills = (t.to(device, dtype).contiguous(memory_format=called.memory_format) for t in (images, fills))
-    return MaskedImages(images, fills, parts.to(device), images, torch.tensor([key], device=device), labels)
+        images, fills = devices.sent(images, device), devices.sent(fills, device)
+        dtype = called.dtype(images)
+        images, fills = (t.to(dtype).contiguous(memory_format=called.memory_format) for t in (images, fills))
+    return MaskedImages(images, fills, parts.to(device), images, torch.full((1,), key, device=device), labels)
 
 
 def _white(image: Array) -> int:

@@ -100,7 +100,7 @@ class LimeRow(Masked):
         self.samples, self.wanted = samples, wanted
         self.counts, self.k, self.most = torch.ones(1, dtype=torch.int64, device=samples.device), 1, 1
         self.kind = tuple(samples.shape[1:]), samples.dtype, samples.device
-        self.keys = torch.tensor([number], device=samples.device)
+        self.keys = torch.full((1,), number, device=samples.device)
 
     def part(self, where: slice) -> LimeRow:
         """The row itself."""
