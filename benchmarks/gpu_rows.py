@@ -76,6 +76,15 @@ class Bench:
         memory = torch.empty(2**20 if self.tiny else 2**30, dtype=torch.uint8, device=self.device)
         return memory.nbytes / Quantiles.of(self.times(memory.zero_)).median
 
+    @cached_property
+    def uncompiled(self) -> str:
+        """The reason why nothing can be compiled for the device, such as a missing C compiler; empty if it can."""
+        try:
+            torch.compile(lambda x: x + 1)(torch.ones(3, device=self.device))
+        except Exception as error:  # of any kind: Inductor's, Triton's, that of their C compiler
+            return f"torch.compile fails: {type(error).__name__}: {error}".splitlines()[0]
+        return ""
+
     def times(self, call: Callable[[], object], seconds: float = 1.0, most: int = 200, ahead: bool = True) -> tuple[float, ...]:
         """Seconds of single calls, after some to warm up; a GPU is timed by its own clock, without waiting in between.
 

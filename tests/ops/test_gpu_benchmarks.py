@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,7 +111,10 @@ def test_an_engine_with_other_coefficients_gets_no_time(kept, monkeypatch):
 @pytest.mark.long
 def test_compiled_models_are_timed_beside_the_same_without_and_wrong_ones_are_not(kept, monkeypatch):
     wrong = "reduce-overhead"
-    compiled = lambda model, **how: model if how["mode"] != wrong else lambda rows: model(rows).flip(1) * 2  # noqa: E731
+
+    def compiled(model, backend=None, **how):
+        return (lambda rows: model(rows).flip(1) * 2) if backend is not None and backend.graphs else model
+
     monkeypatch.setattr(torch, "compile", compiled)
     assert run("compiled_resnet_50") == 1
     plain, same, other = (kept()["compiled", f"ResNet-50, {way}"] for way in ("as it is", "compile=True", f"compile={wrong!r}"))
@@ -254,17 +258,26 @@ def test_rows_are_kept_if_it_is_killed_even_while_it_writes_one(kept, tmp_path):
     assert set(kept()) == {("kept", name) for name in "abc"}
 
 
-def test_a_model_that_cannot_be_compiled_is_left_out_beside_the_same_without(kept, monkeypatch, capsys):
-    """A machine without a C compiler."""
+def failing(model, **how):
+    raise RuntimeError("Failed to find C compiler")
 
-    def fails(model, **how):
-        raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(torch, "compile", fails)
-    with pytest.warns(UserWarning, match="cannot be compiled"):
-        assert run("compiled_28x28_cnn") == 0
+def test_where_nothing_can_be_compiled_nothing_is_called_compiled(kept, monkeypatch, capsys):
+    """A machine without a C compiler: each try would take a while."""
+    monkeypatch.setattr(torch, "compile", failing)
+    assert run("compiled_28x28_cnn") == 0
     assert "compiled_28x28_cnn: left out, torch.compile fails: RuntimeError: Failed to find C" in capsys.readouterr().out
-    assert set(kept()) == {("compiled", "28x28 CNN, as it is")}
+    assert kept() == {}
+    assert gpu_engine.Made(Bench(CPU), replace(gpu_engine.CNN28, batches=(20,), n=2)).compile is False
+
+
+def test_a_model_that_cannot_be_compiled_gets_no_time(kept, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **how: failing(model) if isinstance(model, torch.nn.Module) else model)
+    with pytest.warns(UserWarning, match="cannot be compiled"):
+        assert run("compiled_28x28_cnn") == 1
+    plain, *compiled = kept().values()
+    assert plain.side == "28x28 CNN, as it is"
+    assert [(row.ok, row.ms, row.reason) for row in compiled] == [("no", "", "RuntimeError: Failed to find C compiler")] * 2
 
 
 def test_it_ends_in_time_while_a_model_is_compiled(kept, monkeypatch, capsys):
