@@ -154,8 +154,8 @@ def measured(pair: Pair, game: Game, model: Memory, s: int, seeds: Sequence[int]
     """Compare a pair with a target (k,) that has the mean squared error ``error`` itself."""
     squared, top5, covered, seconds = [], [], [], []
     best = set(np.argsort(-abs(target))[:5])
-    samples = s + 1 if pair.sampler in PAIRED and 2**game.k <= s + 1 else s  # that the penalty is for; all masks stand for s + 1
-    aim = penalised(target, samples) if pair.estimator == "ridge" else target  # of the intervals
+    whole = pair.sampler in PAIRED and 2**game.k <= s + 1  # all masks, which stand for s + 1 samples
+    aim = penalised(target, s + whole) if pair.estimator == "ridge" else target  # of the intervals
     for seed in seeds:
         found, errors, time = explained(pair, game, model, s, seed)
         squared.append(((found - target) ** 2).mean() - error)
