@@ -7,10 +7,13 @@ It changes torch for the whole process, so it needs one of its own, and is loade
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.device import findings, limits
 
+MOST_S = 300  # of the CPU for all tests, which other work on the machine hardly changes
 _missing = []  # the reason why there is no pretend device
 
 
@@ -58,6 +61,16 @@ def pytest_runtest_teardown(item):
         findings.report(findings.GUARD, "the test ends with torch.cuda.set_sync_debug_mode on")
     _fail_for_findings()
     return result
+
+
+def pytest_sessionfinish(session):
+    """Fail if the tests take too long for CI."""
+    if time.process_time() > MOST_S:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"the pretend device took {time.process_time():.0f} s of the CPU, and may take {MOST_S}")
 
 
 def _fail_for_findings():

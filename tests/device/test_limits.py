@@ -1,13 +1,14 @@
-"""The list of limits names tests that exist."""
+"""The list of limits names tests and steps that exist, and all tests together take a limited time."""
 
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import gpu
-from tests.device import limits
+from tests.device import limits, plugin
 
 pytestmark = pytest.mark.pretend
 
@@ -22,3 +23,11 @@ def test_every_limit_stops_a_test(pattern, request):
 
 def test_every_step_that_is_left_out_is_one():
     assert set(limits.STEPS) < set(gpu.STEPS)
+
+
+@pytest.mark.parametrize(("most", "status"), [(0, 1), (10**6, 0)])
+def test_tests_that_take_longer_than_they_may_are_a_failure(most, status, monkeypatch):
+    monkeypatch.setattr(plugin, "MOST_S", most)
+    session = SimpleNamespace(exitstatus=0)
+    plugin.pytest_sessionfinish(session)
+    assert session.exitstatus == status
