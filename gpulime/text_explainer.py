@@ -59,7 +59,8 @@ class TextExplainer(Engine[ExplainedTexts]):
         True: characters are the parts, in place of words.
     n_samples : int or "auto"
         s, the masks, and so the forwards, per text, including the whole text; 1000 by default. "auto" draws blocks of masks
-        until a text is settled; it needs the sampler "blocks" or "antithetic". Equal masked texts are predicted once.
+        until a text is settled; it needs the sampler "blocks", "antithetic" or "exhaustive". Equal masked texts are
+        predicted once.
     sampler, estimator, link, quality, tolerance, confidence, max_samples, top_labels, alpha, kernel, distance, \
     feature_selection, num_features
         As for `gpulime.Explainer`, except that "lime" is no sampler here: lime hides a number of words that is uniform in

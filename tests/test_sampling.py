@@ -137,6 +137,8 @@ def test_wrong_settings_are_named(settings, message, explainer):
 def test_too_few_samples_for_the_segments_are_refused_or_warned_of(explainer, pictures):
     with pytest.raises(gpulime.GpulimeError, match="n_samples = 49, in pairs, cannot fit k = 49 segments with estimator='wls'"):
         explainer(n_samples=49, sampler="blocks", estimator="wls").explain(pictures(1))
+    with pytest.raises(gpulime.GpulimeError, match="n_samples = 99, in pairs, cannot fit"):  # the whole image and 49 pairs
+        explainer(n_samples=99, sampler="blocks", estimator="wls").explain(pictures(1))
     with pytest.warns(UserWarning, match="in pairs, is not above twice k = 49 segments"):
         explainer(n_samples=49, sampler="blocks").explain(pictures(1))
     with pytest.warns(UserWarning, match="n_samples = 48 is below k = 49 segments: coefficients depend on the prior"):

@@ -128,7 +128,7 @@ def _disjoint(keys: Tensor, counts: Tensor, m: int, numbers: Tensor, signs: Tens
 
 
 class Exhaustive(Design):
-    """All masks of each input: none is left out, so `gpulime.engine.rounds` takes it only where they are not too many."""
+    """All masks of each input: the engine refuses inputs with more of them than samples."""
 
     name = "exhaustive"
     repeats = False

@@ -14,7 +14,7 @@ from torch import Tensor
 from gpulime import device as devices
 from gpulime.engine import fit, rounds, walsh
 from gpulime.engine.batch_size import BatchSize, row_bytes
-from gpulime.engine.designs import Antithetic, Design
+from gpulime.engine.designs import Antithetic, Design, Exhaustive
 from gpulime.engine.flight import Flight, slices
 from gpulime.engine.logit import probabilities
 from gpulime.engine.masked import Masked, Masker
@@ -28,7 +28,7 @@ from gpulime.engine.settings import SHAPLEY, WITH_SHAPLEY, Settings
 from gpulime.engine.shapley import Sizes
 from gpulime.engine.stopping import Stopping
 from gpulime.engine.surrogate import check_memory
-from gpulime.errors import GpulimeError, check
+from gpulime.errors import GpulimeError, check, stage
 from gpulime.explanations.batch import Explanations
 
 E = TypeVar("E", bound=Explanations)  # the explanations of one kind of inputs
@@ -221,8 +221,16 @@ class Engine(Generic[E]):
     def _check(self, inputs: Masked) -> None:
         """Fail before any forward if a fit is impossible; warn once if only the penalty makes it possible."""
         k, estimator = inputs.most, self.settings.estimator
+        if isinstance(self.sampler, Exhaustive):
+            setting, most = (
+                ("n_samples", self.n_samples) if self.stopping is None else ("max_samples", self.stopping.max_samples)
+            )
+            needs = f"sampler='exhaustive' takes all 2^{k} masks of {k} {inputs.parts}, and {setting} = {most}"
+            with stage("masks"):
+                check(2**k <= most, f"{needs}: take {setting} = 2^{k}, fewer {inputs.parts} or sampler='blocks'")
         pairs = isinstance(self.sampler, Design)
-        different = (self.n_samples + 1) // 2 if pairs else self.n_samples  # a mask and its complement differ by a constant
+        # A mask and its complement differ by a constant, and sample 0 counts for lime's ridge only.
+        different = (self.n_samples - 1) // 2 + (estimator == "ridge") if pairs else self.n_samples
         settled = self.stopping is not None or (pairs and 2**k <= self.n_samples)
         if self.n_samples < k and estimator == "gp" and not settled:
             why = "coefficients depend on the prior of estimator='gp'"

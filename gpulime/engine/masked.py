@@ -132,7 +132,7 @@ class Masked:
         raise NotImplementedError
 
     def explained(self, found: dict[str, Any]) -> Explanations:
-        """Build the explanations of these inputs from the tensors that `gpulime.engine.fit.solve` returns."""
+        """Build the explanations of these inputs from the tensors of a fit by name."""
         return Explanations(**found)
 
 

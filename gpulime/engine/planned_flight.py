@@ -11,7 +11,7 @@ from torch import Tensor
 from gpulime.engine.flight import Flight
 from gpulime.engine.masked import Masked
 from gpulime.engine.masks import Sampler
-from gpulime.engine.plan import Plan
+from gpulime.engine.plan import FEW, Plan
 
 SHARE = 2  # masks a sample up to which samples of an input are compared: with more, fewer than one in five has an equal
 
@@ -61,4 +61,5 @@ def has_equal_masks(inputs: Masked, n_samples: int) -> bool:
 
     On a GPU the host then waits for the masks, which takes less time than the forwards that it saves.
     """
-    return inputs.by_mask and 2 ** int(inputs.sizes.min()) <= SHARE * n_samples
+    least = int(inputs.sizes.min())
+    return inputs.by_mask and least <= FEW and 2**least <= SHARE * n_samples

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpulime.engine.designs import DESIGNS
+from gpulime.engine.designs import DESIGNS, Exhaustive
 from gpulime.errors import check, unknown, whole
 
 
@@ -54,10 +54,10 @@ def sampling(quality: str | None, **given: Any) -> Sampling:
     chosen = replace(QUALITIES[quality or "lime"], **{name: value for name, value in given.items() if value is not None})
     if chosen.n_samples != "auto":
         chosen = replace(chosen, n_samples=whole("n_samples", chosen.n_samples, 2, ', the whole input and one mask, or "auto"'))
-    pairs, paired = " or ".join(map(repr, DESIGNS)), chosen.sampler in DESIGNS
+    pairs, paired = " or ".join(repr(name) for name in DESIGNS if name != Exhaustive.name), chosen.sampler in DESIGNS
     for setting, needs in (('n_samples="auto"', chosen.n_samples == "auto"), ('estimator="gp"', chosen.estimator == "gp")):
         check(paired or not needs, f"{setting} needs pairs of masks: sampler={pairs}; got {chosen.sampler!r}")
-    few = chosen.n_samples != "auto" and paired and int(chosen.n_samples) < 3
+    few = chosen.n_samples != "auto" and paired and chosen.sampler != Exhaustive.name and int(chosen.n_samples) < 3
     check(
         not few,
         f"n_samples must be at least 3 with sampler={chosen.sampler!r}, the whole input and a pair; got {chosen.n_samples!r}",

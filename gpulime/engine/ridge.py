@@ -22,6 +22,7 @@ from gpulime import device as devices
 LEAST_FREE = 1e-10
 # Entries of the samples of all labels whose errors are computed together: on a CPU, only if they stay in its cache.
 LABEL_ENTRIES = defaultdict(lambda: 2**23, cpu=2**18)
+LEAST_DEGREES = 0.5  # of freedom: fewer count as this, with errors 20 times as large
 SURELY_REGULAR = 1e-6  # from this alpha on no system is singular, and the check is skipped
 
 
@@ -85,6 +86,7 @@ class LeaveOneOut:
     root: Tensor  # (n, l or 1, k, k): ``root' root`` is the inverse of each label's system, which all may share
     beta: Tensor  # (n, l, k)
     intercepts: Tensor  # (n, l)
+    alpha: Tensor | float  # penalty, or (n, 1, 1, 1)
 
     def of_parts(self, parts: Tensor) -> LeaveOneOut:
         """The same for some columns (m,) of the regressors; the fits must use no others."""
@@ -131,19 +133,31 @@ class LeaveOneOut:
         influence = devices.product(d, root)
         if partner is None:
             return press, devices.product((w * error).square().mT, influence.square()).flatten(1, 2)
-        # (1 - H)^-1/2 of the 2 x 2 block of a pair. Without the pair, as by (1 - H)^-1, errors would be twice too large if
-        # there are few pairs for each part.
+        # Noise of variance 1 leaves residuals with the covariance (1 - H)^2, whose block of a pair is [[a, c], [c, b]]; to the
+        # power of -1/2 it makes residuals as large as the noise again.
         scale = w.sqrt()
         alone = (partner == torch.arange(len(partner), device=partner.device))[:, None]
-        h = scale * scale[:, :, partner] * ((d * d[:, :, partner]).sum(-1, keepdim=True) + 1 / weight)
-        h = h.masked_fill(alone, 0.0)
+        a = free - self.alpha * w * influence.square().sum(-1, keepdim=True)
+        b = a[:, :, partner]
+        products = d * d[:, :, partner] + self.alpha * influence * influence[:, :, partner]
+        c = -scale * scale[:, :, partner] * (products.sum(-1, keepdim=True) + 1 / weight)
+        c = c.masked_fill(alone, 0.0)
         one = scale * residual
-        block = (free * free[:, :, partner] - h.square()).sqrt()
-        size = (free + free[:, :, partner] + 2 * block).sqrt() * block
-        both = scale * ((free[:, :, partner] + block) * one + h * one[:, :, partner]) / size
+        root_det = (a * b - c.square()).clamp(min=0).sqrt()
+        size = (a + b + 2 * root_det).sqrt() * root_det
+        both = scale * ((b + root_det) * one - c * one[:, :, partner]) / size
         crossed = (both * both[:, :, partner]).masked_fill(alone, 0.0)
         variances = both.square().mT @ influence.square() + crossed.mT @ (influence * influence[:, :, partner])
-        return press, variances.flatten(1, 2)
+        # What is left of the pairs' differences after the fit, in degrees of freedom.
+        degrees = ((a - c) / 2).masked_fill(alone, 0.0).sum(2)[..., None]
+        return press, (variances * _student(degrees)).flatten(1, 2)
+
+
+def _student(degrees: Tensor) -> Tensor:
+    """Factor of variances by which 1.96 standard errors are Student's interval of 95 % (Cornish and Fisher's expansion)."""
+    one = 1 / degrees.clamp(min=LEAST_DEGREES)
+    found: Tensor = (1 + 1.21 * one + 1.44 * one**2 + 1.3 * one**3).square()
+    return found
 
 
 def _side_by_side(matrices: Tensor) -> Tensor:

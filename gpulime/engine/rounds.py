@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gpulime import device as devices
 from gpulime.engine import pairs, shapley, surrogate
-from gpulime.engine.designs import Design, Exhaustive, exhaustive
+from gpulime.engine.designs import Design, exhaustive
 from gpulime.engine.flight import Drawn
 from gpulime.engine.logit import probabilities
 from gpulime.engine.masked import Masked
@@ -58,11 +58,6 @@ class DesignedFlight(PlannedFlight):
         sizes, blocks = inputs.sizes.tolist(), (design.outside + design.steps(inputs.sizes)).tolist()
         most = stopping.max_samples if stopping is not None else n_samples or 0
         whole = [count < 31 and 2**count <= most for count in sizes]
-        if isinstance(design, Exhaustive):
-            given = f"{'n_samples' if stopping is None else 'max_samples'} = {most}"
-            many = f"sampler='exhaustive' takes all 2^{max(sizes)} masks of {max(sizes)} {inputs.parts}, and {given}"
-            with stage("masks"):
-                check(all(whole), f"{many}: take so many samples, fewer {inputs.parts} or sampler='blocks'")
         if n_samples is not None and in_pairs:
             n_samples -= (n_samples - design.outside) % 2
         used = [2**count if all_ else n_samples or block for count, block, all_ in zip(sizes, blocks, whole, strict=True)]

@@ -191,7 +191,7 @@ class Moments:
             local_predictions=intercepts + (beta * self.x0[:, None]).sum(-1),
             ranks=ranks,
         )
-        return fitted, LeaveOneOut(weight, mean, root, beta, intercepts), total
+        return fitted, LeaveOneOut(weight, mean, root, beta, intercepts, alpha), total
 
 
 def solved(moments: Moments, rows: Sequence[T], samples: Callable[[T], Samples], settings: Settings) -> Surrogate:

@@ -7,8 +7,9 @@ import torch
 from test_rounds import Model, explain
 from test_walsh import all_masks, slopes_of
 
-from gpulime.engine import pairs, surrogate
-from gpulime.engine.gaussian_process import Estimate
+from gpulime.engine import gaussian_process, pairs, surrogate, walsh
+from gpulime.engine.gaussian_process import Estimate, Prior
+from gpulime.engine.masks import resolve
 from gpulime.engine.settings import Settings
 
 K = 9
@@ -54,6 +55,22 @@ def test_influence_is_that_of_the_refit():
         torch.testing.assert_close(
             refit(slopes - influence[:, pair]).slopes, found.slopes - found.influence[:, pair], rtol=0, atol=1e-8
         )
+
+
+def test_variances_are_no_smaller_than_those_of_left_out_pairs():
+    """A process of 16 pairs for 12 parts is too sure of some."""
+    masks = resolve("antithetic", 0, 33).draw(torch.arange(20), torch.full((20,), 12), 12, 0, 33)
+    y = Model(noise=0.3)(torch.cat([torch.zeros(660, 1), torch.nn.functional.pad(masks, (0, 18)).flatten(0, 1)], 1).double())
+    labels, counts = torch.zeros(20, 1, dtype=torch.int64), torch.full((20,), 12)
+    settings = Settings(estimator="gp", feature_selection="none")
+    found = pairs.solved(masks, y.unflatten(0, (20, 33)), labels, labels == 0, counts, settings)
+    x = 2 * masks[:, 1::2].double() - 1
+    first, second = (y.unflatten(0, (20, 33))[:, start::2, :1] for start in (1, 2))
+    prior = Prior.of(x, gaussian_process.scales(x, (first - second) / 2, counts), walsh.limit(counts, 12, settings))
+    process = gaussian_process.posterior(prior, first, second)
+    left_out = process.influence.square().sum(1)
+    torch.testing.assert_close(found.standard_errors.square(), process.variances.maximum(left_out))
+    assert 0.05 < (left_out > process.variances).double().mean() < 0.95
 
 
 @pytest.mark.parametrize("link", ["identity", "auto"])

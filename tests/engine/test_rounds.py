@@ -116,7 +116,9 @@ def test_all_masks_can_be_asked_for_by_name(estimator, stopping):
     assert found.exhaustive.all()
     assert torch.equal(found.coefficients, expected.coefficients)
     setting = "max_samples" if stopping else "n_samples"
-    with pytest.raises(GpulimeError, match=rf"all 2\^7 masks of 7 parts, and {setting} = 64: take so many samples"):
+    with pytest.raises(
+        GpulimeError, match=rf"all 2\^7 masks of 7 parts, and {setting} = 64: take {setting} = 2\^7, fewer parts"
+    ):
         explain(model := Model(), [5, 7, 1], sampler="exhaustive", **settings)
     assert model.rows == 0
 

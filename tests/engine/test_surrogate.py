@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import slow
 import torch
+from scipy import stats
 from sklearn.linear_model import Ridge
 from sklearn.metrics import pairwise_distances, r2_score
 
@@ -226,22 +227,30 @@ def without(rows, x, y, w):
     return Ridge(1.0).fit(x[kept], y[kept], sample_weight=w[kept]).coef_
 
 
-def shift(rows, x, y, w):
-    """Change of the coefficients by the residuals of some samples, which (1 - H)^-1/2 makes as large as their noise (CR2)."""
+def of_pairs(groups, x, y, w):
+    """Variances by the residuals of pairs (CR2), and the degrees of freedom of the differences within pairs.
+
+    Noise of variance 1 leaves residuals with the covariance (1 - H)^2; its block of a pair makes them as large as the noise.
+    """
     fitted = Ridge(1.0).fit(x, y, sample_weight=w)
     root, centred = np.sqrt(w), x - np.average(x, axis=0, weights=w)
-    scaled = root[:, None] * centred
+    scaled, residual = root[:, None] * centred, root * (y - fitted.predict(x))
     inverse = np.linalg.inv(scaled.T @ scaled + np.eye(x.shape[1]))
-    hat = scaled @ inverse @ scaled.T + np.outer(root, root) / w.sum()
-    values, vectors = np.linalg.eigh(np.eye(len(rows)) - hat[np.ix_(rows, rows)])
-    residual = (root * (y - fitted.predict(x)))[rows]
-    return inverse @ scaled[rows].T @ (vectors / np.sqrt(values) @ vectors.T) @ residual
+    left = np.eye(len(y)) - scaled @ inverse @ scaled.T - np.outer(root, root) / w.sum()
+    changes, degrees = [], 0.0
+    for rows in groups:
+        block = (left @ left)[np.ix_(rows, rows)]
+        values, vectors = np.linalg.eigh(block)
+        changes.append(inverse @ scaled[rows].T @ (vectors / np.sqrt(values) @ vectors.T) @ residual[rows])
+        if len(rows) == 2:
+            degrees += np.array([1, -1]) @ block @ [1, -1] / 2
+    return np.square(changes).sum(0), degrees
 
 
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("num_features", [None, 4])
 def test_variances_are_sums_over_samples_or_pairs(paired, num_features):
-    """The changes by single samples are those of the fits without them (HC3); the selected parts are kept."""
+    """Changes by single samples are those of the fits without them (HC3); pairs have Student's interval."""
     masks, outputs, counts = samples([6], s=41)
     masks[:, 2::2] = ~masks[:, 1::2]
     settings = Settings(feature_selection="none" if num_features is None else "highest_weights", num_features=num_features)
@@ -252,9 +261,14 @@ def test_variances_are_sums_over_samples_or_pairs(paired, num_features):
     for i, j, x, y, w in each(masks, outputs, counts):
         chosen = fitted.ranks[i, j].numpy() >= 0
         beta, some = fitted.coefficients[i, j].numpy()[chosen], x[:, chosen]
-        changes = [shift(rows, some, y, w) if paired else beta - without(rows, some, y, w) for rows in groups]
-        expected = np.square(changes).sum(0)
-        np.testing.assert_allclose(fitted.standard_errors[i, j].numpy()[chosen] ** 2, expected, rtol=1e-9)
+        if paired:
+            expected, degrees = of_pairs(groups, some, y, w)
+            student, tolerance = (stats.t.ppf(0.975, degrees) / 1.96) ** 2, 1e-3
+        else:
+            expected, student, tolerance = np.square([beta - without(rows, some, y, w) for rows in groups]).sum(0), 1, 1e-9
+        found = fitted.standard_errors[i, j].numpy()[chosen] ** 2
+        np.testing.assert_allclose(found, student * expected, rtol=tolerance)
+        np.testing.assert_allclose(found / found[0], expected / expected[0], rtol=1e-9)
         assert not fitted.standard_errors[i, j].numpy()[~chosen].any()
 
 
