@@ -193,7 +193,8 @@ def _limited(seconds: float) -> Iterator[None]:
         raise LateError
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, 0 if seconds == float("inf") else seconds)
+    # Again each second, since Python drops an exception that is raised while an object is freed.
+    signal.setitimer(signal.ITIMER_REAL, *((0,) if seconds == float("inf") else (seconds, 1)))
     try:
         yield
     finally:

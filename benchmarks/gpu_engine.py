@@ -54,8 +54,11 @@ class Made:
     def __init__(self, bench: Bench, subject: Subject) -> None:
         self.bench, self.name = bench, "28x28 CNN" if bench.tiny else subject.name
         self.compile: bool | str = "reduce-overhead" if subject.graphs else True
+        self.title = subject.name  # in rows
         if bench.tiny or bench.uncompiled:
             self.compile = False
+        if not bench.tiny and bench.uncompiled:
+            self.title += ", uncompiled"
         self.exact = model(self.name, str(bench.device))
         self.model = deepcopy(model(self.name, str(bench.device), channels_last=True)).to(torch.bfloat16)
         side = MODELS[self.name].side
@@ -86,8 +89,8 @@ class Made:
 def efficiency(bench: Bench, subject: Subject) -> Iterator[Row]:
     """Rows explained per second, relative to the bare model's best rate; label maps are a grid, made on the device."""
     made = Made(bench, subject)
-    explainer, s, side = made.explainer(GRID), bench.samples, f"{subject.name}, explained"
-    yield bench.row("efficiency", f"{subject.name}, bare forwards, b = {made.b}", made.alone, made.b, "forwards")
+    explainer, s, side = made.explainer(GRID), bench.samples, f"{made.title}, explained"
+    yield bench.row("efficiency", f"{made.title}, bare forwards, b = {made.b}", made.alone, made.b, "forwards")
     error, most = made.error(explainer)
     if not error <= most:
         yield bench.wrong("efficiency", side, error, most)
@@ -106,7 +109,7 @@ def fewer(bench: Bench, subject: Subject = RESNET50) -> Iterator[Row]:
     images = (made.images.repeat(1 if bench.tiny else 4, 1, 1, 1) * 255).round().to(torch.uint8).cpu()
     exact = made.exact.to(memory_format=torch.channels_last)
     for quality in ("fast",) if bench.tiny else ("fast", "high"):
-        side = f"{subject.name}, quality={quality!r}"
+        side = f"{made.title}, quality={quality!r}"
         how: dict[str, Any] = {"segments": GRID, "mean": MEAN, "std": STD, "batch_size": made.b, "quality": quality}
         explainer = gpulime.Explainer(made.model, compile=made.compile, **how)
         found = explainer.explain(made.images)
@@ -126,7 +129,8 @@ def fewer(bench: Bench, subject: Subject = RESNET50) -> Iterator[Row]:
 
 def extrapolation(bench: Bench, subject: Subject = RESNET50) -> Iterator[Row]:
     """A validation set of 50,000 images from a minute of the queue, with segmentation and copies back."""
-    made, side = Made(bench, subject), f"{NIGHT:,} images, {subject.name}"
+    made = Made(bench, subject)
+    side = f"{NIGHT:,} images, {made.title}"
     made.images = (made.images * 255).to(torch.uint8) / 255  # as they are read
     explainer = made.explainer(GRID if bench.tiny else gpulime.segments.Slic(n_segments=50))
     error, most = made.error(explainer)

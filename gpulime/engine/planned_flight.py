@@ -59,7 +59,7 @@ class PlannedFlight(Flight):
 def has_equal_masks(inputs: Masked, n_samples: int) -> bool:
     """Tell if an input has so few parts that many of its samples have equal masks, and therefore equal rows.
 
-    On a GPU the host then waits for the masks, which takes less time than the forwards that it saves.
+    On a GPU all inputs must, since the host then waits for the masks.
     """
-    least = int(inputs.sizes.min())
-    return inputs.by_mask and least <= FEW and 2**least <= SHARE * n_samples
+    size = int(inputs.sizes.max() if inputs.counts.is_cuda else inputs.sizes.min())
+    return inputs.by_mask and size <= FEW and 2**size <= SHARE * n_samples
