@@ -184,6 +184,7 @@ def test_masks_are_planned_without_waiting(n_samples, quality, sides, watched, c
 @pytest.mark.gpu
 def test_what_is_sent_to_cuda_and_fetched_is_what_it_was():
     given = [torch.rand(300, 300), torch.rand(4, 3, 9, 9).contiguous(memory_format=torch.channels_last), torch.arange(7)[::2]]
+    given += [torch.arange(3.0)[:, None].expand(3, 5)]  # PyTorch pins no expanded tensor
     with torch.cuda.stream(torch.cuda.Stream()):
         torch.cuda._sleep(10**7)  # copies wait their turn
         there = [devices.sent(tensor, torch.device("cuda")) * 2 for tensor in given]

@@ -34,12 +34,12 @@ SEGMENTS = {"grid": Grid(ROWS, COLUMNS), "slic": Slic(n_segments=ROWS * COLUMNS)
 class Model(nn.Module):
     """A model with the modules and weights of a ResNet-50, whose outputs take no work; each call is looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, b: int) -> None:
         super().__init__()
         layers = [nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3), nn.ReLU()) for _ in range(53)]
         self.layers = nn.Sequential(*layers)
         self.cuda().eval()
-        self.outputs = torch.empty(B, CLASSES, device="cuda")
+        self.outputs = torch.empty(b, CLASSES, device="cuda")
         self.look: Callable[[], Any] = calls.counts
         self.seen: list[Any] = []
 
@@ -61,14 +61,16 @@ class Seen(NamedTuple):
 class Case:
     """An explainer with the same images for each flight, the first of which has passed."""
 
-    def __init__(self, segments: str, repeats: int = REPEATS, **settings: Any) -> None:
+    def __init__(
+        self, segments: str, repeats: int = REPEATS, n: int = N, side: int = SIDE, b: int = B, **settings: Any
+    ) -> None:
         self.repeats = repeats
-        self.model = Model()
+        self.model = Model(b)
         settings = {"n_samples": None if "quality" in settings else S, "mean": 0.5, "std": 0.5, **settings}
-        self.explainer = gpulime.Explainer(self.model, segments=SEGMENTS[segments], batch_size=B, **settings)
-        self.batch = gpulime.Batch(torch.zeros(N, 3, SIDE, SIDE, dtype=torch.uint8))
+        self.explainer = gpulime.Explainer(self.model, segments=SEGMENTS[segments], batch_size=b, **settings)
+        self.batch = gpulime.Batch(torch.zeros(n, 3, side, side, dtype=torch.uint8))
         k = ROWS * COLUMNS
-        calls.answer([0, k - 1, *[k] * N], [0, k - 1, k])  # lowest and highest id, then segments: of each image, formerly most
+        calls.answer([0, k - 1, *[k] * n], [0, k - 1, k])  # lowest and highest id, then segments: of each image, formerly most
         self.first = self.flight(calls.counts)
 
     def flight(self, look: Callable[[], Any]) -> Seen:
@@ -82,7 +84,7 @@ class Case:
         results = [one for flight in flights for one in queue.put(flight)] + list(queue.finish())
         fitted = look()
         [fetched] = [one.fetching()() for one in results]  # as in a run
-        assert fetched.coefficients.shape == (N, 5, ROWS * COLUMNS)
+        assert fetched.coefficients.shape == (len(self.batch), 5, ROWS * COLUMNS)
         return Seen(first, prepared, self.model.seen, fitted, look())
 
     def calls(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct call *calls;
 static struct room { char *start; size_t used; } device, pinned;
 static _Thread_local int current;
-static struct { char bytes[256]; size_t size; } answers[2]; /* what the host gets if it reads that many bytes */
+static struct { char bytes[4096]; size_t size; } answers[2]; /* what the host gets if it reads that many bytes */
 
 /* For tests. */
 

@@ -14,12 +14,18 @@ pytestmark = pytest.mark.pretend
 
 # The most launches for 16 images with 1000 samples, in model batches of 500: to prepare them, in a flight from its first model
 # batch to its solved fit, and for a further batch. Copies and calls of CUDA's libraries count as launches; this model has none.
-# With quality="fast" there are 257 samples.
-SETTINGS = {"": {}, "num_features": {"num_features": 10}, "fast": {"quality": "fast"}}
+# With quality="fast" there are 257 samples; 256 small images have 16 batches.
+SETTINGS = {
+    "": {},
+    "num_features": {"num_features": 10},
+    "fast": {"quality": "fast"},
+    "small": {"n": 256, "side": 28, "b": 16_000},
+}
 MOST = {
     ("grid", ""): {"prepare": 53, "flight": 272, "batch": 3},
     ("grid", "num_features"): {"prepare": 53, "flight": 316, "batch": 3},
     ("grid", "fast"): {"prepare": 110, "flight": 2400, "batch": 3},
+    ("grid", "small"): {"prepare": 53, "flight": 332, "batch": 19},
     ("slic", ""): {"prepare": 98, "flight": 272, "batch": 3},
     ("slic", "num_features"): {"prepare": 98, "flight": 316, "batch": 3},
     ("slic", "fast"): {"prepare": 155, "flight": 2400, "batch": 3},
