@@ -6,6 +6,8 @@ Allen, "The relationship between variable selection and data augmentation and a 
 (PRESS, and the closed form).
 Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a good ridge parameter", Technometrics 1979
 (the closed form with a ridge penalty).
+MacKinnon and White, "Some heteroskedasticity-consistent covariance matrix estimators", Journal of Econometrics 1985 (HC3).
+Bell and McCaffrey, "Bias reduction in standard errors for linear regression with multi-stage samples", 2002 (CR2).
 """
 
 from __future__ import annotations
@@ -107,7 +109,8 @@ class LeaveOneOut:
         -------
         press : (n, l), weighted sum of squared residuals; NaN if the leverage of a sample is 1
         variances : (n, l, k) of the coefficients, valid if the noise differs from sample to sample (HC3). Terms of a pair are
-            added before they are squared, with residuals that are as large as the noise on average (CR2).
+            added before they are squared, with residuals that are as large as the noise on average (CR2); for few pairs they
+            are larger, so that 1.96 errors are Student's interval.
         """
         x, w = regressors.double(), weights[:, None, :, None]
         residual = (outputs.double() - torch.baddbmm(self.intercepts[:, None], x, self.beta.mT))[:, None]
