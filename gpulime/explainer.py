@@ -44,8 +44,7 @@ class Explainer(Engine[ExplainedImages]):
         never modified and may be in train mode. A function is called as it is, so a model inside it must be in eval mode.
     n_samples : int or "auto"
         s, the masks, and so the forwards, per image, including the whole image; 1000 by default. "auto" draws blocks of masks
-        until an image is settled; it needs the sampler "blocks", "antithetic" or
-        "exhaustive".
+        until an image is settled; it needs the sampler "blocks", "antithetic" or "exhaustive".
     segments : str, mapping, dataclass or callable
         "slic", "quickshift", "felzenszwalb", "grid"; ``{"slic": {"n_segments": 60}}``; ``segments.Slic(n_segments=60)``;
         or a callable (h, w, c) array in [0, 1] -> (h, w) integer labels.

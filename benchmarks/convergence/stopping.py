@@ -108,7 +108,7 @@ def run(case: Case, rms: float, repeats: int, most: int, kept: Path | None = Non
 
 def _row(case: Case, rule: str, found: Array, repeats: int, lime: float, alike: Mapping[int, Sequence[float]]) -> Row:
     forwards, mse, top5, wrong = found.mean(0)
-    values = f"{forwards:.0f}", f"{found[:, 0].max():.0f}", f"{mse:.3g}", f"{mse / lime:.3g}", f"{_count(fixed(alike, mse))}"
+    values = f"{forwards:.0f}", f"{found[:, 0].max():.0f}", f"{mse:.3g}", f"{mse / lime:.3g}", _count(fixed(alike, mse))
     row = Row(case.name, rule, str(len(found) // repeats), str(repeats), *values, f"{top5:.3f}", f"{wrong:.3f}", **where())
     print(
         f"{case.name}, {rule}: {row.forwards} forwards, {row.most} at most; fixed {row.fixed} for the same error, "

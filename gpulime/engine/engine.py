@@ -222,9 +222,9 @@ class Engine(Generic[E]):
         """Fail before any forward if a fit is impossible; warn once if only the penalty makes it possible."""
         k, estimator = inputs.most, self.settings.estimator
         if isinstance(self.sampler, Exhaustive):
-            setting, most = (
-                ("n_samples", self.n_samples) if self.stopping is None else ("max_samples", self.stopping.max_samples)
-            )
+            most, setting = self.n_samples, "n_samples"
+            if self.stopping is not None:
+                most, setting = self.stopping.max_samples, "max_samples"
             needs = f"sampler='exhaustive' takes all 2^{k} masks of {k} {inputs.parts}, and {setting} = {most}"
             with stage("masks"):
                 check(2**k <= most, f"{needs}: take {setting} = 2^{k}, fewer {inputs.parts} or sampler='blocks'")

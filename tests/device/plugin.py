@@ -70,7 +70,9 @@ def pytest_sessionfinish(session):
 
 
 def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(f"the pretend device took {time.process_time():.0f} s of the CPU, and may take {MOST_S}")
+    took = time.process_time()
+    verdict = ": FAILED" if took > MOST_S else ""
+    terminalreporter.write_line(f"the pretend device took {took:.0f} s of the CPU, and may take {MOST_S}{verdict}")
 
 
 def _fail_for_findings():

@@ -70,7 +70,7 @@ class Case:
         self.explainer = gpulime.Explainer(self.model, segments=SEGMENTS[segments], batch_size=b, **settings)
         self.batch = gpulime.Batch(torch.zeros(n, 3, side, side, dtype=torch.uint8))
         k = ROWS * COLUMNS
-        calls.answer([0, k - 1, *[k] * n], [0, k - 1, k])  # lowest and highest id, then segments: of each image, formerly most
+        calls.answer([0, k - 1, *[k] * n], [0, k - 1, k])  # lowest and highest id, and segments: now of each image
         self.first = self.flight(calls.counts)
 
     def flight(self, look: Callable[[], Any]) -> Seen:
